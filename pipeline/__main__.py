@@ -1,0 +1,121 @@
+"""The way through: for each stage of this run, reuse its folder or run it.
+
+python -m pipeline +experiment=cam
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import show
+from pipeline.config import conf_folder, prepare
+from pipeline.records import Problem
+
+
+def go(config: Any) -> None:
+    """Run the stages of one composed configuration, and lay out its run folder."""
+    from omegaconf import OmegaConf
+
+    from pipeline.run import ORDER, PER_METHOD, Run
+    from pipeline.runs import RunFolder
+
+    chosen = _choices()
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
+    assert isinstance(plain, dict)
+    run = Run.of({str(key): value for key, value in plain.items()}, chosen)
+    stages = [name for name in ORDER if name in run.config["stages"]]
+    run.check_stages(stages)
+    folder = RunFolder.new(run)
+    for stage in stages:
+        for method in run.methods if stage in PER_METHOD else [run.method]:
+            where, reused = run.for_method(method).obtain(stage)
+            several = len(run.methods) > 1 and stage in PER_METHOD
+            named = f"{stage} ({method})" if several else stage
+            show.line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
+            folder.link(stage, method, where)
+    folder.finish()
+
+
+def _choices() -> Mapping[str, str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return {str(k): str(v) for k, v in HydraConfig.get().runtime.choices.items()}
+
+
+def main() -> None:
+    """The command line. A Problem is one clear message and exit code 2, never a traceback."""
+    arguments = sys.argv[1:]
+    try:
+        if not os.environ.get("LABEL2BOX_TRACEBACK"):
+            # Hydra then raises what it would print its own way.
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv[1:] = prepare(arguments)
+        _hydra()
+    except Problem as problem:
+        _fail(str(problem), 2)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    except OSError as error:
+        message = disk_message(error)
+        if message is None:
+            raise
+        _fail(message, 2)
+
+
+def _hydra() -> None:
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pipeline.config import Skeleton, explained
+
+    ConfigStore.instance().store(name="skeleton", node=Skeleton)
+    failed: list[Exception] = []
+
+    def job(config: Any) -> None:
+        # Hydra announces what a job raises in its own words: keep it, and end the sweep.
+        if not failed:
+            try:
+                go(config)
+            except Exception as error:
+                failed.append(error)
+
+    try:
+        hydra.main(
+            version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
+        )(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Problem(explained(error)) from error
+    if failed:
+        raise failed[0]
+
+
+DISK = {
+    errno.ENOSPC: "the disk is full; free some space, and the same command goes on from here",
+    errno.EDQUOT: "the disk quota is used up; free some space and give the same command",
+    errno.EROFS: "the file system is read-only; outputs=DIR writes elsewhere",
+    errno.EACCES: "no permission to write there; outputs=DIR writes elsewhere",
+    errno.EPERM: "no permission to write there; outputs=DIR writes elsewhere",
+}
+
+
+def disk_message(error: OSError) -> str | None:
+    """One line for what a disk can do to a run; None for any other error."""
+    if error.errno not in DISK:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{DISK[error.errno]}"
+
+
+def _fail(message: str, code: int) -> None:
+    show.problem(message)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""The typed skeleton of the configuration, and the checks that refuse a wrong one at start.
+
+Stages, runtime and loop knobs are dataclasses, which Hydra checks itself. The families are chosen
+by `_target_`; an argument of a choice is checked here against the target's own annotations, so its
+default stands in one place, the class, and a YAML need not repeat it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.records import Problem, near
+
+FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
+STAGES = ("train", "explain", "localize", "evaluate", "report")
+
+
+def conf_folder() -> Path:
+    """`conf/` of the checkout, or its copy in an installed wheel."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+@dataclass
+class Train:
+    """None leaves a knob to the recipe: scratch, head or finetune (pipeline/stages/train.py)."""
+
+    freeze: str = "auto"  # auto | backbone | none
+    head: str = "auto"  # auto | own | new
+    epochs: int | None = None
+    batch: int | None = None
+    optimizer: str | None = None  # sgd | adamw
+    lr: float | None = None
+    weight_decay: float | None = None
+    momentum: float = 0.9
+    warmup: float | None = None  # epochs
+    crop: float | None = None  # the smallest part of the area that a random crop keeps; 1: none
+    flip: bool = True
+
+
+@dataclass
+class Explain:
+    # true | predicted | topK | a class name, or a list of these
+    target: Any = "true"
+    methods: list[str] = field(default_factory=list)  # empty: the one of saliency=
+    split: str = "val"  # val | train | all: which images get maps and boxes
+
+
+@dataclass
+class Evaluate:
+    ious: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+
+
+@dataclass
+class Report:
+    images: int = 12  # in each row of the gallery: best, median, worst
+
+
+@dataclass
+class Runtime:
+    """How work is spread, never what it computes: no result's name depends on it."""
+
+    device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
+    workers: int | None = None  # threads that decode; None: one for each core
+    batch: int = 32  # images in one forward pass of explain
+    shard: int = 256  # images in one shard
+
+
+@dataclass
+class Skeleton:
+    data: Any = None
+    model: Any = None
+    objective: Any = None
+    saliency: Any = None
+    segmenter: Any = None
+    name: str = "run"
+    stages: list[str] = field(default_factory=list)
+    train: Train = field(default_factory=Train)
+    explain: Explain = field(default_factory=Explain)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
+    runtime: Runtime = field(default_factory=Runtime)
+    precision: str = "auto"  # auto | float32 | bf16
+    seed: int = 0
+    outputs: str = "outputs"
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "train.freeze": ("auto", "backbone", "none"),
+    "train.head": ("auto", "own", "new"),
+    "train.optimizer": ("sgd", "adamw"),
+    "explain.split": ("val", "train", "all"),
+    "precision": ("auto", "float32", "bf16"),
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "train.epochs": (0, 100_000),
+    "train.batch": (1, 1_000_000),
+    "train.lr": (0, 1000),
+    "train.weight_decay": (0, 1000),
+    "train.momentum": (0, 1),
+    "train.warmup": (0, 100_000),
+    "train.crop": (0.01, 1),
+    "report.images": (0, 10_000),
+    "runtime.workers": (0, 1024),
+    "runtime.batch": (1, 100_000),
+    "runtime.shard": (1, 1_000_000),
+    "seed": (0, 2**32 - 1),
+}
+
+
+def options(group: str) -> list[str]:
+    """The choices of a config group."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+# -- the command line, before Hydra sees it ------------------------------------------------------
+
+
+def prepare(arguments: Sequence[str]) -> list[str]:
+    """Check the overrides, and let an argument of a choice through as Hydra's `++key=value`.
+
+    Raises Problem with the key, the value and the choices.
+    """
+    return [a if _is_flag(a, i, arguments) else _override(a) for i, a in enumerate(arguments)]
+
+
+VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package",
+               "-p", "--info", "-i", "--cfg", "-c", "--experimental-rerun"}  # fmt: skip
+
+
+def _is_flag(argument: str, place: int, arguments: Sequence[str]) -> bool:
+    return argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
+
+
+def _override(argument: str) -> str:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    text, equals, value = argument.partition("=")
+    key = text.lstrip("+~")
+    try:
+        parsed = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if not equals and not argument.startswith("~"):
+            raise Problem(
+                f"{argument!r}: expected key=value, as in segmenter.threshold=0.3"
+            ) from None
+        raise Problem(
+            f"{key}: Hydra's grammar cannot read the value {value!r} ({first_line(error)}).\n"
+            f"Text with = , : brackets, braces, quotes or spaces is quoted twice, "
+            f"once for the shell and once for Hydra:\n"
+            f"    {shell_quoted(key, value)}"
+        ) from None
+    group = key.split("@")[0]
+    if group in (*FAMILIES, "experiment") and not parsed.is_delete():
+        _check_group(group, text, parsed)
+        return argument
+    head = key.split(".")[0]
+    if head == "hydra" or parsed.is_delete():
+        return argument
+    if head in FAMILIES:
+        return argument if text.startswith("+") else f"++{argument}"
+    check_key(key)
+    return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
+
+
+def _check_group(group: str, text: str, parsed: Any) -> None:
+    from hydra.core.override_parser.types import Glob
+
+    values = parsed.value()
+    if isinstance(values, Glob):
+        return
+    if isinstance(values, list):
+        remedy = (
+            "explain.methods=[...] runs several methods"
+            if group == "saliency"
+            else f"a sweep is -m {group}={','.join(map(str, values))}"
+        )
+        raise Problem(f"{group}={values}: one choice is expected, not a list; {remedy}")
+    chosen = values.list if parsed.is_choice_sweep() else [values]
+    for choice in chosen:
+        if str(choice) not in options(group):
+            raise Problem(f"{group}={choice}: no such choice; {near(str(choice), options(group))}")
+    if group == "experiment" and not text.startswith("+"):
+        raise Problem(f"experiment is added with a plus: +experiment={chosen[0]}")
+
+
+def shell_quoted(key: str, value: str) -> str:
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    inner = f"{key}='{escaped}'"
+    for mark in ("\\", '"', "$", "`"):
+        inner = inner.replace(mark, "\\" + mark)
+    return f'"{inner}"'
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def explained(error: Exception) -> str:
+    """What Hydra or OmegaConf found wrong, as key, value and reason."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).split("\n") if line.strip()]
+    override = re.search(r"override (\S+)", str(error))
+    if override and isinstance(cause, Exception) and cause is not error:
+        return f"{override.group(1).lstrip('+')}: {lines[0]}"
+    told = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=")
+    return "\n".join(line for line in lines if not line.startswith(told))
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that the skeleton does not have."""
+    node: Any = Skeleton
+    path: list[str] = []
+    for part in key.split("."):
+        names = [f.name for f in fields(node)] if is_dataclass(node) else []
+        if part not in names:
+            where = ".".join(path) or "the configuration"
+            if not names:
+                raise Problem(f"{key}: {where} is a value, it has no {part!r}")
+            whole = [".".join([*path, name]) for name in names]
+            raise Problem(f"{key}: no such key; {near('.'.join([*path, part]), whole)}")
+        path.append(part)
+        node = typing.get_type_hints(node)[part]
+
+
+# -- the configuration, once composed ------------------------------------------------------------
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuse values that no type can tell apart: unknown stages, choices, ranges."""
+    for stage in config["stages"]:
+        if stage not in STAGES:
+            raise Problem(f"stages: unknown stage {stage!r}; {near(str(stage), STAGES)}")
+    if not config["stages"]:
+        names = ", ".join(options("experiment"))
+        raise Problem(
+            "nothing to do: name an experiment, as in +experiment=cam, or stages=[...]; "
+            f"experiments: {names}; stages: {', '.join(STAGES)}"
+        )
+    for key, choices in CHOICES.items():
+        value = value_at(config, key)
+        if value is not None and value not in choices:
+            raise Problem(f"{key}={value}: no such choice; {near(str(value), choices)}")
+    for key, (low, high) in RANGES.items():
+        value = value_at(config, key)
+        if value is not None and not low <= value <= high:
+            raise Problem(f"{key}={value}: expected a number from {low} to {high}")
+    ious = config["evaluate"]["ious"]
+    if not ious or not all(0 < iou <= 1 for iou in ious):
+        raise Problem(f"evaluate.ious={ious}: expected fractions between 0 and 1, as [0.3,0.5,0.7]")
+    for family in FAMILIES:
+        if not isinstance(config[family], Mapping) or "_target_" not in config[family]:
+            raise Problem(
+                f"{family}={config[family]}: expected one of its choices; "
+                f"choices: {', '.join(options(family))}"
+            )
+    for method in config["explain"]["methods"]:
+        if method not in options("saliency"):
+            known = near(str(method), options("saliency"))
+            raise Problem(f"explain.methods: no such method {method!r}; {known}")
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+@cache
+def read_choice(group: str, name: str) -> Mapping[str, Any]:
+    """One choice of a group, as its YAML has it (for explain.methods)."""
+    found = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return dict(found)
+
+
+def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
+    """Build what `_target_` names, its arguments checked against the target's annotations.
+
+    `within` restricts the targets, for nodes that come from a file and not from the user (a
+    checkpoint's card). Raises Problem with the key, the value and what the target takes.
+    """
+    name = str(node["_target_"])
+    if within and not name.startswith(within):
+        raise Problem(
+            f"{where}: {name!r} is not one of {within}*: refused, a card must not run code"
+        )
+    target = _locate(where, name)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    arguments = check_arguments(where, target, given)
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError) as error:
+        raise Problem(f"{where}: {error}") from error
+
+
+def _locate(where: str, name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Problem(f"{where}._target_={name}: cannot be imported ({error})") from error
+
+
+def check_arguments(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    parameters = inspect.signature(target).parameters
+    subject = target if inspect.isfunction(target) else target.__init__
+    hints = typing.get_type_hints(subject)
+    checked = {}
+    for key, value in given.items():
+        if key not in parameters:
+            takes = near(key, parameters) if parameters else "it takes no arguments"
+            raise Problem(f"{where}.{key}={value}: {target.__name__} has no {key!r}; {takes}")
+        hint = hints.get(key, Any)
+        try:
+            adapter = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True))
+            checked[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            reasons = "; ".join(dict.fromkeys(one["msg"] for one in error.errors()))
+            raise Problem(
+                f"{where}.{key}={value}: {reasons} (expected {describe(hint)})"
+            ) from error
+    for key, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and key not in checked:
+            raise Problem(
+                f"{where}.{key} is missing: give {where}.{key}=... ({describe(hints[key])})"
+            )
+    return checked
+
+
+def describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def completed(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The node with every default of its target filled in, as config.yaml and keys have it."""
+    target = _locate(where, str(node["_target_"]))
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(target).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return {**plain(defaults), **node}
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists and paths as text, so that a value is the same before and after YAML."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

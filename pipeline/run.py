@@ -1,0 +1,155 @@
+"""One run: its configuration, what that names, and where each stage's result is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pipeline import runtime, show, store
+from pipeline.config import FAMILIES, STAGES, check, completed, instantiate, plain, read_choice
+from pipeline.records import DataSet, Problem, SaliencyMethod, Segmenter, Split
+
+if TYPE_CHECKING:
+    import torch
+
+ORDER = STAGES
+PER_METHOD = ("explain", "localize", "evaluate")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The configuration, complete; for one saliency method of those that it names."""
+
+    config: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]  # name -> completed node, the first is the main one
+    method: str
+    shared: dict[str, Any]  # made once for all methods: data, keys
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], chosen: Mapping[str, str]) -> Run:
+        """Check a composed configuration and fill in every default. `chosen`: group -> choice."""
+        check(config)
+        config = {**plain(config)}
+        for family in FAMILIES:
+            config[family] = completed(family, config[family])
+        names = config["explain"]["methods"] or [chosen.get("saliency", "saliency")]
+        methods = {
+            name: config["saliency"]
+            if name == chosen.get("saliency", "saliency")
+            else completed(f"saliency {name}", read_choice("saliency", name))
+            for name in names
+        }
+        run = cls(config, methods, names[0], {})
+        # Built once here, so that a wrong argument is refused before anything is computed.
+        for family in ("model", "objective", "segmenter"):
+            instantiate(family, config[family])
+        for name, node in methods.items():
+            instantiate(f"saliency {name}" if len(methods) > 1 else "saliency", node)
+        _ = run.data
+        return run
+
+    def for_method(self, name: str) -> Run:
+        return Run(self.config, self.methods, name, self.shared)
+
+    def check_stages(self, stages: Sequence[str]) -> None:
+        """Refuse at start what a stage could only refuse later, hours into a run."""
+        _ = self.precision
+        for stage in stages:
+            refuse = getattr(import_module(f"pipeline.stages.{stage}"), "check", None)
+            if refuse is not None:
+                refuse(self)
+
+    # -- what the configuration names
+
+    @property
+    def data(self) -> DataSet:
+        if "data" not in self.shared:
+            self.shared["data"] = instantiate("data", self.config["data"])
+        return cast(DataSet, self.shared["data"])
+
+    def model(self) -> Any:
+        return instantiate("model", self.config["model"])
+
+    def objective(self) -> Any:
+        return instantiate("objective", self.config["objective"])
+
+    def saliency(self) -> SaliencyMethod:
+        return cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
+
+    def segmenter(self) -> Segmenter:
+        return cast(Segmenter, instantiate("segmenter", self.config["segmenter"]))
+
+    @property
+    def split(self) -> Split:
+        return cast(Split, self.config["explain"]["split"])
+
+    # -- how it is computed
+
+    @cached_property
+    def device(self) -> torch.device:
+        return runtime.device(self.config["runtime"]["device"])
+
+    @cached_property
+    def precision(self) -> runtime.Precision:
+        return runtime.precision(self.config["precision"], self.device)
+
+    @property
+    def workers(self) -> int:
+        return runtime.workers(self.config["runtime"]["workers"])
+
+    # -- where results are
+
+    @property
+    def outputs(self) -> Path:
+        return Path(self.config["outputs"])
+
+    def sources(self, stage: str, *families: str) -> dict[str, str]:
+        """Hashes of the source of a stage and of what it instantiates."""
+        nodes = [
+            self.methods[self.method] if family == "saliency" else self.config[family]
+            for family in families
+        ]
+        targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes]
+        return store.source_of([f"pipeline.stages.{stage}", *targets])
+
+    def made_of(self, stage: str) -> dict[str, Any]:
+        """All that can change a stage's result."""
+        place = (stage, self.method if stage in PER_METHOD else "")
+        kept = self.shared.setdefault("made_of", {})
+        if place not in kept:
+            kept[place] = plain(import_module(f"pipeline.stages.{stage}").made_of(self))
+        return cast(dict[str, Any], kept[place])
+
+    def key(self, stage: str) -> str:
+        return store.hash_of(self.made_of(stage))
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a result that is whole. Raises Problem where it is not."""
+        folder = store.Store(self.outputs).folder(stage, self.made_of(stage))
+        if not store.is_done(folder):
+            wanted = [*self.config["stages"]]
+            raise Problem(
+                f"stage {stage} has no result for this configuration under {self.outputs}/, and "
+                f"is not among stages={wanted}: run it first, with "
+                f"'stages={_with(stage, wanted)}', or leave stages= away"
+            )
+        return folder
+
+    def obtain(self, stage: str) -> tuple[Path, bool]:
+        """Make a stage's result, or find it made."""
+        make = import_module(f"pipeline.stages.{stage}").make
+        return store.Store(self.outputs).obtain(
+            stage,
+            self.made_of(stage),
+            lambda folder: make(self, folder),
+            lambda folder: show.line(f"{stage}: another run is making {folder}, waiting for it"),
+        )
+
+
+def _with(stage: str, stages: Sequence[str]) -> str:
+    chosen = [name for name in ORDER if name in stages or name == stage]
+    return f"[{','.join(chosen)}]"

@@ -1,0 +1,88 @@
+"""`outputs/runs/<experiment>/<time>/`: what a person opens, and `outputs/latest`, the newest.
+
+config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
+stages/      links to the folders that hold the results
+<method>/    the same files for each further method, where a run has several
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline import show, store
+from pipeline.records import Problem
+from pipeline.run import PER_METHOD, Run
+
+FILES = {"localize": ("boxes.json", "predictions.json")}
+
+
+@dataclass
+class RunFolder:
+    run: Run
+    path: Path
+
+    @classmethod
+    def new(cls, run: Run) -> RunFolder:
+        parent = run.outputs / "runs" / str(run.config["name"])
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Problem(
+                f"outputs={run.outputs}: cannot be written to ({error.strerror}); "
+                "outputs=DIR writes elsewhere"
+            ) from None
+        now = time.strftime("%Y-%m-%d_%H-%M-%S")
+        for n in range(1, 10_000):
+            path = parent / (now if n == 1 else f"{now}_{n}")
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:  # another run, or the same sweep, within the same second
+                continue
+        folder = cls(run, path)
+        store.write_text(path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
+        return folder
+
+    def link(self, stage: str, method: str, where: Path) -> None:
+        """Lay a stage's result into the run folder."""
+        main = method == self.run.method or stage not in PER_METHOD
+        name = stage if main else f"{stage}-{method}"
+        link = self.path / "stages" / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(where.resolve(), link.parent.resolve()))
+        into = self.path if main else self.path / method
+        for file in FILES.get(stage, ()):
+            into.mkdir(exist_ok=True)
+            shutil.copyfile(where / file, into / file)
+        if stage == "evaluate":
+            self._metrics(where, main)
+        if stage == "report":
+            ignored = shutil.ignore_patterns("DONE", ".*", "made_of.json")
+            shutil.copytree(where, self.path / "report", ignore=ignored)
+
+    def _metrics(self, where: Path, main: bool) -> None:
+        """All methods' records in one list, the main method's first."""
+        path = self.path / "metrics.json"
+        before = [] if main or not path.is_file() else store.read_json(path)
+        store.write_json(path, before + store.read_json(where / "metrics.json"), indent=1)
+        show.line((where / "table.txt").read_text(encoding="utf-8").rstrip("\n"))
+
+    def finish(self) -> None:
+        """Point `outputs/latest` here, in one step, and say where the results are."""
+        latest = self.run.outputs / "latest"
+        temporary = latest.with_name(f".latest.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(self.path, self.run.outputs))
+        if latest.is_dir() and not latest.is_symlink():
+            show.line(f"{latest} is a folder, not our link: left as it is")
+            temporary.unlink()
+        else:
+            os.replace(temporary, latest)
+        report = self.path / "report" / "index.html"
+        show.line(f"results    {report if report.is_file() else self.path}")

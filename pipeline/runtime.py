@@ -1,0 +1,148 @@
+"""Device, workers, shards: how work is spread, never what it computes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pipeline.records import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Precision = Literal["float32", "bf16"]
+
+
+def device(name: str) -> torch.device:
+    """The device that `runtime.device` names; `auto` takes an accelerator where there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise Problem(
+            f"runtime.device={name}: no such device; choices: auto, cpu, cuda, cuda:N, mps"
+        ) from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise Problem(
+            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices; "
+            "use runtime.device=cpu or auto"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise Problem("runtime.device=mps: not available here; use runtime.device=cpu or auto")
+    return chosen
+
+
+def precision(wanted: str, where: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware multiplies it: CUDA since Ampere, CPUs with AVX512-BF16."""
+    if wanted in ("float32", "bf16"):
+        return wanted  # type: ignore[return-value]
+    return "bf16" if _bf16_pays(where) else "float32"
+
+
+def _bf16_pays(where: torch.device) -> bool:
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.get_device_capability(where) >= (8, 0)
+    if where.type == "cpu" and sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+                return any(flag in file.read(1 << 16) for flag in ("avx512_bf16", "amx_bf16"))
+        except OSError:
+            return False
+    return False
+
+
+@contextmanager
+def autocast(where: torch.device, chosen: Precision) -> Iterator[None]:
+    import torch
+
+    with torch.autocast(where.type, torch.bfloat16, enabled=chosen == "bf16"):
+        yield
+
+
+def workers(wanted: int | None) -> int:
+    """`runtime.workers`, or one for each core that this process may use."""
+    if wanted is not None:
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def stream(
+    function: Callable[[Item], Made], items: Iterable[Item], threads: int, ahead: int = 64
+) -> Iterator[Made]:
+    """`map(function, items)` in order, at most `ahead` results made before they are asked for.
+
+    Threads suffice: decoding, scaling and arithmetic all let go of the interpreter, and memory
+    does not grow with the number of items.
+    """
+    if threads == 0:
+        yield from map(function, items)
+        return
+    queue = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="label2box") as pool:
+        pending = deque(pool.submit(function, item) for item in islice(queue, ahead))
+        try:
+            while pending:
+                made = pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(queue, 1))
+                yield made
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    queue = iter(items)
+    while batch := list(islice(queue, size)):
+        yield batch
+
+
+def shards(count: int, size: int) -> list[tuple[int, range]]:
+    """Number and positions of each shard of `count` items."""
+    return [(n, range(a, min(a + size, count))) for n, a in enumerate(range(0, count, size))]
+
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal, silence elsewhere. Yields `advance(n)`."""
+    from pipeline.show import console
+
+    if not console.is_terminal:
+        yield lambda n: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} {unit}/s" if task.speed else "", style="dim")
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), Rate(),
+               TimeRemainingColumn(compact=True))  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,230 @@
+"""Where a stage's result lives on disk, and whether it is whole.
+
+`outputs/<stage>/<key>/`, key = hash of all that can change the result. DONE is written last, so a
+folder without it is work in progress that the next run goes on with; a lock, which the system
+frees when its process dies, makes two runs that want the same folder wait for one another.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+DONE = "DONE"
+PACKAGE = Path(__file__).parent
+# How work is spread and where it is kept, never what it computes.
+WITHOUT_INFLUENCE = {"pipeline.store", "pipeline.runtime", "pipeline.config", "pipeline.run",
+                     "pipeline.show"}  # fmt: skip
+
+
+def hash_of(value: Any) -> str:
+    """16 hex digits that stand for a JSON-like value, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / DONE).is_file()
+
+
+class Store:
+    """The tree under `outputs/`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, stage: str, made_of: Mapping[str, Any]) -> Path:
+        return self.root / stage / hash_of({"stage": stage, **made_of})
+
+    def obtain(
+        self,
+        stage: str,
+        made_of: Mapping[str, Any],
+        make: Callable[[Path], None],
+        waiting: Callable[[Path], None] = lambda folder: None,
+    ) -> tuple[Path, bool]:
+        """The folder of a result, made now unless it is whole already; and whether it was.
+
+        `make(folder)` may find the shards of a run that was killed and goes on from them.
+        """
+        folder = self.folder(stage, made_of)
+        if is_done(folder):
+            return folder, True
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder, waiting):
+            if is_done(folder):
+                return folder, True
+            write_json(folder / "made_of.json", {"stage": stage, **made_of}, indent=1)
+            sweep_temporary(folder)
+            started = time.time()
+            make(folder)
+            done = {**provenance(), "seconds": round(time.time() - started, 3)}
+            write_json(folder / DONE, done, indent=1)
+        return folder, False
+
+
+@contextmanager
+def _lock(folder: Path, waiting: Callable[[Path], None]) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting(folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name only when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what a killed run was in the middle of writing; the caller holds the lock."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
+    """NumPy arrays and JSON-like notes in one safetensors file, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    with whole_file(path) as temporary:
+        save_file(
+            dict(arrays), str(temporary), {name: json.dumps(note) for name, note in notes.items()}
+        )
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What write_arrays wrote: the arrays, and the notes."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), "numpy") as file:
+        notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+
+
+@cache
+def _imports(module: str) -> tuple[str, frozenset[str]]:
+    """The hash of a module's source, and the pipeline modules it imports."""
+    source = _source_path(module).read_bytes()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
+            found.add(str(node.module))
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.update(a.name for a in node.names if a.name.split(".")[0] == "pipeline")
+    modules = frozenset(name for name in found if _exists(name))
+    return hashlib.sha256(source).hexdigest()[:16], modules
+
+
+def _source_path(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _exists(module: str) -> bool:
+    return _source_path(module).is_file()
+
+
+def source_of(modules: Iterable[str]) -> dict[str, str]:
+    """Hashes of the sources of `modules` and of the pipeline modules that these import in turn.
+
+    Read as text, so that finding that all is done already imports nothing. A module from outside
+    the project (a user's own method) is hashed by its file.
+    """
+    hashes: dict[str, str] = {}
+    todo = set(modules)
+    while todo:
+        module = todo.pop()
+        if module in hashes or module in WITHOUT_INFLUENCE:
+            continue
+        if module.split(".")[0] != "pipeline":
+            hashes[module] = _foreign_source(module)
+            continue
+        hashes[module], imported = _imports(module)
+        todo |= imported
+    return dict(sorted(hashes.items()))
+
+
+def _foreign_source(module: str) -> str:
+    from importlib.util import find_spec
+
+    spec = find_spec(module)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return "built-in"
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+
+
+def file_fingerprint(path: Path) -> str:
+    """The content of a file that is read whole anyway, as a hash (a weight file, annotations)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """The versions and the commit that a result was made with."""
+    versions = {}
+    for name in ("label2box", "torch", "torchvision", "opencv-python", "numpy", "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit(),
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The project's git commit, with a + where the tree has changes; None outside a checkout."""
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
+            cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from pipeline import runtime
+from pipeline.records import Problem
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_stream_keeps_the_order_and_bounds_what_is_ahead(threads: int) -> None:
+    made = 0
+    lock = threading.Lock()
+
+    def square(n: int) -> int:
+        nonlocal made
+        with lock:
+            made += 1
+        return n * n
+
+    results = runtime.stream(square, iter(range(100)), threads, ahead=8)
+    assert next(results) == 0
+    assert made <= 10
+    assert list(results) == [n * n for n in range(1, 100)]
+
+
+def test_stream_hands_on_what_went_wrong() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(runtime.stream(lambda n: 1 // n, [1, 0, 1], 2))
+
+
+def test_batches_and_shards_cover_everything_once() -> None:
+    assert list(runtime.batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert runtime.shards(5, 2) == [(0, range(2)), (1, range(2, 4)), (2, range(4, 5))]
+    assert runtime.shards(0, 2) == []
+
+
+def test_device_and_precision() -> None:
+    assert runtime.device("cpu") == torch.device("cpu")
+    with pytest.raises(Problem, match="choices: auto, cpu"):
+        runtime.device("gpu")
+    with pytest.raises(Problem, match="CUDA devices"):
+        runtime.device("cuda:99")
+    assert runtime.precision("float32", torch.device("cpu")) == "float32"
+    assert runtime.precision("auto", torch.device("cpu")) in ("float32", "bf16")

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import store
+
+
+def test_a_result_is_made_once_and_found_again(tmp_path: Path) -> None:
+    made: list[Path] = []
+    rooms = store.Store(tmp_path)
+    first, kept = rooms.obtain("explain", {"a": 1}, made.append)
+    again, kept_again = rooms.obtain("explain", {"a": 1}, made.append)
+    other, _ = rooms.obtain("explain", {"a": 2}, made.append)
+    assert (kept, kept_again) == (False, True)
+    assert first == again != other
+    assert made == [first, other]
+    assert store.read_json(first / "DONE")["versions"]["numpy"] == np.__version__
+    assert store.read_json(first / "made_of.json") == {"stage": "explain", "a": 1}
+
+
+def test_what_failed_is_not_done_and_goes_on(tmp_path: Path) -> None:
+    rooms = store.Store(tmp_path)
+
+    def half(folder: Path) -> None:
+        store.write_json(folder / "shard-0.json", 0)
+        (folder / ".shard-1.json.123.tmp").write_text("cut off")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        rooms.obtain("explain", {}, half)
+    seen: list[set[str]] = []
+    rooms.obtain("explain", {}, lambda folder: seen.append({p.name for p in folder.iterdir()}))
+    assert "shard-0.json" in seen[0]
+    assert not any(name.endswith(".tmp") for name in seen[0])
+
+
+def _slow(root: Path, log: Path) -> None:
+    def make(folder: Path) -> None:
+        with log.open("a") as file:
+            file.write("made\n")
+        time.sleep(0.5)
+
+    store.Store(root).obtain("train", {}, make)
+
+
+def test_two_processes_that_want_the_same_make_it_once(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    runs = [spawn.Process(target=_slow, args=(tmp_path, tmp_path / "log")) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+        assert run.exitcode == 0
+    assert (tmp_path / "log").read_text() == "made\n"
+
+
+def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+
+    def write_half() -> None:
+        with store.whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError), store.whole_file(path):  # nothing was written
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
+    arrays = {"maps": np.ones((2, 7, 7), np.float16), "n": np.arange(2, dtype=np.int32)}
+    store.write_arrays(tmp_path / "s.safetensors", arrays, set_aside=[[3, "a 'name'\n é"]])
+    back, notes = store.read_arrays(tmp_path / "s.safetensors")
+    assert notes == {"set_aside": [[3, "a 'name'\n é"]]}
+    for name, values in arrays.items():
+        assert back[name].dtype == values.dtype
+        np.testing.assert_array_equal(back[name], values)
+    store.write_arrays(tmp_path / "empty.safetensors", {}, set_aside=[])
+    assert store.read_arrays(tmp_path / "empty.safetensors") == ({}, {"set_aside": []})
+
+
+def test_the_source_of_a_stage_reaches_what_it_imports() -> None:
+    own = store.source_of(["pipeline.stages.evaluate"])
+    assert "pipeline.metric.components" in own
+    assert "pipeline.segmenter.frame" in own
+    assert "pipeline.store" not in own, "where a result is kept cannot change it"
+
+
+def test_an_edited_source_changes_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "saliency").mkdir()
+    method = tmp_path / "saliency" / "mine.py"
+    method.write_text("from pipeline.saliency import helper\n")
+    (tmp_path / "saliency" / "__init__.py").write_text("")
+    helper = tmp_path / "saliency" / "helper.py"
+    helper.write_text("x = 1\n")
+    monkeypatch.setattr(store, "PACKAGE", tmp_path)
+
+    def fresh() -> dict[str, str]:
+        store._imports.cache_clear()
+        return store.source_of(["pipeline.saliency.mine"])
+
+    before = fresh()
+    assert "pipeline.saliency.helper" in before
+    helper.write_text("x = 2\n")
+    assert fresh() != before
+    store._imports.cache_clear()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_closed_disk_is_one_line(code: int) -> None:
+    from pipeline.__main__ import disk_message
+
+    message = disk_message(OSError(code, "x", "/some/file"))
+    assert message is not None
+    assert "\n" not in message
+    assert "/some/file" in message
+    assert disk_message(OSError(errno.ENOENT, "x")) is None
