@@ -1,0 +1,211 @@
+"""CUB-200-2011, birds of 200 kinds with one box each, in its own layout, untouched.
+
+    data.root/ or data.root/CUB_200_2011/
+        images.txt                  image id, path below images/
+        image_class_labels.txt      image id, class id
+        train_test_split.txt        image id, 1 for train, 0 for test
+        classes.txt                 class id, folder name
+        bounding_boxes.txt          image id, x, y, width, height in pixels
+        images/001.Black_footed_Albatross/*.jpg
+
+Its test part is what is scored. A class is called as in classes.txt, in words: `Black footed
+Albatross`. A part of the set works too: what is listed but not on disk is left out and counted.
+
+Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.data import coco, listing, photo
+from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.photo import printable
+from pipeline.records import CocoNames, GroundTruth, Problem, SetAside, Split
+
+
+@dataclass(frozen=True)
+class Cub(OnDisk):
+    root: str
+    size: int | tuple[int, int] = 224  # what images are scaled to: one side, or height and width
+    held_back: float = 0.1  # share of train that selects the best epoch
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", listing.input_size(self.size))
+        listing.check_share("held_back", self.held_back)
+        if not (self.folder / "images.txt").is_file():
+            raise Problem(
+                f"data.root={self.root}: no images.txt there, nor in CUB_200_2011 below it; "
+                "expected the folder that CUB_200_2011.tgz unpacks to, or the one around it"
+            )
+
+    @property
+    def folder(self) -> Path:
+        root = Path(self.root)
+        inside = root / "CUB_200_2011"
+        return inside if (inside / "images.txt").is_file() else root
+
+    # -- images and labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self._classes.values())
+
+    @cached_property
+    def _classes(self) -> dict[int, str]:
+        """Names by the numbers that CUB gives them, in the order of classes.txt."""
+        folders = dict(self._table("classes.txt", "class id and folder name"))
+        names = {n: re.sub(r"^\d+\.", "", name).replace("_", " ") for n, name in folders.items()}
+        # Names are how users and reports tell classes apart.
+        return names if len({*names.values()}) == len(names) else folders
+
+    @cached_property
+    def _paths(self) -> dict[int, str]:
+        """Every image that is listed, by its number."""
+        paths = dict(self._table("images.txt", "image id and path"))
+        if not paths:
+            raise Problem(f"{self.folder / 'images.txt'}: lists no image; unpack the set again")
+        return paths
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """CUB's image numbers by our ids."""
+        return {printable(path): number for number, path in self._paths.items()}
+
+    @cached_property
+    def splits(self) -> Splits:
+        position = {number: n for n, number in enumerate(self._classes)}
+        class_of = self._choice("image_class_labels.txt", "class id", position)
+        trains = self._choice("train_test_split.txt", "1 or 0", {1: 1, 0: 0})
+        files: list[File] = []
+        missing: list[str] = []
+        for path in self._paths.values():
+            try:
+                files.append(File.at(printable(path), str(self.folder / "images" / path)))
+            except (OSError, ValueError):  # ValueError: a null byte in the name
+                missing.append(path)
+        if not files:
+            raise Problem(
+                f"{self.folder / 'images'}: none of the {len(missing)} images of images.txt is "
+                f"there, {missing[0]!r} for one; unpack the set again"
+            )
+        labels = [class_of[self._numbers[file.id]] for file in files]
+        learned = np.array([trains[self._numbers[file.id]] for file in files], bool)
+        val, train = Listing(files, labels, self.classes).split(learned)
+        train, held_back = listing.set_apart(train, self.held_back, "held_back")
+        notes = [f"images.txt: {listing.some(missing, 'image')} not there"] if missing else []
+        return Splits(train, held_back, val, notes)
+
+    def coco_names(self, split: Split) -> CocoNames:
+        ids = self.ids(split)
+        return CocoNames([self._numbers[id] for id in ids], ids, list(self._classes))
+
+    # -- annotations: for evaluate and calibrate
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        return self._truth(split)[0]
+
+    def truth_notes(self) -> list[str]:
+        """Of the scored images."""
+        return self._truth("val")[1]
+
+    def truth_fingerprint(self, split: Split) -> str:
+        return listing.content_hash(self._boxes_file)
+
+    @property
+    def _boxes_file(self) -> Path:
+        return self.folder / "bounding_boxes.txt"
+
+    @cached_property
+    def _boxes(self) -> dict[int, tuple[coco.Box, str]]:
+        """Boxes, not clipped yet, and the line each is from, by CUB's image numbers."""
+        boxes = {}
+        holds = "image id, x, y, width and height"
+        for number, values, where in self._rows(self._boxes_file.name, holds):
+            if number not in self._paths:
+                raise Problem(f"{where}: image id {number} is not in images.txt; drop the line")
+            try:
+                xywh = [float(value) for value in values.split()]
+            except ValueError:
+                raise Problem(f"{where}: {values!r} are not numbers; correct it") from None
+            if len(xywh) != 4:
+                raise Problem(f"{where}: {values!r} is not x, y, width and height; correct it")
+            boxes[number] = coco.xyxy(xywh, where), where
+        return boxes
+
+    def _truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
+        """Ground truth by id, and what was odd about it."""
+        found: dict[str, GroundTruth] = {}
+        without: list[str] = []
+        clipped = 0
+        whole = self.splits[split]
+        for file, label in zip(whole.files, whole.labels, strict=True):
+            if self._numbers[file.id] not in self._boxes:
+                without.append(file.id)
+                continue
+            box, where = self._boxes[self._numbers[file.id]]
+            try:
+                size = photo.size_of(file.path, name=file.id)
+            except SetAside:
+                continue  # as it is wherever it is read
+            box, was_clipped = coco.clip(box, size, where)
+            clipped += was_clipped
+            found[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
+        notes = [coco.clipped_note(self._boxes_file, clipped)] if clipped else []
+        if without:
+            notes.append(f"{self._boxes_file.name}: no box of {listing.some(without, 'image')}")
+        return found, notes
+
+    # -- CUB's tables: a number, then the rest of the line
+
+    def _rows(self, name: str, holds: str) -> Iterator[tuple[int, str, str]]:
+        """Number, rest and place of each line. Raises Problem if a number is there twice."""
+        path, seen = self.folder / name, set[int]()
+        if not path.is_file():
+            raise Problem(f"{path}: no such file; it belongs to the set (lines of {holds})")
+        for line_number, line in listing.lines(path):
+            where = f"{path}, line {line_number}"
+            number, _, rest = line.partition(" ")
+            if not rest.strip():
+                raise Problem(f"{where}: {line!r} is too short, expected {holds}; correct it")
+            if not (number.isascii() and number.isdecimal()):
+                raise Problem(f"{where}: {number!r} is not a number, expected {holds}; correct it")
+            if int(number) in seen:
+                raise Problem(f"{where}: the id {number} is there twice; drop one of the lines")
+            seen.add(int(number))
+            yield int(number), rest.strip(), where
+
+    def _table(self, name: str, holds: str) -> Iterator[tuple[int, str]]:
+        """Like `_rows`, of texts that are each there once."""
+        seen: set[str] = set()
+        for number, text, where in self._rows(name, holds):
+            if text in seen:
+                raise Problem(f"{where}: {text!r} is there twice; drop one of the lines")
+            seen.add(text)
+            yield number, text
+
+    def _choice(self, name: str, what: str, choices: Mapping[int, int]) -> dict[int, int]:
+        """What a table says of every image, one of `choices`."""
+        found: dict[int, int] = {}
+        for number, text, where in self._rows(name, f"image id and {what}"):
+            if number not in self._paths:
+                raise Problem(f"{where}: image id {number} is not in images.txt; drop the line")
+            if not (text.isascii() and text.isdecimal()):
+                raise Problem(f"{where}: {text!r} is not a number, expected {what}; correct it")
+            if int(text) not in choices:
+                unknown = "is not in classes.txt" if what == "class id" else f"is not {what}"
+                raise Problem(f"{where}: {int(text)} {unknown}; correct it")
+            found[number] = choices[int(text)]
+        lacking = next((number for number in self._paths if number not in found), None)
+        if lacking is not None:
+            raise Problem(
+                f"{self.folder / name}: no line for image id {lacking} "
+                f"({self._paths[lacking]!r}); add it"
+            )
+        return found

@@ -1,0 +1,224 @@
+"""cub: the original's layout, untouched; every broken table is refused with file and line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.cub import Cub
+from pipeline.records import DataSet, Problem
+
+TABLES = {
+    "images.txt": ["{n} {path}"],
+    "image_class_labels.txt": ["{n} {c}"],
+    "train_test_split.txt": ["{n} {train}"],
+    "bounding_boxes.txt": ["{n} 1.0 2.0 {w}.0 20.0"],
+}
+
+
+@pytest.fixture
+def root(tmp_path, paint) -> Path:
+    """Two birds, six images each, every third one scored; numbers with gaps, as in a part."""
+    root = tmp_path / "around/CUB_200_2011"
+    folders = {5: "005.Crested_Auklet", 12: "012.Yellow_headed_Blackbird"}
+    rows = []
+    for n in range(12):
+        c = (5, 12)[n // 6]
+        path = f"{folders[c]}/bird_{n}.jpg"
+        paint(root / "images" / path, size=(30, 40 + n))
+        rows.append({"n": 100 + 2 * n, "path": path, "c": c, "train": int(n % 3 > 0), "w": 9 + n})
+    for name, (line,) in TABLES.items():
+        (root / name).write_text("".join(line.format(**row) + "\n" for row in rows))
+    (root / "classes.txt").write_text("".join(f"{c} {name}\n" for c, name in folders.items()))
+    return root
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_layout(root, around):
+    data: DataSet = Cub(str(root.parent if around else root), size=96)
+    assert data.size == (96, 96)
+    assert data.classes == ("Crested Auklet", "Yellow headed Blackbird")
+    val = [f"005.Crested_Auklet/bird_{n}.jpg" for n in (0, 3)]
+    val += [f"012.Yellow_headed_Blackbird/bird_{n}.jpg" for n in (6, 9)]
+    assert list(data.ids("val")) == val
+    assert data.labels("val").tolist() == [0, 0, 1, 1]
+    assert len(data.ids("train")) + len(data.ids("held_back")) == 8
+    assert len(data.ids("held_back")) > 0
+    assert len(set(data.ids("all"))) == 12
+    names = data.coco_names("val")
+    assert list(names.image_ids) == [100, 106, 112, 118]
+    assert list(names.file_names) == val
+    assert list(names.category_ids) == [5, 12]
+    example = data.example("val", 2, at=(8, 9))
+    assert (example.id, example.label, example.size) == (val[2], 1, (30, 46))
+    assert data.notes() == []
+
+
+def test_truth(root):
+    data = Cub(str(root))
+    truth = data.truth("val")
+    assert list(truth) == list(data.ids("val"))
+    first = truth[data.ids("val")[0]]
+    assert (first.label, first.size, first.boxes.tolist()) == (0, (30, 40), [[1, 2, 10, 22]])
+    assert first.of_label().tolist() == [[1, 2, 10, 22]]
+    for split in ("train", "held_back", "all"):  # for calibrate
+        assert list(data.truth(split)) == list(data.ids(split))
+    assert data.truth_notes() == []
+
+
+def test_class_names_stay_apart(root):
+    (root / "classes.txt").write_text("5 005.Crow\n12 012.Crow\n")
+    assert Cub(str(root)).classes == ("005.Crow", "012.Crow")
+
+
+def test_wrong_root(tmp_path):
+    with pytest.raises(Problem, match=r"data\.root=.*no images\.txt there.*CUB_200_2011"):
+        Cub(str(tmp_path))
+    with pytest.raises(Problem, match=r"no images\.txt there"):
+        Cub(str(tmp_path / "none"))
+
+
+def edit(path: Path, line: int, text: str) -> None:
+    lines = path.read_text().splitlines()
+    lines[line - 1 : line] = [text]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def refused(root: Path, *words: str) -> None:
+    data = Cub(str(root))
+    with pytest.raises(Problem) as caught:
+        data.truth("val")
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
+def test_broken_lines(root, name):
+    path = root / name
+    whole = path.read_text()
+    first = whole.split()[0]
+    for text, *words in (
+        [first, "too short", "correct it"],
+        ["x 1 2 3 4", "'x' is not a number", "correct it"],
+        [whole.splitlines()[0], f"id {first} is there twice", "drop"],
+    ):
+        edit(path, 2, text)
+        refused(root, f"{path}, line 2", *words)
+        path.write_text(whole)
+    path.write_bytes(b"\xff" + whole.encode())
+    refused(root, str(path), "not UTF-8")
+
+
+@pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
+def test_missing_tables(root, name):
+    data = Cub(str(root))
+    (root / name).unlink()
+    with pytest.raises(Problem, match=f"{name}"):
+        data.truth("val")
+    if name != "images.txt":
+        refused(root, str(root / name), "no such file", "belongs to the set")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "words"),
+    [("image_class_labels.txt", "7 5", ["image id 7 is not in images.txt", "drop"]),
+     ("train_test_split.txt", "7 1", ["image id 7 is not in images.txt", "drop"]),
+     ("bounding_boxes.txt", "7 1 1 2 2", ["image id 7 is not in images.txt", "drop"]),
+     ("image_class_labels.txt", "104 6", ["6 is not in classes.txt", "correct"]),
+     ("image_class_labels.txt", "104 x", ["'x' is not a number", "correct"]),
+     ("train_test_split.txt", "104 2", ["2 is not 1 or 0", "correct"]),
+     ("images.txt", "104 005.Crested_Auklet/bird_0.jpg", ["is there twice", "drop"]),
+     ("bounding_boxes.txt", "104 1 2 3", ["'1 2 3' is not x, y, width and height"]),
+     ("bounding_boxes.txt", "104 1 2 3 4 5", ["is not x, y, width and height"]),
+     ("bounding_boxes.txt", "104 1 2 3 x", ["are not numbers", "correct"]),
+     ("bounding_boxes.txt", "104 1 2 3 nan", ["not finite", "correct"]),
+     ("bounding_boxes.txt", "104 1 2 0 4", ["empty", "correct"]),
+     ("bounding_boxes.txt", "104 1 2 3 -4", ["negative", "correct"])],
+)  # fmt: skip
+def test_wrong_values(root, name, line, words):
+    edit(root / name, 3, line)
+    refused(root, f"{root / name}, line 3", *words)
+
+
+def test_a_box_outside(root):
+    edit(root / "bounding_boxes.txt", 4, "106 90 2 30 20")
+    refused(root, f"{root / 'bounding_boxes.txt'}, line 4", "outside its image of 43 x 30", "drop")
+
+
+def test_images_without_a_line(root):
+    edit(root / "train_test_split.txt", 3, "")
+    refused(root, "train_test_split.txt: no line for image id 104", "bird_2.jpg", "add it")
+
+
+def test_boxes_that_stick_out(root):
+    edit(root / "bounding_boxes.txt", 4, "106 -5 2 100 20")
+    edit(root / "bounding_boxes.txt", 1, "")
+    data = Cub(str(root))
+    assert data.truth("val")[data.ids("val")[1]].boxes.tolist() == [[0, 2, 43, 22]]
+    assert data.ids("val")[0] not in data.truth("val")
+    assert data.truth_notes() == [
+        "bounding_boxes.txt: 1 boxes stuck out of their image and were clipped",
+        "bounding_boxes.txt: no box of 1 image ('005.Crested_Auklet/bird_0.jpg')",
+    ]
+
+
+def test_images_listed_but_not_there(root):
+    (root / "images/005.Crested_Auklet/bird_0.jpg").unlink()
+    data = Cub(str(root))
+    assert len(data.ids("all")) == 11
+    assert data.notes() == ["images.txt: 1 image ('005.Crested_Auklet/bird_0.jpg') not there"]
+    assert list(data.coco_names("val").image_ids) == [106, 112, 118]
+    assert data.labels("val").tolist() == [0, 1, 1]
+    shutil.rmtree(root / "images")
+    refused(root, "none of the 12 images", "unpack")
+
+
+def test_a_broken_image_has_no_truth(root):
+    (root / "images/005.Crested_Auklet/bird_0.jpg").write_bytes(b"")
+    assert len(Cub(str(root)).truth("val")) == 3
+
+
+def test_fingerprints(root, tmp_path):
+    def now(place: Path = root) -> tuple[str, str, str]:
+        data = Cub(str(place))
+        return data.fingerprint("train"), data.fingerprint("val"), data.truth_fingerprint("val")
+
+    first = now()
+    root.rename(tmp_path / "moved")
+    assert now(tmp_path / "moved") == first
+    (tmp_path / "moved").rename(root)
+    edit(root / "bounding_boxes.txt", 1, "100 1 1 1 1")
+    assert now()[:2] == first[:2]
+    assert now()[2] != first[2]
+    edit(root / "image_class_labels.txt", 1, "100 12")
+    assert now()[0] == first[0]
+    assert now()[1] != first[1]
+    edit(root / "image_class_labels.txt", 1, "100 5")
+    assert now()[1] == first[1]
+    os.utime(root / "images/005.Crested_Auklet/bird_0.jpg", (1, 1))
+    assert now()[1] != first[1]
+
+
+def test_names_that_are_paths_with_spaces(root, paint):
+    paint(root / "images/005.Crested_Auklet/a bird.jpg")
+    edit(root / "images.txt", 1, "100 005.Crested_Auklet/a bird.jpg")
+    assert Cub(str(root)).ids("val")[0] == "005.Crested_Auklet/a bird.jpg"
+
+
+def test_cub30(shared):
+    data = Cub(str(shared / "data/cub30"))
+    assert len(data.classes) == 30
+    assert len(data.ids("train")) + len(data.ids("held_back")) == 900
+    assert len(data.ids("val")) == len(data.truth("val")) == 801
+    for truth in data.truth("val").values():
+        height, width = truth.size
+        assert (truth.boxes >= 0).all()
+        assert (truth.boxes[:, 2:] <= (width, height)).all()
+    assert data.truth_notes() == [
+        "bounding_boxes.txt: 3 boxes stuck out of their image and were clipped"
+    ]
+    assert data.notes() == []
+    assert data.ids("val") == Cub(str(shared / "data/cub30/CUB_200_2011")).ids("val")

@@ -1,0 +1,405 @@
+"""folder: classes and splits as the folders have them, boxes as the annotation file has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data import photo
+from pipeline.data.folder import Folder
+from pipeline.records import DataSet, Problem, SetAside
+
+
+@pytest.fixture
+def root(tmp_path, paint) -> Path:
+    for split, count in (("train", 12), ("val", 3)):
+        for name in ("n01", "n02"):
+            for n in range(count):
+                paint(tmp_path / f"data/{split}/{name}/{split}{n}.png", size=(30, 40 + n))
+    (tmp_path / "data/classes.txt").write_text("n01 tench\nn02 English springer\n")
+    return tmp_path / "data"
+
+
+def annotate(root: Path, **change: object) -> Path:
+    whole = {
+        "images": [
+            {"id": 70 + n, "file_name": f"n01/val{n}.png", "width": 40 + n, "height": 30}
+            for n in range(2)
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 70, "category_id": 5, "bbox": [1, 2, 10, 20]},
+            {"id": 2, "image_id": 71, "category_id": 5, "bbox": [0, 0, 5, 6]},
+            {"id": 3, "image_id": 71, "category_id": 3, "bbox": [2, 2, 5, 6]},
+        ],
+        "categories": [{"id": 5, "name": "n01"}, {"id": 3, "name": "English springer"}],
+    }
+    (root / "instances_val.json").write_text(json.dumps(whole | change))
+    return root / "instances_val.json"
+
+
+# -- images and labels
+
+
+def test_train_and_val(root):
+    data: DataSet = Folder(str(root))
+    assert data.classes == ("tench", "English springer")
+    assert data.size == (224, 224)
+    assert list(data.ids("val")) == [f"val/n0{c}/val{n}.png" for c in (1, 2) for n in range(3)]
+    assert data.labels("val").tolist() == [0, 0, 0, 1, 1, 1]
+    train, held_back = set(data.ids("train")), set(data.ids("held_back"))
+    assert len(train) + len(held_back) == 24
+    assert held_back
+    assert not train & held_back
+    assert set(data.ids("all")) == train | held_back | set(data.ids("val"))
+    assert data.notes() == []
+    for split in ("train", "held_back", "val", "all"):
+        assert len(data.labels(split)) == len(data.ids(split)) == len(set(data.ids(split)))
+    example = data.example("val", 4, at=(10, 12))
+    assert (example.id, example.label, example.size) == ("val/n02/val1.png", 1, (30, 41))
+    assert example.image.shape == (10, 12, 3)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
+def test_other_names_of_val(root, name):
+    (root / "val").rename(root / name)
+    assert Folder(str(root)).ids("val")[0] == f"{name}/n01/val0.png"
+
+
+def test_one_folder_is_split_by_hash(tmp_path, paint):
+    for n in range(60):
+        paint(tmp_path / f"{'ab'[n % 2]}/{n}.png", size=(4, 4))
+    data = Folder(str(tmp_path), val=0.3)
+    assert data.classes == ("a", "b")
+    assert 8 < len(data.ids("val")) < 30
+    assert len(data.ids("all")) == 60
+    before = set(data.ids("val"))
+    paint(tmp_path / "a/new.png", size=(4, 4))
+    assert set(Folder(str(tmp_path), val=0.3).ids("val")) - {"a/new.png"} == before
+
+
+def test_val_alone(root):
+    """Enough for a pretrained network's own head: nothing to learn from, all to score."""
+    shutil.rmtree(root / "train")
+    data = Folder(str(root))
+    assert data.classes == ("tench", "English springer")
+    assert (len(data.ids("train")), len(data.ids("val"))) == (0, 6)
+
+
+def test_train_alone_is_split(root):
+    shutil.rmtree(root / "val")
+    data = Folder(str(root))
+    assert len(data.ids("all")) == 24
+    assert 0 < len(data.ids("val")) < 12
+
+
+def test_a_class_called_train(tmp_path, paint):
+    for name in ("bus", "car", "train"):
+        for n in range(4):
+            paint(tmp_path / name / f"{n}.png", size=(4, 4))
+    assert Folder(str(tmp_path)).classes == ("bus", "car", "train")
+
+
+def test_what_is_left_out_is_named(root, paint):
+    (root / "train/n03").mkdir()
+    (root / "train/n04").symlink_to(root / "nothing")
+    (root / "train/n05").symlink_to(root / "train/n05")
+    paint(root / "train/loose.png")
+    (root / "train/n01/loop").symlink_to(root / "train")
+    data = Folder(str(root))
+    assert data.classes == ("tench", "English springer")
+    assert len(data.ids("all")) == 30
+    assert data.notes() == [
+        "train/n01/loop: a link back to a folder above it, not followed",
+        "train/n03: a class folder with no image, left out",
+        "train/n04: a link to nothing, left out",
+        "train/n05: a link to nothing, left out",
+        "train: 1 image ('loose.png') in no class folder, left out",
+    ]
+
+
+def test_a_class_folder_that_cannot_be_read(root, monkeypatch):
+    whole = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("train/n02"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    data = Folder(str(root))
+    assert data.classes == ("tench", "English springer")  # val has it still
+    assert set(data.labels("train")) == {0}
+    assert data.notes() == ["train/n02: the folder cannot be read (Permission denied)"]
+
+
+def test_a_file_that_vanishes_is_set_aside(root):
+    data = Folder(str(root))
+    assert data.ids("val")[0] == "val/n01/val0.png"
+    (root / "val/n01/val0.png").unlink()
+    with pytest.raises(SetAside, match=r"val/n01/val0\.png: no such file"):
+        data.example("val", 0)
+    assert data.example("val", 1).id == "val/n01/val1.png"
+
+
+def test_odd_names(tmp_path, paint):
+    folders = ["a b=c,[d]", "ü\n", os.fsdecode(b"\xff")]
+    for folder in folders:
+        for n in range(3):
+            paint(tmp_path / folder / f"{n}'\".png", size=(4, 4))
+    data = Folder(str(tmp_path))
+    assert data.classes == (r"\xff", "a b=c,[d]", r"ü\n")
+    assert len(set(data.ids("all"))) == 9
+    for n in range(9):
+        assert data.example("all", n).size == (4, 4)
+
+
+def test_wrong_roots(tmp_path):
+    with pytest.raises(Problem, match=r"data\.root=.*no such folder; expected.*train/<class>"):
+        Folder(str(tmp_path / "none"))
+    with pytest.raises(Problem, match=r"data\.root=.*no image found; expected"):
+        _ = Folder(str(tmp_path)).classes
+    for wrong in ({"val": 1}, {"held_back": -0.1}, {"size": 3}):
+        with pytest.raises(Problem, match=f"data.{next(iter(wrong))}="):
+            Folder(str(tmp_path), **wrong)
+
+
+def test_classes_txt(root):
+    path = root / "classes.txt"
+    path.write_text("n01 tench\nn02 dog\n\nn01 fish\n")
+    with pytest.raises(Problem, match=r"classes\.txt, line 4: the folder 'n01' is there twice"):
+        _ = Folder(str(root)).classes
+    path.write_text("n01 dog\nn02 dog\n")
+    with pytest.raises(Problem, match=r"classes\.txt: the class name 'dog' stands for several"):
+        _ = Folder(str(root)).classes
+    path.write_text("n02\tEnglish springer\nn99 not here\n")
+    assert Folder(str(root)).classes == ("n01", "English springer")
+
+
+# -- fingerprints
+
+
+def test_fingerprint(root, paint, tmp_path):
+    def now(place=root):
+        data = Folder(str(place))
+        return tuple(data.fingerprint(split) for split in ("train", "val", "all"))
+
+    first = now()
+    assert now() == first
+    root.rename(tmp_path / "moved")
+    assert now(tmp_path / "moved") == first
+    (tmp_path / "moved").rename(root)
+
+    victim = root / "val/n01/val0.png"
+    content, times = victim.read_bytes(), victim.stat()
+    victim.write_bytes(content + b"\0")  # another size
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert now()[0] == first[0]
+    assert now()[1] != first[1]
+    assert now()[2] != first[2]
+    victim.write_bytes(content)  # another time
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert now()[1] != first[1]
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert now() == first
+
+    added = paint(root / "val/n02/new.png")
+    assert now()[1] != first[1]
+    added.unlink()
+    victim.rename(root / "val/n02/val0b.png")  # another label
+    relabelled = now()[1]
+    assert relabelled != first[1]
+    (root / "val/n02/val0b.png").unlink()
+    assert now()[1] not in (first[1], relabelled)
+
+    before = now()
+    (root / "classes.txt").write_text("n01 tench\nn02 dog\n")
+    assert now()[0] != before[0]
+
+
+def test_truth_fingerprint(root):
+    assert Folder(str(root)).truth_fingerprint("val") == "none"
+    annotate(root)
+    first = Folder(str(root)).truth_fingerprint("val")
+    annotate(root, annotations=[])
+    assert Folder(str(root)).truth_fingerprint("val") not in (first, "none")
+
+
+# -- annotations
+
+
+def test_no_annotations(root):
+    data = Folder(str(root))
+    assert data.truth("val") == {}
+    assert data.truth_notes() == []
+    names = data.coco_names("val")
+    assert list(names.image_ids) == [1, 2, 3, 4, 5, 6]
+    assert list(names.category_ids) == [1, 2]
+    assert names.file_names == data.ids("val")
+
+
+def test_truth(root):
+    annotate(root)
+    data = Folder(str(root))
+    truth = data.truth("val")
+    assert list(truth) == ["val/n01/val0.png", "val/n01/val1.png"]
+    assert truth["val/n01/val0.png"].boxes.tolist() == [[1, 2, 11, 22]]
+    second = truth["val/n01/val1.png"]
+    assert (second.label, second.size, second.classes.tolist()) == (0, (30, 41), [0, 1])
+    assert second.of_label().tolist() == [[0, 0, 5, 6]]
+    assert data.truth("train") == {}
+    assert set(data.truth("all")) == set(truth)
+    assert data.truth_notes() == []
+    names = data.coco_names("val")
+    assert list(names.image_ids) == [70, 71, 72, 73, 74, 75]
+    assert names.file_names[:3] == ["n01/val0.png", "n01/val1.png", "val/n01/val2.png"]
+    assert list(names.category_ids) == [5, 3]
+
+
+def test_categories_that_the_file_lacks_get_free_numbers(root):
+    annotate(root, categories=[{"id": 5, "name": "tench"}], annotations=[])
+    assert list(Folder(str(root)).coco_names("val").category_ids) == [5, 6]
+
+
+@pytest.mark.parametrize("name", ["val/n01/val0.png", "n01/val0.png", "./n01/val0.png"])
+def test_how_images_may_be_named(root, name):
+    annotate(root, images=[{"id": 70, "file_name": name}], annotations=[])
+    assert Folder(str(root)).coco_names("val").image_ids[0] == 70
+
+
+def test_a_bare_name_that_fits_several(root):
+    """val0.png is there in both classes; train/.../train0.png is not what val speaks of."""
+    images = [{"id": n, "file_name": name}
+              for n, name in enumerate(["n01/val0.png", "val0.png", "n01/train0.png"])]  # fmt: skip
+    annotate(root, images=images, annotations=[])
+    assert Folder(str(root)).truth_notes() == [
+        "instances_val.json: 1 image ('n01/train0.png') not in the data set",
+        "instances_val.json: 1 image ('val0.png') with a name that several images of the data set "
+        "end in, left out",
+    ]
+
+
+def test_a_name_with_a_line_break(root, paint):
+    paint(root / "val/n01/a\nb.png")
+    annotate(root, images=[{"id": 70, "file_name": "n01/a\nb.png"}])
+    whole = json.loads((root / "instances_val.json").read_text())
+    annotate(root, images=whole["images"], annotations=whole["annotations"][:1])
+    assert list(Folder(str(root)).truth("val")) == [r"val/n01/a\nb.png"]
+
+
+def problem(root: Path, **how: str) -> str:
+    with pytest.raises(Problem) as caught:
+        Folder(str(root), **how).truth("val")
+    return str(caught.value)
+
+
+def test_images_that_are_not_there(root):
+    images = [{"id": 70, "file_name": "other/0.jpg"}]
+    path = annotate(root, images=images, annotations=[])
+    said = problem(root)
+    assert str(path) in said
+    assert "none of its 1 images is in the data set; it names 'other/0.jpg'" in said
+    assert "file_name is to be" in said
+
+
+def test_one_image_twice(root):
+    images = [{"id": n, "file_name": name} for n, name in enumerate(["n01/val0.png",
+              "val/n01/val0.png"])]  # fmt: skip
+    annotate(root, images=images, annotations=[])
+    assert "images[1]: 'val/n01/val0.png' is there twice" in problem(root)
+
+
+def test_classes_not_listed(root):
+    categories = [{"id": 5, "name": "n01"}, {"id": 3, "name": "wolf"}]
+    annotate(root, categories=categories)
+    data = Folder(str(root))
+    assert data.truth("val")["val/n01/val1.png"].classes.tolist() == [0, -1]
+    assert data.truth_notes() == [
+        "instances_val.json: 1 boxes are of categories that are no class of the data set "
+        "('wolf' for one)"
+    ]
+    annotate(root, categories=[{"id": 5, "name": "tensh"}, {"id": 3, "name": "wolf"}])
+    assert "none of its categories is a class" in problem(root)
+    assert "did you mean 'tench'?" in problem(root)
+
+
+def test_size_from_the_image(root):
+    images = [{"id": 70, "file_name": "n01/val0.png"}, {"id": 71, "file_name": "n01/val1.png"}]
+    annotations = [{"id": 1, "image_id": 70, "category_id": 5, "bbox": [-9, 2, 100, 20]}]
+    annotate(root, images=images, annotations=annotations)
+    data = Folder(str(root))
+    assert data.truth("val")["val/n01/val0.png"].boxes.tolist() == [[0, 2, 40, 22]]
+    assert data.truth_notes() == [
+        "instances_val.json: 1 boxes stuck out of their image and were clipped"
+    ]
+    annotations[0]["bbox"] = [90, 2, 100, 20]
+    annotate(root, images=images, annotations=annotations)
+    assert "annotations[0]: the box from (90, 2)" in problem(root)
+    assert "outside its image of 40 x 30" in problem(root)
+
+
+def test_size_that_is_not_the_image_s(root):
+    images = [{"id": 70, "file_name": "n01/val0.png", "width": 30, "height": 40},
+              {"id": 71, "file_name": "n01/val1.png"}]  # fmt: skip
+    path = annotate(root, images=images)
+    said = problem(root)
+    assert f"{path}, images[0]: says 30 x 40" in said
+    assert "is 40 x 30" in said
+    assert "drop the record" in said
+
+
+def test_boxes_lie_on_the_upright_image(root, paint):
+    exif = Image.Exif()
+    exif[photo.ORIENTATION] = 6
+    paint(root / "val/n01/val0.jpg", size=(40, 30), exif=exif)
+    images = [{"id": 70, "file_name": "n01/val0.jpg", "width": 40, "height": 30}]
+    annotations = [{"id": 1, "image_id": 70, "category_id": 5, "bbox": [30, 2, 10, 20]}]
+    annotate(root, images=images, annotations=annotations)
+    truth = Folder(str(root)).truth("val")["val/n01/val0.jpg"]
+    assert (truth.size, truth.boxes.tolist()) == ((30, 40), [[30, 2, 40, 22]])
+
+
+def test_truth_of_a_broken_image(root):
+    annotate(root)
+    (root / "val/n01/val0.png").write_bytes(b"broken")
+    assert Folder(str(root)).truth("val")["val/n01/val0.png"].size == (30, 40)
+
+
+def test_boxes_elsewhere(root, tmp_path):
+    path = annotate(root).rename(tmp_path / "mine.json")
+    assert len(Folder(str(root), boxes=str(path)).truth("val")) == 2
+    assert "data.boxes=none.json: no such file" in problem(root, boxes="none.json")
+
+
+def test_boxes_of_a_folder_split_by_hash(tmp_path, paint):
+    for n in range(30):
+        paint(tmp_path / f"{'ab'[n % 2]}/{n}.png", size=(9, 9))
+    images = [{"id": n, "file_name": f"{n}.png", "width": 9, "height": 9} for n in range(30)]
+    annotations = [{"id": n, "image_id": n, "category_id": n % 2, "bbox": [1, 1, 2, 2]}
+                   for n in range(30)]  # fmt: skip
+    categories = [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]
+    annotate(tmp_path, images=images, annotations=annotations, categories=categories)
+    data = Folder(str(tmp_path))
+    for split in ("train", "held_back", "val", "all"):
+        assert set(data.truth(split)) == set(data.ids(split))
+        labels = dict(zip(data.ids(split), data.labels(split), strict=True))
+        for id, truth in data.truth(split).items():
+            assert truth.label == labels[id] == truth.classes[0]
+
+
+def test_imagenette(shared):
+    data = Folder(str(shared / "data/imagenette"))
+    assert len(data.classes) == 10
+    assert data.classes[:2] == ("tench", "English springer")
+    assert (len(data.ids("val")), len(data.ids("all"))) == (250, 3250)
+    truth = data.truth("val")
+    assert sum(len(one.boxes) for one in truth.values()) == 406
+    assert all(len(one.of_label()) for one in truth.values())
+    assert list(data.coco_names("val").image_ids) == list(range(1, 251))
+    assert np.bincount(data.labels("val")).tolist() == [25] * 10
+    assert data.truth_notes() == data.notes() == []
