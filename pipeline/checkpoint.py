@@ -1,0 +1,213 @@
+"""A trained classifier on disk: `weights.safetensors`, and `card.json` that a person can read.
+
+The card says how to build the network again, its classes, its input and how it was made. Nothing
+in either file can run code: tensors are safetensors, and a card may only name this project's own
+models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.config import instantiate
+from pipeline.records import Problem, Size
+from pipeline.store import file_fingerprint, hash_of, read_json, whole_file, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import UInt8
+
+    from pipeline.model.classifier import Classifier
+
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, how to build the network again, class names, input size, mean and std."""
+
+    network: Classifier
+    size: Size
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    card: Mapping[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.network.classes
+
+    def tensor(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> torch.Tensor:
+        """Images of one size as the network takes them: [b, 3, H, W], on its device."""
+        return to_tensor(np.stack(images), self.mean, self.std, device_of(self.network))
+
+
+def device_of(network: Classifier) -> torch.device:
+    return next(network.parameters()).device
+
+
+def to_tensor(
+    images: UInt8[np.ndarray, "b H W 3"],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device,
+) -> torch.Tensor:
+    """(image / 255 - mean) / std as float32 [b, 3, H, W] in channels_last, the layout it has."""
+    import torch
+
+    pixels = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return torch.addcmul(shift[:, None, None], pixels, scale)
+
+
+def save(
+    folder: Path, network: Classifier, model: Mapping[str, Any], card: Mapping[str, Any]
+) -> None:
+    """Write weights and card. `model` is the configuration's node, completed; `card` adds `size`,
+    `mean`, `std` and whatever a person should know."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    with whole_file(folder / WEIGHTS) as temporary:
+        save_file(state, str(temporary))
+    rebuilt = {**model, "weights": None} if "weights" in model else dict(model)
+    whole = {
+        "format": FORMAT,
+        "model": rebuilt,
+        "head": network.head_kind,
+        "channels": int(network.class_weights.shape[1]),
+        "classes": list(network.classes),
+        "fingerprint": file_fingerprint(folder / WEIGHTS),
+        **card,
+    }
+    _check_card(folder / CARD, whole)
+    write_json(folder / CARD, whole, indent=1)
+
+
+def fingerprint(folder: Path) -> str:
+    """Stands for what a checkpoint computes: its weights, network, classes and input."""
+    card = read_card(folder)
+    names = ("fingerprint", "model", "head", "classes", "size", "mean", "std")
+    return hash_of([card[name] for name in names])
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card, its fields checked. Raises Problem where it is not one."""
+    path = folder / CARD
+    if not path.is_file():
+        raise Problem(
+            f"{folder}: no checkpoint here; expected {WEIGHTS} and {CARD}, as stage train writes "
+            "them"
+        )
+    try:
+        card = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{path}: not a checkpoint's card, no JSON ({error})") from None
+    return _check_card(path, card)
+
+
+@cache
+def _fields() -> Any:
+    from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt
+
+    class Card(BaseModel):
+        model_config = ConfigDict(strict=True, extra="allow")
+
+        format: int
+        model: dict[str, Any]
+        head: str
+        channels: PositiveInt
+        classes: list[str] = Field(min_length=1)
+        size: list[PositiveInt] = Field(min_length=2, max_length=2)
+        mean: list[FiniteFloat] = Field(min_length=3, max_length=3)
+        std: list[PositiveFloat] = Field(min_length=3, max_length=3)
+        fingerprint: str
+
+    return Card
+
+
+def _check_card(path: Path, card: Any) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    if isinstance(card, dict) and card.get("format", FORMAT) != FORMAT:
+        raise Problem(f"{path}: format {card['format']}, this version reads {FORMAT}")
+    try:
+        _fields().model_validate(card)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the card"
+        raise Problem(f"{path}: {where}: {first['msg']}, got {first['input']!r:.80}") from None
+    return dict(card)
+
+
+def load(folder: Path, device: torch.device) -> Checkpoint:
+    """The network of a checkpoint, in eval mode, channels_last, weights frozen.
+
+    Raises Problem where the files are not whole, not each other's, or name foreign code.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    from pipeline.model.classifier import HEADS, Classifier, load_strictly
+
+    card = read_card(folder)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise Problem(f"{path}: missing; the card beside it describes it")
+    content = path.read_bytes()
+    try:
+        state = parse(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Problem(f"{path}: not a whole file of safetensors ({error})") from error
+    builder = _builder(folder / CARD, card["model"])
+    with torch.device("meta"):  # random weights would only cost time
+        body, channels = builder.body()
+    if card["head"] not in HEADS or channels != card["channels"]:
+        raise Problem(
+            f"{folder / CARD}: head {card['head']!r} on {card['channels']} channels does not fit "
+            f"{card['model']}"
+        )
+    with torch.device("meta"):
+        head = HEADS[card["head"]](channels, len(card["classes"]))
+    network = Classifier(body, head, card["classes"])
+    load_strictly(network, state, str(path), f"the network of {CARD}")
+    if hashlib.sha256(content).hexdigest()[:16] != card["fingerprint"]:
+        raise Problem(f"{path}: not the weights that {CARD} was written with; train again")
+    network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Checkpoint(
+        network.requires_grad_(False),
+        (card["size"][0], card["size"][1]),
+        tuple(card["mean"]),
+        tuple(card["std"]),
+        card,
+    )
+
+
+def _builder(path: Path, model: Mapping[str, Any]) -> Any:
+    """What the card's `model` names: a class of this project that builds a body, nothing else."""
+    target = str(model.get("_target_"))
+    module, _, name = target.rpartition(".")
+    kind = None
+    if module.startswith("pipeline.model."):
+        try:
+            kind = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            kind = None
+    own = inspect.isclass(kind) and kind.__module__ == module and hasattr(kind, "body")
+    if not own:
+        raise Problem(
+            f"{path}: model._target_={target}: refused; a card may only name a model of "
+            "pipeline.model, so that opening a checkpoint never runs what it brings along"
+        )
+    return instantiate(f"{path}: model", model)

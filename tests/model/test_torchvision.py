@@ -1,0 +1,404 @@
+"""torchvision's backbones, held to torchvision's own networks."""
+
+import pickle
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline.checkpoint import to_tensor
+from pipeline.model import torchvision as ours
+from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
+from pipeline.model.torchvision import (
+    CUTS,
+    MEAN,
+    STD,
+    Torchvision,
+    imagenet_classes,
+    read_weights,
+    rows_by_name,
+    select_classes,
+)
+from pipeline.records import Problem
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+TESTED = [
+    "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "squeezenet1_0",
+    "squeezenet1_1", "vgg16", "googlenet", "densenet121",
+]  # fmt: skip
+
+
+def original(name, **extra):
+    """torchvision's network with random weights and batch statistics that are not 0 and 1."""
+    torch.manual_seed(0)
+    if name == "googlenet":
+        extra |= {"aux_logits": False, "init_weights": False, "transform_input": True}
+    if name == "vgg16":
+        extra |= {"init_weights": False}
+    network = getattr(torchvision.models, name)(weights=None, **extra).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.8, 1.2)
+                module.bias.uniform_(-0.1, 0.1)
+    return network
+
+
+def images(height, width, batch=2):
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def own_features(network, name, x):
+    """Feature maps as torchvision's own forward pass hands them to what follows."""
+    if name.startswith("densenet"):  # relu and pooling are functions there
+        return torch.relu(network.features(x))
+    kept = {}
+    if name.startswith("mobilenet"):  # pooling too
+        place = network.features
+        handle = place.register_forward_hook(lambda m, args, out: kept.update(maps=out))
+    else:
+        place = network.classifier if name.startswith("squeezenet") else network.avgpool
+        handle = place.register_forward_pre_hook(lambda m, args: kept.update(maps=args[0]))
+    network(x)
+    handle.remove()
+    return kept["maps"]
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_maps_and_logits_are_torchvision_s(name, monkeypatch, tmp_path):
+    network = original(name)
+    state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    if name == "vgg16":  # half a gigabyte: not through a file
+        monkeypatch.setattr(ours, "_download", lambda name: state)
+        body, own, known = Torchvision(name).load()
+    else:
+        torch.save(state, tmp_path / "weights.pth")
+        body, own, known = Torchvision(name, str(tmp_path / "weights.pth")).load()
+    body.eval()
+    for size in ((96, 96), (65, 129)):
+        x = images(*size)
+        with torch.no_grad():
+            maps, wanted = body(x), own_features(network, name, x)
+            close(maps, wanted)
+            if name == "vgg16":
+                continue
+            network_of_ours = Classifier(body, own, known).eval()
+            close(network_of_ours(x).logits, network(x))
+    assert maps.shape[1] == CUTS[name].channels
+    if name == "vgg16":
+        assert (own, known) == (None, ())
+    else:
+        assert known == imagenet_classes()
+        assert isinstance(own, ConvMean if name.startswith("squeezenet") else MeanLinear)
+
+
+def close(ours, theirs):
+    scale = float(theirs.abs().max())
+    assert scale > 1e-4
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(scale, 1))
+
+
+def test_half_precision_files_load_as_float32(tmp_path):
+    network = original("mobilenet_v2").half().float()
+    torch.save(network.half().state_dict(), tmp_path / "half.pth")
+    network.float()
+    body, own, known = Torchvision("mobilenet_v2", str(tmp_path / "half.pth")).load()
+    net, x = Classifier(body, own, known).eval(), images(64, 64)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in net.parameters())
+    with torch.no_grad():
+        close(net(x).logits, network(x))
+
+
+def expected(name, side, stride):
+    """The map's side, as the module's docstring says it."""
+    if name.startswith("vgg"):
+        return side // stride
+    if name.startswith("densenet"):
+        return -(-side // 4) // (stride // 4)
+    return -(-side // stride)
+
+
+@pytest.mark.parametrize("name", sorted(CUTS))
+@pytest.mark.parametrize("stride", [None, 16])
+def test_sizes_of_maps(name, stride):
+    with torch.device("meta"):  # shapes without numbers
+        body, channels = Torchvision(name, None, stride).body()
+        for size in ((224, 224), (225, 301)):
+            shape = tuple(body.eval()(torch.zeros(1, 3, *size)).shape)
+            assert shape[:2] == (1, channels)
+            if name.startswith("squeezenet"):
+                assert all(abs(n / 16 - m) <= 1.3 for n, m in zip(size, shape[2:], strict=True))
+            elif name == "googlenet":
+                at = stride or 32
+                assert all(abs(n / at - m) < 1 for n, m in zip(size, shape[2:], strict=True))
+                assert size != (224, 224) or shape[2:] == (224 // at,) * 2
+            else:
+                assert shape[2:] == tuple(expected(name, n, stride or 32) for n in size)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+@pytest.mark.parametrize("size", [(96, 64), (65, 97)])
+def test_every_second_cell_of_the_finer_map_is_the_coarser_one(name, size):
+    state = original(name).state_dict()
+    coarse, fine = Torchvision(name, None, 32).body()[0], Torchvision(name, None, 16).body()[0]
+    for body in (coarse, fine):
+        missing, _ = body.load_state_dict(state, strict=False)
+        assert not missing
+    x = images(*size)
+    with torch.no_grad():
+        wide, narrow = fine.eval()(x), coarse.eval()(x)
+    close(wide[:, :, ::2, ::2], narrow)
+
+
+def test_dilated_pooling_reaches_as_far_as_before():
+    maps = torch.randn(1, 2, 11, 9)
+    apart = ours.DilatedMaxPool()(maps)
+    assert apart.shape == maps.shape
+    near = torch.nn.MaxPool2d(3, 1, 1)(maps[:, :, ::2, ::2])
+    assert torch.equal(apart[:, :, ::2, ::2], near)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "densenet121"])
+def test_finer_maps_of_networks_that_pool_can_be_differentiated(name):
+    body, channels = Torchvision(name, None, 16).body()
+    net = Classifier(body, MeanLinear(channels, 3), "abc").eval()
+    layer = "inception5a" if name == "googlenet" else "features.denseblock4.denselayer1"
+    answer = net(images(64, 64, 1), at=(layer,))
+    (slope,) = torch.autograd.grad(answer.logits[0, 0], answer.activations[layer])
+    assert slope.isfinite().all()
+    assert answer.activations[layer].shape[2:] == (4, 4)
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(Problem, match=r"model.name=resnet51: no such network; did you mean"):
+        Torchvision("resnet51", None)
+    with pytest.raises(Problem, match=r"model.stride=8: resnet18 makes maps at .* 32 or 16"):
+        Torchvision("resnet18", None, 8)
+    with pytest.raises(Problem, match=r"model.stride=32: squeezenet1_0 makes maps at .* of 16"):
+        Torchvision("squeezenet1_0", None, 32)
+    with pytest.raises(Problem, match=r"model.weights=/no/such.pth: no such file; choices: image"):
+        Torchvision("resnet18", "/no/such.pth")
+    with pytest.raises(Problem, match="has no weights to load"):
+        Torchvision("resnet18", None).load()
+
+
+# -- files of weights ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def state():
+    return original("squeezenet1_1").state_dict()
+
+
+def loaded(path):
+    return Torchvision("squeezenet1_1", str(path)).load()
+
+
+@pytest.mark.parametrize("wrapping", [None, "state_dict", "model", "module."])
+def test_usual_wrappings(state, tmp_path, wrapping):
+    if wrapping == "module.":
+        saved = {f"module.{key}": tensor for key, tensor in state.items()}
+    else:
+        saved = state if wrapping is None else {wrapping: state, "epoch": 3}
+    torch.save(saved, tmp_path / "w.pth")
+    body, own, _ = loaded(tmp_path / "w.pth")
+    assert torch.equal(body.features[0].weight, state["features.0.weight"])
+    assert torch.equal(own.conv.weight, state["classifier.1.weight"])
+
+
+def test_safetensors(state, tmp_path):
+    save_file(state, tmp_path / "w.safetensors")
+    body, own, _ = loaded(tmp_path / "w.safetensors")
+    assert torch.equal(own.conv.bias, state["classifier.1.bias"])
+    with torch.no_grad():
+        body.features[0].weight.zero_()  # ours, not a window on the file
+    assert read_weights(tmp_path / "w.safetensors")["features.0.weight"].any()
+
+
+def test_other_classes_keep_the_body_and_drop_the_head(state, tmp_path):
+    few = {k: v[:7] if k.startswith("classifier") else v for k, v in state.items()}
+    torch.save(few, tmp_path / "w.pth")
+    body, own, known = loaded(tmp_path / "w.pth")
+    assert (own, known) == (None, ())
+    assert torch.equal(body.features[0].weight, state["features.0.weight"])
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("part", [0, 0.01, 0.5, 0.999])
+def test_truncated_files_are_refused(state, tmp_path, suffix, part):
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(Problem, match=r"not a file of weights that loads safely .*cut short"):
+        loaded(path)
+
+
+class Runs:
+    """A pickle that would touch a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch on what it refuses
+@pytest.mark.parametrize("write", ["torch", "old torch", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, write):
+    touched, path = tmp_path / "touched", tmp_path / "w.pth"
+    content = {"features.0.weight": torch.zeros(1), "bomb": Runs(touched)}
+    if write == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=write == "torch")
+    with pytest.raises(Problem, match="not a file of weights that loads safely"):
+        loaded(path)
+    assert not touched.exists()
+    pickle.loads(pickle.dumps(Runs(touched)))
+    assert touched.exists()  # the trap was armed
+
+
+@pytest.mark.filterwarnings("ignore")  # torch on what it refuses
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ([1, 2], "got a list"),
+        ({}, "got nothing"),
+        ({"epoch": 3, "loss": 0.5}, "got a int at 'epoch'"),
+        ({3: torch.zeros(1)}, "got a Tensor at 3"),
+        ({"a": torch.zeros(2, 2).to_sparse()}, "got a Tensor at 'a'"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, got):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(Problem, match=f"expected tensors by name .*{got}"):
+        loaded(tmp_path / "w.pth")
+
+
+def test_weights_of_another_network_are_refused_with_counts_and_an_example(state, tmp_path):
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(Problem) as refused:
+        Torchvision("resnet18", str(tmp_path / "w.pth")).load()
+    message = str(refused.value)
+    assert "do not fit resnet18" in message
+    assert "102 of 122 tensors it needs are missing (conv1.weight)" in message
+    assert "52 of 52 tensors in the file are not its (features.0.weight)" in message
+    with pytest.raises(
+        Problem, match=r"have another shape \(features.0.weight: \[64, 3, 3, 3\], n"
+    ):
+        Torchvision("squeezenet1_0", str(tmp_path / "w.pth")).load()
+
+
+def test_files_without_batch_counts_load(tmp_path):
+    network = original("resnet18")
+    kept = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
+    torch.save(kept, tmp_path / "w.pth")
+    body, own, known = Torchvision("resnet18", str(tmp_path / "w.pth")).load()
+    net = Classifier(body, own, known)
+    assert not any(t.is_meta for t in net.state_dict().values())
+    with torch.no_grad():
+        close(net.eval()(images(64, 64)).logits, network(images(64, 64)))
+
+
+def test_torchvision_s_own_files_of_old(tmp_path, monkeypatch):
+    """DenseNet's download has names with a dot more, GoogLeNet's has its side classifiers."""
+    network = original("densenet121")
+    old = {
+        key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.")
+        .replace("conv1.", "conv.1.").replace("conv2.", "conv.2.")
+        if "denselayer" in key else key: tensor
+        for key, tensor in network.state_dict().items()
+        if "num_batches" not in key
+    }  # fmt: skip
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    monkeypatch.setattr(ours, "_download", lambda name: old)
+    body, _, _ = Torchvision("densenet121").load()
+    x = images(64, 64, 1)
+    with torch.no_grad():
+        close(body.eval()(x), own_features(network, "densenet121", x))
+    network = original("googlenet")
+    sided = {**network.state_dict(), "aux1.fc1.weight": torch.zeros(2), "aux2.b": torch.zeros(1)}
+    monkeypatch.setattr(ours, "_download", lambda name: sided)
+    Torchvision("googlenet").load()
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("slow")])
+def test_offline_says_what_to_fetch_and_where_to_put_it(monkeypatch, error, tmp_path):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kind = torchvision.models.ResNet18_Weights
+    monkeypatch.setattr(kind, "get_state_dict", fail)
+    with pytest.raises(Problem) as refused:
+        Torchvision("resnet18").load()
+    message = str(refused.value)
+    assert kind.IMAGENET1K_V1.url in message
+    assert str(tmp_path / "hub" / "checkpoints") in message
+    assert "model.weights=FILE" in message
+
+
+def test_a_broken_download_says_to_remove_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    for content in (b"", b"not weights", b"PK\x03\x04"):
+        (folder / "resnet18-f37072fd.pth").write_bytes(content)
+        with pytest.raises(Problem, match=r"resnet18-f37072fd.pth cannot be read .*; remove it"):
+            Torchvision("resnet18").load()
+
+
+# -- classes -------------------------------------------------------------------------------------
+
+
+def test_rows_by_name():
+    known = ("tench", "English springer", "crane", "crane", "Cardigan", "cardigan", "hot-dog")
+    assert rows_by_name(["English_Springer", " TENCH"], known) == [1, 0]
+    assert rows_by_name(["hot dog"], known) == [6]
+    assert rows_by_name(["tench", "unicorn"], known) is None
+    assert rows_by_name(["crane"], known) is None
+    assert rows_by_name(["Cardigan", "cardigan"], known) == [4, 5]
+    assert rows_by_name(["CARDIGAN"], known) is None
+    assert rows_by_name(["tench", "Tench"], known) is None  # two classes cannot share a row
+    assert rows_by_name(imagenet_classes(), imagenet_classes()) == list(range(1000))
+
+
+@pytest.mark.parametrize("head", [MeanLinear, ConvMean])
+def test_select_classes_keeps_their_rows(head):
+    whole, x = head(6, 9), torch.randn(2, 6, 4, 5)
+    few = select_classes(whole, [7, 0, 3])
+    torch.testing.assert_close(few(x), whole(x)[:, [7, 0, 3]])
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0"])
+def test_real_weights_tell_real_images_apart(name):
+    weights = DATA / "weights" / f"{name}_imagenet.pth"
+    if not weights.is_file():
+        pytest.skip(f"{weights} is not on this machine")
+    folders = [f for f in sorted((DATA / "imagenette" / "val").iterdir()) if f.is_dir()]
+    names = dict(
+        line.split(maxsplit=1)
+        for line in (DATA / "imagenette" / "classes.txt").read_text().splitlines()
+    )
+    files = [file for folder in folders for file in sorted(folder.iterdir())[:4]]
+    pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    body, own, known = Torchvision(name, str(weights)).load()
+    rows = rows_by_name([names[folder.name] for folder in folders], known)
+    assert rows == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
+    net = Classifier(body, select_classes(own, rows), [str(row) for row in rows]).eval()
+    with torch.no_grad():
+        logits = net(to_tensor(pixels, MEAN, STD, torch.device("cpu"))).logits
+    right = logits.argmax(1).numpy() == np.repeat(np.arange(10), 4)
+    assert right.mean() >= 0.9

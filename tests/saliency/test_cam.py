@@ -1,0 +1,82 @@
+"""CAM's identity: the mean of the map and the bias make the logit."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
+from pipeline.model.torchvision import Torchvision
+from pipeline.records import Problem
+from pipeline.saliency.cam import CAM
+
+
+def top(count):
+    return lambda logits: logits.topk(count, dim=1).indices
+
+
+class Counting(nn.Module):
+    """How often the body ran."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.calls = body, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x)
+
+
+def network(name, head):
+    torch.manual_seed(0)
+    body, channels = Torchvision(name, None).body()
+    net = Classifier(Counting(body), head(channels, 12), [str(n) for n in range(12)]).eval()
+    nn.init.normal_(net.head.bias)
+    return net
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_mean_of_map_plus_bias_is_the_logit(name):
+    net, x = network(name, MeanLinear), torch.randn(2, 3, 96, 128)
+    found = CAM()(net, x, top(5))
+    assert net.body.calls == 1
+    assert found.maps.shape == (2, 5, 3, 4)
+    assert not found.maps.requires_grad
+    score = found.maps.mean((2, 3)) + net.head.bias[found.classes]
+    torch.testing.assert_close(score, found.logits.gather(1, found.classes), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.logits, net(x).logits)
+
+
+def test_squeezenet_s_head_is_convolution_relu_mean():
+    net, x = network("squeezenet1_1", ConvMean), torch.randn(2, 3, 96, 80)
+    found = CAM()(net, x, top(12))
+    score = (found.maps + net.head.bias[found.classes][:, :, None, None]).relu().mean((2, 3))
+    torch.testing.assert_close(score, found.logits.gather(1, found.classes), rtol=1e-5, atol=1e-5)
+
+
+def test_positive_weights_leave_out_what_speaks_against():
+    net, x = network("squeezenet1_1", MeanLinear), torch.randn(1, 3, 64, 64)
+    features = net.features(x)
+    found = CAM("positive")(net, x, lambda logits: torch.tensor([[4, 1]]))
+    for n, label in enumerate((4, 1)):
+        weights = net.class_weights[label].clamp(min=0)
+        wanted = (weights[:, None, None] * features[0]).sum(0)
+        torch.testing.assert_close(found.maps[0, n], wanted, rtol=1e-5, atol=1e-5)
+    both = CAM()(net, x, lambda logits: torch.tensor([[4, 1]]))
+    assert (found.maps >= both.maps - 1e-6).all()
+
+
+def test_maps_stay_float32_under_autocast():
+    net, x = network("squeezenet1_1", MeanLinear), torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = CAM()(net, x, top(2))
+    assert found.maps.dtype == torch.float32
+    exact = CAM()(net, x, lambda logits: found.classes)
+    assert (found.maps - exact.maps).abs().max() < 0.05 * exact.maps.abs().max()
+
+
+def test_other_heads_are_refused_before_anything_runs():
+    body = Counting(nn.Conv2d(3, 4, 3))
+    net = Classifier(body, nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 2)), "ab")
+    with pytest.raises(Problem, match="no class weights, which CAM reads"):
+        CAM()(net, torch.randn(1, 3, 8, 8), top(1))
+    assert body.calls == 0

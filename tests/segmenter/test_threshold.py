@@ -1,0 +1,153 @@
+"""Threshold: boxes by hand, the odd maps, and the same component as metric's curves take."""
+
+import numpy as np
+import pytest
+
+from pipeline.metric.components import THRESHOLDS, curves
+from pipeline.records import SaliencyMap
+from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.segmenter.threshold import Threshold
+
+
+def saliency(values, size=None, score=1.0, scale=1.0):
+    values = np.asarray(values, np.float16)
+    return SaliencyMap("x", 2, 1, score, values, scale, size or values.shape)
+
+
+def drawn(text):
+    """A map at the image's own size: digits are tenths, # is the maximum."""
+    rows = [line.strip() for line in text.split("|")]
+    return saliency([[1.0 if c == "#" else int(c) / 10 for c in row] for row in rows])
+
+
+def cut(text, threshold=0.5, components="largest"):
+    return Threshold(threshold, components)(drawn(text))
+
+
+def test_boxes_are_half_open():
+    found = cut("00000|0##00|0##00|00000")
+    assert found.boxes.tolist() == [[1, 1, 3, 3]]
+    assert found.scores.tolist() == [1]
+    assert found.label == 2
+    assert found.size == (4, 5)
+    assert cut("#0000|00000").boxes.tolist() == [[0, 0, 1, 1]]
+    assert cut("00000|0000#").boxes.tolist() == [[4, 1, 5, 2]]
+
+
+def test_diagonal_neighbours_are_one_component():
+    assert cut("#000|0#00|00#0|0000").boxes.tolist() == [[0, 0, 3, 3]]
+
+
+def test_largest_is_by_pixels_not_by_box():
+    assert cut("#0000|0#000|00#00|00000|00099|00099").boxes.tolist() == [[3, 4, 5, 6]]
+
+
+def test_of_equals_the_first_in_raster_order():
+    # OpenCV's default labels these two the other way round: it goes by blocks of 2 x 2.
+    assert cut("000#|#000|0000").boxes.tolist() == [[3, 0, 4, 1]]
+    assert cut("000#|#000|0000", components="all").boxes.tolist() == [[3, 0, 4, 1], [0, 1, 1, 2]]
+
+
+def test_all_components_best_score_first():
+    found = cut("60000|60000|000##|00000|88000", components="all")
+    assert found.boxes.tolist() == [[3, 2, 5, 3], [0, 4, 2, 5], [0, 0, 1, 2]]
+    np.testing.assert_allclose(found.scores, [1, 0.8, 0.6], atol=1e-3)
+
+
+def test_score_is_the_mean_inside_times_the_probability():
+    values = [[0, 0, 0], [0, 1, 0.5], [0, 0, 0]]
+    for components in ("largest", "all"):
+        found = Threshold(0.5, components)(saliency(values, score=0.4))
+        np.testing.assert_allclose(found.scores, [0.75 * 0.4], rtol=1e-6)
+
+
+def test_few_and_many_components_are_measured_alike():
+    noise = np.random.default_rng(0).random((40, 60))
+    many = Threshold(0.9, "all")(saliency(noise))
+    assert len(many.boxes) > 50
+    one = Threshold(0.9)(saliency(noise))
+    assert (many.boxes == one.boxes[0]).all(1).any()
+    for box, score in zip(many.boxes.astype(int), many.scores, strict=True):
+        lone = np.full_like(noise, 0)
+        lone[box[1] : box[3], box[0] : box[2]] = noise[box[1] : box[3], box[0] : box[2]]
+        assert lone.max() >= 0.89
+        assert score >= 0.9
+
+
+@pytest.mark.parametrize("components", ["largest", "all"])
+@pytest.mark.parametrize("size", [(37, 101), (101, 37), (1, 1), (1, 50), (3000, 4000)])
+@pytest.mark.parametrize("value", [0, 0.7, -3, np.nan, np.inf])
+def test_a_map_that_tells_nothing_gives_the_whole_image(components, size, value):
+    found = Threshold(0.2, components)(saliency(np.full((7, 7), value), size))
+    assert found.boxes.tolist() == [[0, 0, size[1], size[0]]]
+    assert found.scores.tolist() == [0]
+
+
+def test_one_pixel_image_of_any_map():
+    found = Threshold()(saliency(np.random.default_rng(0).random((7, 7)), (1, 1)))
+    assert found.boxes.tolist() == [[0, 0, 1, 1]]
+
+
+def test_height_and_width_are_not_swapped():
+    values = np.zeros((7, 7))
+    values[6, 0] = 1
+    for size in ((37, 101), (101, 37)):
+        x0, y0, x1, y1 = Threshold(0.5)(saliency(values, size)).boxes[0]
+        assert (x0, y1) == (0, size[0])
+        assert x1 < size[1] / 7 + 1
+        assert y0 > size[0] * 6 / 7 - 1
+
+
+def test_thresholds_0_and_1():
+    values = np.random.default_rng(0).random((7, 7))
+    assert Threshold(0)(saliency(values, (50, 60))).boxes.tolist() == [[0, 0, 60, 50]]
+    top = Threshold(1)(saliency(values, (50, 60)))
+    assert top.scores.tolist() == [1]
+    scaled = upsampled(saliency(values).raw(), (50, 60))
+    y, x = np.unravel_index(scaled.argmax(), scaled.shape)
+    assert top.boxes[0, 0] <= x < top.boxes[0, 2]
+    assert top.boxes[0, 1] <= y < top.boxes[0, 3]
+
+
+def test_some_values_not_finite():
+    values = np.zeros((7, 7))
+    values[1:3, 1:3], values[5, 5], values[5, 1] = 1, np.nan, np.inf
+    x0, y0, x1, y1 = Threshold(0.5)(saliency(values, (70, 70))).boxes[0]
+    assert x0 < 15 < 25 < x1 < 40
+    assert y0 < 15 < 25 < y1 < 40
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.5, float("nan")])
+def test_thresholds_outside_are_refused(bad):
+    with pytest.raises(ValueError, match="expected a fraction of the maximum, from 0 to 1"):
+        Threshold(bad)
+
+
+def test_large_photographs_are_cut_to_within_one_pixel_of_the_frame():
+    values = np.random.default_rng(3).random((7, 7))
+    values[3, 4] = 2
+    full = upsampled(saliency(values).raw(), (3000, 4000))
+    ys, xs = np.nonzero(full >= 0.7)  # one blob
+    exact = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+    found = Threshold(0.7)(saliency(values, (3000, 4000))).boxes[0]
+    assert np.abs(found - exact).max() <= 4000 / 512
+
+
+@pytest.mark.parametrize("size", [(224, 224), (37, 101), (101, 37), (60, 700), (2, 3)])
+def test_same_boxes_as_the_curves_of_the_metric(size):
+    rng = np.random.default_rng(sum(size))
+    for _ in range(10):
+        made = saliency(rng.random((7, 7)), size)
+        swept = curves(upsampled(made.raw(), frame_size(size)), np.zeros((0, 4)), size).boxes
+        for k in (0, 1, 150, 200, 300, 437, 500, 700, 850, 999):
+            found = Threshold(float(THRESHOLDS[k]))(made).boxes
+            assert found.tolist() == [swept[k].tolist()], (size, k)
+
+
+def test_same_boxes_as_the_curves_where_values_and_ties_are_plenty():
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        made = saliency(rng.integers(0, 11, (12, 17)) / 10)  # exact tenths meet the thresholds
+        swept = curves(upsampled(made.raw(), (12, 17)), np.zeros((0, 4))).boxes
+        for k in range(0, 1000, 100):
+            assert Threshold(float(THRESHOLDS[k]))(made).boxes.tolist() == [swept[k].tolist()]
