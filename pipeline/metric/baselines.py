@@ -1,0 +1,83 @@
+"""What knows nothing of the image, and stands in every table beside what claims to.
+
+    full image     the box of everything
+    centre box     the best of 20 centred boxes of the image's own aspect, their sides 5 % to 100 %
+                   of the image's; chosen on the scored images: an oracle, and named so
+    pyramid        the map 1 - max(|x - cx| / (w/2), |y - cy| / (h/2)): all centred boxes at once
+
+Gradient maps do not always beat the pyramid (compare Choe et al., "Evaluating Weakly Supervised
+Object Localization Methods Right", CVPR 2020, whose centre baseline is a Gaussian).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.metric.bootstrap import best, interval
+from pipeline.metric.iou import pairwise_iou
+from pipeline.metric.scores import chosen, mean_score
+from pipeline.records import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32
+
+    from pipeline.records import Size
+
+FRACTIONS = tuple(i / 20 for i in range(1, 21))
+
+
+def full_image(size: Size) -> Float32[np.ndarray, "4"]:
+    return centre_box(size, 1.0)
+
+
+def centre_box(size: Size, fraction: float) -> Float32[np.ndarray, "4"]:
+    """xyxy in pixels of the image; `fraction` is that of its sides."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction of the sides: expected above 0 and up to 1, got {fraction}")
+    height, width = size
+    low, high = (1 - fraction) / 2, (1 + fraction) / 2
+    return np.array([width * low, height * low, width * high, height * high], np.float32)
+
+
+def pyramid(size: Size) -> Float32[np.ndarray, "h w"]:
+    """Measured at the centres of pixels; above 0 everywhere, below 1 but at a centre pixel."""
+    height, width = size
+    y = np.abs((np.arange(height) + 0.5) / (height / 2) - 1)
+    x = np.abs((np.arange(width) + 0.5) / (width / 2) - 1)
+    return np.asarray(1 - np.maximum(y[:, None], x[None]), np.float32)
+
+
+class Baselines:
+    """GT-known Loc of the full image and of the best centre box. The pyramid is a map, and goes
+    the way of all maps."""
+
+    def __init__(self, ious: Sequence[float] = (0.3, 0.5, 0.7), seed: int = 0) -> None:
+        self.ious = tuple(ious)
+        self.seed = seed
+        self._found: list[np.ndarray] = []
+
+    def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
+        """True boxes of an image of `size` (height, width)."""
+        guesses = np.stack([centre_box(size, fraction) for fraction in FRACTIONS])
+        fits = pairwise_iou(guesses, boxes)
+        self._found.append(fits.max(1) if fits.size else np.zeros(len(FRACTIONS)))
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        found = chosen(np.array(self._found).reshape(-1, len(FRACTIONS)), select)
+        scores: list[Score] = []
+        for iou in self.ious if len(found) else ():
+            correct = found >= iou
+            scores += mean_score(
+                "full_image_loc", correct[:, -1], iou=iou, label=label, seed=self.seed
+            )
+            accuracy = correct.mean(0)
+            at = {"kind": "oracle", "value": FRACTIONS[int(accuracy.argmax())]}
+            bounds = interval(correct, best, seed=self.seed)
+            value = float(accuracy.max())
+            scores.append(Score("centre_box_loc", value, len(found), iou, at, label, bounds))
+        return scores

@@ -1,0 +1,216 @@
+"""How sure a number is, and whether a difference is more than luck. Seeded, so it can be repeated.
+
+A metric here is a function of means over images: `rows[n, k]` holds k values of each image, and
+`statistic` turns the k means into the metric (the mean itself; the best of 1000 thresholds; a
+ratio of counts). Resampling images with replacement, computing the metric each time, and taking the
+middle 95 % gives the interval (the percentile bootstrap; Efron & Tibshirani, "An Introduction to
+the Bootstrap", 1993). So the choice of an oracle threshold is repeated in every resample, as it
+should.
+
+Two runs on the same images are compared pair by pair. Under the hypothesis that they do not
+differ, each image's two rows could as well be swapped: p is the share of random swaps that give at
+least the difference seen (Fisher's randomization test; Edgington, "Randomization Tests", 1980).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float64, Int
+
+Statistic = Callable[["Float64[np.ndarray, '*b k']"], "Float64[np.ndarray, '*b']"]
+
+_CHUNK = 1024  # rows at a time: memory grows with this, never with the number of images
+
+
+class Rows(Protocol):
+    """n rows of k numbers: an array, or something that unpacks a slice of itself."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
+
+
+class BitRows:
+    """Rows of yes and no, eight to a byte: 125 bytes an image for 1000 thresholds."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._packed = np.empty((64, (width + 7) // 8), np.uint8)
+        self._count = 0
+
+    def append(self, row: Bool[np.ndarray, k]) -> None:
+        if row.shape != (self.width,):
+            raise ValueError(f"row: expected [{self.width}], got {list(row.shape)}")
+        if self._count == len(self._packed):
+            self._packed = np.concatenate([self._packed, np.empty_like(self._packed)])
+        self._packed[self._count] = np.packbits(row)
+        self._count += 1
+
+    def chosen(self, select: Bool[np.ndarray, n] | None) -> BitRows:
+        """The rows of a subset, still packed."""
+        if select is None:
+            return self
+        subset = BitRows(self.width)
+        subset._packed = self._packed[: self._count][_checked(select, self._count)]
+        subset._count = len(subset._packed)
+        return subset
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray:
+        return np.unpackbits(self._packed[: self._count][chosen], axis=1, count=self.width)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Run b against run a on the same images: b - a, its interval, and how likely by luck."""
+
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    n: int
+
+
+def first(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
+    """The statistic of a plain mean."""
+    return means[..., 0]
+
+
+def best(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
+    """The statistic of the best of k thresholds."""
+    return np.asarray(means.max(-1))
+
+
+def means(rows: Rows) -> Float64[np.ndarray, k]:
+    total: np.ndarray | None = None
+    for chunk in _chunks(rows):
+        part = chunk.sum(0, dtype=np.float64)
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("no images: there is nothing to average")
+    return total / len(rows)
+
+
+def interval(
+    rows: Rows,
+    statistic: Statistic = first,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of statistic(means(rows)). `rows`: [n, k], or [n]."""
+    values = statistic(resampled(_two_dimensional(rows), samples, np.random.default_rng(seed)))
+    return middle(values, level)
+
+
+def compare(
+    a: Rows,
+    b: Rows,
+    statistic: Statistic = first,
+    samples: int = 1000,
+    permutations: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """statistic(b) - statistic(a), paired: row i of both is the same image."""
+    a, b = _two_dimensional(a), _two_dimensional(b)
+    if len(a) != len(b):
+        raise ValueError(f"a paired test needs the same images: {len(a)} rows against {len(b)}")
+    mean_a, mean_b = means(a), means(b)
+    seen = float(statistic(mean_b) - statistic(mean_a))
+    rng = np.random.default_rng(seed)
+    pairs = resampled(_Beside(a, b), samples, rng)
+    k = len(mean_a)
+    spread = statistic(pairs[:, k:]) - statistic(pairs[:, :k])
+
+    moved = np.zeros((permutations, k))  # mean change of a where images are swapped
+    for chunk_a, chunk_b in zip(_chunks(a), _chunks(b), strict=True):
+        change = chunk_b.astype(np.float64) - chunk_a
+        change = change[change.any(1)]  # swapping equal rows changes nothing
+        if len(change):
+            swap = rng.integers(0, 2, (permutations, len(change)), np.uint8)
+            moved += swap.astype(np.float64) @ change / len(a)
+    swapped = statistic(mean_b - moved) - statistic(mean_a + moved)
+    as_far = np.abs(swapped) >= abs(seen) - 1e-12
+    p_value = float((1 + as_far.sum()) / (1 + permutations))
+    return Comparison(seen, middle(spread, level), p_value, len(a))
+
+
+class _Beside:
+    """Two runs' rows side by side, so that both are resampled alike."""
+
+    def __init__(self, a: Rows, b: Rows) -> None:
+        self.a, self.b = a, b
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def __getitem__(self, chosen: slice, /) -> np.ndarray:
+        return np.concatenate([self.a[chosen], self.b[chosen]], axis=1)
+
+
+def _two_dimensional(rows: Rows) -> Rows:
+    if isinstance(rows, np.ndarray) and rows.ndim == 1:
+        return rows[:, None]
+    return rows
+
+
+def _checked(select: np.ndarray, count: int) -> np.ndarray:
+    if select.dtype != bool or select.shape != (count,):
+        raise ValueError(
+            f"select: expected bool [{count}], one for each image added, "
+            f"got {select.dtype} {list(select.shape)}"
+        )
+    return select
+
+
+def _chunks(rows: Rows) -> Iterator[np.ndarray]:
+    for at in range(0, len(rows), _CHUNK):
+        yield rows[at : at + _CHUNK]
+
+
+def resampled(
+    rows: Rows, samples: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "samples k"]:
+    """Means of `rows` [n, k] over resampled images: for who needs several statistics of them."""
+    n = len(rows)
+    if n == 0:
+        raise ValueError("no images: there is nothing to resample")
+    if rows[:1].shape[1] <= 4:
+        # Few values, as in correct or not: draw how often each occurs, not image by image.
+        distinct, counts = np.unique(np.asarray(rows[:], np.float64), axis=0, return_counts=True)
+        if len(distinct) <= 64:
+            return rng.multinomial(n, counts / n, samples) @ distinct / n
+    sizes = np.array([min(_CHUNK, n - at) for at in range(0, n, _CHUNK)])
+    drawn = rng.multinomial(n, sizes / n, samples)  # of each chunk, in each sample
+    total: np.ndarray | None = None
+    for i, chunk in enumerate(_chunks(rows)):
+        weights = _weights(drawn[:, i], int(sizes[i]), rng)
+        # Whole numbers below 2**24 are exact in float32, which is twice as fast.
+        kind = np.float32 if chunk.dtype in (np.bool_, np.uint8) else np.float64
+        part = (weights.astype(kind) @ chunk.astype(kind)).astype(np.float64)
+        total = part if total is None else total + part
+    assert total is not None
+    return total / n
+
+
+def _weights(
+    drawn: Int[np.ndarray, samples], size: int, rng: np.random.Generator
+) -> Int[np.ndarray, "samples size"]:
+    """How often each of `size` rows is drawn in each sample, `drawn` in all."""
+    samples = len(drawn)
+    cells = np.repeat(np.arange(samples) * size, drawn) + rng.integers(0, size, drawn.sum())
+    return np.bincount(cells, minlength=samples * size).reshape(samples, size)
+
+
+def middle(values: Float64[np.ndarray, samples], level: float = 0.95) -> tuple[float, float]:
+    """The interval that holds the middle `level` of resampled values."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

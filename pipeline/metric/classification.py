@@ -1,0 +1,66 @@
+"""Top-k accuracy: the share of images whose true class is among the k classes scored highest.
+
+It is what Top-k Loc multiplies GT-known Loc with where the two are independent. Of equal scores the
+class with the lower number comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.metric.scores import chosen, mean_score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+    from pipeline.records import Score
+
+
+def ranks(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n]) -> Int[np.ndarray, n]:
+    """The place of the true class among all, 0 for the first."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise ValueError(
+            f"expected scores [n, C] and labels [n], got {list(scores.shape)} and "
+            f"{list(labels.shape)}"
+        )
+    if len(labels) and not (labels.min() >= 0 and labels.max() < scores.shape[1]):
+        raise ValueError(
+            f"labels: expected 0 to {scores.shape[1] - 1}, got {labels.min()} to {labels.max()}"
+        )
+    own = scores[np.arange(len(labels)), labels][:, None]
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    return np.asarray(((scores > own) | ((scores == own) & before)).sum(1))
+
+
+def top_k_accuracy(
+    scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n], k: int = 1
+) -> float:
+    return float(np.mean(ranks(scores, labels) < k))
+
+
+class Classification:
+    def __init__(self, ks: Sequence[int] = (1, 5), seed: int = 0) -> None:
+        self.ks = tuple(ks)
+        self.seed = seed
+        self._rank: list[int] = []
+
+    def add(self, label: int, predicted: Sequence[int]) -> None:
+        """`predicted`: the classes of one image, most likely first, at least max(ks) of them
+        where there are as many."""
+        classes = [int(c) for c in predicted]
+        # A class that is not named lies behind every k.
+        self._rank.append(classes.index(label) if label in classes else max(len(classes), *self.ks))
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        rank = chosen(np.array(self._rank, int), select)
+        return [
+            score
+            for k in self.ks
+            for score in mean_score(f"classification_top{k}", rank < k, label=label, seed=self.seed)
+        ]

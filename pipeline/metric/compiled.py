@@ -1,0 +1,14 @@
+"""`numba.njit` as this family uses it: compiled once, kept on disk, free of the GIL, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def njit(function: Function) -> Function:
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))

@@ -1,0 +1,138 @@
+"""MaxBoxAcc and MaxBoxAccV2: localization accuracy at the best threshold of the scored set.
+
+    BoxAcc(t, d)  = share of images whose box at threshold t has IoU >= d with a true box
+    MaxBoxAcc     = max_t BoxAcc(t, 0.5),                  box: the largest component
+    MaxBoxAccV2   = mean over d in {0.3, 0.5, 0.7} of max_t BoxAcc(t, d),  best of all components
+
+t runs over `components.THRESHOLDS`, the same for all images, and is chosen on the very images that
+are scored: an oracle, and named so. Choe et al., "Evaluating Weakly Supervised Object Localization
+Methods Right", CVPR 2020 (and TPAMI 2022 for V2).
+
+Which boxes are measured, and how, is settled where the curves are made: `components.curves`, or
+`components.wsolevaluation_curves` for the numbers of clovaai/wsolevaluation (protocol="default" or
+"wsolevaluation"). Curves of one map serve both metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from pipeline.metric.bootstrap import BitRows, means, middle, resampled
+from pipeline.metric.components import (
+    THRESHOLDS,
+    Curves,
+    curves,
+    wsolevaluation_boxes,
+    wsolevaluation_curves,
+)
+from pipeline.records import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64
+
+    from pipeline.records import Size
+
+Protocol = Literal["default", "wsolevaluation"]
+
+
+def map_curves(
+    values: Float[np.ndarray, "h w"],
+    boxes: Float[np.ndarray, "M 4"],
+    size: Size,
+    protocol: Protocol = "default",
+) -> Curves:
+    """Curves of one map against half-open boxes in original pixels, by either protocol.
+
+    For "wsolevaluation" the map should be 224x224, as that evaluator has it.
+    """
+    if protocol == "default":
+        return curves(values, boxes, size)
+    if protocol == "wsolevaluation":
+        height, width = values.shape
+        return wsolevaluation_curves(values, wsolevaluation_boxes(boxes, size, (height, width)))
+    raise ValueError(f"protocol: expected default or wsolevaluation, got {protocol!r}")
+
+
+def max_box_acc(correct: Bool[np.ndarray, "n T"]) -> float:
+    """The best share of correct images over T thresholds."""
+    return best_threshold(np.asarray(np.mean(correct, 0, dtype=np.float64)))[0]
+
+
+def best_threshold(accuracy: Float64[np.ndarray, T]) -> tuple[float, float]:
+    """The best accuracy and its threshold: the middle one where several are equally good."""
+    if accuracy.shape != THRESHOLDS.shape:
+        raise ValueError(f"accuracy: expected [{len(THRESHOLDS)}], got {list(accuracy.shape)}")
+    best = accuracy.max()
+    at = np.flatnonzero(accuracy == best)
+    return float(best), float(THRESHOLDS[at[(len(at) - 1) // 2]])
+
+
+class MaxBoxAcc:
+    """`add` the curves of each map; `compute` over all of them or a subset.
+
+    `num_correct[iou]` counts the correct images at each threshold, as the reference does.
+    """
+
+    name = "max_box_acc"
+    ious: tuple[float, ...] = (0.5,)
+
+    def __init__(self, ious: Sequence[float] | None = None, seed: int = 0) -> None:
+        self.ious = self.ious if ious is None else tuple(ious)
+        self.seed = seed
+        self.correct = BitRows(len(self.ious) * len(THRESHOLDS))
+
+    def add(self, found: Curves) -> None:
+        curve = self._curve(found)
+        self.correct.append((curve >= np.array(self.ious)[:, None]).ravel())
+
+    @property
+    def num_correct(self) -> dict[float, Float64[np.ndarray, T]]:
+        counts = np.rint(means(self.correct) * len(self.correct))
+        return dict(zip(self.ious, counts.reshape(len(self.ious), -1), strict=True))
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """A score for each IoU; where there are several, first their mean, which names one
+        threshold for each of them."""
+        rows = self.correct.chosen(select)
+        if len(rows) == 0:
+            return []
+        accuracy = means(rows).reshape(len(self.ious), -1)
+        found = [best_threshold(curve) for curve in accuracy]
+        maxima = self._maxima(resampled(rows, 1000, np.random.default_rng(self.seed)))
+        scores = [
+            Score(self.name, value, len(rows), iou, _oracle(at), label, middle(maxima[:, i]))
+            for i, (iou, (value, at)) in enumerate(zip(self.ious, found, strict=True))
+        ]
+        if len(scores) > 1:
+            mean = float(np.mean([value for value, _ in found]))
+            at_each = _oracle([at for _, at in found])
+            bounds = middle(maxima.mean(-1))
+            scores.insert(0, Score(self.name, mean, len(rows), None, at_each, label, bounds))
+        return scores
+
+    def statistic(self, means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
+        """From mean correctness to the metric: what `bootstrap.compare` of two runs takes."""
+        return np.asarray(self._maxima(means).mean(-1))
+
+    def _maxima(self, means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b d"]:
+        return np.asarray(means.reshape(*means.shape[:-1], len(self.ious), -1).max(-1))
+
+    def _curve(self, found: Curves) -> Float64[np.ndarray, T]:
+        return found.largest
+
+
+class MaxBoxAccV2(MaxBoxAcc):
+    name = "max_box_acc_v2"
+    ious = (0.3, 0.5, 0.7)
+
+    def _curve(self, found: Curves) -> Float64[np.ndarray, T]:
+        return found.any
+
+
+def _oracle(value: float | list[float]) -> dict[str, object]:
+    return {"kind": "oracle", "value": value}

@@ -1,0 +1,121 @@
+"""Does the map point at the object? With one point, or with all of its energy.
+
+    pointing game           share of images whose highest value lies on an object, or within
+                            `tolerance` pixels of one (Zhang et al., "Top-down Neural Attention by
+                            Excitation Backprop", ECCV 2016 and IJCV 2018: 15 pixels)
+    energy-based game       sum of the map inside the objects / sum of the map (Wang et al.,
+                            "Score-CAM", CVPR-W 2020), averaged over images
+
+A map covers its image at any resolution, and stands for itself at the centres of its pixels;
+distances are in pixels of the original image. An object is its boxes, or where there is one its
+mask. Of equal maxima the first in raster order points.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.metric.scores import chosen, mean_score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64
+
+    from pipeline.records import Score, Size
+
+
+def peak(values: Float[np.ndarray, "h w"], size: Size) -> tuple[float, float]:
+    """(x, y) of the highest value, in pixels of the image of `size` (height, width)."""
+    height, width = values.shape
+    y, x = divmod(int(np.argmax(values)), width)
+    return (x + 0.5) * size[1] / width, (y + 0.5) * size[0] / height
+
+
+def pointing_hit(
+    values: Float[np.ndarray, "h w"],
+    boxes: Float[np.ndarray, "M 4"],
+    size: Size,
+    tolerance: float = 15.0,
+    mask: Bool[np.ndarray, "H W"] | None = None,
+) -> bool:
+    """Whether the highest value lies at most `tolerance` away from the object.
+
+    `mask`: of the objects, at the image's own size; it then replaces the boxes.
+    """
+    x, y = peak(values, size)
+    if mask is not None:
+        if mask.shape != tuple(size):
+            raise ValueError(f"mask: expected {list(size)}, got {list(mask.shape)}")
+        rows, columns = np.nonzero(mask)
+        # A pixel of the mask is the square around its centre.
+        away = np.hypot(
+            np.maximum(np.abs(columns + 0.5 - x) - 0.5, 0),
+            np.maximum(np.abs(rows + 0.5 - y) - 0.5, 0),
+        )
+        return bool(len(away) and away.min() <= tolerance)
+    return any(
+        math.hypot(max(x0 - x, x - x1, 0.0), max(y0 - y, y - y1, 0.0)) <= tolerance
+        for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4)
+    )
+
+
+def energy_inside(
+    values: Float[np.ndarray, "h w"],
+    boxes: Float[np.ndarray, "M 4"],
+    size: Size,
+    mask: Bool[np.ndarray, "h w"] | None = None,
+) -> float:
+    """Share of the map's energy inside the objects; 0 for a map of zeros. `values`: at least 0.
+
+    `mask`: of the objects, at the map's own size; it then replaces the boxes.
+    """
+    values = np.asarray(values, np.float64)
+    if values.size and not values.min() >= 0:
+        raise ValueError(f"map: expected values of at least 0, got {values.min()}")
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    if mask is None:
+        mask = inside(boxes, size, (values.shape[0], values.shape[1]))
+    elif mask.shape != values.shape:
+        raise ValueError(f"mask: expected {list(values.shape)}, got {list(mask.shape)}")
+    return float(values[mask].sum() / total)
+
+
+def inside(boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size) -> Bool[np.ndarray, "h w"]:
+    """Which pixels of a `frame` over the image have their centre in a box."""
+    y = (np.arange(frame[0]) + 0.5) * size[0] / frame[0]
+    x = (np.arange(frame[1]) + 0.5) * size[1] / frame[1]
+    covered = np.zeros(frame, bool)
+    for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4):
+        covered |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None]
+    return covered
+
+
+class Pointing:
+    def __init__(self, tolerance: float = 15.0, seed: int = 0) -> None:
+        self.tolerance = tolerance
+        self.seed = seed
+        self._hit: list[bool] = []
+        self._energy: list[float] = []
+
+    def add(
+        self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
+    ) -> None:
+        self._hit.append(pointing_hit(values, boxes, size, self.tolerance))
+        self._energy.append(energy_inside(values, boxes, size))
+
+    @property
+    def energy(self) -> Float64[np.ndarray, n]:
+        return np.array(self._energy)
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        hit = chosen(np.array(self._hit, bool), select)
+        energy = chosen(self.energy, select)
+        return mean_score("pointing_game", hit, label=label, seed=self.seed) + mean_score(
+            "energy_pointing_game", energy, label=label, seed=self.seed
+        )

@@ -1,0 +1,110 @@
+"""PxAP and PxIoU: every pixel of every image, at every threshold, against masks.
+
+    precision(t), recall(t)   of {value >= t}, over the pixels of all images together
+    PxAP    sum over falling t of precision(t) * (recall(t) - recall(next higher t))
+    PxIoU   TP / (TP + FP + FN), at its best t of the scored set (an oracle, and named so; the
+            peak of the IoU-threshold curve of Zhang et al., "Rethinking Localization Map",
+            2020), or at a t that is given
+
+PxAP is the OpenImages protocol of Choe et al., "Evaluating Weakly Supervised Object Localization
+Methods Right", CVPR 2020. Masks are uint8: 1 object, 0 background, 255 ignore; ignored pixels
+count nowhere. Maps lie in [0, 1]. Thresholds are `components.THRESHOLDS` and 1. Larger images
+weigh more: that protocol first brings all to 224x224.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.metric.bootstrap import middle, resampled
+from pipeline.metric.components import THRESHOLDS, levels_of
+from pipeline.metric.scores import chosen
+from pipeline.records import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64, Int, UInt8
+
+BINS = np.append(THRESHOLDS, 1.0)  # bin i holds values from BINS[i] to below BINS[i + 1]
+
+
+def histograms(
+    values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]
+) -> Int[np.ndarray, "2 1001"]:
+    """How many pixels of background (0) and of the object (1) fall into each bin."""
+    values, mask = np.asarray(values), np.asarray(mask)
+    if values.shape != mask.shape or values.ndim != 2:
+        raise ValueError(
+            f"expected a map and a mask of one size, got {list(values.shape)} and "
+            f"{list(mask.shape)}"
+        )
+    unknown = np.setdiff1d(mask, (0, 1, 255))
+    if len(unknown):
+        raise ValueError(f"mask: expected 0, 1 and 255 (ignore), got {unknown[:5].tolist()}")
+    bins = levels_of(values).astype(np.int64)
+    bins[values >= 1] = len(THRESHOLDS)
+    return np.stack([np.bincount(bins[mask == kind], minlength=len(BINS)) for kind in (0, 1)])
+
+
+def pxap(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b"]:
+    """Average precision, of counts (or mean counts) by bin, lowest bin first."""
+    fp, tp = _above(histogram)
+    objects = tp[..., -1:]
+    precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
+    recall = np.divide(tp, objects, out=np.zeros_like(tp), where=objects > 0)
+    gain = np.diff(recall, axis=-1, prepend=0)
+    return np.asarray((precision * gain).sum(-1))
+
+
+def pxiou(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b T"]:
+    """IoU of {value >= t} with the object, at each threshold, lowest first."""
+    fp, tp = _above(histogram)
+    union = tp[..., -1:] + fp
+    iou = np.divide(tp, union, out=np.zeros_like(tp), where=union > 0)
+    return np.asarray(iou[..., ::-1])
+
+
+class PxAP:
+    """Keeps 8 kB an image. `threshold`: {"kind": ..., "value": t} for PxIoU at that t too."""
+
+    def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
+        self.threshold = threshold
+        self.seed = seed
+        self._rows: list[np.ndarray] = []
+
+    def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
+        self._rows.append(histograms(values, mask).astype(np.uint32).ravel())
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        rows = chosen(np.array(self._rows, np.uint32).reshape(-1, 2 * len(BINS)), select)
+        total = rows.sum(0, dtype=np.float64).reshape(2, -1)
+        if total[1].sum() == 0:  # no object: nothing to find
+            return []
+        again = resampled(rows, 1000, np.random.default_rng(self.seed)).reshape(-1, *total.shape)
+        curve, curves = pxiou(total), pxiou(again)
+        best = int(curve.argmax())
+        oracle = {"kind": "oracle", "value": float(BINS[best])}
+        found = [
+            ("pxap", float(pxap(total)), None, pxap(again)),
+            ("pxiou", float(curve[best]), oracle, curves.max(-1)),
+        ]
+        if self.threshold is not None:
+            # The first of our thresholds that is no lower than the one given.
+            at = min(int(np.searchsorted(BINS, self.threshold["value"])), len(BINS) - 1)
+            found.append(("pxiou", float(curve[at]), dict(self.threshold), curves[:, at]))
+        return [
+            Score(name, value, len(rows), None, threshold, label, middle(spread))
+            for name, value, threshold, spread in found
+        ]
+
+
+def _above(
+    histogram: Float64[np.ndarray, "*b 2 T"],
+) -> tuple[Float64[np.ndarray, "*b T"], Float64[np.ndarray, "*b T"]]:
+    """Background and object pixels at or above each threshold, highest first."""
+    counts = np.asarray(histogram, np.float64)[..., ::-1].cumsum(-1)
+    return counts[..., 0, :], counts[..., 1, :]

@@ -1,0 +1,53 @@
+"""From one value per image to a Score with its interval: what most accumulators end with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.metric.bootstrap import interval
+from pipeline.records import Score
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Shaped
+
+
+def chosen(
+    values: Shaped[np.ndarray, "n *k"], select: Bool[np.ndarray, n] | None
+) -> Shaped[np.ndarray, "m *k"]:
+    """The values of a subset of images; None: of all."""
+    if select is None:
+        return values
+    if select.dtype != bool or select.shape != values.shape[:1]:
+        raise ValueError(
+            f"select: expected bool [{len(values)}], one for each image added, "
+            f"got {select.dtype} {list(select.shape)}"
+        )
+    return np.asarray(values[select])
+
+
+def mean_score(
+    name: str,
+    values: Shaped[np.ndarray, n],
+    *,
+    iou: float | None = None,
+    threshold: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """The mean over images with its 95 % interval; no score where there is no image."""
+    if len(values) == 0:
+        return []
+    return [
+        Score(
+            name=name,
+            value=float(np.mean(values, dtype=np.float64)),
+            n=len(values),
+            iou=iou,
+            threshold=threshold,
+            label=label,
+            interval=interval(values, seed=seed),
+        )
+    ]

@@ -1,0 +1,98 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from pipeline.metric.bootstrap import BitRows, best, compare, interval, means, resampled
+
+
+def test_interval_of_a_share_is_the_binomial_one() -> None:
+    correct = np.arange(1000) < 300
+    low, high = interval(correct)
+    spread = 1.96 * np.sqrt(0.3 * 0.7 / 1000)
+    assert low == pytest.approx(0.3 - spread, abs=0.006)
+    assert high == pytest.approx(0.3 + spread, abs=0.006)
+
+
+def test_interval_of_numbers_over_several_chunks() -> None:
+    values = np.random.default_rng(5).normal(2, 3, 3000)  # chunks of 1024
+    low, high = interval(values)
+    spread = 1.96 * values.std() / np.sqrt(3000)
+    assert low == pytest.approx(values.mean() - spread, abs=0.02)
+    assert high == pytest.approx(values.mean() + spread, abs=0.02)
+
+
+def test_seeded() -> None:
+    values = np.random.default_rng(5).random(50)
+    assert interval(values, seed=1) == interval(values, seed=1) != interval(values, seed=2)
+
+
+def test_best_threshold_is_chosen_again_in_each_resample() -> None:
+    # Two thresholds, each right for one half: the best of a resample is never below one half.
+    rows = np.zeros((100, 8), bool)
+    rows[:50, 2] = rows[50:, 5] = True
+    low, high = interval(rows, best)
+    assert 0.5 <= low < 0.53
+    assert 0.57 < high < 0.63
+
+
+def test_packed_rows_are_the_same_rows() -> None:
+    rows = np.random.default_rng(0).random((1500, 13)) < 0.4
+    packed = BitRows(13)
+    for row in rows:
+        packed.append(row)
+    np.testing.assert_array_equal(packed[:], rows)
+    np.testing.assert_allclose(means(packed), rows.mean(0))
+    assert interval(packed, best) == interval(rows, best)
+    some = np.arange(1500) % 3 == 0
+    np.testing.assert_array_equal(packed.chosen(some)[:], rows[some])
+    with pytest.raises(ValueError, match=r"expected \[13\]"):
+        packed.append(rows[0, :5])
+
+
+def test_resampling_keeps_the_mean() -> None:
+    rows = np.random.default_rng(0).random((2500, 7))
+    np.testing.assert_allclose(
+        resampled(rows, 500, np.random.default_rng(0)).mean(0), rows.mean(0), atol=2e-3
+    )
+
+
+def test_comparison_with_itself_and_with_a_better_run() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random(400)
+    same = compare(a, a)
+    assert (same.difference, same.interval, same.p_value) == (0, (0, 0), 1)
+    better = compare(a, a + rng.normal(0.1, 0.2, 400))
+    assert better.interval[0] < better.difference < better.interval[1]
+    assert better.difference == pytest.approx(0.1, abs=0.03)
+    assert better.interval[0] > 0
+    assert better.p_value < 0.01
+    noise = compare(a, a + rng.normal(0, 0.2, 400))
+    assert noise.p_value > 0.05
+    assert noise.interval[0] < 0 < noise.interval[1]
+
+
+def test_p_value_is_that_of_all_swaps() -> None:
+    change = np.array([1.0, 2, 3, -1, 2, 1, 4, 0.5])
+    signs = np.array(list(itertools.product([1, -1], repeat=8)))
+    exact = (np.abs(signs @ change) >= abs(change.sum())).mean()
+    got = compare(np.zeros(8), change, permutations=20000).p_value
+    assert got == pytest.approx(exact, abs=0.004)
+
+
+def test_paired_test_of_two_maxima() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.random((300, 20)) < 0.4
+    b = a | (rng.random((300, 20)) < 0.2)
+    found = compare(a, b, best)
+    assert found.difference == b.mean(0).max() - a.mean(0).max()
+    assert found.p_value < 0.01
+    assert found.n == 300
+    assert compare(a, a, best).p_value == 1
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        interval(np.zeros(0))
+    with pytest.raises(ValueError, match="same images: 3 rows against 4"):
+        compare(np.zeros(3), np.zeros(4))
