@@ -1,0 +1,160 @@
+"""Localize: maps -> scored boxes, in shards; then the two files that detection tools load.
+
+boxes.json        a COCO results file: image_id, category_id, bbox, score
+predictions.json  a whole COCO data set: images, categories, annotations with scores
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import runtime, store
+from pipeline.data import coco
+from pipeline.records import Boxes, CocoNames, Example, SaliencyMap, Segmenter, SetAside
+from pipeline.run import Run
+from pipeline.stages import explain
+from pipeline.stages.features import over_shards
+
+
+def made_of(run: Run) -> dict[str, Any]:
+    names = run.data.coco_names(run.split)
+    numbers = repr((list(names.image_ids), list(names.file_names), list(names.category_ids)))
+    return {
+        "source": run.sources("localize", "segmenter"),
+        "explain": run.key("explain"),
+        "segmenter": run.config["segmenter"],
+        "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
+    }
+
+
+def make(run: Run, folder: Path) -> None:
+    maps, segmenter = run.folder("explain"), run.segmenter()
+    ids = run.data.ids(run.split)
+    shards = explain.shards_of(maps)
+
+    def shard(numbers: range) -> tuple[dict[str, Any], list[Any]]:
+        found, set_aside = [], []
+        items = (item for n in numbers for item in explain.maps_in(shards[n], ids))
+        for boxes in runtime.stream(lambda item: _cut(run, segmenter, *item), items, run.workers):
+            if isinstance(boxes, tuple):
+                found.append(boxes)
+            else:
+                set_aside.append([boxes.args[1], boxes.args[0]])
+        return _arrays(found), set_aside
+
+    over_shards(folder, "localize", len(shards), 1, shard)
+    names = run.data.coco_names(run.split)
+    with store.whole_file(folder / "boxes.json") as path:
+        coco.dump(path, results(folder, ids, names))
+    with store.whole_file(folder / "predictions.json") as path:
+        _data_set(path, run, folder, explain.classification(maps), names)
+
+
+def _cut(
+    run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap
+) -> tuple[int, Boxes] | SetAside:
+    example: Example | None = None
+    if segmenter.needs_image:
+        try:
+            example = run.data.example(run.split, position)
+        except SetAside as problem:
+            return SetAside(str(problem), position)
+    return position, segmenter(saliency, example)
+
+
+def _arrays(found: Sequence[tuple[int, Boxes]]) -> dict[str, np.ndarray]:
+    """Boxes of many images as flat arrays, `count` of them for each image and class."""
+    every = [boxes for _, boxes in found]
+    arrays = {
+        "row_image": np.array([position for position, _ in found], np.int32),
+        "row_class": np.array([boxes.label for boxes in every], np.int32),
+        "row_size": np.array([boxes.size for boxes in every], np.int32).reshape(-1, 2),
+        "count": np.array([len(boxes.boxes) for boxes in every], np.int32),
+        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(b.boxes for b in every)]),
+        "scores": np.concatenate([np.zeros(0, np.float32), *(b.scores for b in every)]),
+    }
+    masks = [boxes.masks for boxes in every]
+    if any(one is not None for one in masks):
+        text = json.dumps(masks).encode()
+        arrays["masks"] = np.frombuffer(text, np.uint8)
+    return arrays
+
+
+# -- reading what was made -----------------------------------------------------------------------
+
+
+def boxes_of(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
+    """Every Boxes with the position of its image, streamed from the shards."""
+    for shard in explain.shards_of(folder):
+        arrays, _ = store.read_arrays(shard)
+        ends = np.cumsum(arrays["count"])
+        masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
+        for n, (position, label) in enumerate(
+            zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
+        ):
+            own = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
+            height, width = arrays["row_size"][n].tolist()
+            yield (
+                position,
+                Boxes(
+                    ids[position],
+                    label,
+                    arrays["boxes"][own],
+                    arrays["scores"][own],
+                    (height, width),
+                    None if masks is None else masks[n],
+                ),
+            )
+
+
+def results(folder: Path, ids: Sequence[str], names: CocoNames) -> Iterator[dict[str, Any]]:
+    """The records of a COCO results file."""
+    for position, found in boxes_of(folder, ids):
+        for n, (box, score) in enumerate(zip(found.boxes, found.scores.tolist(), strict=True)):
+            record = {
+                "image_id": int(names.image_ids[position]),
+                "category_id": int(names.category_ids[found.label]),
+                "bbox": coco.xywh(box),
+                "score": round(score, 5),
+            }
+            if found.masks is not None:
+                record["segmentation"] = found.masks[n]
+            yield record
+
+
+def _data_set(
+    path: Path, run: Run, folder: Path, seen: explain.Classification, names: CocoNames
+) -> None:
+    classes = zip(names.category_ids, run.data.classes, strict=True)
+    sizes = zip(seen.image.tolist(), seen.size.tolist(), strict=True)
+    images = [
+        {
+            "id": int(names.image_ids[position]),
+            "file_name": names.file_names[position],
+            "width": width,
+            "height": height,
+        }
+        for position, (height, width) in sizes
+    ]
+    annotations = [
+        {
+            "id": n,
+            **record,
+            "area": round(record["bbox"][2] * record["bbox"][3], 2),
+            "iscrowd": 0,
+        }
+        for n, record in enumerate(results(folder, run.data.ids(run.split), names), 1)
+    ]
+    whole = {
+        "info": {"description": f"Boxes found by label2box: {run.config['name']}"},
+        "images": images,
+        "categories": [{"id": int(number), "name": name} for number, name in classes],
+        "annotations": annotations,
+    }
+    path.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")

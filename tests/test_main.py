@@ -1,0 +1,237 @@
+"""The way through, end to end on small data: runs, sweeps, single stages, resuming, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+
+from tests.conftest import ROOT, TINY, Cli
+
+RUN = ("+experiment=cam", *TINY)
+
+
+def folders(outputs: Path, stage: str) -> list[Path]:
+    return [path for path in (outputs / stage).iterdir() if (path / "DONE").is_file()]
+
+
+def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN) == 0
+    latest = tmp_path / "outputs" / "latest"
+    for name in ("boxes.json", "predictions.json", "metrics.json", "report/index.html",
+                 "config.yaml"):  # fmt: skip
+        assert (latest / name).is_file(), name
+    assert latest.resolve().parent == (tmp_path / "outputs/runs/cam").resolve()
+
+    whole = COCO(str(latest / "predictions.json"))
+    found = whole.loadRes(str(latest / "boxes.json"))
+    assert len(whole.imgs) == 24
+    assert min(whole.imgs) == 1
+    assert len({image["file_name"] for image in whole.imgs.values()}) == 24
+    assert len(found.anns) == len(whole.anns) > 0
+    for one in whole.anns.values():
+        x, y, w, h = one["bbox"]
+        image = whole.imgs[one["image_id"]]
+        assert x >= 0 and y >= 0 and w > 0 and h > 0  # noqa: PT018
+        assert x + w <= image["width"] + 0.01
+        assert y + h <= image["height"] + 0.01
+        assert 0 <= one["score"] <= 1
+
+    records = json.loads((latest / "metrics.json").read_text())
+    assert {"name", "value", "n", "iou", "threshold", "class"} <= set(records[0])
+    headline = {(r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r
+                for r in records if r["class"] is None}  # fmt: skip
+    for place in (("gt_known_loc", 0.5, "fixed"), ("gt_known_loc", 0.5, "oracle"),
+                  ("top1_loc", 0.5, "fixed"), ("top5_loc", 0.7, "fixed"),
+                  ("max_box_acc_v2", None, "oracle"), ("classification_top1", None, None),
+                  ("full_image_loc", 0.5, None), ("centre_box_loc", 0.5, "oracle")):  # fmt: skip
+        assert 0 <= headline[place]["value"] <= 1, place
+    assert headline["gt_known_loc", 0.5, "fixed"]["n"] == 24
+    assert headline["gt_known_loc", 0.5, "fixed"]["threshold"]["value"] == 0.2
+    assert any(r["class"] == "heart" for r in records)
+
+    page = (latest / "report/index.html").read_text()
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page), "the page wants something from outside"
+
+
+def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = tmp_path / "outputs"
+    assert cli(*RUN) == 0
+    first = (outputs / "latest/boxes.json").read_bytes()
+    capsys.readouterr()
+    assert cli(*RUN) == 0
+    told = capsys.readouterr().out
+    assert told.count(" kept ") == 5
+    assert " made " not in told
+    assert (outputs / "latest/boxes.json").read_bytes() == first
+
+    assert cli("-m", *RUN, "segmenter.threshold=0.2,0.3,0.5") == 0
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 1, 3]
+    assert not (tmp_path / "multirun").exists()
+    assert len(list((outputs / "runs/cam").iterdir())) == 5
+
+    assert cli(*RUN, "stages=[localize,evaluate,report]", "segmenter.threshold=0.4") == 0
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 1, 4]
+
+
+def test_a_stage_whose_upstream_is_missing_says_what_to_do(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*RUN, "stages=[localize]") == 2
+    told = capsys.readouterr().err
+    assert "stage train has no result" in told
+    assert "stages=" in told
+
+
+def test_several_methods_in_one_run(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "explain.methods=[cam,cam_positive]", "outputs=elsewhere") == 0
+    latest = tmp_path / "elsewhere/latest"
+    assert not (tmp_path / "outputs").exists()
+    assert (latest / "boxes.json").read_bytes() != (latest / "cam_positive/boxes.json").read_bytes()
+    records = json.loads((latest / "metrics.json").read_text())
+    assert records[0]["method"] == "cam"
+    assert {r["method"] for r in records} == {"cam", "cam_positive"}
+    assert len(folders(tmp_path / "elsewhere", "train")) == 1
+
+
+def test_targets(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "explain.target=[true,predicted,top5]", "stages=[train,explain,localize]") == 0
+    results = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    each: dict[int, list[int]] = {}
+    for record in results:
+        each.setdefault(record["image_id"], []).append(record["category_id"])
+    assert all(5 <= len(set(classes)) == len(classes) <= 6 for classes in each.values())
+    assert cli(*RUN, "explain.target=star", "stages=[explain,localize]") == 0
+    results = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    assert len({record["category_id"] for record in results}) == 1
+
+
+def test_a_folder_without_boxes(cli: Cli, folder_of_images: Path, tmp_path: Path) -> None:
+    arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
+                 "train.epochs=2", "train.batch=8")  # fmt: skip
+    assert cli(*arguments) == 0
+    latest = tmp_path / "outputs/latest"
+    records = json.loads((latest / "metrics.json").read_text())
+    assert {r["name"] for r in records} == {"classification_top1", "classification_top5"}
+    assert len(json.loads((latest / "boxes.json").read_text())) == 8
+
+    # An image added is noticed; what it changes is made again.
+    extra = folder_of_images / "val/red/new.png"
+    extra.write_bytes((folder_of_images / "val/red/0.png").read_bytes())
+    assert cli(*arguments) == 0
+    assert len(json.loads((latest / "boxes.json").read_text())) == 9
+    assert len(folders(tmp_path / "outputs", "train")) == 1
+    assert len(folders(tmp_path / "outputs", "explain")) == 2
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("moment", [3.0, 4.5, 6.0])
+def test_a_killed_run_goes_on_to_the_same_boxes(
+    moment: float, tmp_path: Path, undisturbed: bytes
+) -> None:
+    command = [sys.executable, "-m", "pipeline", *RUN, f"outputs={tmp_path / 'o'}"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as victim:
+        time.sleep(moment)
+        victim.send_signal(signal.SIGKILL)
+    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert (tmp_path / "o/latest/boxes.json").read_bytes() == undisturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "pipeline", *RUN, f"outputs={outputs}"]
+    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    return (outputs / "latest/boxes.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["segmenter.treshold=0.3"], ["segmenter.treshold=0.3", "did you mean 'threshold'"]),
+        (["segmenter.threshold=abc"], ["segmenter.threshold=abc", "float"]),
+        (["segmenter.threshold=1.5"], ["threshold=1.5", "from 0 to 1"]),
+        (["train.epochz=3"], ["train.epochz", "did you mean 'train.epochs'"]),
+        (["train.epochs=abc"], ["train.epochs=abc", "Integer"]),
+        (["train.epochs=-1"], ["train.epochs=-1", "from 0"]),
+        (["+train.foo=1"], ["train.foo", "choices"]),
+        (["model=resnet"], ["model=resnet", "did you mean 'resnet50'"]),
+        (["saliency=[cam,cam]"], ["one choice is expected", "explain.methods"]),
+        (["model=[small,resnet18]"], ["one choice is expected", "-m model=small,resnet18"]),
+        (["stages=[localise]"], ["unknown stage 'localise'", "did you mean 'localize'"]),
+        (["data=folder"], ["data.root is missing", "data.root=..."]),
+        (["data=folder", "data.root=/a=b"], ["Hydra's grammar", "\"data.root='/a=b'\""]),
+        (["data=folder", "data.root=/nope"], ["data.root=/nope", "no such folder"]),
+        (["model=resnet18", "model.weights=/nope.pth"], ["model.weights=/nope.pth", "imagenet"]),
+        (["model=mobilenet_v2", "model.stride=8"], ["model.stride=8", "32 or 16"]),
+        (["model=squeezenet1_0", "model.stride=32"], ["model.stride=32", "stride of 16"]),
+        (["precision=fp16"], ["precision=fp16", "did you mean 'bf16'"]),
+        (["runtime.device=gpu"], ["runtime.device=gpu", "choices: auto, cpu"]),
+        (["explain.target=fish"], ["explain.target=fish", "choices"]),
+        (["explain.methods=[camm]"], ["no such method 'camm'", "did you mean 'cam'"]),
+        (["explain.methods=cam"], ["explain.methods=cam", "list"]),
+        (["data.size=abc"], ["data.size=abc"]),
+        (["data.size=[1,2,3]"], ["data.size"]),
+        (["foo=3"], ["foo: no such key", "choices"]),
+        (["foo"], ["expected key=value"]),
+        (["evaluate.ious=[0.5,7]"], ["evaluate.ious", "between 0 and 1"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_configuration_is_refused_at_start(
+    arguments: list[str], told: list[str], cli: Cli, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert cli("+experiment=cam", *arguments) == 2
+    error = capsys.readouterr().err
+    for part in told:
+        assert part in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "outputs").exists(), "refused before anything is written"
+
+
+def test_without_an_experiment_it_says_what_there_is(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli() == 2
+    assert "+experiment=cam" in capsys.readouterr().err
+
+
+def test_offline_weights_say_what_to_do(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from urllib.error import URLError
+
+    import torch
+
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert cli(*RUN, "model=resnet18", "data.size=64") == 2
+    error = capsys.readouterr().err
+    assert "could not be downloaded" in error
+    assert "model.weights=FILE" in error
+
+
+def test_a_disk_that_cannot_be_written_gives_one_line(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*RUN, "outputs=/proc/nowhere") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "outputs=" in error
