@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured: what `scripts/bench` and `scripts/accuracy` run."""

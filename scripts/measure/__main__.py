@@ -1,0 +1,34 @@
+"""`python -m scripts.measure bench NAME` and `python -m scripts.measure accuracy NAME`."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from scripts.measure import accuracy, records
+
+SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
+
+
+def main(kind: str, *arguments: str) -> int:
+    names = SPEED if kind == "bench" else sorted(accuracy.SETS)
+    if not arguments or arguments[0] not in names:
+        print(f"usage: scripts/{kind} NAME; names: {', '.join(names)}", file=sys.stderr)
+        return 2
+    name, *rest = arguments
+    try:
+        if kind == "bench":
+            found = import_module(f"scripts.measure.speed_{name}").run(*rest)
+        else:
+            found = accuracy.run(name, *rest)
+    except FileNotFoundError as error:
+        print(f"{name}: {error.filename} is not here, nothing was measured", file=sys.stderr)
+        return 1
+    print(records.table(found))
+    print(f"written to {records.write(name, found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

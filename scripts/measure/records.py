@@ -1,0 +1,46 @@
+"""The record of a measurement, its table, and outputs/bench/NAME.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Record:
+    """`ratio` above 1 is better for us; null for accuracy. `peer`: who or what `theirs` is of."""
+
+    name: str
+    ours: float
+    theirs: float | None
+    ratio: float | None
+    unit: str
+    peer: str
+
+
+def write(name: str, records: Sequence[Record], outputs: Path = Path("outputs")) -> Path:
+    path = outputs / "bench" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
+    return path
+
+
+def table(records: Sequence[Record]) -> str:
+    rows = [["", "ours", "theirs", "ratio", "unit", "peer"]]
+    rows += [
+        [r.name, _number(r.ours), _number(r.theirs), _number(r.ratio), r.unit, r.peer]
+        for r in records
+    ]
+    widths = [max(len(row[n]) for row in rows) for n in range(6)]
+    lines = []
+    for name, *numbers, unit, peer in rows:
+        cells = [name.ljust(widths[0])]
+        cells += [c.rjust(w) for c, w in zip(numbers, widths[1:4], strict=True)]
+        lines.append("  ".join([*cells, unit.ljust(widths[4]), peer]).rstrip())
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
