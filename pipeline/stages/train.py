@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # What a knob is where the configuration leaves it to the recipe.
 RECIPES: dict[str, dict[str, Any]] = {
     "own": {},
-    "head": {"epochs": 60, "batch": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4,
+    "head": {"epochs": 30, "batch": 64, "optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4,
              "warmup": 1, "crop": 1.0},
     "finetune": {"epochs": 6, "batch": 32, "optimizer": "sgd", "lr": 0.003, "weight_decay": 1e-4,
                  "warmup": 1, "crop": 0.3},
