@@ -46,9 +46,9 @@ class Checkpoint:
     def classes(self) -> tuple[str, ...]:
         return self.network.classes
 
-    def tensor(self, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> torch.Tensor:
+    def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> torch.Tensor:
         """Images of one size as the network takes them: [b, 3, H, W], on its device."""
-        return to_tensor(np.stack(images), self.mean, self.std, device_of(self.network))
+        return to_tensor(images, self.mean, self.std, device_of(self.network))
 
 
 def device_of(network: Classifier) -> torch.device:
@@ -92,6 +92,18 @@ def save(
     }
     _check_card(folder / CARD, whole)
     write_json(folder / CARD, whole, indent=1)
+
+
+def find(given: Path) -> Path:
+    """The checkpoint that a path names: its folder, a file in it, or a run that trained it."""
+    folder = given.parent if given.name in (WEIGHTS, CARD) else given
+    for place in (folder, folder / "stages" / "train", folder / "train"):
+        if (place / CARD).is_file():
+            return place
+    raise Problem(
+        f"checkpoint={given}: no checkpoint there; expected a run such as outputs/latest, or a "
+        f"folder with {WEIGHTS} and {CARD}"
+    )
 
 
 def fingerprint(folder: Path) -> str:

@@ -22,7 +22,7 @@ import yaml
 from pipeline.records import Problem, near
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-STAGES = ("train", "explain", "localize", "evaluate", "report")
+STAGES = ("train", "explain", "localize", "evaluate", "draw", "report")
 
 
 def conf_folder() -> Path:
@@ -63,6 +63,11 @@ class Evaluate:
 
 
 @dataclass
+class Draw:
+    side: int = 1024  # the longer side of a picture at most, in pixels
+
+
+@dataclass
 class Report:
     images: int = 12  # in each row of the gallery: best, median, worst
 
@@ -73,7 +78,7 @@ class Runtime:
 
     device: str = "auto"  # auto | cpu | cuda | cuda:N | mps
     workers: int | None = None  # threads that decode; None: one for each core
-    batch: int = 32  # images in one forward pass of explain
+    batch: int | None = None  # images in one forward pass; None: what suits the device
     shard: int = 256  # images in one shard
 
 
@@ -85,10 +90,13 @@ class Skeleton:
     saliency: Any = None
     segmenter: Any = None
     name: str = "run"
+    checkpoint: str | None = None  # a run, a train folder: what to explain without training
+    images: Any = None  # for predict: a file, a folder, a glob, or a list of these
     stages: list[str] = field(default_factory=list)
     train: Train = field(default_factory=Train)
     explain: Explain = field(default_factory=Explain)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    draw: Draw = field(default_factory=Draw)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
     precision: str = "auto"  # auto | float32 | bf16
@@ -111,6 +119,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.momentum": (0, 1),
     "train.warmup": (0, 100_000),
     "train.crop": (0.01, 1),
+    "draw.side": (32, 16_384),
     "report.images": (0, 10_000),
     "runtime.workers": (0, 1024),
     "runtime.batch": (1, 100_000),

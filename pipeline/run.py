@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import runtime, show, store
+from pipeline import checkpoint, runtime, show, store
 from pipeline.config import FAMILIES, STAGES, check, completed, instantiate, plain, read_choice
-from pipeline.records import DataSet, Problem, SaliencyMethod, Segmenter, Split
+from pipeline.records import (
+    CocoNames,
+    DataSet,
+    Problem,
+    SaliencyMethod,
+    Segmenter,
+    Size,
+    Split,
+)
 
 if TYPE_CHECKING:
     import torch
 
 ORDER = STAGES
-PER_METHOD = ("explain", "localize", "evaluate")
+PER_METHOD = ("explain", "localize", "evaluate", "draw")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Run:
         """Check a composed configuration and fill in every default. `chosen`: group -> choice."""
         check(config)
         config = {**plain(config)}
+        if config["checkpoint"] is not None:
+            config = _for_checkpoint(config)
         for family in FAMILIES:
             config[family] = completed(family, config[family])
         names = config["explain"]["methods"] or [chosen.get("saliency", "saliency")]
@@ -87,6 +97,31 @@ class Run:
     def split(self) -> Split:
         return cast(Split, self.config["explain"]["split"])
 
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Of the data set; of the checkpoint where one is given. Raises Problem if they differ."""
+        if self.config["checkpoint"] is None:
+            return self.data.classes
+        known = tuple(checkpoint.read_card(self.checkpoint)["classes"])
+        if self.data.classes not in ((), known):
+            raise Problem(
+                f"checkpoint={self.config['checkpoint']}: it knows the classes "
+                f"{', '.join(known[:5])} ...; the data set has {', '.join(self.data.classes[:5])} "
+                "...; they must be the same, in the same order (classes.txt gives folders names)"
+            )
+        return known
+
+    @property
+    def size(self) -> Size:
+        """What images are scaled to for the network."""
+        return self.data.size
+
+    def coco_names(self) -> CocoNames:
+        names = self.data.coco_names(self.split)
+        if self.data.classes:
+            return names
+        return replace(names, category_ids=range(1, len(self.classes) + 1))
+
     # -- how it is computed
 
     @cached_property
@@ -124,6 +159,13 @@ class Run:
             kept[place] = plain(import_module(f"pipeline.stages.{stage}").made_of(self))
         return cast(dict[str, Any], kept[place])
 
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the classifier: the one that was given, or what stage train made."""
+        if self.config["checkpoint"] is not None:
+            return checkpoint.find(Path(self.config["checkpoint"]))
+        return self.folder("train")
+
     def key(self, stage: str) -> str:
         return store.hash_of(self.made_of(stage))
 
@@ -148,6 +190,15 @@ class Run:
             lambda folder: make(self, folder),
             lambda folder: show.line(f"{stage}: another run is making {folder}, waiting for it"),
         )
+
+
+def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
+    """Images at the size that the checkpoint was trained at, unless data.size says another."""
+    if "train" in config["stages"]:
+        raise Problem("checkpoint=: it is trained already; leave train out of stages=")
+    card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
+    data = {"size": card["size"], **config["data"]}
+    return {**config, "data": data}
 
 
 def _with(stage: str, stages: Sequence[str]) -> str:

@@ -62,6 +62,10 @@ class RunFolder:
             shutil.copyfile(where / file, into / file)
         if stage == "evaluate":
             self._metrics(where, main)
+        if stage == "draw":
+            pictures = into / "pictures"
+            into.mkdir(exist_ok=True)
+            pictures.symlink_to(os.path.relpath((where / "pictures").resolve(), into.resolve()))
         if stage == "report":
             ignored = shutil.ignore_patterns("DONE", ".*", "made_of.json")
             shutil.copytree(where, self.path / "report", ignore=ignored)
@@ -71,7 +75,8 @@ class RunFolder:
         path = self.path / "metrics.json"
         before = [] if main or not path.is_file() else store.read_json(path)
         store.write_json(path, before + store.read_json(where / "metrics.json"), indent=1)
-        show.line((where / "table.txt").read_text(encoding="utf-8").rstrip("\n"))
+        if table := (where / "table.txt").read_text(encoding="utf-8").rstrip("\n"):
+            show.line(table)
 
     def finish(self) -> None:
         """Point `outputs/latest` here, in one step, and say where the results are."""

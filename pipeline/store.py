@@ -26,8 +26,9 @@ from filelock import FileLock, Timeout
 DONE = "DONE"
 PACKAGE = Path(__file__).parent
 # How work is spread and where it is kept, never what it computes.
-WITHOUT_INFLUENCE = {"pipeline.store", "pipeline.runtime", "pipeline.config", "pipeline.run",
-                     "pipeline.show"}  # fmt: skip
+WITHOUT_INFLUENCE = {
+    f"pipeline.{name}" for name in ("store", "runtime", "config", "run", "runs", "show")
+}
 
 
 def hash_of(value: Any) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -297,8 +297,32 @@ def xywh(box: np.ndarray) -> list[float]:
 def dump(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """A JSON list, one record a line, without holding it in memory."""
     with path.open("w", encoding="utf-8") as file:
-        file.write("[")
-        for n, record in enumerate(records):
-            file.write(",\n" if n else "\n")
-            json.dump(record, file, ensure_ascii=False)
-        file.write("\n]\n")
+        _dump_list(file, records)
+        file.write("\n")
+
+
+def dump_data_set(
+    path: Path,
+    info: Mapping[str, Any],
+    images: Iterable[Mapping[str, Any]],
+    categories: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+) -> None:
+    """A whole COCO data set, written record by record."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"info": ' + json.dumps(info, ensure_ascii=False))
+        for name, records in (
+            ("images", images),
+            ("categories", categories),
+            ("annotations", annotations),
+        ):
+            file.write(f',\n"{name}": ')
+            _dump_list(file, records)
+        file.write("}\n")
+
+
+def _dump_list(file: IO[str], records: Iterable[Mapping[str, Any]]) -> None:
+    file.write("[")
+    for n, record in enumerate(records):
+        file.write((",\n" if n else "\n") + json.dumps(record, ensure_ascii=False))
+    file.write("\n]")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import runtime, store
+from pipeline import runtime, shards, store
 from pipeline.metric.baselines import Baselines, pyramid
 from pipeline.metric.classification import Classification
 from pipeline.metric.components import THRESHOLDS, Curves, curves
@@ -31,7 +31,7 @@ from pipeline.stages import explain, localize
 
 def made_of(run: Run) -> dict[str, Any]:
     return {
-        "source": run.sources("evaluate"),
+        "source": run.sources("evaluate", "data"),
         "localize": run.key("localize"),
         "explain": run.key("explain"),
         "truth": run.data.truth_fingerprint("val"),
@@ -135,14 +135,14 @@ def make(run: Run, folder: Path) -> None:
         run.config["evaluate"]["ious"], run.segmenter().stands_on, run.config["seed"]
     )
     notes = _score(run, maps, cut, truth, evaluation)
-    scores = evaluation.scores(run.data.classes, run.method)
+    scores = evaluation.scores(run.classes, run.method)
     store.write_json(folder / "metrics.json", [score.record() for score in scores], indent=1)
     store.write_json(folder / "images.json", evaluation.images)
     store.write_json(folder / "curve.json", _curve(evaluation))
     store.write_json(folder / "notes.json", [*run.data.truth_notes(), *notes])
-    table = table_of(scores, run.data.classes)
+    table = table_of(scores, run.classes)
     store.write_json(folder / "table.json", table)
-    store.write_text(folder / "table.txt", text_of(run.method, table))
+    store.write_text(folder / "table.txt", text_of(run.method, table) if table["rows"] else "")
 
 
 def _score(
@@ -164,9 +164,7 @@ def _score(
     missing: list[str] = []
     other_class: list[str] = []
     found_boxes = _own_class(localize.boxes_of(cut, ids), labels)
-    found_maps = (
-        (p, s) for shard in explain.shards_of(maps) for p, s in explain.maps_in(shard, ids)
-    )
+    found_maps = ((p, s) for shard in shards.written(maps) for p, s in explain.maps_in(shard, ids))
 
     def measure(item: tuple[int, SaliencyMap]) -> tuple[int, SaliencyMap, Curves | None]:
         position, saliency = item

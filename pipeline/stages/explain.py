@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import checkpoint, runtime, show, store
-from pipeline.records import Choose, Example, Problem, SaliencyMap, near
+from pipeline import checkpoint, shards, show, store
+from pipeline.records import Choose, Problem, SaliencyMap, SaliencyMethod, near
 from pipeline.run import Run
-from pipeline.stages.features import examples, good, over_shards
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
@@ -28,12 +27,12 @@ TOP = 5
 def made_of(run: Run) -> dict[str, Any]:
     return {
         "source": run.sources("explain", "data", "saliency"),
-        "checkpoint": checkpoint.fingerprint(run.folder("train")),
+        "checkpoint": checkpoint.fingerprint(run.checkpoint),
         "saliency": run.methods[run.method],
         "target": targets(run),
         "split": run.split,
         "data": run.data.fingerprint(run.split),
-        "size": run.data.size,
+        "size": run.size,
         "precision": run.precision,
     }
 
@@ -48,7 +47,7 @@ def targets(run: Run) -> list[str]:
     wanted = run.config["explain"]["target"]
     every = wanted if isinstance(wanted, list) else [wanted]
     chosen = ["true" if one is True else str(one) for one in every]  # YAML reads true as a bool
-    classes = run.data.classes
+    classes = run.classes
     for one in chosen:
         if one in ("true", "predicted") or one in classes or _top(one):
             continue
@@ -87,26 +86,20 @@ def chooser(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> Ch
 
 
 def make(run: Run, folder: Path) -> None:
-    import torch
-
-    trained = checkpoint.load(run.folder("train"), run.device)
+    trained = checkpoint.load(run.checkpoint, run.device)
     method, wanted = run.saliency(), targets(run)
     count = len(run.data.ids(run.split))
     if count == 0:
         raise Problem(f"explain: the split {run.split} has no image; see data.* and explain.split")
-
-    def shard(positions: range) -> tuple[dict[str, Any], list[Any]]:
-        set_aside: list[Any] = []
-        found = [
-            _batch(trained, method, wanted, batch, run)
-            for batch in runtime.batches(
-                good(examples(run, run.split, positions), set_aside), run.config["runtime"]["batch"]
-            )
-        ]
-        return _concatenated(found), set_aside
-
-    with runtime.autocast(run.device, run.precision), torch.enable_grad():
-        over_shards(folder, "explain", count, run.config["runtime"]["shard"], shard)
+    shards.over(
+        folder,
+        "explain",
+        count,
+        run.config["runtime"]["shard"],
+        shards.batch_of(run),
+        shards.through_network(run, run.split, lambda b: _explained(trained, method, wanted, b)),
+        shards.concatenated,
+    )
     bad = set_aside_of(folder)
     if len(bad) == count:
         first = next(iter(bad.values()))
@@ -115,17 +108,15 @@ def make(run: Run, folder: Path) -> None:
         show.line(f"explain: {len(bad)} of {count} images were set aside; the report names them")
 
 
-def _batch(
+def _explained(
     trained: checkpoint.Checkpoint,
-    method: Any,
+    method: SaliencyMethod,
     wanted: Sequence[str],
-    batch: list[tuple[int, Example]],
-    run: Run,
-) -> dict[str, np.ndarray]:
-    import torch
-
-    images = trained.tensor([example.image for _, example in batch])
-    labels = torch.tensor([example.label for _, example in batch], device=images.device)
+    batch: shards.Labelled,
+) -> shards.Arrays:
+    """Maps and classification of a batch, as a shard holds them."""
+    images = trained.tensor(shards.pixels(batch))
+    labels = shards.labels_of(batch, images.device)
     explained = method(trained.network, images, chooser(wanted, trained.classes, labels))
     probabilities = explained.logits.detach().float().softmax(1)
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
@@ -137,7 +128,7 @@ def _batch(
     values = maps[image, column]
     scale = np.abs(np.where(np.isfinite(values), values, 0)).max((1, 2))
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    positions = np.array([position for position, _ in batch], np.int32)
+    positions = shards.positions_of(batch)
     sizes = np.array([example.size for _, example in batch], np.int32)
     return {
         "image": positions,
@@ -154,17 +145,7 @@ def _batch(
     }
 
 
-def _concatenated(found: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    if not found:
-        return {}
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
-
-
 # -- reading what was made -----------------------------------------------------------------------
-
-
-def shards_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.safetensors"))
 
 
 def maps_in(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, SaliencyMap]]:
@@ -197,7 +178,7 @@ class Classification:
 
 
 def classification(folder: Path) -> Classification:
-    found = [store.read_arrays(shard)[0] for shard in shards_of(folder)]
+    found = [store.read_arrays(shard)[0] for shard in shards.written(folder)]
     found = [arrays for arrays in found if arrays]
     return Classification(
         *(
@@ -210,7 +191,7 @@ def classification(folder: Path) -> Classification:
 def set_aside_of(folder: Path) -> dict[int, str]:
     """Positions of the images that could not be used, and why."""
     bad: dict[int, str] = {}
-    for shard in shards_of(folder):
+    for shard in shards.written(folder):
         bad.update(
             (int(position), why) for position, why in store.read_arrays(shard)[1]["set_aside"]
         )

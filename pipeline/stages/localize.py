@@ -14,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import runtime, store
+from pipeline import runtime, shards, store
 from pipeline.data import coco
 from pipeline.records import Boxes, CocoNames, Example, SaliencyMap, Segmenter, SetAside
 from pipeline.run import Run
 from pipeline.stages import explain
-from pipeline.stages.features import over_shards
 
 
 def made_of(run: Run) -> dict[str, Any]:
-    names = run.data.coco_names(run.split)
+    names = run.coco_names()
     numbers = repr((list(names.image_ids), list(names.file_names), list(names.category_ids)))
     return {
         "source": run.sources("localize", "segmenter"),
@@ -36,39 +35,44 @@ def made_of(run: Run) -> dict[str, Any]:
 def make(run: Run, folder: Path) -> None:
     maps, segmenter = run.folder("explain"), run.segmenter()
     ids = run.data.ids(run.split)
-    shards = explain.shards_of(maps)
+    of_maps = shards.written(maps)
 
-    def shard(numbers: range) -> tuple[dict[str, Any], list[Any]]:
-        found, set_aside = [], []
-        items = (item for n in numbers for item in explain.maps_in(shards[n], ids))
-        for boxes in runtime.stream(lambda item: _cut(run, segmenter, *item), items, run.workers):
-            if isinstance(boxes, tuple):
-                found.append(boxes)
-            else:
-                set_aside.append([boxes.args[1], boxes.args[0]])
-        return _arrays(found), set_aside
+    def cut(numbers: range) -> tuple[list[tuple[int, Boxes]], shards.Aside]:
+        found: list[tuple[int, Boxes]] = []
+        aside: shards.Aside = []
+        for number in numbers:
+            for position, saliency in explain.maps_in(of_maps[number], ids):
+                boxes = _cut(run, segmenter, position, saliency)
+                if isinstance(boxes, SetAside):
+                    aside.append((position, str(boxes)))
+                else:
+                    found.append((position, boxes))
+        return found, aside
 
-    over_shards(folder, "localize", len(shards), 1, shard)
-    names = run.data.coco_names(run.split)
+    def flow(pieces: Iterator[range]) -> Iterator[tuple[list[tuple[int, Boxes]], shards.Aside]]:
+        return runtime.stream(cut, pieces, run.workers, run.workers + 1)
+
+    shards.over(folder, "localize", len(of_maps), 1, 1, flow, lambda parts: _arrays(*parts[0]))
+    names = run.coco_names()
     with store.whole_file(folder / "boxes.json") as path:
         coco.dump(path, results(folder, ids, names))
     with store.whole_file(folder / "predictions.json") as path:
         _data_set(path, run, folder, explain.classification(maps), names)
 
 
-def _cut(
-    run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap
-) -> tuple[int, Boxes] | SetAside:
+def _cut(run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap) -> Boxes | SetAside:
     example: Example | None = None
     if segmenter.needs_image:
         try:
             example = run.data.example(run.split, position)
         except SetAside as problem:
-            return SetAside(str(problem), position)
-    return position, segmenter(saliency, example)
+            return problem
+    return segmenter(saliency, example)
 
 
-def _arrays(found: Sequence[tuple[int, Boxes]]) -> dict[str, np.ndarray]:
+def _arrays(
+    found: Sequence[tuple[int, Boxes]], aside: shards.Aside
+) -> tuple[shards.Arrays, shards.Aside]:
     """Boxes of many images as flat arrays, `count` of them for each image and class."""
     every = [boxes for _, boxes in found]
     arrays = {
@@ -83,7 +87,7 @@ def _arrays(found: Sequence[tuple[int, Boxes]]) -> dict[str, np.ndarray]:
     if any(one is not None for one in masks):
         text = json.dumps(masks).encode()
         arrays["masks"] = np.frombuffer(text, np.uint8)
-    return arrays
+    return arrays, aside
 
 
 # -- reading what was made -----------------------------------------------------------------------
@@ -91,7 +95,7 @@ def _arrays(found: Sequence[tuple[int, Boxes]]) -> dict[str, np.ndarray]:
 
 def boxes_of(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
     """Every Boxes with the position of its image, streamed from the shards."""
-    for shard in explain.shards_of(folder):
+    for shard in shards.written(folder):
         arrays, _ = store.read_arrays(shard)
         ends = np.cumsum(arrays["count"])
         masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
@@ -131,18 +135,21 @@ def results(folder: Path, ids: Sequence[str], names: CocoNames) -> Iterator[dict
 def _data_set(
     path: Path, run: Run, folder: Path, seen: explain.Classification, names: CocoNames
 ) -> None:
-    classes = zip(names.category_ids, run.data.classes, strict=True)
-    sizes = zip(seen.image.tolist(), seen.size.tolist(), strict=True)
-    images = [
+    """Written a record a line as it comes: a data set of any size fits."""
+    images = (
         {
             "id": int(names.image_ids[position]),
             "file_name": names.file_names[position],
             "width": width,
             "height": height,
         }
-        for position, (height, width) in sizes
-    ]
-    annotations = [
+        for position, (height, width) in zip(seen.image.tolist(), seen.size.tolist(), strict=True)
+    )
+    categories = (
+        {"id": int(number), "name": name}
+        for number, name in zip(names.category_ids, run.classes, strict=True)
+    )
+    annotations = (
         {
             "id": n,
             **record,
@@ -150,11 +157,6 @@ def _data_set(
             "iscrowd": 0,
         }
         for n, record in enumerate(results(folder, run.data.ids(run.split), names), 1)
-    ]
-    whole = {
-        "info": {"description": f"Boxes found by label2box: {run.config['name']}"},
-        "images": images,
-        "categories": [{"id": int(number), "name": name} for number, name in classes],
-        "annotations": annotations,
-    }
-    path.write_text(json.dumps(whole, ensure_ascii=False) + "\n", encoding="utf-8")
+    )
+    info = {"description": f"Boxes found by label2box: {run.config['name']}"}
+    coco.dump_data_set(path, info, images, categories, annotations)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import store
+from pipeline import checkpoint, shards, store
 from pipeline.records import SaliencyMap, SetAside
 from pipeline.run import Run
 from pipeline.segmenter.frame import upsampled
@@ -64,9 +64,7 @@ def _data_name(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    from pipeline import checkpoint
-
-    card = checkpoint.read_card(run.folder("train"))
+    card = checkpoint.read_card(run.checkpoint)
     model = card["model"]
     recipe = {
         "own": "the pretrained network's own head, nothing trained",
@@ -129,7 +127,7 @@ def _maps(run: Run, positions: set[int]) -> dict[tuple[int, int], SaliencyMap]:
     ids = run.data.ids(run.split)
     return {
         (position, saliency.explained): saliency
-        for shard in explain.shards_of(run.folder("explain"))
+        for shard in shards.written(run.folder("explain"))
         for position, saliency in explain.maps_in(shard, ids)
         if position in positions
     }
@@ -150,7 +148,7 @@ def _picture(
         return None
     heat = blended(example.image, upsampled(saliency.raw(), frame))
     boxes = [(box, TRUE) for box in one["true"]] + [(box, FOUND) for box in one["found"][:5]]
-    classes = run.data.classes
+    classes = run.classes
     return {
         "image": _embedded(drawn(example.image, boxes, scale)),
         "map": _embedded(drawn(heat, boxes, scale)),

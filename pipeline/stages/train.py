@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import checkpoint, runtime, show, store
+from pipeline import checkpoint, runtime, shards, show, store
 from pipeline.records import Answer, Example, Problem, SetAside, Size, Split
 from pipeline.run import Run
 
@@ -243,8 +243,8 @@ def _pooled_features(
     where, _ = store.Store(run.outputs).obtain(
         "features", made, lambda f: pooled(run, f, network, model.mean, model.std, split)
     )
-    files = sorted(where.glob("shard-*.safetensors"))
-    arrays = [store.read_arrays(path)[0] for path in files]
+    found = [store.read_arrays(path)[0] for path in shards.written(where)]
+    arrays = [one for one in found if one]
     if not arrays:
         return torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)
     features = np.concatenate([a["features"] for a in arrays]).astype(np.float32)
@@ -481,10 +481,14 @@ class HeldBackImages:
         self.kept: list[Example] | None = None
 
     def _examples(self) -> Iterator[Example]:
-        from pipeline.stages.features import examples
+        def read(position: int) -> Example | SetAside:
+            try:
+                return self.run.data.example("held_back", position, at=self.run.size)
+            except SetAside as problem:
+                return problem
 
-        found = examples(self.run, "held_back", range(self.count))
-        return (example for _, example in found if isinstance(example, Example))
+        found = runtime.stream(read, range(self.count), self.run.workers)
+        return (example for example in found if isinstance(example, Example))
 
     def top1(self, network: Classifier, model: Any) -> float:
         """Classification accuracy: what the best epoch is chosen by."""
@@ -494,7 +498,7 @@ class HeldBackImages:
             self.kept = list(self._examples())
         network.eval()
         right = total = 0
-        device, size = self.run.device, self.run.config["runtime"]["batch"]
+        device, size = self.run.device, shards.batch_of(self.run)
         with torch.inference_mode(), runtime.autocast(device, self.run.precision):
             for batch in runtime.batches(self.kept or self._examples(), size):
                 pixels = np.stack([example.image for example in batch])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+from pipeline import shards
 from pipeline.records import Boxes, CocoNames, GroundTruth, Problem, SaliencyMap
 from pipeline.stages import evaluate, explain, localize
 from tests.conftest import TINY, Cli
@@ -47,7 +48,7 @@ def test_stored_maps_are_small_and_exact_enough(cli: Cli, tmp_path: Path) -> Non
     assert cli("+experiment=cam", *TINY, "stages=[train,explain]") == 0
     (folder,) = (tmp_path / "outputs/explain").iterdir()
     ids = [str(n) for n in range(24)]
-    maps = [m for shard in explain.shards_of(folder) for _, m in explain.maps_in(shard, ids)]
+    maps = [m for shard in shards.written(folder) for _, m in explain.maps_in(shard, ids)]
     assert len(maps) == 24
     for one in maps:
         assert one.values.dtype == np.float16
@@ -90,7 +91,9 @@ def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
         (2, Boxes("c", 1, np.array([[1, 2, 3, 4], [0, 0, 9, 9]], np.float32),
                   np.array([0.9, 0.1], np.float32), (10, 20), [mask, mask])),
     ]  # fmt: skip
-    store.write_arrays(tmp_path / "shard-000000.safetensors", localize._arrays(found), set_aside=[])
+    store.write_arrays(
+        tmp_path / "shard-000000.safetensors", localize._arrays(found, [])[0], set_aside=[]
+    )
     back = list(localize.boxes_of(tmp_path, ["a", "b", "c"]))
     assert [(p, b.id, b.label, len(b.boxes)) for p, b in back] == [
         (0, "a", 1, 1), (2, "c", 0, 0), (2, "c", 1, 2)]  # fmt: skip
