@@ -191,7 +191,7 @@ def test_save_refuses_a_card_that_load_would(tmp_path):
 
 def test_images_become_normalised_tensors(saved):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 5, 3), np.uint8)
-    made = checkpoint.load(saved, CPU).tensor(list(images))
+    made = checkpoint.load(saved, CPU).tensor(np.stack(list(images)))
     wanted = ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
     assert made.dtype == torch.float32
     assert made.is_contiguous(memory_format=torch.channels_last)
