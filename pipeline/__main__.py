@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -14,30 +15,39 @@ from typing import Any
 from pipeline import show
 from pipeline.config import conf_folder, prepare
 from pipeline.records import Problem
+from pipeline.runs import RunFolder, summary
 
 
-def go(config: Any) -> None:
+def go(config: Any, show_only: bool = False) -> RunFolder | None:
     """Run the stages of one composed configuration, and lay out its run folder."""
     from omegaconf import OmegaConf
 
     from pipeline.run import ORDER, PER_METHOD, Run
-    from pipeline.runs import RunFolder
 
-    chosen = _choices()
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
-    run = Run.of({str(key): value for key, value in plain.items()}, chosen)
+    run = Run.of({str(key): value for key, value in plain.items()}, _choices())
+    if show_only:
+        import yaml
+
+        show.line(yaml.safe_dump(dict(run.config), sort_keys=False).rstrip())
+        return None
     stages = [name for name in ORDER if name in run.config["stages"]]
     run.check_stages(stages)
     folder = RunFolder.new(run)
-    for stage in stages:
-        for method in run.methods if stage in PER_METHOD else [run.method]:
-            where, reused = run.for_method(method).obtain(stage)
-            several = len(run.methods) > 1 and stage in PER_METHOD
-            named = f"{stage} ({method})" if several else stage
-            show.line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
-            folder.link(stage, method, where)
+    try:
+        for stage in stages:
+            for method in run.methods if stage in PER_METHOD else [run.method]:
+                where, reused = run.for_method(method).obtain(stage)
+                several = len(run.methods) > 1 and stage in PER_METHOD
+                named = f"{stage} ({method})" if several else stage
+                show.line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
+                folder.link(stage, method, where)
+    except BaseException:
+        folder.discard_if_empty()
+        raise
     folder.finish()
+    return folder
 
 
 def _choices() -> Mapping[str, str]:
@@ -49,16 +59,26 @@ def _choices() -> Mapping[str, str]:
 def main() -> None:
     """The command line. A Problem is one clear message and exit code 2, never a traceback."""
     arguments = sys.argv[1:]
+    if "--help" in arguments or "-h" in arguments:
+        from pipeline.help import text
+
+        show.line(text())
+        return
     try:
-        if not os.environ.get("LABEL2BOX_TRACEBACK"):
-            # Hydra then raises what it would print its own way.
-            os.environ["HYDRA_FULL_ERROR"] = "1"
+        # A scheduler's polite end is the user's Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Hydra then raises what it would print its own way.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        arguments, show_only = without_cfg(arguments)
         sys.argv[1:] = prepare(arguments)
-        _hydra()
+        _hydra(show_only)
     except Problem as problem:
         _fail(str(problem), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
+    except BrokenPipeError:  # whoever reads what we print has seen enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         message = disk_message(error)
         if message is None:
@@ -66,24 +86,42 @@ def main() -> None:
         _fail(message, 2)
 
 
-def _hydra() -> None:
+def without_cfg(arguments: list[str]) -> tuple[list[str], bool]:
+    """`--cfg job` shows the configuration with every default filled in, which Hydra's does not."""
+    for flag in ("--cfg", "-c"):
+        if flag in arguments and arguments[arguments.index(flag) + 1 :][:1] == ["job"]:
+            place = arguments.index(flag)
+            return arguments[:place] + arguments[place + 2 :], True
+    return arguments, False
+
+
+def _hydra(show_only: bool) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from pipeline.config import Skeleton, explained
 
     ConfigStore.instance().store(name="skeleton", node=Skeleton)
     failed: list[Exception] = []
+    done: list[tuple[list[str], RunFolder]] = []
 
     def job(config: Any) -> None:
         # Hydra announces what a job raises in its own words: keep it, and end the sweep.
-        if not failed:
-            try:
-                go(config)
-            except Exception as error:
-                failed.append(error)
+        if failed:
+            return
+        overrides = [str(one) for one in HydraConfig.get().overrides.task]
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                show.line(f"\n-- {' '.join(overrides)}")
+            folder = go(config, show_only)
+            if folder is not None:
+                done.append((overrides, folder))
+        except Exception as error:
+            failed.append(error)
 
     try:
         hydra.main(
@@ -91,6 +129,8 @@ def _hydra() -> None:
         )(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise Problem(explained(error)) from error
+    if len(done) > 1:
+        show.line(f"\n{summary(done)}")
     if failed:
         raise failed[0]
 

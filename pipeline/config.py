@@ -22,7 +22,7 @@ import yaml
 from pipeline.records import Problem, near
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-STAGES = ("train", "explain", "localize", "evaluate", "draw", "report")
+STAGES = ("train", "explain", "calibrate", "localize", "evaluate", "score", "draw", "report")
 
 
 def conf_folder() -> Path:
@@ -55,6 +55,11 @@ class Explain:
     target: Any = "true"
     methods: list[str] = field(default_factory=list)  # empty: the one of saliency=
     split: str = "val"  # val | train | all: which images get maps and boxes
+
+
+@dataclass
+class Calibrate:
+    boxes: str | None = None  # COCO JSON of a few images that you drew boxes on
 
 
 @dataclass
@@ -92,9 +97,16 @@ class Skeleton:
     name: str = "run"
     checkpoint: str | None = None  # a run, a train folder: what to explain without training
     images: Any = None  # for predict: a file, a folder, a glob, or a list of these
+    boxes: str | None = None  # for evaluate: a COCO results file, whoever made it
+    annotations: str | None = None  # what those are scored against: a COCO data set
+    maps: str | None = None  # for evaluate: a folder of .npy maps, whoever made them
+    metadata: str | None = None  # what those are scored against; None: it lies with the maps
+    against: str | None = None  # a second results file or folder of maps, to compare with
+    protocol: str = "default"  # default | wsolevaluation: how maps are measured
     stages: list[str] = field(default_factory=list)
     train: Train = field(default_factory=Train)
     explain: Explain = field(default_factory=Explain)
+    calibrate: Calibrate = field(default_factory=Calibrate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     draw: Draw = field(default_factory=Draw)
     report: Report = field(default_factory=Report)
@@ -110,11 +122,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.optimizer": ("sgd", "adamw"),
     "explain.split": ("val", "train", "all"),
     "precision": ("auto", "float32", "bf16"),
+    "protocol": ("default", "wsolevaluation"),
 }
 RANGES: dict[str, tuple[float, float]] = {
     "train.epochs": (0, 100_000),
     "train.batch": (1, 1_000_000),
-    "train.lr": (0, 1000),
+    "train.lr": (1e-12, 1000),
     "train.weight_decay": (0, 1000),
     "train.momentum": (0, 1),
     "train.warmup": (0, 100_000),
@@ -222,6 +235,9 @@ def explained(error: Exception) -> str:
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).split("\n") if line.strip()]
     override = re.search(r"override (\S+)", str(error))
+    if override and "is not a ListConfig, list or tuple" in lines[0]:
+        key, _, value = override.group(1).lstrip("+").partition("=")
+        return f"{key}={value}: a list is expected, as in '{key}=[{value}]'"
     if override and isinstance(cause, Exception) and cause is not error:
         return f"{override.group(1).lstrip('+')}: {lines[0]}"
     told = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=")
@@ -258,6 +274,16 @@ def check(config: Mapping[str, Any]) -> None:
             "nothing to do: name an experiment, as in +experiment=cam, or stages=[...]; "
             f"experiments: {names}; stages: {', '.join(STAGES)}"
         )
+    for key in ("boxes", "annotations", "maps", "metadata", "against"):
+        if config[key] is not None and "score" not in config["stages"]:
+            raise Problem(
+                f"{key}={config[key]}: none of stages={list(config['stages'])} reads it; "
+                "+experiment=evaluate scores boxes and maps that others made"
+            )
+    if "paths" in config["data"]:  # unlabelled images: nothing to train on
+        for key, example in (("checkpoint", "outputs/latest"), ("images", "photos/")):
+            if config[key] is None and config["data"]["paths"] == config["images"]:
+                raise Problem(f"{key} is missing: give {key}=..., as in {key}={example}")
     for key, choices in CHOICES.items():
         value = value_at(config, key)
         if value is not None and value not in choices:
@@ -275,7 +301,10 @@ def check(config: Mapping[str, Any]) -> None:
                 f"{family}={config[family]}: expected one of its choices; "
                 f"choices: {', '.join(options(family))}"
             )
-    for method in config["explain"]["methods"]:
+    methods = config["explain"]["methods"]
+    if len(set(methods)) != len(methods):
+        raise Problem(f"explain.methods={methods}: each method once")
+    for method in methods:
         if method not in options("saliency"):
             known = near(str(method), options("saliency"))
             raise Problem(f"explain.methods: no such method {method!r}; {known}")

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 ORDER = STAGES
-PER_METHOD = ("explain", "localize", "evaluate", "draw")
+NEEDED = ("train", "explain", "localize", "evaluate")
+PER_METHOD = ("explain", "calibrate", "localize", "evaluate", "draw")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Run:
 
     def for_method(self, name: str) -> Run:
         return Run(self.config, self.methods, name, self.shared)
+
+    def for_split(self, split: Split) -> Run:
+        """The same run over other images: for calibrate, which wants maps of the held-back ones."""
+        explain = {**self.config["explain"], "split": split}
+        return Run({**self.config, "explain": explain}, self.methods, self.method, self.shared)
 
     def check_stages(self, stages: Sequence[str]) -> None:
         """Refuse at start what a stage could only refuse later, hours into a run."""
@@ -153,7 +159,7 @@ class Run:
 
     def made_of(self, stage: str) -> dict[str, Any]:
         """All that can change a stage's result."""
-        place = (stage, self.method if stage in PER_METHOD else "")
+        place = (stage, self.method if stage in PER_METHOD else "", self.split)
         kept = self.shared.setdefault("made_of", {})
         if place not in kept:
             kept[place] = plain(import_module(f"pipeline.stages.{stage}").made_of(self))
@@ -202,5 +208,11 @@ def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with(stage: str, stages: Sequence[str]) -> str:
-    chosen = [name for name in ORDER if name in stages or name == stage]
+    """The stages from the missing one on that the wanted ones stand on."""
+    last = max(ORDER.index(name) for name in stages)
+    chosen = [
+        name
+        for n, name in enumerate(ORDER)
+        if ORDER.index(stage) <= n <= last and (name in stages or name in NEEDED)
+    ]
     return f"[{','.join(chosen)}]"

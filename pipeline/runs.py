@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class RunFolder:
             except FileExistsError:  # another run, or the same sweep, within the same second
                 continue
         folder = cls(run, path)
+        if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
+            folder.link("train", run.method, run.checkpoint)
         store.write_text(path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
         return folder
 
@@ -60,15 +63,15 @@ class RunFolder:
         for file in FILES.get(stage, ()):
             into.mkdir(exist_ok=True)
             shutil.copyfile(where / file, into / file)
-        if stage == "evaluate":
+        if stage in ("evaluate", "score"):
             self._metrics(where, main)
         if stage == "draw":
             pictures = into / "pictures"
             into.mkdir(exist_ok=True)
             pictures.symlink_to(os.path.relpath((where / "pictures").resolve(), into.resolve()))
         if stage == "report":
-            ignored = shutil.ignore_patterns("DONE", ".*", "made_of.json")
-            shutil.copytree(where, self.path / "report", ignore=ignored)
+            (self.path / "report").mkdir()
+            shutil.copyfile(where / "index.html", self.path / "report" / "index.html")
 
     def _metrics(self, where: Path, main: bool) -> None:
         """All methods' records in one list, the main method's first."""
@@ -91,3 +94,40 @@ class RunFolder:
             os.replace(temporary, latest)
         report = self.path / "report" / "index.html"
         show.line(f"results    {report if report.is_file() else self.path}")
+
+    def discard_if_empty(self) -> None:
+        """Leave no folder behind for a run that was refused before it made anything."""
+        if not {path.name for path in self.path.iterdir()} - {"config.yaml", "stages"} and not {
+            path.name for path in self.path.glob("stages/*")
+        } - {"train"}:
+            shutil.rmtree(self.path)
+
+
+SUMMARY = {
+    ("gt_known_loc", 0.5, "fixed"): "GT-known@0.5 fixed",
+    ("gt_known_loc", 0.5, "oracle"): "oracle",
+    ("max_box_acc_v2", None, "oracle"): "MaxBoxAccV2",
+    ("classification_top1", None, None): "top-1",
+}
+
+
+def summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
+    """The main numbers of a sweep, a row a job, named by what differs between the jobs."""
+    same = set.intersection(*(set(overrides) for overrides, _ in done))
+    rows = [["percent", *SUMMARY.values(), "run"]]
+    for overrides, folder in done:
+        path = folder.path / "metrics.json"
+        found = {
+            (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r["value"]
+            for r in (store.read_json(path) if path.is_file() else [])
+            if r["class"] is None and r["method"] == folder.run.method
+        }
+        numbers = [f"{100 * found[key]:.1f}" if key in found else "-" for key in SUMMARY]
+        name = " ".join(one.lstrip("+") for one in overrides if one not in same)
+        rows.append([name, *numbers, str(folder.path)])
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]),
+                   *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]])
+        for row in rows
+    )  # fmt: skip

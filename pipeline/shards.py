@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from pipeline import runtime, store
-from pipeline.records import Example, SetAside, Split
+from pipeline.records import Example, Problem, SetAside, Split
 
 if TYPE_CHECKING:
     import torch
@@ -46,19 +46,24 @@ def over(
     piece: int,
     flow: Callable[[Iterator[range]], Iterator[Part]],
     join: Callable[[Sequence[Part]], tuple[Arrays, Aside]],
+    source: Any = None,
 ) -> None:
     """Write every shard of `count` positions that is not there yet.
 
     `flow` turns ranges of at most `piece` positions into parts, in order; `join` makes one shard's
     arrays of its parts. The sizes are those that the folder was begun with, so that what a killed
-    run left fits.
+    run left fits; where it cannot fit, as other positions are counted or those of another
+    `source`, it goes.
     """
     plan = folder / "plan.json"
-    if not plan.is_file():
-        store.write_json(plan, {"shard": size, "piece": piece})
-    begun = store.read_json(plan)
+    begun = store.read_json(plan) if plan.is_file() else {}
+    if (begun.get("count"), begun.get("source")) != (count, source):
+        for shard in written(folder):
+            shard.unlink()
+        begun = {"shard": size, "piece": piece, "count": count, "source": source}
+        store.write_json(plan, begun)
     size, piece = begun["shard"], begun["piece"]
-    todo = [(n, p) for n, p in runtime.shards(count, size) if not path_of(folder, n).is_file()]
+    todo = [(n, p) for n, p in runtime.shards(count, size) if not _is_whole(path_of(folder, n))]
     pieces = [
         (number, positions[start : start + piece])
         for number, positions in todo
@@ -75,6 +80,17 @@ def over(
                 advance(len(positions))
             arrays, aside = join(own)
             store.write_arrays(path_of(folder, number), arrays, set_aside=aside)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a shard can be read: its header says how long the file is."""
+    if not path.is_file():
+        return False
+    try:
+        store.read_arrays(path)
+    except Problem:
+        return False
+    return True
 
 
 def concatenated(parts: Sequence[tuple[Arrays, Aside]]) -> tuple[Arrays, Aside]:

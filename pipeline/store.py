@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,11 +24,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.records import Problem
+
 DONE = "DONE"
 PACKAGE = Path(__file__).parent
-# How work is spread and where it is kept, never what it computes.
+# How work is asked for, spread and kept, never what it computes.
 WITHOUT_INFLUENCE = {
-    f"pipeline.{name}" for name in ("store", "runtime", "config", "run", "runs", "show")
+    "pipeline",
+    *(f"pipeline.{n}" for n in ("store", "runtime", "config", "run", "runs", "show", "predict")),
 }
 
 
@@ -38,7 +42,35 @@ def hash_of(value: Any) -> str:
 
 
 def is_done(folder: Path) -> bool:
-    return (folder / DONE).is_file()
+    """Whether a result is whole: DONE is there, and all the files that it names."""
+    done = _read_done(folder)
+    return done is not None and not _broken(folder, done)
+
+
+def _read_done(folder: Path) -> dict[str, Any] | None:
+    try:
+        return dict(read_json(folder / DONE))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """The sizes of a result's files."""
+    found = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DONE)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(found)}
+
+
+def _broken(folder: Path, done: Mapping[str, Any]) -> list[Path]:
+    """Files of a result that are gone, or no longer of the size that they were written with."""
+
+    def size(path: Path) -> int:
+        try:
+            return path.stat().st_size
+        except OSError:
+            return -1
+
+    named = ((folder / name, wanted) for name, wanted in done.get("files", {}).items())
+    return [path for path, wanted in named if size(path) != wanted]
 
 
 class Store:
@@ -59,7 +91,8 @@ class Store:
     ) -> tuple[Path, bool]:
         """The folder of a result, made now unless it is whole already; and whether it was.
 
-        `make(folder)` may find the shards of a run that was killed and goes on from them.
+        `make(folder)` may find the shards of a run that was killed and goes on from them; likewise
+        where files of a whole result were deleted or cut short since.
         """
         folder = self.folder(stage, made_of)
         if is_done(folder):
@@ -68,11 +101,15 @@ class Store:
         with _lock(folder, waiting):
             if is_done(folder):
                 return folder, True
+            for path in _broken(folder, _read_done(folder) or {}):
+                path.unlink(missing_ok=True)
+            (folder / DONE).unlink(missing_ok=True)
             write_json(folder / "made_of.json", {"stage": stage, **made_of}, indent=1)
             sweep_temporary(folder)
             started = time.time()
             make(folder)
-            done = {**provenance(), "seconds": round(time.time() - started, 3)}
+            seconds = round(time.time() - started, 3)
+            done = {**provenance(), "seconds": seconds, "files": _files(folder)}
             write_json(folder / DONE, done, indent=1)
         return folder, False
 
@@ -93,16 +130,44 @@ def _lock(folder: Path, waiting: Callable[[Path], None]) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name only when the block ends well."""
+    """A temporary path beside `path` that takes its name only when the block ends well.
+
+    Raises OSError with the file's name for whatever a disk does, also where a library that writes
+    has an error of its own for it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{cut_name(path.name, 100)}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    except Exception as error:
+        if code := _of_the_disk(error, temporary):
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _of_the_disk(error: Exception, file: Path) -> int | None:
+    """The system's number of what a library says in its own words; None if the disk is well."""
+    if told := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return int(told[1])
+    try:  # torch says nothing of use: ask the disk again
+        with open(file, "ab") as same:
+            same.write(bytes(1 << 20))
+    except OSError as again:
+        return again.errno
+    return None
+
+
+def cut_name(name: str, most: int) -> str:
+    """A file's name of at most so many bytes: that is what systems count, not letters."""
+    return name.encode()[:most].decode(errors="ignore")
 
 
 def sweep_temporary(folder: Path) -> None:
@@ -135,12 +200,18 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What write_arrays wrote: the arrays, and the notes."""
-    from safetensors import safe_open
+    """What write_arrays wrote: the arrays, and the notes. Raises Problem where it is not whole."""
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(str(path), "numpy") as file:
-        notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
-        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+    try:
+        with safe_open(str(path), "numpy") as file:
+            notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise Problem(
+            f"{path}: not as it was written ({error}); delete the folder {path.parent}, and the "
+            "same command makes it again"
+        ) from error
 
 
 @cache
@@ -183,7 +254,7 @@ def source_of(modules: Iterable[str]) -> dict[str, str]:
             hashes[module] = _foreign_source(module)
             continue
         hashes[module], imported = _imports(module)
-        todo |= imported
+        todo |= imported | {module.rpartition(".")[0] or module}  # a package runs first
     return dict(sorted(hashes.items()))
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from pycocotools.coco import COCO
 
 from tests.conftest import ROOT, TINY, Cli
@@ -59,7 +60,8 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
     assert any(r["class"] == "heart" for r in records)
 
     page = (latest / "report/index.html").read_text()
-    assert not re.search(r"(?:src|href)=\"(?!data:)", page), "the page wants something from outside"
+    asked = {one for one in re.findall(r"(?:src|href)=\"([^\"]*)", page) if one[:5] != "data:"}
+    assert asked == {"../boxes.json", "../predictions.json", "../metrics.json", "../config.yaml"}
 
 
 def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
@@ -71,17 +73,18 @@ def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
     capsys.readouterr()
     assert cli(*RUN) == 0
     told = capsys.readouterr().out
-    assert told.count(" kept ") == 5
+    assert told.count(" kept ") == 6
     assert " made " not in told
     assert (outputs / "latest/boxes.json").read_bytes() == first
 
     assert cli("-m", *RUN, "segmenter.threshold=0.2,0.3,0.5") == 0
-    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 1, 3]
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 3]
+    # Two of explain: the scored images, and the held-back ones that calibrate reads.
     assert not (tmp_path / "multirun").exists()
     assert len(list((outputs / "runs/cam").iterdir())) == 5
 
     assert cli(*RUN, "stages=[localize,evaluate,report]", "segmenter.threshold=0.4") == 0
-    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 1, 4]
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 4]
 
 
 def test_a_stage_whose_upstream_is_missing_says_what_to_do(
@@ -131,7 +134,9 @@ def test_a_folder_without_boxes(cli: Cli, folder_of_images: Path, tmp_path: Path
     assert cli(*arguments) == 0
     assert len(json.loads((latest / "boxes.json").read_text())) == 9
     assert len(folders(tmp_path / "outputs", "train")) == 1
-    assert len(folders(tmp_path / "outputs", "explain")) == 2
+    explained = [json.loads((path / "made_of.json").read_text())["split"]
+                 for path in folders(tmp_path / "outputs", "explain")]  # fmt: skip
+    assert explained.count("val") == 2
 
 
 def environment() -> dict[str, str]:
@@ -201,6 +206,41 @@ def test_a_wrong_configuration_is_refused_at_start(
         assert part in error
     assert "Traceback" not in error
     assert not (tmp_path / "outputs").exists(), "refused before anything is written"
+
+
+def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.config import FAMILIES, options
+
+    assert cli("--help") == 0
+    told = capsys.readouterr().out
+    for family in FAMILIES:
+        for name in options(family):
+            assert name in told
+    for option in (
+        "data.root",
+        "segmenter.threshold",
+        "train.lr",
+        "explain.target",
+        "model.stride",
+    ):
+        assert option in told
+
+
+def test_cfg_job_shows_every_default(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("+experiment=cam", "--cfg", "job") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["segmenter"]["threshold"] == 0.2
+    assert shown["data"]["images"] == 3600
+
+
+def test_a_sweep_ends_with_a_table(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("-m", *RUN, "segmenter.threshold=0.2,0.3") == 0
+    table = capsys.readouterr().out.split("\n")[-4:]
+    assert "MaxBoxAccV2" in table[0]
+    assert table[1].startswith("segmenter.threshold=0.2 ")
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}, "no multirun.yaml beside it"
 
 
 def test_without_an_experiment_it_says_what_there_is(

@@ -43,8 +43,9 @@ class Folder(OnDisk):
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():
+            what = "not a folder" if Path(self.root).exists() else "no such folder"
             raise Problem(
-                f"data.root={self.root}: no such folder; expected one with "
+                f"data.root={self.root}: {what}; expected one with "
                 "train/<class>/ and val/<class>/, or <class>/ folders of images"
             )
 
@@ -73,6 +74,20 @@ class Folder(OnDisk):
             names[folder] = name.strip() or folder
         return names
 
+    def _name_notes(self, folders: Sequence[str]) -> list[str]:
+        """What classes.txt names and is not there, and the other way round."""
+        if not self._names:
+            return []
+        unnamed = [folder for folder in folders if folder not in self._names]
+        absent = [folder for folder in self._names if folder not in folders]
+        notes = []
+        if unnamed:
+            what = listing.some(unnamed, "class folder")
+            notes.append(f"classes.txt: {what} without a line, named after the folder")
+        if absent:
+            notes.append(f"classes.txt: {listing.some(absent, 'line')} for which no folder is")
+        return notes
+
     @cached_property
     def _found(self) -> Found:
         root, notes = Path(self.root), list[str]()
@@ -86,6 +101,7 @@ class Folder(OnDisk):
                 "val/<class>/<image>, or <class>/<image>, in formats that Pillow reads"
                 + "".join(f"\n  {note}" for note in notes[:10])
             )
+        notes += self._name_notes(folders) + _layout_notes(parts, folders)
         names = tuple(self._names.get(folder, folder) for folder in folders)
         double = [name for name, times in Counter(names).items() if times > 1]
         if double:
@@ -118,12 +134,16 @@ class Folder(OnDisk):
     def _annotated(self) -> Annotated | None:
         if self.annotations is None:
             return None
-        splits, folders = self.splits, self._found.folders
-        by_name = {name: n for names in (folders, self.classes) for n, name in enumerate(names)}
+        splits = self.splits
         # Where the user made the split, the file speaks of the scored images: a bare name in it
         # must not find an image of train.
         scored = splits.val if self._found.val_is_a_folder else splits.all
-        return Annotated(coco.read(self.annotations), scored.ids, splits.all, by_name)
+        return self._bring_together(self.annotations, scored.ids)
+
+    def _bring_together(self, file: Path, scored: Sequence[str]) -> Annotated:
+        names = (self._found.folders, self.classes)
+        by_name = {name: n for each in names for n, name in enumerate(each)}
+        return Annotated(coco.read(file), scored, self.splits.all, by_name)
 
     def coco_names(self, split: Split) -> CocoNames:
         """The annotation file's own ids and names where it knows the images, else from 1 on."""
@@ -135,6 +155,10 @@ class Folder(OnDisk):
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         known = {} if self._annotated is None else self._annotated.truth
         return {id: known[id] for id in self.ids(split) if id in known}
+
+    def drawn(self, boxes: Path) -> Mapping[str, GroundTruth]:
+        """Boxes that somebody drew on any of the images, for `calibrate` alone: COCO JSON."""
+        return self._bring_together(boxes, self.splits.all.ids).truth
 
     def truth_notes(self) -> list[str]:
         return [] if self._annotated is None else self._annotated.notes
@@ -155,8 +179,10 @@ class Found:
 
 def _split_folders(root: Path) -> dict[str, str]:
     """Which folder below the root holds which split; `""`, the root itself, where there is none."""
-    scored = next((name for name in SCORED if (root / name).is_dir()), None)
-    train = "train" if (root / "train").is_dir() else None
+    inside = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    by_name = {name.lower(): name for name in reversed(inside)}
+    scored = next((by_name[name] for name in SCORED if name in by_name), None)
+    train = by_name.get("train")
     # One alone may as well be a class of that name; a split holds folders.
     if scored is None and (train is None or not _holds_folders(root / train)):
         return {"train": ""}
@@ -164,6 +190,24 @@ def _split_folders(root: Path) -> dict[str, str]:
         return {"train": ""}
     both = {"train": train, "val": scored}
     return {split: name for split, name in both.items() if name is not None}
+
+
+def _layout_notes(
+    parts: Mapping[str, Mapping[str, Sequence[File]]], folders: Sequence[str]
+) -> list[str]:
+    """What looks like a mistake in how the folders are laid out."""
+    notes = []
+    if len(folders) == 1:
+        notes.append(
+            f"all images are of one class, {folders[0]!r}: expected train/<class>/<image>, a "
+            "folder a class; are the class folders one level deeper?"
+        )
+    if "train" in parts and "val" in parts:
+        only = [name for name in folders if not parts["train"].get(name)]
+        if only:
+            what = listing.some(only, "class")
+            notes.append(f"{what} with images in val but none in train: it cannot be learned")
+    return notes
 
 
 def _holds_folders(folder: Path) -> bool:
@@ -227,6 +271,8 @@ class Annotated:
     ) -> None:
         self.file, self.listing = file, images
         self.classes = {number: by_name.get(name, -1) for number, name in file.categories.items()}
+        # One category that is no class: boxes of objects, whatever they are.
+        self.agnostic = len(self.classes) == 1 and set(self.classes.values()) == {-1}
         self.images, self.match_notes = self._matched(scored)
         self._check_categories(by_name)
 
@@ -262,6 +308,8 @@ class Annotated:
                 "to be the path below data.root, or the end of it where that is unique"
             )
         notes = []
+        if not any(image.boxes for image in self.file.images):
+            notes.append(f"{path.name}: holds no box, so nothing can be localized against it")
         if missing:
             notes.append(f"{path.name}: {listing.some(missing, 'image')} not in the data set")
         if unclear:
@@ -272,13 +320,20 @@ class Annotated:
         return matched, notes
 
     def _check_categories(self, by_name: Mapping[str, int]) -> None:
+        if self.agnostic:
+            (name,) = self.file.categories.values()
+            self.match_notes.append(
+                f"{self.file.path.name}: its one category {name!r} is no class of the data set: "
+                "its boxes are taken as those of each image's own class"
+            )
+            return
         used = Counter(c for image in self.images.values() for c in image.categories)
         ours = sum(times for number, times in used.items() if self.classes[number] >= 0)
         names = [self.file.categories[n] for n in used if self.classes[n] < 0]
         if used and not ours:
             raise Problem(
                 f"{self.file.path}: none of its categories is a class of the data set; it has "
-                f"{names[0]!r}; {near(names[0], by_name)}"
+                f"{names[0]!r}; name them alike, by class or by folder; {near(names[0], by_name)}"
             )
         if names:
             self.match_notes.append(
@@ -331,7 +386,9 @@ class Annotated:
             found[file.id] = GroundTruth(
                 file.id, label, size,
                 np.asarray(boxes, np.float32).reshape(-1, 4),
-                np.asarray([self.classes[c] for c in image.categories], np.int64),
+                None
+                if self.agnostic
+                else np.asarray([self.classes[c] for c in image.categories], np.int64),
                 masks if len(masks) == len(boxes) else None,
             )  # fmt: skip
         return found, [coco.clipped_note(self.file.path, clipped)] if clipped else []

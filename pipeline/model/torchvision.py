@@ -259,7 +259,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise Problem(f"{path}: no such file of weights") from None
     except Exception as error:  # torch raises pickle's, zip's and its own errors
-        reason = str(error).strip().split("\n")[0]
+        # torch's own advice is to trust the file: not repeated here.
+        reason = str(error).strip().split("\n")[0].split("Re-running")[0].split(" (1)")[0][:200]
         raise Problem(
             f"{path}: not a file of weights that loads safely ({type(error).__name__}: {reason}). "
             "Expected tensors by name, as torch.save(network.state_dict(), FILE) or safetensors "

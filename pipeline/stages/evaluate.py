@@ -9,7 +9,7 @@ no box of their own class, are left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from pipeline.records import Boxes, GroundTruth, Problem, SaliencyMap, Score
 from pipeline.run import Run
 from pipeline.segmenter.frame import frame_size, upsampled
-from pipeline.stages import explain, localize
+from pipeline.stages import calibrate, explain, localize
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -34,10 +34,16 @@ def made_of(run: Run) -> dict[str, Any]:
         "source": run.sources("evaluate", "data"),
         "localize": run.key("localize"),
         "explain": run.key("explain"),
+        "calibrate": run.key("calibrate") if "calibrate" in run.config["stages"] else None,
         "truth": run.data.truth_fingerprint("val"),
         "evaluate": run.config["evaluate"],
         "seed": run.config["seed"],
     }
+
+
+def check(run: Run) -> None:
+    """Raises Problem for annotations that cannot be read, before anything is computed."""
+    run.data.truth("val")
 
 
 class GtKnownOracle(MaxBoxAcc):
@@ -69,6 +75,9 @@ class Evaluation:
     def __init__(self, ious: Sequence[float], stands_on: Mapping[str, Any], seed: int) -> None:
         self.ious = tuple(ious)
         self.fixed = Localization(ious, stands_on, seed)
+        # At each IoU its own threshold, or one for each half of the images.
+        self.validation: dict[float, Localization] = {}
+        self.thresholds: Mapping[str, Sequence[float]] = {}
         self.oracles = [kind(ious, seed) for kind in (GtKnownOracle, Top1Oracle, Top5Oracle)]
         self.map_metrics = [MaxBoxAcc((0.5,), seed), MaxBoxAccV2(seed=seed)]
         self.boxes_that_know_nothing = Baselines(ious, seed)
@@ -90,6 +99,11 @@ class Evaluation:
         iou = best_iou(best, true)
         self.labels.append(truth.label)
         self.fixed.add(truth.label, iou, top)
+        for delta, validation in self.validation.items():
+            values = self.thresholds[f"{delta:g}"]
+            value = values[calibrate.fold_of(truth.id) if len(values) > 1 else 0]
+            at = int(np.searchsorted(THRESHOLDS, value - 1e-9))
+            validation.add(truth.label, float(found.largest[at]), top)
         for k, oracle in zip((None, 1, 5), self.oracles, strict=True):
             oracle.add(found if k is None or truth.label in top[:k] else NOWHERE)
         for metric in self.map_metrics:
@@ -98,6 +112,15 @@ class Evaluation:
         frame = frame_size(truth.size, 64)  # a pyramid has no detail
         self.pyramid.add(curves(pyramid(frame), true, truth.size))
         return iou
+
+    def calibrated(self, thresholds: Mapping[str, Sequence[float]], source: str, seed: int) -> None:
+        """Score at thresholds that stage calibrate chose on other images, too."""
+        self.thresholds = thresholds
+        for iou in self.ious:
+            values = thresholds[f"{iou:g}"]
+            value = values[0] if len(values) == 1 else list(values)
+            stands_on = {"kind": "validation", "value": value, "source": source}
+            self.validation[iou] = Localization([iou], stands_on, seed)
 
     def classified(self, label: int, top: Sequence[int]) -> None:
         self.class_labels.append(label)
@@ -119,6 +142,9 @@ class Evaluation:
         if not self.labels or (located is not None and not located.any()):
             return
         yield from self.fixed.compute(located, name)
+        for validation in self.validation.values():
+            found = validation.compute(located, name)
+            yield from (s for s in found if s.name in ("gt_known_loc", "top1_loc", "top5_loc"))
         for oracle in self.oracles:
             # The mean over IoUs belongs to V2 alone.
             yield from (s for s in oracle.compute(located, name) if s.iou is not None)
@@ -134,6 +160,12 @@ def make(run: Run, folder: Path) -> None:
     evaluation = Evaluation(
         run.config["evaluate"]["ious"], run.segmenter().stands_on, run.config["seed"]
     )
+    if "calibrate" in run.config["stages"]:
+        picked = calibrate.read(run.folder("calibrate"))
+        if picked["source"] is not None:
+            evaluation.calibrated(picked["thresholds"], picked["source"], run.config["seed"])
+        # What somebody drew to choose the threshold is not scored with it.
+        truth = {id: one for id, one in truth.items() if id not in set(picked["images"])}
     notes = _score(run, maps, cut, truth, evaluation)
     scores = evaluation.scores(run.classes, run.method)
     store.write_json(folder / "metrics.json", [score.record() for score in scores], indent=1)
@@ -163,7 +195,7 @@ def _score(
 
     missing: list[str] = []
     other_class: list[str] = []
-    found_boxes = _own_class(localize.boxes_of(cut, ids), labels)
+    found_boxes = {(p, boxes.label): boxes for p, boxes in localize.boxes_of(cut, ids)}
     found_maps = ((p, s) for shard in shards.written(maps) for p, s in explain.maps_in(shard, ids))
 
     def measure(item: tuple[int, SaliencyMap]) -> tuple[int, SaliencyMap, Curves | None]:
@@ -181,7 +213,7 @@ def _score(
                 continue
             if saliency.id not in scored:
                 continue
-            boxes = found_boxes.get(position)
+            boxes = found_boxes.get((position, saliency.explained))
             known, iou = truth.get(saliency.id), None
             if known is None:
                 missing.append(saliency.id)
@@ -201,15 +233,6 @@ def _score(
     if truth and not evaluation.labels:
         notes.append("no image could be scored: explain.target=true gives maps of the true class")
     return notes
-
-
-def _own_class(found: Iterable[tuple[int, Boxes]], labels: np.ndarray) -> dict[int, Boxes]:
-    """Boxes of each image's true class, or of the only one that an unlabelled image has."""
-    own: dict[int, Boxes] = {}
-    for position, boxes in found:
-        if labels[position] < 0 or boxes.label == labels[position]:
-            own.setdefault(position, boxes)
-    return own
 
 
 def check_sizes(known: GroundTruth, saliency: SaliencyMap) -> None:
@@ -271,18 +294,21 @@ ROWS = {
     "centre_box_loc": "best centre box",
 }
 BASELINES = ("full_image_loc", "centre_box_loc", "pyramid_max_box_acc_v2")
+CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
+FAR_BEHIND = 0.05  # of the oracle: then the threshold is worth a word
 
 
 def table_of(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
     """The main numbers in percent, a row each, a column for each IoU."""
-    headline = [score for score in scores if score.label is None]
+    # Among five classes the true one is always within the first five.
+    headline = [s for s in scores if s.label is None and (len(classes) > 5 or "top5" not in s.name)]
     ious = sorted({s.iou for s in headline if s.iou is not None and s.name == "gt_known_loc"})
     rows: list[dict[str, Any]] = []
     for name, title in ROWS.items():
         kinds = dict.fromkeys(_kind(s) for s in headline if s.name == name and s.iou is not None)
         for kind in kinds:
             own = {s.iou: s for s in headline if s.name == name and _kind(s) == kind}
-            cells = [_cell(own.get(iou), kind == "oracle") for iou in ious]
+            cells = [_cell(own.get(iou), kind in CHOSEN) for iou in ious]
             rows.append({"cells": [f"{title}{_named(own, kind)}", *cells, ""],
                          "baseline": name in BASELINES})  # fmt: skip
     for name, title in (("max_box_acc_v2", "MaxBoxAccV2 (oracle)"),
@@ -297,9 +323,16 @@ def table_of(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
         if own:
             cells = [f"classification, top-{k}", *[""] * len(ious), _cell(own[None], False)]
             rows.append({"cells": cells, "baseline": False})
-    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean"]
-    return {"head": head, "rows": rows, "cards": _cards(headline),
+    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
+    return {"head": head, "rows": rows, "cards": _cards(headline), "advice": _advice(headline),
             "classes": _per_class(scores, classes)}  # fmt: skip
+
+
+Place = tuple[str, float | None, str]  # name, IoU, and whether at the boxes' own threshold
+
+
+def _place(score: Score) -> Place:
+    return score.name, score.iou, _kind(score) if _kind(score) in CHOSEN else "own"
 
 
 def _kind(score: Score) -> str:
@@ -307,10 +340,16 @@ def _kind(score: Score) -> str:
 
 
 def _named(own: Mapping[float | None, Score], kind: str) -> str:
-    if not kind:
-        return ""
-    values = {s.threshold["value"] for s in own.values() if s.threshold is not None}
-    return f" ({kind} {values.pop():g})" if kind != "oracle" and len(values) == 1 else f" ({kind})"
+    told = [kind]
+    if kind not in CHOSEN:
+        values = dict.fromkeys(s.threshold["value"] for s in own.values() if s.threshold)
+        told += [f"{value:g}" for value in values if value is not None]
+    return kind and f" ({' '.join(told)})"
+
+
+def percent(value: float) -> str:
+    """Equal shares are written alike, however they were added up."""
+    return f"{round(100 * value, 9):.1f}"
 
 
 def _cell(score: Score | None, with_threshold: bool) -> str:
@@ -323,38 +362,96 @@ def _cell(score: Score | None, with_threshold: bool) -> str:
         and not isinstance(score.threshold["value"], list)
     ):
         at = f" @{score.threshold['value']:.2f}"
-    return f"{100 * score.value:.1f}{at}"
+    return f"{percent(score.value)}{at}"
 
 
-def _cards(headline: Sequence[Score]) -> list[dict[str, str]]:
-    wanted = {
-        ("gt_known_loc", 0.5, "fixed"): "GT-known Loc, IoU 0.5, fixed threshold",
-        ("gt_known_loc", 0.5, "oracle"): "GT-known Loc, IoU 0.5, oracle",
-        ("max_box_acc_v2", None, "oracle"): "MaxBoxAccV2, oracle",
-        ("classification_top1", None, ""): "classification, top-1",
-    }
-    found = {(s.name, s.iou, _kind(s)): s for s in headline}
-    cards = []
-    for place, name in wanted.items():
-        if place in found:
-            score = found[place]
-            low, high = score.interval or (score.value, score.value)
-            spread = f"95 %: {100 * low:.1f} to {100 * high:.1f}, n {score.n}"
-            cards.append({"value": f"{100 * score.value:.1f} %", "name": f"{name} ({spread})"})
-    return cards
+CARDS: dict[Place, tuple[str, str, Place | None]] = {
+    ("gt_known_loc", 0.5, "own"): (
+        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
+    ("gt_known_loc", 0.5, "validation"): (
+        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
+    ("gt_known_loc", 0.5, "oracle"): (
+        "GT-known Loc", "best centre box", ("centre_box_loc", 0.5, "oracle")),
+    ("max_box_acc_v2", None, "oracle"): (
+        "MaxBoxAccV2", "centred pyramid", ("pyramid_max_box_acc_v2", None, "oracle")),
+    ("top1_loc", 0.5, "own"): ("Top-1 Loc", "", None),
+    ("classification_top1", None, "own"): ("classification, top-1", "", None),
+}  # fmt: skip
+
+
+def _cards(headline: Sequence[Score]) -> list[dict[str, Any]]:
+    """The few numbers to look at first, each beside what knows nothing of the image."""
+    found = {_place(s): s for s in headline}
+    return [
+        {
+            "title": title,
+            "at": _stands_on(found[place]),
+            "number": found[place].value,
+            "value": _cell(found[place], False),
+            "threshold": _cell(found[place], place[2] in CHOSEN).partition(" ")[2],
+            "spread": _spread(found[place]),
+            "n": found[place].n,
+            "of_boxes": not place[0].startswith("classification"),
+            "baseline": [baseline, percent(found[beside].value)] if beside in found else None,
+        }
+        for place, (title, baseline, beside) in CARDS.items()
+        if place in found
+    ]
+
+
+def _stands_on(score: Score) -> str:
+    at = "" if score.iou is None else f"IoU {score.iou:g}"
+    return ", ".join(filter(None, [at, _named({score.iou: score}, _kind(score)).strip(" ()")]))
+
+
+def _spread(score: Score) -> str:
+    """The 95 % interval in words. Where all images agree the bootstrap has no width, which would be
+    read as certainty: there it is Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1."""
+    if score.value in (0, 1):
+        bound = score.n / (score.n + 1.96**2)
+        return (f"at least {percent(bound)} (Wilson)" if score.value else
+                f"at most {percent(1 - bound)} (Wilson)")  # fmt: skip
+    if score.interval is None:
+        return ""
+    return f"{percent(score.interval[0])} to {percent(score.interval[1])}"
+
+
+def _advice(headline: Sequence[Score]) -> str | None:
+    found = {s.threshold["kind"]: s for s in headline
+             if s.name == "gt_known_loc" and s.iou == 0.5 and s.threshold}  # fmt: skip
+    if not {"fixed", "oracle"} <= set(found):
+        return None
+    reached = {kind: percent(s.value) for kind, s in found.items()}
+    at = {kind: s.threshold["value"] for kind, s in found.items() if s.threshold}
+    if found["oracle"].value - found["fixed"].value < FAR_BEHIND:
+        return None
+    advice = (
+        f"At IoU 0.5 the curve prefers a threshold of {at['oracle']:.2f} ({reached['oracle']} %) "
+        f"to the fixed {at['fixed']:g} ({reached['fixed']} %); it was chosen on the very images "
+        "that are scored, so what it reaches here is optimistic"
+    )
+    if "validation" in found and not isinstance(at["validation"], list):
+        return (f"{advice}. One chosen on other images, segmenter.threshold={at['validation']:g}, "
+                f"reaches {reached['validation']} %.")  # fmt: skip
+    if "validation" in found:
+        advice += f" (chosen on one half, used on the other: {reached['validation']} %)"
+    return f"{advice}. segmenter.threshold={at['oracle']:.2f} would use it."
 
 
 def _per_class(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any] | None:
-    columns = {
-        "GT-known @0.5": ("gt_known_loc", 0.5, "fixed"),
+    columns: dict[str, Place] = {
+        "GT-known @0.5": ("gt_known_loc", 0.5, "own"),
+        "validation": ("gt_known_loc", 0.5, "validation"),
         "oracle": ("gt_known_loc", 0.5, "oracle"),
         "MaxBoxAccV2": ("max_box_acc_v2", None, "oracle"),
-        "top-1": ("classification_top1", None, ""),
+        "top-1": ("classification_top1", None, "own"),
     }
-    found = {(s.label, s.name, s.iou, _kind(s)): s for s in scores if s.label is not None}
+    found = {(s.label, _place(s)): s for s in scores if s.label is not None}
+    there = {place for _, place in found}
+    columns = {title: place for title, place in columns.items() if place in there}
     rows = []
     for name in classes:
-        own = [found.get((name, *place)) for place in columns.values()]
+        own = [found.get((name, place)) for place in columns.values()]
         counted = next((s.n for s in own if s is not None), 0)
         rows.append([name, str(counted), *(_cell(s, False) for s in own)])
     return {"head": ["class", "n", *columns], "rows": rows} if found else None

@@ -103,6 +103,8 @@ def make(run: Run, folder: Path) -> None:
     bad = set_aside_of(folder)
     if len(bad) == count:
         first = next(iter(bad.values()))
+        for shard in shards.written(folder):  # the next run is to look again
+            shard.unlink()
         raise Problem(f"explain: none of {count} images could be read; {first}")
     if bad:
         show.line(f"explain: {len(bad)} of {count} images were set aside; the report names them")

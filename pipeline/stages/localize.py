@@ -52,7 +52,10 @@ def make(run: Run, folder: Path) -> None:
     def flow(pieces: Iterator[range]) -> Iterator[tuple[list[tuple[int, Boxes]], shards.Aside]]:
         return runtime.stream(cut, pieces, run.workers, run.workers + 1)
 
-    shards.over(folder, "localize", len(of_maps), 1, 1, flow, lambda parts: _arrays(*parts[0]))
+    plan = store.read_json(maps / "plan.json")
+    shards.over(
+        folder, "localize", len(of_maps), 1, 1, flow, lambda parts: _arrays(*parts[0]), plan
+    )
     names = run.coco_names()
     with store.whole_file(folder / "boxes.json") as path:
         coco.dump(path, results(folder, ids, names))
@@ -158,5 +161,5 @@ def _data_set(
         }
         for n, record in enumerate(results(folder, run.data.ids(run.split), names), 1)
     )
-    info = {"description": f"Boxes found by label2box: {run.config['name']}"}
+    info = {"description": "Boxes found by label2box"}
     coco.dump_data_set(path, info, images, categories, annotations)

@@ -1,6 +1,7 @@
 """Report: one HTML page that opens from disk: the numbers, and image, map and boxes side by side.
 
-Pictures are inside the page, so it can be sent as it is; it asks nothing of a network.
+Pictures are inside the page, so it can be sent as it is; it asks nothing of a network. Of several
+methods the numbers stand in one table, and each image is shown once, with every method's map.
 """
 
 from __future__ import annotations
@@ -8,22 +9,27 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import checkpoint, shards, store
-from pipeline.records import SaliencyMap, SetAside
+from pipeline import checkpoint, runtime, shards, store
+from pipeline.data.photo import printable
+from pipeline.records import Boxes, SaliencyMap, SetAside
 from pipeline.run import Run
 from pipeline.segmenter.frame import upsampled
-from pipeline.stages import explain
+from pipeline.stages import explain, localize
+from pipeline.stages.draw import PALETTE
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 SIDE = 240  # of a picture, its longer side
-TRUE, FOUND = (255, 255, 255), (255, 64, 96)  # RGB of boxes
+MOST_BOXES = 5  # drawn for one image
+DARK, TRUE, FOUND = (24, 24, 24), (255, 255, 255), PALETTE[0]  # RGB; TRUE is dashed
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -33,8 +39,9 @@ def made_of(run: Run) -> dict[str, Any]:
         "template": store.file_fingerprint(template_path()),
         "evaluate": [one.key("evaluate") for one in methods],
         "report": run.config["report"],
-        "name": run.config["name"],
-        "data": run.config["data"]["_target_"],
+        "title": _title(run),
+        "links": _links(run),
+        "notes": run.data.notes(),
     }
 
 
@@ -47,42 +54,152 @@ def make(run: Run, folder: Path) -> None:
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(template_path().read_text(encoding="utf-8"))
-    sections = [_section(run.for_method(name)) for name in run.methods]
+    sections = [Section(run.for_method(name)) for name in run.methods]
+    gallery = _gallery(run, sections)
+    shapes = [p["width"] / p["height"] for row in gallery for p in row["pictures"]]
     page = template.render(
-        title=f"{run.config['name']} on {_data_name(run)}",
+        title=_title(run),
+        facts=_facts(run, sections[0].images),
         sections=sections,
-        facts=_facts(run),
+        comparison=_comparison(sections) if len(sections) > 1 else None,
+        unmeasured=_unmeasured(run, sections[0].images),
+        gallery=gallery,
+        aspect=float(np.clip(np.median(shapes), 0.75, 1.5)) if shapes else 1,
+        labelled=bool(run.data.classes),
+        keys={"annotated": _key(TRUE, True), "found": _key(FOUND, False)},
         notes=_notes(run),
+        links=_links(run),
+        essentials=_essentials(run),
+        made=store.provenance(),
     )
     store.write_text(folder / "index.html", page)
 
 
-def _data_name(run: Run) -> str:
+# -- words and numbers ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """What evaluate left of one method."""
+
+    run: Run
+
+    @property
+    def method(self) -> str:
+        return self.run.method
+
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        return dict(store.read_json(self.run.folder("evaluate") / "table.json"))
+
+    @cached_property
+    def images(self) -> list[dict[str, Any]]:
+        return list(store.read_json(self.run.folder("evaluate") / "images.json"))
+
+    @cached_property
+    def curve(self) -> dict[str, Any]:
+        return dict(store.read_json(self.run.folder("evaluate") / "curve.json"))
+
+
+def _title(run: Run) -> str:
     root = run.config["data"].get("root")
-    target = str(run.config["data"]["_target_"])
-    return Path(root).resolve().name if root else target.rsplit(".", 1)[-1].lower()
+    data = Path(root).resolve().name if root else _choice(run.config["data"])
+    name = str(run.config["name"])
+    experiment = "" if name in run.methods else f"{name}: "
+    return printable(f"{experiment}{', '.join(run.methods)} on {data}")
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _choice(node: Mapping[str, Any]) -> str:
+    """The name that a configuration's node is chosen by: its file's."""
+    return str(node["_target_"]).split(".")[-2]
+
+
+def _facts(run: Run, images: Sequence[Mapping[str, Any]]) -> list[str]:
     card = checkpoint.read_card(run.checkpoint)
-    model = card["model"]
     recipe = {
         "own": "the pretrained network's own head, nothing trained",
         "head": "backbone frozen, a new head trained on image labels",
         "finetune": "the whole network fine-tuned on image labels",
         "scratch": "trained from scratch on image labels",
     }[card["recipe"]]
-    ids = run.data.ids(run.split)
+    count, aside = len(run.data.ids(run.split)), len(explain.set_aside_of(run.folder("explain")))
+    scored = sum(one["iou"] is not None for one in images)
+    counted = [f"{count} images" + (f" ({run.split})" if run.data.classes else "")]
+    counted += [f"{aside} set aside"] if aside else []
+    counted += [f"{scored} scored"] if 0 < scored < count - aside else []
     return [
-        ("images", f"{len(ids)} ({run.split})"),
-        ("classes", str(len(card["classes"]))),
-        ("network", f"{model.get('name', model['_target_'].rsplit('.', 1)[-1])}, {recipe}"),
-        ("input", f"{card['size'][0]} x {card['size'][1]} pixels (height x width)"),
-        ("segmenter", ", ".join(f"{k}={v}" for k, v in run.config["segmenter"].items()
-                                if k != "_target_")),
-        ("precision", run.precision),
-        ("seed", str(run.config["seed"])),
-    ]  # fmt: skip
+        ", ".join(counted),
+        f"{len(card['classes'])} classes",
+        f"{_network(card)}, {recipe}",
+        f"input {card['size'][0]} x {card['size'][1]} pixels (height x width)",
+        f"precision {run.precision}",
+    ]
+
+
+def _network(card: Mapping[str, Any]) -> str:
+    return str(card["model"].get("name", _choice(card["model"])))
+
+
+def _essentials(run: Run) -> str:
+    """The run as a command line would say it; without paths, as the page may be sent away."""
+    segmenter = run.config["segmenter"]
+    arguments = [f"segmenter.{k}={v}" for k, v in segmenter.items() if k != "_target_"]
+    return " ".join([
+        f"data={_choice(run.config['data'])}",
+        f"model={_network(checkpoint.read_card(run.checkpoint))}",
+        f"saliency={','.join(run.methods)}",
+        f"segmenter={_choice(segmenter)}",
+        *arguments,
+        f"seed={run.config['seed']}",
+    ])  # fmt: skip
+
+
+def _links(run: Run) -> list[str]:
+    """What lies beside the page in the run's folder, of the stages that this run has."""
+    files = {"localize": ("boxes.json", "predictions.json"), "evaluate": ("metrics.json",)}
+    found = [name for stage in run.config["stages"] for name in files.get(stage, ())]
+    return [*found, "config.yaml"]
+
+
+def _comparison(sections: Sequence[Section]) -> dict[str, Any]:
+    """A row for each method, a column for each number; and a curve for each at IoU 0.5."""
+    cards = [[c for c in section.table["cards"] if c["of_boxes"]] for section in sections]
+    best = [max(c["number"] for c in column) for column in zip(*cards, strict=True)]
+    lines = [
+        {"name": section.method, "points": line["points"]}
+        for section in sections
+        for line in section.curve["lines"]
+        if line["iou"] == 0.5
+    ]
+    return {
+        "columns": cards[0],
+        "rows": [
+            (section.method, [(c, c["number"] > b - 1e-9) for c, b in zip(row, best, strict=True)])
+            for section, row in zip(sections, cards, strict=True)
+        ],
+        "lines": lines,
+    }
+
+
+def _unmeasured(run: Run, images: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why no box was measured, and what to do; None where some were."""
+    if any(one["iou"] is not None for one in images):
+        return None
+    if not run.data.classes:
+        return ("These images have no labels: boxes are shown for what the classifier takes them "
+                "for, and nothing is measured.")  # fmt: skip
+    if not images:
+        return ("No box was measured: only images of the split val are scored, at maps of their "
+                "own class; see explain.split and explain.target.")  # fmt: skip
+    if store.read_json(run.folder("evaluate") / "notes.json"):
+        return "No box was measured: no image has an annotated box of its own class; see the notes."
+    how = (
+        " To measure them, give data.boxes=FILE (COCO JSON), or put instances_val.json into "
+        "data.root, and run the same command again: nothing is trained anew."
+        if "boxes" in run.config["data"]
+        else ""
+    )
+    return f"No box was measured, as these images have no annotations.{how}"
 
 
 def _notes(run: Run) -> list[str]:
@@ -94,72 +211,129 @@ def _notes(run: Run) -> list[str]:
             *more]  # fmt: skip
 
 
+# -- pictures ------------------------------------------------------------------------------------
+
+
+def chosen(
+    images: Sequence[Mapping[str, Any]], count: int
+) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Rows of images to show: the best, the middle and the worst `count`, each image at most once.
+
+    All in one row where there are no more than that; a look across them where none is scored.
+    """
+    first: dict[int, Mapping[str, Any]] = {}
+    for one in images:
+        first.setdefault(one["position"], one)
+    every = list(first.values())
+    scored = sorted((one for one in every if one["iou"] is not None), key=lambda one: -one["iou"])
+    wanted = min(3 * count, len(every))
+    if not wanted:
+        return []
+    if not scored:
+        title = "All images" if wanted == len(every) else "A look across the images"
+        return [(title, [every[n * len(every) // wanted] for n in range(wanted)])]
+    if len(scored) <= 3 * count:
+        return [("All, best first", scored)]
+    middle = (len(scored) - count) // 2
+    return [("Best", scored[:count]), ("Median", scored[middle : middle + count]),
+            ("Worst", scored[-count:][::-1])]  # fmt: skip
+
+
+def _gallery(run: Run, sections: Sequence[Section]) -> list[dict[str, Any]]:
+    rows = chosen(sections[0].images, run.config["report"]["images"])
+    positions = {one["position"] for _, group in rows for one in group}
+    seen = [Seen.of(section, positions) for section in sections]
+    return [
+        {
+            "title": title,
+            "pictures": [
+                made
+                for made in runtime.stream(lambda one: _picture(run, one, seen), group, run.workers)
+                if made is not None
+            ],
+        }
+        for title, group in rows
+    ]
+
+
 @dataclass(frozen=True)
-class Row:
-    title: str
-    pictures: Sequence[Mapping[str, Any]]
+class Seen:
+    """What one method made of the images that are shown, by position."""
+
+    method: str
+    maps: Mapping[tuple[int, int], SaliencyMap]  # position and class
+    boxes: Mapping[int, Sequence[Boxes]]
+    ious: Mapping[int, float | None]
+
+    @classmethod
+    def of(cls, section: Section, positions: set[int]) -> Seen:
+        run = section.run
+        ids = run.data.ids(run.split)
+        maps = {
+            (position, saliency.explained): saliency
+            for shard in shards.written(run.folder("explain"))
+            for position, saliency in explain.maps_in(shard, ids)
+            if position in positions
+        }
+        boxes: dict[int, list[Boxes]] = {}
+        for position, found in localize.boxes_of(run.folder("localize"), ids):
+            if position in positions:
+                boxes.setdefault(position, []).append(found)
+        return cls(section.method, maps, boxes, {i["position"]: i["iou"] for i in section.images})
 
 
-def _section(run: Run) -> dict[str, Any]:
-    """One method's table and gallery."""
-    where = run.folder("evaluate")
-    table = store.read_json(where / "table.json")
-    images = store.read_json(where / "images.json")
-    count = run.config["report"]["images"]
-    rows = []
-    scored = sorted((one for one in images if one["iou"] is not None), key=lambda one: -one["iou"])
-    if scored:
-        middle = max(0, len(scored) // 2 - count // 2)
-        chosen = [("Best", scored[:count]), ("Median", scored[middle : middle + count]),
-                  ("Worst", scored[-count:][::-1])]  # fmt: skip
-    else:
-        spread = np.linspace(0, len(images) - 1, min(3 * count, len(images)))
-        chosen = [("A look across the images", [images[int(n)] for n in spread])] if images else []
-    maps = _maps(run, {one["position"] for _, group in chosen for one in group})
-    for title, group in chosen:
-        pictures = [made for one in group if (made := _picture(run, one, maps)) is not None]
-        rows.append(Row(title, pictures))
-    return {"method": run.method, "table": table, "rows": rows,
-            "curve": store.read_json(where / "curve.json")}  # fmt: skip
-
-
-def _maps(run: Run, positions: set[int]) -> dict[tuple[int, int], SaliencyMap]:
-    ids = run.data.ids(run.split)
-    return {
-        (position, saliency.explained): saliency
-        for shard in shards.written(run.folder("explain"))
-        for position, saliency in explain.maps_in(shard, ids)
-        if position in positions
-    }
-
-
-def _picture(
-    run: Run, one: Mapping[str, Any], maps: Mapping[tuple[int, int], SaliencyMap]
-) -> dict[str, Any] | None:
-    saliency = maps.get((one["position"], one["class"]))
-    if saliency is None:
-        return None
-    height, width = saliency.size
+def _picture(run: Run, one: Mapping[str, Any], seen: Sequence[Seen]) -> dict[str, Any] | None:
+    """An image, and beside it each method's map with its boxes; None where it is gone since."""
+    position, label = one["position"], one["class"]
+    height, width = seen[0].maps[position, label].size
     scale = SIDE / max(height, width)
     frame = (max(1, round(height * scale)), max(1, round(width * scale)))
     try:
-        example = run.data.example(run.split, one["position"], at=frame)
+        image = run.data.example(run.split, position, at=frame).image
     except SetAside:
         return None
-    heat = blended(example.image, upsampled(saliency.raw(), frame))
-    boxes = [(box, TRUE) for box in one["true"]] + [(box, FOUND) for box in one["found"][:5]]
-    classes = run.classes
+    true = [(box, TRUE, True) for box in one["true"]]
+    labelled = bool(run.data.classes)
+    plain, panels = drawn(image, true, scale), []
+    for method in seen:
+        if (saliency := method.maps.get((position, label))) is None:
+            continue
+        found = [
+            (each.label, box, score)
+            for each in method.boxes.get(position, ())
+            if each.label == label or not labelled
+            for box, score in zip(each.boxes.tolist(), each.scores.tolist(), strict=True)
+        ][:MOST_BOXES]
+        colours = dict(zip(dict.fromkeys(c for c, _, _ in found), cycle(PALETTE), strict=False))
+        boxes = [*true, *((box, colours[c], False) for c, box, _ in reversed(found))]
+        if len(seen) == 1:  # of several, each has its boxes on its map alone
+            plain = drawn(image, boxes, scale)
+        heat = blended(image, upsampled(saliency.raw(), frame))
+        panels.append({
+            "method": method.method,
+            "picture": _embedded(drawn(heat, boxes, scale)),
+            "iou": method.ious.get(position),
+            "found": [] if labelled else [
+                (run.classes[c], f"{score:.2f}", "#{:02x}{:02x}{:02x}".format(*colours[c]))
+                for c, _, score in found
+            ],
+        })  # fmt: skip
     return {
-        "image": _embedded(drawn(example.image, boxes, scale)),
-        "map": _embedded(drawn(heat, boxes, scale)),
+        "picture": _embedded(plain),
+        "panels": panels,
         "width": frame[1],
         "height": frame[0],
         "id": one["id"],
-        "class": classes[one["class"]],
-        "predicted": classes[one["predicted"]],
-        "right": one["predicted"] == one["class"],
-        "iou": one["iou"],
+        "name": shortened(one["id"].rsplit("/", 1)[-1]),
+        "class": run.classes[label] if labelled else None,
+        "predicted": run.classes[one["predicted"]],
+        "right": one["predicted"] == label,
     }
+
+
+def shortened(name: str, most: int = 36) -> str:
+    """Both ends of a long name: images of one camera differ in the last digits."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
 def blended(
@@ -176,25 +350,40 @@ def blended(
 
 def drawn(
     image: UInt8[np.ndarray, "H W 3"],
-    boxes: Sequence[tuple[Sequence[float], tuple[int, int, int]]],
+    boxes: Sequence[tuple[Sequence[float], tuple[int, int, int], bool]],
     scale: float,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Boxes in original pixels over a picture scaled by `scale`, each with a dark edge."""
+    """Boxes in original pixels, each of a colour with a dark edge, some dashed, over a picture
+    scaled by `scale`. What is dashed lies on top: through its gaps the rest can be seen."""
     import cv2
 
     canvas = np.array(image)  # a copy: what is drawn on stays as it was
     height, width = canvas.shape[:2]
-    for box, colour in boxes:
+    y, x = np.indices((height, width))
+    dashes = ((x + y) % 12 < 7)[..., None]
+    for box, colour, dashed in sorted(boxes, key=lambda one: one[2]):
         x0, y0, x1, y1 = (round(v * scale) for v in box)
-        corners = (max(0, x0), max(0, y0)), (min(width, x1) - 1, min(height, y1) - 1)
-        cv2.rectangle(canvas, *corners, (24, 24, 24), 4)
-        cv2.rectangle(canvas, *corners, colour, 2)
+        # What lies on the picture's border is moved inside, where all of the line can be seen.
+        corners = (max(2, x0), max(2, y0)), (min(width - 2, x1) - 1, min(height - 2, y1) - 1)
+        lines = np.array(canvas)
+        cv2.rectangle(lines, *corners, DARK, 4)
+        cv2.rectangle(lines, *corners, colour, 2)
+        canvas = np.where(dashes, lines, canvas) if dashed else lines
     return canvas
+
+
+def _key(colour: tuple[int, int, int], dashed: bool) -> str:
+    """A box as it is drawn, on a ground from dark to light, for the legend."""
+    ground = np.linspace(70, 225, 64, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
+    return _embedded(drawn(ground, [((8, 7, 56, 25), colour, dashed)], 1))
 
 
 def _embedded(image: UInt8[np.ndarray, "H W 3"]) -> str:
     import cv2
 
-    whole, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 86])
+    # Colour in full resolution: thin lines would turn grey without.
+    how = [cv2.IMWRITE_JPEG_QUALITY, 82,
+           cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
+    whole, data = cv2.imencode(".jpg", image[..., ::-1], how)
     assert whole
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -41,7 +41,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scratch": {"epochs": 16, "batch": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4,
                 "warmup": 1, "crop": 0.6},
 }  # fmt: skip
-SAVE_SECONDS = 30.0  # of training at most are lost when a run is killed
+SAVE_SECONDS = 5.0  # of training at most are lost when a run is killed, or
+SAVE_SHARE = 0.05  # of its time goes into saving where that takes long
 CACHE_BYTES = 2 << 30  # decoded training images kept in memory, where they fit
 
 
@@ -144,6 +145,14 @@ def _start(run: Run, model: Any) -> tuple[Classifier, str]:
             else "train.head=own: this network has no GAP head of its own; train.head=new"
         )
     recipe = "finetune" if freeze == "none" else "head"
+    known_classes = [name for name in classes if own and rows_by_name([name], known)]
+    # Nearly all known is a name written otherwise; a few known is another set of classes.
+    if rows is None and wanted == "auto" and 2 * len(known_classes) >= len(classes):
+        unknown = [name for name in classes if name not in known_classes]
+        show.line(
+            f"train: the pretrained network knows {len(known_classes)} of {len(classes)} classes "
+            f"by name, but not {', '.join(unknown[:5])}: a new head is trained for all"
+        )
     if own is not None and rows is not None and wanted != "new":
         own_network = Classifier(body, select_classes(own, rows), classes)
         return own_network, "finetune" if freeze == "none" else "own"
@@ -243,8 +252,9 @@ def _pooled_features(
     where, _ = store.Store(run.outputs).obtain(
         "features", made, lambda f: pooled(run, f, network, model.mean, model.std, split)
     )
-    found = [store.read_arrays(path)[0] for path in shards.written(where)]
-    arrays = [one for one in found if one]
+    found = [store.read_arrays(path) for path in shards.written(where)]
+    _tell_set_aside([why for _, notes in found for _, why in notes["set_aside"]], split)
+    arrays = [one for one, _ in found if one]
     if not arrays:
         return torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)
     features = np.concatenate([a["features"] for a in arrays]).astype(np.float32)
@@ -252,9 +262,24 @@ def _pooled_features(
     return torch.from_numpy(features), torch.from_numpy(labels)
 
 
+def _tell_set_aside(reasons: list[str], split: str) -> None:
+    if reasons:
+        shown = "".join(f"\n    {why}" for why in reasons[:5])
+        more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+        show.line(f"train: {len(reasons)} images of {split} were set aside:{shown}{more}")
+
+
 def _check_enough(labels: Tensor, classes: tuple[str, ...]) -> None:
     if len(labels) == 0:
-        raise Problem("train: no image to learn from; every one was set aside, or train/ is empty")
+        raise Problem(
+            "train: no image to learn from: train/ is missing or empty, or every image was set "
+            "aside; without train/ only classes that the pretrained network knows by name work"
+        )
+    if len(classes) < 2:
+        raise Problem(
+            f"train: one class, {classes[0]!r}, and nothing to tell it from; expected "
+            "train/<class>/<image> with at least two classes"
+        )
     missing = [name for n, name in enumerate(classes) if not bool((labels == n).any())]
     if missing:
         show.line(f"train: no image of {', '.join(missing[:5])}: such a class cannot be learned")
@@ -285,7 +310,16 @@ def _learn_all(
     per_epoch = len(images) // settings.batch or 1  # a last short batch would upset batch norm
     steps, warmup = settings.epochs * per_epoch, int(settings.warmup * per_epoch)
     state = _State.resume(folder, network, optimizer)
-    saved = time.monotonic()
+    due = time.monotonic() + SAVE_SECONDS
+
+    def save() -> float:
+        """Write the state; the time of the next."""
+        began = time.monotonic()
+        state.save(folder, network, optimizer)
+        now = time.monotonic()
+        return now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
+
+    show.line(f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images")
     with runtime.progress("train", steps, state.step, unit="steps") as advance:
         while state.step < steps:
             epoch, first = divmod(state.step, per_epoch)
@@ -306,17 +340,15 @@ def _learn_all(
                 state.losses.append(float(loss.detach()))
                 advance(1)
                 # Not where the epoch ends: there it is judged first, then saved.
-                if time.monotonic() - saved > SAVE_SECONDS and state.step % per_epoch:
-                    state.save(folder, network, optimizer)
-                    saved = time.monotonic()
+                if time.monotonic() > due and state.step % per_epoch:
+                    due = save()
             top1 = held_back.top1(network, model)
             state.history.append(_epoch(epoch, state.losses, top1))
             state.losses = []
             if top1 >= state.best_top1:
                 state.best_top1 = top1
                 state.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
-            state.save(folder, network, optimizer)
-            saved = time.monotonic()
+            due = save()
     network.load_state_dict(state.best)
     return state.history
 
@@ -400,6 +432,7 @@ class TrainingImages:
         positions, labels = [], []
         wanted = run.data.labels("train")
         if self.kept is not None:
+            aside = []
             with runtime.progress("read", count) as advance:
                 for n, example in enumerate(runtime.stream(self._read, range(count), run.workers)):
                     advance(1)
@@ -407,6 +440,9 @@ class TrainingImages:
                         self.kept[n] = example.image
                         positions.append(n)
                         labels.append(example.label)
+                    else:
+                        aside.append(str(example))
+            _tell_set_aside(aside, "train")
         else:
             positions, labels = list(range(count)), wanted.tolist()
         self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)

@@ -15,15 +15,12 @@ from statistics import mean
 from typing import Any
 
 from scripts.measure.records import Record
+from scripts.measure.runs import CUB, IMAGENETTE, SHARED
 
-SHARED = Path("../shared/data")
-MOBILENET = (
-    "model=mobilenet_v2",
-    f"model.weights={SHARED}/weights/mobilenet_v2_imagenet.pth",
-)
 SETS: dict[str, tuple[str, ...]] = {
     "shapes": ("data=shapes",),
-    "imagenette": ("data=folder", f"data.root={SHARED}/imagenette", *MOBILENET),
+    "imagenette": IMAGENETTE,
+    "cub30": CUB,
 }
 SHOWN = ("max_box_acc_v2", "gt_known_loc", "top1_loc", "classification_top1")
 

@@ -135,7 +135,10 @@ def test_a_class_folder_that_cannot_be_read(root, monkeypatch):
     data = Folder(str(root))
     assert data.classes == ("tench", "English springer")  # val has it still
     assert set(data.labels("train")) == {0}
-    assert data.notes() == ["train/n02: the folder cannot be read (Permission denied)"]
+    assert data.notes() == [
+        "train/n02: the folder cannot be read (Permission denied)",
+        "1 class ('n02') with images in val but none in train: it cannot be learned",
+    ]
 
 
 def test_a_file_that_vanishes_is_set_aside(root):
@@ -278,6 +281,7 @@ def test_a_bare_name_that_fits_several(root):
               for n, name in enumerate(["n01/val0.png", "val0.png", "n01/train0.png"])]  # fmt: skip
     annotate(root, images=images, annotations=[])
     assert Folder(str(root)).truth_notes() == [
+        "instances_val.json: holds no box, so nothing can be localized against it",
         "instances_val.json: 1 image ('n01/train0.png') not in the data set",
         "instances_val.json: 1 image ('val0.png') with a name that several images of the data set "
         "end in, left out",
@@ -403,3 +407,40 @@ def test_imagenette(shared):
     assert list(data.coco_names("val").image_ids) == list(range(1, 251))
     assert np.bincount(data.labels("val")).tolist() == [25] * 10
     assert data.truth_notes() == data.notes() == []
+
+
+def test_capital_letters_of_the_split_folders(root):
+    (root / "train").rename(root / "Train")
+    (root / "val").rename(root / "Val")
+    data = Folder(str(root))
+    assert data.classes == ("tench", "English springer")
+    assert data.notes() == []
+
+
+def test_layouts_that_look_like_mistakes_are_named(root):
+    shutil.rmtree(root / "train/n02")
+    assert Folder(str(root)).notes() == [
+        "1 class ('n02') with images in val but none in train: it cannot be learned"
+    ]
+    (root / "deeper").mkdir()
+    (root / "train").rename(root / "deeper/train")
+    shutil.rmtree(root / "val")
+    (note,) = Folder(str(root / "deeper/train"), val=0.2).notes()
+    assert "all images are of one class, 'n01'" in note
+
+
+def test_lines_of_classes_txt_that_fit_no_folder(root):
+    (root / "classes.txt").write_text("n01,tench\nn02 English springer\n")
+    assert Folder(str(root)).notes() == [
+        "classes.txt: 1 class folder ('n01') without a line, named after the folder",
+        "classes.txt: 1 line ('n01,tench') for which no folder is",
+    ]
+
+
+def test_boxes_of_objects_whatever_they_are(root):
+    box = {"id": 1, "image_id": 70, "category_id": 9, "bbox": [1, 2, 3, 4]}
+    annotate(root, categories=[{"id": 9, "name": "object"}], annotations=[box])
+    data = Folder(str(root))
+    (truth,) = data.truth("val").values()
+    assert truth.of_label().tolist() == [[1, 2, 4, 6]]
+    assert "taken as those of each image's own class" in " ".join(data.truth_notes())

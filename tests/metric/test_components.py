@@ -10,9 +10,9 @@ from pipeline.metric.components import (
     wsolevaluation_curves,
 )
 from pipeline.metric.iou import pairwise_iou
+from scripts.measure.reference_sweep import sweep
 
 from . import reference
-from .reference_sweep import sweep
 
 
 def random_levels(rng: np.random.Generator) -> np.ndarray:

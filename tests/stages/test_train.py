@@ -38,6 +38,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert cli(*longer, "outputs=whole") == 0
 
     monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(train, "SAVE_SHARE", 1e9)
     real, steps = train.rate, 0
 
     def rate(*arguments: Any) -> float:

@@ -1,0 +1,144 @@
+"""Boxes from Python: load a checkpoint, give an image, get boxes.
+
+    import pipeline
+    predict = pipeline.load("outputs/latest")
+    found = predict("photo.jpg")
+
+The same functions as stages explain and localize, without files between them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import yaml
+
+from pipeline import checkpoint, runtime
+from pipeline.config import instantiate, read_choice
+from pipeline.data import photo
+from pipeline.records import Boxes, Example, Problem, SaliencyMap, SaliencyMethod, Segmenter
+from pipeline.stages.explain import chooser
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
+
+
+@dataclass(frozen=True)
+class Found:
+    """One class in one image: `label` by name, its probability, boxes `xyxy` in pixels of the
+    upright image, best first, with their scores, masks (COCO RLE) where the segmenter makes them,
+    and the map that they were cut from."""
+
+    label: str
+    probability: float
+    boxes: Float32[np.ndarray, "N 4"]
+    scores: Float32[np.ndarray, N]
+    masks: Sequence[Mapping[str, Any]] | None
+    map: SaliencyMap
+
+
+class Predictor:
+    """A checkpoint with a saliency method and a segmenter, ready to be called."""
+
+    def __init__(
+        self,
+        trained: checkpoint.Checkpoint,
+        saliency: SaliencyMethod,
+        segmenter: Segmenter,
+        precision: runtime.Precision,
+    ) -> None:
+        self.trained, self.saliency, self.segmenter = trained, saliency, segmenter
+        self.precision = precision
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.trained.classes
+
+    def __call__(
+        self, image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], target: str = "predicted"
+    ) -> list[Found]:
+        """Boxes of the classes that `target` names: predicted, topK or a class.
+
+        `image`: a path, or uint8 RGB [H, W, 3]. Raises SetAside for an image that cannot be used,
+        Problem for a target that is none.
+        """
+        if target != "predicted" and target not in self.classes and not _is_top(target):
+            raise Problem(f"target={target!r}: expected predicted, topK or a class of this network")
+        example, at_input = self._read(image)
+        tensor = self.trained.tensor(at_input[None])
+        import torch
+
+        labels = torch.full((1,), -1, device=tensor.device)
+        choose = chooser([target], self.classes, labels)
+        with runtime.autocast(tensor.device, self.precision):
+            explained = self.saliency(self.trained.network, tensor, choose)
+        probabilities = explained.logits.detach().float().softmax(1)[0].cpu().numpy()
+        maps = explained.maps.detach().float().cpu().numpy()[0]
+        return [
+            self._cut(values, int(label), probabilities, example)
+            for values, label in zip(maps, explained.classes[0].tolist(), strict=True)
+        ]
+
+    def _read(self, image: Any) -> tuple[Example, UInt8[np.ndarray, "h w 3"]]:
+        """The image itself, and scaled to the network's input."""
+        if isinstance(image, np.ndarray):
+            example = Example("array", image, -1, (image.shape[0], image.shape[1]))
+            from PIL import Image as Pillow
+
+            height, width = self.trained.size
+            scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
+            return example, np.asarray(scaled)
+        at_input, size = photo.read(Path(image), at=self.trained.size)
+        whole = photo.read(Path(image))[0] if self.segmenter.needs_image else at_input
+        return Example(str(image), whole, -1, size), at_input
+
+    def _cut(
+        self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
+    ) -> Found:
+        scale = float(np.abs(values).max()) or 1.0
+        saliency = SaliencyMap(
+            example.id, label, int(probabilities.argmax()), float(probabilities[label]),
+            (values / scale).astype(np.float16), scale, example.size,
+        )  # fmt: skip
+        boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
+        return Found(self.classes[label], float(probabilities[label]), boxes.boxes, boxes.scores,
+                     boxes.masks, saliency)  # fmt: skip
+
+
+def load(
+    where: str | os.PathLike[str],
+    saliency: str | None = None,
+    segmenter: str | None = None,
+    device: str = "auto",
+) -> Predictor:
+    """A Predictor from a run (`outputs/latest`) or a checkpoint folder.
+
+    `saliency` and `segmenter` name choices of conf/; by default those of the run, else cam and
+    threshold. Raises Problem where there is no checkpoint, or a choice is unknown.
+    """
+    given = Path(where)
+    place = runtime.device(device)
+    trained = checkpoint.load(checkpoint.find(given), place)
+    own: dict[str, Any] = {}
+    if (given / "config.yaml").is_file():
+        own = yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8"))
+    method = own.get("saliency") if saliency is None else read_choice("saliency", saliency)
+    cut = own.get("segmenter") if segmenter is None else read_choice("segmenter", segmenter)
+    # What stands in a run's config.yaml may name this project's own classes alone.
+    return Predictor(
+        trained,
+        cast(SaliencyMethod, instantiate("saliency", method or read_choice("saliency", "cam"),
+                                         within="pipeline.saliency.")),
+        cast(Segmenter, instantiate("segmenter", cut or read_choice("segmenter", "threshold"),
+                                    within="pipeline.segmenter.")),
+        runtime.precision("auto", place),
+    )  # fmt: skip
+
+
+def _is_top(target: str) -> bool:
+    return target.startswith("top") and target[3:].isdecimal() and int(target[3:]) > 0

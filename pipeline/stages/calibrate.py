@@ -1,0 +1,149 @@
+"""Calibrate: the threshold, chosen on boxes that are never scored.
+
+Which boxes, the first that there are:
+
+    user       calibrate.boxes=FILE: a few that somebody drew; those images are then not scored
+    held_back  of the part of train that is held back, where the data set has boxes there (CUB)
+    two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
+
+What is handed on is a number for each IoU (two for the halves); no box leaves this stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from pipeline import runtime, shards, show, store
+from pipeline.metric.components import THRESHOLDS, curves
+from pipeline.metric.max_box_acc import best_threshold
+from pipeline.records import GroundTruth, Problem, SaliencyMap
+from pipeline.run import Run
+from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.stages import explain
+
+FEWEST = 10  # images with boxes that a threshold may stand on
+
+
+def made_of(run: Run) -> dict[str, Any]:
+    drawn = run.config["calibrate"]["boxes"]
+    return {
+        "source": run.sources("calibrate", "data"),
+        "explain": run.key("explain"),
+        "held_back": run.for_split("held_back").key("explain"),
+        "truth": [run.data.truth_fingerprint("val"), run.data.truth_fingerprint("held_back")],
+        "drawn": drawn and store.file_fingerprint(Path(drawn)),
+        "ious": run.config["evaluate"]["ious"],
+    }
+
+
+def check(run: Run) -> None:
+    """Raises Problem for drawn boxes that cannot be read or used."""
+    drawn = run.config["calibrate"]["boxes"]
+    if drawn is not None:
+        drawn_boxes(run, Path(drawn))
+
+
+def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
+    draw = getattr(run.data, "drawn", None)
+    if draw is None:
+        raise Problem("calibrate.boxes: boxes that you draw are for data=folder")
+    return cast(Mapping[str, GroundTruth], draw(file))
+
+
+def make(run: Run, folder: Path) -> None:
+    ious = run.config["evaluate"]["ious"]
+    drawn = run.config["calibrate"]["boxes"]
+    if drawn is not None:
+        truth, source, of = drawn_boxes(run, Path(drawn)), "user", run.for_split("all")
+        kept = measured(of, of.obtain("explain")[0], truth)
+        if len(kept) < FEWEST:
+            raise Problem(
+                f"calibrate.boxes={drawn}: {len(kept)} images of the data set have boxes of their "
+                f"class there; a threshold wants {FEWEST} at least, and 50 serve well"
+            )
+    else:
+        of = run.for_split("held_back")
+        truth, source = run.data.truth("held_back"), "held_back"
+        if sum(len(one.of_label()) > 0 for one in truth.values()) >= FEWEST:
+            kept = measured(of, of.obtain("explain")[0], truth)
+        else:
+            truth, source = run.data.truth("val"), "two_fold"
+            kept = measured(run, run.folder("explain"), truth)
+    result = chosen(kept, ious, source)
+    if result["source"] is None:
+        show.line("calibrate: too few boxes for a validation threshold; calibrate.boxes=FILE takes "
+                  "a COCO file of some that you draw")  # fmt: skip
+    store.write_json(folder / "thresholds.json", result, indent=1)
+
+
+def measured(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> dict[str, np.ndarray]:
+    """IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id."""
+    ids, labels = run.data.ids(run.split), run.data.labels(run.split)
+
+    def items() -> Iterator[tuple[int, SaliencyMap]]:
+        for shard in shards.written(maps):
+            yield from explain.maps_in(shard, ids)
+
+    def measure(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
+        position, saliency = item
+        known = truth.get(saliency.id)
+        if known is None or saliency.explained != labels[position] or not len(known.of_label()):
+            return saliency.id, None
+        scaled = upsampled(saliency.raw(), frame_size(saliency.size))
+        return saliency.id, curves(scaled, known.of_label(), saliency.size).largest
+
+    found = runtime.stream(measure, items(), run.workers)
+    return {id: iou for id, iou in found if iou is not None}
+
+
+def chosen(
+    measured: Mapping[str, np.ndarray], ious: Iterable[float], source: str
+) -> dict[str, Any]:
+    """thresholds.json: for each IoU the value, or one for each half; and on which images."""
+    ids = list(measured)
+    if len(ids) < FEWEST:
+        return {"source": None, "n": len(ids), "images": [], "thresholds": {}}
+    rows = np.stack([measured[id] for id in ids])
+    half = np.array([fold_of(id) for id in ids])
+    # Each half is cut at what is best for the other; all others at what is best for these.
+    parts = [half == 1, half == 0] if source == "two_fold" else [np.ones(len(ids), bool)]
+    thresholds = {
+        f"{iou:g}": [round(best_threshold((rows[part] >= iou).mean(0))[1], 3) for part in parts]
+        for iou in ious
+    }
+    return {
+        "source": source,
+        "n": len(ids),
+        # Images that chose the threshold for all are not to be scored with it.
+        "images": ids if source == "user" else [],
+        "thresholds": thresholds,
+        "expected": _expected(rows, half, ious) if source == "user" else None,
+    }
+
+
+def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
+    """Accuracy to expect on the rest: of these images, each half cut at the other's threshold."""
+    from pipeline.metric.bootstrap import interval
+
+    told = {}
+    for iou in ious:
+        correct = np.zeros(len(rows))
+        for fold in (0, 1):
+            other = rows[half != fold] >= iou
+            at = int(np.searchsorted(THRESHOLDS, best_threshold(other.mean(0))[1] - 1e-9))
+            correct[half == fold] = rows[half == fold, at] >= iou
+        told[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
+    return told
+
+
+def fold_of(id: str) -> int:
+    """0 or 1, always the same for a name."""
+    return int(store.hash_of(["fold", id]), 16) & 1
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return dict(store.read_json(folder / "thresholds.json"))

@@ -1,0 +1,305 @@
+"""Score: what anyone made, against annotations: boxes of a COCO results file, or a folder of maps.
+
+    python -m pipeline +experiment=evaluate boxes=theirs.json annotations=instances.json
+    python -m pipeline +experiment=evaluate maps=theirs/ metadata=metadata/val
+    ... against=others.json      the same images scored again, and whether the difference is luck
+
+    metrics.json     every number with what it stands on, `group` says of which images
+    table.json, table.txt, images.json, curve.json     as stage evaluate writes them; what is
+                     compared with has its images in images_against.json
+    comparison.json  against=: each difference, its interval, p, and a sentence
+    notes.json       what was left out, counted and named
+
+Boxes: a unit is one class in one image, and its box the best-scored of that class. Every annotated
+unit counts, with or without a box. Top-k Loc is given where results name classes that are not
+there, else they were given the class and did not predict it. COCO's numbers are pycocotools' own,
+on all images that the annotations list. Maps: `protocol=default` measures them as the rest of the
+project does, `protocol=wsolevaluation` with that evaluator's habits, at 224x224.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import store
+from pipeline.data import coco, wsolevaluation
+from pipeline.metric.bootstrap import Comparison, Rows, compare
+from pipeline.records import Problem, Score
+from pipeline.run import Run
+from pipeline.stages.evaluate import percent, table_of, text_of
+from pipeline.stages.scored import Asked, Grouped, Pairs, Scored
+from pipeline.stages.scored_boxes import Known, score_boxes
+from pipeline.stages.scored_maps import score_maps
+
+SURE = 0.05  # below this p a difference is called one
+
+
+# -- the stage -----------------------------------------------------------------------------------
+
+
+def check(run: Run) -> None:
+    """Refuse what cannot be scored, before anything is computed."""
+    config = run.config
+    boxes, maps = config["boxes"], config["maps"]
+    if boxes is None and maps is None:
+        raise Problem(
+            "boxes=null, maps=null: nothing to score; give boxes=RESULTS.json "
+            "annotations=INSTANCES.json, or maps=FOLDER"
+        )
+    if boxes is not None and maps is not None:
+        raise Problem(f"boxes={boxes}, maps={maps}: one of them is scored in a run; leave one away")
+    if boxes is not None:
+        if config["annotations"] is None:
+            raise Problem(
+                f"boxes={boxes}: nothing to score them against; give annotations=INSTANCES.json, "
+                "a COCO data set"
+            )
+        _refuse(config, "metadata", "it belongs to maps=; boxes= wants annotations=")
+        if config["protocol"] != "default":
+            raise Problem(
+                f"protocol={config['protocol']}: it measures maps, boxes= has none; leave it away"
+            )
+        for key in ("boxes", "annotations", "against"):
+            if config[key] is not None and not Path(config[key]).is_file():
+                raise Problem(f"{key}={config[key]}: no such file; expected a COCO file (JSON)")
+        return
+    _refuse(config, "annotations", "it belongs to boxes=; maps= wants metadata=FOLDER")
+    for key in ("maps", "metadata", "against"):
+        if config[key] is not None and not Path(config[key]).is_dir():
+            raise Problem(f"{key}={config[key]}: no such folder")
+    wsolevaluation.check(_metadata(config))
+
+
+def _refuse(config: Mapping[str, Any], key: str, why: str) -> None:
+    if config[key] is not None:
+        raise Problem(f"{key}={config[key]}: {why}; leave it away")
+
+
+def _metadata(config: Mapping[str, Any]) -> Path:
+    return Path(config["maps"] if config["metadata"] is None else config["metadata"])
+
+
+def made_of(run: Run) -> dict[str, Any]:
+    config = run.config
+    made = {
+        "source": run.sources("score"),
+        "names": names(config),
+        "evaluate": config["evaluate"],
+        "seed": config["seed"],
+    }
+    if config["boxes"] is not None:
+        return made | {
+            key: None if config[key] is None else store.file_fingerprint(Path(config[key]))
+            for key in ("boxes", "against", "annotations")
+        }
+    return made | {
+        "maps": wsolevaluation.maps_fingerprint(Path(config["maps"])),
+        "against": None
+        if config["against"] is None
+        else wsolevaluation.maps_fingerprint(Path(config["against"])),
+        "metadata": wsolevaluation.fingerprint(_metadata(config)),
+        "protocol": config["protocol"],
+        "threshold": dict(Asked.of(run).threshold),
+    }
+
+
+def names(config: Mapping[str, Any]) -> list[str]:
+    """What the table calls those that are scored: as little of their paths as tells them apart."""
+    given = [config["boxes"] or config["maps"], config["against"]]
+    parts = [Path(one).absolute().parts for one in given if one is not None]
+    if len(parts) == 2 and parts[0] == parts[1]:
+        return [parts[0][-1], f"{parts[1][-1]} (against)"]
+    length = 1
+    while len(parts) == 2 and parts[0][-length:] == parts[1][-length:]:
+        length += 1
+    return ["/".join(one[-length:]).lstrip("/") for one in parts]
+
+
+def make(run: Run, folder: Path) -> None:
+    config, asked = run.config, Asked.of(run)
+    scored: list[Scored] = []
+    if config["boxes"] is not None:
+        known = Known(coco.read(Path(config["annotations"])))
+        for n, key in enumerate(("boxes", "against") if config["against"] else ("boxes",)):
+            scored.append(score_boxes(Path(config[key]), known, asked, folder / _images(n)))
+        general = known.notes
+    else:
+        metadata = wsolevaluation.read(_metadata(config))
+        for n, key in enumerate(("maps", "against") if config["against"] else ("maps",)):
+            scored.append(score_maps(Path(config[key]), metadata, asked, folder / _images(n)))
+        general = list(metadata.notes)
+    _write(folder, names(config), scored, general, asked)
+
+
+def _images(n: int) -> str:
+    return "images.json" if n == 0 else "images_against.json"
+
+
+def _write(
+    folder: Path,
+    called: Sequence[str],
+    scored: Sequence[Scored],
+    general: Sequence[str],
+    asked: Asked,
+) -> None:
+    records: list[dict[str, Any]] = []
+    texts: list[str] = []
+    tables = []
+    for name, one in zip(called, scored, strict=True):
+        found = one.scores(name)
+        records += [{**score.record(), "group": group} for score, group in found]
+        tables.append(_table(found, one.classes))
+        texts.append(text_of(name, tables[-1]))
+    notes = [*general, *(note for one in scored for note in one.notes)]
+    if len(scored) == 2:
+        told = _compared(scored[0], scored[1], called, asked.seed)
+        store.write_json(folder / "comparison.json", told, indent=1)
+        records += [one["record"] for one in told["differences"]]
+        texts.append(told["sentence"] + "\n")
+    if notes:
+        texts.append("".join(f"note: {note}\n" for note in notes))
+    store.write_json(folder / "metrics.json", records, indent=1)
+    store.write_json(folder / "table.json", tables[0])
+    store.write_json(folder / "curve.json", scored[0].curve())
+    store.write_json(folder / "notes.json", notes)
+    store.write_text(folder / "table.txt", "\n".join(texts))
+
+
+# -- two of them, compared ----------------------------------------------------------------------
+
+
+TITLES = {
+    "gt_known_loc": "GT-known Loc",
+    "top1_loc": "Top-1 Loc",
+    "mean_iou": "mean IoU",
+    "box_f1": "box F1",
+    "max_box_acc": "MaxBoxAcc (oracle)",
+    "max_box_acc_v2": "MaxBoxAccV2 (oracle)",
+    "pointing_game": "pointing game",
+    "energy_pointing_game": "energy pointing game",
+    "pxap": "PxAP",
+}
+
+
+def _compared(a: Scored, b: Scored, called: Sequence[str], seed: int) -> dict[str, Any]:
+    """Each number that both have, on the images that both have."""
+    mine, other = a.pairs(), b.pairs()
+    found = []
+    for (name, iou), pair in mine.items():
+        if (name, iou) not in other:
+            continue
+        beside = other[name, iou]
+        rows_a, rows_b = _same_images(pair, beside)
+        if not len(rows_a):
+            continue
+        told = compare(rows_a, rows_b, pair.statistic, seed=seed)
+        what = TITLES[name] + (f" at IoU {iou:g}" if iou is not None else "")
+        record = {
+            **Score(
+                f"difference:{name}",
+                told.difference,
+                told.n,
+                iou,
+                {"kind": pair.threshold, "value": None} if pair.threshold else None,
+                None,
+                told.interval,
+                f"{called[1]} - {called[0]}",
+            ).record(),
+            "group": None,
+            "p_value": told.p_value,
+        }
+        sentence = sentence_of(told, what, called, a.unit)
+        found.append({"sentence": sentence, "record": record})
+    if not found:
+        raise Problem(
+            f"against={called[1]}: no image was scored in both, so nothing can be compared"
+        )
+    return {
+        "a": called[0],
+        "b": called[1],
+        "sentence": found[0]["sentence"],
+        "test": "randomization test of paired images, 2000 swaps; 95 % percentile bootstrap",
+        "differences": found,
+    }
+
+
+def _same_images(a: Pairs, b: Pairs) -> tuple[Rows, Rows]:
+    if a.ids == b.ids:
+        return a.rows, b.rows
+    both = set(a.ids) & set(b.ids)
+    return tuple(  # type: ignore[return-value]
+        _chosen(one.rows, np.array([image in both for image in one.ids], bool)) for one in (a, b)
+    )
+
+
+def _chosen(rows: Any, select: np.ndarray) -> Rows:
+    picked: Rows = rows[select] if isinstance(rows, np.ndarray) else rows.chosen(select)
+    return picked
+
+
+def sentence_of(told: Comparison, what: str, called: Sequence[str], unit: str) -> str:
+    """`B is better by 2.1 points ...`, or that these images cannot tell."""
+    low, high = told.interval
+    points = f"95 %: {percent(low)} to {percent(high)}, p = {told.p_value:.2g}"
+    if told.p_value < SURE and (low > 0 or high < 0):
+        better, worse = (called[1], called[0]) if told.difference > 0 else (called[0], called[1])
+        if told.difference < 0:
+            points = f"95 %: {percent(-high)} to {percent(-low)}, p = {told.p_value:.2g}"
+        by = percent(abs(told.difference))
+        return f"{better} is better than {worse} by {by} points in {what} ({points})"
+    return (
+        f"no difference that {told.n} {unit} could tell between {called[0]} and {called[1]} in "
+        f"{what}: {percent(told.difference)} points ({points})"
+    )
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+MORE_ROWS = {
+    "box_precision": "box precision",
+    "box_recall": "box recall",
+    "box_f1": "box F1",
+}
+MORE_CELLS = {
+    "mean_iou": "mean IoU",
+    "coco_box_ap": "COCO AP, boxes",
+    "coco_box_ar_100": "COCO AR 100, boxes",
+    "coco_mask_ap": "COCO AP, masks",
+    "coco_mask_ar_100": "COCO AR 100, masks",
+    "pointing_game": "pointing game",
+    "energy_pointing_game": "energy pointing game",
+    "pxap": "PxAP",
+    "pxiou": "PxIoU (oracle)",
+    "pyramid_pxap": "centred pyramid, PxAP",
+}
+
+
+def _table(found: Sequence[Grouped], classes: Sequence[str]) -> dict[str, Any]:
+    """Stage evaluate's table, with the rows that only others' boxes and maps have."""
+    headline = [score for score, group in found if group is None]
+    by_class = [score for score, group in found if group == "class"]
+    table = table_of([*headline, *by_class], classes)
+    ious = sorted({s.iou for s in headline if s.name == "gt_known_loc" and s.iou is not None})
+    there = {row["cells"][0].split(" (")[0] for row in table["rows"]}
+    rows = []
+    for name, title in MORE_ROWS.items():
+        own = {s.iou: s for s in headline if s.name == name}
+        if own and title not in there:
+            cells = [percent(own[iou].value) if iou in own else "" for iou in ious]
+            rows.append({"cells": [title, *cells, ""], "baseline": False})
+    for name, title in MORE_CELLS.items():
+        kind = "oracle" if name == "pxiou" else None
+        own = {
+            s.iou: s
+            for s in headline
+            if s.name == name and (kind is None or (s.threshold or {}).get("kind") == kind)
+        }
+        if None in own and title not in there:
+            cells = [percent(own[iou].value) if iou in own else "" for iou in ious]
+            rows.append({"cells": [title, *cells, percent(own[None].value)],
+                         "baseline": name.startswith("pyramid")})  # fmt: skip
+    return {**table, "rows": [*table["rows"], *rows]}

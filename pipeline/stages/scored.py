@@ -1,0 +1,98 @@
+"""What scored boxes and scored maps share: what was asked, which images a number is of, and the
+rows that a paired comparison takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.metric.bootstrap import Rows, Statistic
+from pipeline.metric.groups import NUMBERS, SIZES
+from pipeline.records import Score
+from pipeline.run import Run
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
+Group = Literal["class", "size", "number"]
+Grouped = tuple[Score, Group | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the configuration says about how to score."""
+
+    ious: Sequence[float]
+    seed: int
+    workers: int
+    protocol: str
+    threshold: Mapping[str, Any]  # of the fixed cut of maps
+
+    @classmethod
+    def of(cls, run: Run) -> Asked:
+        config = run.config
+        stands_on = dict(run.segmenter().stands_on)
+        if stands_on["kind"] != "fixed":
+            stands_on = {"kind": "fixed", "value": 0.2}
+        return cls(
+            tuple(config["evaluate"]["ious"]),
+            config["seed"],
+            run.workers,
+            config["protocol"],
+            stands_on,
+        )
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which of the images, or units, a number is of."""
+
+    group: Group | None
+    label: str | None
+    select: Bool[np.ndarray, n] | None
+
+
+def subsets(
+    labels: Sequence[int], sizes: Sequence[str], numbers: Sequence[str], classes: Sequence[str]
+) -> Iterator[Subset]:
+    """All; each class; by object size; by number of objects. Those that hold something."""
+    yield Subset(None, None, None)
+    own = np.array(labels, int)
+    for n in np.unique(own[own >= 0]).tolist():
+        yield Subset("class", classes[n], own == n)
+    for group, given, every in (("size", sizes, SIZES), ("number", numbers, NUMBERS)):
+        values = np.array(given, dtype=object)
+        for name in every:
+            if (select := np.asarray(values == name, bool)).any():
+                yield Subset(group, f"{group}: {name}", select)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a paired comparison takes: a row for each image, and the metric of their means."""
+
+    rows: Rows
+    statistic: Statistic
+    ids: Sequence[Any]  # of the rows, in order
+    threshold: str = ""
+
+
+class Scored:
+    """One results file, or one folder of maps, measured."""
+
+    classes: Sequence[str]
+    notes: list[str]
+    unit: str = "images"
+
+    def scores(self, method: str) -> list[Grouped]:
+        raise NotImplementedError
+
+    def pairs(self) -> dict[tuple[str, float | None], Pairs]:
+        """By name and IoU; the first is what the sentence is about."""
+        raise NotImplementedError
+
+    def curve(self) -> dict[str, Any]:
+        return {"fixed": None, "lines": []}

@@ -1,0 +1,211 @@
+"""Maps to localization accuracy: the component tree against a sweep of 1000 thresholds.
+
+Both measure the same 224x224 maps by the same protocol (wsolevaluation's) in one run, one thread,
+turn by turn, IoUs included; both must give the same count of correct maps at every threshold. The
+maps are those of ../shared/reference, and the counts also the reference evaluator's own; without
+it, maps of the two kinds are drawn.
+
+flat_memory and maps_50k_minutes: stage `score` itself, in a process of its own, on a folder of
+2,000 and of 20,000 maps.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.metric.components import wsolevaluation_curves
+from scripts.measure.records import Record
+from scripts.measure.reference_sweep import sweep_any, sweep_largest
+
+REFERENCE = Path("../shared/reference")
+ROUNDS = {"cam": 7, "gradient": 3}
+IOUS = (0.3, 0.5, 0.7)
+FEW, MANY, WANTED = 2_000, 20_000, 50_000
+
+
+@dataclass(frozen=True)
+class Group:
+    maps: Sequence[np.ndarray]
+    boxes: Sequence[np.ndarray]
+    answers: dict[str, Any] | None  # the reference evaluator's own, single and multi
+    origin: str
+
+
+def run(*arguments: str) -> list[Record]:
+    """`sweep` or `stream` alone measures half."""
+    cv2.setNumThreads(1)
+    found = []
+    if "stream" not in arguments:
+        for kind in ("cam", "gradient"):
+            found += _sweeps(kind)
+    if "sweep" not in arguments:
+        found += _streamed()
+    return found
+
+
+# -- the tree against the sweep
+
+
+def _sweeps(kind: str) -> list[Record]:
+    group = _group(kind)
+    told = (
+        f"wsolevaluation's sweep written anew, OpenCV {cv2.__version__}, one thread; "
+        f"{len(group.maps)} {group.origin}"
+    )
+    ways: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+        "single": (
+            lambda values, boxes: wsolevaluation_curves(values, boxes, "largest").largest,
+            lambda values, boxes: sweep_largest(values, boxes)[0],
+        ),
+        "multi": (lambda values, boxes: wsolevaluation_curves(values, boxes, "any").any, sweep_any),
+    }
+    records = []
+    for name, (ours, theirs) in ways.items():
+        _check(group, name, ours, theirs)  # compiles and warms, too
+        rounds = []
+        for _ in range(ROUNDS[kind]):
+            spent = np.zeros(2)
+            for values, boxes in zip(group.maps, group.boxes, strict=True):
+                for n, way in enumerate((ours, theirs)):
+                    started = time.perf_counter()
+                    way(values, boxes)
+                    spent[n] += time.perf_counter() - started
+            rounds.append(spent / len(group.maps) * 1000)
+        mine, other = (median(one[n] for one in rounds) for n in (0, 1))
+        ratio = median(one[1] / one[0] for one in rounds)
+        records.append(Record(f"{kind}_{name}", mine, other, ratio, "ms/map", told))
+    return records
+
+
+def _check(
+    group: Group, name: str, ours: Callable[..., np.ndarray], theirs: Callable[..., np.ndarray]
+) -> None:
+    """The same IoUs map by map, and the reference's counts where it is here."""
+    pairs = list(zip(group.maps, group.boxes, strict=True))
+    mine = np.array([ours(*pair) for pair in pairs])
+    other = np.array([theirs(*pair) for pair in pairs])
+    assert np.array_equal(mine, other), f"{name}: not the sweep's IoUs"
+    for iou in IOUS if group.answers is not None else ():
+        assert group.answers is not None
+        wanted = group.answers[name]["num_correct"][str(round(100 * iou))]
+        assert ((mine >= iou).sum(0) == wanted).all(), f"{name}: not the reference's num_correct"
+
+
+def _group(kind: str) -> Group:
+    if not REFERENCE.is_dir():
+        draw = {"cam": _cam_like, "gradient": _gradient_like}[kind]
+        rng = np.random.default_rng(0)
+        drawn = [draw(rng) for _ in range(12)]
+        return Group(drawn, [_box(rng) for _ in drawn], None, f"{kind}-like maps, drawn")
+    answers = json.loads((REFERENCE / "wsolevaluation.json").read_text(encoding="utf-8"))
+    with np.load(REFERENCE / "wsolevaluation.npz") as content:
+        maps = content["maps"]
+    own = answers["groups"][kind]
+    return Group(
+        [maps[i] for i in own["index"]],
+        [np.array(answers["boxes"][i]) for i in own["index"]],
+        own,
+        f"{kind} maps of ../shared/reference, num_correct equal",
+    )
+
+
+def _cam_like(rng: np.random.Generator) -> np.ndarray:
+    smooth = cv2.resize(rng.random((7, 7)).astype(np.float32) ** 2, (224, 224))
+    return np.asarray((smooth - smooth.min()) / (smooth.max() - smooth.min()))
+
+
+def _gradient_like(rng: np.random.Generator) -> np.ndarray:
+    noise = np.abs(rng.normal(size=(224, 224))) * (0.2 + _cam_like(rng))
+    return np.asarray(noise / noise.max(), np.float32)
+
+
+def _box(rng: np.random.Generator) -> np.ndarray:
+    x0, y0 = rng.integers(0, 112, 2)
+    return np.array([[x0, y0, x0 + 90, y0 + 90]])
+
+
+# -- many maps, streamed
+
+
+def _streamed() -> list[Record]:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_maps(Path(folder), MANY)
+        few, many = (_apart(folder, count) for count in (FEW, MANY))
+    more = many["peak_mb"] - few["peak_mb"]
+    told = (
+        f"peak {few['peak_mb']:.0f} MB at {FEW:,} maps, {many['peak_mb']:.0f} MB at {MANY:,}; "
+        f"the maps themselves would be {(MANY - FEW) * 224 * 224 * 4 / 1e6:,.0f} MB more"
+    )
+    minutes = many["seconds"] / MANY * WANTED / 60
+    how = (
+        f"extrapolated from {MANY:,} maps really scored in {many['seconds']:.0f} s: stage score, "
+        "CAM-like .npy files of 14x14, images of 224x224, every metric and interval, two threads"
+    )
+    return [
+        Record("flat_memory", more, None, None, "MB", told),
+        Record("maps_50k_minutes", minutes, None, None, "minutes", how),
+    ]
+
+
+def _write_maps(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"{n // 1000}/{n}.jpg" for n in range(count)]
+    for n, one in enumerate(ids):
+        path = folder / f"{one}.npy"
+        if n % 1000 == 0:
+            path.parent.mkdir()
+        np.save(path, rng.random((14, 14), np.float32) ** 3)
+    boxes = [_box(rng)[0] for _ in ids]
+    lines = {
+        "image_ids": ids,
+        "class_labels": [f"{one},{n % 10}" for n, one in enumerate(ids)],
+        "image_sizes": [f"{one},224,224" for one in ids],
+        "localization": [
+            ",".join([one, *map(str, box)]) for one, box in zip(ids, boxes, strict=True)
+        ],
+    }
+    for name, text in lines.items():
+        (folder / f"{name}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def _apart(folder: str, count: int) -> dict[str, float]:
+    """Score the first `count` maps in a process of its own: peaks do not come down again."""
+    command = [sys.executable, "-m", "scripts.measure.speed_evaluation", folder, str(count)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _score(folder: Path, count: int) -> dict[str, float]:
+    from pipeline.data import wsolevaluation
+    from pipeline.stages.scored import Asked
+    from pipeline.stages.scored_maps import score_maps
+
+    cv2.setNumThreads(1)
+    asked = Asked((0.3, 0.5, 0.7), 0, 2, "default", {"kind": "fixed", "value": 0.2})
+    with tempfile.TemporaryDirectory() as made:
+        warm = wsolevaluation.read(folder, most=20)
+        score_maps(folder, warm, asked, Path(made) / "images.json").scores("warm")
+        started = time.perf_counter()
+        metadata = wsolevaluation.read(folder, most=count)
+        done = score_maps(folder, metadata, asked, Path(made) / "images.json")
+        assert done.scores("maps")[0][0].n == count
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_mb": peak / (1e6 if sys.platform == "darwin" else 1e3), "seconds": seconds}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_score(Path(sys.argv[1]), int(sys.argv[2]))))

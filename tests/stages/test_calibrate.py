@@ -1,0 +1,99 @@
+"""The threshold is chosen on boxes that are never scored, and says which they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.metric.components import THRESHOLDS
+from pipeline.stages import calibrate
+from tests.conftest import TINY, Cli
+
+
+def peaked(at: float) -> np.ndarray:
+    """An IoU curve that reaches 0.6 within 0.05 of a threshold, and 0 elsewhere."""
+    return np.where(np.abs(THRESHOLDS - at) < 0.05, 0.6, 0.0)
+
+
+def test_one_threshold_for_all_where_others_chose_it() -> None:
+    found = calibrate.chosen({str(n): peaked(0.4) for n in range(20)}, [0.5, 0.7], "held_back")
+    assert found["source"] == "held_back"
+    assert found["thresholds"]["0.5"] == [pytest.approx(0.4, abs=0.002)]
+    assert found["images"] == []
+
+
+def test_each_half_is_cut_at_the_others_threshold() -> None:
+    ids = [f"image{n}" for n in range(40)]
+    folds = {id: calibrate.fold_of(id) for id in ids}
+    assert set(folds.values()) == {0, 1}
+    curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
+    found = calibrate.chosen(curves, [0.5], "two_fold")
+    assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.002),
+                                          pytest.approx(0.3, abs=0.002)]  # fmt: skip
+
+
+def test_too_few_boxes_give_no_threshold() -> None:
+    few = {str(n): peaked(0.4) for n in range(calibrate.FEWEST - 1)}
+    assert calibrate.chosen(few, [0.5], "two_fold")["source"] is None
+
+
+def records(tmp_path: Path) -> dict[tuple[str, float | None, str | None], dict]:
+    found = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
+    return {(r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r
+            for r in found if r["class"] is None}  # fmt: skip
+
+
+def test_held_back_boxes_choose_and_val_is_scored(cli: Cli, tmp_path: Path) -> None:
+    assert cli("+experiment=cam", *TINY, "data.images=240") == 0
+    found = records(tmp_path)["gt_known_loc", 0.5, "validation"]
+    assert found["threshold"]["source"] == "held_back"
+    assert found["n"] == 24
+    assert found["value"] <= records(tmp_path)["gt_known_loc", 0.5, "oracle"]["value"]
+    assert 0 <= found["threshold"]["value"] < 1
+
+
+@pytest.fixture
+def drawn(folder_of_images: Path) -> Path:
+    """Boxes on the train images, as a user would draw them: around the coloured square."""
+    images, annotations = [], []
+    for n, path in enumerate(sorted((folder_of_images / "train").rglob("*.png")), 1):
+        image = np.asarray(Image.open(path)).astype(int)
+        ys, xs = np.nonzero(np.abs(image - image.mean(2, keepdims=True)).max(2) > 60)
+        images.append({"id": n, "file_name": str(path.relative_to(folder_of_images)),
+                       "width": 64, "height": 48})  # fmt: skip
+        annotations.append({"id": n, "image_id": n, "category_id": 1, "iscrowd": 0,
+                            "bbox": [int(xs.min()), int(ys.min()), 24, 24]})  # fmt: skip
+    whole = {"images": images, "annotations": annotations,
+             "categories": [{"id": 1, "name": "object"}]}  # fmt: skip
+    path = folder_of_images.parent / "my.json"
+    path.write_text(json.dumps(whole))
+    return path
+
+
+def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
+    cli: Cli, folder_of_images: Path, drawn: Path, tmp_path: Path
+) -> None:
+    arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
+                 "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
+    assert cli(*arguments) == 0
+    (folder,) = (tmp_path / "outputs/calibrate").iterdir()
+    found = calibrate.read(folder)
+    assert found["source"] == "user"
+    assert found["n"] == len(found["images"]) == 24
+    low, high = found["expected"]["0.5"]["interval"]
+    assert 0 <= low <= found["expected"]["0.5"]["value"] <= high <= 1
+
+
+def test_drawn_boxes_that_cannot_be_used_are_refused_at_start(
+    cli: Cli, folder_of_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}")
+    assert cli(*root, "calibrate.boxes=/nowhere.json") == 2
+    assert "/nowhere.json" in capsys.readouterr().err
+    assert cli("+experiment=cam", *TINY, "calibrate.boxes=/nowhere.json") == 2
+    assert "data=folder" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,233 @@
+"""The page: what it shows of which images, what it says of numbers, that it asks for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.records import Score
+from pipeline.stages import evaluate, report
+from tests.conftest import ROOT, TINY, Cli
+
+RUN = ("+experiment=cam", *TINY)
+OURS = {f"../{name}" for name in ("boxes.json", "predictions.json", "metrics.json", "config.yaml")}
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, captions, what the page asks for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.tags: Counter[str] = Counter()
+        self.asked: list[str] = []
+        self.titles: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        found = dict(attrs)
+        self.asked += [
+            v for k in ("src", "href", "srcset", "data", "action") if (v := found.get(k))
+        ]
+        if tag == "span" and (title := found.get("title")):
+            self.titles.append(title)
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def said(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def page_of(outputs: Path) -> Page:
+    page = Page((outputs / "latest/report/index.html").read_text(encoding="utf-8"))
+    for asked in page.asked:
+        assert asked.startswith("data:image/") or asked in OURS, asked[:80]
+    for link in OURS & set(page.asked):
+        assert (outputs / "latest/report" / link).is_file(), link
+    assert "url(" not in page.text
+    assert "@import" not in page.text
+    assert not page.tags["script"]
+    return page
+
+
+def test_one_method(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "report.images=3") == 0
+    page = page_of(tmp_path / "outputs")
+    assert set(page.asked) >= OURS
+    assert "24 images (val)" in page.said
+    assert "set aside" not in page.said
+    assert len(page.titles) == len(set(page.titles)) == 9
+    for row in ("Best", "Median", "Worst"):
+        assert row in page.words
+    assert page.tags["img"] == 2 * 9 + 2  # image and map; and the legend
+    assert "data=shapes model=small saliency=cam segmenter=threshold" in page.said
+    assert "segmenter.threshold=0.2" in page.said
+    assert "seed=0" in page.said
+    assert "What the words mean" in page.said
+    assert len(page.text) < 3e6
+
+
+def test_several_methods_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "explain.methods=[cam,cam_positive]", "report.images=2") == 0
+    page = page_of(tmp_path / "outputs")
+    assert "<h1>cam, cam_positive on shapes</h1>" in page.text
+    assert "Methods compared" in page.said
+    assert len(page.titles) == len(set(page.titles)) == 6
+    assert page.tags["img"] == 3 * 6 + 2  # image and both maps
+    assert page.text.index("Methods compared") < page.text.index("Images</h2>")
+    for method in ("cam", "cam_positive"):
+        assert f"{method}: all numbers, curve, classes" in page.said
+        assert page.text.count(f'alt="map of {method}"') == 6
+
+
+def test_few_images_are_shown_once(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "report.images=12") == 0
+    page = page_of(tmp_path / "outputs")
+    assert "All, best first" in page.words
+    assert "Worst" not in page.words
+    assert len(page.titles) == len(set(page.titles)) == 24
+    shown = [float(iou) for iou in re.findall(r"IoU (\d\.\d\d)</span>", page.text)]
+    assert len(shown) == 24
+    assert shown == sorted(shown, reverse=True)
+    assert cli(*RUN, "report.images=0") == 0
+    assert not page_of(tmp_path / "outputs").titles
+
+
+def test_without_annotations_it_says_so(cli: Cli, folder_of_images: Path, tmp_path: Path) -> None:
+    (folder_of_images / "val/red/0.png").write_bytes(b"no image")
+    arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
+                 "train.epochs=1", "train.batch=8")  # fmt: skip
+    assert cli(*arguments) == 0
+    page = page_of(tmp_path / "outputs")
+    assert "8 images (val), 1 set aside" in page.said
+    assert "No box was measured" in page.said
+    assert "data.boxes=FILE" in page.said
+    assert "instances_val.json" in page.said
+    assert "<td></td>" not in page.text
+    assert 'alt="dashed white"' not in page.text
+    assert len(page.titles) == len(set(page.titles)) == 7
+    table = json.loads((tmp_path / "outputs/latest/stages/evaluate/table.json").read_text())
+    assert [row["cells"][0] for row in table["rows"]] == ["classification, top-1"]
+    assert table["classes"]["head"] == ["class", "n", "top-1"]
+
+
+def test_hostile_names_and_unlabelled_images(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "stages=[train]") == 0
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = ['<b>"x"&\'.jpg', "{{ 7 * 7 }}.jpg", "plain.jpg"]
+    for n, name in enumerate(names):
+        Image.fromarray(np.full((40, 60, 3), 60 * n, np.uint8)).save(photos / name)
+    assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}") == 0
+    page = page_of(tmp_path / "outputs")
+    assert sorted(page.titles) == sorted(names)
+    assert not page.tags["b"]
+    for name in names:
+        assert name in page.words
+    assert "These images have no labels" in page.said
+    found = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    scores = re.findall(r'<span class="number">(\d\.\d\d)</span>', page.text)
+    assert sorted(scores) == sorted(f"{one['score']:.2f}" for one in found)
+    assert page.tags["table"] == 0
+
+
+def entry(position: int, iou: float | None = None) -> dict[str, Any]:
+    return {"position": position, "iou": iou}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 7, 8, 20])
+@pytest.mark.parametrize("scored", [True, False])
+def test_no_image_is_chosen_twice(n: int, scored: bool) -> None:
+    images = [entry(i, i / n if scored else None) for i in range(n) for _ in range(2)]
+    rows = report.chosen(images, 2)
+    every = [one["position"] for _, group in rows for one in group]
+    assert len(every) == len(set(every)) == min(n, 6)
+    assert len(rows) == (3 if scored and n > 6 else 1)
+    if scored and n > 6:
+        assert every[0] == n - 1
+        assert every[-2] == 0, "the worst comes first"
+    assert report.chosen(images, 0) == []
+
+
+def test_annotated_and_found_are_told_apart_on_any_ground() -> None:
+    for ground in (0, 128, 255):
+        image = np.full((60, 80, 3), ground, np.uint8)
+        boxes = [([10.0, 10.0, 70.0, 50.0], report.TRUE, True)]
+        alone = report.drawn(image, boxes, 1)
+        assert (alone == 255).all(2).any()
+        assert (alone == report.DARK).all(2).any()
+        both = report.drawn(image, [*boxes, (boxes[0][0], report.FOUND, False)], 1)
+        assert (both == report.FOUND).all(2).sum() > 50, "seen through the gaps"
+        assert (both == 255).all(2).sum() > 50
+        edge = report.drawn(image, [([0.0, 0.0, 80.0, 60.0], report.FOUND, False)], 1)
+        assert (edge == report.FOUND).all(2).any(1)[:4].any()
+    assert report.drawn(np.zeros((1, 1, 3), np.uint8), boxes, 0.01).shape == (1, 1, 3)
+
+
+def test_shortened_keeps_both_ends() -> None:
+    assert report.shortened("short.jpg") == "short.jpg"
+    long = report.shortened("a" * 50 + "_0001.jpg")
+    assert len(long) <= 36
+    assert long.endswith("_0001.jpg")
+
+
+def score(value: float, kind: str = "fixed", at: Any = 0.2, **more: Any) -> Score:
+    return Score("gt_known_loc", value, more.pop("n", 30), 0.5, {"kind": kind, "value": at},
+                 interval=more.pop("interval", (value, value)), **more)  # fmt: skip
+
+
+def test_equal_shares_are_written_alike() -> None:
+    assert {evaluate.percent(v) for v in (0.9375, 0.9375 - 1e-15, 0.9375 + 1e-15)} == {"93.8"}
+
+
+def test_a_share_of_all_has_a_bound_and_not_an_interval_without_width() -> None:
+    (card,) = evaluate.table_of([score(1.0)], ["a", "b"])["cards"]
+    assert card["spread"] == "at least 88.6 (Wilson)"
+    (card,) = evaluate.table_of([score(0.0)], ["a", "b"])["cards"]
+    assert card["spread"] == "at most 11.4 (Wilson)"
+    (card,) = evaluate.table_of([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
+    assert card["spread"] == "30.0 to 70.0"
+
+
+def test_advice_where_the_oracle_is_far_ahead() -> None:
+    near, far = score(0.52, "oracle", 0.46), score(0.7, "oracle", 0.46)
+    assert evaluate.table_of([score(0.5), near], ["a"])["advice"] is None
+    advice = evaluate.table_of([score(0.5), far], ["a"])["advice"]
+    assert "segmenter.threshold=0.46" in advice
+    assert "optimistic" in advice
+    other = score(0.65, "validation", 0.41)
+    table = evaluate.table_of([score(0.5), other, far], ["a"])
+    assert "segmenter.threshold=0.41, reaches 65.0 %" in table["advice"]
+    assert [card["value"] for card in table["cards"]] == ["50.0", "65.0", "70.0"]
+    assert [row["cells"][0] for row in table["rows"]] == [
+        "GT-known Loc (fixed 0.2)", "GT-known Loc (validation)", "GT-known Loc (oracle)"
+    ]  # fmt: skip
+    halves = score(0.65, "validation", [0.41, 0.47])
+    assert "65.0 %" in evaluate.table_of([score(0.5), halves, far], ["a"])["advice"]
+
+
+@pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
+def test_top5_of_five_classes_says_nothing(classes: int, there: bool) -> None:
+    scores = [Score(f"classification_top{k}", 0.9, 10, interval=(0.8, 1.0)) for k in (1, 5)]
+    rows = evaluate.table_of(scores, [str(n) for n in range(classes)])["rows"]
+    assert any("top-5" in row["cells"][0] for row in rows) == there
+
+
+def test_every_metric_is_explained(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN) == 0
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    records = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
+    for name in {record["name"] for record in records} | set(records[0]):
+        assert f"`{name}`" in text, name
