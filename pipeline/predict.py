@@ -92,7 +92,7 @@ class Predictor:
 
             height, width = self.trained.size
             scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
-            return example, np.asarray(scaled)
+            return example, np.array(scaled)
         at_input, size = photo.read(Path(image), at=self.trained.size)
         whole = photo.read(Path(image))[0] if self.segmenter.needs_image else at_input
         return Example(str(image), whole, -1, size), at_input

@@ -21,7 +21,7 @@ from pipeline.data.photo import printable
 from pipeline.records import Boxes, SaliencyMap, SetAside
 from pipeline.run import Run
 from pipeline.segmenter.frame import upsampled
-from pipeline.stages import explain, localize
+from pipeline.stages import explain, localize, train
 from pipeline.stages.draw import PALETTE
 
 if TYPE_CHECKING:
@@ -205,8 +205,12 @@ def _unmeasured(run: Run, images: Sequence[Mapping[str, Any]]) -> str | None:
 def _notes(run: Run) -> list[str]:
     """What was odd: about files, about annotations, images that were set aside."""
     bad = explain.set_aside_of(run.folder("explain"))
-    listed = [f"set aside: {why}" for _, why in sorted(bad.items())[:200]]
-    more = [f"... and {len(bad) - 200} more images set aside"] if len(bad) > 200 else []
+    of_train = run.checkpoint / train.SET_ASIDE
+    learned = store.read_json(of_train) if of_train.is_file() else []
+    reasons = [f"set aside in training: {why}" for why in learned]
+    reasons += [f"set aside: {why}" for _, why in sorted(bad.items())]
+    listed = reasons[:200]
+    more = [f"... and {len(reasons) - 200} more images set aside"] if len(reasons) > 200 else []
     return [*run.data.notes(), *store.read_json(run.folder("evaluate") / "notes.json"), *listed,
             *more]  # fmt: skip
 

@@ -41,6 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scratch": {"epochs": 16, "batch": 64, "optimizer": "sgd", "lr": 0.1, "weight_decay": 5e-4,
                 "warmup": 1, "crop": 0.6},
 }  # fmt: skip
+SET_ASIDE = "set_aside.json"  # the reasons why training images could not be used
 SAVE_SECONDS = 5.0  # of training at most are lost when a run is killed, or
 SAVE_SHARE = 0.05  # of its time goes into saving where that takes long
 CACHE_BYTES = 2 << 30  # decoded training images kept in memory, where they fit
@@ -114,6 +115,7 @@ def make(run: Run, folder: Path) -> None:
         },
     )
     store.write_json(folder / "history.json", history, indent=1)
+    store.write_json(folder / SET_ASIDE, run.shared.pop("set_aside", []), indent=1)
     (folder / "state.pt").unlink(missing_ok=True)
 
 
@@ -253,7 +255,7 @@ def _pooled_features(
         "features", made, lambda f: pooled(run, f, network, model.mean, model.std, split)
     )
     found = [store.read_arrays(path) for path in shards.written(where)]
-    _tell_set_aside([why for _, notes in found for _, why in notes["set_aside"]], split)
+    _set_aside(run, [why for _, notes in found for _, why in notes["set_aside"]], split)
     arrays = [one for one, _ in found if one]
     if not arrays:
         return torch.zeros(0, 1), torch.zeros(0, dtype=torch.long)
@@ -262,7 +264,9 @@ def _pooled_features(
     return torch.from_numpy(features), torch.from_numpy(labels)
 
 
-def _tell_set_aside(reasons: list[str], split: str) -> None:
+def _set_aside(run: Run, reasons: list[str], split: str) -> None:
+    """Name what could not be learned from, here and in the report."""
+    run.shared.setdefault("set_aside", []).extend(reasons)
     if reasons:
         shown = "".join(f"\n    {why}" for why in reasons[:5])
         more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
@@ -370,7 +374,13 @@ class _State:
         path = folder / "state.pt"
         if not path.is_file():
             return cls(0, [], [], {}, -1.0)
-        kept = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle's, zip's and torch's own kinds
+            raise Problem(
+                f"{path}: not a training state that loads safely ({type(error).__name__}); "
+                "delete it, and training begins anew"
+            ) from None
         network.load_state_dict(kept.pop("network"))
         optimizer.load_state_dict(kept.pop("optimizer"))
         show.line(f"train: going on from step {kept['step']}")
@@ -429,6 +439,7 @@ class TrainingImages:
         self.kept: dict[int, np.ndarray] | None = (
             {} if count * self.stored[0] * self.stored[1] * 3 <= CACHE_BYTES else None
         )
+        self.broken: dict[int, str] = {}  # of those that are read anew in every epoch
         positions, labels = [], []
         wanted = run.data.labels("train")
         if self.kept is not None:
@@ -442,7 +453,7 @@ class TrainingImages:
                         labels.append(example.label)
                     else:
                         aside.append(str(example))
-            _tell_set_aside(aside, "train")
+            _set_aside(run, aside, "train")
         else:
             positions, labels = list(range(count)), wanted.tolist()
         self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)
@@ -479,8 +490,13 @@ class TrainingImages:
         else:
             example = self._read(position)
             # An image that broke since training began: a grey one keeps batches and order whole.
-            grey = np.full((*self.stored, 3), 127, np.uint8)
-            image = grey if isinstance(example, SetAside) else example.image
+            if isinstance(example, SetAside):
+                self.broken[position] = str(example)
+                if len(self.broken) == len(self):
+                    raise Problem(f"train: no image could be read; {example}")
+                image = np.full((*self.stored, 3), 127, np.uint8)
+            else:
+                image = example.image
         random = np.random.default_rng((self.settings.seed, epoch, position))
         top, left, height, width = crop_of(random, self.stored, self.settings.crop)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
