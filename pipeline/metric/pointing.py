@@ -104,8 +104,14 @@ class Pointing:
     def add(
         self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
     ) -> None:
-        self._hit.append(pointing_hit(values, boxes, size, self.tolerance))
-        self._energy.append(energy_inside(values, boxes, size))
+        self.append(
+            pointing_hit(values, boxes, size, self.tolerance), energy_inside(values, boxes, size)
+        )
+
+    def append(self, hit: bool, energy: float) -> None:
+        """An image that was measured already, by `pointing_hit` and `energy_inside`."""
+        self._hit.append(hit)
+        self._energy.append(energy)
 
     @property
     def energy(self) -> Float64[np.ndarray, n]:

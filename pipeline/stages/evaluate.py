@@ -10,7 +10,7 @@ no box of their own class, are left out and counted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ import numpy as np
 
 from pipeline import runtime, shards, store
 from pipeline.metric.baselines import Baselines, pyramid
+from pipeline.metric.box_counts import BoxCounts
 from pipeline.metric.classification import Classification
 from pipeline.metric.components import THRESHOLDS, Curves, curves
+from pipeline.metric.groups import NUMBERS, SIZES, number_group, size_group, subsets
 from pipeline.metric.gt_known import Localization
 from pipeline.metric.iou import best_iou
 from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
-from pipeline.records import Boxes, GroundTruth, Problem, SaliencyMap, Score
+from pipeline.metric.pointing import Pointing, energy_inside, pointing_hit
+from pipeline.records import Boxes, GroundTruth, Problem, SaliencyMap, Score, Size
 from pipeline.run import Run
 from pipeline.segmenter.frame import frame_size, upsampled
 from pipeline.stages import calibrate, explain, localize
@@ -69,6 +72,23 @@ NOWHERE = Curves(
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a map is worth against the boxes of its image."""
+
+    curves: Curves
+    hit: bool  # of the pointing game
+    energy: float
+
+    @classmethod
+    def of(cls, scaled: np.ndarray, true: np.ndarray, size: Size) -> Measured:
+        return cls(
+            curves(scaled, true, size),
+            pointing_hit(scaled, true, size) if len(true) else False,
+            energy_inside(scaled, true, size) if len(true) else 0.0,
+        )
+
+
 class Evaluation:
     """All accumulators of one method; each gets every scored image in the same order."""
 
@@ -82,8 +102,12 @@ class Evaluation:
         self.map_metrics = [MaxBoxAcc((0.5,), seed), MaxBoxAccV2(seed=seed)]
         self.boxes_that_know_nothing = Baselines(ious, seed)
         self.pyramid = PyramidOracle(seed=seed)
+        self.counts = BoxCounts(ious, stands_on, seed)
+        self.pointing = Pointing(seed=seed)
         self.classification = Classification(seed=seed)
         self.labels: list[int] = []  # of the localized images
+        self.sizes: list[str] = []  # their groups by size of the object
+        self.numbers: list[str] = []  # and by number of objects
         self.class_labels: list[int] = []  # of all classified ones
         self.images: list[dict[str, Any]] = []
 
@@ -91,13 +115,21 @@ class Evaluation:
         self,
         truth: GroundTruth,
         boxes: Boxes | None,
-        found: Curves,
+        measured: Measured,
         top: Sequence[int],
     ) -> float:
-        true = truth.of_label()
+        true, found = truth.of_label(), measured.curves
         best = None if boxes is None or not len(boxes.boxes) else boxes.boxes[0]
         iou = best_iou(best, true)
         self.labels.append(truth.label)
+        self.sizes.append(size_group(true, truth.size))
+        self.numbers.append(number_group(true))
+        self.counts.add(
+            np.zeros((0, 4), np.float32) if boxes is None else boxes.boxes,
+            np.zeros(0, np.float32) if boxes is None else boxes.scores,
+            true,
+        )
+        self.pointing.append(measured.hit, measured.energy)
         self.fixed.add(truth.label, iou, top)
         for delta, validation in self.validation.items():
             values = self.thresholds[f"{delta:g}"]
@@ -132,6 +164,10 @@ class Evaluation:
         labels, seen = np.array(self.labels, int), np.array(self.class_labels, int)
         for n, name in enumerate(classes):
             found += self._over(labels == n, seen == n, name)
+        nobody = np.zeros(len(seen), bool)
+        for group, own, every in (("size", self.sizes, SIZES), ("number", self.numbers, NUMBERS)):
+            for name, select in subsets(own, every).items():
+                found += self._over(select, nobody, f"{group}: {name}")
         return [replace(score, method=method) for score in found]
 
     def _over(
@@ -145,6 +181,8 @@ class Evaluation:
         for validation in self.validation.values():
             found = validation.compute(located, name)
             yield from (s for s in found if s.name in ("gt_known_loc", "top1_loc", "top5_loc"))
+        yield from self.counts.compute(located, name)
+        yield from self.pointing.compute(located, name)
         for oracle in self.oracles:
             # The mean over IoUs belongs to V2 alone.
             yield from (s for s in oracle.compute(located, name) if s.iou is not None)
@@ -198,14 +236,14 @@ def _score(
     found_boxes = {(p, boxes.label): boxes for p, boxes in localize.boxes_of(cut, ids)}
     found_maps = ((p, s) for shard in shards.written(maps) for p, s in explain.maps_in(shard, ids))
 
-    def measure(item: tuple[int, SaliencyMap]) -> tuple[int, SaliencyMap, Curves | None]:
+    def measure(item: tuple[int, SaliencyMap]) -> tuple[int, SaliencyMap, Measured | None]:
         position, saliency = item
         known = truth.get(saliency.id)
         if known is None or saliency.explained != labels[position]:
             return position, saliency, None
         check_sizes(known, saliency)
         scaled = upsampled(saliency.raw(), frame_size(saliency.size))
-        return position, saliency, curves(scaled, known.of_label(), saliency.size)
+        return position, saliency, Measured.of(scaled, known.of_label(), saliency.size)
 
     with runtime.progress("evaluate", len(truth)) as advance:
         for position, saliency, found in runtime.stream(measure, found_maps, run.workers):

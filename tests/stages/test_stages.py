@@ -117,13 +117,16 @@ def test_numbers_by_hand() -> None:
     one = evaluate.Evaluation([0.5], {"kind": "fixed", "value": 0.2}, seed=0)
     values = np.zeros((10, 10), np.float32)
     values[2:6, 2:6] = 1
-    from pipeline.metric.components import curves
-
     for n, box in enumerate(([2, 2, 6, 6], [0, 0, 2, 2])):
         truth = GroundTruth(str(n), 0, (10, 10), np.array([box], np.float32))
         boxes = Boxes(str(n), 0, np.array([[2, 2, 6, 6]], np.float32), np.ones(1, np.float32),
                       (10, 10))  # fmt: skip
-        one.add(truth, boxes, curves(values, truth.boxes, (10, 10)), [0, 1] if n else [1, 0])
+        one.add(
+            truth,
+            boxes,
+            evaluate.Measured.of(values, truth.boxes, (10, 10)),
+            [0, 1] if n else [1, 0],
+        )
         one.classified(0, [0, 1] if n else [1, 0])
     scores = {(s.name, s.iou, (s.threshold or {}).get("kind")): s.value
               for s in one.scores(["x", "y"], "cam") if s.label is None}  # fmt: skip
@@ -133,6 +136,9 @@ def test_numbers_by_hand() -> None:
     assert scores["top5_loc", 0.5, "fixed"] == 0.5
     assert scores["classification_top1", None, None] == 0.5
     assert scores["full_image_loc", 0.5, None] == 0.0
+    assert scores["box_precision", 0.5, "fixed"] == 0.5
+    assert scores["box_recall", 0.5, "fixed"] == 0.5
+    assert scores["energy_pointing_game", None, None] == 0.5
 
 
 def test_imagenette_is_as_by_hand(cli: Cli, shared: Path, tmp_path: Path) -> None:
