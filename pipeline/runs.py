@@ -1,6 +1,7 @@
 """`outputs/runs/<experiment>/<time>/`: what a person opens, and `outputs/latest`, the newest.
 
 config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
+pictures/    each image with its boxes, where stage draw was run
 stages/      links to the folders that hold the results
 <method>/    the same files for each further method, where a run has several
 """

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pipeline import runtime, store
-from pipeline.records import Example, Problem, SetAside, Split
+from pipeline.records import Example, Problem, SetAside, Size, Split
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ def through_network(
     """
 
     def read(positions: range) -> tuple[Labelled, Aside]:
-        found = [_read(run, split, position) for position in positions]
+        found = [read_image(run, split, position, run.size) for position in positions]
         good = [(p, e) for p, e in zip(positions, found, strict=True) if isinstance(e, Example)]
         bad = [
             (p, str(e)) for p, e in zip(positions, found, strict=True) if isinstance(e, SetAside)
@@ -138,9 +138,10 @@ def through_network(
     return flow
 
 
-def _read(run: Run, split: Split, position: int) -> Example | SetAside:
+def read_image(run: Run, split: Split, position: int, at: Size | None = None) -> Example | SetAside:
+    """An image scaled to `at`, or as it is; or the reason why it cannot be used."""
     try:
-        return run.data.example(split, position, at=run.size)
+        return run.data.example(split, position, at=at)
     except SetAside as problem:
         return problem
 

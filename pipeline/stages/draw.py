@@ -17,6 +17,7 @@ import numpy as np
 from pipeline import runtime, shards, show, store
 from pipeline.records import Boxes, SetAside
 from pipeline.run import Run
+from pipeline.segmenter.frame import frame_size
 from pipeline.stages import localize
 
 PALETTE = ((255, 64, 96), (64, 160, 255), (60, 190, 110), (255, 170, 40), (170, 110, 255))  # RGB
@@ -59,9 +60,8 @@ def file_name(id: str) -> str:
 
 
 def _draw(run: Run, position: int, every: Sequence[Boxes], path: Path) -> None:
-    height, width = every[0].size
-    scale = min(1.0, run.config["draw"]["side"] / max(height, width))
-    frame = (max(1, round(height * scale)), max(1, round(width * scale)))
+    side, size = run.config["draw"]["side"], every[0].size
+    scale, frame = min(1.0, side / max(size)), frame_size(size, side)
     canvas = np.array(run.data.example(run.split, position, at=frame).image)
     thick = max(2, round(max(frame) / 320))
     for n, boxes in enumerate(every):

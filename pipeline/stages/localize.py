@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import runtime, shards, store
 from pipeline.data import coco
-from pipeline.records import Boxes, CocoNames, Example, SaliencyMap, Segmenter, SetAside
+from pipeline.records import Boxes, CocoNames, SaliencyMap, Segmenter, SetAside
 from pipeline.run import Run
 from pipeline.stages import explain
 
@@ -64,13 +64,10 @@ def make(run: Run, folder: Path) -> None:
 
 
 def _cut(run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap) -> Boxes | SetAside:
-    example: Example | None = None
-    if segmenter.needs_image:
-        try:
-            example = run.data.example(run.split, position)
-        except SetAside as problem:
-            return problem
-    return segmenter(saliency, example)
+    if not segmenter.needs_image:
+        return segmenter(saliency, None)
+    example = shards.read_image(run, run.split, position)
+    return example if isinstance(example, SetAside) else segmenter(saliency, example)
 
 
 def _arrays(

@@ -199,7 +199,8 @@ def _learn_head(
     features, labels = _pooled_features(run, folder, network, model, "train")
     held, held_labels = _pooled_features(run, folder, network, model, "held_back")
     _check_enough(labels, network.classes)
-    head, objective = network.head, run.objective()
+    # Where the features are: an accelerator has nothing to win on a matrix this small.
+    head, objective = network.head.cpu(), run.objective()
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.no_grad():
         head.class_weights.normal_(0, 0.01, generator=generator)
@@ -462,10 +463,7 @@ class TrainingImages:
         return len(self.positions)
 
     def _read(self, position: int) -> Example | SetAside:
-        try:
-            return self.run.data.example("train", position, at=self.stored)
-        except SetAside as problem:
-            return problem
+        return shards.read_image(self.run, "train", position, self.stored)
 
     def batches(
         self, epoch: int, first: int, count: int
@@ -533,13 +531,11 @@ class HeldBackImages:
         self.kept: list[Example] | None = None
 
     def _examples(self) -> Iterator[Example]:
-        def read(position: int) -> Example | SetAside:
-            try:
-                return self.run.data.example("held_back", position, at=self.run.size)
-            except SetAside as problem:
-                return problem
-
-        found = runtime.stream(read, range(self.count), self.run.workers)
+        found = runtime.stream(
+            lambda position: shards.read_image(self.run, "held_back", position, self.run.size),
+            range(self.count),
+            self.run.workers,
+        )
         return (example for example in found if isinstance(example, Example))
 
     def top1(self, network: Classifier, model: Any) -> float:
