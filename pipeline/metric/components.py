@@ -1,9 +1,10 @@
 """Every box of a map at every threshold, from one component tree instead of 1000 sweeps.
 
-The components of {map >= level} only grow and merge as the level falls, so one pass of union-find
-over the pixels, sorted by level, meets them all; bounding box, area and IoU are kept at the roots.
+The components of {map >= level} only grow and merge as the level falls, so one pass over the
+pixels, sorted by level, meets them all; bounding box, area and IoU are kept for each component.
 An IoU holds from the level at which its box came to be down to the one at which the box changes:
-"the best of any component, per level" is a maximum over such intervals, noted in O(1) each.
+"the best of any component, per level" is a maximum over such intervals, noted in O(1) each. The
+largest component needs no search either: sizes only grow, so a running maximum has it.
 
 Two conventions:
 
@@ -23,15 +24,15 @@ Two conventions:
 Why the latter needs no contour:
 - `contourArea` is the area of the polygon through the pixel centres of the outer border, holes
   filled. Over the squares between four neighbouring centres it is 1 for each that has four pixels
-  and 1/2 for each that has three, once holes are filled (`_GAIN`).
-- Filling the holes of all thresholds at once is a flood from the frame: a pixel's filled level is
-  the lowest level to which a 4-connected path from outside must climb to reach it (`_fill`).
+  and 1/2 for each that has three, once holes are filled (`_BY_CONTOUR`).
+- The holes of all thresholds are the 4-connected components of {map < level} that the outside has
+  not reached, met by the same pass from the lowest level up (`_holes`). A pixel is filled up to
+  the level at which its hole meets the outside.
 - `findContours` gives siblings in reverse raster order of their first pixel, and a parent before
   its children. Of equal areas the first is hence the one found last in the raster; a hole or what
   lies in one never ties with what surrounds it, except after it.
 - The contour of a hole runs over the pixels around it: its box is the hole's, one pixel wider on
-  each side. Holes are the 4-connected components of {map < level} without those that the flood
-  has reached, found by the same union-find from the lowest level up (`_holes`).
+  each side.
 """
 
 from __future__ import annotations
@@ -76,11 +77,11 @@ def curves(
     _check_map(values)
     _check_boxes(boxes)
     height, width = values.shape if size is None else size
-    levels = _levels(np.ascontiguousarray(values, np.float64), THRESHOLDS)
     scale = np.array([width / values.shape[1], height / values.shape[0]])
-    order, start = _sort(levels, len(THRESHOLDS))
+    levels = _framed(_levels(np.ascontiguousarray(values, np.float64), THRESHOLDS))
+    order, start = _sort(levels, values.shape[1], len(THRESHOLDS))
     largest, largest_iou, any_iou = _grow(
-        order, start, levels.shape[0], levels.shape[1], _true(boxes), scale, 0, _BY_PIXELS, True
+        levels, order, start, values.shape, _true(boxes), scale, 0, _BY_PIXELS, True, True
     )
     found = (largest * np.tile(scale, 2)).astype(np.float32)
     return Curves(largest_iou, any_iou, found)
@@ -100,8 +101,8 @@ def wsolevaluation_curves(
     _check_boxes(boxes)
     if contours not in ("both", "largest", "any"):
         raise ValueError(f"contours: expected both, largest or any, got {contours!r}")
-    levels = (np.asarray(values, np.float64) * 255).astype(np.uint8)
-    height, width = levels.shape
+    shape = values.shape
+    levels = _framed(np.asarray(values, np.float64) * 255)
     true = _true(boxes)
     true[:, 2:] += 1
     top = int(levels.max())
@@ -110,19 +111,19 @@ def wsolevaluation_curves(
         return Curves(iou, iou, np.tile(np.array([0, 0, 1, 1], np.float32), (1000, 1)))
     # A pixel counts where it is greater than int(t * top), that is, at least one more.
     at = (THRESHOLDS * top).astype(np.intp) + 1
-    scale = np.ones(2)
-    filled = _fill(levels)
+    order, start = _sort(levels, shape[1], 256)
+    want_largest, want_any = contours != "any", contours != "largest"
+    candidates = true if want_any else true[:0]  # only to fill the holes: no IoUs
+    filled, holes = _holes(levels, order, start, shape, candidates, want_largest)
+    how = (shape, true, np.ones(2), _REACH, _BY_CONTOUR)
     largest = np.zeros((257, 4), np.int32)
     largest_iou = any_iou = np.zeros(257)
-    if contours != "any":
-        order, start = _sort(filled, 256)
-        largest, largest_iou, _ = _grow(
-            order, start, height, width, true, scale, _REACH, _BY_CONTOUR, False
-        )
-    if contours != "largest":
-        order, start = _sort(levels, 256)
-        _, _, outer = _grow(order, start, height, width, true, scale, _REACH, _NONE, True)
-        any_iou = np.maximum(outer, _holes(order, start, levels, filled, true))
+    if want_any:
+        _, _, outer = _grow(levels, order, start, *how, False, True)
+        any_iou = np.maximum(outer, holes)
+    if want_largest:
+        order, start = _sort(filled, shape[1], 256)
+        largest, largest_iou, _ = _grow(filled, order, start, *how, True, False)
     return Curves(largest_iou[at], any_iou[at], largest[at].astype(np.float32))
 
 
@@ -145,6 +146,14 @@ def levels_of(values: Float[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
     return np.asarray(_levels(np.ascontiguousarray(values, np.float64), THRESHOLDS))
 
 
+def _framed(levels: np.ndarray) -> Int[np.ndarray, "h+2 stride"]:
+    """Levels, truncated to integers, as the compiled part has them."""
+    height, width = levels.shape
+    framed = np.full((height + 2, 1 << (width + 1).bit_length()), -1, np.int16)
+    framed[1:-1, 1 : width + 1] = levels
+    return framed
+
+
 def _check_map(values: np.ndarray) -> None:
     if values.ndim != 2 or 0 in values.shape or max(values.shape) > 32767:
         raise ValueError(f"map: expected [h, w] of 1 to 32767 each, got {list(values.shape)}")
@@ -163,45 +172,60 @@ def _true(boxes: np.ndarray) -> Float64[np.ndarray, "M 4"]:
 
 
 # ---- compiled ----------------------------------------------------------------------------------
-# Pixels are addressed as y << 16 | x where they are sorted (so that they compare in raster order)
-# and as (y + 1) * (width + 2) + x + 1 in flat arrays with a margin of one pixel. All of it is
-# unsigned: numba then leaves out the check for negative indices, which halves the time.
+# Levels lie in a frame of one pixel at -1, in rows of a power of two, so that a pixel is one
+# number p, in raster order, with neighbours at fixed steps, and x = p & mask, y = p >> shift.
+# Components are numbered as they come to be, far fewer than pixels: what is kept of them stays in
+# the cache. All indices are unsigned: numba then leaves out the check for negative ones.
+#
+# Pixels of equal level count one after the other, in raster order. Which neighbours of a pixel
+# count before it is hence known beforehand, and with them whether it starts a component, joins
+# one (nearly always) or may connect several.
 
-_ONE, _16, _LOW = np.uint64(1), np.uint64(16), np.uint64(0xFFFF)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 _REACH = 1  # a box there runs to x + w, clipped to the last column, and is measured inclusive
-_NONE, _BY_PIXELS, _BY_CONTOUR = 0, 1, 2
 
-# Fields of a root.
-_X0, _Y0, _X1, _Y1, _PIXELS, _SINCE, _AREA, _FIRST = range(8)
+# Fields of a component: its box, as columns, the first pixel and the end of the last row; its
+# size; the level since which this is its box; how many have become this one, and the next of them,
+# in a ring.
+_X0, _X1, _FIRST, _LAST, _SIZE, _SINCE, _COUNT, _NEXT = range(8)
+_FIELDS = 8
 
 
-def _neighbourhoods() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _neighbourhoods(diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
     """For each set of the 8 neighbours (bit i: N, NE, E, SE, S, SW, W, NW): how many groups they
-    form among themselves, one neighbour of each group, and twice the contour area that a pixel
-    adds amid them (each of its four squares gains 1/2 as it goes from two to three or three to
-    four pixels)."""
+    form among themselves, connected through sides only or `diagonal`ly too, and one neighbour of
+    each group. Without diagonals a group has a neighbour at a side."""
     groups = np.zeros(256, np.uint8)
     members = np.zeros((256, 4), np.uint8)
-    gain = np.zeros(256, np.uint8)
     for bits in range(256):
-        present = [i for i in range(8) if bits >> i & 1]
-        while present:
+        present = [i for i in (0, 2, 4, 6, 1, 3, 5, 7) if bits >> i & 1]
+        while present and (diagonal or present[0] % 2 == 0):
             # Sides first: one side touches up to four of the others, and is then all we need.
-            group = [min(present, key=lambda i: (i % 2, i))]
+            group = [present[0]]
             members[bits, groups[bits]] = group[0]
             groups[bits] += 1
             for i in group:  # grows while we walk it
                 near = {(i + 1) % 8, (i - 1) % 8}
-                near |= {(i + 2) % 8, (i - 2) % 8} if i % 2 == 0 else set()
+                near |= {(i + 2) % 8, (i - 2) % 8} if diagonal and i % 2 == 0 else set()
                 group += [j for j in sorted(near) if j in present and j not in group]
             present = [i for i in present if i not in group]
+    return groups, members
+
+
+def _contour_gains() -> np.ndarray:
+    """Twice the contour area that a pixel adds amid each set of neighbours: each of its four
+    squares gains 1/2 as it goes from two to three or three to four pixels."""
+    gain = np.zeros(256, np.uint8)
+    for bits in range(256):
         for corner in (0, 2, 4, 6):
-            square = sum(bits >> (corner + i) % 8 & 1 for i in range(3))
-            gain[bits] += square >= 2
-    return groups, members, gain
+            gain[bits] += sum(bits >> (corner + i) % 8 & 1 for i in range(3)) >= 2
+    return gain
 
 
-_GROUPS, _MEMBERS, _GAIN = _neighbourhoods()
+_GROUPS, _MEMBERS = _neighbourhoods(diagonal=True)
+_SIDE_GROUPS, _SIDE_MEMBERS = _neighbourhoods(diagonal=False)
+_BY_CONTOUR = _contour_gains()
+_BY_PIXELS = np.ones(256, np.uint8)
 
 
 @njit
@@ -223,69 +247,118 @@ def _levels(values: np.ndarray, thresholds: np.ndarray) -> Any:
 
 
 @njit
-def _sort(levels: np.ndarray, count: int) -> Any:
+def _sort(levels: np.ndarray, width: int, count: int) -> Any:
     """Pixels by level: order[start[k]:start[k+1]] are those of level k, in raster order."""
-    height, width = levels.shape
+    height = levels.shape[0] - 2
+    stride = levels.shape[1]
     at = np.zeros(count, np.uint32)
-    for y in range(height):
-        for x in range(width):
-            at[levels[y, x]] += 1
+    for y in range(1, height + 1):
+        row = levels[y]
+        for x in range(1, width + 1):
+            at[np.uint16(row[x])] += 1
     start = np.zeros(count + 1, np.int64)
     for k in range(count):
         start[k + 1] = start[k] + at[k]
         at[k] = start[k]
     order = np.empty(height * width, np.uint32)
-    for y in range(height):
-        for x in range(width):
-            level = levels[y, x]
-            order[at[level]] = y << 16 | x
+    for y in range(1, height + 1):
+        row = levels[y]
+        for x in range(1, width + 1):
+            level = np.uint16(row[x])
+            order[at[level]] = y * stride + x
             at[level] += 1
     return order, start
 
 
 @njit
-def _find(parent: np.ndarray, p: np.uint64) -> Any:
-    while parent[p] != p:
-        parent[p] = parent[parent[p]]
-        p = np.uint64(parent[p])
-    return p
+def _before(levels: np.ndarray, width: int) -> Any:
+    """For each pixel the set of neighbours that count before it, as `_neighbourhoods` has them:
+    the higher ones, and of equal ones those that precede it."""
+    bits = np.empty(levels.shape, np.uint8)
+    for y in range(1, levels.shape[0] - 1):
+        north, own, south, found = levels[y - 1], levels[y], levels[y + 1], bits[y]
+        for x in range(width):  # of the pixel to the left, so that no index looks negative
+            level = own[x + 1]
+            found[x + 1] = (
+                np.uint8(north[x + 1] >= level)
+                | np.uint8(north[x + 2] >= level) << 1
+                | np.uint8(own[x + 2] > level) << 2
+                | np.uint8(south[x + 2] > level) << 3
+                | np.uint8(south[x + 1] > level) << 4
+                | np.uint8(south[x] > level) << 5
+                | np.uint8(own[x] >= level) << 6
+                | np.uint8(north[x] >= level) << 7
+            )
+    return bits.ravel()
 
 
 @njit
-def _start(root: np.ndarray, p: np.uint64, x: np.uint64, y: np.uint64, level: int) -> None:
-    """A component of one pixel."""
-    root[p, _X0] = root[p, _X1] = x
-    root[p, _Y0] = root[p, _Y1] = y
-    root[p, _PIXELS] = 1
-    root[p, _SINCE] = level
-    root[p, _AREA] = 0
-    root[p, _FIRST] = y << _16 | x
+def _steps(levels: np.ndarray, members: np.ndarray) -> Any:
+    """From a pixel to the `members` of each set of neighbours."""
+    stride = np.uint64(levels.shape[1])
+    step = np.array(
+        [-stride, _ONE - stride, _ONE, stride + _ONE, stride, stride - _ONE, -_ONE, -stride - _ONE]
+    )
+    steps = np.empty(members.shape, np.uint64)
+    for bits in range(256):
+        for g in range(4):
+            steps[bits, g] = step[members[bits, g]]
+    return steps
 
 
 @njit
-def _join(root: np.ndarray, a: np.uint64, b: np.uint64) -> None:
-    """Component b goes into component a."""
+def _start(
+    root: np.ndarray, top: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64, level: int
+) -> None:
+    """Component a begins as pixel p."""
+    top[a] = a
+    root[a, _X0] = root[a, _X1] = p & mask
+    root[a, _FIRST] = p
+    root[a, _LAST] = p | mask
+    root[a, _SINCE] = level
+    root[a, _SIZE] = 0
+    root[a, _COUNT] = 1
+    root[a, _NEXT] = a
+
+
+@njit
+def _join(root: np.ndarray, top: np.ndarray, a: np.uint64, b: np.uint64) -> Any:
+    """Two components become one, under the number of the one that had more joined before: the
+    numbers of the other, a ring, are told anew. So `top` needs no search."""
+    if root[b, _COUNT] > root[a, _COUNT]:
+        a, b = b, a
+    each = b
+    while True:
+        top[each] = a
+        following = np.uint64(root[each, _NEXT])
+        if following == b:
+            break
+        each = following
+    root[each, _NEXT] = root[a, _NEXT]
+    root[a, _NEXT] = b
+    root[a, _COUNT] += root[b, _COUNT]
+    root[a, _SIZE] += root[b, _SIZE]
     root[a, _X0] = min(root[a, _X0], root[b, _X0])
-    root[a, _Y0] = min(root[a, _Y0], root[b, _Y0])
     root[a, _X1] = max(root[a, _X1], root[b, _X1])
-    root[a, _Y1] = max(root[a, _Y1], root[b, _Y1])
-    root[a, _PIXELS] += root[b, _PIXELS]
-    root[a, _AREA] += root[b, _AREA]
     root[a, _FIRST] = min(root[a, _FIRST], root[b, _FIRST])
+    root[a, _LAST] = max(root[a, _LAST], root[b, _LAST])
+    return a
 
 
 @njit
-def _extend(root: np.ndarray, a: np.uint64, x: np.uint64, y: np.uint64) -> None:
-    """One more pixel for component a."""
-    root[a, _PIXELS] += 1
-    if x < root[a, _X0]:
-        root[a, _X0] = x
-    elif x > root[a, _X1]:
-        root[a, _X1] = x
-    if y < root[a, _Y0]:
-        root[a, _Y0] = y
-    elif y > root[a, _Y1]:
-        root[a, _Y1] = y
+def _beyond(root: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64) -> Any:
+    """Whether a pixel lies outside the box of component a, or before its first pixel."""
+    x = p & mask
+    return (x < root[a, _X0]) | (x > root[a, _X1]) | (p < root[a, _FIRST]) | (p > root[a, _LAST])
+
+
+@njit
+def _extend(root: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64) -> None:
+    """Such a pixel joins component a."""
+    root[a, _X0] = min(root[a, _X0], p & mask)
+    root[a, _X1] = max(root[a, _X1], p & mask)
+    root[a, _FIRST] = min(root[a, _FIRST], p)
+    root[a, _LAST] = max(root[a, _LAST], p | mask)
 
 
 @njit
@@ -321,6 +394,17 @@ def _note(table: np.ndarray, log: np.ndarray, low: int, high: int, value: float)
 
 
 @njit
+def _change(
+    table: np.ndarray, log: np.ndarray, root: np.ndarray, iou: np.ndarray, a: np.uint64, level: int
+) -> None:
+    """Component a changes at `level`; its IoU has held since the last change."""
+    since: Any = np.int64(root[a, _SINCE])
+    if iou[a] > 0:
+        _note(table, log, min(level, since) + 1, max(level, since), iou[a])
+    root[a, _SINCE] = level
+
+
+@njit
 def _best(table: np.ndarray) -> Any:
     """The largest value noted for each level."""
     for k in range(table.shape[0] - 1, 0, -1):
@@ -333,302 +417,219 @@ def _best(table: np.ndarray) -> Any:
 
 
 @njit
+def _engulf(root: np.ndarray, a: np.uint64) -> None:
+    """No pixel is beyond component a any more."""
+    root[a, _X0] = root[a, _FIRST] = 0
+    root[a, _X1] = root[a, _LAST] = 0xFFFFFFFF
+
+
+@njit
+def _box(root: np.ndarray, a: np.uint64, stride: Any, shape: Any, more: int, reach: int) -> Any:
+    """The half-open box of a component, `more` pixels wider on each side and `reach` to the right
+    and below, there no further than the map."""
+    x1 = int(root[a, _X1]) + more + reach
+    y1 = int(root[a, _LAST]) // stride + more + reach
+    return (
+        int(root[a, _X0]) - 1 - more,
+        int(root[a, _FIRST]) // stride - 1 - more,
+        min(x1, shape[1]),
+        min(y1, shape[0]),
+    )
+
+
+@njit
 def _grow(
+    levels: np.ndarray,
     order: np.ndarray,
     start: np.ndarray,
-    height: int,
-    width: int,
+    shape: Any,
     true: np.ndarray,
     scale: np.ndarray,
     reach: int,
-    largest_by: int,
+    worth: np.ndarray,
+    want_largest: bool,
     want_any: bool,
 ) -> Any:
     """8-connected components from the highest level down.
 
     For each level: the box of the largest component in pixels of the map, its IoU, and the best
-    IoU of any component. A box [x0, x1) is measured as [x0, min(x1 + reach, width)) * scale.
+    IoU of any component. A box is measured `reach` pixels further to the right and below, and
+    then times `scale`. A component is as large as its pixels are worth, each by the neighbours
+    that count before it; of equals the first in the raster is taken, by contour area the last.
     """
+    height, width = shape
+    stride = np.uint64(levels.shape[1])
+    mask = stride - _ONE
     count = len(start) - 1
-    stride = np.uint64(width + 2)
-    space = (width + 2) * (height + 2)
-    steps = np.array(
-        [-stride, _ONE - stride, _ONE, stride + _ONE, stride, stride - _ONE, -_ONE, -stride - _ONE]
-    )  # to the neighbours N, NE, ... NW
-    active = np.zeros(space, np.uint8)
-    parent = np.empty(space, np.uint32)
-    root = np.empty((space, 8), np.uint32)
-    iou = np.empty(space if want_any else 0)
-    touched = np.empty(height * width, np.uint32)
-    alive = np.empty(height * width if largest_by == _BY_CONTOUR else 0, np.uint32)
-    alive_count = 0
+    last_of_equals = worth[0] == 0  # by contour area, of which a lone pixel has none
+    before = _before(levels, width)
+    steps = _steps(levels, _MEMBERS)
+    joined = np.empty(levels.size, np.uint32)  # the component that a pixel started or joined
+    most = ((height + 1) // 2) * ((width + 1) // 2)  # no two start side by side
+    top = np.empty(most, np.uint32)  # what it is part of now
+    root = np.empty((most, _FIELDS), np.uint32)
+    iou = np.zeros(most)
+    touched = np.empty(most, np.uint32)
+    made = _ZERO
     table, log = _intervals(count)
-    key = _AREA if largest_by == _BY_CONTOUR else _PIXELS
 
     boxes = np.zeros((count, 4), np.int32)
     ious = np.zeros(count)
-    best = np.uint64(0)
-    best_key = best_first = np.uint32(0)
-    some = False  # whether there is a best one yet
+    best = _ZERO
+    best_size = np.int64(-1)
     for level in range(count - 1, -1, -1):
-        touched_count = 0
+        touched_count = _ZERO
+        tied = False
         for i in range(start[level], start[level + 1]):
-            pixel = np.uint64(order[i])
-            x, y = pixel & _LOW, pixel >> _16
-            p = (y + _ONE) * stride + x + _ONE
-            north, south = p - stride, p + stride
-            bits = np.uint8(
-                active[north]
-                | active[north + _ONE] << 1
-                | active[p + _ONE] << 2
-                | active[south + _ONE] << 3
-                | active[south] << 4
-                | active[south - _ONE] << 5
-                | active[p - _ONE] << 6
-                | active[north - _ONE] << 7
-            )
-            active[p] = 1
-            groups = _GROUPS[bits]
+            p = np.uint64(order[i])
+            near = before[p]
+            groups = _GROUPS[near]
             if groups == 0:
-                parent[p] = p
-                _start(root, p, x, y, level)
-                touched[touched_count] = p
-                touched_count += 1
-                if largest_by == _BY_CONTOUR:
-                    alive[alive_count] = p
-                    alive_count += 1
-                continue
-            a = p
-            for g in range(groups):
-                b = _find(parent, p + steps[_MEMBERS[bits, g]])
-                if b == a:
-                    continue
-                if root[b, _SINCE] != level:  # its box was good until here
-                    if want_any and iou[b] > 0:
-                        _note(table, log, level + 1, root[b, _SINCE], iou[b])
-                    root[b, _SINCE] = level
-                    touched[touched_count] = b
-                    touched_count += 1
-                if g == 0:
-                    a = b
-                    continue
-                if root[b, _PIXELS] > root[a, _PIXELS]:
-                    a, b = b, a
-                parent[b] = a
-                _join(root, a, b)
-            parent[p] = a
-            _extend(root, a, x, y)
-            if largest_by == _BY_CONTOUR:
-                root[a, _AREA] += _GAIN[bits]
-            if order[i] < root[a, _FIRST]:
-                root[a, _FIRST] = order[i]
+                a = made
+                made += _ONE
+                joined[p] = a
+                _start(root, top, a, p, mask, level)
+                touched[touched_count] = a
+                touched_count += _ONE
+            else:
+                part = np.uint64(joined[p + steps[near, 0]])
+                joined[p] = part
+                a = np.uint64(top[part])
+                if groups > 1:
+                    for g in range(1, groups):
+                        b = np.uint64(top[np.uint64(joined[p + steps[near, g]])])
+                        if b != a:
+                            for c in (a, b):
+                                if root[c, _SINCE] != level:
+                                    _change(table, log, root, iou, c, level)
+                                    touched[touched_count] = c
+                                    touched_count += _ONE
+                            a = _join(root, top, a, b)
+                if _beyond(root, a, p, mask):
+                    if root[a, _SINCE] != level:
+                        _change(table, log, root, iou, a, level)
+                        touched[touched_count] = a
+                        touched_count += _ONE
+                    _extend(root, a, p, mask)
+            if want_largest:
+                size = np.int64(root[a, _SIZE]) + worth[near]
+                root[a, _SIZE] = size
+                tied |= size == best_size
+                best = a if size > best_size else best
+                best_size = max(size, best_size)
 
-        if touched_count == 0:
-            if level + 1 < count:
-                boxes[level] = boxes[level + 1]
-                ious[level] = ious[level + 1]
-            continue
         if want_any:
             for i in range(touched_count):
-                r = touched[i]
-                if parent[r] == r:
-                    iou[r] = _iou(
-                        root[r, _X0] * scale[0],
-                        root[r, _Y0] * scale[1],
-                        min(root[r, _X1] + 1 + reach, width) * scale[0],
-                        min(root[r, _Y1] + 1 + reach, height) * scale[1],
-                        true,
-                    )
-        if largest_by == _NONE:
-            continue
-        candidates, candidate_count = touched, touched_count
-        if some:
-            best = _find(parent, best)
-            if (
-                largest_by == _BY_CONTOUR
-                and root[best, key] == best_key
-                and root[best, _FIRST] < best_first
-            ):
-                # It grew by a mere line and now starts earlier: an equal one, untouched, may
-                # come first. Rare, as any gain of area settles it.
-                kept = 0
-                for i in range(alive_count):
-                    if parent[alive[i]] == alive[i]:
-                        alive[kept] = alive[i]
-                        kept += 1
-                alive_count = kept
-                candidates, candidate_count = alive, alive_count
-            best_key, best_first = root[best, key], root[best, _FIRST]
-        for i in range(candidate_count):
-            r = candidates[i]
-            if parent[r] != r or root[r, key] < best_key:
-                continue
-            later = root[r, _FIRST] > best_first
-            if not some or root[r, key] > best_key or later == (largest_by == _BY_CONTOUR):
-                some = True
-                best = np.uint64(r)
-                best_key, best_first = root[r, key], root[r, _FIRST]
-        boxes[level, 0] = root[best, _X0]
-        boxes[level, 1] = root[best, _Y0]
-        boxes[level, 2] = min(root[best, _X1] + 1 + reach, width)
-        boxes[level, 3] = min(root[best, _Y1] + 1 + reach, height)
-        ious[level] = _iou(
-            boxes[level, 0] * scale[0],
-            boxes[level, 1] * scale[1],
-            boxes[level, 2] * scale[0],
-            boxes[level, 3] * scale[1],
-            true,
-        )
+                a = np.uint64(touched[i])
+                if top[a] == a:
+                    x0, y0, x1, y1 = _box(root, a, stride, shape, 0, reach)
+                    iou[a] = _iou(x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1], true)
+        if want_largest and made > 0:
+            best = np.uint64(top[best])
+            if tied:
+                for i in range(made):
+                    a = np.uint64(i)
+                    if top[a] == a and root[a, _SIZE] == best_size:
+                        later = root[a, _FIRST] > root[best, _FIRST]
+                        if later == last_of_equals:
+                            best = a
+            x0, y0, x1, y1 = _box(root, best, stride, shape, 0, reach)
+            boxes[level, 0], boxes[level, 1], boxes[level, 2], boxes[level, 3] = x0, y0, x1, y1
+            ious[level] = _iou(x0 * scale[0], y0 * scale[1], x1 * scale[0], y1 * scale[1], true)
     if want_any:
         # All has merged into one at the lowest level, where every pixel counts.
-        r = _find(parent, stride + _ONE)
+        r = np.uint64(top[0])
         _note(table, log, 0, root[r, _SINCE], iou[r])
     return boxes, ious, _best(table)
 
 
 @njit
-def _fill(levels: np.ndarray) -> Any:
-    """The map without its holes: how high one must climb to reach each pixel from outside.
-
-    Two scans of the raster settle all that a path right and down, then left and up, can reach:
-    nearly everything in a smooth map. From where a neighbour is still too high, a flood goes on
-    from the lowest level up, one bucket a level, so that it lowers no pixel twice (after Vincent,
-    "Morphological Grayscale Reconstruction in Image Analysis", 1993).
-    """
-    height, width = levels.shape
-    stride = np.uint64(width + 2)
-    space = np.uint64((width + 2) * (height + 2))
-    own = np.zeros(space, np.uint8)
-    filled = np.zeros(space, np.uint8)  # the margin is outside, at 0
-    for y in range(height):
-        row = np.uint64(y + 1) * stride + _ONE
-        beside = np.uint8(0)
-        for x in range(width):
-            p = row + np.uint64(x)
-            own[p] = levels[y, x]
-            beside = max(own[p], min(beside, filled[p - stride]))
-            filled[p] = beside
-    head = np.zeros(256, np.uint32)  # the first entry of each bucket; 0 is none
-    # The next entry of the same bucket. A pixel may be in two, p as a start, p + space as lowered.
-    behind = np.empty(2 * space, np.uint32)
-    for y in range(height - 1, -1, -1):
-        row = np.uint64(y + 1) * stride + _ONE
-        beside = np.uint8(0)
-        for x in range(width - 1, -1, -1):
-            p = row + np.uint64(x)
-            below = filled[p + stride]
-            level = max(own[p], min(filled[p], min(beside, below)))
-            filled[p] = level
-            high = (beside > level) & (beside > own[p + _ONE])
-            if high | ((below > level) & (below > own[p + stride])):
-                behind[p] = head[level]
-                head[level] = p
-            beside = level
-    stack = np.empty(space, np.uint32)
-    for level in range(256):
-        while head[level] != 0:
-            p = np.uint64(head[level])
-            head[level] = behind[p]
-            if p >= space:
-                p -= space
-            if filled[p] != level:  # lowered since it was put here
-                continue
-            stack[0] = p
-            depth = _ONE
-            while depth > 0:
-                depth -= _ONE
-                p = np.uint64(stack[depth])
-                for q in (p - stride, p - _ONE, p + _ONE, p + stride):
-                    if filled[q] <= max(own[q], level):
-                        continue
-                    if own[q] <= level:
-                        filled[q] = level
-                        stack[depth] = q
-                        depth += _ONE
-                    else:
-                        filled[q] = own[q]
-                        behind[q + space] = head[own[q]]
-                        head[own[q]] = q + space
-    return filled.reshape(height + 2, width + 2)[1:-1, 1:-1]
-
-
-@njit
 def _holes(
+    levels: np.ndarray,
     order: np.ndarray,
     start: np.ndarray,
-    levels: np.ndarray,
-    filled: np.ndarray,
+    shape: Any,
     true: np.ndarray,
+    want_filled: bool,
 ) -> Any:
-    """The best IoU of any hole contour at each level, with the habits of wsolevaluation.
+    """The map without its holes, in the same frame, and the best IoU of any hole contour at each
+    level, with the habits of wsolevaluation.
 
-    A pixel lies in a hole at the levels above its own, up to its filled one; there the flood
-    reaches it and, with it, all of its hole.
+    Holes are the 4-connected components of what lies below a level, from the lowest level up.
+    One drowns as it meets the outside, or one that has drowned; its pixels are filled up to there.
+    Without `want_filled` the map is empty.
     """
-    height, width = levels.shape
+    height, width = shape
+    stride = np.uint64(levels.shape[1])
+    mask = stride - _ONE
     count = len(start) - 1
-    stride = np.uint64(width + 2)
-    space = (width + 2) * (height + 2)
-    drowns = np.zeros(space, np.uint8)  # filled level, of pixels that are in a hole already
-    parent = np.empty(space, np.uint32)
-    root = np.empty((space, 8), np.uint32)
-    iou = np.empty(space)
-    touched = np.empty(height * width, np.uint32)
-    created = np.empty(height * width, np.uint32)
-    created_count = 0
+    before = _before(-levels, width)
+    steps = _steps(levels, _SIDE_MEMBERS)
+    joined = np.zeros(levels.size, np.uint32)  # as in `_grow`; 0 is the outside
+    most = height * width // 2 + 2
+    top = np.empty(most, np.uint32)
+    root = np.empty((most, _FIELDS), np.uint32)
+    iou = np.zeros(most)
+    touched = np.empty(most, np.uint32)
+    made = _ONE
+    drowned = np.empty(most, np.int16)  # the level at which it did; -1: not yet
+    top[0] = drowned[0] = 0
+    _engulf(root, _ZERO)
     table, log = _intervals(count)
     for level in range(count):
-        touched_count = 0
+        touched_count = _ZERO
         for i in range(start[level], start[level + 1]):
-            pixel = np.uint64(order[i])
-            x, y = pixel & _LOW, pixel >> _16
-            end = filled[y, x]
-            if end <= level:
+            p = np.uint64(order[i])
+            near = before[p]
+            groups = _SIDE_GROUPS[near]
+            if groups == 0:
+                a = made
+                made += _ONE
+                joined[p] = a
+                drowned[a] = -1
+                _start(root, top, a, p, mask, level)
+                touched[touched_count] = a
+                touched_count += _ONE
                 continue
-            p = (y + _ONE) * stride + x + _ONE
-            drowns[p] = end
-            a = p
-            for q in (p - stride, p - _ONE, p + _ONE, p + stride):
-                # Holes that share a level share the one at which they drown.
-                if drowns[q] != end:
-                    continue
-                b = _find(parent, q)
-                if b == a:
-                    continue
-                if root[b, _SINCE] != level:
-                    if iou[b] > 0:
-                        _note(table, log, root[b, _SINCE] + 1, level, iou[b])
-                    root[b, _SINCE] = level
-                    touched[touched_count] = b
-                    touched_count += 1
-                if a == p:
-                    a = b
-                    continue
-                if root[b, _PIXELS] > root[a, _PIXELS]:
-                    a, b = b, a
-                parent[b] = a
-                _join(root, a, b)
-            parent[p] = a
-            if a != p:
-                _extend(root, a, x, y)
-                continue
-            _start(root, p, x, y, level)
-            touched[touched_count] = p
-            touched_count += 1
-            created[created_count] = p
-            created_count += 1
+            part = np.uint64(joined[p + steps[near, 0]])
+            joined[p] = part
+            a = np.uint64(top[part])
+            if groups > 1:
+                wet = False
+                for g in range(groups):
+                    b = np.uint64(top[np.uint64(joined[p + steps[near, g]])])
+                    wet |= drowned[b] >= 0
+                for g in range(groups):
+                    b = np.uint64(top[np.uint64(joined[p + steps[near, g]])])
+                    if wet and drowned[b] < 0:
+                        if root[b, _SINCE] != level:
+                            _change(table, log, root, iou, b, level)
+                        drowned[b] = level
+                        _engulf(root, b)
+                    if not wet and b != a:
+                        for c in (a, b):
+                            if root[c, _SINCE] != level:
+                                _change(table, log, root, iou, c, level)
+                                touched[touched_count] = c
+                                touched_count += _ONE
+                        a = _join(root, top, a, b)
+            if _beyond(root, a, p, mask):
+                if root[a, _SINCE] != level:
+                    _change(table, log, root, iou, a, level)
+                    touched[touched_count] = a
+                    touched_count += _ONE
+                _extend(root, a, p, mask)
         for i in range(touched_count):
-            r = touched[i]
-            if parent[r] == r:
-                iou[r] = _iou(
-                    root[r, _X0] - 1.0,
-                    root[r, _Y0] - 1.0,
-                    min(root[r, _X1] + 2.0 + _REACH, width),
-                    min(root[r, _Y1] + 2.0 + _REACH, height),
-                    true,
-                )
-    for i in range(created_count):
-        r = created[i]
-        if parent[r] == r:
-            _note(table, log, root[r, _SINCE] + 1, drowns[r], iou[r])
-    return _best(table)
+            r = np.uint64(touched[i])
+            if top[r] == r and drowned[r] < 0:
+                x0, y0, x1, y1 = _box(root, r, stride, shape, 1, _REACH)
+                iou[r] = _iou(x0, y0, x1, y1, true)
+    for i in range(made):
+        drowned[i] = drowned[top[i]]
+    filled = np.full(levels.shape if want_filled else (0, 0), -1, np.int16)
+    flat, own = filled.ravel(), levels.ravel()
+    for y in range(1, height + 1 if want_filled else 0):
+        for x in range(1, width + 1):
+            p = np.uint64(y) * stride + np.uint64(x)
+            flat[p] = max(own[p], drowned[np.uint64(joined[p])])
+    return filled, _best(table)
