@@ -85,7 +85,7 @@ def save(
         "format": FORMAT,
         "model": rebuilt,
         "head": network.head_kind,
-        "channels": int(network.class_weights.shape[1]),
+        "channels": network.channels,
         "classes": list(network.classes),
         "fingerprint": file_fingerprint(folder / WEIGHTS),
         **card,
@@ -138,7 +138,7 @@ def _fields() -> Any:
         format: int
         model: dict[str, Any]
         head: str
-        channels: PositiveInt
+        channels: PositiveInt | None
         classes: list[str] = Field(min_length=1)
         size: list[PositiveInt] = Field(min_length=2, max_length=2)
         mean: list[FiniteFloat] = Field(min_length=3, max_length=3)
@@ -171,7 +171,7 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load as parse
 
-    from pipeline.model.classifier import HEADS, Classifier, load_strictly
+    from pipeline.model.classifier import load_strictly
 
     card = read_card(folder)
     path = folder / WEIGHTS
@@ -184,15 +184,7 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         raise Problem(f"{path}: not a whole file of safetensors ({error})") from error
     builder = _builder(folder / CARD, card["model"])
     with torch.device("meta"):  # random weights would only cost time
-        body, channels = builder.body()
-    if card["head"] not in HEADS or channels != card["channels"]:
-        raise Problem(
-            f"{folder / CARD}: head {card['head']!r} on {card['channels']} channels does not fit "
-            f"{card['model']}"
-        )
-    with torch.device("meta"):
-        head = HEADS[card["head"]](channels, len(card["classes"]))
-    network = Classifier(body, head, card["classes"])
+        network = _network(folder / CARD, builder, card)
     load_strictly(network, state, str(path), f"the network of {CARD}")
     if hashlib.sha256(content).hexdigest()[:16] != card["fingerprint"]:
         raise Problem(f"{path}: not the weights that {CARD} was written with; train again")
@@ -204,6 +196,23 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         tuple(card["std"]),
         card,
     )
+
+
+def _network(path: Path, builder: Any, card: Mapping[str, Any]) -> Classifier:
+    from pipeline.model.classifier import HEADS, OWN, Classifier
+
+    count = len(card["classes"])
+    if card["head"] == OWN and hasattr(builder, "own"):
+        body, head = builder.own(count)
+    else:
+        body, channels = builder.body()
+        if card["head"] not in HEADS or channels != card["channels"]:
+            raise Problem(
+                f"{path}: head {card['head']!r} on {card['channels']} channels does not fit "
+                f"{card['model']}"
+            )
+        head = HEADS[card["head"]](channels, count)
+    return Classifier(body, head, card["classes"], builder.last, builder.below)
 
 
 def _builder(path: Path, model: Mapping[str, Any]) -> Any:

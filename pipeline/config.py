@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from pipeline.records import Problem, near
+from pipeline.records import Problem, SaliencyMethod, Segmenter, near
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-STAGES = ("train", "explain", "calibrate", "localize", "evaluate", "score", "draw", "report")
+STAGES = ("train", "explain", "picture", "calibrate", "localize", "evaluate", "compare", "score",
+          "draw", "audit", "report")  # fmt: skip
 
 
 def conf_folder() -> Path:
@@ -55,6 +56,21 @@ class Explain:
     target: Any = "true"
     methods: list[str] = field(default_factory=list)  # empty: the one of saliency=
     split: str = "val"  # val | train | all: which images get maps and boxes
+    flips: bool = False  # average over the image and its mirror image
+    scales: list[float] = field(default_factory=lambda: [1.0])  # and over these input sizes
+    colour: bool = False  # keep gradients in red, green and blue too, to look at
+
+
+@dataclass
+class Picture:
+    side: int = 512  # the longer side of a picture, in pixels
+    panel: int = 224  # and of one on a sheet
+    columns: int = 8  # side by side on a sheet at most; more go on below
+    clip: float = 99.0  # the percentile of a map that is the brightest; 100: its maximum
+    # map | over | grey | signed | colour: which files to write; empty: sheets alone
+    kinds: list[str] = field(default_factory=lambda: ["map", "over", "grey", "signed", "colour"])
+    shown: str = "auto"  # on sheets: auto | map | over | grey | signed | colour
+    overview: int = 12  # images at most on the one sheet of several
 
 
 @dataclass
@@ -65,6 +81,21 @@ class Calibrate:
 @dataclass
 class Evaluate:
     ious: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+
+
+AUDITS = ("faithfulness", "sanity", "input_shift", "fragility")
+
+
+@dataclass
+class Audit:
+    tests: list[str] = field(default_factory=lambda: list(AUDITS))
+    images: int = 32  # chosen evenly from the split
+    few: int = 8  # of these, for sanity and fragility, which take tens of passes an image
+    steps: int = 10  # of insertion and deletion: each changes as many pixels
+    layers: int = 8  # parts of the network that are made random, the head one of them
+    shift: float = -1.0  # added to the pixels, which are from 0 to 1, for the input shift
+    epsilon: float = 8 / 255  # how far fragility may change a pixel from 0 to 1
+    attack_steps: int = 10  # of fragility
 
 
 @dataclass
@@ -96,19 +127,21 @@ class Skeleton:
     segmenter: Any = None
     name: str = "run"
     checkpoint: str | None = None  # a run, a train folder: what to explain without training
-    images: Any = None  # for predict: a file, a folder, a glob, or a list of these
+    images: Any = None  # for explain and predict: a file, a folder, a glob, or a list of these
     boxes: str | None = None  # for evaluate: a COCO results file, whoever made it
     annotations: str | None = None  # what those are scored against: a COCO data set
     maps: str | None = None  # for evaluate: a folder of .npy maps, whoever made them
     metadata: str | None = None  # what those are scored against; None: it lies with the maps
-    against: str | None = None  # a second results file or folder of maps, to compare with
+    against: str | None = None  # a run to compare with; for evaluate: others' boxes or maps
     protocol: str = "default"  # default | wsolevaluation: how maps are measured
     stages: list[str] = field(default_factory=list)
     train: Train = field(default_factory=Train)
     explain: Explain = field(default_factory=Explain)
+    picture: Picture = field(default_factory=Picture)
     calibrate: Calibrate = field(default_factory=Calibrate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     draw: Draw = field(default_factory=Draw)
+    audit: Audit = field(default_factory=Audit)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
     precision: str = "auto"  # auto | float32 | bf16
@@ -121,6 +154,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.head": ("auto", "own", "new"),
     "train.optimizer": ("sgd", "adamw"),
     "explain.split": ("val", "train", "all"),
+    "picture.shown": ("auto", "map", "over", "grey", "signed", "colour"),
     "precision": ("auto", "float32", "bf16"),
     "protocol": ("default", "wsolevaluation"),
 }
@@ -132,7 +166,19 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.momentum": (0, 1),
     "train.warmup": (0, 100_000),
     "train.crop": (0.01, 1),
+    "picture.side": (32, 16_384),
+    "picture.panel": (32, 4096),
+    "picture.columns": (2, 1000),
+    "picture.clip": (50, 100),
+    "picture.overview": (0, 1000),
     "draw.side": (32, 16_384),
+    "audit.images": (1, 1_000_000),
+    "audit.few": (1, 1_000_000),
+    "audit.steps": (1, 100_000),
+    "audit.layers": (2, 1000),
+    "audit.shift": (-10, 10),
+    "audit.epsilon": (0, 1),
+    "audit.attack_steps": (1, 10_000),
     "report.images": (0, 10_000),
     "runtime.workers": (0, 1024),
     "runtime.batch": (1, 100_000),
@@ -275,13 +321,18 @@ def check(config: Mapping[str, Any]) -> None:
             f"experiments: {names}; stages: {', '.join(STAGES)}"
         )
     for key in ("boxes", "annotations", "maps", "metadata", "against"):
-        if config[key] is not None and "score" not in config["stages"]:
+        readers = {"score", "evaluate", "compare"} if key == "against" else {"score"}
+        if config[key] is not None and not readers & set(config["stages"]):
             raise Problem(
                 f"{key}={config[key]}: none of stages={list(config['stages'])} reads it; "
                 "+experiment=evaluate scores boxes and maps that others made"
             )
     if "paths" in config["data"]:  # unlabelled images: nothing to train on
-        for key, example in (("checkpoint", "outputs/latest"), ("images", "photos/")):
+        own = config["train"]["head"] == "own"
+        needed = (
+            {"images": "photos/"} if own else {"checkpoint": "outputs/latest", "images": "photos/"}
+        )
+        for key, example in needed.items():
             if config[key] is None and config["data"]["paths"] == config["images"]:
                 raise Problem(f"{key} is missing: give {key}=..., as in {key}={example}")
     for key, choices in CHOICES.items():
@@ -301,6 +352,11 @@ def check(config: Mapping[str, Any]) -> None:
                 f"{family}={config[family]}: expected one of its choices; "
                 f"choices: {', '.join(options(family))}"
             )
+    for test in config["audit"]["tests"]:
+        if test not in AUDITS:
+            raise Problem(f"audit.tests: no such test {test!r}; {near(str(test), AUDITS)}")
+    if not config["audit"]["tests"]:
+        raise Problem(f"audit.tests=[]: name at least one; choices: {', '.join(AUDITS)}")
     methods = config["explain"]["methods"]
     if len(set(methods)) != len(methods):
         raise Problem(f"explain.methods={methods}: each method once")
@@ -337,7 +393,12 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
         )
     target = _locate(where, name)
     given = {key: value for key, value in node.items() if key != "_target_"}
-    arguments = check_arguments(where, target, given)
+    parts = {
+        key: _each(value, lambda n, one: instantiate(n, one, within), f"{where}.{key}")
+        for key, value in _parts(where, target, given).items()
+    }
+    plain_ones = {key: value for key, value in given.items() if key not in parts}
+    arguments = {**check_arguments(where, target, plain_ones, parts), **parts}
     try:
         return target(**arguments)
     except (ValueError, TypeError) as error:
@@ -352,7 +413,58 @@ def _locate(where: str, name: str) -> Any:
         raise Problem(f"{where}._target_={name}: cannot be imported ({error})") from error
 
 
-def check_arguments(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+PARTS = {SaliencyMethod: "saliency", Segmenter: "segmenter"}
+"""What an argument may be annotated as to take a choice of that family, by name or as a node."""
+
+
+def _parts(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are choices of a family themselves, completed: a node or a tuple."""
+    subject = target if inspect.isfunction(target) else target.__init__
+    found: dict[str, Any] = {}
+    for key, hint in typing.get_type_hints(subject).items():
+        several = typing.get_origin(hint) is tuple
+        family = PARTS.get(typing.get_args(hint)[0] if several else hint)
+        if family is None or key not in given:
+            continue
+        value = given[key]
+        if several and not isinstance(value, list | tuple):
+            raise Problem(f"{where}.{key}={value}: a list of choices of {family} is expected")
+        nodes = [_part(f"{where}.{key}", family, one) for one in (value if several else [value])]
+        found[key] = tuple(nodes) if several else nodes[0]
+    return found
+
+
+def _part(where: str, family: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        if value not in options(family):
+            raise Problem(f"{where}={value}: no such choice; {near(value, options(family))}")
+        value = read_choice(family, value)
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        raise Problem(
+            f"{where}={value}: expected a choice of {family}; choices: {', '.join(options(family))}"
+        )
+    return completed(where, value)
+
+
+def _each(value: Any, change: Callable[[str, Any], Any], where: str) -> Any:
+    return (
+        tuple(change(where, v) for v in value) if isinstance(value, tuple) else change(where, value)
+    )
+
+
+def targets_of(node: Any) -> list[str]:
+    """Every `_target_` in a node, those of its parts too."""
+    if isinstance(node, Mapping):
+        own = [str(node["_target_"])] if "_target_" in node else []
+        return own + [name for value in node.values() for name in targets_of(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in targets_of(value)]
+    return []
+
+
+def check_arguments(
+    where: str, target: Any, given: Mapping[str, Any], checked_before: Iterable[str] = ()
+) -> dict[str, Any]:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     parameters = inspect.signature(target).parameters
@@ -373,7 +485,8 @@ def check_arguments(where: str, target: Any, given: Mapping[str, Any]) -> dict[s
                 f"{where}.{key}={value}: {reasons} (expected {describe(hint)})"
             ) from error
     for key, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and key not in checked:
+        absent = key not in checked and key not in checked_before
+        if parameter.default is inspect.Parameter.empty and absent:
             raise Problem(
                 f"{where}.{key} is missing: give {where}.{key}=... ({describe(hints[key])})"
             )
@@ -392,7 +505,8 @@ def completed(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
         for key, parameter in inspect.signature(target).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    return {**plain(defaults), **node}
+    node = {**plain(defaults), **node}
+    return {**node, **plain(_parts(where, target, node))}
 
 
 def plain(value: Any) -> Any:

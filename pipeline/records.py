@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Size = tuple[int, int]
-Split = Literal["train", "held_back", "val", "all"]
+Split = Literal["train", "held_back", "calibration", "val", "all"]
 """`train` is learned from; `held_back`, a part of it set apart by hash, selects the best epoch;
-`val` is scored and never selects anything; `all` is everything, for whoever wants boxes."""
+`calibration`, which few data sets have, only chooses a threshold on its boxes; `val` is scored and
+never selects anything; `all` is everything, for whoever wants boxes."""
 
 ThresholdKind = Literal["fixed", "validation", "auto", "oracle"]
 Rle = dict[str, Any]
@@ -66,6 +67,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Crowds:
+    """Regions of an image that hold objects nobody counted: what is found there is neither right
+    nor wrong (COCO's `iscrowd`)."""
+
+    boxes: Float32[np.ndarray, "K 4"]
+    classes: Int[np.ndarray, K] | None = None  # None: all are of the image's own class
+    masks: Sequence[Rle | None] = ()  # as many as boxes
+
+
+@dataclass(frozen=True)
 class GroundTruth:
     """Annotated boxes of an image: read by `evaluate` and `calibrate` alone."""
 
@@ -75,6 +86,7 @@ class GroundTruth:
     boxes: Float32[np.ndarray, "M 4"]
     classes: Int[np.ndarray, M] | None = None  # of each box; None: all are of `label`
     masks: Sequence[Rle] | None = None
+    crowds: Crowds | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
@@ -173,12 +185,21 @@ class Network(Protocol):
     """A classifier that answers with its activations.
 
     The graph is cut at the earliest layer named in `at`: what lies before runs without gradients,
-    what lies after can be differentiated once. `last` names what the GAP head averages.
+    what lies after can be differentiated. `last` names the feature maps that the head reads,
+    `input` the images, which no gradient reaches otherwise.
     """
 
     classes: tuple[str, ...]
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> Answer: ...
+
+    def behind(
+        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "1 3 H W"]
+    ) -> Float[Tensor, "n C"]:
+        """Logits of one image if `layer` answered with each of `features`, which may be written
+        over, instead of its own. What comes before the layer is not run n times where it can be
+        helped."""
+        ...
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
@@ -197,12 +218,29 @@ class Explanation:
     maps: Float[Tensor, "b t h w"]
     classes: Int[Tensor, "b t"]
     logits: Float[Tensor, "b C"]
+    colour: Float[Tensor, "b t 3 H W"] | None = None  # before a method put R, G and B together
 
 
 class SaliencyMethod(Protocol):
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
     ) -> Explanation: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A saliency method that first looks at the training images and their labels, never at boxes.
+
+    It is called only as what `fitted` gives.
+    """
+
+    def statistics(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
+    ) -> Mapping[str, Tensor]:
+        """Sums over a batch: those of all batches are added up, in any order."""
+        ...
+
+    def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod: ...
 
 
 class Segmenter(Protocol):

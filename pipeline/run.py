@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline import checkpoint, runtime, show, store
-from pipeline.config import FAMILIES, STAGES, check, completed, instantiate, plain, read_choice
+from pipeline.config import (
+    FAMILIES,
+    STAGES,
+    check,
+    completed,
+    instantiate,
+    plain,
+    read_choice,
+    targets_of,
+)
 from pipeline.records import (
     CocoNames,
     DataSet,
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 
 ORDER = STAGES
 NEEDED = ("train", "explain", "localize", "evaluate")
-PER_METHOD = ("explain", "calibrate", "localize", "evaluate", "draw")
+PER_METHOD = ("explain", "calibrate", "localize", "evaluate", "draw", "audit")
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Run:
             else completed(f"saliency {name}", read_choice("saliency", name))
             for name in names
         }
+        if "evaluate" in config["stages"] and (config["against"] is not None or len(names) > 1):
+            config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
         run = cls(config, methods, names[0], {})
         # Built once here, so that a wrong argument is refused before anything is computed.
         for family in ("model", "objective", "segmenter"):
@@ -105,9 +116,10 @@ class Run:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Of the data set; of the checkpoint where one is given. Raises Problem if they differ."""
+        """Of the data set; of the checkpoint where one is given; of the pretrained network where
+        images have no labels. Raises Problem if data set and checkpoint differ."""
         if self.config["checkpoint"] is None:
-            return self.data.classes
+            return self.data.classes or getattr(self.model(), "known", ())
         known = tuple(checkpoint.read_card(self.checkpoint)["classes"])
         if self.data.classes not in ((), known):
             raise Problem(
@@ -154,7 +166,7 @@ class Run:
             self.methods[self.method] if family == "saliency" else self.config[family]
             for family in families
         ]
-        targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes]
+        targets = [name.rpartition(".")[0] for node in nodes for name in targets_of(node)]
         return store.source_of([f"pipeline.stages.{stage}", *targets])
 
     def made_of(self, stage: str) -> dict[str, Any]:
@@ -199,12 +211,12 @@ class Run:
 
 
 def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
-    """Images at the size that the checkpoint was trained at, unless data.size says another."""
-    if "train" in config["stages"]:
-        raise Problem("checkpoint=: it is trained already; leave train out of stages=")
+    """Nothing to train, and images at the size that the checkpoint was trained at, unless
+    data.size says another."""
+    stages = [stage for stage in config["stages"] if stage != "train"]
     card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
     data = {"size": card["size"], **config["data"]}
-    return {**config, "data": data}
+    return {**config, "data": data, "stages": stages}
 
 
 def _with(stage: str, stages: Sequence[str]) -> str:

@@ -28,6 +28,8 @@ class Small:
 
     mean = (0.5, 0.5, 0.5)
     std = (0.25, 0.25, 0.25)
+    last = ""
+    below = "block6"
 
     def __post_init__(self) -> None:
         if self.width < 1:

@@ -1,11 +1,11 @@
-"""torchvision's backbones with a GAP head, each cut where its feature maps end.
+"""torchvision's backbones, each cut where its feature maps end, with their own heads.
 
 `stride=16` doubles the resolution of the last feature maps of networks that end at 32: their last
 downsampling step is dropped and what follows is dilated (Yu and Koltun 2016). Where that step is a
 convolution (ResNet, MobileNet) every weight still sees what it was trained to see: every second
 cell of the finer map is the coarser one. Where it is a pooling (VGG, GoogLeNet, DenseNet) it is
 left out, which keeps the map in register with the image, but what follows sees values that are not
-pooled.
+pooled. Inception, ConvNeXt and the vision transformer keep the stride that they have.
 
 For a side of n pixels the map's is, at 32 and 16, rounded up: ResNet, MobileNet n/32, n/16; rounded
 down: VGG n/32, n/16, DenseNet n'/8, n'/4 with n' = n/4 rounded up; by its own rule of rounding
@@ -43,33 +43,72 @@ class Cut:
     children: tuple[str, ...]  # the top modules that make the feature maps, in order
     channels: int
     head: str | None  # the layer whose weights make a GAP head of its own; None: it has none
-    last_stride: str | None  # the module with the last downsampling; None: it ends at 16
+    last_stride: str | None  # the module with the last downsampling; None: it is not to be undone
     relu: bool = False  # functional in the original, behind the last module
+    tail: tuple[str, ...] = ()  # the top modules of its own head, where that is no GAP head
+    stride: int = 32  # of the feature maps, unless the last downsampling is undone
+    below: str = ""  # what the last block reads
+    last: str = ""  # the feature maps, where the body gives another thing: a class token
 
 
 RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 GOOGLENET = ("conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b",
              "maxpool3", "inception4a", "inception4b", "inception4c", "inception4d", "inception4e",
              "maxpool4", "inception5a", "inception5b")  # fmt: skip
+INCEPTION = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1",
+             "Conv2d_4a_3x3", "maxpool2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a",
+             "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
+             "Mixed_7c")  # fmt: skip
+FEATURES = ("features",)
+CONNECTED = ("avgpool", "flatten", "classifier")
+
+
+def _resnet(channels: int, below: str) -> Cut:
+    return Cut(RESNET, channels, "fc", "layer4", below=below)
+
+
+def _vgg(last_stride: int) -> Cut:
+    return Cut(FEATURES, 512, None, f"features.{last_stride}", tail=CONNECTED,
+               below=f"features.{last_stride - 2}")  # fmt: skip
+
+
+def _densenet(channels: int) -> Cut:
+    return Cut(FEATURES, channels, "classifier", "features.transition3", relu=True,
+               below="features.transition3")  # fmt: skip
+
+
 CUTS = {
-    "resnet18": Cut(RESNET, 512, "fc", "layer4"),
-    "resnet34": Cut(RESNET, 512, "fc", "layer4"),
-    "resnet50": Cut(RESNET, 2048, "fc", "layer4"),
-    "resnet101": Cut(RESNET, 2048, "fc", "layer4"),
-    "resnet152": Cut(RESNET, 2048, "fc", "layer4"),
-    "resnext50_32x4d": Cut(RESNET, 2048, "fc", "layer4"),
-    "wide_resnet50_2": Cut(RESNET, 2048, "fc", "layer4"),
-    "mobilenet_v2": Cut(("features",), 1280, "classifier.1", "features.14"),
-    "squeezenet1_0": Cut(("features",), 512, "classifier.1", None),
-    "squeezenet1_1": Cut(("features",), 512, "classifier.1", None),
-    "vgg16": Cut(("features",), 512, None, "features.30"),
-    "vgg16_bn": Cut(("features",), 512, None, "features.43"),
-    "vgg19": Cut(("features",), 512, None, "features.36"),
-    "googlenet": Cut(GOOGLENET, 1024, "fc", "maxpool4"),
-    "densenet121": Cut(("features",), 1024, "classifier", "features.transition3", relu=True),
-    "densenet169": Cut(("features",), 1664, "classifier", "features.transition3", relu=True),
-    "densenet201": Cut(("features",), 1920, "classifier", "features.transition3", relu=True),
-}
+    "alexnet": Cut(FEATURES, 256, None, "features.12", tail=CONNECTED, below="features.9"),
+    "resnet18": _resnet(512, "layer4.0"),
+    "resnet34": _resnet(512, "layer4.1"),
+    "resnet50": _resnet(2048, "layer4.1"),
+    "resnet101": _resnet(2048, "layer4.1"),
+    "resnet152": _resnet(2048, "layer4.1"),
+    "resnext50_32x4d": _resnet(2048, "layer4.1"),
+    "wide_resnet50_2": _resnet(2048, "layer4.1"),
+    "mobilenet_v2": Cut(FEATURES, 1280, "classifier.1", "features.14", below="features.16"),
+    "mobilenet_v3_small": Cut(FEATURES, 576, None, "features.9", tail=CONNECTED,
+                              below="features.10"),
+    "mobilenet_v3_large": Cut(FEATURES, 960, None, "features.13", tail=CONNECTED,
+                              below="features.14"),
+    "efficientnet_b0": Cut(FEATURES, 1280, "classifier.1", "features.6.0", below="features.6"),
+    "convnext_tiny": Cut(FEATURES, 768, None, None, tail=("avgpool", "classifier"),
+                         below="features.7.1"),
+    "squeezenet1_0": Cut(FEATURES, 512, "classifier.1", None, stride=16, below="features.11"),
+    "squeezenet1_1": Cut(FEATURES, 512, "classifier.1", None, stride=16, below="features.11"),
+    "vgg16": _vgg(30),
+    "vgg16_bn": _vgg(43),
+    "vgg19": _vgg(36),
+    "googlenet": Cut(GOOGLENET, 1024, "fc", "maxpool4", below="inception5a"),
+    "inception_v3": Cut(INCEPTION, 2048, "fc", None, below="Mixed_7b"),
+    "densenet121": _densenet(1024),
+    "densenet169": _densenet(1664),
+    "densenet201": _densenet(1920),
+    # Its classifier reads the class token; what the patches' tokens say to it last is a grid.
+    "vit_b_16": Cut((), 768, None, None, tail=("heads",), stride=16,
+                    last="encoder.layers.encoder_layer_11.ln_1",
+                    below="encoder.layers.encoder_layer_10.ln_1"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,7 +126,7 @@ class Torchvision:
         if self.name not in CUTS:
             raise Problem(f"model.name={self.name}: no such network; {near(self.name, CUTS)}")
         cut = CUTS[self.name]
-        allowed = (16,) if cut.last_stride is None else (32, 16)
+        allowed = (cut.stride,) if cut.last_stride is None else (32, 16)
         if self.stride is not None and self.stride not in allowed:
             raise Problem(
                 f"model.stride={self.stride}: {self.name} makes maps at a stride of "
@@ -107,53 +146,91 @@ class Torchvision:
     def weight_file(self) -> Path | None:
         return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
 
+    @property
+    def last(self) -> str:
+        return CUTS[self.name].last
+
+    @property
+    def below(self) -> str:
+        return CUTS[self.name].below
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The classes that the network's own head tells apart, where it is ImageNet's."""
+        return imagenet_classes() if self.pretrained else ()
+
     def body(self) -> tuple[nn.Module, int]:
-        """The feature maps' part, with random weights, and its number of channels."""
-        return self._cut(self._whole(1000))
+        """The feature maps' part, with random weights, and its number of channels.
 
-    def load(self) -> tuple[nn.Module, MeanLinear | ConvMean | None, tuple[str, ...]]:
-        """Body with the pretrained weights, the network's own GAP head, and its class names.
+        Raises Problem where there are no feature maps that a GAP head could read.
+        """
+        if CUTS[self.name].last:
+            raise Problem(
+                f"model={self.name}: a transformer's classifier reads a class token, which no GAP "
+                "head can; train.head=own keeps its own, or choose a CNN"
+            )
+        return self._body(self._whole(1000)), CUTS[self.name].channels
 
-        The head is None where the network has none (VGG) or the file's classes are not ImageNet's.
-        Raises Problem where weights cannot be had or do not fit.
+    def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
+        """Body and own head, with random weights."""
+        network = self._whole(classes)
+        head = self._head(network)  # first: a transformer's body loses it
+        return self._body(network), head
+
+    def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
+        """Body with the pretrained weights, the network's own head, and its class names.
+
+        The head is None where the file's classes are not ImageNet's. Raises Problem where weights
+        cannot be had or do not fit.
         """
         if self.weights is None:
             raise Problem(f"model.weights=null: {self.name} has no weights to load")
         file = self.weight_file
         state = _download(self.name) if file is None else read_weights(file)
         state = _renamed(state)
-        cut = CUTS[self.name]
-        outputs = state.get(f"{cut.head or 'classifier.6'}.weight")
-        count = 1000 if outputs is None or not outputs.ndim else len(outputs)
+        count = _outputs_of(state)
         with torch.device("meta"):  # random weights would only cost time: VGG's take 2 s
             network = self._whole(count)
         load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        if cut.head is None or count != 1000:
-            return self._cut(network)[0], None, ()
-        own = _own_head(network.get_submodule(cut.head))
-        return self._cut(network)[0], own, imagenet_classes()
+        if count != 1000:
+            return self._body(network), None, ()
+        head = self._head(network)
+        return self._body(network), head, imagenet_classes()
 
     def _whole(self, classes: int) -> nn.Module:
         import torchvision
 
         extra: dict[str, Any] = {}
-        if self.name == "googlenet":
+        if self.name in ("googlenet", "inception_v3"):
             extra = {"aux_logits": False, "init_weights": not self.pretrained}
         maker = getattr(torchvision.models, self.name)
         network: nn.Module = maker(weights=None, num_classes=classes, **extra)
         return network
 
-    def _cut(self, network: nn.Module) -> tuple[nn.Module, int]:
+    def _body(self, network: nn.Module) -> nn.Module:
         cut = CUTS[self.name]
+        if cut.last:
+            setattr(network, cut.tail[0], nn.Identity())
+            return network
         if self.stride == 16 and cut.last_stride is not None:
             keep_resolution(network, cut.last_stride)
         modules = OrderedDict((name, network.get_submodule(name)) for name in cut.children)
-        if self.name == "googlenet":
-            # Its ImageNet weights came from TensorFlow and want their input scaled its way.
+        if self.name in ("googlenet", "inception_v3"):
+            # Their ImageNet weights came from TensorFlow and want their input scaled its way.
             modules = OrderedDict([("input", TransformInput()), *modules.items()])
         if cut.relu:
             modules["relu"] = nn.ReLU()
-        return nn.Sequential(modules), cut.channels
+        return nn.Sequential(modules)
+
+    def _head(self, network: nn.Module) -> nn.Module:
+        cut = CUTS[self.name]
+        if cut.head is not None:
+            return _gap_head(network.get_submodule(cut.head))
+        steps = OrderedDict(
+            (name, nn.Flatten(1) if name == "flatten" else network.get_submodule(name))
+            for name in cut.tail
+        )
+        return nn.Sequential(steps)
 
 
 class TransformInput(nn.Module):
@@ -196,7 +273,7 @@ def keep_resolution(network: nn.Module, place: str) -> None:
             setattr(network.get_submodule(parent), child, behind)
 
 
-def _own_head(layer: nn.Module) -> MeanLinear | ConvMean:
+def _gap_head(layer: nn.Module) -> MeanLinear | ConvMean:
     """The network's own last layer as a GAP head."""
     if isinstance(layer, nn.Linear):
         linear = MeanLinear(layer.in_features, layer.out_features)
@@ -208,13 +285,24 @@ def _own_head(layer: nn.Module) -> MeanLinear | ConvMean:
     return conv
 
 
-def select_classes(head: MeanLinear | ConvMean, rows: Sequence[int]) -> MeanLinear | ConvMean:
-    """The head with only the chosen classes, in their order."""
-    with torch.no_grad():
-        chosen = type(head)(head.class_weights.shape[1], len(rows))
-        chosen.class_weights.copy_(head.class_weights[list(rows)])
-        chosen.bias.copy_(head.bias[list(rows)])
-    return chosen
+def select_classes(head: nn.Module, rows: Sequence[int]) -> nn.Module:
+    """The head with only the chosen classes, in their order: it is changed itself."""
+    last: Any = getattr(head, "last_layer", None)
+    if last is None:
+        last = [m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    for name in ("weight", "bias"):
+        tensor = getattr(last, name)
+        if tensor is not None:
+            setattr(last, name, nn.Parameter(tensor.detach()[list(rows)].clone()))
+    setattr(last, "out_features" if isinstance(last, nn.Linear) else "out_channels", len(rows))
+    return head
+
+
+def _outputs_of(state: Mapping[str, Tensor]) -> int:
+    """How many classes weights are for: the rows of the last layer's."""
+    heads = [v for k, v in state.items() if k.startswith(("fc.", "classifier", "heads."))
+             and k.endswith(".weight") and v.ndim in (2, 4)]  # fmt: skip
+    return len(heads[-1]) if heads else 1000
 
 
 @cache
@@ -290,13 +378,12 @@ def _kind(value: Any) -> str:
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """torchvision's files with the names its networks have now.
 
-    DenseNet's files say denselayer1.norm.1 for denselayer1.norm1; GoogLeNet's hold the side
-    classifiers that only served its training.
+    DenseNet's files say denselayer1.norm.1 for denselayer1.norm1; GoogLeNet's and Inception's hold
+    the side classifiers that only served their training.
     """
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-    return {
-        old.sub(r"\1\2", k): v for k, v in state.items() if not k.startswith(("aux1.", "aux2."))
-    }
+    side = ("aux1.", "aux2.", "AuxLogits.")
+    return {old.sub(r"\1\2", k): v for k, v in state.items() if not k.startswith(side)}
 
 
 def _download(name: str) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """Explain: where the classifier looked, for the classes asked for, and what it took each image for.
 
-One forward pass an image gives the maps of all its classes and its classification; both are kept,
-in shards, so that nothing later runs the network again.
+The maps of all classes of an image and its classification are kept, in shards, so that nothing
+later runs the network again. A method that first looks at the training images (DDT) gets them with
+their labels, and what it made of them is kept as well.
 """
 
 from __future__ import annotations
@@ -13,15 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import checkpoint, shards, show, store
-from pipeline.records import Choose, Problem, SaliencyMap, SaliencyMethod, near
+from pipeline import checkpoint, runtime, shards, show, store
+from pipeline.records import (
+    Choose,
+    Fitted,
+    Problem,
+    SaliencyMap,
+    SaliencyMethod,
+    Split,
+    near,
+)
 from pipeline.run import Run
+from pipeline.saliency.fitting import parts, with_fitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
     from torch import Tensor
 
 TOP = 5
+STATISTICS = "statistics.safetensors"
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -30,6 +41,8 @@ def made_of(run: Run) -> dict[str, Any]:
         "checkpoint": checkpoint.fingerprint(run.checkpoint),
         "saliency": run.methods[run.method],
         "target": targets(run),
+        "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
+        "fitted_on": run.data.fingerprint(_to_fit_on(run)) if _fits(run) else None,
         "split": run.split,
         "data": run.data.fingerprint(run.split),
         "size": run.size,
@@ -38,8 +51,9 @@ def made_of(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raises Problem for a target that this data set cannot have."""
+    """Raises Problem for a target that this data set cannot have, and for impossible views."""
     targets(run)
+    _method(run)
 
 
 def targets(run: Run) -> list[str]:
@@ -87,17 +101,24 @@ def chooser(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> Ch
 
 def make(run: Run, folder: Path) -> None:
     trained = checkpoint.load(run.checkpoint, run.device)
-    method, wanted = run.saliency(), targets(run)
+    method, wanted = _method(run), targets(run)
+    if parts(method):
+        method = _fitted(run, method, trained)
+    colour = run.config["explain"]["colour"]
     count = len(run.data.ids(run.split))
     if count == 0:
         raise Problem(f"explain: the split {run.split} has no image; see data.* and explain.split")
+
+    def work(batch: shards.Labelled) -> shards.Arrays:
+        return _explained(trained, method, wanted, batch, colour)
+
     shards.over(
         folder,
         "explain",
         count,
         run.config["runtime"]["shard"],
         shards.batch_of(run),
-        shards.through_network(run, run.split, lambda b: _explained(trained, method, wanted, b)),
+        shards.through_network(run, run.split, work),
         shards.concatenated,
     )
     bad = set_aside_of(folder)
@@ -107,7 +128,79 @@ def make(run: Run, folder: Path) -> None:
             shard.unlink()
         raise Problem(f"explain: none of {count} images could be read; {first}")
     if bad:
-        show.line(f"explain: {len(bad)} of {count} images were set aside; the report names them")
+        named = "; the report names them" if "report" in run.config["stages"] else ""
+        show.line(f"explain: {len(bad)} of {count} images were set aside{named}")
+
+
+def _method(run: Run) -> SaliencyMethod:
+    """The method, over the views of an image that explain.flips and explain.scales ask for."""
+    flips, scales = run.config["explain"]["flips"], tuple(run.config["explain"]["scales"])
+    method = run.saliency()
+    if not flips and scales == (1.0,):
+        return method
+    from pipeline.saliency.views import Views
+
+    return Views(method, flips, scales)
+
+
+def _fits(run: Run) -> bool:
+    return bool(parts(_method(run)))
+
+
+def _to_fit_on(run: Run) -> Split:
+    """The training images; those to explain themselves where there are no others."""
+    return "train" if len(run.data.ids("train")) else run.split
+
+
+def _fitted(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
+    """The method with what it learns from images and labels, kept for other runs."""
+    import torch
+
+    split = _to_fit_on(run)
+    names = ("source", "checkpoint", "saliency", "fitted_on", "size", "precision")
+    made = {"split": split, **{name: run.made_of("explain")[name] for name in names}}
+
+    def learn(folder: Path) -> None:
+        sums = _statistics(run, parts(method), trained, split)
+        store.write_arrays(folder / STATISTICS, sums)
+
+    where, _ = store.Store(run.outputs).obtain("statistics", made, learn)
+    arrays, _ = store.read_arrays(where / STATISTICS)
+    found = []
+    for n, part in enumerate(parts(method)):
+        own = {k: v for k, v in arrays.items() if k.startswith(f"{n}/")}
+        found.append(
+            part.fitted({k.partition("/")[2]: torch.from_numpy(v) for k, v in own.items()})
+        )
+    return with_fitted(method, found)
+
+
+def _statistics(
+    run: Run, every: Sequence[Fitted], trained: checkpoint.Checkpoint, split: Split
+) -> shards.Arrays:
+    """The sums of all batches of a split, those of the n-th part as `n/<name>`."""
+
+    def work(batch: shards.Labelled) -> shards.Arrays:
+        images = trained.tensor(shards.pixels(batch))
+        labels = shards.labels_of(batch, images.device)
+        return {
+            f"{n}/{name}": one.cpu().numpy()
+            for n, part in enumerate(every)
+            for name, one in part.statistics(trained.network, images, labels).items()
+        }
+
+    count, step = len(run.data.ids(split)), shards.batch_of(run)
+    pieces = [range(n, min(n + step, count)) for n in range(0, count, step)]
+    flow = shards.through_network(run, split, work)
+    total: shards.Arrays = {}
+    with runtime.progress(f"look at {split}", count) as advance:
+        for piece, (found, _) in zip(pieces, flow(iter(pieces)), strict=True):
+            for name, one in found.items():
+                total[name] = total[name] + one if name in total else one
+            advance(len(piece))
+    if not total:
+        raise Problem(f"explain: no image of {split} could be read, which {run.method} looks at")
+    return total
 
 
 def _explained(
@@ -115,6 +208,7 @@ def _explained(
     method: SaliencyMethod,
     wanted: Sequence[str],
     batch: shards.Labelled,
+    colour: bool,
 ) -> shards.Arrays:
     """Maps and classification of a batch, as a shard holds them."""
     images = trained.tensor(shards.pixels(batch))
@@ -132,7 +226,7 @@ def _explained(
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
     positions = shards.positions_of(batch)
     sizes = np.array([example.size for _, example in batch], np.int32)
-    return {
+    arrays = {
         "image": positions,
         "size": sizes,
         "top": best.indices.cpu().numpy().astype(np.int32),
@@ -145,6 +239,11 @@ def _explained(
         "row_scale": scale,
         "row_map": (values / scale[:, None, None]).astype(np.float16),
     }
+    if colour and explained.colour is not None:
+        channels = explained.colour.detach().float().cpu().numpy()[image, column]
+        channels = channels / np.abs(channels).max((1, 2, 3), keepdims=True).clip(1e-30)
+        arrays["row_colour"] = channels.astype(np.float16)  # to look at: its scale is not kept
+    return arrays
 
 
 # -- reading what was made -----------------------------------------------------------------------
@@ -167,6 +266,13 @@ def maps_in(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, SaliencyMap]
                 (height, width),
             ),
         )
+
+
+def colours_in(shard: Path) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Position, class and per-channel values [3, H, W] in [-1, 1] where a method has them."""
+    arrays, _ = store.read_arrays(shard)
+    for n, channels in enumerate(arrays.get("row_colour", ())):
+        yield int(arrays["row_image"][n]), int(arrays["row_class"][n]), channels
 
 
 @dataclass(frozen=True)

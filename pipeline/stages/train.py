@@ -67,6 +67,16 @@ def made_of(run: Run) -> dict[str, Any]:
     }
 
 
+def check(run: Run) -> None:
+    """Raises Problem where the pretrained head is wanted of a network that is not pretrained."""
+    if run.config["train"]["head"] == "own" and not getattr(run.model(), "pretrained", False):
+        raise Problem(
+            f"train.head=own: model={run.config['model'].get('name', 'small')} has no weights; "
+            "choose a pretrained network (model=mobilenet_v2, model.weights=imagenet or a file), "
+            "or give a trained one, as in checkpoint=outputs/latest"
+        )
+
+
 @dataclass(frozen=True)
 class Settings:
     recipe: str
@@ -121,45 +131,57 @@ def make(run: Run, folder: Path) -> None:
 
 def _start(run: Run, model: Any) -> tuple[Classifier, str]:
     """The network before training, and which recipe it wants."""
-    from pipeline.model.classifier import Classifier, MeanLinear
+    from pipeline.model.classifier import HEADS, Classifier, MeanLinear
+    from pipeline.model.torchvision import select_classes
 
     classes = run.data.classes
     wanted, freeze = run.config["train"]["head"], run.config["train"]["freeze"]
     if not getattr(model, "pretrained", False):
-        if wanted == "own":
-            raise Problem("train.head=own: the network has no weights; give model.weights=")
         if freeze == "backbone":
             raise Problem(
                 "train.freeze=backbone: random weights would stay so; give model.weights="
             )
         body, channels = model.body()
-        return Classifier(body, MeanLinear(channels, len(classes)), classes), "scratch"
-    from pipeline.model.torchvision import rows_by_name, select_classes
-
+        new = MeanLinear(channels, len(classes))
+        return Classifier(body, new, classes, model.last, model.below), "scratch"
     body, own, known = model.load()
-    rows = None if own is None else rows_by_name(classes, known)
-    if wanted == "own" and (own is None or rows is None):
-        missing = [name for name in classes if rows_by_name([name], known) is None]
-        raise Problem(
-            f"train.head=own: the pretrained network's head does not know {missing[:3]}; "
-            "name the classes as it does (classes.txt), or train.head=new"
-            if own is not None
-            else "train.head=own: this network has no GAP head of its own; train.head=new"
-        )
-    recipe = "finetune" if freeze == "none" else "head"
-    known_classes = [name for name in classes if own and rows_by_name([name], known)]
-    # Nearly all known is a name written otherwise; a few known is another set of classes.
-    if rows is None and wanted == "auto" and 2 * len(known_classes) >= len(classes):
-        unknown = [name for name in classes if name not in known_classes]
-        show.line(
-            f"train: the pretrained network knows {len(known_classes)} of {len(classes)} classes "
-            f"by name, but not {', '.join(unknown[:5])}: a new head is trained for all"
-        )
-    if own is not None and rows is not None and wanted != "new":
-        own_network = Classifier(body, select_classes(own, rows), classes)
-        return own_network, "finetune" if freeze == "none" else "own"
+    if own is not None and wanted != "new":
+        rows = _own_rows(classes, known, wanted == "own")
+        # A head that is no GAP head is kept only where it is asked for: CAM cannot read it.
+        if rows is not None and (wanted == "own" or isinstance(own, tuple(HEADS.values()))):
+            head = own if rows == list(range(len(known))) else select_classes(own, rows)
+            network = Classifier(body, head, classes or known, model.last, model.below)
+            return network, "finetune" if freeze == "none" else "own"
+    elif wanted == "own":
+        raise Problem("train.head=own: the file's classes are not ImageNet's; train.head=new")
     channels = model.body()[1]
-    return Classifier(body, MeanLinear(channels, len(classes)), classes), recipe
+    network = Classifier(body, MeanLinear(channels, len(classes)), classes, model.last, model.below)
+    return network, "finetune" if freeze == "none" else "head"
+
+
+def _own_rows(classes: tuple[str, ...], known: tuple[str, ...], must: bool) -> list[int] | None:
+    """The rows of a pretrained head that know the data's classes; all, where the data has none.
+
+    None where it does not know them all by name; Problem where it `must`.
+    """
+    from pipeline.model.torchvision import rows_by_name
+
+    rows = rows_by_name(classes, known) if classes else list(range(len(known)))
+    if rows is not None:
+        return rows
+    unknown = [name for name in classes if rows_by_name([name], known) is None]
+    if must:
+        raise Problem(
+            f"train.head=own: the pretrained network's head does not know {unknown[:3]}; "
+            "name the classes as it does (classes.txt), or train.head=new"
+        )
+    # Nearly all known is a name written otherwise; a few known is another set of classes.
+    if 2 * len(unknown) <= len(classes):
+        show.line(
+            f"train: the pretrained network knows {len(classes) - len(unknown)} of {len(classes)} "
+            f"classes by name, but not {', '.join(unknown[:5])}: a new head is trained for all"
+        )
+    return None
 
 
 def _settings(run: Run, recipe: str) -> Settings:

@@ -1,0 +1,42 @@
+"""Deconvnet: the score's way back, where each ReLU lets pass what is positive on that way.
+
+    relu(g) in place of g * [x > 0]
+
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 2.1:
+max pooling is undone at the switches of the forward pass, which is its gradient; convolutions are
+transposed, which is theirs. Only ReLU differs (Simonyan et al. 2013, section 4), and its forward
+signs have no say: all that the map knows of the image are the switches. In a network without max
+pooling (MobileNetV2) it is the same for every image. Float32 always, as the gradient. A network
+with another activation than ReLU is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.records import Choose, Explanation, Network
+from pipeline.saliency.relu_rules import bent_slopes
+from pipeline.saliency.slopes import one_channel
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Deconvnet:
+    channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        """Maps of the chosen classes at the resolution of the image."""
+        colour, classes, logits = bent_slopes(network, images, choose, deconvnet)
+        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+
+
+def deconvnet(above: Tensor, through: Tensor) -> Tensor:
+    return torch.clamp_min(above, 0, out=through)

@@ -1,0 +1,210 @@
+"""FullGrad: the score as the share of the image and the shares of all biases, each at its place.
+
+    s_c = sum_ij image(i, j) d s_c / d image(i, j)  +  sum_l sum_kij b_l(k) d s_c / d z_l(k, i, j)
+
+z_l is what operation l gives, b_l its bias: the part of it that does not come from its input.
+
+    map = psi(image * d s_c / d image) + sum_l sum_k psi(b_l(k) * d s_c / d z_l(k))
+    psi = absolute value, scaled to [0, 1], upsampled bilinearly
+
+Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019,
+equations 4 and 5. The first line is exact, whatever the network, once every bias is counted:
+
+    convolution, linear layer    its bias
+    batch norm                   beta - gamma mean / deviation
+    constants that are added     the constant
+    activations                  phi(x) - phi'(x) x: 0 for ReLU, 6 where ReLU6 is saturated (the
+                                 paper's implicit bias)
+    products of activations      - x y, since the gradient counts a product twice
+
+It is checked in every call, so a network with an operation that is not in this list is refused
+rather than explained wrongly. Biases without a place (of a linear head) are no part of the map.
+
+`rescale`: the authors' own code scales a layer as a whole, and so does `layer`. `channel` scales
+every channel to [0, 1], as the paper's formula has it if read to the letter: a channel that says
+next to nothing then counts as much as the one that says most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.saliency.slopes import full_precision
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+# How far the shares may be from the score, against the sum of their sizes.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class FullGrad:
+    rescale: Literal["layer", "channel"] = "layer"  # what psi scales to [0, 1]
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        """Maps of the chosen classes, a value for each pixel, never negative; in float32.
+
+        Raises Problem where the network has an operation whose bias is not known.
+        """
+        with full_precision(images):
+            with _Biases() as biases:
+                answer = network(images, at=("input",))
+            classes = choose(answer.logits)
+            ends = [get_gradient_edge(answer.activations["input"]), *biases.edges]
+            values = [images, *biases.values]
+            maps = []
+            for n, column in enumerate(classes.T):
+                scores = answer.logits.gather(1, column[:, None])[:, 0]
+                slopes = torch.autograd.grad(
+                    scores.sum(), ends, retain_graph=n + 1 < classes.shape[1], allow_unused=True
+                )
+                pairs = [(s, v) for s, v in zip(slopes, values, strict=True) if s is not None]
+                maps.append(self._map(scores.detach(), pairs))
+        return Explanation(torch.stack(maps, 1), classes, answer.logits.detach())
+
+    def _map(
+        self, scores: Float[Tensor, "b"], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> Float[Tensor, "b H W"]:
+        """From slopes and what they are multiplied with, the image's own first."""
+        size = pairs[0][0].shape[2:]
+        total, weight = torch.zeros_like(scores), scores.abs()
+        found = scores.new_zeros((len(scores), *size))
+        for slope, value in pairs:
+            share = slope * value
+            one = share.flatten(1).sum(1)
+            total, weight = total + one, weight + one.abs()
+            if share.ndim == 4:
+                found += self._psi(share, size)
+        excess = (total - scores).abs() - TOLERANCE * weight
+        if (excess > 0).any():
+            worst = excess.argmax()
+            raise Problem(
+                f"saliency=fullgrad: image and biases make {total[worst]:.4g} of a score of "
+                f"{scores[worst]:.4g}: this network has an operation whose bias is not known here "
+                "(layer norm, attention); on any network: gradient_times_input, "
+                "integrated_gradients, gradcam"
+            )
+        return found
+
+    def _psi(self, share: Float[Tensor, "b K h w"], size: Sequence[int]) -> Float[Tensor, "b H W"]:
+        """sum_k psi(share_k); upsampling is linear, so it may come after the sum."""
+        share = share.abs()
+        over = (2, 3) if self.rescale == "channel" else (1, 2, 3)
+        low, high = share.amin(over, keepdim=True), share.amax(over, keepdim=True)
+        share = ((share - low) / torch.where(high > low, high - low, 1)).sum(1, keepdim=True)
+        return F.interpolate(share, tuple(size), mode="bilinear")[:, 0]
+
+
+class _Biases(TorchFunctionMode):
+    """Collects the bias of every operation that this thread runs within it.
+
+    torch hands each call of an operation to a mode, whether a module or a function makes it, and
+    what a mode does ends with it: there is no hook, and nothing to clean up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Ends of the graph, not tensors: a ReLU in place behind an operation changes its tensor.
+        self.edges: list[GradientEdge] = []
+        self.values: list[Tensor] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = RULES.get(getattr(func, "__name__", "").strip("_"))
+        bias = None if rule is None or not any(map(_depends, args)) else rule(func, args, kwargs)
+        output = func(*args, **kwargs)
+        if bias is not None and output.requires_grad:
+            self.edges.append(get_gradient_edge(output))
+            self.values.append(bias.detach())
+        return output
+
+
+def _depends(one: Any) -> bool:
+    """Whether a tensor comes from the image."""
+    return isinstance(one, Tensor) and one.requires_grad and not isinstance(one, nn.Parameter)
+
+
+# What each kind of operation adds to what its input gives: asked before it runs, as it may run in
+# place. What has no rule adds nothing (ReLU, pooling, concatenation), or is found out in _map.
+Operation = Callable[..., Tensor]
+Rule = Callable[[Operation, Sequence[Any], Mapping[str, Any]], "Tensor | None"]
+
+
+def _of_convolution(
+    func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    bias: Tensor | None = kwargs.get("bias", args[2] if len(args) > 2 else None)
+    return None if bias is None else bias.view(-1, *[1] * (args[0].ndim - 2))
+
+
+def _of_linear(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    # Channels come last here: with more axes than two they could not be told from places.
+    return _of_convolution(func, args, kwargs) if args[0].ndim == 2 else None
+
+
+def _of_batch_norm(
+    func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    if kwargs.get("training", args[5] if len(args) > 5 else False):
+        return None  # by the batch itself: not affine
+    nothing = args[0].new_zeros(1, args[0].shape[1])
+    return func(nothing, *args[1:], **kwargs).view(-1, *[1] * (args[0].ndim - 2))
+
+
+def _of_sum(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if all(map(_depends, args[:2])):
+        return None
+    nothing = [
+        torch.zeros_like(a) if _depends(a) else a.clone() if isinstance(a, Tensor) else a
+        for a in args
+    ]
+    return func(*nothing, **kwargs)
+
+
+def _of_product(func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    if not all(map(_depends, args[:2])):
+        return None
+    product: Tensor = args[0].detach() * args[1].detach()
+    return -product
+
+
+def _of_activation(
+    func: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    point = args[0].detach().clone().requires_grad_()
+    value = func(point.clone(), *args[1:], **kwargs)
+    (slope,) = torch.autograd.grad(value.sum(), point)
+    bias: Tensor = value - slope * point
+    return bias
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "conv_transpose2d"), _of_convolution),
+    "linear": _of_linear,
+    "batch_norm": _of_batch_norm,
+    **dict.fromkeys(("add", "radd", "iadd", "sub", "rsub", "isub"), _of_sum),
+    **dict.fromkeys(("mul", "rmul", "imul", "multiply"), _of_product),
+    **dict.fromkeys(
+        ("hardtanh", "relu6", "clamp", "hardswish", "hardsigmoid", "silu", "gelu", "mish", "elu",
+         "celu", "selu", "softplus", "sigmoid", "tanh"),
+        _of_activation,
+    ),
+}  # fmt: skip

@@ -1,0 +1,44 @@
+"""Grad-CAM: weigh each feature map by how much the class score grows with it.
+
+    alpha_k = mean_ij  d s_c / d A_k(i, j)        map = relu(sum_k alpha_k A_k)
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017, equations 1 and 2. On a head that is mean then linear it is relu(CAM)
+divided by h*w; it needs no such head.
+
+Maps of several layers are each divided by their largest magnitude, upsampled to the largest
+resolution, and averaged (`fused.mean_of_scaled`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pipeline.records import Choose, Explanation, Network
+from pipeline.saliency.fused import check_layers, explained, weighted
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class GradCAM:
+    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
+    relu: bool = True  # false: signed, with what speaks against the class
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        return explained(network, images, choose, self.layers, averaged, relu=self.relu)
+
+
+def averaged(
+    features: Float[Tensor, "b K h w"], slopes: Float[Tensor, "b t K h w"]
+) -> Float[Tensor, "b t h w"]:
+    return weighted(slopes.mean((3, 4)), features)

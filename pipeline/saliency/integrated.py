@@ -1,0 +1,93 @@
+"""Gradient times input, and its mean over the way from a baseline: integrated gradients.
+
+    gradient times input     colour_c = x * d s_c(x) / dx
+    integrated gradients     colour_c = (x - x') * int_0^1 d s_c / dx at x' + a (x - x') da
+
+Shrikumar et al., "Not Just a Black Box", 2016; Sundararajan et al., "Axiomatic Attribution for Deep
+Networks", ICML 2017, equation 1. Completeness: the pixels of a map of integrated gradients add up
+to s_c(x) - s_c(x'), as well as `steps` points can tell; those of gradient times input to s_c(x), if
+the network has no biases. So R, G and B are added with their signs unless asked otherwise.
+
+x is the image as the network sees it, scaled by mean and deviation: its zero is the mean colour.
+Float32 always, as the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.saliency.slopes import (
+    full_precision,
+    one_channel,
+    slopes_at_image,
+    total_slopes,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class GradientTimesInput:
+    channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        """Maps of the chosen classes at the resolution of the image."""
+        colour, classes, logits = slopes_at_image(network, images, choose)
+        colour = colour * images[:, None]
+        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+
+
+@dataclass(frozen=True)
+class IntegratedGradients:
+    steps: int = 32  # points on the way, each a forward and a backward pass; more, more complete
+    rule: Literal["gausslegendre", "middle", "right"] = "gausslegendre"  # right: the paper's
+    # x': the mean colour of training, each image's own, or three numbers as the network sees them
+    # (black: -mean / std).
+    baseline: Literal["mean", "image_mean"] | tuple[float, float, float] = "mean"  # or [R, G, B]
+    channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise Problem(f"saliency.steps={self.steps}: expected at least 1")
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        """Maps of the chosen classes at the resolution of the image."""
+        with full_precision(images, graph=False):
+            logits = network(images).logits
+        classes = choose(logits)
+        way = images - self.start(images)
+        total = total_slopes(network, self.points(images, way), classes)
+        colour = total * way[:, None]
+        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+
+    def start(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "#b 3 1 1"]:
+        """x', the baseline."""
+        if self.baseline == "image_mean":
+            return images.mean((2, 3), keepdim=True)
+        numbers = (0.0, 0.0, 0.0) if self.baseline == "mean" else self.baseline
+        return images.new_tensor(numbers)[None, :, None, None]
+
+    def points(
+        self, images: Float[Tensor, "b 3 H W"], way: Float[Tensor, "b 3 H W"]
+    ) -> Iterator[tuple[float, Float[Tensor, "b 3 H W"]]]:
+        """The points on the way from x' to x, and how much each counts; weights add up to 1."""
+        n = self.steps
+        if self.rule == "gausslegendre":
+            places, weights = np.polynomial.legendre.leggauss(n)
+            places, weights = (places + 1) / 2, weights / 2
+        else:
+            last = 1 if self.rule == "right" else 1 - 0.5 / n
+            places, weights = last - np.arange(n) / n, np.full(n, 1 / n)
+        for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
+            yield weight, images - (1 - place) * way

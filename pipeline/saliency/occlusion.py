@@ -1,0 +1,113 @@
+"""Occlusion: cover one patch after another, and see how far the class score falls.
+
+    drop_p = s_c(image) - s_c(image with patch p covered)
+    map(i, j) = mean of drop_p over the patches p that cover (i, j)
+
+Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2:
+they watch the probability of the class and cover with grey, which is 0 in the units of a network
+whose inputs are normalised. The mean over patches that overlap is captum's, and so are the borders:
+patches start at 0, `stride`, 2 `stride`, ..., until the last pixel is covered, and what stands out
+of the image is cut off.
+
+Forward passes alone, one set of them for all classes: (H / stride) * (W / stride) an image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.records import Choose, Explanation, Network, Problem
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    window: int = 32  # side of a patch in pixels of the network's input
+    stride: int = 16  # pixels from one patch to the next; half as many cost four times the time
+    value: float | Literal["mean"] = 0.0  # the cover, in normalised units; mean: the image's own
+    score: Literal["logit", "probability"] = "logit"  # what is seen to fall
+    batch: int = 32  # covered copies in one forward pass
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise Problem(f"saliency.window={self.window}: a patch has at least 1 pixel a side")
+        if not 1 <= self.stride <= self.window:
+            raise Problem(
+                f"saliency.stride={self.stride}: expected 1 to {self.window}, the window's side, "
+                "so that no pixel is passed over"
+            )
+        if self.value != "mean" and not math.isfinite(self.value):
+            raise Problem(f"saliency.value={self.value}: expected a finite number or mean")
+        if self.batch < 1:
+            raise Problem(f"saliency.batch={self.batch}: expected at least 1")
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        """Maps of the chosen classes, a value for each pixel, signed.
+
+        Raises Problem where the window is larger than the images.
+        """
+        height, width = images.shape[2:]
+        if self.window > min(height, width):
+            raise Problem(
+                f"saliency.window={self.window}: larger than the network's input of {height} x "
+                f"{width} pixels; as in saliency.window={max(1, min(height, width) // 7)}"
+            )
+        down, across = self._starts(height), self._starts(width)
+        corners = [(y, x) for y in down for x in across]
+        with torch.no_grad():
+            logits = network(images).logits
+            classes = choose(logits)
+            drops = torch.stack(
+                [
+                    self._scores(whole[None], named) - self._covered(network, image, corners, named)
+                    for image, whole, named in zip(images, logits, classes, strict=True)
+                ]
+            )
+            grids = drops.mT.reshape(*classes.shape, len(down), len(across))
+            rows = self._covers(down, height).to(grids)
+            columns = self._covers(across, width).to(grids)
+            with torch.autocast(grids.device.type, enabled=False):
+                maps = rows @ grids @ columns.T / torch.outer(rows.sum(1), columns.sum(1))
+        return Explanation(maps, classes, logits)
+
+    def _covered(
+        self,
+        network: Network,
+        image: Float[Tensor, "3 H W"],
+        corners: list[tuple[int, int]],
+        classes: Int[Tensor, "t"],
+    ) -> Float[Tensor, "p t"]:
+        """Class scores of one image with the patch at each corner covered."""
+        cover = image.mean((1, 2)) if self.value == "mean" else image.new_tensor(self.value)
+        cover = cover.expand(3)[:, None, None]
+        scores = []
+        for start in range(0, len(corners), self.batch):
+            some = corners[start : start + self.batch]
+            copies = image.expand(len(some), *image.shape).clone(memory_format=torch.channels_last)
+            for copy, (y, x) in zip(copies, some, strict=True):
+                copy[:, y : y + self.window, x : x + self.window] = cover
+            scores.append(self._scores(network(copies).logits, classes))
+        return torch.cat(scores)
+
+    def _scores(
+        self, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
+    ) -> Float[Tensor, "n t"]:
+        logits = logits.float()
+        return (logits if self.score == "logit" else logits.softmax(1))[:, classes]
+
+    def _starts(self, side: int) -> list[int]:
+        return [n * self.stride for n in range(math.ceil((side - self.window) / self.stride) + 1)]
+
+    def _covers(self, starts: list[int], side: int) -> Float[Tensor, "side p"]:
+        """1 where a pixel of a side lies under a patch."""
+        pixels, first = torch.arange(side)[:, None], torch.tensor(starts)
+        return ((pixels >= first) & (pixels < first + self.window)).float()

@@ -1,0 +1,47 @@
+"""XGrad-CAM: Grad-CAM whose slopes are averaged where the feature is, not everywhere alike.
+
+    w_k = sum_ij (A_k(i, j) / sum_ab A_k(a, b)) d s_c / d A_k(i, j)        map = relu(sum_k w_k A_k)
+
+Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC
+2020; relu as in the authors' code. Before relu the map sums up to
+sum_k sum_ij A_k d s_c / d A_k, as HiResCAM's does: where what follows the layer is linear, that is
+the logit without its bias (the axiom of conservation). A channel that sums up to 0 weighs nothing.
+
+Maps of several layers are each divided by their largest magnitude, upsampled to the largest
+resolution, and averaged (`fused.mean_of_scaled`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pipeline.records import Choose, Explanation, Network
+from pipeline.saliency.fused import check_layers, explained, weighted
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class XGradCAM:
+    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
+    relu: bool = True  # false: signed, with what speaks against the class
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        return explained(network, images, choose, self.layers, by_feature, relu=self.relu)
+
+
+def by_feature(
+    features: Float[Tensor, "b K h w"], slopes: Float[Tensor, "b t K h w"]
+) -> Float[Tensor, "b t h w"]:
+    whole = features.sum((2, 3))[:, None]
+    shares = (slopes * features[:, None]).sum((3, 4)) / whole
+    return weighted(shares.masked_fill(whole == 0, 0), features)

@@ -1,0 +1,53 @@
+"""Methods to be fitted are found within others, and take their places there once they are."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.records import Problem
+from pipeline.saliency.average import Average
+from pipeline.saliency.cam import CAM
+from pipeline.saliency.ddt import DDT
+from pipeline.saliency.fitting import parts, with_fitted
+from pipeline.saliency.views import Views
+
+
+def test_most_methods_need_none():
+    plain = Views(Average((CAM(), CAM("positive"))))
+    assert parts(plain) == []
+    assert with_fitted(plain, []) == plain
+
+
+def test_parts_of_parts_are_replaced_in_their_order():
+    first, second = DDT(), DDT(per_class=True)
+    whole = Average((first, Views(Average((CAM(), second)), True, (1.0, 2.0))))
+    assert parts(whole) == [first, second]
+    done = with_fitted(whole, [CAM(), CAM("positive")])
+    assert done == Average(
+        (CAM(), Views(Average((CAM(), CAM("positive"))), True, (1.0, 2.0)))
+    )  # fmt: skip
+    assert parts(done) == []
+    assert with_fitted(first, [CAM()]) == CAM()
+
+
+def test_each_part_wants_its_own():
+    with pytest.raises(ValueError, match="expected 1 fitted methods, got 0"):
+        with_fitted(Views(DDT()), [])
+
+
+def test_views_of_ddt():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    net = Classifier(body, MeanLinear(8, 2), "ab").eval()
+    x, labels = torch.randn(6, 3, 24, 40), torch.tensor([0, 1, 0, 1, 0, 1])
+    whole = Views(DDT(), True, (1, 2))
+
+    def choose(logits):
+        return logits.argmax(1, keepdim=True)
+
+    with pytest.raises(Problem, match="not yet looked"):
+        whole(net, x, choose)
+    done = with_fitted(whole, [one.fitted(one.statistics(net, x, labels)) for one in parts(whole)])
+    assert parts(done) == []
+    assert done(net, x, choose).maps.shape == (6, 1, 24, 40)

@@ -1,0 +1,136 @@
+"""Methods made of others, methods that look at training images first, and no training at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import store
+from pipeline.config import completed, instantiate, targets_of
+from pipeline.model.classifier import INPUT
+from pipeline.records import Problem
+from pipeline.saliency.layercam import LayerCAM
+from pipeline.saliency.views import Views
+from tests.conftest import TINY, Cli
+
+STAGES = "stages=[train,explain]"
+VIEWS = "pipeline.saliency.views.Views"
+
+
+def result(root: Path, stage: str) -> Path:
+    (folder,) = (root / "outputs" / stage).iterdir()
+    return folder
+
+
+def test_an_argument_may_be_a_choice_by_name_or_a_node() -> None:
+    node = {"_target_": VIEWS, "method": "layercam_below", "flips": False}
+    whole = completed("saliency", node)
+    assert whole["method"]["layers"] == ["below"]  # so that keys change when the choice's YAML does
+    assert targets_of(whole) == [VIEWS, "pipeline.saliency.layercam.LayerCAM"]
+    for given in (node, whole):
+        method = instantiate("saliency", given)
+        assert method == Views(LayerCAM(("below",)), flips=False)
+    average = {"_target_": "pipeline.saliency.average.Average", "methods": ["cam", dict(node)]}
+    assert len(instantiate("saliency", average).methods) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("layercan", r"saliency.method=layercan: no such choice; did you mean 'layercam'"),
+        (3, r"saliency.method=3: expected a choice of saliency"),
+        ({"_target_": "os.system"}, r"refused"),
+    ],
+)
+def test_a_wrong_choice_as_an_argument_is_refused(value: object, said: str) -> None:
+    with pytest.raises(Problem, match=said):
+        instantiate("saliency", {"_target_": VIEWS, "method": value}, within="pipeline.saliency.")
+
+
+def test_a_method_that_looks_at_training_images_first(cli: Cli, tmp_path: Path) -> None:
+    """Its sums are those of the train split alone, kept, and used again by another run."""
+    assert cli("+experiment=cam", *TINY, STAGES, "saliency=ddt") == 0
+    folder = result(tmp_path, "statistics")
+    sums, _ = store.read_arrays(folder / "statistics.safetensors")
+    cells = 16 * 16  # of the embedded network's maps of 64 pixels
+    plan = json.loads((folder.parents[1] / "train").glob("*/history.json").__next__().read_text())
+    assert plan  # it was trained
+    assert sums["0/count"] % cells == 0
+    assert 60 < sums["0/count"] / cells <= 96
+    before = (folder / "DONE").stat().st_mtime_ns
+    assert cli("+experiment=cam", *TINY, STAGES, "saliency=ddt", "explain.target=predicted") == 0
+    assert (result(tmp_path, "statistics") / "DONE").stat().st_mtime_ns == before
+
+
+def test_views_of_a_method_that_looks_first(cli: Cli, tmp_path: Path) -> None:
+    command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt_per_class", "explain.flips=true")
+    assert cli(*command, "explain.scales=[1,1.5]") == 0
+    shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
+    arrays, _ = store.read_arrays(shard)
+    assert arrays["row_map"].shape[1:] == (24, 24)
+    assert arrays["row_map"].min() >= 0
+    assert np.isfinite(arrays["row_map"].astype(np.float32)).all()
+
+
+def test_colours_are_kept_where_asked_for(cli: Cli, tmp_path: Path) -> None:
+    from pipeline.stages.explain import colours_in
+
+    assert cli("+experiment=cam", *TINY, STAGES, "saliency=gradient", "explain.colour=true") == 0
+    shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
+    found = list(colours_in(shard))
+    assert len(found) == 8
+    assert all(channels.shape == (3, 64, 64) for _, _, channels in found)
+    assert all(np.abs(channels).max() == 1 for _, _, channels in found)
+
+
+def test_wrong_views_are_refused_at_start(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("+experiment=cam", *TINY, "explain.scales=[0,1]") == 2
+    assert "saliency.scales: 0" in capsys.readouterr().err
+
+
+def test_a_pretrained_network_needs_no_training_and_no_labels(
+    cli: Cli, tmp_path: Path, folder_of_images: Path
+) -> None:
+    """All the classes of its own head, whatever kind that is."""
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    torch.save(squeezenet1_1().state_dict(), tmp_path / "w.pth")
+    command = ("+experiment=predict", "stages=[train,explain]", "train.head=own",
+               "model=squeezenet1_0", "model.name=squeezenet1_1", f"model.weights={tmp_path}/w.pth",
+               f"images={folder_of_images}/val", "data.size=64",
+               "saliency=gradcam", "explain.target=top3")  # fmt: skip
+    assert cli(*command) == 0
+    card = json.loads((result(tmp_path, "train") / "card.json").read_text())
+    assert len(card["classes"]) == 1000
+    assert card["recipe"] == "own"
+    shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
+    assert len(store.read_arrays(shard)[0]["row_class"]) == 3 * 8
+
+
+def test_a_network_without_weights_has_nothing_to_explain(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("+experiment=predict", "stages=[train,explain]", "train.head=own", "model=resnet18",
+               "model.weights=null", f"images={folder_of_images}/val")  # fmt: skip
+    assert cli(*command) == 2
+    assert "train.head=own: model=resnet18 has no weights" in capsys.readouterr().err
+
+
+def test_the_image_is_a_layer() -> None:
+    from pipeline.model.classifier import Classifier, MeanLinear
+    from pipeline.model.small import Small
+
+    body, channels = Small().body()
+    net = Classifier(body, MeanLinear(channels, 2), "ab").eval()
+    images = torch.randn(2, 3, 32, 32)
+    answer = net(images, at=(INPUT,))
+    (slopes,) = torch.autograd.grad(answer.logits[:, 1].sum(), answer.activations[INPUT])
+    watched = images.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(net(watched).logits[:, 1].sum(), watched)
+    torch.testing.assert_close(slopes, wanted)
+    assert not images.requires_grad
