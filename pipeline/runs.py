@@ -1,6 +1,9 @@
 """`outputs/runs/<experiment>/<time>/`: what a person opens, and `outputs/latest`, the newest.
 
 config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
+comparison.json  against another run, and of several methods: better, or luck?
+explained/   each image's maps as pictures, and its sheet, where stage picture was run
+audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
 pictures/    each image with its boxes, where stage draw was run
 stages/      links to the folders that hold the results
 <method>/    the same files for each further method, where a run has several
@@ -12,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +25,9 @@ from pipeline import show, store
 from pipeline.records import Problem
 from pipeline.run import PER_METHOD, Run
 
-FILES = {"localize": ("boxes.json", "predictions.json")}
+FILES = {"localize": ("boxes.json", "predictions.json"), "compare": ("comparison.json",)}
+SHOWN = 6  # sheets that are named one by one
+STALE = 3600  # seconds after which a link that nobody put in its place was left by a killed run
 
 
 @dataclass
@@ -66,6 +72,12 @@ class RunFolder:
             shutil.copyfile(where / file, into / file)
         if stage in ("evaluate", "score"):
             self._metrics(where, main)
+        if stage == "compare" and (told := (where / "comparison.txt").read_text("utf-8")):
+            show.line(told.rstrip("\n"))
+        if stage == "picture":
+            self._sheets(where)
+        if stage == "audit":
+            self._audit(where, main)
         if stage == "draw":
             pictures = into / "pictures"
             into.mkdir(exist_ok=True)
@@ -73,6 +85,38 @@ class RunFolder:
         if stage == "report":
             (self.path / "report").mkdir()
             shutil.copyfile(where / "index.html", self.path / "report" / "index.html")
+
+    def _sheets(self, where: Path) -> None:
+        """Link to the pictures, say where the sheets are, and which images have none."""
+        link = self.path / "explained"
+        link.symlink_to(os.path.relpath((where / "explained").resolve(), self.path.resolve()))
+        for why in store.read_json(where / "set_aside.json"):
+            show.line(f"set aside  {why}")
+        sheets = [*sorted(link.glob("overview.png")), *sorted(link.glob("*/sheet.png"))]
+        for sheet in sheets[:SHOWN]:
+            show.line(f"sheet      {sheet}")
+        if len(sheets) > SHOWN:
+            show.line(f"           and {len(sheets) - SHOWN} more in {link}")
+
+    def _audit(self, where: Path, main: bool) -> None:
+        """All methods' numbers in one list; of each the pictures of its tests."""
+        path = self.path / "audit.json"
+        before = [] if main or not path.is_file() else store.read_json(path)
+        store.write_json(path, [*before, store.read_json(where / "audit.json")], indent=1)
+
+    def _audited(self) -> None:
+        """The table over methods, what their boxes are worth beside it."""
+        from pipeline.stages import audit
+
+        metrics = self.path / "metrics.json"
+        told = audit.beside(
+            store.read_json(self.path / "audit.json"),
+            store.read_json(metrics) if metrics.is_file() else [],
+        )
+        store.write_text(self.path / "audit.txt", told)
+        show.line(told.rstrip("\n"))
+        for link in sorted(self.path.glob("stages/audit*")):
+            show.line(f"pictures   {link / 'pictures'}")
 
     def _metrics(self, where: Path, main: bool) -> None:
         """All methods' records in one list, the main method's first."""
@@ -84,7 +128,13 @@ class RunFolder:
 
     def finish(self) -> None:
         """Point `outputs/latest` here, in one step, and say where the results are."""
+        if (self.path / "audit.json").is_file():
+            self._audited()
         latest = self.run.outputs / "latest"
+        for left in self.run.outputs.glob(".latest.*.tmp"):
+            with suppress(FileNotFoundError):  # another run does the same
+                if time.time() - left.lstat().st_mtime > STALE:
+                    left.unlink()
         temporary = latest.with_name(f".latest.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(self.path, self.run.outputs))

@@ -20,6 +20,15 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass
+class Crowd:
+    """A region of uncounted objects: what is found there is neither right nor wrong."""
+
+    box: Box
+    category: int
+    mask: Rle | None
+
+
+@dataclass
 class CocoImage:
     id: int
     file_name: str
@@ -29,6 +38,7 @@ class CocoImage:
     categories: list[int] = field(default_factory=list)
     masks: list[Rle | None] = field(default_factory=list)
     records: list[int] = field(default_factory=list)  # of the boxes
+    crowds: list[Crowd] = field(default_factory=list)
 
 
 @dataclass
@@ -69,16 +79,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise Problem(
-            f"{path}: no such file; data.boxes=FILE names a COCO annotation file"
-        ) from None
+        raise Problem(f"{path}: no such file; expected a COCO file (JSON)") from None
     except IsADirectoryError:
-        raise Problem(f"{path}: a folder, expected a COCO annotation file (JSON)") from None
+        raise Problem(f"{path}: a folder, expected a COCO file (JSON)") from None
     except OSError as error:
         raise Problem(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise Problem(
-            f"{path}: not UTF-8 text (byte {error.start}); expected a COCO annotation file (JSON)"
+            f"{path}: not UTF-8 text (byte {error.start}); expected a COCO file (JSON)"
         ) from None
     except json.JSONDecodeError as error:
         raise Problem(
@@ -170,6 +178,7 @@ def _annotations(
             )
         if record.get("iscrowd"):
             crowds += 1
+            image.crowds += _crowd(record, category, image.size, f"{path}, {where}")
             continue
         box = xyxy(_field(path, where, record, "bbox", list), f"{path}, {where}")
         if image.size is not None:
@@ -177,14 +186,28 @@ def _annotations(
             clipped += was_clipped
         image.boxes.append(box)
         image.categories.append(category)
-        image.masks.append(_mask(record.get("segmentation"), image.size, f"{path}, {where}"))
+        image.masks.append(as_rle(record.get("segmentation"), image.size, f"{path}, {where}"))
         image.records.append(n)
     notes = []
     if clipped:
         notes.append(clipped_note(path, clipped))
     if crowds:
-        notes.append(f"{path.name}: {crowds} crowd annotations were left out")
+        notes.append(
+            f"{path.name}: {crowds} crowd annotations: nothing is counted there by COCO's AP and "
+            "by PxAP, and all else leaves them out"
+        )
     return notes
+
+
+def _crowd(record: Any, category: int, size: Size | None, where: str) -> list[Crowd]:
+    """One, or none where it cannot be read: it would only forgive."""
+    try:
+        box = xyxy(_field(Path(), where, record, "bbox", list), where)
+        if size is not None:
+            box, _ = clip(box, size, where)
+        return [Crowd(box, category, as_rle(record.get("segmentation"), size, where))]
+    except Problem:
+        return []
 
 
 # -- boxes
@@ -237,8 +260,11 @@ def clipped_note(path: Path, count: int) -> str:
     return f"{path.name}: {count} boxes stuck out of their image and were clipped"
 
 
-def _mask(segmentation: Any, size: Size | None, where: str) -> Rle | None:
-    """Polygons or run lengths as compressed run lengths; None where there are none."""
+def as_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
+    """Polygons or run lengths as compressed run lengths; None where there are none.
+
+    Raises Problem, with `where` it is, for what is neither, or of another size.
+    """
     if not segmentation or size is None:
         return None
     from pycocotools import mask as coco_mask

@@ -5,6 +5,8 @@
         val/n01440764/*.JPEG        scored (also called valid, validation or test)
         classes.txt                 optional: folder name, then class name, a line each
         instances_val.json          optional: COCO boxes of the scored images, or data.boxes=FILE
+        valid/n01440764/*.JPEG      with data.calibration=valid: never learned from, never scored,
+        instances_valid.json        its boxes choose the threshold (stage calibrate)
 
 Without `val` a fifth of the images, chosen by hash of their names, is scored.
 """
@@ -24,10 +26,9 @@ import numpy as np
 from pipeline.data import coco, listing, photo
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.data.photo import printable
-from pipeline.records import CocoNames, GroundTruth, Problem, SetAside, Size, Split, near
+from pipeline.records import CocoNames, Crowds, GroundTruth, Problem, SetAside, Size, Split, near
 
 SCORED = ("val", "valid", "validation", "test")
-ANNOTATIONS = ("instances_val.json", "annotations/instances_val.json")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Folder(OnDisk):
     boxes: str | None = None  # COCO JSON of the scored images; None: instances_val.json if there
     val: float = 0.2  # scored share of the images where no folder is
     held_back: float = 0.1  # share of train that selects the best epoch
+    calibration: str | None = None  # a folder beside train/: its boxes choose the threshold
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.input_size(self.size))
@@ -47,6 +49,31 @@ class Folder(OnDisk):
             raise Problem(
                 f"data.root={self.root}: {what}; expected one with "
                 "train/<class>/ and val/<class>/, or <class>/ folders of images"
+            )
+        if self.calibration is not None:
+            self._check_calibration(self.calibration)
+
+    def _check_calibration(self, name: str) -> None:
+        inside = sorted(one.name for one in Path(self.root).iterdir() if one.is_dir())
+        if name not in inside:
+            raise Problem(
+                f"data.calibration={name}: no such folder in data.root={self.root}; expected one "
+                f"beside train/, with class folders of images; {near(name, inside)}"
+            )
+        if name == "train":
+            raise Problem(
+                f"data.calibration={name}: a threshold is not chosen on images that are learned "
+                "from; name a folder of others"
+            )
+        if "" in _split_folders(Path(self.root), name).values():
+            raise Problem(
+                f"data.calibration={name}: data.root={self.root} has no train/<class>/ beside it, "
+                "so it would be a class; move the class folders into train/"
+            )
+        if _own_annotations(Path(self.root), name) is None:
+            raise Problem(
+                f"data.calibration={name}: instances_{name}.json is not in data.root={self.root}; "
+                "its boxes (COCO JSON) are what the threshold is chosen on"
             )
 
     # -- images and labels
@@ -92,9 +119,15 @@ class Folder(OnDisk):
     def _found(self) -> Found:
         root, notes = Path(self.root), list[str]()
         parts = {
-            part: _by_class(root / name, name, notes) for part, name in _split_folders(root).items()
+            part: _by_class(root / name, name, notes)
+            for part, name in _split_folders(root, self.calibration).items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
+        if self.calibration is not None:
+            parts["calibration"] = _by_class(root / self.calibration, self.calibration, notes)
+            if strange := sorted(set(parts["calibration"]) - set(folders)):
+                what = listing.some(strange, "class folder")
+                notes.append(f"{self.calibration}: {what} that train and val do not have, left out")
         if not folders:
             raise Problem(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "
@@ -110,14 +143,15 @@ class Folder(OnDisk):
                 "give each its own"
             )
 
-        train, val = (
+        train, val, calibration = (
             _listing([parts.get(part, {}).get(folder, []) for folder in folders], names)
-            for part in ("train", "val")
+            for part in ("train", "val", "calibration")
         )
         if "val" not in parts:
             train, val = listing.set_apart(train, self.val, "val")
         learned, held_back = listing.set_apart(train, self.held_back, "held_back")
-        return Found(folders, Splits(learned, held_back, val, notes), "val" in parts)
+        splits = Splits(learned, held_back, val, notes, calibration)
+        return Found(folders, splits, "val" in parts)
 
     # -- annotations: for evaluate and calibrate, and the numbers that boxes.json uses
 
@@ -127,8 +161,19 @@ class Folder(OnDisk):
             if not Path(self.boxes).is_file():
                 raise Problem(f"data.boxes={self.boxes}: no such file; expected COCO JSON")
             return Path(self.boxes)
-        known = (Path(self.root) / name for name in ANNOTATIONS)
-        return next((path for path in known if path.is_file()), None)
+        return _own_annotations(Path(self.root), "val")
+
+    @property
+    def _calibration_file(self) -> Path | None:
+        if self.calibration is None:
+            return None
+        return _own_annotations(Path(self.root), self.calibration)
+
+    @cached_property
+    def _calibration_boxes(self) -> Annotated | None:
+        if self._calibration_file is None:
+            return None
+        return self._bring_together(self._calibration_file, self.splits.calibration.ids)
 
     @cached_property
     def _annotated(self) -> Annotated | None:
@@ -153,7 +198,8 @@ class Folder(OnDisk):
         return self._annotated.names(ids, len(self.classes))
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
-        known = {} if self._annotated is None else self._annotated.truth
+        annotated = self._calibration_boxes if split == "calibration" else self._annotated
+        known = {} if annotated is None else annotated.truth
         return {id: known[id] for id in self.ids(split) if id in known}
 
     def drawn(self, boxes: Path) -> Mapping[str, GroundTruth]:
@@ -161,10 +207,12 @@ class Folder(OnDisk):
         return self._bring_together(boxes, self.splits.all.ids).truth
 
     def truth_notes(self) -> list[str]:
-        return [] if self._annotated is None else self._annotated.notes
+        both = (self._annotated, self._calibration_boxes)
+        return [note for one in both if one is not None for note in one.notes]
 
     def truth_fingerprint(self, split: Split) -> str:
-        return listing.content_hash(self.annotations)
+        file = self._calibration_file if split == "calibration" else self.annotations
+        return listing.content_hash(file)
 
 
 # -- folders
@@ -177,9 +225,20 @@ class Found:
     val_is_a_folder: bool
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """Which folder below the root holds which split; `""`, the root itself, where there is none."""
+def _own_annotations(root: Path, split: str) -> Path | None:
+    """Where a COCO file of a split lies when nobody names it."""
+    name = f"instances_{split}.json"
+    return next(
+        (path for path in (root / name, root / "annotations" / name) if path.is_file()), None
+    )
+
+
+def _split_folders(root: Path, apart: str | None = None) -> dict[str, str]:
+    """Which folder below the root holds which split; `""`, the root itself, where there is none.
+
+    `apart`: a folder that is neither learned from nor scored."""
     inside = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    inside = [name for name in inside if name != apart]
     by_name = {name.lower(): name for name in reversed(inside)}
     scored = next((by_name[name] for name in SCORED if name in by_name), None)
     train = by_name.get("train")
@@ -383,6 +442,7 @@ class Annotated:
                 ]
                 boxes, clipped = [box for box, _ in each], clipped + sum(out for _, out in each)
             masks = [mask for mask in image.masks if mask is not None]
+            crowds = image.crowds
             found[file.id] = GroundTruth(
                 file.id, label, size,
                 np.asarray(boxes, np.float32).reshape(-1, 4),
@@ -390,6 +450,12 @@ class Annotated:
                 if self.agnostic
                 else np.asarray([self.classes[c] for c in image.categories], np.int64),
                 masks if len(masks) == len(boxes) else None,
+                Crowds(
+                    np.array([one.box for one in crowds], np.float32),
+                    None if self.agnostic
+                    else np.array([self.classes[one.category] for one in crowds], np.int64),
+                    [one.mask for one in crowds],
+                ) if crowds else None,
             )  # fmt: skip
         return found, [coco.clipped_note(self.file.path, clipped)] if clipped else []
 

@@ -84,10 +84,11 @@ class Splits:
     held_back: Listing
     val: Listing
     notes: Sequence[str] = ()
+    calibration: Listing = field(default_factory=lambda: Listing((), (), ()))
 
     @cached_property
     def all(self) -> Listing:
-        return self.train + self.held_back + self.val
+        return self.train + self.held_back + self.calibration + self.val
 
     def __getitem__(self, split: Split) -> Listing:
         whole: Listing = getattr(self, split)

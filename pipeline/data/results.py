@@ -192,7 +192,7 @@ def _mask(path: Path, where: str, record: Any, image: CocoImage | None) -> Rle |
         return None
     if image.size is None:
         return None
-    return coco._mask(record["segmentation"], image.size, f"{path}, {where}")
+    return coco.as_rle(record["segmentation"], image.size, f"{path}, {where}")
 
 
 def _reason(

@@ -146,7 +146,8 @@ class Shapes:
             apart = fraction_of(self._id("train", number), "held_back") < self.held_back
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("val", number) for number in range(self.val_images)]
-        return {"train": learn, "held_back": held, "val": val, "all": learn + held + val}
+        return {"train": learn, "held_back": held, "calibration": [], "val": val,
+                "all": learn + held + val}  # fmt: skip
 
     def _label(self, number: int) -> int:
         return number % len(OUTLINES)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int
+    from jaxtyping import Bool, Float64, Int, UInt8
 
 Statistic = Callable[["Float64[np.ndarray, '*b k']"], "Float64[np.ndarray, '*b']"]
 
@@ -44,11 +44,29 @@ class BitRows:
         self._packed = np.empty((64, (width + 7) // 8), np.uint8)
         self._count = 0
 
+    @classmethod
+    def of(cls, packed: UInt8[np.ndarray, "n b"], width: int) -> BitRows:
+        """Rows that `packed` gave."""
+        rows = cls(width)
+        if packed.dtype != np.uint8 or packed.shape[1:] != rows._packed.shape[1:]:
+            raise ValueError(
+                f"packed rows: expected uint8 [n, {(width + 7) // 8}], "
+                f"got {packed.dtype} {list(packed.shape)}"
+            )
+        rows._packed, rows._count = packed, len(packed)
+        return rows
+
+    @property
+    def packed(self) -> UInt8[np.ndarray, "n b"]:
+        """All rows as they are kept, for a file."""
+        return self._packed[: self._count]
+
     def append(self, row: Bool[np.ndarray, k]) -> None:
         if row.shape != (self.width,):
             raise ValueError(f"row: expected [{self.width}], got {list(row.shape)}")
         if self._count == len(self._packed):
-            self._packed = np.concatenate([self._packed, np.empty_like(self._packed)])
+            room = np.empty((max(64, self._count), self._packed.shape[1]), np.uint8)
+            self._packed = np.concatenate([self._packed, room])
         self._packed[self._count] = np.packbits(row)
         self._count += 1
 
@@ -56,16 +74,13 @@ class BitRows:
         """The rows of a subset, still packed."""
         if select is None:
             return self
-        subset = BitRows(self.width)
-        subset._packed = self._packed[: self._count][_checked(select, self._count)]
-        subset._count = len(subset._packed)
-        return subset
+        return BitRows.of(self.packed[_checked(select, self._count)], self.width)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, chosen: slice, /) -> np.ndarray:
-        return np.unpackbits(self._packed[: self._count][chosen], axis=1, count=self.width)
+        return np.unpackbits(self.packed[chosen], axis=1, count=self.width)
 
 
 @dataclass(frozen=True)

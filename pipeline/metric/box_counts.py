@@ -23,7 +23,7 @@ from pipeline.metric.scores import chosen
 from pipeline.records import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64
+    from jaxtyping import Bool, Float, Float64, Int64
 
 
 def match(
@@ -61,6 +61,11 @@ def precision_recall_f1(
     return precision, recall, f1
 
 
+def f1_of(means: Float64[np.ndarray, "*b 3"]) -> Float64[np.ndarray, "*b"]:
+    """F1 from mean counts: what `bootstrap.compare` of two runs takes."""
+    return precision_recall_f1(means)[2]
+
+
 class BoxCounts:
     """`threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}."""
 
@@ -85,11 +90,15 @@ class BoxCounts:
         sizes = len(found), len(true)
         self._counts.append([(match(found, scores, true, iou), *sizes) for iou in self.ious])
 
+    @property
+    def rows(self) -> Int64[np.ndarray, "n d 3"]:
+        """Boxes matched, found and true of each image at each IoU."""
+        return np.array(self._counts, np.int64).reshape(-1, len(self.ious), 3)
+
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        counts = np.array(self._counts, float).reshape(-1, len(self.ious), 3)
-        counts = chosen(counts, select)
+        counts = chosen(self.rows.astype(float), select)
         scores: list[Score] = []
         for i, iou in enumerate(self.ious if len(counts) else ()):
             rows = counts[:, i]

@@ -7,6 +7,10 @@
 Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014; pycocotools.cocoeval does every
 sum. Its xywh boxes exist only in this file and in what it reads. A number that is not defined, for
 want of objects of its kind (-1 there), is left out.
+
+pycocotools looks at every class in every image: 50,000 images of 1000 classes would take it hours.
+A class's precision and recall depend on its own boxes alone, so each class is measured on the
+images that it is in, and the mean over classes is the same number.
 """
 
 from __future__ import annotations
@@ -25,8 +29,10 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.records import Problem, Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Float64
 
+Kind = Literal["bbox", "segm"]
+FIELDS = {"bbox": "bbox", "segm": "segmentation"}
 _NAMES = (
     ("ap", None), ("ap", 0.5), ("ap", 0.75), ("ap_small", None), ("ap_medium", None),
     ("ap_large", None), ("ar_1", None), ("ar_10", None), ("ar_100", None),
@@ -37,24 +43,75 @@ _NAMES = (
 def coco_scores(
     annotations: Mapping[str, Any] | str | Path,
     results: Sequence[Mapping[str, Any]],
-    kind: Literal["bbox", "segm"] = "bbox",
+    kind: Kind = "bbox",
     image_ids: Sequence[int] | None = None,
     category_ids: Sequence[int] | None = None,
     label: str | None = None,
     threshold: Mapping[str, Any] | None = None,
+    each: Mapping[int, str] | None = None,
 ) -> list[Score]:
     """The twelve numbers of COCO, `coco_box_*` or `coco_mask_*`.
 
     `annotations`: a COCO file or what it holds; `results`: COCO's list of results, which may be
-    empty. `image_ids`, `category_ids`: only these; None: all. Nothing is printed.
+    empty. `image_ids`, `category_ids`: only these; None: all. `each`: names of categories whose
+    own AP is added, `n` then being the images that hold a box of it, annotated or found. An area
+    is that of the mask alone for "segm", that of the box else. Nothing is printed.
     """
-    if kind not in ("bbox", "segm"):
+    if kind not in FIELDS:
         raise ValueError(f"kind: expected bbox or segm, got {kind!r}")
-    content = _content(annotations)
-    field = "bbox" if kind == "bbox" else "segmentation"
+    content = _content(annotations, kind)
     images = {image["id"] for image in content["images"]}
+    _check(results, kind, images)
+    chosen = images if image_ids is None else set(image_ids)
+    numbers = [one["id"] for one in content["categories"]] if category_ids is None else category_ids
+    with contextlib.redirect_stdout(io.StringIO()):
+        true = COCO()
+        true.dataset = content
+        true.createIndex()
+        found = _found(true, results, kind)
+        held: dict[int, set[int]] = {}  # images by category
+        for part in (true, found):
+            for one in part.dataset["annotations"]:
+                if one["image_id"] in chosen:
+                    held.setdefault(one["category_id"], set()).add(one["image_id"])
+        stats = {n: _of_category(true, found, kind, n, held.get(n, set())) for n in sorted(numbers)}
+    prefix = "coco_box_" if kind == "bbox" else "coco_mask_"
+    every = np.array(list(stats.values()), float).reshape(-1, len(_NAMES))
+    known = ~np.isnan(every)
+    scores = [
+        Score(
+            prefix + name, float(every[known[:, k], k].mean()), len(chosen), iou, threshold, label
+        )
+        for k, (name, iou) in enumerate(_NAMES)
+        if known[:, k].any()
+    ]
+    for number, name in (each or {}).items():
+        scores += [
+            Score(prefix + "ap", float(value), len(held[number]), iou, threshold, name)
+            for (what, iou), value in zip(_NAMES, stats[number], strict=True)
+            if what == "ap" and not np.isnan(value)
+        ]
+    return scores
+
+
+def _of_category(
+    true: COCO, found: COCO, kind: Kind, number: int, images: set[int]
+) -> Float64[np.ndarray, "12"]:
+    """pycocotools' numbers of one category; NaN where it has none."""
+    if not images:
+        return np.full(len(_NAMES), np.nan)
+    evaluation = COCOeval(None, None, kind)  # with them it would list all images, every time
+    evaluation.cocoGt, evaluation.cocoDt = true, found
+    evaluation.params.imgIds, evaluation.params.catIds = sorted(images), [number]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return np.where(evaluation.stats > -1, evaluation.stats, np.nan)
+
+
+def _check(results: Sequence[Mapping[str, Any]], kind: Kind, images: set[int]) -> None:
     for i, result in enumerate(results):
-        for name in ("image_id", "category_id", "score", field):
+        for name in ("image_id", "category_id", "score", FIELDS[kind]):
             if name not in result:
                 raise Problem(f"COCO result {i}: expected a field {name!r}, got {sorted(result)}")
         if result["image_id"] not in images:
@@ -62,24 +119,6 @@ def coco_scores(
                 f"COCO result {i}: image_id {result['image_id']} is none of the {len(images)} "
                 "images of the annotations"
             )
-    with contextlib.redirect_stdout(io.StringIO()):
-        true = COCO()
-        true.dataset = content
-        true.createIndex()
-        evaluation = COCOeval(true, _found(true, results), kind)
-        if image_ids is not None:
-            evaluation.params.imgIds = sorted(image_ids)
-        if category_ids is not None:
-            evaluation.params.catIds = sorted(category_ids)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    prefix = "coco_box_" if kind == "bbox" else "coco_mask_"
-    return [
-        Score(prefix + name, float(value), len(evaluation.params.imgIds), iou, threshold, label)
-        for (name, iou), value in zip(_NAMES, evaluation.stats, strict=True)
-        if value > -1
-    ]
 
 
 def coco_box(box: Float[np.ndarray, "4"]) -> list[float]:
@@ -88,7 +127,7 @@ def coco_box(box: Float[np.ndarray, "4"]) -> list[float]:
     return [x0, y0, x1 - x0, y1 - y0]
 
 
-def _content(annotations: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+def _content(annotations: Mapping[str, Any] | str | Path, kind: Kind) -> dict[str, Any]:
     """A copy with the fields that pycocotools needs and some files lack."""
     if isinstance(annotations, (str, Path)):
         try:
@@ -101,19 +140,40 @@ def _content(annotations: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     for name in ("images", "annotations", "categories"):
         if not isinstance(content.get(name), list):
             raise Problem(f"COCO annotations: expected a list {name!r}, got {sorted(annotations)}")
+    sizes = {one["id"]: (one.get("height"), one.get("width")) for one in content["images"]}
     filled = []
     for i, one in enumerate(content["annotations"]):
         for name in ("image_id", "category_id", "bbox"):
             if name not in one:
                 raise Problem(f"COCO annotation {i}: expected a field {name!r}, got {sorted(one)}")
-        filled.append({"id": i + 1, "iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3], **one})
+        full = {"id": i + 1, "iscrowd": 0, **one}
+        if "area" not in one:
+            full["area"] = _area(one, kind, sizes.get(one["image_id"], (None, None)))
+        filled.append(full)
     content["annotations"] = filled
     return content
 
 
-def _found(true: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
+def _area(one: Mapping[str, Any], kind: Kind, size: tuple[int | None, int | None]) -> float:
+    """In pixels, for an annotation that does not say: of its mask, or of its box."""
+    shape = one.get("segmentation")
+    if kind == "segm" and shape and (isinstance(shape, Mapping) or None not in size):
+        from pycocotools import mask
+
+        rle = shape
+        if isinstance(shape, list):
+            rle = mask.merge(mask.frPyObjects(shape, *size))
+        elif isinstance(shape["counts"], list):
+            rle = mask.frPyObjects(shape, *shape["size"])
+        return float(mask.area(rle))
+    return float(one["bbox"][2] * one["bbox"][3])
+
+
+def _found(true: COCO, results: Sequence[Mapping[str, Any]], kind: Kind) -> COCO:
     if results:
-        return true.loadRes([dict(result) for result in results])
+        # With a box and a mask, loadRes would take masks' areas from boxes.
+        fields = ("image_id", "category_id", "score", FIELDS[kind])
+        return true.loadRes([{name: result[name] for name in fields} for result in results])
     empty = COCO()  # loadRes looks at the first result to tell boxes from masks
     empty.dataset = {**true.dataset, "annotations": []}
     empty.createIndex()

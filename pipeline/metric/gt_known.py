@@ -74,7 +74,7 @@ def oracle(ious: Float[np.ndarray, "n T"], iou: float = 0.5) -> tuple[float, flo
 
 
 class Localization:
-    """All of the above but the oracle, image by image.
+    """All of the above but the oracle and the ILSVRC error, image by image.
 
     `threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}.
     """
@@ -91,20 +91,12 @@ class Localization:
         self._iou: list[float] = []
         self._label: list[int] = []
         self._rank: list[int] = []
-        self._error: list[float] = []
 
-    def add(
-        self,
-        label: int,
-        iou: float,
-        predicted: Sequence[int] | None = None,
-        error: int | None = None,
-    ) -> None:
+    def add(self, label: int, iou: float, predicted: Sequence[int] | None = None) -> None:
         """One image, or one class of an image that holds several.
 
         `iou`: of the best-scored box of `label`, 0 where there is none. `predicted`: classes, most
-        likely first; without them there is no Top-k Loc. `error`: `ilsvrc_error`, where the five
-        guesses have boxes.
+        likely first; without them there is no Top-k Loc.
         """
         if not 0 <= iou <= 1:
             raise ValueError(f"IoU: expected 0 to 1, got {iou}")
@@ -114,12 +106,16 @@ class Localization:
         self._iou.append(iou)
         self._label.append(label)
         self._rank.append(-1 if predicted is None else rank)
-        self._error.append(np.nan if error is None else error)
 
     @property
     def iou(self) -> Float[np.ndarray, n]:
         """Of each image: what a paired test of two runs compares."""
-        return np.array(self._iou)
+        return np.array(self._iou, float)
+
+    @property
+    def rank(self) -> Int[np.ndarray, n]:
+        """Of each image's class among the predictions, 0 for the first; -1 without any."""
+        return np.array(self._rank, int)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
@@ -127,7 +123,6 @@ class Localization:
         found = chosen(np.array(self._iou, float), select)
         labels = chosen(np.array(self._label, int), select)
         rank = chosen(np.array(self._rank, int), select)
-        error = chosen(np.array(self._error, float), select)
         if len(found) == 0:
             return []
 
@@ -143,8 +138,6 @@ class Localization:
         for k in (1, 5):
             for iou in self.ious if known.all() else ():
                 scores += score(f"top{k}_loc", (found >= iou) & (rank < k), iou)
-        if not np.isnan(error).any():
-            scores += score("ilsvrc_loc_error", error, 0.5)
         scores += self._corloc(found, labels, label)
         return scores + score("mean_iou", found, None)
 
@@ -159,3 +152,36 @@ class Localization:
             seed=self.seed,
         )
         return [Score("corloc", value, len(found), 0.5, self.threshold, label, bounds)]
+
+
+class IlsvrcError:
+    """The localization error of ILSVRC, of images whose guesses have boxes, a class and a box each.
+
+    `threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}.
+    """
+
+    def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
+        self.threshold = threshold
+        self.seed = seed
+        self._error: list[int] = []
+
+    def add(
+        self,
+        guesses: Sequence[tuple[int, Float[np.ndarray, "4"] | None]],
+        label: int,
+        true: Float[np.ndarray, "M 4"],
+    ) -> None:
+        """One image; guesses most likely first, of which five count."""
+        self._error.append(ilsvrc_error(guesses, label, true))
+
+    @property
+    def error(self) -> Int[np.ndarray, n]:
+        return np.array(self._error, int)
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        return mean_score(
+            "ilsvrc_loc_error", chosen(self.error, select), iou=0.5,
+            threshold=self.threshold, label=label, seed=self.seed,
+        )  # fmt: skip

@@ -114,13 +114,17 @@ class Pointing:
         self._energy.append(energy)
 
     @property
+    def hit(self) -> Bool[np.ndarray, n]:
+        return np.array(self._hit, bool)
+
+    @property
     def energy(self) -> Float64[np.ndarray, n]:
-        return np.array(self._energy)
+        return np.array(self._energy, float)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        hit = chosen(np.array(self._hit, bool), select)
+        hit = chosen(self.hit, select)
         energy = chosen(self.energy, select)
         return mean_score("pointing_game", hit, label=label, seed=self.seed) + mean_score(
             "energy_pointing_game", energy, label=label, seed=self.seed

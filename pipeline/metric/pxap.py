@@ -25,7 +25,7 @@ from pipeline.metric.scores import chosen
 from pipeline.records import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int, UInt8
+    from jaxtyping import Bool, Float, Float64, Int, UInt8, UInt32
 
 BINS = np.append(THRESHOLDS, 1.0)  # bin i holds values from BINS[i] to below BINS[i + 1]
 
@@ -50,24 +50,31 @@ def histograms(
 
 def pxap(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b"]:
     """Average precision, of counts (or mean counts) by bin, lowest bin first."""
-    fp, tp = _above(histogram)
+    return _pxap(*_above(histogram))
+
+
+def _pxap(fp: np.ndarray, tp: np.ndarray) -> Float64[np.ndarray, "*b"]:
     objects = tp[..., -1:]
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
     recall = np.divide(tp, objects, out=np.zeros_like(tp), where=objects > 0)
-    gain = np.diff(recall, axis=-1, prepend=0)
-    return np.asarray((precision * gain).sum(-1))
+    recall[..., 1:] -= recall[..., :-1].copy()  # gained from one threshold to the next
+    return np.asarray(np.einsum("...t,...t", precision, recall))
 
 
 def pxiou(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b T"]:
     """IoU of {value >= t} with the object, at each threshold, lowest first."""
-    fp, tp = _above(histogram)
+    return _pxiou(*_above(histogram))
+
+
+def _pxiou(fp: np.ndarray, tp: np.ndarray) -> Float64[np.ndarray, "*b T"]:
     union = tp[..., -1:] + fp
     iou = np.divide(tp, union, out=np.zeros_like(tp), where=union > 0)
     return np.asarray(iou[..., ::-1])
 
 
 class PxAP:
-    """Keeps 8 kB an image. `threshold`: {"kind": ..., "value": t} for PxIoU at that t too."""
+    """Keeps 8 kB an image. `threshold`: {"kind": ..., "value": t} for PxIoU at that t too, where
+    t is a number."""
 
     def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
         self.threshold = threshold
@@ -75,24 +82,34 @@ class PxAP:
         self._rows: list[np.ndarray] = []
 
     def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
-        self._rows.append(histograms(values, mask).astype(np.uint32).ravel())
+        self.append(histograms(values, mask))
+
+    def append(self, counts: Int[np.ndarray, "2 1001"]) -> None:
+        """An image that was measured already, by `histograms`."""
+        self._rows.append(counts.astype(np.uint32).ravel())
+
+    @property
+    def rows(self) -> UInt32[np.ndarray, "n 2002"]:
+        """Of each image: what a paired test of two runs compares."""
+        return np.array(self._rows, np.uint32).reshape(-1, 2 * len(BINS))
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        rows = chosen(np.array(self._rows, np.uint32).reshape(-1, 2 * len(BINS)), select)
+        rows = chosen(self.rows, select)
         total = rows.sum(0, dtype=np.float64).reshape(2, -1)
         if total[1].sum() == 0:  # no object: nothing to find
             return []
         again = resampled(rows, 1000, np.random.default_rng(self.seed)).reshape(-1, *total.shape)
-        curve, curves = pxiou(total), pxiou(again)
+        above = _above(again)  # most of the time goes here: once for both
+        curve, curves = pxiou(total), _pxiou(*above)
         best = int(curve.argmax())
         oracle = {"kind": "oracle", "value": float(BINS[best])}
         found = [
-            ("pxap", float(pxap(total)), None, pxap(again)),
+            ("pxap", float(pxap(total)), None, _pxap(*above)),
             ("pxiou", float(curve[best]), oracle, curves.max(-1)),
         ]
-        if self.threshold is not None:
+        if self.threshold is not None and self.threshold["value"] is not None:
             # The first of our thresholds that is no lower than the one given.
             at = min(int(np.searchsorted(BINS, self.threshold["value"])), len(BINS) - 1)
             found.append(("pxiou", float(curve[at]), dict(self.threshold), curves[:, at]))

@@ -3,6 +3,7 @@
 Which boxes, the first that there are:
 
     user       calibrate.boxes=FILE: a few that somebody drew; those images are then not scored
+    split      of a split that is there for this, where the data set has one (data.calibration=)
     held_back  of the part of train that is held back, where the data set has boxes there (CUB)
     two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
 
@@ -18,14 +19,15 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline import runtime, shards, show, store
-from pipeline.metric.components import THRESHOLDS, curves
-from pipeline.metric.max_box_acc import best_threshold
-from pipeline.records import GroundTruth, Problem, SaliencyMap
+from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.max_box_acc import best_threshold, map_curves
+from pipeline.records import GroundTruth, Problem, SaliencyMap, Split
 from pipeline.run import Run
-from pipeline.segmenter.frame import frame_size, upsampled
-from pipeline.stages import explain
+from pipeline.stages import explain, measure
 
 FEWEST = 10  # images with boxes that a threshold may stand on
+# Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
+APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -33,10 +35,11 @@ def made_of(run: Run) -> dict[str, Any]:
     return {
         "source": run.sources("calibrate", "data"),
         "explain": run.key("explain"),
-        "held_back": run.for_split("held_back").key("explain"),
-        "truth": [run.data.truth_fingerprint("val"), run.data.truth_fingerprint("held_back")],
+        "apart": [run.for_split(split).key("explain") for split in APART],
+        "truth": [run.data.truth_fingerprint(split) for split in ("val", *APART)],
         "drawn": drawn and store.file_fingerprint(Path(drawn)),
         "ious": run.config["evaluate"]["ious"],
+        "protocol": run.config["protocol"],
     }
 
 
@@ -51,6 +54,8 @@ def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
     draw = getattr(run.data, "drawn", None)
     if draw is None:
         raise Problem("calibrate.boxes: boxes that you draw are for data=folder")
+    if not file.is_file():
+        raise Problem(f"calibrate.boxes={file}: no such file; expected COCO JSON")
     return cast(Mapping[str, GroundTruth], draw(file))
 
 
@@ -66,13 +71,9 @@ def make(run: Run, folder: Path) -> None:
                 f"class there; a threshold wants {FEWEST} at least, and 50 serve well"
             )
     else:
-        of = run.for_split("held_back")
-        truth, source = run.data.truth("held_back"), "held_back"
-        if sum(len(one.of_label()) > 0 for one in truth.values()) >= FEWEST:
-            kept = measured(of, of.obtain("explain")[0], truth)
-        else:
-            truth, source = run.data.truth("val"), "two_fold"
-            kept = measured(run, run.folder("explain"), truth)
+        truth, source, of = _boxed(run)
+        maps = run.folder("explain") if of is run else of.obtain("explain")[0]
+        kept = measured(of, maps, truth)
     result = chosen(kept, ious, source)
     if result["source"] is None:
         show.line("calibrate: too few boxes for a validation threshold; calibrate.boxes=FILE takes "
@@ -80,23 +81,33 @@ def make(run: Run, folder: Path) -> None:
     store.write_json(folder / "thresholds.json", result, indent=1)
 
 
+def _boxed(run: Run) -> tuple[Mapping[str, GroundTruth], str, Run]:
+    """Boxes that a threshold can be chosen on, what they are called, and the run over them."""
+    for split, source in APART.items():
+        truth = run.data.truth(split)
+        if sum(len(one.of_label()) > 0 for one in truth.values()) >= FEWEST:
+            return truth, source, run.for_split(split)
+    return run.data.truth("val"), "two_fold", run
+
+
 def measured(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> dict[str, np.ndarray]:
     """IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id."""
     ids, labels = run.data.ids(run.split), run.data.labels(run.split)
+    protocol = run.config["protocol"]
 
     def items() -> Iterator[tuple[int, SaliencyMap]]:
         for shard in shards.written(maps):
             yield from explain.maps_in(shard, ids)
 
-    def measure(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
+    def of_map(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
         position, saliency = item
         known = truth.get(saliency.id)
         if known is None or saliency.explained != labels[position] or not len(known.of_label()):
             return saliency.id, None
-        scaled = upsampled(saliency.raw(), frame_size(saliency.size))
-        return saliency.id, curves(scaled, known.of_label(), saliency.size).largest
+        scaled = measure.scaled(saliency.raw(), saliency.size, protocol)
+        return saliency.id, map_curves(scaled, known.of_label(), saliency.size, protocol).largest
 
-    found = runtime.stream(measure, items(), run.workers)
+    found = runtime.stream(of_map, items(), run.workers)
     return {id: iou for id, iou in found if iou is not None}
 
 

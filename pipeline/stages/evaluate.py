@@ -2,17 +2,21 @@
 
     metrics.json  every number with what it stands on      table.json, table.txt  the main ones
     images.json   each image's boxes and IoU                curve.json  accuracy over the threshold
+    rows.safetensors  a row for each scored image: what stage compare takes
 
 Scored is the split `val` alone, whatever was explained; images that were set aside, and those with
-no box of their own class, are left out and counted.
+no box of their own class, are left out and counted. Maps are measured as `protocol=` says; the
+boxes of the segmenter are measured as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,16 +24,22 @@ from pipeline import runtime, shards, store
 from pipeline.metric.baselines import Baselines, pyramid
 from pipeline.metric.box_counts import BoxCounts
 from pipeline.metric.classification import Classification
-from pipeline.metric.components import THRESHOLDS, Curves, curves
-from pipeline.metric.groups import NUMBERS, SIZES, number_group, size_group, subsets
-from pipeline.metric.gt_known import Localization
+from pipeline.metric.components import THRESHOLDS, Curves
+from pipeline.metric.groups import NUMBERS, SIZES, number_group, size_group
+from pipeline.metric.gt_known import IlsvrcError, Localization
 from pipeline.metric.iou import best_iou
-from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2, Protocol, map_curves
 from pipeline.metric.pointing import Pointing, energy_inside, pointing_hit
-from pipeline.records import Boxes, GroundTruth, Problem, SaliencyMap, Score, Size
+from pipeline.metric.pxap import PxAP, histograms
+from pipeline.records import Boxes, GroundTruth, Problem, Rle, SaliencyMap, Score
 from pipeline.run import Run
-from pipeline.segmenter.frame import frame_size, upsampled
-from pipeline.stages import calibrate, explain, localize
+from pipeline.stages import calibrate, explain, localize, measure
+from pipeline.stages.table import table_of, text_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+GUESSES = 5  # of ILSVRC: a class with a box each
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -40,6 +50,7 @@ def made_of(run: Run) -> dict[str, Any]:
         "calibrate": run.key("calibrate") if "calibrate" in run.config["stages"] else None,
         "truth": run.data.truth_fingerprint("val"),
         "evaluate": run.config["evaluate"],
+        "protocol": run.config["protocol"],
         "seed": run.config["seed"],
     }
 
@@ -74,75 +85,181 @@ NOWHERE = Curves(
 
 @dataclass(frozen=True)
 class Measured:
-    """What a map is worth against the boxes of its image."""
+    """What a map is worth against the boxes of its image, and against its masks where it has some:
+    pixels by value, of background and of the object."""
 
     curves: Curves
+    pyramid: Curves
     hit: bool  # of the pointing game
     energy: float
+    pixels: Int[np.ndarray, "2 1001"] | None
+    pyramid_pixels: Int[np.ndarray, "2 1001"] | None
 
     @classmethod
-    def of(cls, scaled: np.ndarray, true: np.ndarray, size: Size) -> Measured:
+    def of(cls, scaled: np.ndarray, known: GroundTruth, protocol: Protocol = "default") -> Measured:
+        """`scaled`: a map in [0, 1] over the whole image; see `measure.scaled`."""
+        true, size = known.of_label(), known.size
+        frame = scaled.shape[0], scaled.shape[1]
+        pixels = bare = None
+        if masks := own_masks(known):
+            mask = measure.mask_of(masks, ignored(known), frame)
+            pixels, bare = histograms(scaled, mask), histograms(pyramid(frame), mask)
         return cls(
-            curves(scaled, true, size),
-            pointing_hit(scaled, true, size) if len(true) else False,
-            energy_inside(scaled, true, size) if len(true) else 0.0,
+            map_curves(scaled, true, size, protocol),
+            measure.pyramid_curves(true, size, protocol),
+            pointing_hit(scaled, true, size),
+            energy_inside(scaled, true, size),
+            pixels,
+            bare,
         )
+
+
+def own_masks(known: GroundTruth) -> list[Rle]:
+    """Masks of the objects of the image's own class."""
+    masks = known.masks or ()
+    if known.classes is None:
+        return list(masks)
+    return [mask for mask, c in zip(masks, known.classes, strict=False) if c == known.label]
+
+
+def ignored(known: GroundTruth) -> list[Rle]:
+    """Regions of the image's own class that are neither object nor background."""
+    if known.crowds is None:
+        return []
+    classes, label = known.crowds.classes, known.label
+    regions = _crowd_masks(known)
+    return [one for n, one in enumerate(regions) if classes is None or classes[n] == label]
+
+
+def _crowd_masks(known: GroundTruth) -> list[Rle]:
+    """The mask of each crowd; where it has none, its box."""
+    from pycocotools import mask as coco_mask
+
+    crowds = known.crowds
+    assert crowds is not None
+    found: list[Rle] = []
+    for box, mask in zip(crowds.boxes, crowds.masks, strict=True):
+        if mask is None:
+            x0, y0, x1, y1 = box.astype(float).tolist()
+            (mask,) = coco_mask.frPyObjects([[x0, y0, x1, y0, x1, y1, x0, y1]], *known.size)
+        found.append(mask)
+    return found
+
+
+class Members:
+    """The images that an accumulator holds, in its order, by the groups that each is of."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, list[Any]] = {"class": [], "size": [], "number": []}
+
+    def add(self, known: GroundTruth) -> None:
+        true = known.of_label()
+        self._of["class"].append(known.label)
+        self._of["size"].append(size_group(true, known.size))
+        self._of["number"].append(number_group(true))
+
+    def __len__(self) -> int:
+        return len(self._of["class"])
+
+    def select(self, part: Part) -> Bool[np.ndarray, n]:
+        return np.asarray(np.array(self._of[part.group], object) == part.value, bool)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of images that numbers are also given for."""
+
+    group: Literal["class", "size", "number"]
+    value: int | str
+    label: str
+
+
+def parts(classes: Sequence[str]) -> Iterator[Part]:
+    yield from (Part("class", n, name) for n, name in enumerate(classes))
+    yield from (Part("size", name, f"size: {name}") for name in SIZES)
+    yield from (Part("number", name, f"number: {name}") for name in NUMBERS)
 
 
 class Evaluation:
     """All accumulators of one method; each gets every scored image in the same order."""
 
-    def __init__(self, ious: Sequence[float], stands_on: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        ious: Sequence[float],
+        stands_on: Mapping[str, Any],
+        seed: int,
+        guesses: bool = False,
+    ) -> None:
+        """`guesses`: the five classes predicted first have boxes."""
         self.ious = tuple(ious)
+        self.located = Members()  # of most accumulators
         self.fixed = Localization(ious, stands_on, seed)
         # At each IoU its own threshold, or one for each half of the images.
         self.validation: dict[float, Localization] = {}
         self.thresholds: Mapping[str, Sequence[float]] = {}
         self.oracles = [kind(ious, seed) for kind in (GtKnownOracle, Top1Oracle, Top5Oracle)]
-        self.map_metrics = [MaxBoxAcc((0.5,), seed), MaxBoxAccV2(seed=seed)]
+        self.single, self.multi = MaxBoxAcc((0.5,), seed), MaxBoxAccV2(seed=seed)
         self.boxes_that_know_nothing = Baselines(ious, seed)
         self.pyramid = PyramidOracle(seed=seed)
         self.counts = BoxCounts(ious, stands_on, seed)
         self.pointing = Pointing(seed=seed)
+        self.true: list[str] = []  # what stands for the annotated boxes of each image
+        self.ids: list[str] = []
+
+        self.masked = Members()
+        self.pixels, self.pyramid_pixels = PxAP(stands_on, seed), PxAP(seed=seed)
+
+        self.guessed = Members()
+        self.guesses = IlsvrcError(stands_on, seed) if guesses else None
+        self.detections = Detections(stands_on)
+
+        self.class_labels: list[int] = []  # of all classified images
         self.classification = Classification(seed=seed)
-        self.labels: list[int] = []  # of the localized images
-        self.sizes: list[str] = []  # their groups by size of the object
-        self.numbers: list[str] = []  # and by number of objects
-        self.class_labels: list[int] = []  # of all classified ones
         self.images: list[dict[str, Any]] = []
+
+    def detected(self, known: GroundTruth, boxes: Mapping[int, Boxes], top: Sequence[int]) -> None:
+        """An annotated image: its boxes of all classes that were explained."""
+        self.detections.add(known, boxes.values())
+        if self.guesses is not None and len(known.of_label()):
+            each = [(c, _first(boxes.get(c))) for c in top[:GUESSES]]
+            self.guesses.add(each, known.label, known.of_label())
+            self.guessed.add(known)
 
     def add(
         self,
-        truth: GroundTruth,
+        known: GroundTruth,
         boxes: Boxes | None,
         measured: Measured,
         top: Sequence[int],
     ) -> float:
-        true, found = truth.of_label(), measured.curves
-        best = None if boxes is None or not len(boxes.boxes) else boxes.boxes[0]
-        iou = best_iou(best, true)
-        self.labels.append(truth.label)
-        self.sizes.append(size_group(true, truth.size))
-        self.numbers.append(number_group(true))
+        """An image with boxes of its own class, and its map of that class."""
+        true, found = known.of_label(), measured.curves
+        iou = best_iou(_first(boxes), true)
+        self.located.add(known)
+        self.ids.append(known.id)
+        self.true.append(hashlib.sha256(true.tobytes()).hexdigest()[:16])
         self.counts.add(
             np.zeros((0, 4), np.float32) if boxes is None else boxes.boxes,
             np.zeros(0, np.float32) if boxes is None else boxes.scores,
             true,
         )
         self.pointing.append(measured.hit, measured.energy)
-        self.fixed.add(truth.label, iou, top)
+        self.fixed.add(known.label, iou, top)
         for delta, validation in self.validation.items():
             values = self.thresholds[f"{delta:g}"]
-            value = values[calibrate.fold_of(truth.id) if len(values) > 1 else 0]
+            value = values[calibrate.fold_of(known.id) if len(values) > 1 else 0]
             at = int(np.searchsorted(THRESHOLDS, value - 1e-9))
-            validation.add(truth.label, float(found.largest[at]), top)
+            validation.add(known.label, float(found.largest[at]), top)
         for k, oracle in zip((None, 1, 5), self.oracles, strict=True):
-            oracle.add(found if k is None or truth.label in top[:k] else NOWHERE)
-        for metric in self.map_metrics:
+            oracle.add(found if k is None or known.label in top[:k] else NOWHERE)
+        for metric in (self.single, self.multi):
             metric.add(found)
-        self.boxes_that_know_nothing.add(true, truth.size)
-        frame = frame_size(truth.size, 64)  # a pyramid has no detail
-        self.pyramid.add(curves(pyramid(frame), true, truth.size))
+        self.boxes_that_know_nothing.add(true, known.size)
+        self.pyramid.add(measured.pyramid)
+        if measured.pixels is not None and measured.pyramid_pixels is not None:
+            self.masked.add(known)
+            self.pixels.append(measured.pixels)
+            self.pyramid_pixels.append(measured.pyramid_pixels)
         return iou
 
     def calibrated(self, thresholds: Mapping[str, Sequence[float]], source: str, seed: int) -> None:
@@ -159,44 +276,171 @@ class Evaluation:
         self.classification.add(label, top)
 
     def scores(self, classes: Sequence[str], method: str) -> list[Score]:
-        """The headline first, then each class."""
-        found = [*self._over(None, None, None)]
-        labels, seen = np.array(self.labels, int), np.array(self.class_labels, int)
-        for n, name in enumerate(classes):
-            found += self._over(labels == n, seen == n, name)
-        nobody = np.zeros(len(seen), bool)
-        for group, own, every in (("size", self.sizes, SIZES), ("number", self.numbers, NUMBERS)):
-            for name, select in subsets(own, every).items():
-                found += self._over(select, nobody, f"{group}: {name}")
+        """The headline first, then each class and each group."""
+        of_coco = self.detections.scores(classes)
+        found = [*self._over(None), *(score for score in of_coco if score.label is None)]
+        for part in parts(classes):
+            found += self._over(part)
+        found += [score for score in of_coco if score.label is not None]
         return [replace(score, method=method) for score in found]
 
-    def _over(
-        self, located: np.ndarray | None, seen: np.ndarray | None, name: str | None
-    ) -> Iterator[Score]:
-        if seen is None or seen.any():
-            yield from self.classification.compute(seen, name)
-        if not self.labels or (located is not None and not located.any()):
-            return
-        yield from self.fixed.compute(located, name)
-        for validation in self.validation.values():
-            found = validation.compute(located, name)
-            yield from (s for s in found if s.name in ("gt_known_loc", "top1_loc", "top5_loc"))
-        yield from self.counts.compute(located, name)
-        yield from self.pointing.compute(located, name)
-        for oracle in self.oracles:
-            # The mean over IoUs belongs to V2 alone.
-            yield from (s for s in oracle.compute(located, name) if s.iou is not None)
-        for metric in self.map_metrics:
-            yield from metric.compute(located, name)
-        yield from self.boxes_that_know_nothing.compute(located, name)
-        yield from self.pyramid.compute(located, name)
+    def _over(self, part: Part | None) -> Iterator[Score]:
+        """All numbers over the images of a group; None: over all."""
+        label = None if part is None else part.label
+        if part is None or part.group == "class":
+            seen = None if part is None else np.array(self.class_labels, int) == part.value
+            yield from self.classification.compute(seen, label)
+        if (located := _of(self.located, part)) is not NOBODY:
+            yield from self.fixed.compute(located, label)
+            for validation in self.validation.values():
+                found = validation.compute(located, label)
+                yield from (s for s in found if s.name in ("gt_known_loc", "top1_loc", "top5_loc"))
+            yield from self.counts.compute(located, label)
+            yield from self.pointing.compute(located, label)
+            for oracle in self.oracles:
+                # The mean over IoUs belongs to V2 alone.
+                yield from (s for s in oracle.compute(located, label) if s.iou is not None)
+            yield from self.single.compute(located, label)
+            yield from self.multi.compute(located, label)
+            yield from self.boxes_that_know_nothing.compute(located, label)
+            yield from self.pyramid.compute(located, label)
+        if (masked := _of(self.masked, part)) is not NOBODY:
+            yield from self.pixels.compute(masked, label)
+            if part is None:
+                bare = self.pyramid_pixels.compute()
+                yield from (replace(score, name=f"pyramid_{score.name}") for score in bare)
+        if self.guesses is not None and (guessed := _of(self.guessed, part)) is not NOBODY:
+            yield from self.guesses.compute(guessed, label)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """What a paired comparison takes: a row for each image, in the order of `ids`."""
+        rows = {
+            "iou": self.fixed.iou,
+            "rank": self.fixed.rank,
+            "counts": self.counts.rows,
+            "max_box_acc": self.single.correct.packed,
+            "max_box_acc_v2": self.multi.correct.packed,
+            "hit": self.pointing.hit,
+            "energy": self.pointing.energy,
+        }
+        if self.validation:
+            each = [validation.iou for validation in self.validation.values()]
+            rows["validation_iou"] = np.stack(each, 1)
+        return {name: np.ascontiguousarray(values) for name, values in rows.items()}
+
+
+NOBODY = np.zeros(0, bool)
+
+
+def _of(members: Members, part: Part | None) -> Bool[np.ndarray, n] | None:
+    """Which of the images are of a group; None: all; NOBODY where that is none."""
+    if not len(members):
+        return NOBODY
+    if part is None:
+        return None
+    select = members.select(part)
+    return select if select.any() else NOBODY
+
+
+def _first(boxes: Boxes | None) -> np.ndarray | None:
+    """The best-scored box, where there is one."""
+    return None if boxes is None or not len(boxes.boxes) else np.asarray(boxes.boxes[0])
+
+
+class Detections:
+    """What pycocotools takes: all annotated boxes of all classes, and those that were found of the
+    classes that were explained."""
+
+    def __init__(self, threshold: Mapping[str, Any] | None = None) -> None:
+        self.threshold = threshold
+        self.images: list[dict[str, Any]] = []
+        self.true: list[dict[str, Any]] = []
+        self.found: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+
+    def add(self, known: GroundTruth, boxes: Iterable[Boxes]) -> None:
+        number = len(self.images) + 1
+        height, width = known.size
+        self.images.append({"id": number, "height": height, "width": width})
+
+        def record(box: np.ndarray, label: int, mask: Rle | None) -> dict[str, Any]:
+            x0, y0, x1, y1 = box.astype(float).tolist()
+            one = {"image_id": number, "category_id": int(label) + 1,
+                   "bbox": [x0, y0, x1 - x0, y1 - y0]}  # fmt: skip
+            return one if mask is None else {**one, "segmentation": mask}
+
+        for n, box in enumerate(known.boxes):
+            label = known.label if known.classes is None else int(known.classes[n])
+            if label < 0:  # of no class of the data set
+                continue
+            one = record(box, label, known.masks[n] if known.masks is not None else None)
+            self.true.append({**one, "area": _area(one)})
+        if known.crowds is not None:
+            classes = known.crowds.classes
+            regions = zip(known.crowds.boxes, _crowd_masks(known), strict=True)
+            for n, (box, mask) in enumerate(regions):
+                label = known.label if classes is None else int(classes[n])
+                if label >= 0:
+                    one = record(box, label, mask)
+                    self.true.append({**one, "area": _area(one), "iscrowd": 1})
+        for each in boxes:
+            for n, (box, score) in enumerate(zip(each.boxes, each.scores.tolist(), strict=True)):
+                own = None if each.masks is None else each.masks[n]
+                self.found.append({**record(box, each.label, own), "score": score})
+
+    def scores(self, classes: Sequence[str]) -> list[Score]:
+        """COCO's numbers of boxes, and of masks where both sides have them all; then the AP of
+        each class."""
+        if not self.true:
+            return []
+        # The metric imports pycocotools, which a run that is all kept does not need.
+        from pipeline.metric.coco import Kind, coco_scores
+
+        kinds: list[Kind] = ["bbox"]
+        if self.found and all("segmentation" in one for one in self.found):
+            if all("segmentation" in one for one in self.true):
+                kinds.append("segm")
+            else:
+                self.notes.append("not all annotations have masks: no AP of masks")
+        content = {
+            "images": self.images,
+            "annotations": [{"id": n, "iscrowd": 0, **one} for n, one in enumerate(self.true, 1)],
+            "categories": [{"id": n, "name": name} for n, name in enumerate(classes, 1)],
+        }
+        held = {one["category_id"] for one in self.true if not one.get("iscrowd")}
+        each = {n: name for n, name in enumerate(classes, 1) if n in held}
+        return [
+            score
+            for kind in kinds
+            for score in coco_scores(content, self.found, kind, threshold=self.threshold, each=each)
+        ]
+
+
+def _area(one: Mapping[str, Any]) -> float:
+    """As COCO has it: that of the mask, also where boxes are measured."""
+    from pycocotools import mask as coco_mask
+
+    if "segmentation" in one:
+        return float(coco_mask.area(one["segmentation"]))
+    return float(one["bbox"][2] * one["bbox"][3])
+
+
+def guesses_have_boxes(run: Run) -> bool:
+    """Whether the classes predicted first were explained, as many as ILSVRC lets guess."""
+    wanted = min(GUESSES, len(run.classes))
+    rules = [one for one in explain.targets(run) if one not in run.classes]
+    tops = [one.removeprefix("top") for one in rules if one.startswith("top")]
+    return any(top.isdecimal() and int(top) >= wanted for top in tops)
 
 
 def make(run: Run, folder: Path) -> None:
     maps, cut = run.folder("explain"), run.folder("localize")
     truth = run.data.truth("val")
     evaluation = Evaluation(
-        run.config["evaluate"]["ious"], run.segmenter().stands_on, run.config["seed"]
+        run.config["evaluate"]["ious"],
+        run.segmenter().stands_on,
+        run.config["seed"],
+        guesses_have_boxes(run),
     )
     if "calibrate" in run.config["stages"]:
         picked = calibrate.read(run.folder("calibrate"))
@@ -206,13 +450,49 @@ def make(run: Run, folder: Path) -> None:
         truth = {id: one for id, one in truth.items() if id not in set(picked["images"])}
     notes = _score(run, maps, cut, truth, evaluation)
     scores = evaluation.scores(run.classes, run.method)
+    notes += evaluation.detections.notes
     store.write_json(folder / "metrics.json", [score.record() for score in scores], indent=1)
     store.write_json(folder / "images.json", evaluation.images)
     store.write_json(folder / "curve.json", _curve(evaluation))
     store.write_json(folder / "notes.json", [*run.data.truth_notes(), *notes])
+    store.write_arrays(
+        folder / "rows.safetensors",
+        evaluation.rows(),
+        method=run.method,
+        protocol=run.config["protocol"],
+        ious=evaluation.ious,
+        threshold=evaluation.fixed.threshold,
+        ids=evaluation.ids,
+        true=evaluation.true,
+    )
     table = table_of(scores, run.classes)
     store.write_json(folder / "table.json", table)
     store.write_text(folder / "table.txt", text_of(run.method, table) if table["rows"] else "")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All maps of an image, and its boxes by class."""
+
+    position: int
+    maps: Sequence[SaliencyMap]
+    boxes: Mapping[int, Boxes]
+
+    @property
+    def id(self) -> str:
+        return self.maps[0].id
+
+
+def _images(maps: Path, cut: Path, ids: Sequence[str]) -> Iterator[Seen]:
+    """Image by image, both streamed from their shards, in the same order."""
+    every = (one for shard in shards.written(maps) for one in explain.maps_in(shard, ids))
+    boxed = groupby(localize.boxes_of(cut, ids), key=lambda one: one[0])
+    at, found = -1, dict[int, Boxes]()
+    for position, group in groupby(every, key=lambda one: one[0]):
+        while at < position:  # an image whose maps could not be cut has no boxes
+            at, own = next(boxed, (len(ids), iter(())))
+            found = {boxes.label: boxes for _, boxes in own}
+        yield Seen(position, [one for _, one in group], found if at == position else {})
 
 
 def _score(
@@ -223,44 +503,51 @@ def _score(
     evaluation: Evaluation,
 ) -> list[str]:
     ids = run.data.ids(run.split)
-    labels = run.data.labels(run.split)
+    labels = run.data.labels(run.split).tolist()
     scored = set(run.data.ids("val"))
     seen = explain.classification(maps)
     top = dict(zip(seen.image.tolist(), seen.top.tolist(), strict=True))
     for position, classes in top.items():
         if labels[position] >= 0 and ids[position] in scored:
-            evaluation.classified(int(labels[position]), classes)
+            evaluation.classified(labels[position], classes)
 
     missing: list[str] = []
     other_class: list[str] = []
-    found_boxes = {(p, boxes.label): boxes for p, boxes in localize.boxes_of(cut, ids)}
-    found_maps = ((p, s) for shard in shards.written(maps) for p, s in explain.maps_in(shard, ids))
+    unexplained: list[str] = []
+    protocol = run.config["protocol"]
 
-    def measure(item: tuple[int, SaliencyMap]) -> tuple[int, SaliencyMap, Measured | None]:
-        position, saliency = item
-        known = truth.get(saliency.id)
-        if known is None or saliency.explained != labels[position]:
-            return position, saliency, None
-        check_sizes(known, saliency)
-        scaled = upsampled(saliency.raw(), frame_size(saliency.size))
-        return position, saliency, Measured.of(scaled, known.of_label(), saliency.size)
+    def of_image(one: Seen) -> tuple[Seen, Measured | None]:
+        known = truth.get(one.id) if one.id in scored else None
+        own = next((m for m in one.maps if m.explained == labels[one.position]), None)
+        if known is None:
+            return one, None
+        check_sizes(known, one.maps[0])
+        if own is None or not len(known.of_label()):
+            return one, None
+        scaled = measure.scaled(own.raw(), own.size, protocol)
+        return one, Measured.of(scaled, known, protocol)
 
     with runtime.progress("evaluate", len(truth)) as advance:
-        for position, saliency, found in runtime.stream(measure, found_maps, run.workers):
-            if saliency.explained != labels[position] and labels[position] >= 0:
+        for one, found in runtime.stream(of_image, _images(maps, cut, ids), run.workers):
+            if one.id not in scored:
                 continue
-            if saliency.id not in scored:
-                continue
-            boxes = found_boxes.get((position, saliency.explained))
-            known, iou = truth.get(saliency.id), None
+            position, known = one.position, truth.get(one.id)
+            own = [m for m in one.maps if m.explained == labels[position] or labels[position] < 0]
             if known is None:
-                missing.append(saliency.id)
-            elif not len(known.of_label()):
-                other_class.append(saliency.id)
-            elif found is not None:
-                iou = evaluation.add(known, boxes, found, top[position])
-                advance(1)
-            evaluation.images.append(_image(position, saliency, boxes, known, iou))
+                missing.append(one.id)
+            else:
+                evaluation.detected(known, one.boxes, top[position])
+                if not len(known.of_label()):
+                    other_class.append(one.id)
+                elif not own:
+                    unexplained.append(one.id)
+            for saliency in own:
+                iou = None
+                boxes = one.boxes.get(saliency.explained)
+                if found is not None and known is not None:
+                    iou = evaluation.add(known, boxes, found, top[position])
+                    advance(1)
+                evaluation.images.append(_image(position, saliency, boxes, known, iou))
     notes = []
     if truth and missing:
         notes.append(f"{len(missing)} images have no annotation and were not scored, "
@@ -268,7 +555,11 @@ def _score(
     if other_class:
         notes.append(f"{len(other_class)} images have no box of their own class and were not "
                      f"scored, {other_class[0]!r} for one")  # fmt: skip
-    if truth and not evaluation.labels:
+    if unexplained:
+        notes.append(f"{len(unexplained)} images have no map of their own class: GT-known Loc and "
+                     "what else is measured on it leaves them out, which flatters it; "
+                     "explain.target=[true,...] gives them one")  # fmt: skip
+    if truth and not len(evaluation.located):
         notes.append("no image could be scored: explain.target=true gives maps of the true class")
     return notes
 
@@ -304,9 +595,9 @@ def _image(
 
 def _curve(evaluation: Evaluation) -> dict[str, Any]:
     """GT-known Loc over the threshold, a point for every hundredth, for the report."""
-    if not evaluation.labels:
+    n = len(evaluation.located)
+    if not n:
         return {"fixed": None, "lines": []}
-    n = len(evaluation.labels)
     lines = [
         {
             "iou": iou,
@@ -319,191 +610,3 @@ def _curve(evaluation: Evaluation) -> dict[str, Any]:
     ]
     fixed = (evaluation.fixed.threshold or {}).get("value")
     return {"fixed": fixed, "lines": lines}
-
-
-# -- tables --------------------------------------------------------------------------------------
-
-ROWS = {
-    "gt_known_loc": "GT-known Loc",
-    "top1_loc": "Top-1 Loc",
-    "top5_loc": "Top-5 Loc",
-    "corloc": "CorLoc",
-    "full_image_loc": "full image",
-    "centre_box_loc": "best centre box",
-}
-BASELINES = ("full_image_loc", "centre_box_loc", "pyramid_max_box_acc_v2")
-CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
-FAR_BEHIND = 0.05  # of the oracle: then the threshold is worth a word
-
-
-def table_of(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
-    """The main numbers in percent, a row each, a column for each IoU."""
-    # Among five classes the true one is always within the first five.
-    headline = [s for s in scores if s.label is None and (len(classes) > 5 or "top5" not in s.name)]
-    ious = sorted({s.iou for s in headline if s.iou is not None and s.name == "gt_known_loc"})
-    rows: list[dict[str, Any]] = []
-    for name, title in ROWS.items():
-        kinds = dict.fromkeys(_kind(s) for s in headline if s.name == name and s.iou is not None)
-        for kind in kinds:
-            own = {s.iou: s for s in headline if s.name == name and _kind(s) == kind}
-            cells = [_cell(own.get(iou), kind in CHOSEN) for iou in ious]
-            rows.append({"cells": [f"{title}{_named(own, kind)}", *cells, ""],
-                         "baseline": name in BASELINES})  # fmt: skip
-    for name, title in (("max_box_acc_v2", "MaxBoxAccV2 (oracle)"),
-                        ("pyramid_max_box_acc_v2", "centred pyramid, V2 (oracle)")):  # fmt: skip
-        own = {s.iou: s for s in headline if s.name == name}
-        if own:
-            cells = [_cell(own.get(iou), True) for iou in ious]
-            rows.append({"cells": [title, *cells, _cell(own.get(None), False)],
-                         "baseline": name in BASELINES})  # fmt: skip
-    for k in (1, 5):
-        own = {s.iou: s for s in headline if s.name == f"classification_top{k}"}
-        if own:
-            cells = [f"classification, top-{k}", *[""] * len(ious), _cell(own[None], False)]
-            rows.append({"cells": cells, "baseline": False})
-    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
-    return {"head": head, "rows": rows, "cards": _cards(headline), "advice": _advice(headline),
-            "classes": _per_class(scores, classes)}  # fmt: skip
-
-
-Place = tuple[str, float | None, str]  # name, IoU, and whether at the boxes' own threshold
-
-
-def _place(score: Score) -> Place:
-    return score.name, score.iou, _kind(score) if _kind(score) in CHOSEN else "own"
-
-
-def _kind(score: Score) -> str:
-    return "" if score.threshold is None else str(score.threshold["kind"])
-
-
-def _named(own: Mapping[float | None, Score], kind: str) -> str:
-    told = [kind]
-    if kind not in CHOSEN:
-        values = dict.fromkeys(s.threshold["value"] for s in own.values() if s.threshold)
-        told += [f"{value:g}" for value in values if value is not None]
-    return kind and f" ({' '.join(told)})"
-
-
-def percent(value: float) -> str:
-    """Equal shares are written alike, however they were added up."""
-    return f"{round(100 * value, 9):.1f}"
-
-
-def _cell(score: Score | None, with_threshold: bool) -> str:
-    if score is None:
-        return ""
-    at = ""
-    if (
-        with_threshold
-        and score.threshold is not None
-        and not isinstance(score.threshold["value"], list)
-    ):
-        at = f" @{score.threshold['value']:.2f}"
-    return f"{percent(score.value)}{at}"
-
-
-CARDS: dict[Place, tuple[str, str, Place | None]] = {
-    ("gt_known_loc", 0.5, "own"): (
-        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
-    ("gt_known_loc", 0.5, "validation"): (
-        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
-    ("gt_known_loc", 0.5, "oracle"): (
-        "GT-known Loc", "best centre box", ("centre_box_loc", 0.5, "oracle")),
-    ("max_box_acc_v2", None, "oracle"): (
-        "MaxBoxAccV2", "centred pyramid", ("pyramid_max_box_acc_v2", None, "oracle")),
-    ("top1_loc", 0.5, "own"): ("Top-1 Loc", "", None),
-    ("classification_top1", None, "own"): ("classification, top-1", "", None),
-}  # fmt: skip
-
-
-def _cards(headline: Sequence[Score]) -> list[dict[str, Any]]:
-    """The few numbers to look at first, each beside what knows nothing of the image."""
-    found = {_place(s): s for s in headline}
-    return [
-        {
-            "title": title,
-            "at": _stands_on(found[place]),
-            "number": found[place].value,
-            "value": _cell(found[place], False),
-            "threshold": _cell(found[place], place[2] in CHOSEN).partition(" ")[2],
-            "spread": _spread(found[place]),
-            "n": found[place].n,
-            "of_boxes": not place[0].startswith("classification"),
-            "baseline": [baseline, percent(found[beside].value)] if beside in found else None,
-        }
-        for place, (title, baseline, beside) in CARDS.items()
-        if place in found
-    ]
-
-
-def _stands_on(score: Score) -> str:
-    at = "" if score.iou is None else f"IoU {score.iou:g}"
-    return ", ".join(filter(None, [at, _named({score.iou: score}, _kind(score)).strip(" ()")]))
-
-
-def _spread(score: Score) -> str:
-    """The 95 % interval in words. Where all images agree the bootstrap has no width, which would be
-    read as certainty: there it is Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1."""
-    if score.value in (0, 1):
-        bound = score.n / (score.n + 1.96**2)
-        return (f"at least {percent(bound)} (Wilson)" if score.value else
-                f"at most {percent(1 - bound)} (Wilson)")  # fmt: skip
-    if score.interval is None:
-        return ""
-    return f"{percent(score.interval[0])} to {percent(score.interval[1])}"
-
-
-def _advice(headline: Sequence[Score]) -> str | None:
-    found = {s.threshold["kind"]: s for s in headline
-             if s.name == "gt_known_loc" and s.iou == 0.5 and s.threshold}  # fmt: skip
-    if not {"fixed", "oracle"} <= set(found):
-        return None
-    reached = {kind: percent(s.value) for kind, s in found.items()}
-    at = {kind: s.threshold["value"] for kind, s in found.items() if s.threshold}
-    if found["oracle"].value - found["fixed"].value < FAR_BEHIND:
-        return None
-    advice = (
-        f"At IoU 0.5 the curve prefers a threshold of {at['oracle']:.2f} ({reached['oracle']} %) "
-        f"to the fixed {at['fixed']:g} ({reached['fixed']} %); it was chosen on the very images "
-        "that are scored, so what it reaches here is optimistic"
-    )
-    if "validation" in found and not isinstance(at["validation"], list):
-        return (f"{advice}. One chosen on other images, segmenter.threshold={at['validation']:g}, "
-                f"reaches {reached['validation']} %.")  # fmt: skip
-    if "validation" in found:
-        advice += f" (chosen on one half, used on the other: {reached['validation']} %)"
-    return f"{advice}. segmenter.threshold={at['oracle']:.2f} would use it."
-
-
-def _per_class(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any] | None:
-    columns: dict[str, Place] = {
-        "GT-known @0.5": ("gt_known_loc", 0.5, "own"),
-        "validation": ("gt_known_loc", 0.5, "validation"),
-        "oracle": ("gt_known_loc", 0.5, "oracle"),
-        "MaxBoxAccV2": ("max_box_acc_v2", None, "oracle"),
-        "top-1": ("classification_top1", None, "own"),
-    }
-    found = {(s.label, _place(s)): s for s in scores if s.label is not None}
-    there = {place for _, place in found}
-    columns = {title: place for title, place in columns.items() if place in there}
-    rows = []
-    for name in classes:
-        own = [found.get((name, place)) for place in columns.values()]
-        counted = next((s.n for s in own if s is not None), 0)
-        rows.append([name, str(counted), *(_cell(s, False) for s in own)])
-    return {"head": ["class", "n", *columns], "rows": rows} if found else None
-
-
-def text_of(method: str, table: Mapping[str, Any]) -> str:
-    """The table as a terminal shows it."""
-    lines = [[f"{method}, {table['head'][0]}", *table["head"][1:]]]
-    lines += [row["cells"] for row in table["rows"]]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
-    text = [
-        "  ".join([line[0].ljust(widths[0]),
-                   *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    ]  # fmt: skip
-    text.insert(1, "-" * max(map(len, text)))
-    return "\n".join(text) + "\n"

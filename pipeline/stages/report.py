@@ -22,7 +22,10 @@ from pipeline.records import Boxes, SaliencyMap, SetAside
 from pipeline.run import Run
 from pipeline.segmenter.frame import upsampled
 from pipeline.stages import explain, localize, train
+from pipeline.stages.colours import blended
+from pipeline.stages.compare import TITLES
 from pipeline.stages.draw import PALETTE
+from pipeline.stages.table import percent
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -38,6 +41,7 @@ def made_of(run: Run) -> dict[str, Any]:
         "source": run.sources("report"),
         "template": store.file_fingerprint(template_path()),
         "evaluate": [one.key("evaluate") for one in methods],
+        "compare": run.key("compare") if "compare" in run.config["stages"] else None,
         "report": run.config["report"],
         "title": _title(run),
         "links": _links(run),
@@ -62,6 +66,7 @@ def make(run: Run, folder: Path) -> None:
         facts=_facts(run, sections[0].images),
         sections=sections,
         comparison=_comparison(sections) if len(sections) > 1 else None,
+        differences=_differences(run),
         unmeasured=_unmeasured(run, sections[0].images),
         gallery=gallery,
         aspect=float(np.clip(np.median(shapes), 0.75, 1.5)) if shapes else 1,
@@ -156,7 +161,8 @@ def _essentials(run: Run) -> str:
 
 def _links(run: Run) -> list[str]:
     """What lies beside the page in the run's folder, of the stages that this run has."""
-    files = {"localize": ("boxes.json", "predictions.json"), "evaluate": ("metrics.json",)}
+    files = {"localize": ("boxes.json", "predictions.json"), "evaluate": ("metrics.json",),
+             "compare": ("comparison.json",)}  # fmt: skip
     found = [name for stage in run.config["stages"] for name in files.get(stage, ())]
     return [*found, "config.yaml"]
 
@@ -179,6 +185,33 @@ def _comparison(sections: Sequence[Section]) -> dict[str, Any]:
         ],
         "lines": lines,
     }
+
+
+def _differences(run: Run) -> list[dict[str, Any]]:
+    """What stage compare found, a section for each pair: sentences, and a row for each number."""
+    if "compare" not in run.config["stages"]:
+        return []
+    return [
+        {
+            "title": f"{one['b']} against {one['a']}",
+            "sentences": one["sentences"],
+            "notes": one["notes"],
+            "test": one["test"],
+            "corrected_for": one["corrected_for"],
+            "rows": [_difference(each["record"]) for each in one["differences"]],
+        }
+        for one in store.read_json(run.folder("compare") / "comparison.json")
+    ]
+
+
+def _difference(record: Mapping[str, Any]) -> list[str]:
+    kind = (record["threshold"] or {}).get("kind")
+    name = TITLES[record["name"].removeprefix("difference:")]
+    at = "" if record["iou"] is None else f" @{record['iou']:g}"
+    low, high = record["interval"]
+    return [f"{name}{at}{f' ({kind})' if kind else ''}", percent(record["value"]),
+            f"{percent(low)} to {percent(high)}", f"{record['p_value']:.2g}",
+            str(record["n"])]  # fmt: skip
 
 
 def _unmeasured(run: Run, images: Sequence[Mapping[str, Any]]) -> str | None:
@@ -338,18 +371,6 @@ def _picture(run: Run, one: Mapping[str, Any], seen: Sequence[Seen]) -> dict[str
 def shortened(name: str, most: int = 36) -> str:
     """Both ends of a long name: images of one camera differ in the last digits."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
-
-
-def blended(
-    image: UInt8[np.ndarray, "H W 3"], heat: np.ndarray, share: float = 0.55
-) -> UInt8[np.ndarray, "H W 3"]:
-    """A map in [0, 1] in colours over the image, which keeps its brightness where nothing is."""
-    import cv2
-
-    colours = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-    grey = image.mean(2, keepdims=True).repeat(3, 2)
-    mixed = (1 - share) * (0.6 * image + 0.4 * grey) + share * colours
-    return np.ascontiguousarray(mixed.clip(0, 255).astype(np.uint8))
 
 
 def drawn(

@@ -23,20 +23,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline import store
 from pipeline.data import coco, wsolevaluation
-from pipeline.metric.bootstrap import Comparison, Rows, compare
-from pipeline.records import Problem, Score
+from pipeline.records import Problem
 from pipeline.run import Run
-from pipeline.stages.evaluate import percent, table_of, text_of
-from pipeline.stages.scored import Asked, Grouped, Pairs, Scored
+from pipeline.stages.compare import TEST, differences
+from pipeline.stages.scored import Asked, Grouped, Scored
 from pipeline.stages.scored_boxes import Known, score_boxes
 from pipeline.stages.scored_maps import score_maps
-
-SURE = 0.05  # below this p a difference is called one
-
+from pipeline.stages.table import table_of, text_of
 
 # -- the stage -----------------------------------------------------------------------------------
 
@@ -172,48 +167,9 @@ def _write(
 # -- two of them, compared ----------------------------------------------------------------------
 
 
-TITLES = {
-    "gt_known_loc": "GT-known Loc",
-    "top1_loc": "Top-1 Loc",
-    "mean_iou": "mean IoU",
-    "box_f1": "box F1",
-    "max_box_acc": "MaxBoxAcc (oracle)",
-    "max_box_acc_v2": "MaxBoxAccV2 (oracle)",
-    "pointing_game": "pointing game",
-    "energy_pointing_game": "energy pointing game",
-    "pxap": "PxAP",
-}
-
-
 def _compared(a: Scored, b: Scored, called: Sequence[str], seed: int) -> dict[str, Any]:
     """Each number that both have, on the images that both have."""
-    mine, other = a.pairs(), b.pairs()
-    found = []
-    for (name, iou), pair in mine.items():
-        if (name, iou) not in other:
-            continue
-        beside = other[name, iou]
-        rows_a, rows_b = _same_images(pair, beside)
-        if not len(rows_a):
-            continue
-        told = compare(rows_a, rows_b, pair.statistic, seed=seed)
-        what = TITLES[name] + (f" at IoU {iou:g}" if iou is not None else "")
-        record = {
-            **Score(
-                f"difference:{name}",
-                told.difference,
-                told.n,
-                iou,
-                {"kind": pair.threshold, "value": None} if pair.threshold else None,
-                None,
-                told.interval,
-                f"{called[1]} - {called[0]}",
-            ).record(),
-            "group": None,
-            "p_value": told.p_value,
-        }
-        sentence = sentence_of(told, what, called, a.unit)
-        found.append({"sentence": sentence, "record": record})
+    found = differences(a.pairs(), b.pairs(), called, a.unit, seed)
     if not found:
         raise Problem(
             f"against={called[1]}: no image was scored in both, so nothing can be compared"
@@ -222,84 +178,14 @@ def _compared(a: Scored, b: Scored, called: Sequence[str], seed: int) -> dict[st
         "a": called[0],
         "b": called[1],
         "sentence": found[0]["sentence"],
-        "test": "randomization test of paired images, 2000 swaps; 95 % percentile bootstrap",
+        "test": TEST,
         "differences": found,
     }
 
 
-def _same_images(a: Pairs, b: Pairs) -> tuple[Rows, Rows]:
-    if a.ids == b.ids:
-        return a.rows, b.rows
-    both = set(a.ids) & set(b.ids)
-    return tuple(  # type: ignore[return-value]
-        _chosen(one.rows, np.array([image in both for image in one.ids], bool)) for one in (a, b)
-    )
-
-
-def _chosen(rows: Any, select: np.ndarray) -> Rows:
-    picked: Rows = rows[select] if isinstance(rows, np.ndarray) else rows.chosen(select)
-    return picked
-
-
-def sentence_of(told: Comparison, what: str, called: Sequence[str], unit: str) -> str:
-    """`B is better by 2.1 points ...`, or that these images cannot tell."""
-    low, high = told.interval
-    points = f"95 %: {percent(low)} to {percent(high)}, p = {told.p_value:.2g}"
-    if told.p_value < SURE and (low > 0 or high < 0):
-        better, worse = (called[1], called[0]) if told.difference > 0 else (called[0], called[1])
-        if told.difference < 0:
-            points = f"95 %: {percent(-high)} to {percent(-low)}, p = {told.p_value:.2g}"
-        by = percent(abs(told.difference))
-        return f"{better} is better than {worse} by {by} points in {what} ({points})"
-    return (
-        f"no difference that {told.n} {unit} could tell between {called[0]} and {called[1]} in "
-        f"{what}: {percent(told.difference)} points ({points})"
-    )
-
-
 # -- the table ----------------------------------------------------------------------------------
-
-MORE_ROWS = {
-    "box_precision": "box precision",
-    "box_recall": "box recall",
-    "box_f1": "box F1",
-}
-MORE_CELLS = {
-    "mean_iou": "mean IoU",
-    "coco_box_ap": "COCO AP, boxes",
-    "coco_box_ar_100": "COCO AR 100, boxes",
-    "coco_mask_ap": "COCO AP, masks",
-    "coco_mask_ar_100": "COCO AR 100, masks",
-    "pointing_game": "pointing game",
-    "energy_pointing_game": "energy pointing game",
-    "pxap": "PxAP",
-    "pxiou": "PxIoU (oracle)",
-    "pyramid_pxap": "centred pyramid, PxAP",
-}
 
 
 def _table(found: Sequence[Grouped], classes: Sequence[str]) -> dict[str, Any]:
-    """Stage evaluate's table, with the rows that only others' boxes and maps have."""
-    headline = [score for score, group in found if group is None]
-    by_class = [score for score, group in found if group == "class"]
-    table = table_of([*headline, *by_class], classes)
-    ious = sorted({s.iou for s in headline if s.name == "gt_known_loc" and s.iou is not None})
-    there = {row["cells"][0].split(" (")[0] for row in table["rows"]}
-    rows = []
-    for name, title in MORE_ROWS.items():
-        own = {s.iou: s for s in headline if s.name == name}
-        if own and title not in there:
-            cells = [percent(own[iou].value) if iou in own else "" for iou in ious]
-            rows.append({"cells": [title, *cells, ""], "baseline": False})
-    for name, title in MORE_CELLS.items():
-        kind = "oracle" if name == "pxiou" else None
-        own = {
-            s.iou: s
-            for s in headline
-            if s.name == name and (kind is None or (s.threshold or {}).get("kind") == kind)
-        }
-        if None in own and title not in there:
-            cells = [percent(own[iou].value) if iou in own else "" for iou in ious]
-            rows.append({"cells": [title, *cells, percent(own[None].value)],
-                         "baseline": name.startswith("pyramid")})  # fmt: skip
-    return {**table, "rows": [*table["rows"], *rows]}
+    """Stage evaluate's table."""
+    return table_of([score for score, group in found if group in (None, "class")], classes)

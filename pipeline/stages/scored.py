@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Group = Literal["class", "size", "number"]
 Grouped = tuple[Score, Group | None]
+Place = tuple[str, float | None, str]
+"""Name, IoU, and which threshold where a number is given at several: "validation", "oracle"."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Scored:
     def scores(self, method: str) -> list[Grouped]:
         raise NotImplementedError
 
-    def pairs(self) -> dict[tuple[str, float | None], Pairs]:
-        """By name and IoU; the first is what the sentence is about."""
+    def pairs(self) -> dict[Place, Pairs]:
+        """The first is what the sentence is about."""
         raise NotImplementedError
 
     def curve(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,13 @@ from pipeline.data import coco, results
 from pipeline.data.listing import some
 from pipeline.metric.baselines import Baselines
 from pipeline.metric.bootstrap import first
-from pipeline.metric.box_counts import BoxCounts, match, precision_recall_f1
-from pipeline.metric.coco import coco_scores
+from pipeline.metric.box_counts import BoxCounts, f1_of, match
+from pipeline.metric.coco import Kind, coco_scores
 from pipeline.metric.groups import number_group, size_group
 from pipeline.metric.gt_known import Localization
 from pipeline.metric.iou import best_iou
 from pipeline.records import Problem, Size
-from pipeline.stages.scored import Asked, Grouped, Pairs, Scored, subsets
+from pipeline.stages.scored import Asked, Grouped, Pairs, Place, Scored, subsets
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
@@ -172,25 +172,21 @@ class ScoredBoxes(Scored):
         every = [*found, *self.coco]
         return [(replace(score, method=method), group) for score, group in every]
 
-    def pairs(self) -> dict[tuple[str, float | None], Pairs]:
+    def pairs(self) -> dict[Place, Pairs]:
         ious = sorted(self.asked.ious, key=lambda iou: (abs(iou - 0.5), iou))
-        found: dict[tuple[str, float | None], Pairs] = {}
+        found: dict[Place, Pairs] = {}
         for iou in ious:
-            found["gt_known_loc", iou] = Pairs(self.fixed.iou >= iou, first, self.ids)
+            found["gt_known_loc", iou, ""] = Pairs(self.fixed.iou >= iou, first, self.ids)
         right = np.array(self.right, bool).reshape(len(self.ids), -1)
         for iou in ious if 1 in self.with_top else ():
             column = right[:, list(self.asked.ious).index(iou)]
-            found["top1_loc", iou] = Pairs(column, first, self.ids)
-        found["mean_iou", None] = Pairs(self.fixed.iou, first, self.ids)
+            found["top1_loc", iou, ""] = Pairs(column, first, self.ids)
+        found["mean_iou", None, ""] = Pairs(self.fixed.iou, first, self.ids)
         counts = np.array(self.per_image, float)
         for iou in ious:
             rows = counts[:, list(self.asked.ious).index(iou)]
-            found["box_f1", iou] = Pairs(rows, _f1, self.images)
+            found["box_f1", iou, ""] = Pairs(rows, f1_of, self.images)
         return found
-
-
-def _f1(means: Float64[np.ndarray, "*b 3"]) -> Float64[np.ndarray, "*b"]:
-    return precision_recall_f1(means)[2]
 
 
 Found = dict[int, tuple["Float32[np.ndarray, 'n 4']", "Float64[np.ndarray, n]"]]
@@ -250,7 +246,7 @@ def _told_top(
 
 def _coco(given: results.Results, known: Known, notes: list[str]) -> Iterator[Grouped]:
     """pycocotools' own numbers: all, and each class on the images that it is in."""
-    kinds: list[Literal["bbox", "segm"]] = ["bbox"]
+    kinds: list[Kind] = ["bbox"]
     if any(mask is not None for mask in given.masks):
         bare = [one for one in known.content["annotations"] if not one.get("segmentation")]
         if given.all_masked and not bare:
@@ -259,20 +255,9 @@ def _coco(given: results.Results, known: Known, notes: list[str]) -> Iterator[Gr
             missing = "records" if not given.all_masked else "annotations"
             notes.append(f"{given.path.name}: not all {missing} have masks: no AP of masks")
     notes.append("COCO's AP and AR have no interval: they are no mean over images")
+    held = {one["category_id"] for one in known.content["annotations"]}
+    each = {n: name for n, name in zip(known.numbers, known.classes, strict=True) if n in held}
     for kind in kinds:
         records = list(given.records(masks=kind == "segm"))
-        yield from ((score, None) for score in coco_scores(known.content, records, kind))
-        for number, name in zip(known.numbers, known.classes, strict=True):
-            own = [one for one in records if one["category_id"] == number]
-            true = [one for one in known.content["annotations"] if one["category_id"] == number]
-            if not true:
-                continue
-            places = {one["image_id"] for one in (*own, *true)}
-            part = {
-                **known.content,
-                "annotations": true,
-                "images": [one for one in known.content["images"] if one["id"] in places],
-            }
-            for score in coco_scores(part, own, kind, category_ids=[number], label=name):
-                if score.name.endswith("_ap"):
-                    yield score, "class"
+        for score in coco_scores(known.content, records, kind, each=each):
+            yield score, None if score.label is None else "class"

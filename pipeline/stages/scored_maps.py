@@ -32,15 +32,14 @@ from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from pipeline.metric.pointing import energy_inside, pointing_hit
 from pipeline.metric.pxap import PxAP, histograms, pxap
 from pipeline.metric.scores import chosen, mean_score
-from pipeline.records import Problem, Score, SetAside, Size
+from pipeline.records import Problem, Score, SetAside
 from pipeline.segmenter.frame import frame_size, min_max, to_image, upsampled
 from pipeline.stages.evaluate import GtKnownOracle, PyramidOracle
-from pipeline.stages.scored import Asked, Grouped, Pairs, Scored, subsets
+from pipeline.stages.measure import FRAME, pyramid_curves
+from pipeline.stages.scored import Asked, Grouped, Pairs, Place, Scored, subsets
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, UInt8
-
-FRAME: Size = (224, 224)  # of wsolevaluation
 
 
 @dataclass(frozen=True)
@@ -57,17 +56,6 @@ class Measured:
     resized: bool
 
 
-class Pixels(PxAP):
-    """PxAP of counts that a worker made."""
-
-    def add_counts(self, counts: np.ndarray) -> None:
-        self._rows.append(counts.astype(np.uint32).ravel())
-
-    @property
-    def rows(self) -> np.ndarray:
-        return np.array(self._rows, np.uint32)
-
-
 class ScoredMaps(Scored):
     def __init__(self, metadata: wsolevaluation.Metadata, asked: Asked) -> None:
         self.metadata, self.asked = metadata, asked
@@ -80,7 +68,7 @@ class ScoredMaps(Scored):
         self.single, self.multi = MaxBoxAcc((0.5,), seed), MaxBoxAccV2(seed=seed)
         self.pyramid = PyramidOracle(seed=seed)
         self.know_nothing = Baselines(asked.ious, seed)
-        self.pixels, self.pyramid_pixels = Pixels(seed=seed), Pixels(seed=seed)
+        self.pixels, self.pyramid_pixels = PxAP(seed=seed), PxAP(seed=seed)
         self.hits: list[bool] = []
         self.energy: list[float] = []
         self.ids: list[str] = []
@@ -103,8 +91,8 @@ class ScoredMaps(Scored):
         if one.curves is None or one.pyramid is None:
             assert one.pixels is not None
             assert one.pyramid_pixels is not None
-            self.pixels.add_counts(one.pixels)
-            self.pyramid_pixels.add_counts(one.pyramid_pixels)
+            self.pixels.append(one.pixels)
+            self.pyramid_pixels.append(one.pyramid_pixels)
             self.sizes.append("")
             self.numbers.append("")
             return record
@@ -158,22 +146,24 @@ class ScoredMaps(Scored):
         yield from self.know_nothing.compute(select, label)
         yield from self.pyramid.compute(select, label)
 
-    def pairs(self) -> dict[tuple[str, float | None], Pairs]:
-        found: dict[tuple[str, float | None], Pairs] = {}
+    def pairs(self) -> dict[Place, Pairs]:
+        found: dict[Place, Pairs] = {}
         boxed = [one for one, has in zip(self.ids, self.boxed, strict=True) if has]
         masked = [one for one, has in zip(self.ids, self.boxed, strict=True) if not has]
         if boxed:
             for metric in (self.multi, self.single):
-                place = metric.name, 0.5 if metric is self.single else None
-                found[place] = Pairs(metric.correct, metric.statistic, boxed, "oracle")
+                iou = 0.5 if metric is self.single else None
+                found[metric.name, iou, "oracle"] = Pairs(
+                    metric.correct, metric.statistic, boxed, "oracle"
+                )
             for iou in self.asked.ious:
                 kind = str(self.asked.threshold["kind"])
-                found["gt_known_loc", iou] = Pairs(self.fixed.iou >= iou, first, boxed, kind)
-            found["mean_iou", None] = Pairs(self.fixed.iou, first, boxed)
+                found["gt_known_loc", iou, ""] = Pairs(self.fixed.iou >= iou, first, boxed, kind)
+            found["mean_iou", None, ""] = Pairs(self.fixed.iou, first, boxed)
         if masked:
-            found["pxap", None] = Pairs(self.pixels.rows, _pxap, masked)
-        found["pointing_game", None] = Pairs(np.array(self.hits), first, self.ids)
-        found["energy_pointing_game", None] = Pairs(np.array(self.energy), first, self.ids)
+            found["pxap", None, ""] = Pairs(self.pixels.rows, _pxap, masked)
+        found["pointing_game", None, ""] = Pairs(np.array(self.hits), first, self.ids)
+        found["energy_pointing_game", None, ""] = Pairs(np.array(self.energy), first, self.ids)
         return found
 
     def curve(self) -> dict[str, Any]:
@@ -260,7 +250,7 @@ def _measured(
     if not theirs:
         scaled = upsampled(values.astype(np.float32), frame_size(size))
         found = curves(scaled, true, size)
-        bare = curves(pyramid(frame_size(size, 64)), true, size)
+        bare = pyramid_curves(true, size, "default")
         resized = False
     else:
         scaled, resized = as_theirs(values)

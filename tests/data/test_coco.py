@@ -73,7 +73,7 @@ def test_wrong_json(tmp_path, text, words):
 
 
 def test_wrong_files(tmp_path):
-    refused(tmp_path / "none.json", "no such file", "data.boxes=FILE")
+    refused(tmp_path / "none.json", "no such file", "expected a COCO file")
     refused(tmp_path, "a folder")
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     refused(tmp_path / "bytes.json", "not UTF-8")
@@ -148,12 +148,19 @@ def test_size_may_be_left_away(tmp_path):
     refused(write(tmp_path, whole), "images[0]", "no size")
 
 
-def test_crowds_are_left_out(tmp_path):
+def test_crowds_are_regions_apart(tmp_path):
     whole = good()
     whole["annotations"][0]["iscrowd"] = 1
     file = coco.read(write(tmp_path, whole))
     assert file.images[0].boxes == []
-    assert file.notes == ["boxes.json: 1 crowd annotations were left out"]
+    (crowd,) = file.images[0].crowds
+    x, y, width, height = whole["annotations"][0]["bbox"]
+    assert crowd.box == (x, y, x + width, y + height)
+    assert crowd.mask is None
+    (note,) = file.notes
+    assert note.startswith("boxes.json: 1 crowd annotations: nothing is counted there")
+    whole["annotations"][0]["bbox"] = [0, 0, -1, 5]  # what only forgives is not worth an error
+    assert coco.read(write(tmp_path, whole)).images[0].crowds == []
 
 
 # -- masks

@@ -46,6 +46,72 @@ def annotate(root: Path, **change: object) -> Path:
 # -- images and labels
 
 
+def calibration(root: Path, paint, name: str = "valid") -> dict:
+    for folder in ("n01", "n02", "n03"):
+        paint(root / f"{name}/{folder}/x.png", size=(30, 40))
+    whole = {"images": [{"id": 1, "file_name": f"{name}/n01/x.png"}],
+             "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 10, 20]}],
+             "categories": [{"id": 5, "name": "n01"}]}  # fmt: skip
+    (root / f"instances_{name}.json").write_text(json.dumps(whole))
+    return whole
+
+
+def test_a_split_that_only_chooses_a_threshold(root, paint):
+    annotate(root)
+    calibration(root, paint)
+    plain, data = Folder(str(root)), Folder(str(root), calibration="valid")
+    assert plain.ids("calibration") == []
+    assert plain.truth("calibration") == {}
+    assert data.ids("calibration") == ["valid/n01/x.png", "valid/n02/x.png"]
+    for split in ("train", "held_back", "val"):
+        assert data.ids(split) == plain.ids(split)
+    assert set(data.ids("all")) == set(plain.ids("all")) | set(data.ids("calibration"))
+    (known,) = data.truth("calibration").values()
+    assert known.boxes.tolist() == [[1, 2, 11, 22]]
+    assert list(data.truth("val")) == list(plain.truth("val"))
+    assert data.classes == plain.classes
+    assert any("valid: 1 class folder ('n03')" in note for note in data.notes())
+    assert data.truth_fingerprint("calibration") != data.truth_fingerprint("val")
+    assert data.truth_fingerprint("val") == plain.truth_fingerprint("val")
+    # What would else be scored, as a folder of that name is, is not.
+    shutil.rmtree(root / "val")
+    (root / "instances_val.json").unlink()
+    scored = Folder(str(root), calibration="valid").ids("val")
+    assert scored
+    assert all(id.startswith("train/") for id in scored)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("vali", "did you mean 'val'"), ("train", "learned from"), ("other", "instances_other.json")],
+)
+def test_a_calibration_that_cannot_be(root, paint, name, told):
+    paint(root / "other/n01/x.png")
+    with pytest.raises(Problem, match=f"data.calibration={name}") as caught:
+        Folder(str(root), calibration=name)
+    assert told in str(caught.value)
+
+
+def test_a_calibration_beside_classes_would_be_one(tmp_path, paint):
+    for name in ("n01", "n02"):
+        paint(tmp_path / f"{name}/x.png")
+    calibration(tmp_path, paint)
+    with pytest.raises(Problem, match="it would be a class"):
+        Folder(str(tmp_path), calibration="valid")
+
+
+def test_crowds_come_with_the_truth(root):
+    path = annotate(root)
+    whole = json.loads(path.read_text())
+    whole["annotations"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(whole))
+    known = Folder(str(root)).truth("val")["val/n01/val1.png"]
+    assert len(known.boxes) == 1
+    assert known.crowds.boxes.tolist() == [[0, 0, 5, 6]]
+    assert known.crowds.classes.tolist() == [0]
+    assert known.crowds.masks == [None]
+
+
 def test_train_and_val(root):
     data: DataSet = Folder(str(root))
     assert data.classes == ("tench", "English springer")

@@ -36,6 +36,24 @@ def test_best_threshold_is_chosen_again_in_each_resample() -> None:
     assert 0.57 < high < 0.63
 
 
+def test_packed_rows_come_back_from_a_file() -> None:
+    rows = np.random.default_rng(0).random((70, 13)) < 0.4
+    bits = BitRows(13)
+    for row in rows:
+        bits.append(row)
+    back = BitRows.of(bits.packed, 13)
+    assert bits.packed.shape == (70, 2)
+    assert (back[:] == rows).all()
+    assert (back.chosen(rows[:, 0])[:] == rows[rows[:, 0]]).all()
+    back.append(rows[0])
+    assert len(back) == 71
+    nobody = back.chosen(np.zeros(71, bool))
+    nobody.append(rows[0])
+    assert (nobody[:] == rows[:1]).all()
+    with pytest.raises(ValueError, match=r"uint8 \[n, 3\], got uint8 \[70, 2\]"):
+        BitRows.of(bits.packed, 20)
+
+
 def test_packed_rows_are_the_same_rows() -> None:
     rows = np.random.default_rng(0).random((1500, 13)) < 0.4
     packed = BitRows(13)

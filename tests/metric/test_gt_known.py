@@ -3,6 +3,7 @@ import pytest
 
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.gt_known import (
+    IlsvrcError,
     Localization,
     corloc,
     gt_known_loc,
@@ -30,6 +31,18 @@ def test_ilsvrc_error() -> None:
     assert ilsvrc_error([], 3, TRUE) == 1
 
 
+def test_ilsvrc_error_of_many() -> None:
+    metric = IlsvrcError({"kind": "fixed", "value": 0.2})
+    assert metric.compute() == []
+    for guesses in ([(3, GOOD)], [(2, GOOD), (3, GOOD)], [(3, BAD)], [(3, None)]):
+        metric.add(guesses, 3, TRUE)
+    (score,) = metric.compute()
+    assert (score.name, score.value, score.n, score.iou) == ("ilsvrc_loc_error", 0.5, 4, 0.5)
+    assert score.interval is not None
+    (half,) = metric.compute(np.array([True, True, False, False]), "easy")
+    assert (half.value, half.label) == (0, "easy")
+
+
 def test_corloc_is_a_mean_over_classes_and_more_than_half() -> None:
     value, each = corloc(np.array([0.5, 0.6, 0.6, 0.7]), np.array([0, 0, 0, 4]))
     assert each == {0: pytest.approx(2 / 3), 4: 1.0}
@@ -47,10 +60,11 @@ def test_oracle_takes_one_threshold_for_all() -> None:
 def test_accumulator() -> None:
     metric = Localization(ious=(0.5,), threshold={"kind": "fixed", "value": 0.2})
     assert metric.compute() == []
-    metric.add(0, 0.8, [0, 1, 2, 3, 4], error=0)
-    metric.add(1, 0.6, [5, 6, 7, 1, 2], error=0)
-    metric.add(1, 0.2, [1, 2, 3, 4, 5], error=1)
-    metric.add(1, 0.9, [2, 3, 4, 5, 6], error=1)
+    metric.add(0, 0.8, [0, 1, 2, 3, 4])
+    metric.add(1, 0.6, [5, 6, 7, 1, 2])
+    metric.add(1, 0.2, [1, 2, 3, 4, 5])
+    metric.add(1, 0.9, [2, 3, 4, 5, 6])
+    assert metric.rank.tolist() == [0, 3, 0, 5]
     found = {s.name: s for s in metric.compute()}
     values = {name: s.value for name, s in found.items()}
     assert values == pytest.approx(
@@ -58,7 +72,6 @@ def test_accumulator() -> None:
             "gt_known_loc": 0.75,
             "top1_loc": 0.25,
             "top5_loc": 0.5,
-            "ilsvrc_loc_error": 0.5,
             "corloc": (1 + 2 / 3) / 2,
             "mean_iou": 2.5 / 4,
         }

@@ -56,22 +56,52 @@ def test_held_back_boxes_choose_and_val_is_scored(cli: Cli, tmp_path: Path) -> N
     assert 0 <= found["threshold"]["value"] < 1
 
 
-@pytest.fixture
-def drawn(folder_of_images: Path) -> Path:
-    """Boxes on the train images, as a user would draw them: around the coloured square."""
+def annotated(root: Path, split: str, file: Path) -> Path:
+    """Boxes around the coloured squares of a split."""
     images, annotations = [], []
-    for n, path in enumerate(sorted((folder_of_images / "train").rglob("*.png")), 1):
+    for n, path in enumerate(sorted((root / split).rglob("*.png")), 1):
         image = np.asarray(Image.open(path)).astype(int)
         ys, xs = np.nonzero(np.abs(image - image.mean(2, keepdims=True)).max(2) > 60)
-        images.append({"id": n, "file_name": str(path.relative_to(folder_of_images)),
+        images.append({"id": n, "file_name": str(path.relative_to(root)),
                        "width": 64, "height": 48})  # fmt: skip
         annotations.append({"id": n, "image_id": n, "category_id": 1, "iscrowd": 0,
                             "bbox": [int(xs.min()), int(ys.min()), 24, 24]})  # fmt: skip
     whole = {"images": images, "annotations": annotations,
              "categories": [{"id": 1, "name": "object"}]}  # fmt: skip
-    path = folder_of_images.parent / "my.json"
-    path.write_text(json.dumps(whole))
-    return path
+    file.write_text(json.dumps(whole))
+    return file
+
+
+@pytest.fixture
+def drawn(folder_of_images: Path) -> Path:
+    """Boxes on the train images, as a user would draw them."""
+    return annotated(folder_of_images, "train", folder_of_images.parent / "my.json")
+
+
+def test_a_split_for_it_chooses_and_is_neither_learned_from_nor_scored(
+    cli: Cli, folder_of_images: Path, tmp_path: Path
+) -> None:
+    root = folder_of_images
+    for name in ("red", "blue"):
+        (root / "valid" / name).mkdir(parents=True)
+        for n in range(8):
+            (root / f"train/{name}/{n}.png").rename(root / f"valid/{name}/{n}.png")
+    annotated(root, "valid", root / "instances_valid.json")
+    annotated(root, "val", root / "instances_val.json")
+    arguments = ("+experiment=cam", "data=folder", f"data.root={root}", "data.size=64",
+                 "train.epochs=1", "train.batch=4")  # fmt: skip
+    assert cli(*arguments, "data.calibration=valid") == 0
+    found = records(tmp_path)["gt_known_loc", 0.5, "validation"]
+    assert found["threshold"]["source"] == "split"
+    assert found["n"] == 8
+    (folder,) = (tmp_path / "outputs/calibrate").iterdir()
+    assert calibrate.read(folder)["n"] == 16
+    boxes = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    assert len({one["image_id"] for one in boxes}) == 8
+    # Boxes that the user drew come first.
+    mine = annotated(root, "valid", tmp_path / "my.json")
+    assert cli(*arguments, "data.calibration=valid", f"calibrate.boxes={mine}") == 0
+    assert records(tmp_path)["gt_known_loc", 0.5, "validation"]["threshold"]["source"] == "user"
 
 
 def test_a_few_drawn_boxes_choose_and_say_what_to_expect(

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 
 from pipeline.records import Score
-from pipeline.stages import evaluate, report
+from pipeline.stages import report, table
 from tests.conftest import ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
 OURS = {f"../{name}" for name in ("boxes.json", "predictions.json", "metrics.json", "config.yaml")}
+ALSO = {"../comparison.json"}  # where there are two to compare
 
 
 class Page(HTMLParser):
@@ -53,8 +54,8 @@ class Page(HTMLParser):
 def page_of(outputs: Path) -> Page:
     page = Page((outputs / "latest/report/index.html").read_text(encoding="utf-8"))
     for asked in page.asked:
-        assert asked.startswith("data:image/") or asked in OURS, asked[:80]
-    for link in OURS & set(page.asked):
+        assert asked.startswith("data:image/") or asked in OURS | ALSO, asked[:80]
+    for link in (OURS | ALSO) & set(page.asked):
         assert (outputs / "latest/report" / link).is_file(), link
     assert "url(" not in page.text
     assert "@import" not in page.text
@@ -84,6 +85,8 @@ def test_several_methods_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
     page = page_of(tmp_path / "outputs")
     assert "<h1>cam, cam_positive on shapes</h1>" in page.text
     assert "Methods compared" in page.said
+    assert "Better, or luck?" in page.said
+    assert "all differences" in page.said
     assert len(page.titles) == len(set(page.titles)) == 6
     assert page.tags["img"] == 3 * 6 + 2  # image and both maps
     assert page.text.index("Methods compared") < page.text.index("Images</h2>")
@@ -118,9 +121,9 @@ def test_without_annotations_it_says_so(cli: Cli, folder_of_images: Path, tmp_pa
     assert "<td></td>" not in page.text
     assert 'alt="dashed white"' not in page.text
     assert len(page.titles) == len(set(page.titles)) == 7
-    table = json.loads((tmp_path / "outputs/latest/stages/evaluate/table.json").read_text())
-    assert [row["cells"][0] for row in table["rows"]] == ["classification, top-1"]
-    assert table["classes"]["head"] == ["class", "n", "top-1"]
+    made = json.loads((tmp_path / "outputs/latest/stages/evaluate/table.json").read_text())
+    assert [row["cells"][0] for row in made["rows"]] == ["classification, top-1"]
+    assert made["classes"]["head"] == ["class", "n", "top-1"]
 
 
 def test_hostile_names_and_unlabelled_images(cli: Cli, tmp_path: Path) -> None:
@@ -188,45 +191,50 @@ def score(value: float, kind: str = "fixed", at: Any = 0.2, **more: Any) -> Scor
                  interval=more.pop("interval", (value, value)), **more)  # fmt: skip
 
 
+def test_nothing_has_no_sign() -> None:
+    assert [table.percent(v) for v in (-0.0, -1e-12, -0.0004, -0.0006, 0.0)] == [
+        "0.0", "0.0", "0.0", "-0.1", "0.0"]  # fmt: skip
+
+
 def test_equal_shares_are_written_alike() -> None:
-    assert {evaluate.percent(v) for v in (0.9375, 0.9375 - 1e-15, 0.9375 + 1e-15)} == {"93.8"}
+    assert {table.percent(v) for v in (0.9375, 0.9375 - 1e-15, 0.9375 + 1e-15)} == {"93.8"}
 
 
 def test_a_share_of_all_has_a_bound_and_not_an_interval_without_width() -> None:
-    (card,) = evaluate.table_of([score(1.0)], ["a", "b"])["cards"]
+    (card,) = table.table_of([score(1.0)], ["a", "b"])["cards"]
     assert card["spread"] == "at least 88.6 (Wilson)"
-    (card,) = evaluate.table_of([score(0.0)], ["a", "b"])["cards"]
+    (card,) = table.table_of([score(0.0)], ["a", "b"])["cards"]
     assert card["spread"] == "at most 11.4 (Wilson)"
-    (card,) = evaluate.table_of([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
+    (card,) = table.table_of([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
     assert card["spread"] == "30.0 to 70.0"
 
 
 def test_advice_where_the_oracle_is_far_ahead() -> None:
     near, far = score(0.52, "oracle", 0.46), score(0.7, "oracle", 0.46)
-    assert evaluate.table_of([score(0.5), near], ["a"])["advice"] is None
-    advice = evaluate.table_of([score(0.5), far], ["a"])["advice"]
+    assert table.table_of([score(0.5), near], ["a"])["advice"] is None
+    advice = table.table_of([score(0.5), far], ["a"])["advice"]
     assert "segmenter.threshold=0.46" in advice
     assert "optimistic" in advice
     other = score(0.65, "validation", 0.41)
-    table = evaluate.table_of([score(0.5), other, far], ["a"])
-    assert "segmenter.threshold=0.41, reaches 65.0 %" in table["advice"]
-    assert [card["value"] for card in table["cards"]] == ["50.0", "65.0", "70.0"]
-    assert [row["cells"][0] for row in table["rows"]] == [
+    made = table.table_of([score(0.5), other, far], ["a"])
+    assert "segmenter.threshold=0.41, reaches 65.0 %" in made["advice"]
+    assert [card["value"] for card in made["cards"]] == ["50.0", "65.0", "70.0"]
+    assert [row["cells"][0] for row in made["rows"]] == [
         "GT-known Loc (fixed 0.2)", "GT-known Loc (validation)", "GT-known Loc (oracle)"
     ]  # fmt: skip
     halves = score(0.65, "validation", [0.41, 0.47])
-    assert "65.0 %" in evaluate.table_of([score(0.5), halves, far], ["a"])["advice"]
+    assert "65.0 %" in table.table_of([score(0.5), halves, far], ["a"])["advice"]
 
 
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
 def test_top5_of_five_classes_says_nothing(classes: int, there: bool) -> None:
     scores = [Score(f"classification_top{k}", 0.9, 10, interval=(0.8, 1.0)) for k in (1, 5)]
-    rows = evaluate.table_of(scores, [str(n) for n in range(classes)])["rows"]
+    rows = table.table_of(scores, [str(n) for n in range(classes)])["rows"]
     assert any("top-5" in row["cells"][0] for row in rows) == there
 
 
 def test_every_metric_is_explained(cli: Cli, tmp_path: Path) -> None:
-    assert cli(*RUN) == 0
+    assert cli(*RUN, "explain.target=[true,top5]") == 0
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     records = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
     for name in {record["name"] for record in records} | set(records[0]):

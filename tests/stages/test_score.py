@@ -12,7 +12,7 @@ import pytest
 from pipeline import shards
 from pipeline.data.coco import xywh
 from pipeline.metric.bootstrap import Comparison
-from pipeline.stages import explain, score
+from pipeline.stages import compare, explain, score
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -106,7 +106,8 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [one["iou"] for one in images] == [1, 0.5, 0]
     told = capsys.readouterr().out
     assert "theirs.json, percent" in told
-    assert "box precision" in told
+    assert "box F1, precision/recall" in told
+    assert "57.1 (66.7/50.0)" in told
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert "score      kept" in capsys.readouterr().out
 
@@ -187,11 +188,13 @@ def test_two_results_are_compared_image_by_image(
 
 
 def test_a_difference_is_told_only_where_it_is_sure() -> None:
-    told = score.sentence_of(
+    told = compare.sentence_of(
         Comparison(0.021, (0.004, 0.038), 0.0196, 250), "X", ["A", "B"], "images"
     )
     assert told == "B is better than A by 2.1 points in X (95 %: 0.4 to 3.8, p = 0.02)"
-    told = score.sentence_of(Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images")
+    told = compare.sentence_of(
+        Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images"
+    )
     assert told.startswith("no difference that 250 images could tell between A and B in X: 2.1")
 
 

@@ -124,7 +124,7 @@ def test_numbers_by_hand() -> None:
         one.add(
             truth,
             boxes,
-            evaluate.Measured.of(values, truth.boxes, (10, 10)),
+            evaluate.Measured.of(values, truth),
             [0, 1] if n else [1, 0],
         )
         one.classified(0, [0, 1] if n else [1, 0])

@@ -1,0 +1,200 @@
+"""Is this better, or luck: runs on the same images, pair by pair; and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import store
+from pipeline.metric.bootstrap import compare
+from pipeline.stages import compare as stage
+from tests.conftest import TINY, Cli
+
+RUN = ("+experiment=cam", *TINY, "train.epochs=3")
+
+
+def told(tmp_path: Path) -> list[dict[str, Any]]:
+    return list(json.loads((tmp_path / "outputs/latest/comparison.json").read_text()))
+
+
+def images(run: Path) -> dict[str, float]:
+    found = json.loads((run / "stages/evaluate/images.json").read_text())
+    return {one["id"]: one["iou"] for one in found if one["iou"] is not None}
+
+
+def records(one: dict[str, Any]) -> dict[tuple[str, float | None, str | None], dict[str, Any]]:
+    every = [each["record"] for each in one["differences"]]
+    return {
+        (r["name"].removeprefix("difference:"), r["iou"], (r["threshold"] or {}).get("kind")): r
+        for r in every
+    }
+
+
+def test_two_runs_pair_by_pair(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*RUN) == 0
+    first = (tmp_path / "outputs/latest").resolve()
+    assert not (first / "comparison.json").exists()
+    capsys.readouterr()
+    assert cli(*RUN, "segmenter.threshold=0.5", "against=outputs/latest") == 0
+    latest = (tmp_path / "outputs/latest").resolve()
+    (one,) = told(tmp_path)
+    assert (one["a"], one["b"]) == ("/".join(first.parts[-2:]), "this run")
+    found = records(one)
+    a, b = images(first), images(latest)
+    own = {r["name"]: r for r in json.loads((latest / "metrics.json").read_text())
+           if r["class"] is None and r["iou"] is None}  # fmt: skip
+    before = {r["name"]: r for r in json.loads((first / "metrics.json").read_text())
+              if r["class"] is None and r["iou"] is None}  # fmt: skip
+    for iou in (0.3, 0.5, 0.7):
+        rows = [np.array([each[id] >= iou for id in a]) for each in (a, b)]
+        expected = compare(*rows)
+        record = found["gt_known_loc", iou, "fixed"]
+        assert record["value"] == pytest.approx(expected.difference)
+        assert record["interval"] == pytest.approx(list(expected.interval))
+        assert record["p_value"] == pytest.approx(expected.p_value)
+        assert record["n"] == 24
+        assert ("top1_loc", iou, "fixed") in found
+        assert ("box_f1", iou, "fixed") in found
+    for name, kind in (("mean_iou", "fixed"), ("max_box_acc_v2", "oracle")):
+        difference = own[name]["value"] - before[name]["value"]
+        assert found[name, None, kind]["value"] == pytest.approx(difference, abs=1e-9)
+    assert found["max_box_acc_v2", None, "oracle"]["value"] == 0, "the same maps"
+    assert found["max_box_acc_v2", None, "oracle"]["p_value"] == 1
+    said = capsys.readouterr().out
+    for sentence in one["sentences"]:
+        assert sentence in said
+    assert "in GT-known Loc at IoU 0.5:" in said
+    page = (latest / "report/index.html").read_text()
+    assert "Better, or luck?" in page
+    assert one["sentences"][0] in page
+    assert "../comparison.json" in page
+
+    # The same again is kept; another one to compare with makes no evaluation again.
+    assert cli(*RUN, "segmenter.threshold=0.5", f"against={first}") == 0
+    said = capsys.readouterr().out
+    assert said.count(" made ") == 0
+    assert cli(*RUN, "segmenter.threshold=0.5", f"against={latest}") == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.split("\n")]
+    assert [["evaluate", "kept"] in lines, ["compare", "made"] in lines] == [True, True]
+
+
+def test_validation_thresholds_are_compared_too(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN, "data.images=240") == 0
+    assert cli(*RUN, "data.images=240", "saliency=cam_positive", "against=outputs/latest") == 0
+    (one,) = told(tmp_path)
+    for iou in (0.3, 0.5, 0.7):
+        assert records(one)["gt_known_loc", iou, "validation"]["n"] == 24
+    assert any("(validation threshold)" in sentence for sentence in one["sentences"])
+
+
+def test_the_best_of_several_methods_against_the_others(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = "explain.methods=[cam,cam_positive]"
+    assert cli(*RUN, methods, "segmenter.threshold=0.5") == 0
+    (one,) = told(tmp_path)
+    assert {one["a"], one["b"]} == {"cam", "cam_positive"}
+    assert one["corrected_for"] == 1
+    run = tmp_path / "outputs/latest"
+    reached = {
+        method: np.mean([
+            each["iou"] >= 0.5
+            for each in json.loads((run / f"stages/{name}/images.json").read_text())
+        ])
+        for method, name in (("cam", "evaluate"), ("cam_positive", "evaluate-cam_positive"))
+    }  # fmt: skip
+    assert reached[one["b"]] >= reached[one["a"]]
+    assert one["sentences"][0] in (run / "report/index.html").read_text()
+    capsys.readouterr()
+    assert cli(*RUN, methods, "segmenter.threshold=0.5", "against=outputs/latest") == 0
+    names = [(each["a"].split("/")[0], each["b"]) for each in told(tmp_path)]
+    assert names[:2] == [("cam", "cam of this run"), ("cam", "cam_positive of this run")]
+    assert len(names) == 3
+
+
+def test_p_is_larger_where_the_best_was_picked_from_more() -> None:
+    rows = np.arange(40) < 20
+    better = rows | (np.arange(40) < 28)
+    pairs = [
+        {("gt_known_loc", 0.5, ""): stage.Pairs(each, stage.first, range(40), "fixed")}
+        for each in (rows, better)
+    ]
+    once, thrice = (
+        stage.differences(*pairs, ["a", "b"], "images", 0, times)[0]["record"] for times in (1, 3)
+    )
+    assert thrice["p_value"] == pytest.approx(3 * once["p_value"])
+    assert thrice["value"] == once["value"] == pytest.approx(0.2)
+
+
+def measurement(path: Path, called: str, ids: list[str], true: list[str]) -> stage.Measurement:
+    count = len(ids)
+    arrays = {
+        "iou": np.linspace(0, 1, count), "rank": np.zeros(count, np.int64),
+        "counts": np.ones((count, 1, 3), np.int64), "hit": np.ones(count, bool),
+        "energy": np.ones(count), "max_box_acc": np.zeros((count, 125), np.uint8),
+        "max_box_acc_v2": np.zeros((count, 375), np.uint8),
+    }  # fmt: skip
+    store.write_arrays(path, arrays, ids=ids, true=true, ious=[0.5], threshold=None,
+                       protocol="default", method=called)  # fmt: skip
+    return stage.Measurement.read(path, called)
+
+
+def test_images_that_are_not_the_same_are_named(tmp_path: Path) -> None:
+    a = measurement(tmp_path / "a", "A", ["1", "2", "3", "4"], ["p", "q", "r", "s"])
+    b = measurement(tmp_path / "b", "B", ["4", "3", "2", "9", "8"], ["s", "other", "q", "t", "u"])
+    same, notes = a.shared(b)
+    assert same == ["2", "4"]
+    assert notes[0].startswith("1 images have other annotated boxes in B than in A")
+    assert notes[1].startswith("3 images were scored in one of A and B alone")
+    place = ("mean_iou", None, "")
+    assert np.asarray(a.pairs(same)[place].rows).tolist() == pytest.approx([1 / 3, 1])
+    assert np.asarray(b.pairs(same)[place].rows).tolist() == pytest.approx([0.5, 0])
+
+
+def test_what_cannot_be_compared_is_refused_at_start(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        assert cli(*RUN, *arguments) == 2
+        return capsys.readouterr().err
+
+    assert "against=nowhere: no such folder" in refused("against=nowhere")
+    (tmp_path / "empty").mkdir()
+    error = refused("against=empty")
+    assert "against=empty: it holds no stages/evaluate/rows.safetensors" in error
+    assert "against=outputs/latest" in error
+    assert "against=empty: none of stages" in refused("against=empty", "stages=[train]")
+    assert "nothing to compare" in refused("stages=[train,explain,localize,evaluate,compare]")
+    assert not (tmp_path / "outputs").exists()
+    assert cli(*RUN, "report.images=0") == 0
+    capsys.readouterr()
+    error = refused("against=outputs/latest", "protocol=wsolevaluation")
+    assert "measured with protocol=default, this run with protocol=wsolevaluation" in error
+
+
+def test_a_run_on_other_images_is_refused_at_start(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*RUN, "report.images=0") == 0
+    capsys.readouterr()
+    other = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64")
+    assert cli(*other, "against=outputs/latest") == 2
+    error = capsys.readouterr().err
+    assert "it scored none of the images that this run scores" in error
+    assert "'val/00000-arrow.png' there, 'val/blue/0.png' here" in error
+
+
+def test_methods_on_images_without_boxes_compare_in_silence(
+    cli: Cli, folder_of_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("data=folder", f"data.root={folder_of_images}", "data.size=64")
+    how = ("train.epochs=1", "train.batch=8", "explain.methods=[cam,cam_positive]")
+    assert cli("+experiment=cam", *data, *how) == 0
+    assert told(tmp_path) == []
+    assert "no difference" not in capsys.readouterr().out

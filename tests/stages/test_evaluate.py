@@ -1,0 +1,331 @@
+"""Numbers of our own runs, each against a second computation: COCO, pixels, guesses, protocols."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pipeline import shards
+from pipeline.__main__ import main
+from pipeline.data.shapes import Shapes
+from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.iou import best_iou
+from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from pipeline.records import Boxes, Crowds, GroundTruth, Rle, SaliencyMap
+from pipeline.segmenter.frame import upsampled
+from pipeline.stages import evaluate, explain, measure
+from tests.conftest import TINY, Cli
+from tests.metric import reference
+
+RUN = ("+experiment=cam", *TINY, "train.epochs=3")
+DATA = Shapes(images=96, val_images=24)
+Place = tuple[str, float | None, str | None, str | None]
+
+
+def metrics(latest: Path) -> dict[Place, dict[str, Any]]:
+    """By name, IoU, kind of threshold and class."""
+    return {
+        (r["name"], r["iou"], (r["threshold"] or {}).get("kind"), r["class"]): r
+        for r in json.loads((latest / "metrics.json").read_text())
+    }
+
+
+@pytest.fixture(scope="module")
+def latest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that explained the true class and the first five."""
+    path = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(path)
+        how = ("explain.target=[true,top5]", "segmenter.threshold=0.5")
+        patched.setattr(sys, "argv", ["pipeline", *RUN, *how])
+        main()
+    return (path / "outputs/latest").resolve()
+
+
+def maps_of(latest: Path) -> dict[str, dict[int, SaliencyMap]]:
+    """Maps by image and class."""
+    found: dict[str, dict[int, SaliencyMap]] = {}
+    for shard in shards.written(latest / "stages/explain"):
+        for _, one in explain.maps_in(shard, DATA.ids("val")):
+            found.setdefault(one.id, {})[one.explained] = one
+    return found
+
+
+def rle(mask: np.ndarray) -> Rle:
+    packed = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(packed["size"]), "counts": packed["counts"].decode()}
+
+
+# -- the ILSVRC error
+
+
+def test_ilsvrc_error_of_five_guesses(latest: Path) -> None:
+    results = json.loads((latest / "boxes.json").read_text())
+    best: dict[tuple[int, int], np.ndarray] = {}
+    for one in results:
+        x, y, width, height = one["bbox"]
+        box = np.array([x, y, x + width, y + height])
+        best.setdefault((one["image_id"], one["category_id"]), box)
+    seen = explain.classification(latest / "stages/explain")
+    ids, errors = DATA.ids("val"), []
+    for position, top in zip(seen.image.tolist(), seen.top.tolist(), strict=True):
+        known = DATA.truth("val")[ids[position]]
+        right = known.label in top and (
+            best_iou(best[position + 1, known.label + 1], known.boxes) >= 0.5
+        )
+        errors.append(not right)
+    score = metrics(latest)["ilsvrc_loc_error", 0.5, "fixed", None]
+    assert score["value"] == pytest.approx(np.mean(errors))
+    assert score["n"] == 24
+    assert score["interval"] is not None
+    assert ("ilsvrc_loc_error", 0.5, "fixed", "heart") in metrics(latest)
+    top5 = metrics(latest)["top5_loc", 0.5, "fixed", None]["value"]
+    assert score["value"] == pytest.approx(1 - top5), "of one segmenter both have the same boxes"
+    assert "ILSVRC localization error" in (latest / "stages/evaluate/table.txt").read_text()
+
+
+def test_what_no_map_was_made_for_is_left_out_and_said(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*RUN) == 0
+    found = metrics(tmp_path / "outputs/latest")
+    assert not [place for place in found if place[0] == "ilsvrc_loc_error"]
+    assert cli(*RUN, "explain.target=top5") == 0
+    found = metrics(tmp_path / "outputs/latest")
+    assert found["ilsvrc_loc_error", 0.5, "fixed", None]["n"] == 24
+    assert found["gt_known_loc", 0.5, "fixed", None]["n"] < 24
+    notes = json.loads((tmp_path / "outputs/latest/stages/evaluate/notes.json").read_text())
+    assert any("have no map of their own class" in note for note in notes)
+
+
+# -- COCO
+
+
+def test_coco_numbers_are_those_of_pycocotools_on_the_files(latest: Path) -> None:
+    names, truth = DATA.coco_names("val"), DATA.truth("val")
+    images, annotations = [], []
+    for number, id in zip(names.image_ids, DATA.ids("val"), strict=True):
+        known = truth[id]
+        assert known.masks is not None
+        images.append({"id": number, "height": known.size[0], "width": known.size[1]})
+        for box, mask in zip(known.boxes.tolist(), known.masks, strict=True):
+            annotations.append({
+                "id": len(annotations) + 1, "image_id": number, "iscrowd": 0,
+                "category_id": names.category_ids[known.label],
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                "area": float(coco_mask.area(mask)),
+            })  # fmt: skip
+    whole = COCO()
+    whole.dataset = {"info": {}, "images": images, "annotations": annotations,
+                     "categories": [{"id": n} for n in names.category_ids]}  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        whole.createIndex()
+        found = whole.loadRes(json.loads((latest / "boxes.json").read_text()))
+        evaluation = COCOeval(whole, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    ours = metrics(latest)
+    assert evaluation.stats[1] > 0, "or nothing is compared"
+    for name, iou, value in (
+        ("ap", None, evaluation.stats[0]), ("ap", 0.5, evaluation.stats[1]),
+        ("ap_medium", None, evaluation.stats[4]), ("ap_large", None, evaluation.stats[5]),
+        ("ar_1", None, evaluation.stats[6]), ("ar_100", None, evaluation.stats[8]),
+    ):  # fmt: skip
+        if value > -1:
+            score = ours[f"coco_box_{name}", iou, "fixed", None]
+            assert score["value"] == pytest.approx(value, abs=1e-9), name
+            assert score["n"] == 24
+            assert score["interval"] is None
+    assert ("coco_box_ap", None, "fixed", "heart") in ours
+    assert not [place for place in ours if place[0].startswith("coco_mask")]
+    assert "COCO AP, boxes" in (latest / "stages/evaluate/table.txt").read_text()
+
+
+def half(height: int, width: int, at: int) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[:at] = 1
+    return mask
+
+
+def test_masks_have_an_ap_where_both_sides_have_masks() -> None:
+    true, found = half(40, 60, 20), half(40, 60, 16)  # IoU 0.8
+    known = GroundTruth("a", 1, (40, 60), np.array([[0, 0, 60, 20]], np.float32), masks=[rle(true)])
+    boxes = Boxes("a", 1, np.array([[0, 0, 60, 16]], np.float32), np.ones(1, np.float32), (40, 60),
+                  [rle(found)])  # fmt: skip
+    both = evaluate.Detections({"kind": "fixed", "value": 0.2})
+    both.add(known, [boxes])
+    values = {(s.name, s.iou, s.label): s.value for s in both.scores(["x", "y"])}
+    assert values["coco_mask_ap", None, None] == pytest.approx(0.7)  # at seven of ten IoUs
+    assert values["coco_mask_ap", 0.75, "y"] == pytest.approx(1)
+    assert values["coco_box_ap", 0.5, "y"] == pytest.approx(1)
+    assert ("coco_mask_ap_medium", None, None) in values
+    bare = evaluate.Detections()
+    bare.add(GroundTruth("a", 1, (40, 60), known.boxes), [boxes])
+    assert {s.name[:8] for s in bare.scores(["x", "y"])} == {"coco_box"}
+    assert bare.notes == ["not all annotations have masks: no AP of masks"]
+    nothing = evaluate.Detections()
+    nothing.add(known, [])
+    assert {s.value for s in nothing.scores(["x", "y"])} == {0.0}
+    assert evaluate.Detections().scores(["x"]) == []
+
+
+def test_in_a_crowd_nothing_is_wrong() -> None:
+    boxes = np.array([[0, 0, 20, 20], [30, 0, 50, 20]], np.float32)
+    found = Boxes("a", 0, boxes, np.array([0.5, 0.9], np.float32), (40, 60))
+    for crowds, wanted in ((None, 0.5), (Crowds(boxes[1:], None, [None]), 1.0)):
+        one = evaluate.Detections()
+        one.add(GroundTruth("a", 0, (40, 60), boxes[:1], crowds=crowds), [found])
+        value = {(s.name, s.iou): s.value for s in one.scores(["x"])}["coco_box_ap", 0.5]
+        assert value == pytest.approx(wanted)
+
+
+# -- pixels
+
+
+def test_pixels_are_counted_over_all_images(latest: Path) -> None:
+    """PxAP and PxIoU again: pixels of all images in two sorted lists."""
+    true, other = [], []
+    maps, truth = maps_of(latest), DATA.truth("val")
+    for id, known in truth.items():
+        assert known.masks is not None
+        values = upsampled(maps[id][known.label].raw(), known.size).astype(np.float64)
+        mask = coco_mask.decode(coco_mask.merge(list(known.masks))) == 1
+        true.append(values[mask])
+        other.append(values[~mask])
+    inside, outside = np.sort(np.concatenate(true)), np.sort(np.concatenate(other))
+    thresholds = np.append(THRESHOLDS, 1.0)[::-1]
+    tp = len(inside) - np.searchsorted(inside, thresholds)
+    fp = len(outside) - np.searchsorted(outside, thresholds)
+    precision, recall = tp / np.maximum(tp + fp, 1), tp / len(inside)
+    area = (precision * np.diff(recall, prepend=0)).sum()
+    iou = tp / (len(inside) + fp)
+    ours = metrics(latest)
+    score = ours["pxap", None, None, None]
+    assert score["value"] == pytest.approx(area, abs=1e-9)
+    assert score["n"] == 24
+    assert score["interval"][0] < area < score["interval"][1]
+    assert ours["pxiou", None, "oracle", None]["value"] == pytest.approx(iou.max(), abs=1e-9)
+    fixed = iou[np.flatnonzero(np.isclose(thresholds, 0.5))[0]]
+    assert ours["pxiou", None, "fixed", None]["value"] == pytest.approx(fixed, abs=1e-9)
+    for label in ("heart", "size: medium", "number: 1 object"):
+        assert ("pxap", None, None, label) in ours
+    assert ("pyramid_pxap", None, None, None) in ours
+
+
+def test_pixels_of_a_crowd_count_nowhere() -> None:
+    values = np.zeros((40, 60), np.float32)
+    values[:20] = 1
+    crowd = np.zeros((40, 60), np.uint8)
+    crowd[10:30] = 1
+    boxes = np.array([[0, 0, 60, 10]], np.float32)
+
+    def score(crowds: Crowds | None, label: int = 0) -> float:
+        known = GroundTruth("a", label, (40, 60), boxes, np.array([label]),
+                            [rle(half(40, 60, 10))], crowds)  # fmt: skip
+        one = evaluate.Evaluation([0.5], {"kind": "fixed", "value": 0.2}, 0)
+        one.add(known, None, evaluate.Measured.of(values, known), [0])
+        return {s.name: s.value for s in one.scores(["x", "y"], "cam") if s.label is None}["pxap"]
+
+    region = np.array([[0, 10, 60, 30]], np.float32)
+    assert score(None) == pytest.approx(0.5)
+    assert score(Crowds(region, np.array([0]), [rle(crowd)])) == pytest.approx(1)
+    assert score(Crowds(region, np.array([0]), [None])) == pytest.approx(1), "its box"
+    assert score(Crowds(region, np.array([1]), [rle(crowd)])) == pytest.approx(0.5), "of others"
+
+
+def test_masks_are_those_of_the_images_own_class() -> None:
+    masks = [rle(half(40, 60, 10)), rle(half(40, 60, 20))]
+    boxes = np.array([[0, 0, 60, 10], [0, 0, 60, 20]], np.float32)
+    known = GroundTruth("a", 1, (40, 60), boxes, np.array([0, 1]), masks)
+    assert evaluate.own_masks(known) == masks[1:]
+    assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes, None, masks)) == masks
+    assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes)) == []
+    mask = measure.mask_of(masks[:1], masks[1:], (20, 30))
+    assert mask.tolist() == [[1] * 30] * 5 + [[255] * 30] * 5 + [[0] * 30] * 10
+
+
+# -- protocols
+
+
+@reference.needed
+def test_the_other_protocol_has_the_reference_counts() -> None:
+    """Every count of correct maps at every threshold, from our records."""
+    own = reference.answers()["groups"]["cam"]
+    single, multi = MaxBoxAcc((0.3, 0.5, 0.7)), MaxBoxAccV2()
+    for i in own["index"]:
+        boxes = reference.true_boxes(i).astype(np.float32) + np.array([0, 0, 1, 1], np.float32)
+        known = GroundTruth(str(i), 0, (224, 224), boxes)
+        values = reference.arrays()["maps"][i].astype(np.float64)
+        found = evaluate.Measured.of(values, known, "wsolevaluation")
+        single.add(found.curves)
+        multi.add(found.curves)
+    for metric, name in ((single, "single"), (multi, "multi")):
+        for iou, counts in metric.num_correct.items():
+            assert counts.tolist() == own[name]["num_correct"][str(round(100 * iou))]
+
+
+def test_the_other_protocol_measures_maps_in_its_frame(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same maps in files, measured by the stage that scores what others made."""
+    theirs = "protocol=wsolevaluation"
+    assert cli(*RUN) == 0
+    default = metrics(tmp_path / "outputs/latest")
+    capsys.readouterr()
+    assert cli(*RUN, theirs) == 0
+    told = [line.split()[:2] for line in capsys.readouterr().out.split("\n")]
+    for stage, what in (("train", "kept"), ("explain", "kept"), ("localize", "kept"),
+                        ("calibrate", "made"), ("evaluate", "made")):  # fmt: skip
+        assert [stage, what] in told
+    latest = (tmp_path / "outputs/latest").resolve()
+    own = metrics(latest)
+    assert own["gt_known_loc", 0.5, "fixed", None] == default["gt_known_loc", 0.5, "fixed", None], (
+        "boxes are measured as they are"
+    )
+    folder, truth = tmp_path / "maps", DATA.truth("val")
+    sizes, boxes, labels = [], [], []
+    for id, by_class in maps_of(latest).items():
+        known = truth[id]
+        path = folder / f"{id}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, by_class[known.label].raw())
+        sizes.append(f"{id},{known.size[1]},{known.size[0]}")
+        labels.append(f"{id},{known.label}")
+        boxes += [f"{id},{x0:g},{y0:g},{x1 - 1:g},{y1 - 1:g}"
+                  for x0, y0, x1, y1 in known.of_label().tolist()]  # fmt: skip
+    for name, lines in (("image_ids", DATA.ids("val")), ("image_sizes", sizes),
+                        ("localization", boxes), ("class_labels", labels)):  # fmt: skip
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    assert cli("+experiment=evaluate", f"maps={folder}", theirs) == 0
+    again = metrics(tmp_path / "outputs/latest")
+    for place in (("max_box_acc_v2", None, "oracle", None), ("max_box_acc", 0.5, "oracle", None),
+                  ("gt_known_loc", 0.3, "oracle", None), ("pointing_game", None, None, None),
+                  ("energy_pointing_game", None, None, None),
+                  ("pyramid_max_box_acc_v2", None, "oracle", None)):  # fmt: skip
+        assert own[place]["value"] == again[place]["value"], place
+        assert own[place]["interval"] == again[place]["interval"], place
+    assert own["pxap", None, None, None]["value"] != default["pxap", None, None, None]["value"]
+
+
+# -- the table
+
+
+def test_no_row_says_what_another_says(latest: Path) -> None:
+    lines = (latest / "stages/evaluate/table.txt").read_text().split("\n")
+    titles = [line.split("  ")[0] for line in lines if line]
+    assert len(titles) == len(set(titles))
+    assert not any(title.startswith("MaxBoxAcc ") for title in titles)
+    ours = metrics(latest)
+    both = ours["max_box_acc", 0.5, "oracle", None], ours["gt_known_loc", 0.5, "oracle", None]
+    assert both[0]["value"] == both[1]["value"]
+    for title in ("mean IoU (fixed 0.5)", "box F1, precision/recall (fixed 0.5)", "PxAP"):
+        assert title in titles
