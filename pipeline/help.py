@@ -20,6 +20,7 @@ HEAD = """label2box: image labels in, boxes out
   python -m pipeline +experiment=cam                        the main job, on the embedded data set
   python -m pipeline +experiment=cam data=folder data.root=FOLDER model=mobilenet_v2
   python -m pipeline -m +experiment=cam segmenter.threshold=0.15,0.2,0.3          a sweep
+  python -m pipeline +experiment=explain images=photo.jpg   maps of a pretrained network as pictures
   python -m pipeline +experiment=cam --cfg job              show the configuration, run nothing
 
 key=value sets an option, group=choice makes a choice; the README has the whole story."""
@@ -82,7 +83,8 @@ def _comment(line: str) -> str:
 
 
 def _knobs(node: type[Any], prefix: str) -> Iterator[str]:
-    source = Path(__file__).with_name("config.py").read_text(encoding="utf-8").split("\n")
+    whole = Path(__file__).with_name("config.py").read_text(encoding="utf-8")
+    source = whole.partition(f"\nclass {node.__name__}:\n")[2].split("\n")
     for field in fields(node):
         if field.name in FAMILIES or field.name == "stages":
             continue

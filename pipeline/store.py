@@ -176,6 +176,11 @@ def sweep_temporary(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def file_safe(name: str, most: int = 80) -> str:
+    """A name as a file's, with nothing in it that a system could stumble over; perhaps empty."""
+    return cut_name(re.sub(r"[^\w.-]+", "_", name), most).strip(".")
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -191,22 +196,36 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
     """NumPy arrays and JSON-like notes in one safetensors file, whole or not at all."""
+    import numpy as np
     from safetensors.numpy import save_file
 
+    # safetensors writes memory as it lies: an array in another order would come back scrambled.
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with whole_file(path) as temporary:
-        save_file(
-            dict(arrays), str(temporary), {name: json.dumps(note) for name, note in notes.items()}
-        )
+        save_file(in_order, str(temporary), {name: json.dumps(n) for name, n in notes.items()})
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What write_arrays wrote: the arrays, and the notes. Raises Problem where it is not whole."""
+    with _opened(path) as file:
+        notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+        return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+
+
+def read_rows(path: Path, names: Iterable[str], rows: slice = slice(None)) -> dict[str, Any]:
+    """Some rows of those of the named arrays that are there: nothing else of the file is read."""
+    with _opened(path) as file:
+        there = set(file.keys())
+        return {name: file.get_slice(name)[rows] for name in names if name in there}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), "numpy") as file:
-            notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
-            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+            yield file
     except (SafetensorError, ValueError) as error:
         raise Problem(
             f"{path}: not as it was written ({error}); delete the folder {path.parent}, and the "

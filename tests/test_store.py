@@ -88,6 +88,21 @@ def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
     assert store.read_arrays(tmp_path / "empty.safetensors") == ({}, {"set_aside": []})
 
 
+def test_arrays_come_back_whatever_their_order_in_memory(tmp_path: Path) -> None:
+    """safetensors itself writes the memory as it lies."""
+    whole = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    arrays = {"moved": np.moveaxis(whole, 1, 2), "fortran": np.asfortranarray(whole),
+              "cut": whole[:, ::2], "one": np.float16(3)}  # fmt: skip
+    store.write_arrays(tmp_path / "s.safetensors", arrays)
+    back, _ = store.read_arrays(tmp_path / "s.safetensors")
+    for name, array in arrays.items():
+        assert np.array_equal(back[name], array), name
+        assert back[name].shape == array.shape
+    some = store.read_rows(tmp_path / "s.safetensors", ["moved", "absent"], slice(1, 2))
+    assert list(some) == ["moved"]
+    assert np.array_equal(some["moved"], arrays["moved"][1:2])
+
+
 def test_the_source_of_a_stage_reaches_what_it_imports() -> None:
     own = store.source_of(["pipeline.stages.evaluate"])
     assert "pipeline.metric.components" in own

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -56,7 +55,7 @@ def make(run: Run, folder: Path) -> None:
 
 def file_name(id: str) -> str:
     """An image's name as a file's, with nothing in it that a system could stumble over."""
-    return store.cut_name(re.sub(r"[^\w.-]+", "_", id.rsplit("/", 1)[-1].rsplit(".", 1)[0]), 80)
+    return store.file_safe(id.rsplit("/", 1)[-1].rsplit(".", 1)[0])
 
 
 def _draw(run: Run, position: int, every: Sequence[Boxes], path: Path) -> None:
