@@ -103,7 +103,7 @@ def concatenated(parts: Sequence[tuple[Arrays, Aside]]) -> tuple[Arrays, Aside]:
 
 def through_network(
     run: Run, split: Split, work: Callable[[Labelled], Arrays]
-) -> Callable[[Iterator[range]], Iterator[tuple[Arrays, Aside]]]:
+) -> Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Aside]]]:
     """A `flow`: images read at the input's size and handed to `work`, a batch at a time.
 
     On a CPU each worker reads and computes its own batches with one thread: nothing waits for
@@ -111,7 +111,7 @@ def through_network(
     accelerator gets its batches from this thread, read ahead by the workers.
     """
 
-    def read(positions: range) -> tuple[Labelled, Aside]:
+    def read(positions: Sequence[int]) -> tuple[Labelled, Aside]:
         found = [read_image(run, split, position, run.size) for position in positions]
         good = [(p, e) for p, e in zip(positions, found, strict=True) if isinstance(e, Example)]
         bad = [
@@ -126,7 +126,7 @@ def through_network(
         with runtime.autocast(run.device, run.precision):
             return work(good), bad
 
-    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Aside]]:
+    def flow(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Aside]]:
         if run.device.type != "cpu":
             yield from map(answer, runtime.stream(read, pieces, run.workers, 2 * run.workers + 2))
             return

@@ -107,6 +107,17 @@ def test_several_methods_in_one_run(cli: Cli, tmp_path: Path) -> None:
     assert len(folders(tmp_path / "elsewhere", "train")) == 1
 
 
+def test_a_link_that_a_killed_run_left_is_removed(cli: Cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for name in ("old", "new"):
+        (outputs / f".latest.{name}.tmp").symlink_to("nowhere")
+    hours_ago = time.time() - 7200
+    os.utime(outputs / ".latest.old.tmp", (hours_ago, hours_ago), follow_symlinks=False)
+    assert cli(*RUN, "stages=[train]") == 0
+    assert [path.name for path in outputs.glob(".latest*")] == [".latest.new.tmp"]
+
+
 def test_targets(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN, "explain.target=[true,predicted,top5]", "stages=[train,explain,localize]") == 0
     results = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())

@@ -7,12 +7,13 @@ Which boxes, the first that there are:
     held_back  of the part of train that is held back, where the data set has boxes there (CUB)
     two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
 
-What is handed on is a number for each IoU (two for the halves); no box leaves this stage.
+What is handed on is a number for each IoU (two for the halves); no box leaves this stage. With
+`segmenter.threshold=validation` the maps are cut there, at the number for IoU 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from pipeline.run import Run
 from pipeline.stages import explain, measure
 
 FEWEST = 10  # images with boxes that a threshold may stand on
+USED_IOU = 0.5  # whose threshold segmenter.threshold=validation cuts at
 # Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
@@ -44,10 +46,28 @@ def made_of(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raises Problem for drawn boxes that cannot be read or used."""
+    """Raises Problem for drawn boxes that cannot be read or used, and where boxes are to be cut at
+    a threshold that no box could choose."""
     drawn = run.config["calibrate"]["boxes"]
     if drawn is not None:
         drawn_boxes(run, Path(drawn))
+    elif is_used(run):
+        truth, _, _ = _boxed(run)
+        if (count := sum(len(one.of_label()) > 0 for one in truth.values())) < FEWEST:
+            raise too_few(count)
+
+
+def is_used(run: Run) -> bool:
+    """Whether the maps are cut at the threshold that is chosen here."""
+    return run.segmenter().stands_on["kind"] == "validation"
+
+
+def too_few(count: int) -> Problem:
+    return Problem(
+        f"segmenter.threshold=validation: {count} images have boxes to choose it on, and it wants "
+        f"{FEWEST} at least; calibrate.boxes=FILE takes some that you draw, "
+        "segmenter.threshold=auto needs none"
+    )
 
 
 def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
@@ -60,7 +80,7 @@ def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
 
 
 def make(run: Run, folder: Path) -> None:
-    ious = run.config["evaluate"]["ious"]
+    ious = sorted({*run.config["evaluate"]["ious"], USED_IOU})
     drawn = run.config["calibrate"]["boxes"]
     if drawn is not None:
         truth, source, of = drawn_boxes(run, Path(drawn)), "user", run.for_split("all")
@@ -112,12 +132,13 @@ def measured(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> dict[str
 
 
 def chosen(
-    measured: Mapping[str, np.ndarray], ious: Iterable[float], source: str
+    measured: Mapping[str, np.ndarray], ious: Sequence[float], source: str
 ) -> dict[str, Any]:
     """thresholds.json: for each IoU the value, or one for each half; and on which images."""
     ids = list(measured)
     if len(ids) < FEWEST:
-        return {"source": None, "n": len(ids), "images": [], "thresholds": {}}
+        return {"source": None, "n": len(ids), "images": [], "thresholds": {},
+                "elsewhere": {}}  # fmt: skip
     rows = np.stack([measured[id] for id in ids])
     half = np.array([fold_of(id) for id in ids])
     # Each half is cut at what is best for the other; all others at what is best for these.
@@ -132,6 +153,10 @@ def chosen(
         # Images that chose the threshold for all are not to be scored with it.
         "images": ids if source == "user" else [],
         "thresholds": thresholds,
+        # For an image that is in neither half.
+        "elsewhere": {
+            f"{iou:g}": round(best_threshold((rows >= iou).mean(0))[1], 3) for iou in ious
+        },
         "expected": _expected(rows, half, ious) if source == "user" else None,
     }
 
@@ -154,6 +179,17 @@ def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict
 def fold_of(id: str) -> int:
     """0 or 1, always the same for a name."""
     return int(store.hash_of(["fold", id]), 16) & 1
+
+
+def value_for(values: Sequence[float], id: str) -> float:
+    """The threshold of an image: that of its half, where the halves have each their own."""
+    return values[fold_of(id) if len(values) > 1 else 0]
+
+
+def told(values: Sequence[float], source: str) -> dict[str, Any]:
+    """As metrics.json names it."""
+    value = values[0] if len(values) == 1 else list(values)
+    return {"kind": "validation", "value": value, "source": source}
 
 
 def read(folder: Path) -> dict[str, Any]:

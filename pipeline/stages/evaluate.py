@@ -33,6 +33,7 @@ from pipeline.metric.pointing import Pointing, energy_inside, pointing_hit
 from pipeline.metric.pxap import PxAP, histograms
 from pipeline.records import Boxes, GroundTruth, Problem, Rle, SaliencyMap, Score
 from pipeline.run import Run
+from pipeline.segmenter.auto import threshold_of
 from pipeline.stages import calibrate, explain, localize, measure
 from pipeline.stages.table import table_of, text_of
 
@@ -89,6 +90,7 @@ class Measured:
     pixels by value, of background and of the object."""
 
     curves: Curves
+    auto: float  # the threshold that segmenter.threshold=auto would cut this map at
     pyramid: Curves
     hit: bool  # of the pointing game
     energy: float
@@ -106,6 +108,7 @@ class Measured:
             pixels, bare = histograms(scaled, mask), histograms(pyramid(frame), mask)
         return cls(
             map_curves(scaled, true, size, protocol),
+            threshold_of(np.asarray(scaled, np.float32)),
             measure.pyramid_curves(true, size, protocol),
             pointing_hit(scaled, true, size),
             energy_inside(scaled, true, size),
@@ -193,7 +196,14 @@ class Evaluation:
         """`guesses`: the five classes predicted first have boxes."""
         self.ious = tuple(ious)
         self.located = Members()  # of most accumulators
-        self.fixed = Localization(ious, stands_on, seed)
+        self.used = Localization(ious, stands_on, seed)
+        # What else the maps could have been cut at without a look at these images' boxes.
+        others = {"fixed": measure.FIXED, "auto": None}
+        self.beside = {
+            kind: Localization(ious, {"kind": kind, "value": value}, seed)
+            for kind, value in others.items()
+            if kind != stands_on["kind"]
+        }
         # At each IoU its own threshold, or one for each half of the images.
         self.validation: dict[float, Localization] = {}
         self.thresholds: Mapping[str, Sequence[float]] = {}
@@ -244,12 +254,13 @@ class Evaluation:
             true,
         )
         self.pointing.append(measured.hit, measured.energy)
-        self.fixed.add(known.label, iou, top)
+        self.used.add(known.label, iou, top)
+        for kind, beside in self.beside.items():
+            value = measured.auto if kind == "auto" else measure.FIXED
+            beside.add(known.label, at_threshold(found, value), top)
         for delta, validation in self.validation.items():
-            values = self.thresholds[f"{delta:g}"]
-            value = values[calibrate.fold_of(known.id) if len(values) > 1 else 0]
-            at = int(np.searchsorted(THRESHOLDS, value - 1e-9))
-            validation.add(known.label, float(found.largest[at]), top)
+            value = calibrate.value_for(self.thresholds[f"{delta:g}"], known.id)
+            validation.add(known.label, at_threshold(found, value), top)
         for k, oracle in zip((None, 1, 5), self.oracles, strict=True):
             oracle.add(found if k is None or known.label in top[:k] else NOWHERE)
         for metric in (self.single, self.multi):
@@ -266,9 +277,7 @@ class Evaluation:
         """Score at thresholds that stage calibrate chose on other images, too."""
         self.thresholds = thresholds
         for iou in self.ious:
-            values = thresholds[f"{iou:g}"]
-            value = values[0] if len(values) == 1 else list(values)
-            stands_on = {"kind": "validation", "value": value, "source": source}
+            stands_on = calibrate.told(thresholds[f"{iou:g}"], source)
             self.validation[iou] = Localization([iou], stands_on, seed)
 
     def classified(self, label: int, top: Sequence[int]) -> None:
@@ -291,9 +300,9 @@ class Evaluation:
             seen = None if part is None else np.array(self.class_labels, int) == part.value
             yield from self.classification.compute(seen, label)
         if (located := _of(self.located, part)) is not NOBODY:
-            yield from self.fixed.compute(located, label)
-            for validation in self.validation.values():
-                found = validation.compute(located, label)
+            yield from self.used.compute(located, label)
+            for other in (*self.beside.values(), *self.validation.values()):
+                found = other.compute(located, label)
                 yield from (s for s in found if s.name in ("gt_known_loc", "top1_loc", "top5_loc"))
             yield from self.counts.compute(located, label)
             yield from self.pointing.compute(located, label)
@@ -315,13 +324,14 @@ class Evaluation:
     def rows(self) -> dict[str, np.ndarray]:
         """What a paired comparison takes: a row for each image, in the order of `ids`."""
         rows = {
-            "iou": self.fixed.iou,
-            "rank": self.fixed.rank,
+            "iou": self.used.iou,
+            "rank": self.used.rank,
             "counts": self.counts.rows,
             "max_box_acc": self.single.correct.packed,
             "max_box_acc_v2": self.multi.correct.packed,
             "hit": self.pointing.hit,
             "energy": self.pointing.energy,
+            **{f"{kind}_iou": other.iou for kind, other in self.beside.items()},
         }
         if self.validation:
             each = [validation.iou for validation in self.validation.values()]
@@ -330,6 +340,12 @@ class Evaluation:
 
 
 NOBODY = np.zeros(0, bool)
+
+
+def at_threshold(found: Curves, value: float) -> float:
+    """IoU of the largest component at a threshold: a multiple of a thousandth, as the curves are
+    made."""
+    return float(found.largest[int(np.searchsorted(THRESHOLDS, value - 1e-9))])
 
 
 def _of(members: Members, part: Part | None) -> Bool[np.ndarray, n] | None:
@@ -433,18 +449,29 @@ def guesses_have_boxes(run: Run) -> bool:
     return any(top.isdecimal() and int(top) >= wanted for top in tops)
 
 
+def stands_on(run: Run, picked: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The threshold that the boxes were cut at, with its value where calibrate chose it."""
+    if not calibrate.is_used(run) or picked is None or picked["source"] is None:
+        return run.segmenter().stands_on
+    values = picked["thresholds"][f"{calibrate.USED_IOU:g}"]
+    return calibrate.told(values, picked["source"])
+
+
 def make(run: Run, folder: Path) -> None:
     maps, cut = run.folder("explain"), run.folder("localize")
     truth = run.data.truth("val")
+    picked = None
+    if "calibrate" in run.config["stages"] or calibrate.is_used(run):
+        picked = calibrate.read(run.folder("calibrate"))
     evaluation = Evaluation(
         run.config["evaluate"]["ious"],
-        run.segmenter().stands_on,
+        stands_on(run, picked),
         run.config["seed"],
         guesses_have_boxes(run),
     )
-    if "calibrate" in run.config["stages"]:
-        picked = calibrate.read(run.folder("calibrate"))
-        if picked["source"] is not None:
+    if picked is not None:
+        # Boxes that were cut there are measured themselves.
+        if picked["source"] is not None and not calibrate.is_used(run):
             evaluation.calibrated(picked["thresholds"], picked["source"], run.config["seed"])
         # What somebody drew to choose the threshold is not scored with it.
         truth = {id: one for id, one in truth.items() if id not in set(picked["images"])}
@@ -461,7 +488,7 @@ def make(run: Run, folder: Path) -> None:
         method=run.method,
         protocol=run.config["protocol"],
         ious=evaluation.ious,
-        threshold=evaluation.fixed.threshold,
+        threshold=evaluation.used.threshold,
         ids=evaluation.ids,
         true=evaluation.true,
     )
@@ -608,5 +635,5 @@ def _curve(evaluation: Evaluation) -> dict[str, Any]:
         }
         for iou, correct in evaluation.oracles[0].num_correct.items()
     ]
-    fixed = (evaluation.fixed.threshold or {}).get("value")
-    return {"fixed": fixed, "lines": lines}
+    value = (evaluation.used.threshold or {}).get("value")
+    return {"fixed": None if isinstance(value, list) else value, "lines": lines}

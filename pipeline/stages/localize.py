@@ -1,5 +1,8 @@
 """Localize: maps -> scored boxes, in shards; then the two files that detection tools load.
 
+A map is cut where the segmenter says; with segmenter.threshold=validation at the threshold that
+stage calibrate chose on other images.
+
 boxes.json        a COCO results file: image_id, category_id, bbox, score
 predictions.json  a whole COCO data set: images, categories, annotations with scores
 """
@@ -8,17 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pipeline import runtime, shards, store
 from pipeline.data import coco
-from pipeline.records import Boxes, CocoNames, SaliencyMap, Segmenter, SetAside
+from pipeline.records import Boxes, CocoNames, Problem, SaliencyMap, Segmenter, SetAside
 from pipeline.run import Run
-from pipeline.stages import explain
+from pipeline.stages import calibrate, explain
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -29,11 +32,23 @@ def made_of(run: Run) -> dict[str, Any]:
         "explain": run.key("explain"),
         "segmenter": run.config["segmenter"],
         "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
+        **({"calibrate": run.key("calibrate")} if calibrate.is_used(run) else {}),
     }
 
 
+def check(run: Run) -> None:
+    """Raises Problem for a threshold that nothing would choose."""
+    stages = run.config["stages"]
+    if calibrate.is_used(run) and "calibrate" not in stages and "explain" in stages:
+        raise Problem(
+            f"segmenter.threshold=validation: stage calibrate chooses it, and it is not among "
+            f"stages={[*stages]}; add it after explain, or give segmenter.threshold=auto, which "
+            "needs no boxes"
+        )
+
+
 def make(run: Run, folder: Path) -> None:
-    maps, segmenter = run.folder("explain"), run.segmenter()
+    maps, segmenter_for = run.folder("explain"), _segmenters(run)
     ids = run.data.ids(run.split)
     of_maps = shards.written(maps)
 
@@ -42,7 +57,7 @@ def make(run: Run, folder: Path) -> None:
         aside: shards.Aside = []
         for number in numbers:
             for position, saliency in explain.maps_in(of_maps[number], ids):
-                boxes = _cut(run, segmenter, position, saliency)
+                boxes = _cut(run, segmenter_for(saliency.id), position, saliency)
                 if isinstance(boxes, SetAside):
                     aside.append((position, str(boxes)))
                 else:
@@ -61,6 +76,25 @@ def make(run: Run, folder: Path) -> None:
         coco.dump(path, results(folder, ids, names))
     with store.whole_file(folder / "predictions.json") as path:
         _data_set(path, run, folder, explain.classification(maps), names)
+
+
+def _segmenters(run: Run) -> Callable[[str], Segmenter]:
+    """The segmenter of each image: with validation thresholds one for each half of them."""
+    segmenter = run.segmenter()
+    if not calibrate.is_used(run):
+        return lambda _: segmenter
+    picked = calibrate.read(run.folder("calibrate"))
+    if picked["source"] is None:
+        raise calibrate.too_few(picked["n"])
+    values = picked["thresholds"][f"{calibrate.USED_IOU:g}"]
+    cut_at = {value: at_value(segmenter, value) for value in values}
+    return lambda id: cut_at[calibrate.value_for(values, id)]
+
+
+def at_value(segmenter: Segmenter, value: float) -> Segmenter:
+    """The same segmenter with a number for its threshold."""
+    cut: Segmenter = cast(Any, segmenter).with_threshold(value)
+    return cut
 
 
 def _cut(run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap) -> Boxes | SetAside:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32, UInt8
 
 FRAME: Size = (224, 224)  # of wsolevaluation
+FIXED = 0.2  # of the maximum, told where the boxes are cut elsewhere: Zhou et al., CVPR 2016
 IGNORE = 255
 
 

@@ -38,6 +38,7 @@ BASELINES = ("full_image_loc", "centre_box_loc", "pyramid_max_box_acc_v2", "pyra
 # In metrics.json alone. PxIoU at a threshold for all: its oracle stands beside PxAP.
 LEFT_OUT = (("pxiou", "fixed"), ("pxiou", "auto"))
 BESIDE = {"box_f1": ("box_precision", "box_recall"), "pointing_game": ("energy_pointing_game",)}
+# What is told at several thresholds; the boxes' own, the one used, comes first in metrics.json.
 CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
 FAR_BEHIND = 0.05  # of the oracle: then the threshold is worth a word
 
@@ -60,14 +61,19 @@ def table_of(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
             rows.append({"cells": [named, *cells], "baseline": name in BASELINES})
     head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
     return {"head": head, "rows": rows, "cards": _cards(headline), "advice": _advice(headline),
-            "classes": _per_class(scores, classes)}  # fmt: skip
+            "classes": _per_class(scores, classes, _used(headline))}  # fmt: skip
 
 
-Place = tuple[str, float | None, str]  # name, IoU, and whether at the boxes' own threshold
+Place = tuple[str, float | None, str]  # name, IoU, kind of threshold; "own": that of the boxes
 
 
-def _place(score: Score) -> Place:
-    return score.name, score.iou, _kind(score) if _kind(score) in CHOSEN else "own"
+def _used(headline: Sequence[Score]) -> str:
+    """The kind of threshold that the boxes were cut at."""
+    return next((_kind(s) for s in headline if s.name == "gt_known_loc"), "")
+
+
+def _place(score: Score, used: str) -> Place:
+    return score.name, score.iou, "own" if _kind(score) in ("", used) else _kind(score)
 
 
 def _kind(score: Score) -> str:
@@ -79,6 +85,8 @@ def _named(own: Mapping[float | None, Score], kind: str) -> str:
     if kind not in CHOSEN:
         values = dict.fromkeys(s.threshold["value"] for s in own.values() if s.threshold)
         told += [f"{value:g}" for value in values if value is not None]
+        told += dict.fromkeys(s.threshold["rule"] for s in own.values()
+                              if s.threshold and "rule" in s.threshold)  # fmt: skip
     return kind and f" ({' '.join(told)})"
 
 
@@ -111,6 +119,8 @@ def _cell(score: Score | None, with_threshold: bool) -> str:
 CARDS: dict[Place, tuple[str, str, Place | None]] = {
     ("gt_known_loc", 0.5, "own"): (
         "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
+    ("gt_known_loc", 0.5, "auto"): (
+        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
     ("gt_known_loc", 0.5, "validation"): (
         "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
     ("gt_known_loc", 0.5, "oracle"): (
@@ -124,14 +134,15 @@ CARDS: dict[Place, tuple[str, str, Place | None]] = {
 
 def _cards(headline: Sequence[Score]) -> list[dict[str, Any]]:
     """The few numbers to look at first, each beside what knows nothing of the image."""
-    found = {_place(s): s for s in headline}
+    used = _used(headline)
+    found = {_place(s, used): s for s in headline}
     return [
         {
             "title": title,
             "at": _stands_on(found[place]),
             "number": found[place].value,
             "value": _cell(found[place], False),
-            "threshold": _cell(found[place], place[2] in CHOSEN).partition(" ")[2],
+            "threshold": _cell(found[place], _kind(found[place]) in CHOSEN).partition(" ")[2],
             "spread": _spread(found[place]),
             "n": found[place].n,
             "of_boxes": not place[0].startswith("classification"),
@@ -160,36 +171,46 @@ def _spread(score: Score) -> str:
 
 
 def _advice(headline: Sequence[Score]) -> str | None:
+    """Where the boxes' threshold is far from the best: what is better, and may be used."""
+    used = _used(headline)
     found = {s.threshold["kind"]: s for s in headline
              if s.name == "gt_known_loc" and s.iou == 0.5 and s.threshold}  # fmt: skip
-    if not {"fixed", "oracle"} <= set(found):
+    if used not in ("fixed", "auto") or "oracle" not in found:
         return None
     reached = {kind: percent(s.value) for kind, s in found.items()}
     at = {kind: s.threshold["value"] for kind, s in found.items() if s.threshold}
-    if found["oracle"].value - found["fixed"].value < FAR_BEHIND:
+    if found["oracle"].value - found[used].value < FAR_BEHIND:
         return None
+    own = f"the fixed {at['fixed']:g}" if used == "fixed" else "each map's own"
     advice = (
         f"At IoU 0.5 the curve prefers a threshold of {at['oracle']:.2f} ({reached['oracle']} %) "
-        f"to the fixed {at['fixed']:g} ({reached['fixed']} %); it was chosen on the very images "
-        "that are scored, so what it reaches here is optimistic"
+        f"to {own} ({reached[used]} %); it was chosen on the very images that are scored, so what "
+        "it reaches here is optimistic."
     )
-    if "validation" in found and not isinstance(at["validation"], list):
-        return (f"{advice}. One chosen on other images, segmenter.threshold={at['validation']:g}, "
-                f"reaches {reached['validation']} %.")  # fmt: skip
-    if "validation" in found:
-        advice += f" (chosen on one half, used on the other: {reached['validation']} %)"
-    return f"{advice}. segmenter.threshold={at['oracle']:.2f} would use it."
+    better = {
+        "validation": "chosen on other images",
+        "auto": "chosen for each map by a rule, without boxes",
+    }
+    told = [
+        f"segmenter.threshold={kind}, {how}, reaches {reached[kind]} %"
+        for kind, how in better.items()
+        if kind in found and kind != used and found[kind].value > found[used].value
+    ]
+    if told:
+        return f"{advice} {'; '.join(told)}."
+    return f"{advice} segmenter.threshold={at['oracle']:.2f} would use it."
 
 
-def _per_class(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any] | None:
+def _per_class(scores: Sequence[Score], classes: Sequence[str], used: str) -> dict[str, Any] | None:
     columns: dict[str, Place] = {
         "GT-known @0.5": ("gt_known_loc", 0.5, "own"),
+        "auto": ("gt_known_loc", 0.5, "auto"),
         "validation": ("gt_known_loc", 0.5, "validation"),
         "oracle": ("gt_known_loc", 0.5, "oracle"),
         "MaxBoxAccV2": ("max_box_acc_v2", None, "oracle"),
         "top-1": ("classification_top1", None, "own"),
     }
-    found = {(s.label, _place(s)): s for s in scores if s.label is not None}
+    found = {(s.label, _place(s, used)): s for s in scores if s.label is not None}
     there = {place for _, place in found}
     columns = {title: place for title, place in columns.items() if place in there}
     rows = []

@@ -81,7 +81,8 @@ class Bench:
         from torchcam import methods
 
         def work() -> object:
-            with getattr(methods, kind)(self.theirs, target_layer="layer4") as extractor:
+            given = {"fc_layer": "fc"} if kind == "CAM" else {}
+            with getattr(methods, kind)(self.theirs, target_layer="layer4", **given) as extractor:
                 scores = self.theirs(self.images)
                 return extractor(self.classes, scores)
 
@@ -148,15 +149,18 @@ class Bench:
         """A gradient method made to compute in bfloat16, to see what it would gain."""
         from unittest.mock import patch
 
-        module = f"pipeline.saliency.{method}.full_precision"
         plain = self.method(method, True)
 
         @contextmanager
-        def lower(images: Tensor) -> Iterator[None]:
-            yield
+        def lower(images: Tensor, graph: bool = True) -> Iterator[None]:
+            with torch.set_grad_enabled(graph):
+                yield
 
         def work() -> object:
-            with patch(module, lower):
+            with (
+                patch("pipeline.saliency.slopes.full_precision", lower),
+                patch("pipeline.saliency.relu_rules.full_precision", lower),
+            ):
                 return plain()
 
         return work

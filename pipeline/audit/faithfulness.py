@@ -1,0 +1,240 @@
+"""Does the class score hang on the pixels that the map marks? Faithfulness, by changing the image.
+
+    deletion    the most important pixels first become the mean colour; area under p_c, low is good
+    insertion   they come back first into a blurred image; area under p_c, high is good
+                Petsiuk et al., "RISE", BMVC 2018, section 4.1. p_c is the softmax of the class.
+    road        the pixels removed are interpolated from their neighbours, with a little noise, so
+                that the gap itself tells nothing; most relevant first (MoRF, low is good) and
+                least relevant first (LeRF, high is good): is the class still predicted?
+                Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution
+                Methods", ICML 2022, section 4.2.
+    drop        max(0, p_c - p_c') / p_c, low is good; increase: p_c' > p_c, high is good; p_c' is
+                that of the image times its map. Chattopadhay et al., "Grad-CAM++", WACV 2018, 4.1.
+
+The area is the trapezoid rule over the share of pixels, as in RISE's code. Its blur is a Gaussian
+of 5 pixels in a window of 11, and so is ours. The mean colour is zero on the network's scale.
+
+ROAD's linear system: every removed pixel is the weighted mean of its eight neighbours, 1/6 across
+an edge, 1/12 across a corner, less at the border of the image. The matrix is symmetric and positive
+definite, so that conjugate gradients solve it on the device; they begin at the solution of half the
+size, so that the error of far reach is gone first. They end where what is left is less than the
+noise, which would drown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.audit.likeness import enlarged, importance, min_max
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Logits = Callable[[Tensor], Tensor]
+"""From images to the logits of all classes."""
+
+SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels that ROAD removes
+NOISE = 0.01  # of ROAD, standard deviation on the network's scale
+TOLERANCE = NOISE / 100  # of a pixel against its neighbours: the error of a wide gap is larger
+EDGE, CORNER = 1 / 6, 1 / 12
+MOST = 2000  # steps of conjugate gradients: what is left after them stays
+
+
+def faithfulness(
+    logits: Logits,
+    images: Float[Tensor, "b 3 H W"],
+    classes: Int[Tensor, "b"],
+    maps: Float[Tensor, "b h w"],
+    seeds: Sequence[int],
+    steps: int,
+) -> dict[str, Tensor]:
+    """All of them, for each image. `seeds`: one for each image, of whatever is drawn."""
+    large = enlarged(maps, images.shape[2:])
+    order = importance(large, seeds)
+
+    def score(some: Tensor) -> Tensor:
+        return _probability(logits(some), classes)
+
+    original = score(images)
+    deletion = curve(score, images, torch.zeros_like(images), order, steps)
+    insertion = curve(score, blurred(images), images, order, steps)
+    drop, increase = drop_and_increase(score, original, images, large)
+    found = {
+        "score": original,
+        "deletion_curve": deletion,
+        "deletion": area(deletion),
+        "insertion_curve": insertion,
+        "insertion": area(insertion),
+        "average_drop": drop,
+        "increase": increase,
+    }
+    for name, by_relevance in (("morf", order), ("lerf", order.flip(1))):
+        kept, probability = road(logits, images, classes, by_relevance, seeds)
+        found[f"road_{name}_curve"] = kept
+        found[f"road_{name}_score_curve"] = probability
+        found[f"road_{name}"] = kept.mean(1)
+    found["road"] = (found["road_lerf"] - found["road_morf"]) / 2
+    return found
+
+
+def _probability(logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+    return logits.float().softmax(1).gather(1, classes[:, None])[:, 0]
+
+
+# -- insertion and deletion ----------------------------------------------------------------------
+
+
+def curve(
+    score: Callable[[Tensor], Tensor],
+    start: Float[Tensor, "b 3 H W"],
+    end: Float[Tensor, "b 3 H W"],
+    order: Int[Tensor, "b n"],
+    steps: int,
+) -> Float[Tensor, "b steps+1"]:
+    """The score on the way from `start` to `end`, as many pixels changed in each step."""
+    place = torch.empty_like(order)
+    place.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    place = place.view(len(start), 1, *start.shape[2:])
+    n = order.shape[1]
+    counts = [round(n * step / steps) for step in range(steps + 1)]
+    return torch.stack([score(torch.where(place < count, end, start)) for count in counts], 1)
+
+
+def area(curves: Float[Tensor, "b s"]) -> Float[Tensor, "b"]:
+    """Under a curve over [0, 1]."""
+    return torch.trapezoid(curves, dim=1) / (curves.shape[1] - 1)
+
+
+def blurred(
+    images: Float[Tensor, "b 3 H W"], width: int = 11, sigma: float = 5.0
+) -> Float[Tensor, "b 3 H W"]:
+    """A Gaussian's window, one axis at a time; beyond the border the nearest pixel goes on."""
+    at = torch.arange(width, device=images.device, dtype=images.dtype) - width // 2
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1, 1, 1)
+    margin, groups = width // 2, images.shape[1]
+    wide = F.pad(images, (margin,) * 4, mode="replicate")
+    wide = F.conv2d(wide, kernel, groups=groups)
+    return F.conv2d(wide, kernel.transpose(2, 3), groups=groups)
+
+
+# -- average drop and increase -------------------------------------------------------------------
+
+
+def drop_and_increase(
+    score: Callable[[Tensor], Tensor],
+    original: Float[Tensor, "b"],
+    images: Float[Tensor, "b 3 H W"],
+    maps: Float[Tensor, "b H W"],
+) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """`maps` at the size of the images; they are scaled to [0, 1]."""
+    seen = score(images * min_max(maps)[:, None])
+    tiny = torch.finfo(original.dtype).tiny
+    return (original - seen).clamp(min=0) / original.clamp(min=tiny), (seen > original).float()
+
+
+# -- ROAD ----------------------------------------------------------------------------------------
+
+
+def road(
+    logits: Logits,
+    images: Float[Tensor, "b 3 H W"],
+    classes: Int[Tensor, "b"],
+    order: Int[Tensor, "b n"],
+    seeds: Sequence[int],
+    shares: Sequence[float] = SHARES,
+    noise: float = NOISE,
+) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b s"]]:
+    """Whether the class is still predicted, and its probability, at each share removed in order."""
+    kept, probability = [], []
+    for share in shares:
+        gone = torch.zeros_like(order, dtype=torch.bool)
+        gone.scatter_(1, order[:, : int(order.shape[1] * share)], True)
+        gone = gone.view(len(images), *images.shape[2:])
+        answer = logits(imputed(images, gone, seeds, noise))
+        kept.append((answer.argmax(1) == classes).float())
+        probability.append(_probability(answer, classes))
+    return torch.stack(kept, 1), torch.stack(probability, 1)
+
+
+def imputed(
+    images: Float[Tensor, "b c H W"],
+    gone: Bool[Tensor, "b H W"],
+    seeds: Sequence[int],
+    noise: float = NOISE,
+    tolerance: float = TOLERANCE,
+) -> Float[Tensor, "b c H W"]:
+    """Noisy linear imputation of the pixels that are gone."""
+    found = []
+    # One by one: on a CPU an image then stays in the cache, and each stops when it is solved.
+    for image, hole, seed in zip(images, gone, seeds, strict=True):
+        drawn = np.random.default_rng(seed).standard_normal(tuple(image.shape), np.float32)
+        extra = torch.from_numpy(drawn).to(image.device) * noise
+        found.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
+    return torch.stack(found).contiguous(memory_format=torch.channels_last)
+
+
+def harmonic(
+    image: Float[Tensor, "c H W"], gone: Bool[Tensor, "H W"], tolerance: float
+) -> Float[Tensor, "c H W"]:
+    """The image whose pixels that are gone are the weighted mean of their neighbours."""
+    hole = gone.to(image.dtype)
+    if not gone.any() or gone.all():
+        return image * (1 - hole)
+    known = image * (1 - hole)
+    start = _from_half_the_size(known, gone, tolerance)
+    weight = _around(torch.ones_like(hole)[None])[0]
+
+    def apply(x: Tensor) -> Tensor:
+        return (weight * x - _around(x)) * hole
+
+    x = start * hole
+    residue = _around(known) * hole - apply(x)
+    ready = residue / weight  # divided by the diagonal: less is to be done at the border
+    way = ready.clone()
+    power = (residue * ready).sum((1, 2), keepdim=True)
+    for step in range(MOST):
+        # The test waits for the device: not in every step.
+        if step % 8 == 0 and residue.abs().max() <= tolerance:
+            break
+        through = apply(way)
+        length = power / (way * through).sum((1, 2), keepdim=True).clamp(min=1e-30)
+        x = x + length * way
+        residue = residue - length * through
+        ready = residue / weight
+        before, power = power, (residue * ready).sum((1, 2), keepdim=True)
+        way = ready + power / before.clamp(min=1e-30) * way
+    return known + x * hole
+
+
+def _around(x: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
+    """The weighted sum of the eight neighbours: ([1 2 1] x [1 2 1] - 4) / 12."""
+    padded = F.pad(x, (1, 1, 1, 1))
+    rows = padded[:, :-2] + padded[:, 2:]
+    rows.add_(padded[:, 1:-1], alpha=2)
+    total = rows[:, :, :-2] + rows[:, :, 2:]
+    total.add_(rows[:, :, 1:-1], alpha=2).sub_(x, alpha=4)
+    return total.mul_(CORNER)
+
+
+def _from_half_the_size(
+    known: Float[Tensor, "c H W"], gone: Bool[Tensor, "H W"], tolerance: float
+) -> Float[Tensor, "c H W"]:
+    """A first guess: a cell of half the size is known where any of its pixels is."""
+    if min(known.shape[1:]) < 4:
+        there = (~gone).sum()
+        return known.sum((1, 2), keepdim=True).div(there).expand_as(known)
+    height, width = known.shape[1:]
+    odd = (0, width % 2, 0, height % 2)
+    there = F.avg_pool2d(F.pad((~gone).to(known.dtype)[None], odd), 2)
+    small = F.avg_pool2d(F.pad(known, odd), 2) / there.clamp(min=0.25)
+    solved = harmonic(small, there[0] == 0, tolerance)
+    size = [2 * solved.shape[1], 2 * solved.shape[2]]
+    large = F.interpolate(solved[None], size, mode="bilinear", align_corners=False)[0]
+    return large[:, :height, :width]

@@ -1,0 +1,107 @@
+"""How alike two maps are: rank correlation, structural similarity, the cells that stand out most.
+
+    rank      Spearman, "The proof and measurement of association between two things", 1904:
+              Pearson's correlation of the ranks, equals sharing their mean rank
+    ssim      Wang et al., "Image quality assessment", 2004, equation 13, mean over 7x7 windows;
+              maps are scaled to [0, 1] first
+    top_k     the share of the k highest cells of one map that are among the k highest of the other
+              (Ghorbani et al. 2019)
+
+All three ignore the scale of a map and its offset: so do boxes that are cut from it. A map without
+any difference in it (a ReLU that shut everything) has no ranks: its correlation with another is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64, Int
+
+WINDOW = 7
+C1, C2 = 0.01**2, 0.03**2  # Wang et al., for a range of 1
+
+
+def enlarged(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b H W"]:
+    """Bilinear, half-pixel centres, as maps are scaled wherever they are used."""
+    if list(maps.shape[1:]) == list(size):
+        return maps
+    large = F.interpolate(maps[:, None], list(size), mode="bilinear", align_corners=False)
+    return large[:, 0]
+
+
+def min_max(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """To [0, 1]; what is not finite counts as the lowest, a constant map gives zeros."""
+    finite = maps.isfinite()
+    lowest = maps.where(finite, torch.inf).amin((1, 2), keepdim=True)
+    maps = maps.where(finite, lowest.where(lowest.isfinite(), 0))
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    spread = high - low
+    return torch.where(spread > 0, (maps - low) / spread.where(spread > 0, 1), 0)
+
+
+def ranks(values: Float[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
+    """From 1 up; equals have the mean of the ranks that they take."""
+    ordered, order = values.sort(1)
+    n = values.shape[1]
+    place = torch.arange(n, device=values.device).expand_as(order)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    last = torch.ones_like(new)
+    last[:, :-1] = new[:, 1:]
+    first_of = place.where(new, 0).cummax(1).values
+    last_of = place.where(last, n).flip(1).cummin(1).values.flip(1)
+    mean = (first_of + last_of).double() / 2 + 1
+    return torch.empty_like(mean).scatter_(1, order, mean)
+
+
+def rank_correlation(a: Float[Tensor, "b h w"], b: Float[Tensor, "b h w"]) -> Float64[Tensor, "b"]:
+    x, y = (ranks(one.flatten(1)) for one in (a, b))
+    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    spread = (x.square().sum(1) * y.square().sum(1)).sqrt()
+    return torch.where(spread > 0, (x * y).sum(1) / spread.where(spread > 0, 1), 0)
+
+
+def ssim(a: Float[Tensor, "b H W"], b: Float[Tensor, "b H W"]) -> Float64[Tensor, "b"]:
+    """Of maps scaled to [0, 1], over windows that lie wholly inside; smaller ones if need be."""
+    window = min(WINDOW, *a.shape[1:])
+    x, y = min_max(a).double()[:, None], min_max(b).double()[:, None]
+    pixels = window**2
+    sample = pixels / max(1, pixels - 1)  # variances as of a sample, as Wang's code has them
+
+    def mean(of: Tensor) -> Tensor:
+        return F.avg_pool2d(of, window, 1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy = (sample * (mean(one * one) - m * m) for one, m in ((x, mx), (y, my)))
+    vxy = sample * (mean(x * y) - mx * my)
+    above = (2 * mx * my + C1) * (2 * vxy + C2)
+    below = (mx**2 + my**2 + C1) * (vx + vy + C2)
+    found: Tensor = (above / below).mean((1, 2, 3))
+    return found
+
+
+def importance(maps: Float[Tensor, "b H W"], seeds: Sequence[int]) -> Int[Tensor, "b n"]:
+    """Pixels from the most to the least important; equals in an order drawn from each image's
+    seed, for in raster order an empty map would mean: from the top."""
+    flat = maps.flatten(1)
+    mixed = torch.from_numpy(
+        np.stack([np.random.default_rng(seed).permutation(flat.shape[1]) for seed in seeds])
+    ).to(flat.device)
+    return mixed.gather(1, flat.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
+
+
+def top_cells(order: Int[Tensor, "b n"], k: int) -> Bool[Tensor, "b n"]:
+    chosen = torch.zeros_like(order, dtype=torch.bool)
+    return chosen.scatter_(1, order[:, :k], True)
+
+
+def top_k_shared(a: Int[Tensor, "b n"], b: Int[Tensor, "b n"], k: int) -> Float64[Tensor, "b"]:
+    """Of two orders of importance."""
+    return (top_cells(a, k) & top_cells(b, k)).sum(1).double() / k

@@ -1,0 +1,507 @@
+"""Audit: can the maps of a method on this network be believed?
+
+    audit.json   every number: its mean, its interval, whether low or high is good
+    images.json  the numbers of each image
+    audit.txt    the table
+    pictures/    one for each test
+
+A few images are chosen evenly from the split; each test (pipeline/audit/) is kept in shards of its
+own, so that a killed run goes on. Maps are of the first class of `explain.target`, and made anew in
+float32, so that only the test moves them; faithfulness asks the network in the precision of the
+run. Sanity and fragility cost tens of passes an image: they see `audit.few` of the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import checkpoint, shards, show, store
+from pipeline.metric.bootstrap import interval
+from pipeline.metric.iou import pairwise_iou
+from pipeline.records import Example, Fitted, Problem, SaliencyMap, SaliencyMethod, SetAside
+from pipeline.run import Run
+from pipeline.stages import explain, localize
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+PIECE = 4  # images that go through a test together
+SEEN, SHARDS_SEEN = 2, 2  # of these, in the first shards, are kept as pictures
+FEW = ("sanity", "fragility")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of the table: where its values are, and which way is good."""
+
+    name: str
+    title: str
+    good: str  # low | high | "" where neither is: how alike two maps are
+
+
+NUMBERS: dict[str, tuple[Number, ...]] = {
+    "faithfulness": (
+        Number("deletion", "deletion, area", "low"),
+        Number("insertion", "insertion, area", "high"),
+        Number("road_morf", "ROAD, most relevant first", "low"),
+        Number("road_lerf", "ROAD, least relevant first", "high"),
+        Number("road", "ROAD, (LeRF - MoRF) / 2", "high"),
+        Number("average_drop", "average drop", "low"),
+        Number("increase", "increase in confidence", "high"),
+    ),
+    "sanity": (
+        Number("head_ssim", "head random: SSIM", "low"),
+        Number("head_rank", "head random: rank correlation", "low"),
+        Number("cascading_ssim", "cascading, mean: SSIM", "low"),
+        Number("cascading_rank", "cascading, mean: rank correlation", "low"),
+        Number("independent_ssim", "independent, mean: SSIM", "low"),
+        Number("independent_rank", "independent, mean: rank correlation", "low"),
+    ),
+    "input_shift": (
+        Number("shift_moved", "input shift: the map moves by", "low"),
+        Number("shift_rank", "input shift: rank correlation", "high"),
+    ),
+    "fragility": (
+        Number("random_top_k", "random signs: top pixels kept", "high"),
+        Number("random_iou", "random signs: IoU of the boxes", "high"),
+        Number("attack_top_k", "attack: top pixels kept", "high"),
+        Number("attack_rank", "attack: rank correlation", "high"),
+        Number("attack_iou", "attack: IoU of the boxes", "high"),
+    ),
+}
+
+
+def made_of(run: Run) -> dict[str, Any]:
+    return {
+        "source": run.sources("audit", "data", "saliency", "segmenter"),
+        "explain": run.made_of("explain"),
+        "segmenter": run.config["segmenter"],
+        "audit": run.config["audit"],
+        "seed": run.config["seed"],
+    }
+
+
+def check(run: Run) -> None:
+    """Raises Problem for what stage explain would refuse."""
+    explain.check(run)
+
+
+def make(run: Run, folder: Path) -> None:
+    trained = checkpoint.load(run.checkpoint, run.device)
+    method = explain._method(run)
+    if isinstance(method, Fitted):
+        method = explain._fitted(run, method, trained)
+    audit = Audit(run, trained, method)
+    notes = []
+    for test in run.config["audit"]["tests"]:
+        if refused := audit.refuses(test):
+            notes.append(f"{test}: not done; {refused}")
+            continue
+        positions = chosen(run, test)
+        shards.over(
+            folder / test,
+            f"audit: {test}",
+            len(positions),
+            PIECE,
+            PIECE,
+            audit.flow(test, positions),
+            shards.concatenated,
+            list(positions),
+        )
+    found = {test: arrays_of(folder / test) for test in NUMBERS if (folder / test).is_dir()}
+    if not any(found.values()):
+        raise Problem(f"audit: no image could be read; {'; '.join(notes)}")
+    for shard in (one for test in found for one in shards.written(folder / test)):
+        for position, why in store.read_arrays(shard)[1]["set_aside"]:
+            notes.append(f"{run.data.ids(run.split)[position]}: {why}")
+    from pipeline.stages import audit_pictures
+
+    records = records_of(run, found)
+    store.write_json(
+        folder / "audit.json",
+        {"method": run.method, "numbers": records, "notes": list(dict.fromkeys(notes))},
+        indent=1,
+    )
+    store.write_json(folder / "images.json", images_of(run, found))
+    store.write_text(folder / "audit.txt", table([(run.method, records)]))
+    for test, arrays in found.items():
+        if arrays:
+            picture = audit_pictures.of(test, arrays, audit.facts(test))
+            with store.whole_file(folder / "pictures" / f"{test}.png") as path:
+                picture.save(path, "png")
+    for note in dict.fromkeys(notes):
+        show.line(f"audit: {note}")
+
+
+def chosen(run: Run, test: str) -> list[int]:
+    """Positions of the images, evenly over the split; `few` of them where a test costs much."""
+    options, count = run.config["audit"], len(run.data.ids(run.split))
+    if count == 0:
+        raise Problem(f"audit: the split {run.split} has no image; see data.* and explain.split")
+    every = [
+        n * count // min(count, options["images"]) for n in range(min(count, options["images"]))
+    ]
+    if test not in FEW:
+        return every
+    few = min(len(every), options["few"])
+    return [every[n * len(every) // few] for n in range(few)]
+
+
+# -- a batch through a test ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One method on one network."""
+
+    run: Run
+    trained: checkpoint.Checkpoint
+    method: SaliencyMethod
+
+    def flow(
+        self, test: str, positions: Sequence[int]
+    ) -> Callable[[Iterator[range]], Iterator[tuple[shards.Arrays, shards.Aside]]]:
+        through = shards.through_network(self.run, self.run.split, getattr(self, f"_{test}"))
+        return lambda pieces: through([positions[n] for n in piece] for piece in pieces)
+
+    def refuses(self, test: str) -> str:
+        """Why a test cannot be done on this network; empty: it can."""
+        if test != "input_shift":
+            return ""
+        import torch
+
+        from pipeline.audit.input_shift import shifted
+
+        try:
+            image = torch.zeros(1, 3, *self.trained.size, device=self.run.device)
+            shifted(self.trained.network, image, self._shift())
+        except Problem as problem:
+            return str(problem)
+        return ""
+
+    def facts(self, test: str) -> dict[str, Any]:
+        """What a picture says beside the numbers."""
+        from pipeline.audit import fragility, sanity
+
+        run, options = self.run, self.run.config["audit"]
+        return {
+            "method": run.method,
+            "network": _called(self.trained.card["model"]),
+            "classes": self.trained.classes,
+            "parts": [part.name for part in sanity.parts(self.trained.network, options["layers"])],
+            "epsilon": options["epsilon"],
+            "shift": options["shift"],
+            "top": fragility.TOP,
+            "seed": run.config["seed"],
+        }
+
+    def _faithfulness(self, batch: shards.Labelled) -> shards.Arrays:
+        from pipeline.audit.faithfulness import SHARES, faithfulness
+
+        images, classes, maps_of = self._begun(batch)
+        maps = maps_of(self.trained.network, images)
+        found = faithfulness(
+            self._logits, images, classes, maps, self._seeds(batch), self._option("steps")
+        )
+        arrays = {name: _numpy(one) for name, one in found.items()}
+        arrays["share"] = np.tile(np.array(SHARES, np.float32), (len(batch), 1))
+        return {**self._named(batch, classes), **arrays}
+
+    def _seen(self, test: str, batch: shards.Labelled) -> int:
+        """How many of a batch are kept to look at: few, however many images are audited."""
+        first = chosen(self.run, test)[: PIECE * SHARDS_SEEN]
+        return SEEN if batch[0][0] in first else 0
+
+    def _sanity(self, batch: shards.Labelled) -> shards.Arrays:
+        from pipeline.audit.sanity import MODES, sanity
+
+        images, classes, maps_of = self._begun(batch)
+        with _float32(images):
+            found = sanity(
+                self.trained.network,
+                maps_of,
+                images,
+                self._option("layers"),
+                self.run.config["seed"],
+            )
+        seen = self._seen("sanity", batch)
+        pictures = found.pop("maps")[:seen]
+        arrays = {name: _numpy(one) for name, one in found.items()}
+        for measure in ("ssim", "rank"):
+            arrays[f"head_{measure}"] = arrays[measure][:, 0, 0]
+            for n, mode in enumerate(MODES):
+                arrays[f"{mode}_{measure}"] = arrays[measure][:, n].mean(1)
+        return {
+            **self._named(batch, classes),
+            **arrays,
+            "seen_image": shards.pixels(batch)[:seen],
+            "seen_maps": _numpy(pictures).astype(np.float16),
+        }
+
+    def _input_shift(self, batch: shards.Labelled) -> shards.Arrays:
+        from pipeline.audit.input_shift import input_shift
+
+        images, classes, maps_of = self._begun(batch)
+        with _float32(images):
+            found = input_shift(
+                self.trained.network,
+                maps_of,
+                lambda network, some: self._logits(some, network),
+                images,
+                self._shift(),
+            )
+        count = self._seen("input_shift", batch)
+        seen = [_numpy(found.pop(name)[:count]) for name in ("before", "after")]
+        return {
+            **self._named(batch, classes),
+            **{f"shift_{name}": _numpy(one) for name, one in found.items()},
+            "seen": shards.positions_of(batch)[:count],
+            "seen_image": shards.pixels(batch)[:count],
+            "seen_before": seen[0],
+            "seen_after": seen[1],
+        }
+
+    def _fragility(self, batch: shards.Labelled) -> shards.Arrays:
+        from pipeline.audit.fragility import Bounds, fragility
+
+        images, classes, maps_of = self._begun(batch)
+        trained = self.trained
+        bounds = Bounds.of(trained.mean, trained.std, self._option("epsilon"), images.device)
+        with _float32(images):
+            before, found = fragility(
+                trained.network,
+                maps_of,
+                self._logits,
+                images,
+                classes,
+                bounds,
+                self._seeds(batch),
+                self._option("attack_steps"),
+            )
+        arrays: shards.Arrays = {}
+        count = self._seen("fragility", batch)
+        first = self._boxes(batch, classes, before)
+        for name, moved in found.items():
+            arrays[f"{name}_top_k"] = _numpy(moved.top_k)
+            arrays[f"{name}_rank"] = _numpy(moved.rank)
+            arrays[f"{name}_kept"] = _numpy(moved.kept)
+            boxes = self._boxes(batch, classes, moved.maps)
+            arrays[f"{name}_box"] = boxes
+            arrays[f"{name}_iou"] = np.array(
+                [pairwise_iou(a[None], b[None])[0, 0] for a, b in zip(first, boxes, strict=True)]
+            )
+            arrays[f"seen_{name}"] = self._picture(moved.images[:count])
+            arrays[f"seen_{name}_map"] = _numpy(moved.maps[:count])
+        return {
+            **self._named(batch, classes),
+            **arrays,
+            "box": first,
+            "size": np.array([example.size for _, example in batch], np.int32),
+            "seen": shards.positions_of(batch)[:count],
+            "seen_image": shards.pixels(batch)[:count],
+            "seen_map": _numpy(before[:count]),
+        }
+
+    # -- what the tests share
+
+    def _option(self, name: str) -> Any:
+        return self.run.config["audit"][name]
+
+    def _shift(self) -> Float[Tensor, "3"]:
+        import torch
+
+        std = torch.tensor(self.trained.std, device=self.run.device)
+        return float(self._option("shift")) / std
+
+    def _begun(
+        self, batch: shards.Labelled
+    ) -> tuple[Tensor, Tensor, Callable[[nn.Module, Tensor], Tensor]]:
+        """Images, the class of each, and how a network's maps of these classes are made."""
+        images = self.trained.tensor(shards.pixels(batch))
+        labels = shards.labels_of(batch, images.device)
+        choose = explain.chooser(explain.targets(self.run), self.trained.classes, labels)
+        classes = choose(self._logits(images))[:, 0]
+
+        def maps_of(network: Any, some: Tensor) -> Tensor:
+            with _float32(some):
+                made = self.method(network, some, lambda logits: classes[:, None])
+            return made.maps[:, 0].detach().float()
+
+        return images, classes, maps_of
+
+    def _logits(self, images: Tensor, network: Any = None) -> Tensor:
+        import torch
+
+        with torch.no_grad():
+            answer: Tensor = (network or self.trained.network)(images).logits.float()
+        return answer
+
+    def _seeds(self, batch: shards.Labelled) -> list[int]:
+        """Of each image its own, so that no result hangs on how images are put together."""
+        seed = self.run.config["seed"]
+        return [int(store.hash_of([seed, position]), 16) for position, _ in batch]
+
+    def _named(self, batch: shards.Labelled, classes: Tensor) -> shards.Arrays:
+        return {"image": shards.positions_of(batch), "class": _numpy(classes).astype(np.int32)}
+
+    def _picture(self, images: Tensor) -> np.ndarray:
+        """Back to uint8 [b, H, W, 3]."""
+        mean, std = np.array(self.trained.mean), np.array(self.trained.std)
+        pixels = _numpy(images.permute(0, 2, 3, 1)) * std + mean
+        return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8))
+
+    def _boxes(self, batch: shards.Labelled, classes: Tensor, maps: Tensor) -> np.ndarray:
+        """The best box that the run's own segmenter cuts from each map; none: of no size."""
+        segmenter, found = self.run.segmenter(), []
+        for (position, example), label, values in zip(
+            batch, classes.tolist(), _numpy(maps), strict=True
+        ):
+            saliency = _as_kept(example, label, values)
+            boxes = localize._cut(self.run, segmenter, position, saliency)
+            if isinstance(boxes, SetAside) or not len(boxes.boxes):
+                found.append(np.zeros(4, np.float32))
+            else:
+                found.append(boxes.boxes[0])
+        return np.stack(found)
+
+
+def _as_kept(example: Example, label: int, values: Float[np.ndarray, "h w"]) -> SaliencyMap:
+    """A map as stage explain keeps it, so that its box is the same."""
+    finite = np.where(np.isfinite(values), values, 0)
+    scale = float(np.abs(finite).max()) or 1.0
+    kept = (values / scale).astype(np.float16)
+    return SaliencyMap(example.id, label, label, 1.0, kept, scale, example.size)
+
+
+def _called(model: Mapping[str, Any]) -> str:
+    """A network's name, or that of its kind."""
+    return str(model["name"] if "name" in model else model["_target_"].split(".")[-2])
+
+
+def _float32(images: Tensor) -> Any:
+    import torch
+
+    return torch.autocast(images.device.type, enabled=False)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+# -- what comes of it ----------------------------------------------------------------------------
+
+
+def arrays_of(folder: Path) -> shards.Arrays:
+    """All shards of a test."""
+    found = [store.read_arrays(shard)[0] for shard in shards.written(folder)]
+    found = [arrays for arrays in found if arrays]
+    names = found[0] if found else ()
+    return {name: np.concatenate([arrays[name] for arrays in found]) for name in names}
+
+
+def records_of(run: Run, found: Mapping[str, shards.Arrays]) -> list[dict[str, Any]]:
+    """The mean of each number over the images and its 95 % bootstrap interval; then that of each
+    part of the network that was made random."""
+    from pipeline.audit.sanity import MEASURES, MODES, parts
+
+    records = []
+
+    def add(test: str, name: str, values: np.ndarray, good: str, part: str | None = None) -> None:
+        low, high = interval(values.astype(np.float64), seed=run.config["seed"])
+        records.append({"test": test, "name": name, "part": part, "value": float(values.mean()),
+                        "n": len(values), "interval": [low, high], "good": good,
+                        "method": run.method})  # fmt: skip
+
+    for test, arrays in found.items():
+        for number in NUMBERS[test] if arrays else ():
+            add(test, number.name, arrays[number.name], number.good)
+    if sanity := found.get("sanity"):
+        network = checkpoint.load(run.checkpoint, run.device).network
+        names = [part.name for part in parts(network, run.config["audit"]["layers"])]
+        for m, mode in enumerate(MODES):
+            for measure in MEASURES:
+                for n, part in enumerate(names):
+                    add("sanity", f"{mode}_{measure}", sanity[measure][:, m, n], "low", part)
+    return records
+
+
+def images_of(run: Run, found: Mapping[str, shards.Arrays]) -> list[dict[str, Any]]:
+    """The numbers of each image, by test."""
+    ids, images = run.data.ids(run.split), dict[int, dict[str, Any]]()
+    for test, arrays in found.items():
+        for n, position in enumerate(arrays.get("image", np.zeros(0, int)).tolist()):
+            one = images.setdefault(
+                position, {"id": ids[position], "class": run.classes[int(arrays["class"][n])]}
+            )
+            one[test] = {
+                name: np.round(values[n].astype(float), 5).tolist()
+                for name, values in arrays.items()
+                if not name.startswith("seen") and name not in ("image", "class", "share")
+            }
+    return [images[position] for position in sorted(images)]
+
+
+LOCALIZATION = {
+    ("gt_known_loc", "fixed"): "GT-known Loc @0.5, fixed",
+    ("gt_known_loc", "oracle"): "GT-known Loc @0.5, oracle",
+    ("max_box_acc_v2", "oracle"): "MaxBoxAccV2",
+}
+
+
+def beside(audits: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The table over all methods of a run, with what their boxes are worth where that is known."""
+    found = {
+        (r["name"], r["threshold"]["kind"], r["method"]): r
+        for r in metrics
+        if r["class"] is None and r["threshold"] and r["iou"] in (0.5, None)
+    }
+    names = [one["method"] for one in audits]
+    rows = {}
+    for (name, kind), title in LOCALIZATION.items():
+        every = [found.get((name, kind, method)) for method in names]
+        if any(every):
+            rows[title] = [_cell(one) if one and one["interval"] else "" for one in every]
+    return table([(one["method"], one["numbers"]) for one in audits], rows)
+
+
+def table(
+    methods: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    localization: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """A row a number, a column a method: the mean and its interval. `localization`: further rows,
+    a cell a method, of what the boxes are worth."""
+    titles = {number.name: number for some in NUMBERS.values() for number in some}
+    found = [{r["name"]: r for r in records if r["part"] is None} for _, records in methods]
+    names = [name for name in titles if any(name in one for one in found)]
+    rows = [["", "good", *(name for name, _ in methods), "n"]]
+    for name in names:
+        cells = [_cell(one.get(name)) for one in found]
+        counts = {one[name]["n"] for one in found if name in one}
+        rows.append([titles[name].title, titles[name].good, *cells,
+                     "-".join(map(str, sorted(counts)))])  # fmt: skip
+    for title, cells_of in (localization or {}).items():
+        rows.append([title, "high", *cells_of])
+    return aligned(rows)
+
+
+def _cell(record: Mapping[str, Any] | None) -> str:
+    if record is None:
+        return ""
+    low, high = record["interval"]
+    return f"{record['value']:z.2f} ({low:z.2f} to {high:z.2f})"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    width = max(len(row) for row in rows)
+    filled = [[*row, *[""] * (width - len(row))] for row in rows]
+    widths = [max(len(row[n]) for row in filled) for n in range(width)]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+             for row in filled]  # fmt: skip
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,140 @@
+"""Stage audit, end to end on the tiny embedded set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import shards, store
+from pipeline.config import AUDITS
+from pipeline.stages import audit
+from tests.conftest import TINY, Cli
+
+SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",
+         "audit.attack_steps=5")  # fmt: skip
+LATEST = Path("outputs/latest")
+
+
+def numbers(path: Path = LATEST / "audit.json") -> list[dict[str, object]]:
+    return list(json.loads(path.read_text()))
+
+
+def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("+experiment=audit", *TINY, *SMALL, "explain.methods=[gradient,gradcam]")
+    assert cli(*command) == 0
+    out = capsys.readouterr().out
+    for title in ("deletion, area", "head random: SSIM", "input shift", "attack: IoU of the boxes"):
+        assert title in out
+    assert (LATEST / "audit.txt").read_text() in out
+    every = numbers()
+    assert [one["method"] for one in every] == ["gradient", "gradcam"]
+    records = {(r["test"], r["name"], r["part"]): r for r in every[0]["numbers"]}
+    assert {test for test, _, _ in records} == set(AUDITS)
+    for (test, _, _), record in records.items():
+        assert record["n"] == (5 if test in audit.FEW else 6)
+        low, high = record["interval"]
+        assert low - 1e-9 <= record["value"] <= high + 1e-9
+    assert records["sanity", "cascading_ssim", "head"]["value"] == pytest.approx(
+        records["sanity", "head_ssim", None]["value"]
+    )
+    for stage in ("audit", "audit-gradcam"):
+        for test in AUDITS:
+            picture = Image.open(LATEST / "stages" / stage / "pictures" / f"{test}.png")
+            assert picture.width > 1000
+            assert np.asarray(picture).std() > 5
+    images = json.loads((LATEST / "stages/audit/images.json").read_text())
+    assert len(images) == 6
+    mean = np.mean([one["faithfulness"]["deletion"] for one in images])
+    value = records["faithfulness", "deletion", None]["value"]
+    assert mean == pytest.approx(value, abs=1e-5)
+
+    assert cli(*command) == 0
+    assert "audit (gradient) kept" in capsys.readouterr().out
+
+
+def test_how_work_is_spread_changes_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("+experiment=audit", *TINY, *SMALL, "saliency=gradcam", "runtime.device=cpu")
+    assert cli(*few, "runtime.workers=0") == 0
+    (first,) = numbers()
+    monkeypatch.setattr(audit, "PIECE", 2)
+    assert cli(*few, "runtime.workers=2", "outputs=elsewhere") == 0
+    (second,) = numbers(Path("elsewhere/latest/audit.json"))
+    for a, b in zip(first["numbers"], second["numbers"], strict=True):
+        assert a["value"] == pytest.approx(b["value"], abs=2e-4), a["name"]
+
+
+def test_a_killed_run_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = ("+experiment=audit", *TINY, *SMALL, "saliency=gradcam")
+    assert cli(*few) == 0
+    (folder,) = (tmp_path / "outputs/audit").iterdir()
+    before = (folder / "audit.json").read_text()
+    (folder / "DONE").unlink()
+    shards.path_of(folder / "fragility", 1).unlink()
+    ran = []
+    for test in AUDITS:
+        own = getattr(audit.Audit, f"_{test}")
+
+        def watched(self: audit.Audit, batch: shards.Labelled, own=own, test=test) -> shards.Arrays:
+            ran.append((test, len(batch)))
+            return own(self, batch)
+
+        monkeypatch.setattr(audit.Audit, f"_{test}", watched)
+    assert cli(*few) == 0
+    assert ran == [("fragility", 1)]
+    assert (folder / "audit.json").read_text() == before
+    assert store.is_done(folder)
+
+
+def test_beside_the_localization_score(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = "stages=[train,explain,localize,evaluate,audit]"
+    assert cli("+experiment=cam", *TINY, *SMALL, stages, "audit.tests=[input_shift]") == 0
+    out = capsys.readouterr().out
+    assert "GT-known Loc @0.5, fixed" in out
+    assert "input shift: the map moves by" in out
+    assert "deletion" not in out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("audit.tests=[sanitty]", "did you mean 'sanity'"),
+        ("audit.tests=[]", "name at least one"),
+        ("audit.images=0", "expected a number from 1"),
+        ("audit.step=3", "did you mean 'audit.steps'"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    wrong: str, told: str, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("+experiment=audit", wrong) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_set_whose_first_layer_takes_no_shift_is_told(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit.Audit, "refuses", lambda self, test: "no" * (test == "input_shift"))
+    assert cli("+experiment=audit", *TINY, *SMALL, "audit.tests=[input_shift,sanity]",
+               "saliency=gradcam") == 0  # fmt: skip
+    assert "input_shift: not done; no" in capsys.readouterr().out
+    (one,) = numbers()
+    assert one["notes"] == ["input_shift: not done; no"]
+    assert {r["test"] for r in one["numbers"]} == {"sanity"}
+
+
+def test_images_are_chosen_evenly() -> None:
+    class Stub:
+        config = {"audit": {"images": 8, "few": 3}}
+        split = "val"
+
+        class data:
+            @staticmethod
+            def ids(split: str) -> range:
+                return range(100)
+
+    assert audit.chosen(Stub(), "faithfulness") == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert audit.chosen(Stub(), "sanity") == [0, 25, 62]
