@@ -19,9 +19,11 @@ import numpy as np
 import yaml
 
 from pipeline import checkpoint, runtime
-from pipeline.config import instantiate, read_choice
+from pipeline.config import completed, instantiate, read_choice
 from pipeline.data import photo
 from pipeline.records import Boxes, Example, Problem, SaliencyMap, SaliencyMethod, Segmenter
+from pipeline.segmenter.frame import frame_size
+from pipeline.stages import picks
 from pipeline.stages.explain import chooser
 
 if TYPE_CHECKING:
@@ -94,8 +96,9 @@ class Predictor:
             scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
             return example, np.array(scaled)
         at_input, size = photo.read(Path(image), at=self.trained.size)
-        whole = photo.read(Path(image))[0] if self.segmenter.needs_image else at_input
-        return Example(str(image), whole, -1, size), at_input
+        side = self.segmenter.needs_image
+        shown = photo.read(Path(image), at=frame_size(size, side))[0] if side else at_input
+        return Example(str(image), shown, -1, size), at_input
 
     def _cut(
         self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
@@ -119,7 +122,8 @@ def load(
     """A Predictor from a run (`outputs/latest`) or a checkpoint folder.
 
     `saliency` and `segmenter` name choices of conf/; by default those of the run, else cam and
-    threshold. Raises Problem where there is no checkpoint, or a choice is unknown.
+    threshold; with segmenter.threshold=validation the one that the run chose. Raises Problem where
+    there is no checkpoint, no such threshold, or a choice is unknown.
     """
     given = Path(where)
     place = runtime.device(device)
@@ -129,6 +133,8 @@ def load(
         own = yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8"))
     method = own.get("saliency") if saliency is None else read_choice("saliency", saliency)
     cut = own.get("segmenter") if segmenter is None else read_choice("segmenter", segmenter)
+    if cut and segmenter is None and cut.get("threshold") == "validation":
+        cut = {**cut, "threshold": _validation(given, own, saliency)}
     # What stands in a run's config.yaml may name this project's own classes alone.
     return Predictor(
         trained,
@@ -138,6 +144,22 @@ def load(
                                     within="pipeline.segmenter.")),
         runtime.precision("auto", place),
     )  # fmt: skip
+
+
+def _validation(run: Path, config: Mapping[str, Any], saliency: str | None) -> float:
+    """The threshold that a run's stage calibrate chose, for images that it has not seen."""
+    main = saliency is None or config["saliency"] == completed(
+        "saliency", read_choice("saliency", saliency)
+    )
+    place = run / "stages" / ("calibrate" if main else f"calibrate-{saliency}")
+    if (place / "thresholds.json").is_file():
+        picked = picks.read(place)["elsewhere"]
+        if f"{picks.USED_IOU:g}" in picked:
+            return float(picked[f"{picks.USED_IOU:g}"])
+    raise Problem(
+        f"{run}: its segmenter.threshold=validation, and stage calibrate chose none there"
+        f"{'' if main else f' for saliency={saliency}'}; segmenter='threshold' cuts at a fixed one"
+    )
 
 
 def _is_top(target: str) -> bool:

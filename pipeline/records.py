@@ -137,6 +137,7 @@ class Boxes:
     scores: Float32[np.ndarray, N]
     size: Size
     masks: Sequence[Rle] | None = None
+    fell_back: str | None = None  # why a segmenter left its way for a simpler one, where it did
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
@@ -245,7 +246,9 @@ class Fitted(Protocol):
 
 class Segmenter(Protocol):
     @property
-    def needs_image(self) -> bool: ...
+    def needs_image(self) -> int:
+        """The longer side in pixels that the image is wanted at; 0: it is not."""
+        ...
 
     @property
     def stands_on(self) -> Mapping[str, Any]:
@@ -253,6 +256,17 @@ class Segmenter(Protocol):
         ...
 
     def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes: ...
+
+
+@runtime_checkable
+class Refining(Protocol):
+    """A segmenter that makes a better map of a map and its image, and cuts that."""
+
+    def refined(
+        self, saliency: SaliencyMap, example: Example | None
+    ) -> tuple[Float32[np.ndarray, "H W"], str | None]:
+        """The refined map in [0, 1]; and why it is the map as it was, where it is."""
+        ...
 
 
 class Objective(Protocol):

@@ -276,7 +276,7 @@ def _watching(
             torch.set_grad_enabled(graph)
             if tokens:
                 others, (height, width) = _token_grid(name, output, images)
-                grid = output[:, others:].unflatten(1, (height, width)).permute(0, 3, 1, 2)
+                grid = output[:, others:].mT.reshape(len(output), -1, height, width)
                 found[name] = grid = start(grid)
                 behind = grid.permute(0, 2, 3, 1).flatten(1, 2)
                 return torch.cat((output[:, :others], behind), 1)

@@ -5,15 +5,16 @@
 f(i, j) is what the last layer says of a place, `mean` and `v` are the mean and the first principal
 component of all places of all training images. What those images share lies on one side of the
 mean, their backgrounds on the other: no class weight is read, and no box. Wei et al., "Unsupervised
-object discovery and co-localization by deep descriptor transforming", Pattern Recognition 2019,
-equations 1 to 5. `per_class` finds a component for each class in the images that are labelled with
-it, as the paper does for a set of images of one object; otherwise all images make one, and every
-class gets the same map.
+object discovery and co-localization by deep descriptor transforming", Pattern Recognition 2019.
+`per_class` finds a component for each class in the images that are labelled with it, as the paper
+does for a set of images of one object; otherwise all images make one, and every class gets the same
+map.
 
 The sign of a component is arbitrary, and the paper leaves it open. Here it is the one by which the
 map grows with the sum of the features, sum_k v_k > 0, for Cov[v . f, sum_k f_k] = lambda sum_k v_k:
 descriptors are larger on objects than on backgrounds, which the authors' earlier method rests on
 (Wei et al., "Selective Convolutional Descriptor Aggregation", 2017). No label and no box is asked.
+On features that go below zero, as a transformer's, nothing holds that up: look at the maps.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ z_l is what operation l gives, b_l its bias: the part of it that does not come f
     map = psi(image * d s_c / d image) + sum_l sum_k psi(b_l(k) * d s_c / d z_l(k))
     psi = absolute value, scaled to [0, 1], upsampled bilinearly
 
-Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019,
-equations 4 and 5. The first line is exact, whatever the network, once every bias is counted:
+Srinivas and Fleuret, "Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019.
+The first line is exact, once every bias is counted:
 
     convolution, linear layer    its bias
     batch norm                   beta - gamma mean / deviation
@@ -43,8 +43,9 @@ from pipeline.saliency.slopes import full_precision
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# How far the shares may be from the score, against the sum of their sizes.
-TOLERANCE = 1e-3
+# How far the shares may be from the score, against the sum of their sizes. Rounding leaves some
+# 1e-7, that of TF32 on an accelerator less than 1e-3; an operation overlooked is seldom below 0.1.
+TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
 
 The masks M_n are random cells, each open with probability p, scaled up bilinearly to one cell more
 than the image and cut out at a random place. Petsiuk et al., "RISE: Randomized Input Sampling for
-Explanation of Black-box Models", BMVC 2018, equation 6 and section 3.2: 4000 masks of 7 x 7 cells,
-half of them open. What is hidden fades to 0, the mean colour in a network's normalised units.
+Explanation of Black-box Models", BMVC 2018, section 3: 4000 masks of 7 x 7 cells, half of them
+open. What is hidden fades to 0, the mean colour in a network's normalised units.
 
 P is the softmax. The masks come from `seed` alone: each image gets the same ones, whatever batch
 it is in. Forward passes alone, one set of them for all classes; few masks are held at a time.

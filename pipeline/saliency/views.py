@@ -9,7 +9,7 @@ with the number of cells, so that at twice the side a map's values are a quarter
 
 The classes are chosen once, on the plain image, whose logits are the ones given.
 
-`layercam_multiscale` names a recipe that was good at boxes on untrained networks: LayerCAM one
+`layercam_multiscale` names the recipe that found the best boxes without any training: LayerCAM one
 block below the top, both ways round, at 1, 1.43 and 2 times the input's side (224, 320, 448).
 """
 

@@ -29,7 +29,13 @@ def frame_size(size: Size, longer_side: int = LONGER_SIDE) -> Size:
 
 
 def upsampled(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.ndarray, "H W"]:
-    """Bilinear, half-pixel centres, then min-max to [0, 1].
+    """Bilinear, half-pixel centres, then min-max to [0, 1]."""
+    large = upsampled_raw(values, frame)
+    return min_max(large, out=large)
+
+
+def upsampled_raw(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.ndarray, "H W"]:
+    """Bilinear, half-pixel centres, values kept.
 
     Values that are not finite count as the lowest, before they could spread to their neighbours.
     """
@@ -38,8 +44,7 @@ def upsampled(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.nda
     known = np.isfinite(finite)
     if not known.all():
         finite = np.where(known, finite, finite[known].min() if known.any() else np.float32(0))
-    large = cv2.resize(finite, (width, height), interpolation=cv2.INTER_LINEAR)
-    return min_max(large, out=large)
+    return np.asarray(cv2.resize(finite, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def min_max(

@@ -94,9 +94,9 @@ def check(run: Run) -> None:
 
 def make(run: Run, folder: Path) -> None:
     trained = checkpoint.load(run.checkpoint, run.device)
-    method = explain._method(run)
+    method = explain.method_of(run)
     if isinstance(method, Fitted):
-        method = explain._fitted(run, method, trained)
+        method = explain.fitted(run, method, trained)
     audit = Audit(run, trained, method)
     notes = []
     for test in run.config["audit"]["tests"]:

@@ -25,9 +25,8 @@ from pipeline.metric.max_box_acc import best_threshold, map_curves
 from pipeline.records import GroundTruth, Problem, SaliencyMap, Split
 from pipeline.run import Run
 from pipeline.stages import explain, measure
+from pipeline.stages.picks import FEWEST, USED_IOU, fold_of, is_used, too_few
 
-FEWEST = 10  # images with boxes that a threshold may stand on
-USED_IOU = 0.5  # whose threshold segmenter.threshold=validation cuts at
 # Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
@@ -55,19 +54,6 @@ def check(run: Run) -> None:
         truth, _, _ = _boxed(run)
         if (count := sum(len(one.of_label()) > 0 for one in truth.values())) < FEWEST:
             raise too_few(count)
-
-
-def is_used(run: Run) -> bool:
-    """Whether the maps are cut at the threshold that is chosen here."""
-    return run.segmenter().stands_on["kind"] == "validation"
-
-
-def too_few(count: int) -> Problem:
-    return Problem(
-        f"segmenter.threshold=validation: {count} images have boxes to choose it on, and it wants "
-        f"{FEWEST} at least; calibrate.boxes=FILE takes some that you draw, "
-        "segmenter.threshold=auto needs none"
-    )
 
 
 def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
@@ -174,23 +160,3 @@ def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict
             correct[half == fold] = rows[half == fold, at] >= iou
         told[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
     return told
-
-
-def fold_of(id: str) -> int:
-    """0 or 1, always the same for a name."""
-    return int(store.hash_of(["fold", id]), 16) & 1
-
-
-def value_for(values: Sequence[float], id: str) -> float:
-    """The threshold of an image: that of its half, where the halves have each their own."""
-    return values[fold_of(id) if len(values) > 1 else 0]
-
-
-def told(values: Sequence[float], source: str) -> dict[str, Any]:
-    """As metrics.json names it."""
-    value = values[0] if len(values) == 1 else list(values)
-    return {"kind": "validation", "value": value, "source": source}
-
-
-def read(folder: Path) -> dict[str, Any]:
-    return dict(store.read_json(folder / "thresholds.json"))

@@ -31,10 +31,20 @@ from pipeline.metric.iou import best_iou
 from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2, Protocol, map_curves
 from pipeline.metric.pointing import Pointing, energy_inside, pointing_hit
 from pipeline.metric.pxap import PxAP, histograms
-from pipeline.records import Boxes, GroundTruth, Problem, Rle, SaliencyMap, Score
+from pipeline.records import (
+    Boxes,
+    GroundTruth,
+    Problem,
+    Refining,
+    Rle,
+    SaliencyMap,
+    Score,
+    SetAside,
+)
 from pipeline.run import Run
 from pipeline.segmenter.auto import threshold_of
-from pipeline.stages import calibrate, explain, localize, measure
+from pipeline.segmenter.frame import frame_size
+from pipeline.stages import explain, localize, measure, picks
 from pipeline.stages.table import table_of, text_of
 
 if TYPE_CHECKING:
@@ -217,7 +227,8 @@ class Evaluation:
         self.ids: list[str] = []
 
         self.masked = Members()
-        self.pixels, self.pyramid_pixels = PxAP(stands_on, seed), PxAP(seed=seed)
+        for_all = None if isinstance(stands_on["value"], list) else stands_on
+        self.pixels, self.pyramid_pixels = PxAP(for_all, seed), PxAP(seed=seed)
 
         self.guessed = Members()
         self.guesses = IlsvrcError(stands_on, seed) if guesses else None
@@ -259,7 +270,7 @@ class Evaluation:
             value = measured.auto if kind == "auto" else measure.FIXED
             beside.add(known.label, at_threshold(found, value), top)
         for delta, validation in self.validation.items():
-            value = calibrate.value_for(self.thresholds[f"{delta:g}"], known.id)
+            value = picks.value_for(self.thresholds[f"{delta:g}"], known.id)
             validation.add(known.label, at_threshold(found, value), top)
         for k, oracle in zip((None, 1, 5), self.oracles, strict=True):
             oracle.add(found if k is None or known.label in top[:k] else NOWHERE)
@@ -277,7 +288,7 @@ class Evaluation:
         """Score at thresholds that stage calibrate chose on other images, too."""
         self.thresholds = thresholds
         for iou in self.ious:
-            stands_on = calibrate.told(thresholds[f"{iou:g}"], source)
+            stands_on = picks.told(thresholds[f"{iou:g}"], source)
             self.validation[iou] = Localization([iou], stands_on, seed)
 
     def classified(self, label: int, top: Sequence[int]) -> None:
@@ -451,18 +462,18 @@ def guesses_have_boxes(run: Run) -> bool:
 
 def stands_on(run: Run, picked: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The threshold that the boxes were cut at, with its value where calibrate chose it."""
-    if not calibrate.is_used(run) or picked is None or picked["source"] is None:
+    if not picks.is_used(run) or picked is None or picked["source"] is None:
         return run.segmenter().stands_on
-    values = picked["thresholds"][f"{calibrate.USED_IOU:g}"]
-    return calibrate.told(values, picked["source"])
+    values = picked["thresholds"][f"{picks.USED_IOU:g}"]
+    return picks.told(values, picked["source"])
 
 
 def make(run: Run, folder: Path) -> None:
     maps, cut = run.folder("explain"), run.folder("localize")
     truth = run.data.truth("val")
     picked = None
-    if "calibrate" in run.config["stages"] or calibrate.is_used(run):
-        picked = calibrate.read(run.folder("calibrate"))
+    if "calibrate" in run.config["stages"] or picks.is_used(run):
+        picked = picks.read(run.folder("calibrate"))
     evaluation = Evaluation(
         run.config["evaluate"]["ious"],
         stands_on(run, picked),
@@ -471,17 +482,18 @@ def make(run: Run, folder: Path) -> None:
     )
     if picked is not None:
         # Boxes that were cut there are measured themselves.
-        if picked["source"] is not None and not calibrate.is_used(run):
+        if picked["source"] is not None and not picks.is_used(run):
             evaluation.calibrated(picked["thresholds"], picked["source"], run.config["seed"])
         # What somebody drew to choose the threshold is not scored with it.
         truth = {id: one for id, one in truth.items() if id not in set(picked["images"])}
     notes = _score(run, maps, cut, truth, evaluation)
     scores = evaluation.scores(run.classes, run.method)
     notes += evaluation.detections.notes
+    scores += refined_scores(run, maps, truth)
     store.write_json(folder / "metrics.json", [score.record() for score in scores], indent=1)
     store.write_json(folder / "images.json", evaluation.images)
     store.write_json(folder / "curve.json", _curve(evaluation))
-    store.write_json(folder / "notes.json", [*run.data.truth_notes(), *notes])
+    store.write_json(folder / "notes.json", [*run.data.truth_notes(), *localize.notes(cut), *notes])
     store.write_arrays(
         folder / "rows.safetensors",
         evaluation.rows(),
@@ -589,6 +601,41 @@ def _score(
     if truth and not len(evaluation.located):
         notes.append("no image could be scored: explain.target=true gives maps of the true class")
     return notes
+
+
+def refined_scores(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> list[Score]:
+    """What the segmenter made of each map before it cut it, where it does, scored as maps are."""
+    segmenter = run.segmenter()
+    if not isinstance(segmenter, Refining):
+        return []
+    side, seed, protocol = segmenter.needs_image, run.config["seed"], run.config["protocol"]
+    ids, labels = run.data.ids(run.split), run.data.labels(run.split).tolist()
+    scored = set(run.data.ids("val"))
+    oracles = (GtKnownOracle(run.config["evaluate"]["ious"], seed), MaxBoxAcc((0.5,), seed),
+               MaxBoxAccV2(seed=seed))  # fmt: skip
+
+    def of_map(item: tuple[int, SaliencyMap]) -> Curves | None:
+        position, saliency = item
+        known = truth.get(saliency.id) if saliency.id in scored else None
+        if known is None or saliency.explained != labels[position] or not len(known.of_label()):
+            return None
+        at = frame_size(saliency.size, side)
+        example = shards.read_image(run, run.split, position, at)
+        if isinstance(example, SetAside):
+            return None
+        refined, _ = segmenter.refined(saliency, example)
+        scaled = measure.scaled(refined, saliency.size, protocol)
+        return map_curves(scaled, known.of_label(), saliency.size, protocol)
+
+    every = (one for shard in shards.written(maps) for one in explain.maps_in(shard, ids))
+    for found in runtime.stream(of_map, every, run.workers):
+        if found is not None:
+            for oracle in oracles:
+                oracle.add(found)
+    method = f"{run.method}+{run.config['segmenter']['_target_'].split('.')[-2]}"
+    at_each, *others = (oracle.compute() for oracle in oracles)
+    kept = [score for score in at_each if score.iou is not None]  # the mean belongs to V2 alone
+    return [replace(score, method=method) for score in [*kept, *others[0], *others[1]]]
 
 
 def check_sizes(known: GroundTruth, saliency: SaliencyMap) -> None:

@@ -53,7 +53,7 @@ def made_of(run: Run) -> dict[str, Any]:
 def check(run: Run) -> None:
     """Raises Problem for a target that this data set cannot have, and for impossible views."""
     targets(run)
-    _method(run)
+    method_of(run)
 
 
 def targets(run: Run) -> list[str]:
@@ -101,9 +101,9 @@ def chooser(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> Ch
 
 def make(run: Run, folder: Path) -> None:
     trained = checkpoint.load(run.checkpoint, run.device)
-    method, wanted = _method(run), targets(run)
+    method, wanted = method_of(run), targets(run)
     if parts(method):
-        method = _fitted(run, method, trained)
+        method = fitted(run, method, trained)
     colour = run.config["explain"]["colour"]
     count = len(run.data.ids(run.split))
     if count == 0:
@@ -132,7 +132,7 @@ def make(run: Run, folder: Path) -> None:
         show.line(f"explain: {len(bad)} of {count} images were set aside{named}")
 
 
-def _method(run: Run) -> SaliencyMethod:
+def method_of(run: Run) -> SaliencyMethod:
     """The method, over the views of an image that explain.flips and explain.scales ask for."""
     flips, scales = run.config["explain"]["flips"], tuple(run.config["explain"]["scales"])
     method = run.saliency()
@@ -144,7 +144,7 @@ def _method(run: Run) -> SaliencyMethod:
 
 
 def _fits(run: Run) -> bool:
-    return bool(parts(_method(run)))
+    return bool(parts(method_of(run)))
 
 
 def _to_fit_on(run: Run) -> Split:
@@ -152,7 +152,7 @@ def _to_fit_on(run: Run) -> Split:
     return "train" if len(run.data.ids("train")) else run.split
 
 
-def _fitted(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
+def fitted(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
     """The method with what it learns from images and labels, kept for other runs."""
     import torch
 

@@ -17,11 +17,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline import runtime, shards, store
+from pipeline import runtime, shards, show, store
 from pipeline.data import coco
 from pipeline.records import Boxes, CocoNames, Problem, SaliencyMap, Segmenter, SetAside
 from pipeline.run import Run
-from pipeline.stages import calibrate, explain
+from pipeline.segmenter.frame import frame_size
+from pipeline.stages import explain, picks
 
 
 def made_of(run: Run) -> dict[str, Any]:
@@ -32,14 +33,14 @@ def made_of(run: Run) -> dict[str, Any]:
         "explain": run.key("explain"),
         "segmenter": run.config["segmenter"],
         "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
-        **({"calibrate": run.key("calibrate")} if calibrate.is_used(run) else {}),
+        **({"calibrate": run.key("calibrate")} if picks.is_used(run) else {}),
     }
 
 
 def check(run: Run) -> None:
     """Raises Problem for a threshold that nothing would choose."""
     stages = run.config["stages"]
-    if calibrate.is_used(run) and "calibrate" not in stages and "explain" in stages:
+    if picks.is_used(run) and "calibrate" not in stages and "explain" in stages:
         raise Problem(
             f"segmenter.threshold=validation: stage calibrate chooses it, and it is not among "
             f"stages={[*stages]}; add it after explain, or give segmenter.threshold=auto, which "
@@ -52,25 +53,36 @@ def make(run: Run, folder: Path) -> None:
     ids = run.data.ids(run.split)
     of_maps = shards.written(maps)
 
+    # Where an image takes milliseconds, the workers share the images of a shard; where a map alone
+    # is cut, handing it over would cost more than cutting it, and they share the shards.
+    outer, inner = (0, run.workers) if run.segmenter().needs_image else (run.workers, 0)
+
+    def one(item: tuple[int, SaliencyMap]) -> tuple[int, Boxes | SetAside]:
+        position, saliency = item
+        return position, _cut(run, segmenter_for(saliency.id), position, saliency)
+
     def cut(numbers: range) -> tuple[list[tuple[int, Boxes]], shards.Aside]:
         found: list[tuple[int, Boxes]] = []
         aside: shards.Aside = []
-        for number in numbers:
-            for position, saliency in explain.maps_in(of_maps[number], ids):
-                boxes = _cut(run, segmenter_for(saliency.id), position, saliency)
-                if isinstance(boxes, SetAside):
-                    aside.append((position, str(boxes)))
-                else:
-                    found.append((position, boxes))
+        items = (item for number in numbers for item in explain.maps_in(of_maps[number], ids))
+        for position, boxes in runtime.stream(one, items, inner):
+            if isinstance(boxes, SetAside):
+                aside.append((position, str(boxes)))
+            else:
+                found.append((position, boxes))
         return found, aside
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[list[tuple[int, Boxes]], shards.Aside]]:
-        return runtime.stream(cut, pieces, run.workers, run.workers + 1)
+        return runtime.stream(cut, pieces, outer, run.workers + 1)
 
     plan = store.read_json(maps / "plan.json")
     shards.over(
         folder, "localize", len(of_maps), 1, 1, flow, lambda parts: _arrays(*parts[0]), plan
     )
+    told = _told(folder, ids)
+    for line in told:
+        show.line(f"localize: {line}")
+    store.write_json(folder / "notes.json", told)
     names = run.coco_names()
     with store.whole_file(folder / "boxes.json") as path:
         coco.dump(path, results(folder, ids, names))
@@ -81,14 +93,14 @@ def make(run: Run, folder: Path) -> None:
 def _segmenters(run: Run) -> Callable[[str], Segmenter]:
     """The segmenter of each image: with validation thresholds one for each half of them."""
     segmenter = run.segmenter()
-    if not calibrate.is_used(run):
+    if not picks.is_used(run):
         return lambda _: segmenter
-    picked = calibrate.read(run.folder("calibrate"))
+    picked = picks.read(run.folder("calibrate"))
     if picked["source"] is None:
-        raise calibrate.too_few(picked["n"])
-    values = picked["thresholds"][f"{calibrate.USED_IOU:g}"]
+        raise picks.too_few(picked["n"])
+    values = picked["thresholds"][f"{picks.USED_IOU:g}"]
     cut_at = {value: at_value(segmenter, value) for value in values}
-    return lambda id: cut_at[calibrate.value_for(values, id)]
+    return lambda id: cut_at[picks.value_for(values, id)]
 
 
 def at_value(segmenter: Segmenter, value: float) -> Segmenter:
@@ -100,7 +112,8 @@ def at_value(segmenter: Segmenter, value: float) -> Segmenter:
 def _cut(run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap) -> Boxes | SetAside:
     if not segmenter.needs_image:
         return segmenter(saliency, None)
-    example = shards.read_image(run, run.split, position)
+    frame = frame_size(saliency.size, segmenter.needs_image)
+    example = shards.read_image(run, run.split, position, frame)
     return example if isinstance(example, SetAside) else segmenter(saliency, example)
 
 
@@ -121,7 +134,29 @@ def _arrays(
     if any(one is not None for one in masks):
         text = json.dumps(masks).encode()
         arrays["masks"] = np.frombuffer(text, np.uint8)
+    reasons = [boxes.fell_back for boxes in every]
+    if any(reasons):
+        arrays["fell_back"] = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
     return arrays, aside
+
+
+def _told(folder: Path, ids: Sequence[str]) -> list[str]:
+    """How often the segmenter fell back, by reason, a line each."""
+    reasons: dict[str, int] = {}
+    count = 0
+    for _, boxes in boxes_of(folder, ids):
+        count += 1
+        if boxes.fell_back is not None:
+            reasons[boxes.fell_back] = reasons.get(boxes.fell_back, 0) + 1
+    return [
+        f"{number} of {count} maps were cut alone, without the image: {reason}"
+        for reason, number in sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+    ]
+
+
+def notes(folder: Path) -> list[str]:
+    """What is to be said about how boxes were cut."""
+    return list(store.read_json(folder / "notes.json"))
 
 
 # -- reading what was made -----------------------------------------------------------------------
@@ -133,6 +168,7 @@ def boxes_of(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
         arrays, _ = store.read_arrays(shard)
         ends = np.cumsum(arrays["count"])
         masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
+        reasons = json.loads(arrays["fell_back"].tobytes()) if "fell_back" in arrays else None
         for n, (position, label) in enumerate(
             zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
         ):
@@ -147,6 +183,7 @@ def boxes_of(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
                     arrays["scores"][own],
                     (height, width),
                     None if masks is None else masks[n],
+                    None if reasons is None else reasons[n],
                 ),
             )
 

@@ -13,6 +13,7 @@ from pipeline.metric.bootstrap import Rows, Statistic
 from pipeline.metric.groups import NUMBERS, SIZES
 from pipeline.records import Score
 from pipeline.run import Run
+from pipeline.stages.measure import FIXED
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -38,7 +39,7 @@ class Asked:
         config = run.config
         stands_on = dict(run.segmenter().stands_on)
         if stands_on["kind"] != "fixed":
-            stands_on = {"kind": "fixed", "value": 0.2}
+            stands_on = {"kind": "fixed", "value": FIXED}
         return cls(
             tuple(config["evaluate"]["ious"]),
             config["seed"],

@@ -6,13 +6,14 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from scripts.measure import accuracy, records
+from scripts.measure import accuracy, precision, records, thresholds
 
+STUDIES = {"thresholds": thresholds.run, "precision": precision.run}
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 
 
 def main(kind: str, *arguments: str) -> int:
-    names = SPEED if kind == "bench" else sorted(accuracy.SETS)
+    names = SPEED if kind == "bench" else sorted({*accuracy.SETS, *STUDIES})
     if not arguments or arguments[0] not in names:
         print(f"usage: scripts/{kind} NAME; names: {', '.join(names)}", file=sys.stderr)
         return 2
@@ -20,6 +21,8 @@ def main(kind: str, *arguments: str) -> int:
     try:
         if kind == "bench":
             found = import_module(f"scripts.measure.speed_{name}").run(*rest)
+        elif name in STUDIES:
+            found = STUDIES[name](*rest)
         else:
             found = accuracy.run(name, *rest)
     except FileNotFoundError as error:

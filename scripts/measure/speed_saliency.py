@@ -55,7 +55,7 @@ class Bench:
             for name in self.ours.state_dict()
         }
         self.ours.load_state_dict({name: one.clone() for name, one in state.items()})
-        self.ours.requires_grad_(False).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ours.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.images = torch.randn(BATCH, 3, 224, 224)
         self.last = self.images.contiguous(memory_format=torch.channels_last)
         self.classes = list(range(BATCH))
@@ -170,7 +170,7 @@ def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Recor
     slow = "scorecam" in name or "occlusion" in name
     if not slow:
         ours(), theirs()  # warms both up
-    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(2 if slow else ROUNDS)]
+    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(1 if slow else ROUNDS)]
     ratio = median(t / o for o, t in rounds)
     return Record(name, count / median(o for o, _ in rounds), count / median(t for _, t in rounds),
                   ratio, "images/s", f"{peer}, torch {torch.__version__}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""RISE equals its definition, written here with OpenCV's scaling; the masks are the seed's alone."""
+"""RISE equals its definition, written here with OpenCV's scaling; masks are the seed's alone."""
 
 import cv2
 import numpy as np

@@ -1,12 +1,14 @@
 """Threshold: boxes by hand, the odd maps, and the same component as metric's curves take."""
 
+import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from pipeline.metric.components import THRESHOLDS, curves
 from pipeline.records import SaliencyMap
 from pipeline.segmenter.frame import frame_size, upsampled
-from pipeline.segmenter.threshold import Threshold
+from pipeline.segmenter.threshold import Threshold, otsu
 
 
 def saliency(values, size=None, score=1.0, scale=1.0):
@@ -151,3 +153,106 @@ def test_same_boxes_as_the_curves_where_values_and_ties_are_plenty():
         swept = curves(upsampled(made.raw(), (12, 17)), np.zeros((0, 4))).boxes
         for k in range(0, 1000, 100):
             assert Threshold(float(THRESHOLDS[k]))(made).boxes.tolist() == [swept[k].tolist()]
+
+
+# -- what is cut at, what is kept ----------------------------------------------------------------
+
+
+def test_quantile_keeps_the_highest_share():
+    values = np.random.default_rng(0).permutation(100).reshape(10, 10) / 100
+    kept = values >= 0.75
+    cut_at = Threshold(0.75, "all", at="quantile", masks=True)(saliency(values))
+    inside = np.zeros((10, 10), bool)
+    for mask in cut_at.masks:
+        inside |= coco_mask.decode(mask).astype(bool)
+    assert np.array_equal(inside, kept)
+    assert kept.sum() == 25
+
+
+def test_otsu_is_opencv_s():
+    rng = np.random.default_rng(1)
+    values = np.where(rng.random((40, 50)) < 0.3, 0.7, 0.2) + rng.normal(0, 0.05, (40, 50))
+    scaled = upsampled(saliency(values).raw(), (40, 50))
+    coarse = np.round(scaled * 255).astype(np.uint8)
+    _, mask = cv2.threshold(coarse, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    assert np.array_equal(scaled >= otsu(scaled), mask.astype(bool))
+    assert Threshold(at="otsu")(saliency(values)).boxes.tolist()
+
+
+def test_value_is_of_the_raw_map():
+    values = [[-2, -2, -2, -2], [-2, 3, 4, -2], [-2, 1, -2, -2]]
+    for value, box in ((2.5, [1, 1, 3, 2]), (0.5, [1, 1, 3, 3]), (3.5, [2, 1, 3, 2])):
+        assert Threshold(value, at="value")(saliency(values)).boxes.tolist() == [box]
+    assert Threshold(99.0, at="value")(saliency(values)).boxes.tolist() == [[2, 1, 3, 2]]
+    assert Threshold(-99.0, at="value")(saliency(values)).boxes.tolist() == [[0, 0, 4, 3]]
+    constant = Threshold(0.5, at="value")(saliency(np.ones((3, 4))))
+    assert constant.boxes.tolist() == [[0, 0, 4, 3]]
+
+
+def test_four_neighbours_part_what_eight_join():
+    text = saliency([[1, 0, 0], [0, 1, 1], [0, 1, 0]])
+    assert Threshold(0.5)(text).boxes.tolist() == [[0, 0, 3, 3]]
+    assert Threshold(0.5, connectivity=4)(text).boxes.tolist() == [[1, 1, 3, 3]]
+
+
+def test_small_components_are_dropped_by_their_share_of_the_largest():
+    values = np.zeros((10, 20))
+    values[0:4, 0:5], values[0:2, 8:13], values[9, 19] = 1, 1, 1  # 20, 10 and 1 pixels
+    for share, count in ((0.0, 3), (0.05, 3), (0.06, 2), (0.5, 2), (0.51, 1)):
+        assert len(Threshold(0.5, "all", share=share)(saliency(values)).boxes) == count
+
+
+@pytest.mark.parametrize("crowd", [0, 15])
+def test_boxes_inside_one_another_become_one(crowd):
+    values = np.zeros((40, 40))
+    values[0:20, 0] = values[19, 0:20] = 1  # an L
+    values[5:10, 5:10] = 0.8  # in its box
+    values[30:34, 30:34] = 0.5
+    for n in range(crowd):  # so that components are many
+        values[39, 2 * n] = 1
+    plain = Threshold(0.4, "all")(saliency(values))
+    assert len(plain.boxes) == 3 + crowd
+    merged = Threshold(0.4, "all", merge=0.5, masks=True)(saliency(values))
+    assert len(merged.boxes) == 2 + crowd
+    at = merged.boxes.tolist().index([0, 0, 20, 20])
+    np.testing.assert_allclose(merged.scores[at], (39 + 25 * 0.8) / 64, rtol=1e-3)
+    assert coco_mask.area(merged.masks[at]) == 39 + 25
+    assert len(Threshold(0.4, "all", merge=1.0)(saliency(values)).boxes) == 2 + crowd
+
+
+def test_score_is_the_peak_where_asked():
+    for count in (1, 20):
+        values = np.zeros((4, 2 * count))
+        values[1, ::2], values[2, ::2] = 0.6, 0.8
+        values[2, 0] = 1
+        found = Threshold(0.5, "all", score="peak")(saliency(values, score=0.5))
+        np.testing.assert_allclose(found.scores, [0.5, *[0.4] * (count - 1)], rtol=1e-3)
+
+
+def test_masks_cover_the_original_image():
+    values = np.zeros((7, 7))
+    values[5, 1] = 1
+    for size in ((37, 101), (101, 37), (700, 300)):
+        found = Threshold(0.5, masks=True)(saliency(values, size))
+        (mask,) = found.masks
+        inside = coco_mask.decode(mask)
+        assert inside.shape == size
+        ys, xs = np.nonzero(inside)
+        box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert np.abs(np.array(box) - found.boxes[0]).max() <= max(1, max(size) / 512)
+
+
+def test_what_metrics_say_of_the_threshold():
+    assert Threshold(0.3).stands_on == {"kind": "fixed", "value": 0.3}
+    assert Threshold("auto").stands_on["kind"] == "auto"
+    assert Threshold("validation").stands_on["kind"] == "validation"
+    assert Threshold("validation").with_threshold(0.4) == Threshold(0.4)
+    assert Threshold(at="otsu").stands_on == {"kind": "auto", "value": None, "rule": "otsu"}
+    with pytest.raises(ValueError, match="with_threshold"):
+        Threshold("validation")(saliency([[0, 1]]))
+    with pytest.raises(ValueError, match="only at=fraction"):
+        Threshold("auto", at="otsu")
+    with pytest.raises(ValueError, match="expected a number"):
+        Threshold(float("nan"), at="value")
+    with pytest.raises(ValueError, match="of the image"):
+        Threshold(1.2, at="quantile")

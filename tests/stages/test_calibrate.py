@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.metric.components import THRESHOLDS
-from pipeline.stages import calibrate
+from pipeline.stages import calibrate, picks
 from tests.conftest import TINY, Cli
 
 
@@ -28,7 +28,7 @@ def test_one_threshold_for_all_where_others_chose_it() -> None:
 
 def test_each_half_is_cut_at_the_others_threshold() -> None:
     ids = [f"image{n}" for n in range(40)]
-    folds = {id: calibrate.fold_of(id) for id in ids}
+    folds = {id: picks.fold_of(id) for id in ids}
     assert set(folds.values()) == {0, 1}
     curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
     found = calibrate.chosen(curves, [0.5], "two_fold")
@@ -95,7 +95,7 @@ def test_a_split_for_it_chooses_and_is_neither_learned_from_nor_scored(
     assert found["threshold"]["source"] == "split"
     assert found["n"] == 8
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
-    assert calibrate.read(folder)["n"] == 16
+    assert picks.read(folder)["n"] == 16
     boxes = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
     assert len({one["image_id"] for one in boxes}) == 8
     # Boxes that the user drew come first.
@@ -111,7 +111,7 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
                  "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
     assert cli(*arguments) == 0
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
-    found = calibrate.read(folder)
+    found = picks.read(folder)
     assert found["source"] == "user"
     assert found["n"] == len(found["images"]) == 24
     low, high = found["expected"]["0.5"]["interval"]

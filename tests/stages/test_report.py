@@ -217,7 +217,7 @@ def test_advice_where_the_oracle_is_far_ahead() -> None:
     assert "optimistic" in advice
     other = score(0.65, "validation", 0.41)
     made = table.table_of([score(0.5), other, far], ["a"])
-    assert "segmenter.threshold=0.41, reaches 65.0 %" in made["advice"]
+    assert "segmenter.threshold=validation, chosen on other images, reaches 65.0" in made["advice"]
     assert [card["value"] for card in made["cards"]] == ["50.0", "65.0", "70.0"]
     assert [row["cells"][0] for row in made["rows"]] == [
         "GT-known Loc (fixed 0.2)", "GT-known Loc (validation)", "GT-known Loc (oracle)"

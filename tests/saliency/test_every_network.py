@@ -1,0 +1,80 @@
+"""Every kind of method on every kind of network: it works, or says why not and what does."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config import instantiate, read_choice
+from pipeline.model.classifier import Classifier
+from pipeline.model.torchvision import Torchvision
+from pipeline.records import Problem
+
+NETWORKS = ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "densenet121",
+            "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16",
+            "squeezenet1_1"]  # fmt: skip
+SIDES = {"vit_b_16": 224, "alexnet": 96, "inception_v3": 128}
+# One of each way of asking, at its cheapest.
+METHODS = {
+    "cam": {}, "gradcam": {}, "layercam_below": {}, "layercam_multiscale": {"scales": [1.0]},
+    "hirescam": {"layers": ["below", "last"]}, "eigencam": {}, "gradient": {}, "deconvnet": {},
+    "guided_backprop": {}, "guided_gradcam": {}, "fullgrad": {},
+    "occlusion": {"window": 48, "stride": 48}, "rise": {"masks": 2},
+}  # fmt: skip
+NOT_GAP = {"alexnet", "vgg16", "mobilenet_v3_large", "convnext_tiny", "vit_b_16"}
+NOT_RELU = {"mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16"}
+REFUSED = {
+    "cam": (NOT_GAP, "it has no class weights.*gradcam"),
+    "deconvnet": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
+    "guided_backprop": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
+    "guided_gradcam": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
+    "fullgrad": ({"convnext_tiny", "vit_b_16"}, "bias is not known.*gradcam"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    torch.manual_seed(0)
+    builder = Torchvision(request.param, None)
+    body, head = builder.own(5)
+    net = Classifier(body, head, "abcde", builder.last, builder.below)
+    side = SIDES.get(request.param, 64)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, module.in_features**-0.5)
+    with torch.no_grad():
+        net.train()(torch.randn(4, 3, side, side))
+    return request.param, net.eval().requires_grad_(False), torch.randn(2, 3, side, side)
+
+
+def state(net):
+    return [
+        (m.training, len(m._forward_hooks), len(m._backward_hooks), getattr(m, "inplace", None))
+        for m in net.modules()
+    ] + [(p._version, p.requires_grad, p.grad) for p in net.parameters()]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_works_or_says_why_not(network, name):
+    kind, net, images = network
+    if name == "layercam_multiscale" and kind == "vit_b_16":
+        pytest.skip("flips alone are the same as for CNNs; the input's size is fixed")
+    arguments = {**METHODS[name]}
+    if name == "occlusion" and kind == "vit_b_16":  # its pictures are large, its passes slow
+        arguments = {"window": 160, "stride": 112}
+    method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
+    before = state(net)
+    who, why = REFUSED.get(name, (set(), ""))
+    if kind in who:
+        with pytest.raises(Problem, match=why):
+            method(net, images, lambda logits: logits.topk(2).indices)
+    else:
+        found = method(net, images, lambda logits: logits.topk(2).indices)
+        assert found.maps.shape[:2] == (2, 2)
+        assert found.logits.shape == (2, 5)
+        assert torch.isfinite(found.maps).all()
+        assert found.maps.flatten(2).std(2).max() > 0
+        assert not found.maps.requires_grad
+    assert state(net) == before
+    assert torch.is_grad_enabled()

@@ -1,0 +1,233 @@
+"""GrabCut: an object by its colours, the odd maps and images, and the same cut whoever makes it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from pipeline.records import Example, SaliencyMap
+from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.segmenter.grabcut import GrabCut
+from pipeline.segmenter.threshold import Threshold
+
+
+def saliency(values, size, id="x", score=1.0):
+    return SaliencyMap(id, 2, 2, score, np.asarray(values, np.float16), 1.0, size)
+
+
+def example(image, size=None):
+    image = np.asarray(image, np.uint8)
+    return Example("x", image, -1, size or image.shape[:2])
+
+
+def disc(size, centre, radius, seed=0, colour=(200, 60, 40)):
+    """A disc of one colour on another, both noisy; and its true box."""
+    rng = np.random.default_rng(seed)
+    image = np.empty((*size, 3), np.float32)
+    image[:] = (60, 120, 70)
+    y, x = np.mgrid[: size[0], : size[1]]
+    inside = np.hypot(y - centre[0], x - centre[1]) < radius
+    image[inside] = colour
+    image += rng.normal(0, 8, image.shape)
+    ys, xs = np.nonzero(inside)
+    box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    return example(image.clip(0, 255)), box
+
+
+def around(size, centre, spread, cells=(14, 14)):
+    """A blurred map whose peak lies at the centre."""
+    y, x = (np.arange(n) + 0.5 for n in cells)
+    dy = y[:, None] / cells[0] * size[0] - centre[0]
+    dx = x[None] / cells[1] * size[1] - centre[1]
+    return saliency(np.exp(-(dy**2 + dx**2) / (2 * spread**2)), size)
+
+
+def iou(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def test_finds_the_outline_that_the_map_only_hints_at():
+    size, centre = (160, 200), (80, 90)
+    image, box = disc(size, centre, 45)
+    hint = around(size, centre, 25)
+    by_map = Threshold(0.5)(hint).boxes[0]
+    found = GrabCut(map_share=0, agree=0, threshold=0.5)(hint, image)
+    assert found.fell_back is None
+    assert iou(found.boxes[0], box) > 0.9 > iou(by_map, box)
+    (mask,) = found.masks
+    inside = coco_mask.decode(mask).astype(bool)
+    assert inside.shape == size
+    y, x = np.mgrid[: size[0], : size[1]]
+    true = np.hypot(y - centre[0], x - centre[1]) < 45
+    assert (inside & true).sum() / (inside | true).sum() > 0.9
+
+
+def test_what_the_map_is_sure_of_stays_in_the_box():
+    """The object has two colours; the mask alone finds one of them."""
+    size = (120, 120)
+    image = np.full((*size, 3), (60, 120, 70), np.float32)
+    image[30:90, 20:60], image[30:90, 60:100] = (200, 60, 40), (62, 122, 72)
+    image += np.random.default_rng(0).normal(0, 4, image.shape)
+    values = np.zeros((12, 12))
+    values[3:9, 2:6], values[3:9, 6:10] = 1, 0.6
+    hint = saliency(values, size)
+    box = [20, 30, 100, 90]
+    alone = GrabCut(map_share=0, agree=0, threshold=0.5)(hint, example(image.clip(0, 255)))
+    both = GrabCut()(hint, example(image.clip(0, 255)))
+    assert iou(both.boxes[0], box) > 0.8 > iou(alone.boxes[0], box)
+
+
+def test_refined_map_is_the_average():
+    size, centre = (96, 80), (50, 40)
+    image, _ = disc(size, centre, 25)
+    hint = around(size, centre, 15)
+    scaled = upsampled(hint.raw(), size)
+    mask, why = GrabCut(agree=0).mask(hint, image)
+    assert why is None
+    assert mask.shape == size
+    for share in (0.0, 0.4, 1.0):
+        refined, why = GrabCut(agree=0, map_share=share).refined(hint, image)
+        mixed = share * scaled + (1 - share) * mask
+        mixed = (mixed - mixed.min()) / np.ptp(mixed)
+        np.testing.assert_allclose(refined, mixed, atol=1e-5)
+        assert why is None
+
+
+@pytest.mark.parametrize("size", [(37, 101), (101, 37), (300, 120)])
+def test_height_and_width_are_not_swapped(size):
+    centre = size[0] * 0.3, size[1] * 0.7
+    image, box = disc(size, centre, 0.25 * min(size))
+    found = GrabCut()(around(size, centre, 0.18 * min(size)), image)
+    assert found.size == size
+    assert found.masks[0]["size"] == list(size)
+    assert iou(found.boxes[0], box) > 0.6
+
+
+def test_large_photographs_are_cut_at_a_reduced_size_in_original_pixels():
+    size, centre = (3000, 4000), (1500, 2500)
+    small, box = disc((300, 400), (150, 250), 60)
+    hint = around(size, centre, 400)
+    assert GrabCut().needs_image == 144
+    at = frame_size(size, 144)
+    shown = cv2.resize(small.image, at[::-1], interpolation=cv2.INTER_AREA)
+    found = GrabCut()(hint, example(shown, size))
+    assert iou(found.boxes[0], [10 * v for v in box]) > 0.7
+    assert coco_mask.decode(found.masks[0]).shape == size
+
+
+def reason(hint, image, **how):
+    found = GrabCut(**how)(hint, image)
+    plain = Threshold(masks=True)(hint)
+    assert found.boxes.tolist() == plain.boxes.tolist()
+    assert found.scores.tolist() == plain.scores.tolist()
+    assert found.masks == plain.masks
+    return found.fell_back
+
+
+def test_falls_back_to_the_threshold_and_says_why():
+    image, _ = disc((64, 64), (32, 32), 15)
+    for value in (0, 0.7, np.nan):
+        hint = saliency(np.full((7, 7), value), (64, 64))
+        assert reason(hint, image) == "the map is constant"
+    hint = around((64, 64), (32, 32), 12)
+    everything = {"seeds": "fraction", "background": 0.0, "foreground": 1.0}
+    assert reason(hint, image, seeds="fraction", background=0.0, middle=0.5, agree=1.0) is not None
+    assert GrabCut(agree=0, **everything)(hint, image).fell_back is None
+    for side in (1, 3):
+        tiny = np.random.default_rng(0).integers(0, 255, (side, side, 3))
+        hint = saliency(np.random.default_rng(1).random((7, 7)), (side, side))
+        assert "less than 8 pixels" in reason(hint, example(tiny))
+    long = saliency(np.random.default_rng(1).random((7, 7)), (1, 5000))
+    assert "less than 8 pixels" in reason(long, example(np.zeros((1, 144, 3)), (1, 5000)))
+
+
+def test_colours_that_say_something_else_have_no_say():
+    image, _ = disc((96, 96), (48, 48), 40)
+    hint = around((96, 96), (20, 20), 6)
+    assert reason(hint, image, agree=1.0) == "colours and map do not agree"
+
+
+def test_images_of_one_colour_and_maps_of_two_values_are_cut():
+    grey = np.full((60, 80, 3), 128)
+    two = np.zeros((6, 8))
+    two[2:4, 3:6] = 1
+    for values in (two, 1 - two, np.eye(6, 8)):
+        found = GrabCut()(saliency(values, (60, 80)), example(grey))
+        assert len(found.boxes) == 1
+
+
+def test_same_cut_in_any_order_and_by_any_number_of_threads():
+    rng = np.random.default_rng(0)
+    items = []
+    for n in range(8):
+        centre = rng.uniform(30, 70, 2)
+        image, _ = disc((100, 110), centre, rng.uniform(15, 30), seed=n, colour=(90, 130, 60))
+        items.append((around((100, 110), centre, 14), image))
+    cut = GrabCut(agree=0)
+
+    def one(item):
+        return cut.refined(*item)[0]
+
+    expected = [one(item) for item in items]
+    backwards = [one(item) for item in reversed(items)][::-1]
+    assert all(np.array_equal(a, b) for a, b in zip(expected, backwards, strict=True))
+    for workers in (1, 2, 4):
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(one, items))
+        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)), workers
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(1)
+        assert all(np.array_equal(a, one(item)) for a, item in zip(expected, items, strict=True))
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_several_objects():
+    size = (100, 200)
+    first, a = disc(size, (50, 50), 30)
+    second, b = disc(size, (50, 150), 20)
+    image = np.where(np.arange(200)[None, :, None] < 100, first.image, second.image)
+    values = around(size, (50, 50), 20).values.astype(float) + 0.9 * around(
+        size, (50, 150), 15
+    ).values.astype(float)
+    found = Threshold(0.3, "all", masks=True)(saliency(values, size))
+    assert len(found.boxes) == len(found.masks) == 2
+    refined = GrabCut(components="all", share=0.1)(saliency(values, size), example(image))
+    assert iou(refined.boxes[0], a) > 0.7
+    assert list(refined.scores) == sorted(refined.scores, reverse=True)
+    assert iou(refined.boxes[-1], b) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"threshold": 1.5}, "fraction of the maximum"),
+        ({"background": 0.95}, "below the foreground"),
+        ({"iterations": 0}, "1 to 100"),
+        ({"longer_side": 4}, "from 8 to 4096"),
+        ({"map_share": 2.0}, "from 0 to 1"),
+        ({"agree": -1.0}, "from 0 to 1"),
+        ({"share": 2.0}, "share of the largest"),
+        ({"merge": 0.0}, "share of the smaller"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        GrabCut(**wrong)
+
+
+def test_threshold_given_later():
+    cut = GrabCut(threshold="validation")
+    assert cut.stands_on == {"kind": "validation", "value": None}
+    assert cut.with_threshold(0.3).stands_on == {"kind": "fixed", "value": 0.3}
+    image, _ = disc((64, 64), (32, 32), 15)
+    with pytest.raises(ValueError, match="with_threshold"):
+        cut(around((64, 64), (32, 32), 12), image)
