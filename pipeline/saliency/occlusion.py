@@ -33,7 +33,7 @@ class Occlusion:
     stride: int = 16  # pixels from one patch to the next; half as many cost four times the time
     value: float | Literal["mean"] = 0.0  # the cover, in normalised units; mean: the image's own
     score: Literal["logit", "probability"] = "logit"  # what is seen to fall
-    batch: int = 32  # covered copies in one forward pass
+    batch: int = 8  # covered copies in one forward pass; an accelerator likes more
 
     def __post_init__(self) -> None:
         if self.window < 1:

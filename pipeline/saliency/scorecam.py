@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class ScoreCAM:
     layer: str = "last"  # whose feature maps mask the image; below, or by name
     relu: bool = True  # false: with what is below zero where features are
-    batch: int = 16  # masked images at once
+    batch: int = 8  # masked images at once; an accelerator likes more
 
     def __post_init__(self) -> None:
         if self.batch < 1:
