@@ -200,7 +200,11 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
     Raises Problem with the key, the value and the choices.
     """
-    return [a if _is_flag(a, i, arguments) else _override(a) for i, a in enumerate(arguments)]
+    checked = [a if _is_flag(a, i, arguments) else _override(a) for i, a in enumerate(arguments)]
+    keys = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    # An experiment's own list of methods is not meant for who names one.
+    named = "saliency" in keys and "explain.methods" not in keys
+    return [*checked, "++explain.methods=[]"] if named else checked
 
 
 VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package",

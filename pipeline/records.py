@@ -40,12 +40,18 @@ class SetAside(Problem):
     """One image that cannot be used: it is counted and named, and the run goes on without it."""
 
 
+MANY = 60  # choices; a message that lists more hides what it says
+
+
 def near(name: str, choices: Iterable[str]) -> str:
     """`; did you mean ...?` where a choice is close, and the choices."""
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}choices: {', '.join(choices)}"
+    if len(choices) <= MANY:
+        return f"{hint}choices: {', '.join(choices)}"
+    like = difflib.get_close_matches(name, choices, n=8, cutoff=0.4) or choices[:8]
+    return f"{hint}some of {len(choices)} choices: {', '.join(like)}"
 
 
 @dataclass(frozen=True)

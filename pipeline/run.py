@@ -56,10 +56,13 @@ class Run:
             config = _for_checkpoint(config)
         for family in FAMILIES:
             config[family] = completed(family, config[family])
-        names = config["explain"]["methods"] or [chosen.get("saliency", "saliency")]
+        main = chosen.get("saliency", "saliency")
+        names = config["explain"]["methods"] or [main]
+        if main not in names:
+            _check_not_lost(main, names, config["saliency"])
         methods = {
             name: config["saliency"]
-            if name == chosen.get("saliency", "saliency")
+            if name == main
             else completed(f"saliency {name}", read_choice("saliency", name))
             for name in names
         }
@@ -217,6 +220,19 @@ def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
     card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
     data = {"size": card["size"], **config["data"]}
     return {**config, "data": data, "stages": stages}
+
+
+def _check_not_lost(main: str, names: Sequence[str], node: Mapping[str, Any]) -> None:
+    """Options of `saliency.` reach the method of `saliency=` alone; refuse them where it is not
+    among those that run."""
+    plainly = completed("saliency", read_choice("saliency", main))
+    options = [f"saliency.{key}={node[key]}" for key in node if node[key] != plainly.get(key)]
+    if options:
+        raise Problem(
+            f"{' '.join(options)}: an option of saliency={main}, which is not among "
+            f"explain.methods={list(names)}; options reach the method of saliency= alone, as in "
+            f"saliency={names[0]} {options[0]}"
+        )
 
 
 def _with(stage: str, stages: Sequence[str]) -> str:

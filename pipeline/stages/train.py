@@ -300,7 +300,8 @@ def _check_enough(labels: Tensor, classes: tuple[str, ...]) -> None:
     if len(labels) == 0:
         raise Problem(
             "train: no image to learn from: train/ is missing or empty, or every image was set "
-            "aside; without train/ only classes that the pretrained network knows by name work"
+            "aside; without train/ only classes that the pretrained network knows by name work "
+            "(classes.txt gives folders their names)"
         )
     if len(classes) < 2:
         raise Problem(

@@ -134,3 +134,24 @@ def test_the_image_is_a_layer() -> None:
     (wanted,) = torch.autograd.grad(net(watched).logits[:, 1].sum(), watched)
     torch.testing.assert_close(slopes, wanted)
     assert not images.requires_grad
+
+
+def test_one_method_by_name_runs_alone_whatever_the_experiment_lists(
+    cli: Cli, tmp_path: Path
+) -> None:
+    command = ("+experiment=explain", "data=shapes", *TINY, "explain.target=true", "model=small",
+               "train.head=auto", "saliency=occlusion", "saliency.window=16", "saliency.stride=16",
+               "stages=[train,explain]")  # fmt: skip
+    assert cli(*command) == 0
+    assert len(list((tmp_path / "outputs" / "explain").iterdir())) == 1
+
+
+def test_options_that_reach_no_method_are_refused(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    several = "explain.methods=[gradcam,layercam]"
+    assert cli("+experiment=cam", *TINY, several, "saliency.weights=positive") == 2
+    said = capsys.readouterr().err
+    assert "saliency.weights=positive: an option of saliency=cam, which is not among" in said
+    assert cli("+experiment=cam", *TINY, several, "saliency.layers=[block6]") == 2
+    assert "saliency.layers" in capsys.readouterr().err
