@@ -104,5 +104,6 @@ def full_precision(images: Tensor, graph: bool = True) -> Iterator[None]:
     Their boxes agree with float32's on few images, whereas those of maps that are made of late
     activations do. The graph is kept although the caller may have turned it off, or is not.
     """
-    with torch.autocast(images.device.type, enabled=False), torch.set_grad_enabled(graph):
+    where = "cpu" if images.is_meta else images.device.type  # autocast does not know shapes alone
+    with torch.autocast(where, enabled=False), torch.set_grad_enabled(graph):
         yield

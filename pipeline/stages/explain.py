@@ -51,9 +51,44 @@ def made_of(run: Run) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Raises Problem for a target that this data set cannot have, and for impossible views."""
+    """Raises Problem for a target that this data set cannot have, for impossible views, and for a
+    method that the network to be trained cannot have: not after hours of training."""
     targets(run)
-    method_of(run)
+    for name in run.methods:
+        method = method_of(run.for_method(name))
+        if "train" not in run.config["stages"] or parts(method):
+            continue
+        if not store.is_done(store.Store(run.outputs).folder("train", run.made_of("train"))):
+            _try_without_numbers(run, method)
+
+
+def _try_without_numbers(run: Run, method: SaliencyMethod) -> None:
+    """The method's first look at a network of shapes alone: no weights, nothing computed."""
+    import torch
+
+    from pipeline.model.classifier import Classifier, MeanLinear
+
+    class Enough(Exception):
+        pass
+
+    def choose(logits: Tensor) -> Tensor:
+        raise Enough  # the network ran with all layers, and the method found it fit
+
+    model, classes = run.model(), run.classes
+    height, width = run.size
+    try:
+        with torch.device("meta"):
+            if run.config["train"]["head"] == "own":
+                body, head = model.own(len(classes))
+            else:
+                body, channels = model.body()
+                head = MeanLinear(channels, len(classes))
+            network = Classifier(body, head, classes, model.last, model.below).eval()
+            method(network, torch.zeros(1, 3, height, width), choose)
+    except Problem:
+        raise
+    except Exception:  # shapes alone do not serve everything: the real run will tell
+        return
 
 
 def targets(run: Run) -> list[str]:

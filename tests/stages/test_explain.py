@@ -155,3 +155,20 @@ def test_options_that_reach_no_method_are_refused(
     assert "saliency.weights=positive: an option of saliency=cam, which is not among" in said
     assert cli("+experiment=cam", *TINY, several, "saliency.layers=[block6]") == 2
     assert "saliency.layers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("saliency=gradcam", "saliency.layers=[blok6]"), "near ones: block6"),
+        (("explain.methods=[cam,guided_backprop]", "model=convnext_tiny", "model.weights=null"),
+         "another activation, GELU"),
+    ],
+)  # fmt: skip
+def test_what_the_network_cannot_have_is_refused_before_training(
+    arguments: tuple[str, ...], said: str, cli: Cli, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert cli("+experiment=cam", *TINY, *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "outputs" / "train").exists()
