@@ -7,14 +7,13 @@ and one linear layer it is a GAP head, which CAM reads; this is found out by com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.model.classifier import MeanLinear, load_strictly
-from pipeline.model.torchvision import imagenet_classes, read_weights
+from pipeline.model.torchvision import Weighted, imagenet_classes, read_weights
 from pipeline.records import Problem
 
 
@@ -36,7 +35,7 @@ class OwnHead(nn.Module):
 
 
 @dataclass(frozen=True)
-class Timm:
+class Timm(Weighted):
     """`weights`: imagenet (timm's download), a file, or null."""
 
     name: str = "resnet50"  # as timm.list_models() has it
@@ -55,19 +54,7 @@ class Timm:
                 f"model.name={self.name}: timm has no such network; near ones: "
                 f"{', '.join(close) or 'none'}; timm.list_models() has all"
             )
-        if self.weight_file is not None and not self.weight_file.is_file():
-            raise Problem(
-                f"model.weights={self.weights}: no such file; choices: imagenet (timm's own, "
-                "downloaded once), a file of weights (.pth, .safetensors), or null"
-            )
-
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def weight_file(self) -> Path | None:
-        return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
+        self.check_weights()
 
     @property
     def mean(self) -> tuple[float, ...]:

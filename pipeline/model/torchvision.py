@@ -111,8 +111,30 @@ CUTS = {
 }  # fmt: skip
 
 
+class Weighted:
+    """A network whose `weights` are imagenet (its library's download), a file, or null."""
+
+    weights: str | None
+
+    @property
+    def pretrained(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def weight_file(self) -> Path | None:
+        return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
+
+    def check_weights(self) -> None:
+        """Raises Problem where a file is named that is not there."""
+        if self.weight_file is not None and not self.weight_file.is_file():
+            raise Problem(
+                f"model.weights={self.weights}: no such file; choices: imagenet (the library's "
+                "own, downloaded once), a file of weights (.pth, .safetensors), or null"
+            )
+
+
 @dataclass(frozen=True)
-class Torchvision:
+class Torchvision(Weighted):
     """`weights`: imagenet (torchvision's download), a file, or null; `stride`: 32 or 16."""
 
     name: str
@@ -132,19 +154,7 @@ class Torchvision:
                 f"model.stride={self.stride}: {self.name} makes maps at a stride of "
                 f"{' or '.join(map(str, allowed))}"
             )
-        if self.weight_file is not None and not self.weight_file.is_file():
-            raise Problem(
-                f"model.weights={self.weights}: no such file; choices: imagenet (torchvision's "
-                "own, downloaded once), a file of weights (.pth, .safetensors), or null"
-            )
-
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
-
-    @property
-    def weight_file(self) -> Path | None:
-        return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
+        self.check_weights()
 
     @property
     def last(self) -> str:
