@@ -136,9 +136,7 @@ def chooser(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> Ch
 
 def make(run: Run, folder: Path) -> None:
     trained = checkpoint.load(run.checkpoint, run.device)
-    method, wanted = method_of(run), targets(run)
-    if parts(method):
-        method = fitted(run, method, trained)
+    method, wanted = ready(run, trained), targets(run)
     colour = run.config["explain"]["colour"]
     count = len(run.data.ids(run.split))
     if count == 0:
@@ -178,6 +176,12 @@ def method_of(run: Run) -> SaliencyMethod:
     return Views(method, flips, scales)
 
 
+def ready(run: Run, trained: checkpoint.Checkpoint) -> SaliencyMethod:
+    """The method, after its look at the training images where it wants one."""
+    method = method_of(run)
+    return _fitted(run, method, trained) if parts(method) else method
+
+
 def _fits(run: Run) -> bool:
     return bool(parts(method_of(run)))
 
@@ -187,7 +191,7 @@ def _to_fit_on(run: Run) -> Split:
     return "train" if len(run.data.ids("train")) else run.split
 
 
-def fitted(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
+def _fitted(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
     """The method with what it learns from images and labels, kept for other runs."""
     import torch
 

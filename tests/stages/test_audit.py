@@ -138,3 +138,9 @@ def test_images_are_chosen_evenly() -> None:
 
     assert audit.chosen(Stub(), "faithfulness") == [0, 12, 25, 37, 50, 62, 75, 87]
     assert audit.chosen(Stub(), "sanity") == [0, 25, 62]
+
+
+def test_a_method_within_another_that_looks_at_training_images_first(cli: Cli) -> None:
+    few = ("+experiment=audit", *TINY, *SMALL, "saliency=ddt", "explain.flips=true")
+    assert cli(*few, "audit.tests=[input_shift]") == 0
+    assert {number["method"] for number in numbers()} == {"ddt"}
