@@ -193,7 +193,8 @@ class Network(Protocol):
 
     The graph is cut at the earliest layer named in `at`: what lies before runs without gradients,
     what lies after can be differentiated. `last` names the feature maps that the head reads,
-    `input` the images, which no gradient reaches otherwise.
+    `input` the images, which no gradient reaches otherwise, `foreground` what a network that was
+    trained to localize takes for the object: [b, 1 or C, h, w] from 0 to 1.
     """
 
     classes: tuple[str, ...]
@@ -201,16 +202,21 @@ class Network(Protocol):
     def __call__(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> Answer: ...
 
     def behind(
-        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "1 3 H W"]
+        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
     ) -> Float[Tensor, "n C"]:
-        """Logits of one image if `layer` answered with each of `features`, which may be written
-        over, instead of its own. What comes before the layer is not run n times where it can be
-        helped."""
+        """Logits of one image, or of n, if `layer` answered with each of `features`, which may be
+        written over, instead of its own. What comes before the layer is not run n times where it
+        can be helped."""
         ...
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
         """The weights of the GAP head. Raises Problem where the head is another."""
+        ...
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether `foreground` is better alone than in the mean with its teacher's map."""
         ...
 
 
@@ -276,7 +282,14 @@ class Refining(Protocol):
 
 
 class Objective(Protocol):
-    """What a classifier is trained to do."""
+    """What a classifier is trained to do. Whatever it draws, it draws from torch's generator, which
+    is seeded anew for every step, so that a resumed training is the same."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it changes the images or what lies in the network, so that no head can be trained
+        by it on features that were computed before."""
+        ...
 
     def __call__(
         self,
@@ -285,6 +298,16 @@ class Objective(Protocol):
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
         """The loss to go down on, and the logits."""
+        ...
+
+
+@runtime_checkable
+class Wrapping(Protocol):
+    """An objective that changes the network: before it is trained, and as it is built again."""
+
+    def wrap(self, network: Any) -> Any:
+        """The network, changed: with branches that answer by name, say. Draws the weights that it
+        adds. Raises Problem where the network cannot be changed so."""
         ...
 
 

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 class CrossEntropy:
     label_smoothing: float = 0.1
 
+    needs_images = False
+
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing={self.label_smoothing}: expected a share from 0 to below 1"
-            )
+        check_smoothing(self.label_smoothing)
 
     def __call__(
         self,
@@ -37,5 +36,20 @@ class CrossEntropy:
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
         logits = network(inputs).logits.float()
-        loss = functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss, logits
+        return cross_entropy(logits, labels, self.label_smoothing), logits
+
+
+def cross_entropy(
+    logits: Float[Tensor, "b C"], labels: Int[Tensor, "b"], smoothing: float
+) -> Float[Tensor, ""]:
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing={label_smoothing}: expected a share from 0 to below 1")
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value}: expected a share from 0 to 1")
