@@ -21,7 +21,15 @@ import yaml
 from pipeline import checkpoint, runtime
 from pipeline.config import completed, instantiate, read_choice
 from pipeline.data import photo
-from pipeline.records import Boxes, Example, Problem, SaliencyMap, SaliencyMethod, Segmenter
+from pipeline.records import (
+    Boxes,
+    Example,
+    Problem,
+    Refining,
+    SaliencyMap,
+    SaliencyMethod,
+    Segmenter,
+)
 from pipeline.segmenter.frame import frame_size
 from pipeline.stages import picks
 from pipeline.stages.explain import chooser
@@ -132,34 +140,31 @@ def load(
     if (given / "config.yaml").is_file():
         own = yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8"))
     method = own.get("saliency") if saliency is None else read_choice("saliency", saliency)
+    method = method or read_choice("saliency", "cam")
     cut = own.get("segmenter") if segmenter is None else read_choice("segmenter", segmenter)
-    if cut and segmenter is None and cut.get("threshold") == "validation":
-        cut = {**cut, "threshold": _validation(given, own, saliency)}
+    cut = cut or read_choice("segmenter", "threshold")
+    if cut.get("threshold") == "validation":
+        views = [own["explain"][name] for name in ("flips", "scales")]
+        cut = {**cut, "threshold": _validation(given, method, views, cut)}
     # What stands in a run's config.yaml may name this project's own classes alone.
     return Predictor(
         trained,
-        cast(SaliencyMethod, instantiate("saliency", method or read_choice("saliency", "cam"),
-                                         within="pipeline.saliency.")),
-        cast(Segmenter, instantiate("segmenter", cut or read_choice("segmenter", "threshold"),
-                                    within="pipeline.segmenter.")),
+        cast(SaliencyMethod, instantiate("saliency", method, within="pipeline.saliency.")),
+        cast(Segmenter, instantiate("segmenter", cut, within="pipeline.segmenter.")),
         runtime.precision("auto", place),
-    )  # fmt: skip
+    )
 
 
-def _validation(run: Path, config: Mapping[str, Any], saliency: str | None) -> float:
+def _validation(
+    run: Path, saliency: Mapping[str, Any], views: Sequence[Any], segmenter: Mapping[str, Any]
+) -> float:
     """The threshold that a run's stage calibrate chose, for images that it has not seen."""
-    main = saliency is None or config["saliency"] == completed(
-        "saliency", read_choice("saliency", saliency)
+    refines = isinstance(
+        instantiate("segmenter", segmenter, within="pipeline.segmenter."), Refining
     )
-    place = run / "stages" / ("calibrate" if main else f"calibrate-{saliency}")
-    if (place / "thresholds.json").is_file():
-        picked = picks.read(place)["elsewhere"]
-        if f"{picks.USED_IOU:g}" in picked:
-            return float(picked[f"{picks.USED_IOU:g}"])
-    raise Problem(
-        f"{run}: its segmenter.threshold=validation, and stage calibrate chose none there"
-        f"{'' if main else f' for saliency={saliency}'}; segmenter='threshold' cuts at a fixed one"
-    )
+    method = completed("saliency", saliency)
+    place = picks.of_run(run, method, views, segmenter if refines else None)
+    return float(picks.for_boxes(picks.read(place), refines)["elsewhere"][f"{picks.USED_IOU:g}"])
 
 
 def _is_top(target: str) -> bool:

@@ -16,9 +16,15 @@ map alone reaches 0.29, or in the mask: what the map is sure of, a mask cannot t
 Where the mask is another thing than the map's own cut by Otsu (IoU below `agree`), it has no say.
 Nothing here knows of a box; docs/segmenters.md has what each rule gains.
 
-The mask is made at a reduced resolution, of the whole image: its time grows faster than its pixels,
-and a crop to where the map is loses the background's colours. Whoever calls it, in whatever order,
-an image has one mask: the generator behind GrabCut's clusters is seeded from the map.
+Fitting and cutting in turn at full resolution is what takes GrabCut's time, and only the cut needs
+the resolution: shrunk, it is too smooth and loses legs and tails. So GrabCut is run in small, on
+every n-th pixel, `colours` of them along the longer side; its mixtures are then held while the
+image is cut once at `longer_side`, no further than `band` pixels from the small cut's edge. Pixels
+are picked, not averaged: averages would vary less than the colours that are cut. In the last cut
+the mixtures' covariances are divided by `colour_weight`: distances to colours weigh that much more
+against a smooth edge, and the cut is found sooner. Colours are fitted to the whole image; a crop to
+where the map is would lose those of the background. Whoever calls it, in whatever order, an image
+has one mask: the generator behind GrabCut's clusters is seeded from the map.
 """
 
 from __future__ import annotations
@@ -51,7 +57,10 @@ class GrabCut:
     background: float = 0.3  # surely not: it does not exceed this
     middle: float | None = None  # probably the object: it exceeds this; null: Otsu's threshold
     iterations: int = 2  # of colours and cut in turn
-    longer_side: int = 144  # pixels at which the cut is made
+    colours: int | None = 104  # pixels a side that colours are fitted to; null: all, cut in turn
+    colour_weight: float = 2.0  # of colours against smoothness in the last cut; not if all are
+    band: int = 32  # pixels about the small cut's edge that the last cut decides
+    longer_side: int = 224  # pixels at which the cut is made
     map_share: float = 0.7  # of the map in the refined map; 0: the mask alone
     agree: float = 0.2  # IoU of mask and map below which the map is cut alone
     components: Literal["largest", "all"] = "largest"  # one box, or several
@@ -73,10 +82,16 @@ class GrabCut:
                 raise ValueError(f"{name}={value}: expected a number from 0 to 1")
         if not 1 <= self.iterations <= 100:
             raise ValueError(f"iterations={self.iterations}: expected a number from 1 to 100")
-        if not SMALLEST <= self.longer_side <= 4096:
+        if not 0.1 <= self.colour_weight <= 10:
             raise ValueError(
-                f"longer_side={self.longer_side}: expected pixels from {SMALLEST} to 4096"
+                f"colour_weight={self.colour_weight}: expected a number from 0.1 to 10"
             )
+        if not 1 <= self.band <= 4096:
+            raise ValueError(f"band={self.band}: expected pixels from 1 to 4096")
+        for name in ("longer_side", "colours"):
+            value = getattr(self, name)
+            if value is not None and not SMALLEST <= value <= 4096:
+                raise ValueError(f"{name}={value}: expected pixels from {SMALLEST} to 4096")
         self._cut  # noqa: B018  its arguments are checked too
 
     @property
@@ -136,12 +151,43 @@ class GrabCut:
         for value, name in ((cv2.GC_BGD, "background"), (cv2.GC_FGD, "object")):
             if not (seeds == value).any():
                 return none, f"no pixel is surely {name}"
-        mask = _largest(_grabcut(image, seeds, self.iterations, _number(saliency)))
+        mask = _largest(self._cut_out(image, seeds, saliency))
         if not mask.any() or mask.all():
             return none, "the cut is all or nothing"
         if _iou(mask, own) < self.agree:
             return mask, "colours and map do not agree"
         return mask, None
+
+    def _cut_out(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        seeds: UInt8[np.ndarray, "h w"],
+        saliency: SaliencyMap,
+    ) -> Bool[np.ndarray, "h w"]:
+        mask, models, number = seeds.copy(), _Models(), _number(saliency)
+        few = self._few(seeds, saliency)
+        if few is None:
+            models.fit(image, mask, self.iterations, number)
+        else:
+            small = _picked(seeds, few)
+            models.fit(_picked(image, few), small, self.iterations, number)
+            _settle(mask, small, self.band)
+            models.cut(image, mask, self.colour_weight)
+        return np.asarray((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD))
+
+    def _few(
+        self, seeds: UInt8[np.ndarray, "h w"], saliency: SaliencyMap
+    ) -> tuple[int, int] | None:
+        """The frame of the pixels that colours are fitted to; None where it is all of them: a
+        small image, or one whose few sure pixels would not be among those picked."""
+        if self.colours is None:
+            return None
+        height, width = frame_size(saliency.size, self.colours)
+        if min(height, width) < SMALLEST or max(height, width) >= max(seeds.shape):
+            return None
+        picked = _picked(seeds, (height, width))
+        both = (picked == cv2.GC_BGD).any() and (picked == cv2.GC_FGD).any()
+        return (height, width) if both else None
 
     def _seeds(
         self, small: Float32[np.ndarray, "h w"], own: Bool[np.ndarray, "h w"]
@@ -172,15 +218,56 @@ def _number(saliency: SaliencyMap) -> int:
     return zlib.crc32(np.ascontiguousarray(saliency.values).tobytes()) & 0x7FFFFFFF
 
 
-def _grabcut(
-    image: UInt8[np.ndarray, "h w 3"], seeds: UInt8[np.ndarray, "h w"], iterations: int, number: int
-) -> Bool[np.ndarray, "h w"]:
-    """cv2.grabCut. Each thread has a generator of its own, which goes on from image to image."""
-    mask, models = seeds.copy(), (np.zeros((1, 65)), np.zeros((1, 65)))
-    cv2.setRNGSeed(number)
-    cv2.grabCut(np.ascontiguousarray(image), mask, None, *models, iterations,
-                cv2.GC_INIT_WITH_MASK)  # fmt: skip
-    return np.asarray((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD))
+def _picked(
+    values: UInt8[np.ndarray, "H W *c"], frame: tuple[int, int]
+) -> UInt8[np.ndarray, "..."]:
+    """One pixel of each cell, as it is."""
+    return np.asarray(cv2.resize(values, frame[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+class _Models:
+    """The mixtures of background and object, as cv2.grabCut keeps them between its calls."""
+
+    def __init__(self) -> None:
+        self.both = np.zeros((1, 65)), np.zeros((1, 65))
+
+    def fit(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: UInt8[np.ndarray, "h w"],
+        iterations: int,
+        number: int,
+    ) -> None:
+        """From the seeds in `mask`, which becomes the last cut."""
+        # Each thread has a generator of its own, which goes on from image to image.
+        cv2.setRNGSeed(number)
+        cv2.grabCut(np.ascontiguousarray(image), mask, None, *self.both, iterations,
+                    cv2.GC_INIT_WITH_MASK)  # fmt: skip
+
+    def cut(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: UInt8[np.ndarray, "h w"],
+        colour_weight: float,
+    ) -> None:
+        """`mask`'s probable pixels by the models as they are."""
+        background, object_ = (model.copy() for model in self.both)
+        for model in (background, object_):  # of 5 Gaussians: weights, means, covariances
+            model[:, 20:] /= colour_weight
+        cv2.grabCut(np.ascontiguousarray(image), mask, None, background, object_, 1,
+                    cv2.GC_EVAL_FREEZE_MODEL)  # fmt: skip
+
+
+def _settle(mask: UInt8[np.ndarray, "H W"], small: UInt8[np.ndarray, "h w"], band: int) -> None:
+    """In `mask`: what lies far from the edge of the small cut is sure. What is sure stays so."""
+    height, width = mask.shape
+    inside = cv2.resize(small & 1, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    around = np.ones((2 * band + 1, 2 * band + 1), np.uint8)
+    # OpenCV ignores what lies outside: the image's border is no edge of the cut.
+    far_out = cv2.dilate(inside, around) == 0
+    far_in = cv2.erode(inside, around) == 1
+    mask[far_out & (mask >= cv2.GC_PR_BGD)] = cv2.GC_BGD
+    mask[far_in & (mask >= cv2.GC_PR_BGD)] = cv2.GC_FGD
 
 
 def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

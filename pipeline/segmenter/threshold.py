@@ -3,7 +3,8 @@
     mask = map >= threshold * max(map)        map min-max scaled to [0, 1] at the image's size
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2:
-20 % of the maximum and the bounding box of the largest connected component.
+20 % of the maximum and the bounding box of the largest connected component. By default each map
+is cut at a fraction of its own (`auto.py`): which one is right hangs on the method and the data.
 
 `at` says what the threshold is of:
 
@@ -39,7 +40,7 @@ class Threshold:
     """A box's score is the mean of the scaled map inside its component (or its peak), times the
     probability that the network gives the class."""
 
-    threshold: float | Literal["auto", "validation"] = 0.2  # or auto, validation: from calibrate
+    threshold: float | Literal["auto", "validation"] = "auto"  # a number; validation: calibrate's
     components: Literal["largest", "all"] = "largest"  # one box, or several
     at: At = "fraction"  # of the maximum; or quantile, otsu, value (raw)
     share: float = 0.0  # all: those with this share of the largest's pixels
@@ -139,8 +140,8 @@ def nothing(saliency: SaliencyMap) -> Boxes:
 def check_cut(threshold: float | str, at: At = "fraction") -> None:
     """Raises ValueError for a threshold that cannot be one."""
     if isinstance(threshold, str):
-        if at != "fraction":
-            raise ValueError(f"threshold={threshold}: only at=fraction knows it, not at={at}")
+        if at != "fraction" and (at, threshold) != ("otsu", "auto"):
+            raise ValueError(f"threshold={threshold}: at={at} expects a number")
     elif at == "value":
         if not np.isfinite(threshold):
             raise ValueError(f"threshold={threshold}: expected a number")

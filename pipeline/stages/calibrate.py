@@ -8,7 +8,9 @@ Which boxes, the first that there are:
     two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
 
 What is handed on is a number for each IoU (two for the halves); no box leaves this stage. With
-`segmenter.threshold=validation` the maps are cut there, at the number for IoU 0.5.
+`segmenter.threshold=validation` the maps are cut there, at the number for IoU 0.5. Where the
+segmenter makes a map of its own of map and image (GrabCut), that is what it cuts: it has numbers
+of its own, under `refined`.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ import numpy as np
 
 from pipeline import runtime, shards, show, store
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import best_threshold, map_curves
-from pipeline.records import GroundTruth, Problem, SaliencyMap, Split
+from pipeline.metric.max_box_acc import map_curves, steady_threshold
+from pipeline.records import GroundTruth, Problem, Refining, SaliencyMap, Segmenter, Split
 from pipeline.run import Run
-from pipeline.stages import explain, measure
+from pipeline.stages import explain, measure, picks
 from pipeline.stages.picks import FEWEST, USED_IOU, fold_of, is_used, too_few
 
 # Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
@@ -33,14 +35,16 @@ APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
 def made_of(run: Run) -> dict[str, Any]:
     drawn = run.config["calibrate"]["boxes"]
+    refines = isinstance(run.segmenter(), Refining)
     return {
-        "source": run.sources("calibrate", "data"),
+        "source": run.sources("calibrate", "data", *(("segmenter",) if refines else ())),
         "explain": run.key("explain"),
         "apart": [run.for_split(split).key("explain") for split in APART],
         "truth": [run.data.truth_fingerprint(split) for split in ("val", *APART)],
         "drawn": drawn and store.file_fingerprint(Path(drawn)),
         "ious": run.config["evaluate"]["ious"],
         "protocol": run.config["protocol"],
+        **({"segmenter": picks.but_threshold(run.config["segmenter"])} if refines else {}),
     }
 
 
@@ -53,7 +57,7 @@ def check(run: Run) -> None:
     elif is_used(run):
         truth, _, _ = _boxed(run)
         if (count := sum(len(one.of_label()) > 0 for one in truth.values())) < FEWEST:
-            raise too_few(count)
+            raise too_few(count, run.config["checkpoint"])
 
 
 def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
@@ -70,7 +74,8 @@ def make(run: Run, folder: Path) -> None:
     drawn = run.config["calibrate"]["boxes"]
     if drawn is not None:
         truth, source, of = drawn_boxes(run, Path(drawn)), "user", run.for_split("all")
-        kept = measured(of, of.obtain("explain")[0], truth)
+        maps = of.obtain("explain")[0]
+        kept = measured(of, maps, truth)
         if len(kept) < FEWEST:
             raise Problem(
                 f"calibrate.boxes={drawn}: {len(kept)} images of the data set have boxes of their "
@@ -80,7 +85,9 @@ def make(run: Run, folder: Path) -> None:
         truth, source, of = _boxed(run)
         maps = run.folder("explain") if of is run else of.obtain("explain")[0]
         kept = measured(of, maps, truth)
-    result = chosen(kept, ious, source)
+    result = {**chosen(kept, ious, source), "refined": None}
+    if isinstance(segmenter := run.segmenter(), Refining):
+        result["refined"] = chosen(measured(of, maps, truth, segmenter), ious, source)
     if result["source"] is None:
         show.line("calibrate: too few boxes for a validation threshold; calibrate.boxes=FILE takes "
                   "a COCO file of some that you draw")  # fmt: skip
@@ -96,8 +103,11 @@ def _boxed(run: Run) -> tuple[Mapping[str, GroundTruth], str, Run]:
     return run.data.truth("val"), "two_fold", run
 
 
-def measured(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> dict[str, np.ndarray]:
-    """IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id."""
+def measured(
+    run: Run, maps: Path, truth: Mapping[str, GroundTruth], refining: Segmenter | None = None
+) -> dict[str, np.ndarray]:
+    """IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id; of the
+    maps, or of what a segmenter makes of them before it cuts them."""
     ids, labels = run.data.ids(run.split), run.data.labels(run.split)
     protocol = run.config["protocol"]
 
@@ -110,7 +120,13 @@ def measured(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> dict[str
         known = truth.get(saliency.id)
         if known is None or saliency.explained != labels[position] or not len(known.of_label()):
             return saliency.id, None
-        scaled = measure.scaled(saliency.raw(), saliency.size, protocol)
+        scaled: np.ndarray | None
+        if refining is None:
+            scaled = measure.scaled(saliency.raw(), saliency.size, protocol)
+        else:
+            scaled = measure.refined(run, refining, position, saliency)
+        if scaled is None:
+            return saliency.id, None
         return saliency.id, map_curves(scaled, known.of_label(), saliency.size, protocol).largest
 
     found = runtime.stream(of_map, items(), run.workers)
@@ -130,7 +146,7 @@ def chosen(
     # Each half is cut at what is best for the other; all others at what is best for these.
     parts = [half == 1, half == 0] if source == "two_fold" else [np.ones(len(ids), bool)]
     thresholds = {
-        f"{iou:g}": [round(best_threshold((rows[part] >= iou).mean(0))[1], 3) for part in parts]
+        f"{iou:g}": [round(steady_threshold((rows[part] >= iou).mean(0)), 3) for part in parts]
         for iou in ious
     }
     return {
@@ -141,7 +157,7 @@ def chosen(
         "thresholds": thresholds,
         # For an image that is in neither half.
         "elsewhere": {
-            f"{iou:g}": round(best_threshold((rows >= iou).mean(0))[1], 3) for iou in ious
+            f"{iou:g}": round(steady_threshold((rows >= iou).mean(0)), 3) for iou in ious
         },
         "expected": _expected(rows, half, ious) if source == "user" else None,
     }
@@ -156,7 +172,7 @@ def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict
         correct = np.zeros(len(rows))
         for fold in (0, 1):
             other = rows[half != fold] >= iou
-            at = int(np.searchsorted(THRESHOLDS, best_threshold(other.mean(0))[1] - 1e-9))
+            at = int(np.searchsorted(THRESHOLDS, steady_threshold(other.mean(0)) - 1e-9))
             correct[half == fold] = rows[half == fold, at] >= iou
         told[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
     return told

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from pipeline import shards
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.components import Curves
 from pipeline.metric.max_box_acc import Protocol, map_curves
-from pipeline.records import Rle, Size
+from pipeline.records import Refining, Rle, SaliencyMap, Segmenter, SetAside, Size
+from pipeline.run import Run
 from pipeline.segmenter.frame import frame_size, upsampled
 
 if TYPE_CHECKING:
@@ -35,6 +37,20 @@ def scaled(
     if protocol == "wsolevaluation":
         return np.asarray(upsampled(raw, FRAME), np.float64)
     return upsampled(raw, frame_size(size))
+
+
+def refined(
+    run: Run, segmenter: Segmenter, position: int, saliency: SaliencyMap
+) -> Float[np.ndarray, "H W"] | None:
+    """The map as the segmenter makes it of map and image before it cuts it, where it is measured.
+    None where the image cannot be read."""
+    assert isinstance(segmenter, Refining)
+    frame = frame_size(saliency.size, segmenter.needs_image)
+    example = shards.read_image(run, run.split, position, frame)
+    if isinstance(example, SetAside):
+        return None
+    values, _ = segmenter.refined(saliency, example)
+    return scaled(values, saliency.size, run.config["protocol"])
 
 
 def pyramid_curves(true: Float[np.ndarray, "M 4"], size: Size, protocol: Protocol) -> Curves:

@@ -6,9 +6,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from scripts.measure import accuracy, precision, records, thresholds
+from scripts.measure import accuracy, picture_segmenters, precision, records, thresholds
 
-STUDIES = {"thresholds": thresholds.run, "precision": precision.run}
+STUDIES = {
+    "thresholds": thresholds.run,
+    "precision": precision.run,
+    "segmenters": picture_segmenters.run,
+}
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 
 

@@ -24,7 +24,7 @@ def compose(experiment: str, *overrides: str) -> Run:
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
 
-    if not SHARED.is_dir():
+    if any(str(SHARED) in one for one in overrides) and not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
     ConfigStore.instance().store(name="skeleton", node=Skeleton)
     with hydra.initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):

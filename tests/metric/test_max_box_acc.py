@@ -7,6 +7,7 @@ from pipeline.metric.max_box_acc import (
     MaxBoxAccV2,
     best_threshold,
     map_curves,
+    steady_threshold,
     max_box_acc,
 )
 
@@ -102,3 +103,14 @@ def test_accumulators_equal_the_reference(group: str) -> None:
             assert score.value * 100 == pytest.approx(best[percent], abs=1e-12)
             counts = answer[kind]["num_correct"][percent]
             np.testing.assert_array_equal(metric.num_correct[score.iou], counts)
+
+
+def test_the_steady_threshold_is_the_middle_of_what_is_high_not_a_lucky_peak() -> None:
+    accuracy = np.where((THRESHOLDS > 0.2) & (THRESHOLDS < 0.5), 0.8, 0.3)
+    assert steady_threshold(accuracy) == pytest.approx(0.35, abs=0.01)
+    accuracy[900] = 1.0
+    assert best_threshold(accuracy)[1] == pytest.approx(0.9, abs=0.01)
+    assert steady_threshold(accuracy) == pytest.approx(0.35, abs=0.01)
+    assert steady_threshold(np.linspace(0, 1, len(THRESHOLDS))) > 0.9  # up to the very end
+    with pytest.raises(ValueError, match="expected"):
+        steady_threshold(accuracy[:5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -12,7 +13,7 @@ from pycocotools import mask as coco_mask
 from pipeline.records import Example, SaliencyMap
 from pipeline.segmenter.frame import frame_size, upsampled
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.segmenter.threshold import Threshold
+from pipeline.segmenter.threshold import Threshold, otsu
 
 
 def saliency(values, size, id="x", score=1.0):
@@ -114,8 +115,8 @@ def test_large_photographs_are_cut_at_a_reduced_size_in_original_pixels():
     size, centre = (3000, 4000), (1500, 2500)
     small, box = disc((300, 400), (150, 250), 60)
     hint = around(size, centre, 400)
-    assert GrabCut().needs_image == 144
-    at = frame_size(size, 144)
+    at = frame_size(size, GrabCut().needs_image)
+    assert max(at) < 300
     shown = cv2.resize(small.image, at[::-1], interpolation=cv2.INTER_AREA)
     found = GrabCut()(hint, example(shown, size))
     assert iou(found.boxes[0], [10 * v for v in box]) > 0.7
@@ -124,7 +125,7 @@ def test_large_photographs_are_cut_at_a_reduced_size_in_original_pixels():
 
 def reason(hint, image, **how):
     found = GrabCut(**how)(hint, image)
-    plain = Threshold(masks=True)(hint)
+    plain = Threshold(GrabCut().threshold, masks=True)(hint)
     assert found.boxes.tolist() == plain.boxes.tolist()
     assert found.scores.tolist() == plain.scores.tolist()
     assert found.masks == plain.masks
@@ -190,6 +191,61 @@ def test_same_cut_in_any_order_and_by_any_number_of_threads():
         cv2.setNumThreads(before)
 
 
+def test_colours_from_few_pixels_cut_as_all_of_them_do():
+    size, centre = (208, 180), (110, 80)
+    image, _ = disc(size, centre, 50)
+    hint = around(size, centre, 28)
+    alone = {"agree": 0, "map_share": 0}
+    few, _ = GrabCut(**alone).mask(hint, image)
+    every, _ = GrabCut(**alone, colours=None).mask(hint, image)
+    plain = plainly_cut(hint, image)
+    assert np.array_equal(every, plain)
+    assert few.shape == every.shape == size
+    assert (few & every).sum() / (few | every).sum() > 0.97
+
+
+def plainly_cut(hint, image):
+    """cv2.grabCut from the same seeds, as its documentation has it."""
+    cut = GrabCut(colours=None)
+    small = upsampled(hint.raw(), image.image.shape[:2])
+    mask = cut._seeds(small, small > otsu(small))
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.setRNGSeed(zlib.crc32(hint.values.tobytes()) & 0x7FFFFFFF)
+    cv2.grabCut(image.image, mask, None, *models, cut.iterations, cv2.GC_INIT_WITH_MASK)
+    return (mask & 1).astype(bool)
+
+
+def test_seeds_too_few_to_be_picked_are_cut_with_all_pixels():
+    """One pixel is surely the object: every second one need not have it."""
+    size, centre = (208, 208), (100, 100)
+    image, _ = disc(size, centre, 40)
+    hint = around(size, centre, 30)
+    one = {"seeds": "fraction", "foreground": 1.0, "background": 0.05, "agree": 0}
+    few, why = GrabCut(**one).mask(hint, image)
+    every, _ = GrabCut(**one, colours=None).mask(hint, image)
+    assert why is None
+    assert np.array_equal(few, every)
+
+
+def test_the_last_cut_stays_near_the_small_one():
+    """Thin legs, which a small cut loses, are found within the band, and nothing beyond it."""
+    size = (224, 224)
+    image = np.full((*size, 3), (60, 120, 70), np.float32)
+    image[60:140, 70:150] = image[140:200, 105:108] = (200, 60, 40)
+    image += np.random.default_rng(0).normal(0, 6, image.shape)
+    shown, hint = example(image.clip(0, 255)), around(size, (100, 110), 40)
+    leg = np.zeros(size, bool)
+    leg[145:195, 105:108] = True  # between columns that are picked
+    alone = {"agree": 0, "colours": 28}
+    near, _ = GrabCut(**alone, band=2).mask(hint, shown)
+    far, _ = GrabCut(**alone, band=80).mask(hint, shown)
+    assert far[leg].mean() > 0.9
+    assert near[leg].mean() < 0.5
+    body = (slice(65, 135), slice(75, 145))
+    assert near[body].all()
+    assert far[body].all()
+
+
 def test_several_objects():
     size = (100, 200)
     first, a = disc(size, (50, 50), 30)
@@ -213,6 +269,9 @@ def test_several_objects():
         ({"background": 0.95}, "below the foreground"),
         ({"iterations": 0}, "1 to 100"),
         ({"longer_side": 4}, "from 8 to 4096"),
+        ({"colour_weight": 0.0}, "from 0.1 to 10"),
+        ({"band": 0}, "band=0: expected pixels from 1"),
+        ({"colours": 4}, "colours=4: expected pixels from 8 to 4096"),
         ({"map_share": 2.0}, "from 0 to 1"),
         ({"agree": -1.0}, "from 0 to 1"),
         ({"share": 2.0}, "share of the largest"),

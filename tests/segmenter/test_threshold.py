@@ -250,8 +250,8 @@ def test_what_metrics_say_of_the_threshold():
     assert Threshold(at="otsu").stands_on == {"kind": "auto", "value": None, "rule": "otsu"}
     with pytest.raises(ValueError, match="with_threshold"):
         Threshold("validation")(saliency([[0, 1]]))
-    with pytest.raises(ValueError, match="only at=fraction"):
-        Threshold("auto", at="otsu")
+    with pytest.raises(ValueError, match="at=quantile expects a number"):
+        Threshold("auto", at="quantile")
     with pytest.raises(ValueError, match="expected a number"):
         Threshold(float("nan"), at="value")
     with pytest.raises(ValueError, match="of the image"):

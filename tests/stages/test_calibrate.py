@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import shards
+from pipeline.data.shapes import Shapes
 from pipeline.metric.components import THRESHOLDS
-from pipeline.stages import calibrate, picks
+from pipeline.metric.max_box_acc import map_curves
+from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.segmenter.grabcut import GrabCut
+from pipeline.stages import calibrate, explain, localize, picks
 from tests.conftest import TINY, Cli
 
 
@@ -54,6 +59,60 @@ def test_held_back_boxes_choose_and_val_is_scored(cli: Cli, tmp_path: Path) -> N
     assert found["n"] == 24
     assert found["value"] <= records(tmp_path)["gt_known_loc", 0.5, "oracle"]["value"]
     assert 0 <= found["threshold"]["value"] < 1
+
+
+def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
+    cli: Cli, tmp_path: Path
+) -> None:
+    arguments = ("+experiment=cam", *TINY, "data.images=240", "segmenter=grabcut",
+                 "segmenter.threshold=validation")  # fmt: skip
+    assert cli(*arguments) == 0
+    latest = (tmp_path / "outputs/latest").resolve()
+    picked = picks.read(latest / "stages/calibrate")
+    assert picked["refined"]["thresholds"] != picked["thresholds"]
+
+    # Anew, from the maps of the held-back images and the images themselves.
+    data, found = Shapes(images=240, val_images=24), {}
+    ids, truth = data.ids("held_back"), data.truth("held_back")
+    main = (latest / "stages/explain").resolve()
+    (maps,) = (one for one in (tmp_path / "outputs/explain").iterdir() if one != main)
+    for shard in shards.written(maps):
+        for position, saliency in explain.maps_in(shard, ids):
+            example = data.example(
+                "held_back", position, at=frame_size(saliency.size, GrabCut().longer_side)
+            )
+            refined, _ = GrabCut().refined(saliency, example)
+            true = truth[saliency.id].of_label()
+            scaled = upsampled(refined, frame_size(saliency.size))
+            found[saliency.id] = map_curves(scaled, true, saliency.size).largest
+    assert picked["refined"] == calibrate.chosen(found, [0.3, 0.5, 0.7], "held_back")
+
+    # It is what the boxes are cut at, and what metrics.json says of them.
+    (value,) = picked["refined"]["thresholds"]["0.5"]
+    told = records(tmp_path)["gt_known_loc", 0.5, "validation"]["threshold"]
+    assert told == {"kind": "validation", "value": value, "source": "held_back"}
+    val = data.ids("val")
+    cut = dict(localize.boxes_of(latest / "stages/localize", val))
+    for shard in shards.written(main):
+        for position, saliency in explain.maps_in(shard, val):
+            example = data.example(
+                "val", position, at=frame_size(saliency.size, GrabCut().longer_side)
+            )
+            again = GrabCut(threshold=value)(saliency, example)
+            np.testing.assert_array_equal(cut[position].boxes, again.boxes)
+
+    # Another threshold has no part in it; how the mask is made has.
+    assert cli(*arguments[:-1], "segmenter.threshold=0.3") == 0
+    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 1
+    every = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
+    beside = [r for r in every if (r["name"], r["iou"], r["method"])
+              == ("gt_known_loc", 0.5, "cam+grabcut") and r["class"] is None]  # fmt: skip
+    assert {r["threshold"]["kind"]: r["threshold"]["value"] for r in beside} == {
+        "auto": None, "validation": value,
+        "oracle": next(r["threshold"]["value"] for r in beside if "oracle" in str(r)),
+    }  # fmt: skip
+    assert cli(*arguments, "segmenter.map_share=0.2") == 0
+    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 2
 
 
 def annotated(root: Path, split: str, file: Path) -> Path:

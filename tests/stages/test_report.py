@@ -74,7 +74,7 @@ def test_one_method(cli: Cli, tmp_path: Path) -> None:
         assert row in page.words
     assert page.tags["img"] == 2 * 9 + 2  # image and map; and the legend
     assert "data=shapes model=small saliency=cam segmenter=threshold" in page.said
-    assert "segmenter.threshold=0.2" in page.said
+    assert "segmenter.threshold=auto" in page.said
     assert "seed=0" in page.said
     assert "What the words mean" in page.said
     assert len(page.text) < 3e6

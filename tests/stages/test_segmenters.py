@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests.conftest import TINY, Cli
@@ -28,17 +31,78 @@ def test_grabcut_gives_masks_and_its_maps_are_scored(cli: Cli, tmp_path: Path) -
         assert abs(x0 - x) <= 1 >= abs(y0 - y)
         assert abs(w - width) <= 1 >= abs(h - height)
     found = latest(tmp_path, "metrics.json")
-    refined = {(r["name"], r["iou"]) for r in found if r["method"] == "cam+grabcut"}
+    refined = {(r["name"], r["iou"], r["threshold"]["kind"])
+               for r in found if r["method"] == "cam+grabcut"}  # fmt: skip
+    used = next(r["threshold"]["kind"] for r in found if r["name"] == "gt_known_loc")
     assert refined == {
-        ("max_box_acc", 0.5), ("max_box_acc_v2", None),
-        *((name, iou) for name in ("max_box_acc_v2", "gt_known_loc") for iou in (0.3, 0.5, 0.7)),
+        ("max_box_acc", 0.5, "oracle"), ("max_box_acc_v2", None, "oracle"),
+        *(("max_box_acc_v2", iou, "oracle") for iou in (0.3, 0.5, 0.7)),
+        *((f"{name}_loc", iou, kind) for name in ("gt_known", "top1", "top5")
+          for iou in (0.3, 0.5, 0.7) for kind in {"fixed", "auto", "oracle"} - {used}),
     }  # fmt: skip
-    assert all(r["threshold"]["kind"] == "oracle" for r in found if r["method"] == "cam+grabcut")
     assert found[0]["method"] == "cam"
-    other = tmp_path / "two"
-    assert cli("+experiment=cam", *TINY, STAGES, "segmenter=grabcut", "runtime.workers=2",
-               f"outputs={other}") == 0  # fmt: skip
-    assert json.loads((other / "latest/boxes.json").read_text()) == boxes
+
+
+def test_the_same_boxes_with_one_two_and_four_workers(cli: Cli, tmp_path: Path) -> None:
+    stages = "stages=[train,explain,localize]"
+    found = set()
+    for workers in (1, 2, 4):
+        assert cli("+experiment=cam", *TINY, stages, "segmenter=grabcut",
+                   f"runtime.workers={workers}") == 0  # fmt: skip
+        latest = tmp_path / "outputs/latest"
+        found.add(
+            ((latest / "boxes.json").read_bytes(), (latest / "predictions.json").read_bytes())
+        )
+        rmtree(tmp_path / "outputs/localize")
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("segmenter", ["threshold", "grabcut"])
+def test_photographs_of_any_size_have_boxes_in_their_own_pixels(
+    cli: Cli, tmp_path: Path, segmenter: str
+) -> None:
+    """Height and width stay what they are; 12 megapixels are decoded at what the cut needs."""
+    sizes = {"low": (37, 101), "high": (101, 37), "photo": (3000, 4000), "upright": (4000, 3000)}
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("red", "blue"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+    for n in range(4):
+        for name, colour in (("red", (220, 30, 30)), ("blue", (30, 30, 220))):
+            image = squared((48, 64), colour, rng)
+            image.save(tmp_path / "images/train" / name / f"{n}.png")
+    for name, size in sizes.items():
+        image = squared(size, (220, 30, 30), rng)
+        image.save(tmp_path / "images/val/red" / f"{name}.jpg", quality=80)
+    arguments = ("data=folder", f"data.root={tmp_path / 'images'}", "data.size=64", "model=small",
+                 "train.epochs=1", "train.batch=4", "stages=[train,explain,localize]")  # fmt: skip
+    assert cli("+experiment=cam", *arguments, f"segmenter={segmenter}") == 0
+    found = latest(tmp_path, "predictions.json")
+    named = {Path(one["file_name"]).stem: one for one in found["images"]}
+    assert {k: (v["height"], v["width"]) for k, v in named.items()} == sizes
+    boxes = {one["image_id"]: one for one in found["annotations"]}
+    for name, (height, width) in sizes.items():
+        one = boxes[named[name]["id"]]
+        x, y, w, h = one["bbox"]
+        assert 0 <= x < x + w <= width
+        assert 0 <= y < y + h <= height
+        assert max(w / width, h / height) > 0.05  # in these pixels, not in those of the cut
+        if segmenter == "grabcut":
+            assert one["segmentation"]["size"] == [height, width]
+            assert np.allclose(coco_mask.toBbox(one["segmentation"]), one["bbox"], atol=1.01)
+
+
+def squared(
+    size: tuple[int, int], colour: tuple[int, int, int], rng: np.random.Generator
+) -> Image.Image:
+    """A coloured square, off the centre, on grey noise."""
+    height, width = size
+    small = rng.integers(90, 130, (height // 4 + 1, width // 4 + 1, 3)).astype(np.uint8)
+    image = Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST)
+    side = min(size) // 2
+    image.paste(colour, (width - side - width // 10, height // 10,
+                         width - width // 10, height // 10 + side))  # fmt: skip
+    return image
 
 
 def test_falling_back_is_counted(
@@ -56,7 +120,8 @@ def test_falling_back_is_counted(
 @pytest.mark.parametrize("rule", ["otsu", "quantile", "value"])
 def test_each_way_to_cut_goes_through(cli: Cli, tmp_path: Path, rule: str) -> None:
     several = ("segmenter.components=all", "segmenter.share=0.1", "segmenter.merge=0.5")
-    assert cli("+experiment=cam", *TINY, STAGES, f"segmenter.at={rule}", *several) == 0
+    number = () if rule == "otsu" else ("segmenter.threshold=0.2",)
+    assert cli("+experiment=cam", *TINY, STAGES, f"segmenter.at={rule}", *number, *several) == 0
     used = [r for r in latest(tmp_path, "metrics.json") if r["name"] == "mean_iou"]
     assert used[0]["threshold"]["kind"] == "auto"
     assert used[0]["threshold"]["value"] is None

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline
 from pipeline import shards, store
@@ -108,10 +109,67 @@ def test_predictions_of_a_run_are_cut_at_its_validation_threshold(runs: dict[str
     assert pipeline.load(runs["auto"], device="cpu").segmenter == Threshold("auto")
     (runs["validation"] / "stages/calibrate").rename(runs["validation"] / "stages/kept")
     try:
-        with pytest.raises(Problem, match="stage calibrate chose none"):
+        with pytest.raises(Problem, match="no stage calibrate, which chooses it"):
             pipeline.load(runs["validation"], device="cpu")
     finally:
         (runs["validation"] / "stages/kept").rename(runs["validation"] / "stages/calibrate")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    image = DATA.example("val", 0).image
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_a_checkpoint_brings_the_threshold_that_its_run_chose(
+    runs: dict[str, Path], photo: Path, cli: Cli, tmp_path: Path
+) -> None:
+    picked = picks.read(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
+    predict = ("+experiment=predict", f"images={photo}", "segmenter.threshold=validation")
+    assert cli(*predict, f"checkpoint={runs['fixed']}") == 0
+    latest = (tmp_path / "outputs/latest").resolve()
+    (one,) = localize.boxes_of(latest / "stages/localize", ["photo"])
+    ((_, saliency),) = explain.maps_in(shards.written(latest / "stages/explain")[0], ["photo"])
+    np.testing.assert_array_equal(one[1].boxes, Threshold(picked)(saliency).boxes)
+    # That run is a checkpoint, too; and its boxes were cut at what was chosen, not at that name.
+    assert cli(*predict, "checkpoint=outputs/latest") == 0
+    assert (tmp_path / "outputs/latest").resolve() != latest
+    assert len(list((tmp_path / "outputs/localize").iterdir())) == 1
+    found = pipeline.load("outputs/latest", device="cpu")
+    assert found.segmenter == Threshold(picked)
+
+
+def test_what_a_checkpoint_brings_is_named_and_scores(
+    runs: dict[str, Path], cli: Cli, tmp_path: Path
+) -> None:
+    assert cli(*RUN, f"checkpoint={runs['fixed']}", "segmenter.threshold=validation",
+               "stages=[explain,localize,evaluate]", "data.seed=3") == 0  # fmt: skip
+    told = metrics(tmp_path / "outputs/latest")["gt_known_loc", 0.5, "validation"]["threshold"]
+    picked = picks.read(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
+    assert told == {"kind": "validation", "value": picked, "source": "checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("where", "more", "told"),
+    [
+        ("stages/train", (), "no stage calibrate, which chooses it"),
+        (".", ("saliency=cam_positive",), "give the saliency="),
+        (".", ("explain.flips=true",), "explain.flips"),
+        (".", ("segmenter=grabcut",), "give the segmenter="),
+    ],
+)
+def test_a_checkpoint_without_such_a_threshold_is_refused(
+    runs: dict[str, Path], photo: Path, cli: Cli, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], where: str, more: tuple[str, ...], told: str,
+) -> None:  # fmt: skip
+    capsys.readouterr()
+    assert cli("+experiment=predict", f"images={photo}", f"checkpoint={runs['fixed'] / where}",
+               "segmenter.threshold=validation", *more) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert told in error
+    assert "segmenter.threshold=auto" in error
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_the_measure_reads_what_a_run_wrote(runs: dict[str, Path]) -> None:

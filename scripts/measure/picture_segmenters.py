@@ -1,0 +1,185 @@
+"""What each segmenter makes of the same ten images: a sheet, and the time of each.
+
+    ./scripts/accuracy segmenters picture=docs/segmenters.png outputs=outputs
+
+The embedded data set's first image of each class of the split val, and its map of the true class
+(`saliency=`, CAM unless another is named). Every choice of conf/segmenter/ cuts the same maps: what
+it keeps is bright, its best box green where it reaches IoU 0.5 with the true one (white), else red.
+The time is the processor's, of the segmenter alone at the images' own size, some 144 x 160 pixels,
+in one thread: the mean over images, its median over `rounds`, in which segmenters take turns.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+from typing import TYPE_CHECKING, Any, cast
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pipeline import shards
+from pipeline.config import conf_folder, instantiate, options
+from pipeline.metric.iou import best_iou
+from pipeline.records import Boxes, Example, SaliencyMap, Segmenter
+from pipeline.segmenter.frame import frame_size
+from pipeline.stages import explain
+from pipeline.stages.colours import at_frame, for_class, laid_over
+from pipeline.stages.sheet import Row, contact
+from scripts.measure.records import Record
+from scripts.measure.runs import compose
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
+
+SIDE = 132  # pixels of a panel
+COLOURS = 224  # of the picture file: it stays small
+GREEN, RED, WHITE = (20, 200, 60), (230, 20, 20), (255, 255, 255)
+Item = tuple[SaliencyMap, Example, "Float32[np.ndarray, 'M 4']"]
+
+
+def run(picture: str = "picture=outputs/segmenters.png", *arguments: str) -> list[Record]:
+    """`picture=` names the file that is written; `outputs=`, `rounds=`; others go to the run."""
+    given = dict(argument.split("=", 1) for argument in (picture, *arguments))
+    path = Path(given.pop("picture", "outputs/segmenters.png"))
+    rounds = int(given.pop("rounds", "5"))
+    with ExitStack() as kept:
+        outputs = given.pop("outputs", None) or kept.enter_context(tempfile.TemporaryDirectory())
+        more = [f"{key}={value}" for key, value in given.items()]
+        items = _items("data=shapes", *more, f"outputs={outputs}")
+    rows = [Row("map", "upsampled, over its image", [_map(*item[:2]) for item in items])]
+    records = []
+    segmenters = {name: _segmenter(name) for name in options("segmenter")}
+    times = _ms(segmenters, items, rounds)
+    for name, segmenter in segmenters.items():
+        found = [segmenter(saliency, example) for saliency, example, _ in items]
+        fits = [best_iou(_first(one), true) for one, (_, _, true) in zip(found, items, strict=True)]
+        right = sum(fit >= 0.5 for fit in fits)
+        reached = f"{right} of {len(items)} right, mean IoU {mean(fits):.2f}"
+        note = f"{times[name]:.2g} ms an image, {reached}"
+        panels = [_panel(*item, one) for item, one in zip(items, found, strict=True)]
+        rows.append(Row(name, note, panels))
+        told = f"{len(items)} images of shapes val, OpenCV {cv2.__version__}"
+        records.append(Record(f"{name}_ms", times[name], None, None, "ms/image", told))
+        records.append(Record(f"{name}_iou", mean(fits), None, None, "mean IoU", told))
+    classes = [saliency.id for saliency, _, _ in items]
+    sheet = contact(
+        "What each segmenter makes of the same ten maps",
+        "bright: what it keeps; white: the true box; green: its box, right at IoU 0.5; red: wrong",
+        classes, rows, SIDE, [], len(items),
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    few = Image.fromarray(sheet).quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    return records
+
+
+def _items(*overrides: str) -> list[Item]:
+    """Of each class the first image, its map and its true boxes; named by its class."""
+    run = compose("cam", *overrides)
+    for stage in ("train", "explain"):
+        run.obtain(stage)
+    ids, truth = run.data.ids("val"), run.data.truth("val")
+    found: dict[int, Item] = {}
+    for shard in shards.written(run.folder("explain")):
+        for position, saliency in explain.maps_in(shard, ids):
+            if saliency.explained not in found:
+                example = run.data.example("val", position)
+                named = replace(saliency, id=run.classes[saliency.explained])
+                found[saliency.explained] = named, example, truth[saliency.id].of_label()
+    return [found[label] for label in sorted(found)]
+
+
+def _segmenter(name: str) -> Segmenter:
+    """The choice of conf/segmenter/, with its masks where they are an option."""
+    text = (conf_folder() / "segmenter" / f"{name}.yaml").read_text(encoding="utf-8")
+    made: Any = instantiate("segmenter", yaml.safe_load(text))
+    return cast(Segmenter, replace(made, masks=True) if hasattr(made, "masks") else made)
+
+
+def _ms(segmenters: Mapping[str, Segmenter], items: list[Item], rounds: int) -> dict[str, float]:
+    """Of each, without masks where they are an option."""
+    bare: dict[str, Any] = {
+        name: replace(cast(Any, one), masks=False) if hasattr(one, "masks") else one
+        for name, one in segmenters.items()
+    }
+    small = {name: [_as_read(one, *item[:2]) for item in items] for name, one in bare.items()}
+    took: dict[str, list[float]] = {name: [] for name in bare}
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        for _ in range(rounds):
+            for name, one in bare.items():
+                started = time.process_time()
+                for item in small[name]:
+                    one(*item)
+                took[name].append(1e3 * (time.process_time() - started) / len(items))
+    finally:
+        cv2.setNumThreads(threads)
+    return {name: median(times) for name, times in took.items()}
+
+
+def _as_read(
+    segmenter: Segmenter, saliency: SaliencyMap, example: Example
+) -> tuple[SaliencyMap, Example]:
+    """The image at the size at which stage localize reads it."""
+    if not segmenter.needs_image:
+        return saliency, example
+    height, width = frame_size(saliency.size, segmenter.needs_image)
+    image = np.asarray(cv2.resize(example.image, (width, height), interpolation=cv2.INTER_AREA))
+    return saliency, replace(example, image=image)
+
+
+def _first(boxes: Boxes) -> np.ndarray | None:
+    return boxes.boxes[0] if len(boxes.boxes) else None
+
+
+# -- panels --------------------------------------------------------------------------------------
+
+
+def _map(saliency: SaliencyMap, example: Example) -> UInt8[np.ndarray, "h w 3"]:
+    values = for_class(at_frame(saliency.raw(), saliency.size), 100.0)
+    return _framed(np.asarray(laid_over(example.image, values)))
+
+
+def _panel(
+    saliency: SaliencyMap, example: Example, true: Float32[np.ndarray, "M 4"], found: Boxes
+) -> UInt8[np.ndarray, "h w 3"]:
+    """What was kept as it is, the rest pale; the true boxes and the best found one."""
+    kept = np.zeros(saliency.size, bool)
+    for mask in found.masks or ():
+        kept |= coco_mask.decode(mask).astype(bool)
+    pale = 0.22 * example.image + 0.78 * np.full(3, 60.0)
+    shown = _framed(np.where(kept[..., None], example.image, pale).astype(np.uint8))
+    shrink = SIDE / max(saliency.size)
+    left, top = ((SIDE - round(side * shrink)) // 2 for side in reversed(saliency.size))
+
+    def outline(box: np.ndarray, colour: tuple[int, int, int], thickness: int) -> None:
+        x0, y0, x1, y1 = (box * shrink + (left, top, left, top)).round().astype(int).tolist()
+        cv2.rectangle(shown, (x0, y0), (x1 - 1, y1 - 1), colour, thickness)
+
+    for box in true:
+        outline(box, WHITE, 1)
+    best = _first(found)
+    if best is not None:
+        outline(best, GREEN if best_iou(best, true) >= 0.5 else RED, 2)
+    return shown
+
+
+def _framed(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
+    """The longer side scaled to SIDE, on paper."""
+    height, width = image.shape[:2]
+    shrink = SIDE / max(height, width)
+    h, w = round(height * shrink), round(width * shrink)
+    square = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    top, left = (SIDE - h) // 2, (SIDE - w) // 2
+    square[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+    return square
