@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import show
+from pipeline import ranks, show
 from pipeline.config import conf_folder, prepare
 from pipeline.records import Problem
 from pipeline.runs import RunFolder, summary
@@ -34,6 +34,11 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
         return None
     stages = [name for name in ORDER if name in run.config["stages"]]
     run.check_stages(stages)
+    if ranks.world().rank > 0:  # rank 0 lays out the run folder
+        for stage in stages:
+            for method in run.methods if stage in PER_METHOD else [run.method]:
+                run.for_method(method).obtain(stage)
+        return None
     folder = RunFolder.new(run)
     try:
         for stage in stages:
@@ -67,6 +72,7 @@ def main() -> None:
     try:
         # A scheduler's polite end is the user's Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        ranks.hush()
         # Hydra then raises what it would print its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         arguments, show_only = without_cfg(arguments)

@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.config import instantiate
-from pipeline.records import Problem, Size
-from pipeline.store import file_fingerprint, hash_of, read_json, whole_file, write_json
+from pipeline.records import Problem, Size, Wrapping
+from pipeline.store import (
+    file_fingerprint,
+    hash_of,
+    read_json,
+    source_of,
+    whole_file,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 1
+# What save() finds out itself, and no card of another checkpoint hands on.
+OWN_FIELDS = ("format", "model", "head", "channels", "classes", "branches", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,8 @@ def save(
         "head": network.head_kind,
         "channels": network.channels,
         "classes": list(network.classes),
+        # Those that an objective's wrap() makes know of no node.
+        "branches": {n: b.node for n, b in network.branches.items() if hasattr(b, "node")},
         "fingerprint": file_fingerprint(folder / WEIGHTS),
         **card,
     }
@@ -95,9 +106,11 @@ def save(
 
 
 def find(given: Path) -> Path:
-    """The checkpoint that a path names: its folder, a file in it, or a run that trained it."""
+    """The checkpoint that a path names: its folder, a file in it, or a run that trained it, as
+    stage refine left it where there was one."""
     folder = given.parent if given.name in (WEIGHTS, CARD) else given
-    for place in (folder, folder / "stages" / "train", folder / "train"):
+    stages = [folder / "stages" / "refine", folder / "stages" / "train", folder / "train"]
+    for place in (folder, *stages):
         if (place / CARD).is_file():
             return place
     raise Problem(
@@ -110,7 +123,13 @@ def fingerprint(folder: Path) -> str:
     """Stands for what a checkpoint computes: its weights, network, classes and input."""
     card = read_card(folder)
     names = ("fingerprint", "model", "head", "classes", "size", "mean", "std")
-    return hash_of([card[name] for name in names])
+    parts = [card[name] for name in names]
+    if card.get("branches"):
+        parts.append(card["branches"])
+    if _wrapping(folder / CARD, card) is not None:
+        target = str(card["objective"]["_target_"])
+        parts += [card["objective"], source_of([target.rpartition(".")[0]])]
+    return hash_of(parts)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -144,6 +163,7 @@ def _fields() -> Any:
         mean: list[FiniteFloat] = Field(min_length=3, max_length=3)
         std: list[PositiveFloat] = Field(min_length=3, max_length=3)
         fingerprint: str
+        branches: dict[str, dict[str, Any]] = {}
 
     return Card
 
@@ -185,6 +205,13 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     builder = _builder(folder / CARD, card["model"])
     with torch.device("meta"):  # random weights would only cost time
         network = _network(folder / CARD, builder, card)
+        objective = _wrapping(folder / CARD, card)
+        if objective is not None:
+            network = objective.wrap(network)
+        for name, node in card.get("branches", {}).items():
+            network.branches[name] = instantiate(
+                f"{folder / CARD}: branches.{name}", node, within="pipeline.model."
+            )
     load_strictly(network, state, str(path), f"the network of {CARD}")
     if hashlib.sha256(content).hexdigest()[:16] != card["fingerprint"]:
         raise Problem(f"{path}: not the weights that {CARD} was written with; train again")
@@ -213,6 +240,14 @@ def _network(path: Path, builder: Any, card: Mapping[str, Any]) -> Classifier:
             )
         head = HEADS[card["head"]](channels, count)
     return Classifier(body, head, card["classes"], builder.last, builder.below)
+
+
+def _wrapping(path: Path, card: Mapping[str, Any]) -> Wrapping | None:
+    """The objective that the network was trained by, where that changed the network."""
+    if "objective" not in card:
+        return None
+    objective = instantiate(f"{path}: objective", card["objective"], within="pipeline.objective.")
+    return objective if isinstance(objective, Wrapping) else None
 
 
 def _builder(path: Path, model: Mapping[str, Any]) -> Any:

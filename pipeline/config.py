@@ -22,8 +22,11 @@ import yaml
 from pipeline.records import Problem, SaliencyMethod, Segmenter, near
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-STAGES = ("train", "explain", "picture", "calibrate", "localize", "evaluate", "compare", "score",
-          "draw", "audit", "report")  # fmt: skip
+STAGES = ("train", "refine", "explain", "picture", "calibrate", "localize", "evaluate", "compare",
+          "score", "draw", "audit", "report")  # fmt: skip
+
+PLACES = {"refine.teacher": "saliency", "refine.cut": "segmenter"}
+"""Where a stage has a choice of a family of its own, as in saliency@refine.teacher=ddt."""
 
 
 def conf_folder() -> Path:
@@ -37,7 +40,7 @@ def conf_folder() -> Path:
 class Train:
     """None leaves a knob to the recipe: scratch, head or finetune (pipeline/stages/train.py)."""
 
-    freeze: str = "auto"  # auto | backbone | none
+    freeze: str = "auto"  # auto | backbone | none | stages:N, the first N stages
     head: str = "auto"  # auto | own | new
     epochs: int | None = None
     batch: int | None = None
@@ -48,6 +51,25 @@ class Train:
     warmup: float | None = None  # epochs
     crop: float | None = None  # the smallest part of the area that a random crop keeps; 1: none
     flip: bool = True
+    accumulate: int = 1  # batches whose gradients make one step
+    ema: float | None = None  # judge and keep a moving average of the weights, as 0.999; null: no
+    patience: int | None = None  # epochs to wait for a better one, then stop; null: to the end
+    balanced: bool = False  # draw every class equally often
+    loggers: list[str] = field(default_factory=lambda: ["csv"])  # csv | tensorboard | wandb
+
+
+@dataclass
+class Refine:
+    """How a small head learns where objects are, from well-cut maps of the training images."""
+
+    teacher: Any = None  # saliency@refine.teacher=...: whose maps
+    cut: Any = None  # segmenter@refine.cut=...: what cuts them; only one that refines
+    images: int = 3000  # of the training images at most, evenly of all classes
+    epochs: int = 8  # of the head over these images
+    batch: int = 32
+    lr: float = 0.002
+    width: int = 64  # channels of the head
+    map_share: float | None = None  # of the map in targets; None: by whether masks can be foretold
 
 
 @dataclass
@@ -116,6 +138,8 @@ class Runtime:
     workers: int | None = None  # threads that decode; None: one for each core
     batch: int | None = None  # images in one forward pass; None: what suits the device
     shard: int = 256  # images in one shard
+    devices: int = 1  # processes that train, explain and localize, each with a GPU of its own
+    deterministic: bool = False  # the same boxes twice; refuse what cannot give them
 
 
 @dataclass
@@ -136,6 +160,7 @@ class Skeleton:
     protocol: str = "default"  # default | wsolevaluation: how maps are measured
     stages: list[str] = field(default_factory=list)
     train: Train = field(default_factory=Train)
+    refine: Refine = field(default_factory=Refine)
     explain: Explain = field(default_factory=Explain)
     picture: Picture = field(default_factory=Picture)
     calibrate: Calibrate = field(default_factory=Calibrate)
@@ -150,7 +175,6 @@ class Skeleton:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "train.freeze": ("auto", "backbone", "none"),
     "train.head": ("auto", "own", "new"),
     "train.optimizer": ("sgd", "adamw"),
     "explain.split": ("val", "train", "all"),
@@ -158,6 +182,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "float32", "bf16"),
     "protocol": ("default", "wsolevaluation"),
 }
+FREEZE = re.compile(r"auto|backbone|none|stages:[1-9][0-9]*")
+LOGGERS = ("csv", "tensorboard", "wandb")
 RANGES: dict[str, tuple[float, float]] = {
     "train.epochs": (0, 100_000),
     "train.batch": (1, 1_000_000),
@@ -166,6 +192,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.momentum": (0, 1),
     "train.warmup": (0, 100_000),
     "train.crop": (0.01, 1),
+    "train.accumulate": (1, 100_000),
+    "train.ema": (0, 0.9999999),
+    "train.patience": (1, 100_000),
+    "refine.images": (1, 10_000_000),
+    "refine.epochs": (1, 100_000),
+    "refine.batch": (1, 1_000_000),
+    "refine.lr": (1e-12, 1000),
+    "refine.width": (1, 10_000),
+    "refine.map_share": (0, 1),
     "picture.side": (32, 16_384),
     "picture.panel": (32, 4096),
     "picture.columns": (2, 1000),
@@ -183,6 +218,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "runtime.workers": (0, 1024),
     "runtime.batch": (1, 100_000),
     "runtime.shard": (1, 1_000_000),
+    "runtime.devices": (1, 1024),
     "seed": (0, 2**32 - 1),
 }
 
@@ -241,7 +277,7 @@ def _override(argument: str) -> str:
     head = key.split(".")[0]
     if head == "hydra" or parsed.is_delete():
         return argument
-    if head in FAMILIES:
+    if head in FAMILIES or any(key.startswith(f"{place}.") for place in PLACES):
         return argument if text.startswith("+") else f"++{argument}"
     check_key(key)
     return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
@@ -347,14 +383,27 @@ def check(config: Mapping[str, Any]) -> None:
         value = value_at(config, key)
         if value is not None and not low <= value <= high:
             raise Problem(f"{key}={value}: expected a number from {low} to {high}")
+    if not FREEZE.fullmatch(str(config["train"]["freeze"])):
+        raise Problem(
+            f"train.freeze={config['train']['freeze']}: choices: auto, backbone, none, stages:N "
+            "(the first N stages, as stages:3)"
+        )
+    loggers = config["train"]["loggers"]
+    if len(set(loggers)) != len(loggers):
+        raise Problem(f"train.loggers={loggers}: each logger once")
+    for logger in loggers:
+        if logger not in LOGGERS:
+            raise Problem(f"train.loggers: no such logger {logger!r}; {near(str(logger), LOGGERS)}")
     ious = config["evaluate"]["ious"]
     if not ious or not all(0 < iou <= 1 for iou in ious):
         raise Problem(f"evaluate.ious={ious}: expected fractions between 0 and 1, as [0.3,0.5,0.7]")
-    for family in FAMILIES:
-        if not isinstance(config[family], Mapping) or "_target_" not in config[family]:
+    for key, family in {**{name: name for name in FAMILIES}, **PLACES}.items():
+        node = value_at(config, key)
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            named = family if key == family else f"{family}@{key}"
             raise Problem(
-                f"{family}={config[family]}: expected one of its choices; "
-                f"choices: {', '.join(options(family))}"
+                f"{named}={node}: expected one of its choices; choices: "
+                f"{', '.join(options(family))}"
             )
     for test in config["audit"]["tests"]:
         if test not in AUDITS:

@@ -9,9 +9,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline import checkpoint, runtime, show, store
+from pipeline import checkpoint, ranks, runtime, show, store
 from pipeline.config import (
     FAMILIES,
+    PLACES,
     STAGES,
     check,
     completed,
@@ -19,6 +20,7 @@ from pipeline.config import (
     plain,
     read_choice,
     targets_of,
+    value_at,
 )
 from pipeline.records import (
     CocoNames,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 ORDER = STAGES
 NEEDED = ("train", "explain", "localize", "evaluate")
+SPREAD = ("train", "explain", "localize")  # all processes make them, each its part
 PER_METHOD = ("explain", "calibrate", "localize", "evaluate", "draw", "audit")
 
 
@@ -56,6 +59,9 @@ class Run:
             config = _for_checkpoint(config)
         for family in FAMILIES:
             config[family] = completed(family, config[family])
+        for place in PLACES:
+            stage, _, name = place.partition(".")
+            config[stage] = {**config[stage], name: completed(place, value_at(config, place))}
         main = chosen.get("saliency", "saliency")
         names = config["explain"]["methods"] or [main]
         if main not in names:
@@ -85,9 +91,20 @@ class Run:
         explain = {**self.config["explain"], "split": split}
         return Run({**self.config, "explain": explain}, self.methods, self.method, self.shared)
 
+    def for_teacher(self) -> Run:
+        """The same run as refine asks its teacher: of the network before, on what it learns from,
+        for the labels."""
+        plainly = {"split": "train", "target": "true", "flips": False, "scales": [1.0]}
+        explain = {**self.config["explain"], **plainly, "colour": False}
+        stages = [stage for stage in self.config["stages"] if stage != "refine"]
+        config = {**self.config, "explain": explain, "stages": stages}
+        return Run(config, {"teacher": self.config["refine"]["teacher"]}, "teacher", self.shared)
+
     def check_stages(self, stages: Sequence[str]) -> None:
         """Refuse at start what a stage could only refuse later, hours into a run."""
         _ = self.precision
+        ranks.check(self.config["runtime"], self.device)
+        runtime.deterministic(self.config["runtime"]["deterministic"])
         for stage in stages:
             refuse = getattr(import_module(f"pipeline.stages.{stage}"), "check", None)
             if refuse is not None:
@@ -123,7 +140,7 @@ class Run:
         images have no labels. Raises Problem if data set and checkpoint differ."""
         if self.config["checkpoint"] is None:
             return self.data.classes or getattr(self.model(), "known", ())
-        known = tuple(checkpoint.read_card(self.checkpoint)["classes"])
+        known = tuple(checkpoint.read_card(self.classifier)["classes"])
         if self.data.classes not in ((), known):
             raise Problem(
                 f"checkpoint={self.config['checkpoint']}: it knows the classes "
@@ -147,7 +164,7 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        return runtime.device(self.config["runtime"]["device"])
+        return ranks.own_device(runtime.device(self.config["runtime"]["device"]))
 
     @cached_property
     def precision(self) -> runtime.Precision:
@@ -155,7 +172,10 @@ class Run:
 
     @property
     def workers(self) -> int:
-        return runtime.workers(self.config["runtime"]["workers"])
+        wanted = self.config["runtime"]["workers"]
+        if wanted is not None:
+            return runtime.workers(wanted)
+        return max(1, runtime.workers(None) // ranks.world().local_size)
 
     # -- where results are
 
@@ -166,7 +186,7 @@ class Run:
     def sources(self, stage: str, *families: str) -> dict[str, str]:
         """Hashes of the source of a stage and of what it instantiates."""
         nodes = [
-            self.methods[self.method] if family == "saliency" else self.config[family]
+            self.methods[self.method] if family == "saliency" else value_at(self.config, family)
             for family in families
         ]
         targets = [name.rpartition(".")[0] for node in nodes for name in targets_of(node)]
@@ -181,11 +201,16 @@ class Run:
         return cast(dict[str, Any], kept[place])
 
     @property
-    def checkpoint(self) -> Path:
+    def classifier(self) -> Path:
         """The folder of the classifier: the one that was given, or what stage train made."""
         if self.config["checkpoint"] is not None:
             return checkpoint.find(Path(self.config["checkpoint"]))
         return self.folder("train")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of what is explained: the classifier, or what stage refine made of it."""
+        return self.folder("refine") if "refine" in self.config["stages"] else self.classifier
 
     def key(self, stage: str) -> str:
         return store.hash_of(self.made_of(stage))
@@ -204,13 +229,29 @@ class Run:
 
     def obtain(self, stage: str) -> tuple[Path, bool]:
         """Make a stage's result, or find it made."""
-        make = import_module(f"pipeline.stages.{stage}").make
         return store.Store(self.outputs).obtain(
             stage,
             self.made_of(stage),
-            lambda folder: make(self, folder),
+            lambda folder: self._make(stage, folder),
             lambda folder: show.line(f"{stage}: another run is making {folder}, waiting for it"),
+            spread=stage in SPREAD,
         )
+
+    def _make(self, stage: str, folder: Path) -> None:
+        devices = self.config["runtime"]["devices"]
+        if stage in SPREAD and devices > 1 and ranks.started().size == 1:
+            parts = (self.config, self.methods, self.method)
+            ranks.spawn(devices, _make_in_rank, parts, stage, folder)
+            return
+        with runtime.explained_if_not_deterministic():
+            import_module(f"pipeline.stages.{stage}").make(self, folder)
+
+
+def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:
+    """What each of the processes of runtime.devices does: data and keys are read anew in it."""
+    run = Run(*parts, {})
+    runtime.deterministic(run.config["runtime"]["deterministic"])
+    run._make(stage, folder)
 
 
 def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:

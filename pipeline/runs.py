@@ -56,8 +56,19 @@ class RunFolder:
         folder = cls(run, path)
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
             folder.link("train", run.method, run.checkpoint)
+            folder.link_chosen()
         store.write_text(path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
         return folder
+
+    def link_chosen(self) -> None:
+        """The thresholds of the checkpoint's run, where boxes are cut at them: likewise."""
+        from pipeline.stages import picks
+
+        if "localize" in self.run.config["stages"] and picks.is_used(self.run):
+            for method in self.run.methods:
+                one = self.run.for_method(method)
+                if not picks.is_own(one):
+                    self.link("calibrate", method, picks.elsewhere(one))
 
     def link(self, stage: str, method: str, where: Path) -> None:
         """Lay a stage's result into the run folder."""
@@ -149,13 +160,15 @@ class RunFolder:
     def discard_if_empty(self) -> None:
         """Leave no folder behind for a run that was refused before it made anything."""
         if not {path.name for path in self.path.iterdir()} - {"config.yaml", "stages"} and not {
-            path.name for path in self.path.glob("stages/*")
-        } - {"train"}:
+            path.name.partition("-")[0] for path in self.path.glob("stages/*")
+        } - {"train", "calibrate"}:
             shutil.rmtree(self.path)
 
 
 SUMMARY = {
     ("gt_known_loc", 0.5, "fixed"): "GT-known@0.5 fixed",
+    ("gt_known_loc", 0.5, "auto"): "auto",
+    ("gt_known_loc", 0.5, "validation"): "validation",
     ("gt_known_loc", 0.5, "oracle"): "oracle",
     ("max_box_acc_v2", None, "oracle"): "MaxBoxAccV2",
     ("classification_top1", None, None): "top-1",

@@ -64,6 +64,29 @@ def _bf16_pays(where: torch.device) -> bool:
     return False
 
 
+def deterministic(wanted: bool) -> None:
+    """`runtime.deterministic`: only algorithms that give the same twice; or torch's usual ones."""
+    import torch
+
+    if wanted:  # what cuBLAS asks for, before it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+
+
+@contextmanager
+def explained_if_not_deterministic() -> Iterator[None]:
+    """Raises Problem for torch's error about an operation that has no such algorithm."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise Problem(
+            f"runtime.deterministic=true: {str(error).split('. ')[0]}; use runtime.device=cpu, "
+            "another method, or runtime.deterministic=false"
+        ) from error
+
+
 @contextmanager
 def autocast(where: torch.device, chosen: Precision) -> Iterator[None]:
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline import runtime, store
+from pipeline import ranks, runtime, store
 from pipeline.records import Example, Problem, SetAside, Size, Split
 
 if TYPE_CHECKING:
@@ -54,32 +54,44 @@ def over(
     arrays of its parts. The sizes are those that the folder was begun with, so that what a killed
     run left fits; where it cannot fit, as other positions are counted or those of another
     `source`, it goes.
+
+    Of several ranks each takes its part of the shards; all come back once all are written.
     """
     plan = folder / "plan.json"
-    begun = store.read_json(plan) if plan.is_file() else {}
-    if (begun.get("count"), begun.get("source")) != (count, source):
-        for shard in written(folder):
-            shard.unlink()
-        begun = {"shard": size, "piece": piece, "count": count, "source": source}
-        store.write_json(plan, begun)
+    if ranks.world().rank == 0:
+        _begin(plan, {"shard": size, "piece": piece, "count": count, "source": source})
+    ranks.barrier()
+    begun = store.read_json(plan)
     size, piece = begun["shard"], begun["piece"]
-    todo = [(n, p) for n, p in runtime.shards(count, size) if not _is_whole(path_of(folder, n))]
+    own = ranks.mine(runtime.shards(count, size))
+    todo = [(n, p) for n, p in own if not _is_whole(path_of(folder, n))]
     pieces = [
         (number, positions[start : start + piece])
         for number, positions in todo
         for start in range(0, len(positions), piece)
     ]
     left = sum(len(positions) for _, positions in todo)
-    with runtime.progress(what, count, count - left) as advance:
+    mine = sum(len(positions) for _, positions in own)
+    with runtime.progress(what, mine, mine - left) as advance:
         parts = flow(iter([positions for _, positions in pieces]))
         numbered = zip(pieces, parts, strict=True)
         for number, group in groupby(numbered, key=lambda item: item[0][0]):
-            own: list[Part] = []
+            found: list[Part] = []
             for (_, positions), part in group:
-                own.append(part)
+                found.append(part)
                 advance(len(positions))
-            arrays, aside = join(own)
+            arrays, aside = join(found)
             store.write_arrays(path_of(folder, number), arrays, set_aside=aside)
+    ranks.barrier()
+
+
+def _begin(plan: Path, wanted: dict[str, Any]) -> None:
+    """Keep the sizes that a folder was begun with; begin it anew where its shards cannot fit."""
+    begun = store.read_json(plan) if plan.is_file() else {}
+    if any(begun.get(name) != wanted[name] for name in ("count", "source")):
+        for shard in written(plan.parent):
+            shard.unlink()
+        store.write_json(plan, wanted)
 
 
 def _is_whole(path: Path) -> bool:

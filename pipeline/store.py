@@ -16,7 +16,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,14 +24,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline import ranks
 from pipeline.records import Problem
 
 DONE = "DONE"
+LOGS = "logs"  # within a result: for whoever watches it being made, no part of it
 PACKAGE = Path(__file__).parent
 # How work is asked for, spread and kept, never what it computes.
 WITHOUT_INFLUENCE = {
     "pipeline",
-    *(f"pipeline.{n}" for n in ("store", "runtime", "config", "run", "runs", "show", "predict")),
+    *(
+        f"pipeline.{n}"
+        for n in ("store", "runtime", "ranks", "config", "run", "runs", "show", "predict")
+    ),
 }
 
 
@@ -57,7 +62,12 @@ def _read_done(folder: Path) -> dict[str, Any] | None:
 def _files(folder: Path) -> dict[str, int]:
     """The sizes of a result's files."""
     found = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DONE)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(found)}
+    named = {path.relative_to(folder): path for path in sorted(found)}
+    return {
+        name.as_posix(): path.stat().st_size
+        for name, path in named.items()
+        if name.parts[0] != LOGS
+    }
 
 
 def _broken(folder: Path, done: Mapping[str, Any]) -> list[Path]:
@@ -88,30 +98,57 @@ class Store:
         made_of: Mapping[str, Any],
         make: Callable[[Path], None],
         waiting: Callable[[Path], None] = lambda folder: None,
+        spread: bool = False,
     ) -> tuple[Path, bool]:
         """The folder of a result, made now unless it is whole already; and whether it was.
 
         `make(folder)` may find the shards of a run that was killed and goes on from them; likewise
         where files of a whole result were deleted or cut short since.
+
+        Where several ranks ask, rank 0 looks and writes; `spread`: all of them make, each its part.
+        They go on together, once the result is whole.
         """
         folder = self.folder(stage, made_of)
+        if ranks.world().rank == 0:
+            kept = self._obtain(folder, stage, made_of, make, waiting, spread)
+        else:
+            kept = not ranks.agreed(False)
+            if spread and not kept:
+                make(folder)
+        ranks.barrier()
+        return folder, kept
+
+    def _obtain(
+        self,
+        folder: Path,
+        stage: str,
+        made_of: Mapping[str, Any],
+        make: Callable[[Path], None],
+        waiting: Callable[[Path], None],
+        spread: bool,
+    ) -> bool:
+        """Whether the result was whole already; if not, it is now."""
         if is_done(folder):
-            return folder, True
+            ranks.agreed(False)
+            return True
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder, waiting):
             if is_done(folder):
-                return folder, True
+                ranks.agreed(False)
+                return True
             for path in _broken(folder, _read_done(folder) or {}):
                 path.unlink(missing_ok=True)
             (folder / DONE).unlink(missing_ok=True)
             write_json(folder / "made_of.json", {"stage": stage, **made_of}, indent=1)
             sweep_temporary(folder)
+            ranks.agreed(True)
             started = time.time()
-            make(folder)
+            with nullcontext() if spread else ranks.alone():
+                make(folder)
             seconds = round(time.time() - started, 3)
             done = {**provenance(), "seconds": seconds, "files": _files(folder)}
             write_json(folder / DONE, done, indent=1)
-        return folder, False
+        return False
 
 
 @contextmanager
@@ -217,6 +254,35 @@ def read_rows(path: Path, names: Iterable[str], rows: slice = slice(None)) -> di
     with _opened(path) as file:
         there = set(file.keys())
         return {name: file.get_slice(name)[rows] for name in names if name in there}
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """The notes alone."""
+    with _opened(path) as file:
+        return {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
+
+
+def mapped_arrays(path: Path) -> dict[str, Any]:
+    """The arrays that write_arrays wrote, read-only through the memory map: what is never looked
+    at is never read. Raises Problem where the file is not whole."""
+    import numpy as np
+
+    with _opened(path) as file:
+        names = list(file.keys())
+        shapes = {name: file.get_slice(name).get_shape() for name in names}
+    if not names:
+        return {}
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    kinds = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64,
+             "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
+    found = {}
+    for name in names:
+        first, last = header[name]["data_offsets"]
+        kind = kinds[header[name]["dtype"]]
+        found[name] = content[start + first : start + last].view(kind).reshape(shapes[name])
+    return found
 
 
 @contextmanager

@@ -240,7 +240,7 @@ def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixt
 def test_cfg_job_shows_every_default(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("+experiment=cam", "--cfg", "job") == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert shown["segmenter"]["threshold"] == 0.2
+    assert shown["segmenter"]["threshold"] == "auto"
     assert shown["data"]["images"] == 3600
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 INPUT, LAST, BELOW = "input", "last", "below"
+FOREGROUND = "foreground"  # the branch that was trained to localize
 OWN = "own"  # the head of a card whose network has no GAP head
 
 
@@ -81,6 +82,9 @@ class Classifier(nn.Module):
 
     They are what the body gives; or what the argument `last` names within it, where the body gives
     something else (a transformer: its class token). `below` names what the last block reads.
+
+    `branches` are further heads, each of which answers to its name as a layer does: a module with
+    `reads`, the names of layers, that is called with their activations (model/foreground.py).
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Classifier(nn.Module):
         self.classes = tuple(classes)
         self.last = last
         self.below = below
+        self.branches = nn.ModuleDict()
 
     @property
     def gap(self) -> MeanLinear | ConvMean:
@@ -112,6 +117,13 @@ class Classifier(nn.Module):
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
         return self.gap.class_weights
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the branch `foreground` is better alone than with the map that taught it."""
+        return FOREGROUND not in self.branches or bool(
+            getattr(self.branches[FOREGROUND], "alone", True)
+        )
 
     @property
     def channels(self) -> int | None:
@@ -135,18 +147,24 @@ class Classifier(nn.Module):
         """
         if not at:
             return Answer(self.head(self.body(images)))
-        layers = {name: self._layer(name) for name in at if name != INPUT}
-        with _watching(layers, images, INPUT in at) as (found, watched):
+        branches: dict[str, Any] = {n: self.branches[n] for n in at if n in self.branches}
+        read = [name for branch in branches.values() for name in branch.reads]
+        names = dict.fromkeys([*(name for name in at if name not in branches), *read])
+        layers = {name: self._layer(name) for name in names if name != INPUT}
+        with _watching(layers, images, INPUT in names) as (found, watched):
             logits = self.head(self.body(watched))
-        for name in at:
+        for name in names:
             if name not in found:
                 raise Problem(f"layer {name!r}: the network has it but does not run it")
+        for name, branch in branches.items():
+            found[name] = branch(*(found[layer] for layer in branch.reads))
         return Answer(logits, {name: found[name] for name in at})
 
     def behind(
-        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "1 3 H W"]
+        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
     ) -> Float[Tensor, "n C"]:
-        """Logits of one image if `layer` answered with each of `features` instead of its own.
+        """Logits if `layer` answered with `features` instead of its own: those of one image, or
+        each that of an image of its own.
 
         What comes before the layer runs once or not at all, as far as the body is made of
         nn.Sequential, and n times where only its code could tell what that is. `features` may be
@@ -161,7 +179,8 @@ class Classifier(nn.Module):
             maps = image
             for module in before:
                 maps = module(maps)
-            maps = maps.repeat(len(features), *[1] * (maps.ndim - 1))
+            if len(maps) == 1:
+                maps = maps.repeat(len(features), *[1] * (maps.ndim - 1))
             with _replacing(layer, self._layer(layer), features, image):
                 features = step(maps)
         for module in after:
@@ -205,6 +224,11 @@ class Classifier(nn.Module):
         try:
             return self.body.get_submodule(self._path(name))
         except AttributeError:
+            if name == FOREGROUND:
+                raise Problem(
+                    "the network has no branch 'foreground', which was trained to localize: "
+                    "+experiment=best and stages=[train,refine,...] train one"
+                ) from None
             known = [layer for layer, _ in self.body.named_modules() if layer]
             close = difflib.get_close_matches(name, known, n=8, cutoff=0.5)
             shown = close or [layer for layer in known if "." not in layer]

@@ -39,11 +39,9 @@ from pipeline.records import (
     Rle,
     SaliencyMap,
     Score,
-    SetAside,
 )
 from pipeline.run import Run
 from pipeline.segmenter.auto import threshold_of
-from pipeline.segmenter.frame import frame_size
 from pipeline.stages import explain, localize, measure, picks
 from pipeline.stages.table import table_of, text_of
 
@@ -304,6 +302,10 @@ class Evaluation:
         found += [score for score in of_coco if score.label is not None]
         return [replace(score, method=method) for score in found]
 
+    def headline(self) -> Iterator[Score]:
+        """Over all images."""
+        return self._over(None)
+
     def _over(self, part: Part | None) -> Iterator[Score]:
         """All numbers over the images of a group; None: over all."""
         label = None if part is None else part.label
@@ -472,24 +474,27 @@ def make(run: Run, folder: Path) -> None:
     maps, cut = run.folder("explain"), run.folder("localize")
     truth = run.data.truth("val")
     picked = None
-    if "calibrate" in run.config["stages"] or picks.is_used(run):
+    if picks.is_used(run):
+        picked = picks.used(run)
+    elif "calibrate" in run.config["stages"]:
         picked = picks.read(run.folder("calibrate"))
-    evaluation = Evaluation(
-        run.config["evaluate"]["ious"],
-        stands_on(run, picked),
-        run.config["seed"],
-        guesses_have_boxes(run),
+    evaluation, of_refined = (
+        Evaluation(run.config["evaluate"]["ious"], stands_on(run, picked), run.config["seed"], each)
+        for each in (guesses_have_boxes(run), False)
     )
     if picked is not None:
         # Boxes that were cut there are measured themselves.
-        if picked["source"] is not None and not picks.is_used(run):
-            evaluation.calibrated(picked["thresholds"], picked["source"], run.config["seed"])
+        if not picks.is_used(run):
+            for one, own in ((evaluation, picked), (of_refined, picked["refined"])):
+                if own is not None and own["source"] is not None:
+                    one.calibrated(own["thresholds"], own["source"], run.config["seed"])
         # What somebody drew to choose the threshold is not scored with it.
         truth = {id: one for id, one in truth.items() if id not in set(picked["images"])}
     notes = _score(run, maps, cut, truth, evaluation)
     scores = evaluation.scores(run.classes, run.method)
     notes += evaluation.detections.notes
-    scores += refined_scores(run, maps, truth)
+    if isinstance(run.segmenter(), Refining):
+        scores += refined_scores(run, maps, truth, of_refined)
     store.write_json(folder / "metrics.json", [score.record() for score in scores], indent=1)
     store.write_json(folder / "images.json", evaluation.images)
     store.write_json(folder / "curve.json", _curve(evaluation))
@@ -603,39 +608,40 @@ def _score(
     return notes
 
 
-def refined_scores(run: Run, maps: Path, truth: Mapping[str, GroundTruth]) -> list[Score]:
-    """What the segmenter made of each map before it cut it, where it does, scored as maps are."""
-    segmenter = run.segmenter()
-    if not isinstance(segmenter, Refining):
-        return []
-    side, seed, protocol = segmenter.needs_image, run.config["seed"], run.config["protocol"]
+OF_MAPS = ("gt_known_loc", "top1_loc", "top5_loc", "max_box_acc", "max_box_acc_v2")
+
+
+def refined_scores(
+    run: Run, maps: Path, truth: Mapping[str, GroundTruth], evaluation: Evaluation
+) -> list[Score]:
+    """What the segmenter made of each map before it cut it, scored as maps are. At the threshold
+    used its boxes themselves are scored."""
+    segmenter, protocol = run.segmenter(), run.config["protocol"]
     ids, labels = run.data.ids(run.split), run.data.labels(run.split).tolist()
     scored = set(run.data.ids("val"))
-    oracles = (GtKnownOracle(run.config["evaluate"]["ious"], seed), MaxBoxAcc((0.5,), seed),
-               MaxBoxAccV2(seed=seed))  # fmt: skip
+    seen = explain.classification(maps)
+    top = dict(zip(seen.image.tolist(), seen.top.tolist(), strict=True))
 
-    def of_map(item: tuple[int, SaliencyMap]) -> Curves | None:
+    def of_map(item: tuple[int, SaliencyMap]) -> tuple[int, GroundTruth, Measured] | None:
         position, saliency = item
         known = truth.get(saliency.id) if saliency.id in scored else None
         if known is None or saliency.explained != labels[position] or not len(known.of_label()):
             return None
-        at = frame_size(saliency.size, side)
-        example = shards.read_image(run, run.split, position, at)
-        if isinstance(example, SetAside):
-            return None
-        refined, _ = segmenter.refined(saliency, example)
-        scaled = measure.scaled(refined, saliency.size, protocol)
-        return map_curves(scaled, known.of_label(), saliency.size, protocol)
+        scaled = measure.refined(run, segmenter, position, saliency)
+        return None if scaled is None else (position, known, Measured.of(scaled, known, protocol))
 
     every = (one for shard in shards.written(maps) for one in explain.maps_in(shard, ids))
     for found in runtime.stream(of_map, every, run.workers):
         if found is not None:
-            for oracle in oracles:
-                oracle.add(found)
+            position, known, measured = found
+            evaluation.add(known, None, measured, top[position])
     method = f"{run.method}+{run.config['segmenter']['_target_'].split('.')[-2]}"
-    at_each, *others = (oracle.compute() for oracle in oracles)
-    kept = [score for score in at_each if score.iou is not None]  # the mean belongs to V2 alone
-    return [replace(score, method=method) for score in [*kept, *others[0], *others[1]]]
+    used = (evaluation.used.threshold or {"kind": None})["kind"]
+    return [
+        replace(score, method=method)
+        for score in evaluation.headline()
+        if score.name in OF_MAPS and score.threshold is not None and score.threshold["kind"] != used
+    ]
 
 
 def check_sizes(known: GroundTruth, saliency: SaliencyMap) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import checkpoint, runtime, shards, show, store
+from pipeline import checkpoint, ranks, runtime, shards, show, store
 from pipeline.records import (
     Choose,
     Fitted,
@@ -22,6 +22,7 @@ from pipeline.records import (
     SaliencyMap,
     SaliencyMethod,
     Split,
+    Wrapping,
     near,
 )
 from pipeline.run import Run
@@ -67,6 +68,7 @@ def _try_without_numbers(run: Run, method: SaliencyMethod) -> None:
     import torch
 
     from pipeline.model.classifier import Classifier, MeanLinear
+    from pipeline.model.foreground import localizer
 
     class Enough(Exception):
         pass
@@ -84,6 +86,11 @@ def _try_without_numbers(run: Run, method: SaliencyMethod) -> None:
                 body, channels = model.body()
                 head = MeanLinear(channels, len(classes))
             network = Classifier(body, head, classes, model.last, model.below).eval()
+            objective = run.objective()
+            if isinstance(objective, Wrapping):
+                network = objective.wrap(network)
+            if "refine" in run.config["stages"]:
+                network.branches["foreground"] = localizer(network, run.size)
             method(network, torch.zeros(1, 3, height, width), choose)
     except Problem:
         raise
@@ -154,6 +161,8 @@ def make(run: Run, folder: Path) -> None:
         shards.through_network(run, run.split, work),
         shards.concatenated,
     )
+    if ranks.world().rank > 0:
+        return  # rank 0 looks at what came
     bad = set_aside_of(folder)
     if len(bad) == count:
         first = next(iter(bad.values()))

@@ -1,4 +1,8 @@
-"""Images through a frozen network, once: what a head learns on, in shards on disk."""
+"""Images through a frozen network, once: what a head learns on, in shards on disk.
+
+A shard has float16 features and labels. They are mapped into memory, not read: of 100,000 images
+only what a batch asks for takes memory, and a new head, objective or seed costs seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline import checkpoint, shards
+from pipeline import checkpoint, shards, store
 from pipeline.records import Split
 from pipeline.run import Run
 
 if TYPE_CHECKING:
+    from jaxtyping import Float16, Float32, Int
+
     from pipeline.model.classifier import Classifier
 
 
@@ -48,3 +54,35 @@ def pooled(
         shards.through_network(run, split, work),
         shards.concatenated,
     )
+
+
+class Rows:
+    """An array that lies in shards, row by row: `rows[places]` reads these alone."""
+
+    def __init__(self, parts: Sequence[Float16[np.ndarray, "n K"]]) -> None:
+        self.parts = [np.asarray(part) for part in parts if len(part)]  # plain views are faster
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.parts else 0
+
+    def __getitem__(self, places: Int[np.ndarray, "b"]) -> Float32[np.ndarray, "b K"]:
+        """Rows in the order asked for."""
+        rows = np.empty((len(places), self.parts[0].shape[1] if self.parts else 0), np.float32)
+        part_of = np.searchsorted(self.ends, places, side="right").tolist()
+        # From a part's end, as negative numbers count: few of a batch are of one part.
+        behind = (places - self.ends[part_of]).tolist() if self.parts else []
+        for n, (part, row) in enumerate(zip(part_of, behind, strict=True)):
+            rows[n] = self.parts[part][row]
+        return rows
+
+
+def stored(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
+    """What `pooled` wrote: features, labels, and why images were set aside."""
+    parts, labels, reasons = [], [], []
+    for path in shards.written(folder):
+        reasons += [why for _, why in store.read_notes(path)["set_aside"]]
+        if found := store.read_rows(path, ("labels",)):  # none where all were set aside
+            parts.append(store.mapped_arrays(path)["features"])
+            labels.append(found["labels"])
+    return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reasons

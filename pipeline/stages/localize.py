@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from pipeline import runtime, shards, show, store
+from pipeline import ranks, runtime, shards, show, store
 from pipeline.data import coco
 from pipeline.records import Boxes, CocoNames, Problem, SaliencyMap, Segmenter, SetAside
 from pipeline.run import Run
@@ -33,14 +33,28 @@ def made_of(run: Run) -> dict[str, Any]:
         "explain": run.key("explain"),
         "segmenter": run.config["segmenter"],
         "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
-        **({"calibrate": run.key("calibrate")} if picks.is_used(run) else {}),
+        **_cut_at(run),
     }
+
+
+def _cut_at(run: Run) -> dict[str, Any]:
+    """What stands for the threshold that was chosen, where one was."""
+    if not picks.is_used(run):
+        return {}
+    if picks.is_own(run):
+        return {"calibrate": run.key("calibrate")}
+    return {"chosen": picks.used(run)["thresholds"]}
 
 
 def check(run: Run) -> None:
     """Raises Problem for a threshold that nothing would choose."""
     stages = run.config["stages"]
-    if picks.is_used(run) and "calibrate" not in stages and "explain" in stages:
+    if not picks.is_used(run):
+        return
+    if not picks.is_own(run):
+        for name in run.methods:
+            picks.used(run.for_method(name))
+    elif "calibrate" not in stages and "explain" in stages and run.config["checkpoint"] is None:
         raise Problem(
             f"segmenter.threshold=validation: stage calibrate chooses it, and it is not among "
             f"stages={[*stages]}; add it after explain, or give segmenter.threshold=auto, which "
@@ -79,6 +93,8 @@ def make(run: Run, folder: Path) -> None:
     shards.over(
         folder, "localize", len(of_maps), 1, 1, flow, lambda parts: _arrays(*parts[0]), plan
     )
+    if ranks.world().rank > 0:
+        return  # rank 0 puts the shards together
     told = _told(folder, ids)
     for line in told:
         show.line(f"localize: {line}")
@@ -95,10 +111,7 @@ def _segmenters(run: Run) -> Callable[[str], Segmenter]:
     segmenter = run.segmenter()
     if not picks.is_used(run):
         return lambda _: segmenter
-    picked = picks.read(run.folder("calibrate"))
-    if picked["source"] is None:
-        raise picks.too_few(picked["n"])
-    values = picked["thresholds"][f"{picks.USED_IOU:g}"]
+    values = picks.used(run)["thresholds"][f"{picks.USED_IOU:g}"]
     cut_at = {value: at_value(segmenter, value) for value in values}
     return lambda id: cut_at[picks.value_for(values, id)]
 

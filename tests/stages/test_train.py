@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import signal
-from itertools import pairwise
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import store
+from pipeline.model import small
 from pipeline.records import GroundTruth, Problem
-from pipeline.stages import train
+from pipeline.stages import learn, learn_images, learn_log
 from tests.conftest import TINY, Cli
 
 ONLY_TRAIN = ("+experiment=cam", *TINY, "stages=[train]")
@@ -30,16 +34,24 @@ class Killed(BaseException):
     """What kill -9 looks like from inside: nothing after it runs."""
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])
+ALL_KNOBS = ("train.batch=10", "train.accumulate=2", "train.ema=0.9", "train.balanced=true",
+             "train.patience=3")  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "more"), [(2, ()), (3, ()), (7, ALL_KNOBS)])
 def test_a_killed_training_goes_on_to_the_same_weights(
-    step: int, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    step: int,
+    more: tuple[str, ...],
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    longer = (*ONLY_TRAIN, "train.epochs=3")
+    longer = (*ONLY_TRAIN, "train.epochs=3", *more)
     assert cli(*longer, "outputs=whole") == 0
 
-    monkeypatch.setattr(train, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(train, "SAVE_SHARE", 1e9)
-    real, steps = train.rate, 0
+    monkeypatch.setattr(learn, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(learn, "SAVE_SHARE", 1e9)
+    real, steps = learn.rate, 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
@@ -48,7 +60,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(train, "rate", rate)
+    monkeypatch.setattr(learn, "rate", rate)
     with pytest.raises(Killed):
         cli(*longer, "outputs=cut")
     assert list((tmp_path / "cut/train").rglob("state.pt"))
@@ -94,30 +106,16 @@ def test_train_held_back_and_val_share_no_image() -> None:
     assert len(set.union(*parts)) == sum(map(len, parts)) == 250
 
 
-def test_a_loss_that_is_not_finite_says_what_to_do() -> None:
-    with pytest.raises(Problem, match=r"the loss is nan in epoch 3; try a smaller train\.lr"):
-        train._epoch(2, [1.0, float("nan")], 0.5)
-
-
 @pytest.mark.parametrize("split", [(64, 64), (50, 80)])
 def test_crops_lie_inside_and_keep_their_share(split: tuple[int, int]) -> None:
     for n in range(200):
-        top, left, height, width = train.crop_of(np.random.default_rng(n), split, 0.3)
+        top, left, height, width = learn_images.crop_of(np.random.default_rng(n), split, 0.3)
         assert 0 <= top <= split[0] - height
         assert 0 <= left <= split[1] - width
         assert height >= 1
         assert width >= 1
         assert height * width >= 0.2 * split[0] * split[1]
-    assert train.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
-
-
-def test_the_rate_warms_up_and_falls_to_nothing() -> None:
-    rates = [train.rate(step, 100, 10) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == 1.0
-    assert rates[9] == 1.0
-    assert rates[-1] < 0.001
-    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert learn_images.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
 
 
 REAL = ("+experiment=cam", "data=folder", "model=mobilenet_v2", "stages=[train]", "train.epochs=3")
@@ -172,6 +170,155 @@ def test_fine_tuning_moves_the_backbone(cli: Cli, real: tuple[str, ...], tmp_pat
     assert not torch.equal(moved, before.float())
 
 
+def test_the_first_stages_stay_frozen_batch_norm_and_all(
+    cli: Cli, real: tuple[str, ...], tmp_path: Path
+) -> None:
+    knobs = ("train.freeze=stages:3", "train.epochs=1", "train.batch=8", "train.ema=0.5")
+    assert cli(*real, *knobs) == 0
+    (folder,) = (tmp_path / "outputs/train").iterdir()
+    assert store.read_json(folder / "card.json")["recipe"] == "finetune"
+    after = load_file(folder / "weights.safetensors")
+    before = torch.load(real[-2].split("=", 1)[1], weights_only=True)
+    same = {
+        int(name.split(".")[1])
+        for name in before
+        if name.startswith("features.") and torch.equal(before[name].float(), after[f"body.{name}"])
+    }
+    changed = {
+        int(name.split(".")[1])
+        for name in before
+        if name.endswith(("conv.0.0.weight", "running_mean"))
+        and name.startswith("features.")
+        and not torch.equal(before[name].float(), after[f"body.{name}"])
+    }
+    assert {0, 1, 2, 3, 4, 5, 6} <= same - changed
+    assert changed == set(range(7, 19))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "told"),
+    [
+        ("stages:9", "this network has 5 stages; possible: auto, backbone, none, stages:1 to sta"),
+        ("stages:0", "choices: auto, backbone, none, stages:N"),
+        ("some", "choices: auto, backbone, none, stages:N"),
+    ],
+)
+def test_another_freeze_is_refused_with_what_is_possible(
+    freeze: str, told: str, cli: Cli, real: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*real, f"train.freeze={freeze}") == 2
+    assert told in capsys.readouterr().err
+
+
+def test_random_weights_are_never_frozen(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(*ONLY_TRAIN, "train.freeze=stages:1") == 2
+    assert "random weights would stay so; give model.weights=" in capsys.readouterr().err
+
+
+# -- knobs of the loop ---------------------------------------------------------------------------
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # But for batch norm, whose mean and variance are each batch's own: without it they are equal.
+    monkeypatch.setattr(small.nn, "BatchNorm2d", torch.nn.Identity)
+    for name, knobs in (("large", ("train.batch=32",)),
+                        ("parts", ("train.batch=8", "train.accumulate=4"))):  # fmt: skip
+        assert cli(*ONLY_TRAIN, "precision=float32", *knobs, f"outputs={name}") == 0
+    large, parts = weights(tmp_path / "large"), weights(tmp_path / "parts")
+    for name, tensor in large.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_patience_ends_training_where_no_epoch_is_better(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = iter([0.5, 0.75, 0.75, 0.25, 1.0])
+    monkeypatch.setattr(learn_images.HeldBackImages, "top1", lambda *_: next(judged))
+    assert cli(*ONLY_TRAIN, "train.epochs=9", "train.patience=2") == 0
+    (folder,) = (tmp_path / "outputs/train").iterdir()
+    found = [one["held_back_top1"] for one in store.read_json(folder / "history.json")]
+    assert found == [0.5, 0.75, 0.75, 0.25]
+    assert "stopped after 4 of 9 epochs: 2 without a better one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("knob", ["accumulate=0", "ema=1.0", "ema=-0.1", "patience=0"])
+def test_a_knob_out_of_its_range_is_refused(
+    knob: str, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*ONLY_TRAIN, f"train.{knob}") == 2
+    assert f"train.{knob}: expected a number from" in capsys.readouterr().err
+
+
+def test_patience_wants_images_held_back(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(*ONLY_TRAIN, "train.patience=2", "data.held_back=0") == 2
+    assert "no image is held back" in capsys.readouterr().err
+
+
+def test_a_head_takes_the_same_knobs(cli: Cli, real: tuple[str, ...], tmp_path: Path) -> None:
+    knobs = ("train.ema=0.9", "train.patience=1", "train.balanced=true", "train.accumulate=2",
+             "train.batch=4", "train.epochs=40")  # fmt: skip
+    assert cli(*real, *knobs) == 0
+    (folder,) = (tmp_path / "outputs/train").iterdir()
+    assert store.read_json(folder / "card.json")["recipe"] == "head"
+    assert len(store.read_json(folder / "history.json")) < 40
+
+
+# -- logs ----------------------------------------------------------------------------------------
+
+
+def test_logs_lie_in_the_result_and_are_no_part_of_it(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*ONLY_TRAIN) == 0
+    (folder,) = (tmp_path / "outputs/train").iterdir()
+    with (folder / "logs/csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["loss"]] == ["1", "2"]
+    (judged,) = [row for row in rows if row["epoch"]]
+    history = store.read_json(folder / "history.json")
+    assert float(judged["held_back_top1"]) == history[0]["held_back_top1"]
+    shutil.rmtree(folder / "logs")
+    capsys.readouterr()
+    assert cli(*ONLY_TRAIN, "train.loggers=[]") == 0
+    assert "train      kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_refused_with_the_remedy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn_log, "find_spec", lambda _: None)
+    with pytest.raises(Problem, match=rf"pip install 'label2box\[{name}\]'"):
+        learn_log.check([name])
+
+
+def test_an_unknown_logger_is_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(*ONLY_TRAIN, "train.loggers=[tensorbord]") == 2
+    assert "did you mean 'tensorboard'?" in capsys.readouterr().err
+
+
+def test_tensorboard_writes_its_events(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    assert cli(*ONLY_TRAIN, "train.loggers=[tensorboard]") == 0
+    assert list((tmp_path / "outputs/train").rglob("logs/tensorboard/**/events.out*"))
+
+
+def test_weights_and_biases_gets_every_step(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[dict[str, float]] = []
+    run = SimpleNamespace(log=told.append, finish=lambda: told.append({"end": 1}))
+    fake = ModuleType("wandb")
+    fake.init = lambda **kind: run if kind["project"] == "label2box" else None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(learn_log, "find_spec", lambda _: True)
+    assert cli(*ONLY_TRAIN, "train.loggers=[wandb]") == 0
+    assert [one["step"] for one in told if "loss" in one] == [1, 2]
+    assert told[-1] == {"end": 1}
+
+
 def test_sigint_ends_with_one_line(
     cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +326,6 @@ def test_sigint_ends_with_one_line(
         signal.raise_signal(signal.SIGINT)
         return 1.0
 
-    monkeypatch.setattr(train, "rate", interrupt)
+    monkeypatch.setattr(learn, "rate", interrupt)
     assert cli(*ONLY_TRAIN) == 130
     assert "the same command goes on from here" in capsys.readouterr().err

@@ -1,0 +1,222 @@
+"""Several processes at work on one result: who does which part, and who writes.
+
+`runtime.devices=N` spawns N processes inside a stage, on one machine. torchrun starts them all,
+over as many nodes as there are, and each runs the whole command. Either way a process finds
+torchrun's variables in its environment; rank 0 alone writes what is not a shard, and speaks.
+
+Numbers pass between processes through their CPUs (gloo), gradients through NCCL where there is
+CUDA. Every function here is without effect where there is one process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pipeline.records import Problem
+
+if TYPE_CHECKING:
+    import torch
+
+# A rank may wait for hours while another works; one that died ends the others by itself.
+PATIENCE = timedelta(days=30)
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among the processes of this machine
+    local_size: int = 1
+
+
+_ALONE = False
+
+
+def started() -> World:
+    """As torchrun, or `spawn`, started this process."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+    if any(name not in os.environ for name in names):
+        return World()
+    size = int(os.environ["WORLD_SIZE"])
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    return World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]), local_size)
+
+
+def world() -> World:
+    """Who takes part in what is being done now."""
+    return World() if _ALONE else started()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What rank 0 does while the others wait."""
+    global _ALONE
+    before, _ALONE = _ALONE, True
+    try:
+        yield
+    finally:
+        _ALONE = before
+
+
+def mine(items: Any) -> Any:
+    """This rank's part of a sequence or an array: every size-th."""
+    return items[world().rank :: world().size]
+
+
+# -- between ranks -------------------------------------------------------------------------------
+
+
+def _join() -> None:
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
+        atexit.register(leave)
+
+
+def leave() -> None:
+    """Before the process ends."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """The sums of each rank's values, in every rank, once all have come here."""
+    if world().size == 1:
+        return list(values)
+    import torch
+    from torch import distributed
+
+    _join()
+    sums = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(sums)
+    return [float(one) for one in sums]
+
+
+def barrier() -> None:
+    """Wait until all ranks have come here."""
+    total([0.0])
+
+
+def agreed(flag: bool) -> bool:
+    """What rank 0 says, in every rank; the others' own word does not count."""
+    return total([float(flag and world().rank == 0)])[0] > 0
+
+
+# -- starting them -------------------------------------------------------------------------------
+
+
+def spawn(count: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Run a module's function in `count` processes of this machine, each a rank; wait for all.
+
+    The first Problem or OSError of a rank ends all and is raised here; so does an interrupt.
+    """
+    from torch import multiprocessing
+    from torch.multiprocessing.spawn import ProcessException, start_processes
+
+    raised = multiprocessing.get_context("spawn").SimpleQueue()
+    context = start_processes(  # type: ignore[no-untyped-call]
+        _be_a_rank,
+        (count, _free_port(), raised, function, arguments),
+        nprocs=count,
+        join=False,
+        daemon=True,
+        start_method="spawn",
+    )
+    assert context is not None
+    try:
+        while not context.join():
+            pass
+    except ProcessException:
+        if raised.empty():
+            raise
+        raise raised.get() from None
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.terminate()
+
+
+def _be_a_rank(
+    rank: int,
+    count: int,
+    port: int,
+    raised: Any,
+    function: Callable[..., None],
+    arguments: Sequence[Any],
+) -> None:
+    import torch
+
+    settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+                "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+    os.environ.update({name: str(value) for name, value in settings.items()})
+    torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    hush()
+    try:
+        function(*arguments)
+    except (Problem, OSError) as error:
+        raised.put(error)
+        raise
+    finally:
+        leave()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def hush() -> None:
+    """Rank 0 speaks for all; what went wrong is said by whom it happened to, on stderr."""
+    if started().rank > 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def own_device(wanted: torch.device) -> torch.device:
+    """Of the GPUs of this machine, this rank's."""
+    import torch
+
+    here = started()
+    if here.size == 1 or wanted.type != "cuda":
+        return wanted
+    return torch.device("cuda", here.local_rank)
+
+
+def check(runtime: Mapping[str, Any], wanted: torch.device) -> None:
+    """Raises Problem where so many processes cannot share this machine's devices."""
+    devices, here = runtime["devices"], started()
+    if devices > 1 and here.size > 1:
+        raise Problem(
+            f"runtime.devices={devices}: torchrun starts the processes itself, {here.size} of "
+            "them; leave runtime.devices away"
+        )
+    count = max(devices, here.local_size)
+    if count == 1 or wanted.type == "cpu":
+        return
+    if wanted.type != "cuda" or runtime["device"] not in ("auto", "cuda"):
+        raise Problem(
+            f"runtime.device={runtime['device']}: {count} processes cannot share it; use "
+            "runtime.device=cuda, of which each takes its own, or cpu"
+        )
+    import torch
+
+    if count > torch.cuda.device_count():
+        raise Problem(
+            f"runtime.devices={count}: this machine shows {torch.cuda.device_count()} CUDA "
+            "devices; expected no more than these"
+        )

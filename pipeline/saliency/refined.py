@@ -1,0 +1,35 @@
+"""Refined: the student's map where it stands alone, else its mean with the teacher's.
+
+    map = foreground                                     the network says that it stands alone
+    map = (minmax(foreground) + minmax(teacher)) / 2     it does not
+
+Stage `refine` finds out which, without boxes (pipeline/stages/student.py), and the network carries
+the answer. Alone, class and map come from one forward pass; with its teacher it costs as much as
+the teacher, and is better than either where masks of the training images cannot be foretold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.records import Choose, Explanation, Network, SaliencyMethod
+from pipeline.saliency.average import Average
+from pipeline.saliency.foreground import Foreground
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Refined:
+    teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
+    flips: bool = False  # of the student: a second forward pass
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+    ) -> Explanation:
+        student = Foreground(self.flips)
+        method = student if network.stands_alone else Average((student, self.teacher))
+        return method(network, images, choose)

@@ -1,0 +1,243 @@
+"""Learning of the whole network, or of what is not frozen of it: the loop.
+
+A step is one change of the weights, by `train.accumulate` batches. With several processes each
+takes a part of every batch, batch norm stands on all of it, and the gradients are averaged: what
+comes out is what one process would have learned, but for rounding and for what an objective draws.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import checkpoint, ranks, runtime, show, store
+from pipeline.records import Problem
+from pipeline.run import Run
+from pipeline.stages.learn_average import Average
+from pipeline.stages.learn_images import HeldBackImages, TrainingImages
+from pipeline.stages.learn_log import Log
+from pipeline.stages.recipe import (
+    Settings,
+    check_enough,
+    epoch_record,
+    optimizer,
+    rate,
+    set_rate,
+    waited_enough,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pipeline.model.classifier import Classifier
+    from pipeline.records import Objective
+
+STATE = "state.pt"
+SAVE_SECONDS = 5.0  # of training at most are lost when a run is killed, or
+SAVE_SHARE = 0.05  # of its time goes into saving where that takes long
+
+
+def learn(
+    run: Run,
+    folder: Path,
+    network: Classifier,
+    model: Any,
+    settings: Settings,
+    frozen: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:
+    """Train to the best epoch's weights; `frozen` names parts of the body that stay as they are."""
+    import torch
+
+    device, fabric = run.device, _fabric(run)
+    images, held_back = TrainingImages(run, settings), HeldBackImages(run)
+    check_enough(images.labels, network.classes)
+    network = _joined(network, device)
+    kept = [network.body.get_submodule(name).requires_grad_(False) for name in frozen]
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner, optimizing = fabric.setup(
+        _learner(network, run.objective()), optimizer(network.parameters(), settings)
+    )
+    steps, warmup = settings.epochs * images.steps, int(settings.warmup * images.steps)
+    average = Average(network, settings.ema)
+    state = _State.resume(folder, network, optimizing, average)
+    log = Log(run, folder, settings)
+    due = time.monotonic() + SAVE_SECONDS
+
+    def save() -> float:
+        """Write the state; the time of the next."""
+        began = time.monotonic()
+        if ranks.world().rank == 0:
+            state.save(folder, network, optimizing, average)
+        now = time.monotonic()
+        return now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
+
+    show.line(f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images")
+    with runtime.progress("train", steps, state.step, unit="steps") as advance:
+        while state.step < steps and not waited_enough(state.history, settings.patience):
+            epoch, first = divmod(state.step, images.steps)
+            network.train()
+            for part in kept:
+                part.eval()
+            for parts in images.of_steps(epoch, first):
+                # Whatever a step draws depends on the step alone, so a resumed one draws the same.
+                torch.manual_seed(_seed_of(settings.seed, state.step))
+                lr = settings.lr * rate(state.step, steps, warmup)
+                set_rate(optimizing, lr)
+                optimizing.zero_grad(set_to_none=True)
+                losses = []
+                for n, own in enumerate(parts, 1):
+                    inputs = checkpoint.to_tensor(own.images, model.mean, model.std, device)
+                    labels = torch.as_tensor(own.labels, device=device)
+                    with _together_at_last(fabric, learner, n == len(parts)):
+                        loss = learner(inputs, labels) * own.share
+                        fabric.backward(loss)
+                    losses.append(loss.detach())
+                optimizing.step()
+                state.step += 1
+                average.update(state.step)
+                state.losses.append(_everyones(torch.stack(losses).sum()))
+                log.step(state.step, state.losses[-1], lr)
+                advance(1)
+                # Not where the epoch ends: there it is judged first, then saved.
+                if time.monotonic() > due and state.step % images.steps:
+                    due = save()
+            with average.in_place():
+                top1 = held_back.top1(network, model)
+                state.judge(epoch_record(epoch, state.losses, top1), top1, network)
+            log.epoch(state.step, state.history[-1])
+            due = save()
+    log.finish()
+    network.load_state_dict(state.best)
+    if state.step < steps:
+        show.line(
+            f"train: stopped after {len(state.history)} of {settings.epochs} epochs: "
+            f"{settings.patience} without a better one"
+        )
+    return state.history
+
+
+@dataclass
+class _State:
+    """What a killed training goes on from, to the same weights."""
+
+    step: int
+    history: list[dict[str, Any]]
+    losses: list[float]
+    best: dict[str, Tensor]
+    best_top1: float
+
+    def judge(self, record: dict[str, Any], top1: float, network: Any) -> None:
+        """An epoch ended: it is the best where none before was better."""
+        self.history.append(record)
+        self.losses = []
+        if top1 >= self.best_top1:
+            self.best_top1 = top1
+            self.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @classmethod
+    def resume(cls, folder: Path, network: Any, optimizing: Any, average: Average) -> _State:
+        import torch
+
+        path = folder / STATE
+        if not ranks.agreed(path.is_file()):
+            return cls(0, [], [], {}, -1.0)
+        try:
+            kept = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle's, zip's and torch's own kinds
+            raise Problem(
+                f"{path}: not a training state that loads safely ({type(error).__name__}); "
+                "delete it, and training begins anew"
+            ) from None
+        ranks.barrier()  # before rank 0 writes the next
+        network.load_state_dict(kept.pop("network"))
+        optimizing.load_state_dict(kept.pop("optimizer"))
+        average.load(kept.pop("average"))
+        show.line(f"train: going on from step {kept['step']}")
+        return cls(**kept)
+
+    def save(self, folder: Path, network: Any, optimizing: Any, average: Average) -> None:
+        import torch
+
+        with store.whole_file(folder / STATE) as temporary:
+            torch.save(
+                {**self.__dict__, "network": network.state_dict(), "average": average.state,
+                 "optimizer": optimizing.state_dict()}, temporary)  # fmt: skip
+
+
+def _learner(network: Classifier, objective: Objective) -> torch.nn.Module:
+    """From images and labels to the loss, in one forward pass: an objective may run any part of the
+    network, in the run's precision, and every process knows what it ran."""
+    import torch
+
+    class Learner(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+            loss, _ = objective(self.network, images, labels)
+            return loss
+
+    return Learner()
+
+
+def _seed_of(seed: int, step: int) -> int:
+    rank = ranks.world().rank
+    parts = (seed, step, rank) if rank else (seed, step)  # each rank's images draw their own
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+
+def _fabric(run: Run) -> Any:
+    """Device, precision, and the processes that were started (pipeline/ranks.py)."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import TorchElasticEnvironment
+    from lightning_fabric.strategies import DDPStrategy
+
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision
+    device, world = run.device, ranks.world()
+    precision = "bf16-mixed" if run.precision == "bf16" else "32-true"
+    if world.size == 1:
+        return Fabric(
+            accelerator=device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=precision,
+        )
+    ranks.barrier()  # which joins them, so that Fabric need not
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=world.local_size,
+        num_nodes=world.size // world.local_size,
+        strategy=DDPStrategy(cluster_environment=TorchElasticEnvironment()),
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _joined(network: Classifier, device: torch.device) -> Classifier:
+    """The network, its batch norm over the images of all ranks."""
+    if ranks.world().size == 1:
+        return network
+    from pipeline.model.synced_norm import synced
+
+    return synced(network, device.type)
+
+
+def _together_at_last(fabric: Any, learner: Any, last: bool) -> Any:
+    """Gradients are averaged over the ranks once a step, by the last batch's backward pass."""
+    return fabric.no_backward_sync(learner, enabled=not last and ranks.world().size > 1)
+
+
+def _everyones(loss: Tensor) -> float:
+    """The mean over ranks, of which each has weighed its own by its share."""
+    return ranks.total([float(loss)])[0] / ranks.world().size

@@ -1,0 +1,139 @@
+"""Refine: a head that learns from well-cut maps of the training images, and from nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import store
+from pipeline.data.shapes import Shapes
+from pipeline.stages import lessons
+from tests.conftest import TINY, Cli
+
+STAGES = "stages=[train,refine,explain]"
+FAST = (*TINY, "saliency@refine.teacher=cam", "refine.epochs=1", "refine.batch=8")
+BEST = ("+experiment=best", *FAST, STAGES)
+
+
+def result(root: Path, stage: str) -> Path:
+    (folder,) = (root / "outputs" / stage).iterdir()
+    return folder
+
+
+def test_refine_to_boxes_without_a_true_one(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the lessons, the head nor the maps ask for ground truth."""
+
+    def never(*_: object) -> None:
+        raise AssertionError("ground truth was read")
+
+    for name in ("truth", "drawn"):
+        monkeypatch.setattr(Shapes, name, never, raising=False)
+    assert cli(*BEST) == 0
+    card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
+    assert list(card["branches"]) == ["foreground"]
+    assert card["refine"]["teacher"]["_target_"].endswith("CAM")
+    assert len(card["refine"]["losses"]) == 1
+    arrays, _ = store.read_arrays(next(result(tmp_path, "explain").glob("shard-*")))
+    assert arrays["row_map"].min() >= 0
+    assert arrays["row_map"].max() <= 1
+    # The run is a checkpoint that knows the way; the classifier is what it was.
+    assert cli("+experiment=cam", "checkpoint=outputs/latest", "stages=[explain]",
+               "saliency=foreground", "data.images=96", "data.val_images=24") == 0  # fmt: skip
+
+
+def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
+    cli: Cli, tmp_path: Path
+) -> None:
+    assert cli(*BEST) == 0
+    card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
+    arrays = [store.mapped_arrays(p) for p in result(tmp_path, "lessons").glob("shard-*")]
+    sure = np.concatenate([one["sure"] for one in arrays])
+    assert card["refine"]["sure"] == sure.sum()
+    assert len(sure) == card["refine"]["images"]
+    found = lessons.Lessons.read(result(tmp_path, "lessons"), 1)
+    assert len(found) == sure.sum()
+
+
+def test_a_killed_run_goes_on_and_other_settings_use_the_lessons_again(
+    cli: Cli, tmp_path: Path
+) -> None:
+    assert cli(*BEST) == 0
+    before = (result(tmp_path, "refine") / "weights.safetensors").read_bytes()
+    lesson = result(tmp_path, "lessons")
+    kept = sorted(lesson.glob("shard-*"))
+    times = {path: path.stat().st_mtime_ns for path in kept[1:]}
+    kept[0].unlink()
+    (lesson / "DONE").unlink()
+    (result(tmp_path, "refine") / "DONE").unlink()
+    assert cli(*BEST) == 0
+    assert (result(tmp_path, "refine") / "weights.safetensors").read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in kept[1:]} == times
+    assert cli(*BEST, "refine.width=16") == 0
+    assert len(list((tmp_path / "outputs" / "refine").iterdir())) == 2
+    assert result(tmp_path, "lessons") == lesson
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("segmenter@refine.cut=threshold", "a better map"),
+        ("saliency@refine.teacher=camm", "no such choice; did you mean 'cam'"),
+        ("refine.teacher.nothing=3", "has no 'nothing'"),
+        ("refine.epochs=0", "expected a number"),
+        ("refine.map_share=2", "expected a number"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_start(
+    cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path, override: str, said: str
+) -> None:
+    assert cli(*BEST, override) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "outputs" / "train").exists()
+
+
+def test_foreground_without_refine_says_what_trains_it(
+    cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("+experiment=cam", *TINY, "saliency=foreground") == 2
+    assert "+experiment=best" in capsys.readouterr().err
+
+
+def test_images_are_chosen_evenly_of_all_classes() -> None:
+    labels = np.repeat([0, 1, 2], [50, 20, 1])
+    kept = lessons.chosen(labels, 30)
+    assert [int((labels[kept] == c).sum()) for c in range(3)] == [21, 8, 1]
+    assert len(np.unique(kept)) == 30
+    assert lessons.chosen(labels, 71).tolist() == list(range(71))
+
+
+def test_a_target_lies_in_the_frame_of_the_networks_input() -> None:
+    from pipeline.records import Example
+    from pipeline.segmenter.grabcut import GrabCut
+
+    image = np.full((48, 96, 3), 100, np.uint8)
+    image[10:40, 60:90] = (220, 30, 30)
+    values = np.zeros((6, 12), np.float32)
+    values[2:4, 8:11] = 1
+    plain, found, why = lessons.refined(
+        GrabCut(map_share=0.0), Example("x", image, 0, (480, 960)), values
+    )
+    assert why is None
+    assert found.shape == plain.shape == (28, 56)
+    y, x = np.nonzero(found > 0.5)
+    assert abs(y.min() - 6) <= 1
+    assert abs(x.min() - 35) <= 1
+    assert abs(x.max() - 52) <= 1
+
+
+def test_nothing_sure_is_a_clear_error(
+    cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = np.zeros((56, 56), np.float32)
+    monkeypatch.setattr(lessons, "refined", lambda *_: (nothing, nothing, "no"))
+    assert cli(*BEST) == 2
+    assert "no image to learn from" in capsys.readouterr().err
