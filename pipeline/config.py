@@ -23,7 +23,7 @@ from pipeline.records import Problem, SaliencyMethod, Segmenter, near
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
 STAGES = ("train", "refine", "explain", "picture", "calibrate", "localize", "evaluate", "compare",
-          "score", "draw", "audit", "report")  # fmt: skip
+          "score", "draw", "audit", "inspect", "report")  # fmt: skip
 
 PLACES = {"refine.teacher": "saliency", "refine.cut": "segmenter"}
 """Where a stage has a choice of a family of its own, as in saliency@refine.teacher=ddt."""
@@ -65,7 +65,7 @@ class Refine:
     teacher: Any = None  # saliency@refine.teacher=...: whose maps
     cut: Any = None  # segmenter@refine.cut=...: what cuts them; only one that refines
     images: int = 3000  # of the training images at most, evenly of all classes
-    epochs: int = 8  # of the head over these images
+    steps: int = 400  # that the head learns for, however many images there are
     batch: int = 32
     lr: float = 0.002
     width: int = 64  # channels of the head
@@ -89,9 +89,11 @@ class Picture:
     panel: int = 224  # and of one on a sheet
     columns: int = 8  # side by side on a sheet at most; more go on below
     clip: float = 99.0  # the percentile of a map that is the brightest; 100: its maximum
-    # map | over | grey | signed | colour: which files to write; empty: sheets alone
+    images: int | None = None  # at most, evenly chosen, get pictures; null: all
+    # map | over | grey | signed | signed_over | colour: which files to write; empty: sheets alone
     kinds: list[str] = field(default_factory=lambda: ["map", "over", "grey", "signed", "colour"])
-    shown: str = "auto"  # on sheets: auto | map | over | grey | signed | colour
+    # on sheets: auto | map | over | grey | signed | signed_over | colour
+    shown: str = "auto"
     overview: int = 12  # images at most on the one sheet of several
 
 
@@ -118,6 +120,30 @@ class Audit:
     shift: float = -1.0  # added to the pixels, which are from 0 to 1, for the input shift
     epsilon: float = 8 / 255  # how far fragility may change a pixel from 0 to 1
     attack_steps: int = 10  # of fragility
+
+
+INSPECTS = ("classes", "channels", "features", "first_order", "filters", "top5")
+
+
+@dataclass
+class Inspect:
+    # classes | channels | features | first_order | filters | top5: what to make
+    views: list[str] = field(default_factory=lambda: list(INSPECTS))
+    classes: list[Any] = field(default_factory=list)  # by name; empty: nine, evenly of all
+    layer: str = "last"  # last | below | a path: whose feature maps
+    channels: list[int] = field(default_factory=list)  # of them; empty: the strongest
+    maps: int = 6  # so many of the strongest
+    images: int = 256  # of the split, evenly, which the strongest patches are looked for in
+    few: int = 4  # of these, for first_order and top5
+    style: str = "plain"  # plain: the paper's L2 alone | pretty: jitter, blur, variation as well
+    steps: int = 200  # of the ascent
+    rate: float = 0.1  # its first step, a root mean square in standard deviations of pixels
+    noise: float = 0.0  # that the ascent starts from, in the same unit; 0: the mean image
+    penalty: float | None = None  # lambda of the L2 form; null: what suits the style
+    jitter: int | None = None  # pixels, for pretty; null: a sixteenth of the side
+    blur: float | None = None  # its standard deviation in pixels at first, for pretty
+    variation: float | None = None  # how much total variation costs, for pretty
+    directions: int = 4  # random ones of first_order
 
 
 @dataclass
@@ -167,6 +193,7 @@ class Skeleton:
     evaluate: Evaluate = field(default_factory=Evaluate)
     draw: Draw = field(default_factory=Draw)
     audit: Audit = field(default_factory=Audit)
+    inspect: Inspect = field(default_factory=Inspect)
     report: Report = field(default_factory=Report)
     runtime: Runtime = field(default_factory=Runtime)
     precision: str = "auto"  # auto | float32 | bf16
@@ -178,7 +205,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "train.head": ("auto", "own", "new"),
     "train.optimizer": ("sgd", "adamw"),
     "explain.split": ("val", "train", "all"),
-    "picture.shown": ("auto", "map", "over", "grey", "signed", "colour"),
+    "picture.shown": ("auto", "map", "over", "grey", "signed", "signed_over", "colour"),
+    "inspect.style": ("plain", "pretty"),
     "precision": ("auto", "float32", "bf16"),
     "protocol": ("default", "wsolevaluation"),
 }
@@ -196,7 +224,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.ema": (0, 0.9999999),
     "train.patience": (1, 100_000),
     "refine.images": (1, 10_000_000),
-    "refine.epochs": (1, 100_000),
+    "refine.steps": (1, 10_000_000),
     "refine.batch": (1, 1_000_000),
     "refine.lr": (1e-12, 1000),
     "refine.width": (1, 10_000),
@@ -206,6 +234,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "picture.columns": (2, 1000),
     "picture.clip": (50, 100),
     "picture.overview": (0, 1000),
+    "picture.images": (1, 1_000_000),
     "draw.side": (32, 16_384),
     "audit.images": (1, 1_000_000),
     "audit.few": (1, 1_000_000),
@@ -214,6 +243,17 @@ RANGES: dict[str, tuple[float, float]] = {
     "audit.shift": (-10, 10),
     "audit.epsilon": (0, 1),
     "audit.attack_steps": (1, 10_000),
+    "inspect.maps": (1, 1000),
+    "inspect.images": (1, 10_000_000),
+    "inspect.few": (1, 1000),
+    "inspect.steps": (1, 100_000),
+    "inspect.rate": (1e-6, 1000),
+    "inspect.noise": (0, 100),
+    "inspect.penalty": (0, 1000),
+    "inspect.jitter": (0, 1000),
+    "inspect.blur": (0, 100),
+    "inspect.variation": (0, 1000),
+    "inspect.directions": (1, 1000),
     "report.images": (0, 10_000),
     "runtime.workers": (0, 1024),
     "runtime.batch": (1, 100_000),
@@ -410,6 +450,12 @@ def check(config: Mapping[str, Any]) -> None:
             raise Problem(f"audit.tests: no such test {test!r}; {near(str(test), AUDITS)}")
     if not config["audit"]["tests"]:
         raise Problem(f"audit.tests=[]: name at least one; choices: {', '.join(AUDITS)}")
+    views = config["inspect"]["views"]
+    for view in views:
+        if view not in INSPECTS:
+            raise Problem(f"inspect.views: no such view {view!r}; {near(str(view), INSPECTS)}")
+    if not views or len(set(views)) != len(views):
+        raise Problem(f"inspect.views={views}: each once, one at least, of {', '.join(INSPECTS)}")
     methods = config["explain"]["methods"]
     if len(set(methods)) != len(methods):
         raise Problem(f"explain.methods={methods}: each method once")

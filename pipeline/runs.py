@@ -4,6 +4,7 @@ config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
 comparison.json  against another run, and of several methods: better, or luck?
 explained/   each image's maps as pictures, and its sheet, where stage picture was run
 audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
+inspected/   what the network looks for, where stage inspect was run
 pictures/    each image with its boxes, where stage draw was run
 stages/      links to the folders that hold the results
 <method>/    the same files for each further method, where a run has several
@@ -89,6 +90,8 @@ class RunFolder:
             self._sheets(where)
         if stage == "audit":
             self._audit(where, main)
+        if stage == "inspect":
+            self._inspected(where)
         if stage == "draw":
             pictures = into / "pictures"
             into.mkdir(exist_ok=True)
@@ -108,6 +111,15 @@ class RunFolder:
             show.line(f"sheet      {sheet}")
         if len(sheets) > SHOWN:
             show.line(f"           and {len(sheets) - SHOWN} more in {link}")
+
+    def _inspected(self, where: Path) -> None:
+        """Link to the sheets, and say what there is."""
+        link = self.path / "inspected"
+        link.symlink_to(os.path.relpath(where.resolve(), self.path.resolve()))
+        for note in store.read_json(where / "notes.json"):
+            show.line(f"inspect: {note}")
+        for sheet in sorted(link.glob("*.png")):
+            show.line(f"sheet      {sheet}")
 
     def _audit(self, where: Path, main: bool) -> None:
         """All methods' numbers in one list; of each the pictures of its tests."""

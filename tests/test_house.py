@@ -13,7 +13,7 @@ from pipeline.run import ORDER
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
-ROOMS = (*FAMILIES, "metric", "audit")
+ROOMS = (*FAMILIES, "metric", "audit", "inspect")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

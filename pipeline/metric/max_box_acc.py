@@ -60,6 +60,7 @@ def max_box_acc(correct: Bool[np.ndarray, "n T"]) -> float:
     """The best share of correct images over T thresholds."""
     return best_threshold(np.asarray(np.mean(correct, 0, dtype=np.float64)))[0]
 
+
 STEADY = 0.08  # of the map's range, to each side
 
 

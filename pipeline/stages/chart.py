@@ -93,8 +93,10 @@ def chart(
     ticks: Sequence[tuple[float, str]],
     low: float = 0.0,
     high: float = 1.0,
+    step: float | None = None,
 ) -> None:
-    """Axes, grid, bands, lines, and their names below; `ticks` of the horizontal axis."""
+    """Axes, grid, bands, lines, and their names below; `ticks` of the horizontal axis, `step`
+    between the lines of the grid, for values that are no parts of 1."""
     x0, y0, x1, y1 = box
     xs = [at for at, _ in ticks]
     left, right = min(xs), max(xs)
@@ -105,11 +107,12 @@ def chart(
         return np.stack([across_, down], -1)
 
     sheet.text(x0, y0 - 34, title, 21)
-    step = 0.2 if high - low <= 1.2 else 0.5
+    form = "z.1f" if step is None else "z.4g"
+    step = step or (0.2 if high - low <= 1.2 else 0.5)
     for value in np.arange(np.ceil(low / step - 1e-9) * step, high + 1e-9, step):
         ends = place(np.array([left, right]), np.array([value, value]))
         sheet.line(ends, AXIS if abs(value) < 1e-9 else GRID, 1)
-        sheet.text(x0 - 9, ends[0, 1], f"{value:z.1f}", 16, FAINT, "rm")
+        sheet.text(x0 - 9, ends[0, 1], f"{value:{form}}", 16, FAINT, "rm")
     for at, name in ticks:
         (x, _), _ = place(np.array([at, at]), np.array([low, high]))
         sheet.line(np.array([[x, y1], [x, y1 + 5]]), AXIS, 1)

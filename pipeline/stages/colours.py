@@ -101,6 +101,15 @@ def laid_over(
     return _mixed(image, sequential(unit), FAINT + (THICK - FAINT) * unit**0.7)
 
 
+def signed_over(
+    image: UInt8[np.ndarray, "H W 3"], signed: Float32[np.ndarray, "H W"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """A map in [-1, 1] in `diverging`'s colours over the image in grey, where no colour misleads:
+    the larger a magnitude, the less of the image is seen; where the map is 0, all of it."""
+    bare = image.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)
+    return _mixed(bare, diverging(signed), THICK * np.abs(signed))
+
+
 def _mixed(
     image: UInt8[np.ndarray, "H W 3"],
     colour: UInt8[np.ndarray, "H W 3"],

@@ -5,6 +5,7 @@
     explained/<number>-<image>/<class>/<method>_over.png    the same, over the image
     explained/<number>-<image>/<class>/<method>_grey.png    the same, from black to white
     explained/<number>-<image>/<class>/<method>_signed.png  for in red, against in blue, if any is
+    explained/<number>-<image>/<class>/<method>_signed_over.png  that over the image in grey
     explained/<number>-<image>/<class>/<method>_colour.png  the gradient as an image, if kept
     explained/overview.png                                  several images below one another
 
@@ -36,7 +37,7 @@ from pipeline.stages.sheet import Row, Scale, contact
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
-KINDS = ("map", "over", "grey", "signed", "colour")
+KINDS = ("map", "over", "grey", "signed", "signed_over", "colour")
 BLANK = 236  # grey of a panel where a method has no map of a class
 ROWS = ("row_class", "row_predicted", "row_score", "row_scale", "row_map", "row_colour")
 
@@ -68,13 +69,21 @@ def make(run: Run, folder: Path) -> None:
             return places[0].position, str(problem)
         return None
 
-    count = len(run.data.ids(run.split))
-    with runtime.progress("picture", count) as advance, shards.one_thread_each():
-        for problem in runtime.stream(one, by_image(maps), run.workers, 2 * run.workers):
+    wanted = chosen(len(run.data.ids(run.split)), run.config["picture"]["images"])
+    among = frozenset(wanted)
+    drawn = (places for places in by_image(maps) if places[0].position in among)
+    with runtime.progress("picture", len(wanted)) as advance, shards.one_thread_each():
+        for problem in runtime.stream(one, drawn, run.workers, 2 * run.workers):
             advance(1)
             aside.update([problem] if problem else [])
-    _overview(house, maps, [p for p in range(count) if p not in aside])
+    _overview(house, maps, [p for p in wanted if p not in aside])
     store.write_json(folder / "set_aside.json", [why for _, why in sorted(aside.items())], indent=1)
+
+
+def chosen(count: int, most: int | None) -> list[int]:
+    """Positions of at most so many images, evenly spread."""
+    kept = count if most is None else min(most, count)
+    return [n * count // kept for n in range(kept)]
 
 
 # -- where maps lie ------------------------------------------------------------------------------
@@ -132,7 +141,9 @@ class Seen:
         return bool((self.values < 0).any())
 
     def has(self, kind: str) -> bool:
-        return {"signed": self.signed, "colour": self.channels is not None}.get(kind, True)
+        if kind in ("signed", "signed_over"):
+            return self.signed
+        return kind != "colour" or self.channels is not None
 
     def picture(
         self, kind: str, image: UInt8[np.ndarray, "H W 3"], clip: float
@@ -144,6 +155,8 @@ class Seen:
         values = colours.at_frame(self.values, frame)
         if kind == "signed":
             return colours.diverging(colours.balanced(values, clip))
+        if kind == "signed_over":
+            return colours.signed_over(image, colours.balanced(values, clip))
         unit = colours.for_class(values, clip)
         if kind == "over":
             return colours.laid_over(image, unit)
@@ -327,7 +340,7 @@ def legend(kinds: set[str], clip: float) -> list[Scale]:
         scales.append(Scale(colours.sequential(up), "0", high))
     if "grey" in kinds:
         scales.append(Scale(colours.grey(up), "0", high))
-    if "signed" in kinds:
+    if kinds & {"signed", "signed_over"}:
         scales.append(Scale(colours.diverging(2 * up - 1), "against", "for the class"))
     return scales
 

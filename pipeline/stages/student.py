@@ -7,8 +7,8 @@
 
 A first student learns the masks of four fifths of the lessons. What it can foretell of the others
 follows a rule; what it cannot is chance, as where GrabCut takes a part of the object, or the road
-with the truck. Where masks can be foretold (birds) they are the best target, best of all the half
-that the student agrees with most; a student of these is better than its teacher, and stands alone.
+with the truck. Where masks can be foretold (birds) they are the best target, without the 30 % that
+the student agrees with least; a student of these is better than its teacher, and stands alone.
 Where they cannot (objects of many colours, in a crowd) the map has its say in the targets, and the
 teacher's map in what is localized (saliency/refined.py). No box takes part in any of this;
 docs/refine.md has what each rule gained.
@@ -16,8 +16,9 @@ docs/refine.md has what each rule gained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORETOLD = 0.67  # A at which masks follow a rule
+DOUBTED = 0.3  # of the masks, those that the first student agrees with least
 MAP_SHARE = 0.7  # of the map in a target where they do not
 UNSEEN = 5  # every fifth lesson is not seen by the first student
 CUTS = (0.2, 0.3, 0.4, 0.5)  # at which maps and masks are compared
@@ -44,7 +46,7 @@ class Learned:
     agreement: float | None  # A; None with too few lessons to tell
     share: float  # of the map in the targets
     lessons: int  # that the final student learned from
-    losses: Sequence[float]  # the mean of each of its epochs
+    losses: Sequence[float]  # the mean of each tenth of its steps
 
     def told(self, images: int) -> str:
         """What there is to say of it, in one line."""
@@ -62,16 +64,17 @@ def learn(run: Run, lessons: Lessons, reads: Sequence[str], channels: Sequence[i
     knobs, every = run.config["refine"], np.arange(len(lessons))
     kept, agreement = every, None
     if len(lessons) > UNSEEN:
-        first, _ = _fit(run, lessons, reads, channels, every[every % UNSEEN > 0], 0.0, "foretell")
+        seen, few = every[every % UNSEEN > 0], -(-knobs["steps"] // 2)
+        first, _ = _fit(run, lessons, reads, channels, seen, 0.0, few, "foretell")
         agreed = _agreements(run, first, lessons)
         agreement = float(agreed[::UNSEEN].mean())
         if agreement >= FORETOLD:
-            kept = every[agreed >= np.median(agreed)]
+            kept = every[agreed >= np.quantile(agreed, DOUBTED)]
     alone = agreement is not None and agreement >= FORETOLD
     share = knobs["map_share"]
     if share is None:
         share = 0.0 if alone else MAP_SHARE
-    head, losses = _fit(run, lessons, reads, channels, kept, share, "refine")
+    head, losses = _fit(run, lessons, reads, channels, kept, share, knobs["steps"], "refine")
     head.stand(alone)
     return Learned(head, agreement, share, len(kept), losses)
 
@@ -83,9 +86,10 @@ def _fit(
     channels: Sequence[int],
     chosen: Int[np.ndarray, n],
     share: float,
+    steps: int,
     what: str,
 ) -> tuple[ForegroundHead, list[float]]:
-    """A new head that learned from the chosen lessons, and the mean loss of each epoch."""
+    """A new head that learned from the chosen lessons; the mean loss of each tenth of its steps."""
     import torch
     from torch.nn import functional as F
 
@@ -94,33 +98,48 @@ def _fit(
     head = ForegroundHead(tuple(reads), tuple(channels), knobs["width"])
     few = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), 200)).astype(int)]
     head.standardize(lessons.features(few, mirrored=False))
-    head.to(run.device).train()
+    head.to(run.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(head.parameters(), knobs["lr"], weight_decay=1e-4)
     size = min(knobs["batch"], len(chosen))
-    per_epoch = len(chosen) // size
-    steps, losses = knobs["epochs"] * per_epoch, []
+    losses = []
     with runtime.progress(what, steps, unit="steps") as advance:
-        for epoch in range(knobs["epochs"]):
-            draw = np.random.default_rng((seed, epoch))
-            order, own = draw.permutation(chosen), []
-            for n in range(per_epoch):
-                batch = order[n * size : (n + 1) * size]
-                mirrored = bool(draw.random() < 0.5)
-                for group in optimizer.param_groups:
-                    group["lr"] = knobs["lr"] * rate(epoch * per_epoch + n, steps, 0)
-                features = [one.to(run.device) for one in lessons.features(batch, mirrored)]
-                wanted = torch.from_numpy(lessons.target(batch, share))[:, None].to(run.device)
-                wanted = wanted.flip(3) if mirrored else wanted
-                answer = head.logits(*features)
-                wanted = F.interpolate(wanted, answer.shape[2:], mode="area")
-                loss = F.binary_cross_entropy_with_logits(answer, wanted)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                own.append(float(loss.detach()))
-                advance(1)
-            losses.append(round(float(np.mean(own)), 5))
-    return head.eval(), losses
+        for step, (batch, mirrored) in enumerate(islice(_batches(chosen, size, seed), steps)):
+            for group in optimizer.param_groups:
+                group["lr"] = knobs["lr"] * rate(step, steps, 0)
+            features = _features(run, lessons, batch, mirrored)
+            wanted = torch.from_numpy(lessons.target(batch, share))[:, None].to(run.device)
+            wanted = wanted.flip(3) if mirrored else wanted
+            with runtime.autocast(run.device, run.precision):
+                answer = head.logits(*features).float()
+            wanted = F.interpolate(wanted, answer.shape[2:], mode="area")
+            loss = F.binary_cross_entropy_with_logits(answer, wanted)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            advance(1)
+    tenths = np.array_split(np.array(losses), min(10, steps))
+    return head.eval(), [round(float(one.mean()), 5) for one in tenths]
+
+
+def _batches(
+    chosen: Int[np.ndarray, n], size: int, seed: int
+) -> Iterator[tuple[Int[np.ndarray, b], bool]]:
+    """Batches of all the chosen in an order of chance, again and again; whether to mirror each."""
+    for epoch in count():
+        draw = np.random.default_rng((seed, epoch))
+        order = draw.permutation(chosen)
+        for first in range(0, len(order) - size + 1, size):
+            yield order[first : first + size], bool(draw.random() < 0.5)
+
+
+def _features(
+    run: Run, lessons: Lessons, chosen: Int[np.ndarray, b], mirrored: bool
+) -> list[Tensor]:
+    import torch
+
+    layout = torch.channels_last  # in which a convolution is fastest
+    return [one.to(run.device, memory_format=layout) for one in lessons.features(chosen, mirrored)]
 
 
 def _agreements(run: Run, head: ForegroundHead, lessons: Lessons) -> Float32[np.ndarray, n]:
@@ -131,9 +150,9 @@ def _agreements(run: Run, head: ForegroundHead, lessons: Lessons) -> Float32[np.
     found = []
     for batch in np.array_split(np.arange(len(lessons)), -(-len(lessons) // 64)):
         mask = torch.from_numpy(lessons.target(batch, 0.0))[:, None]
-        with torch.inference_mode():
-            maps = head(*(one.to(run.device) for one in lessons.features(batch, False))).cpu()
-        maps = F.interpolate(maps.float(), mask.shape[2:], mode="bilinear")
+        with torch.inference_mode(), runtime.autocast(run.device, run.precision):
+            maps = head(*_features(run, lessons, batch, False)).float().cpu()
+        maps = F.interpolate(maps, mask.shape[2:], mode="bilinear")
         found.append(torch.stack([_iou(maps > cut, mask > 0.5) for cut in CUTS]).amax(0))
     return np.asarray(torch.cat(found).numpy())
 

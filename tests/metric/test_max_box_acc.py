@@ -7,8 +7,8 @@ from pipeline.metric.max_box_acc import (
     MaxBoxAccV2,
     best_threshold,
     map_curves,
-    steady_threshold,
     max_box_acc,
+    steady_threshold,
 )
 
 from . import reference

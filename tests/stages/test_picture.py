@@ -39,6 +39,23 @@ def test_diverging_is_white_at_zero_and_as_dark_on_both_sides() -> None:
     assert np.abs(light - light[::-1]).max() < 8
 
 
+def test_a_signed_map_over_its_image_keeps_both_to_be_seen() -> None:
+    image = np.full((1, 3, 3), (200, 100, 60), np.uint8)
+    over = colours.signed_over(image, np.array([[-1, 0, 1]], np.float32)).astype(int)
+    against, nothing, speaks_for = over[0]
+    assert against[2] > against[0] + 50, "blue"
+    assert speaks_for[0] > speaks_for[2] + 50, "red"
+    assert np.ptp(nothing) == 0, "grey, whatever the image's colours"
+    assert abs(nothing[0] - 120) <= 1, "the image is seen where the map says nothing"
+
+
+def test_at_most_so_many_images_evenly_chosen() -> None:
+    assert picture.chosen(5, None) == [0, 1, 2, 3, 4]
+    assert picture.chosen(5, 9) == [0, 1, 2, 3, 4]
+    assert picture.chosen(10, 4) == [0, 2, 5, 7]
+    assert picture.chosen(0, 4) == []
+
+
 def test_sequential_grows_lighter_all_the_way() -> None:
     light = lightness(colours.sequential(np.linspace(0, 1, 64, dtype=np.float32)[None]))[0]
     assert (np.diff(light) > 0).all()
@@ -194,6 +211,18 @@ def test_every_kind_of_picture_of_every_image(
     assert sizes == {(96, 64)}
     assert Image.open(folder / "000003-c_d/a_b-2/cam_over.png").size == (32, 96)
     assert Image.open(folder / "000004-tiny/a_b-2/cam_over.png").size == (96, 96)
+
+
+def test_pictures_of_some_images_with_the_sign_over_them(
+    cli: Cli, asked: list[str], tmp_path: Path
+) -> None:
+    assert cli(*asked, "picture.images=2", "picture.kinds=[signed_over]") == 0
+    folder = tmp_path / "outputs/latest/explained"
+    images = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert images == ["000001-a.b", "000003-c_d"]
+    one = files(folder / "000001-a.b/a_b-1")
+    assert "integrated_gradients_signed_over.png" in one
+    assert "gradient_signed_over.png" not in one, "its magnitudes have no sign"
 
 
 def test_a_picture_shows_the_stored_map_upright(cli: Cli, asked: list[str], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.stages import lessons
 from tests.conftest import TINY, Cli
 
 STAGES = "stages=[train,refine,explain]"
-FAST = (*TINY, "saliency@refine.teacher=cam", "refine.epochs=1", "refine.batch=8")
+FAST = (*TINY, "saliency@refine.teacher=cam", "refine.steps=12", "refine.batch=8")
 BEST = ("+experiment=best", *FAST, STAGES)
 
 
@@ -37,7 +37,7 @@ def test_refine_to_boxes_without_a_true_one(
     card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
     assert list(card["branches"]) == ["foreground"]
     assert card["refine"]["teacher"]["_target_"].endswith("CAM")
-    assert len(card["refine"]["losses"]) == 1
+    assert len(card["refine"]["losses"]) == 10
     arrays, _ = store.read_arrays(next(result(tmp_path, "explain").glob("shard-*")))
     assert arrays["row_map"].min() >= 0
     assert arrays["row_map"].max() <= 1
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_and_other_settings_use_the_lessons_again(
         ("segmenter@refine.cut=threshold", "a better map"),
         ("saliency@refine.teacher=camm", "no such choice; did you mean 'cam'"),
         ("refine.teacher.nothing=3", "has no 'nothing'"),
-        ("refine.epochs=0", "expected a number"),
+        ("refine.steps=0", "expected a number"),
         ("refine.map_share=2", "expected a number"),
     ],
 )

@@ -14,12 +14,12 @@ from pipeline import store
 from pipeline.stages import student
 from pipeline.stages.lessons import Lessons
 
-KNOBS = {"width": 8, "lr": 0.01, "epochs": 6, "batch": 16, "map_share": None}
+KNOBS = {"width": 8, "lr": 0.01, "steps": 30, "batch": 16, "map_share": None}
 
 
 def run(**knobs: Any) -> Any:
     config = {"refine": {**KNOBS, **knobs}, "seed": 0}
-    return SimpleNamespace(config=config, device=torch.device("cpu"))
+    return SimpleNamespace(config=config, device=torch.device("cpu"), precision="float32")
 
 
 def lessons(folder: Path, rule: bool, count: int = 60) -> Lessons:
@@ -50,7 +50,7 @@ def test_masks_that_follow_a_rule_are_learned_and_it_stands_alone(tmp_path: Path
     assert learned.agreement > student.FORETOLD
     assert learned.head.alone
     assert learned.share == 0
-    assert learned.lessons == pytest.approx(len(found) / 2, abs=2)
+    assert learned.lessons == pytest.approx(0.7 * len(found), abs=2)
     assert learned.losses[-1] < learned.losses[0]
 
 

@@ -1,0 +1,139 @@
+"""mnist: the four files as torchvision lays them out, and what is said where they are not."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torchvision
+
+from pipeline.data.mnist import Mnist
+from pipeline.records import DataSet, Problem
+
+
+def write(raw: Path, name: str, values: np.ndarray) -> None:
+    """A file of the IDX format: magic number, sizes, bytes."""
+    raw.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    (raw / f"{name}-ubyte").write_bytes(header + values.tobytes())
+
+
+def digits(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for pool, count in (("train", 60), ("t10k", 20)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        write(root / "MNIST/raw", f"{pool}-images-idx3", images)
+        write(root / "MNIST/raw", f"{pool}-labels-idx1", np.arange(count, dtype=np.uint8) % 10)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    digits(tmp_path)
+    return tmp_path
+
+
+def test_splits_ids_and_labels(root: Path) -> None:
+    data: DataSet = Mnist(str(root), held_back=0.2)
+    assert data.classes == tuple("0123456789")
+    assert data.size == (28, 28)
+    train, held_back = list(data.ids("train")), list(data.ids("held_back"))
+    assert sorted(train + held_back) == [f"train/{n:05d}-{n % 10}.png" for n in range(60)]
+    assert held_back
+    assert data.ids("val")[17] == "test/00017-7.png"
+    assert data.labels("val").tolist() == [n % 10 for n in range(20)]
+    assert data.ids("calibration") == []
+    assert len(data.ids("all")) == 80
+    assert data.truth("val") == {}
+    assert data.coco_names("val").category_ids == range(1, 11)
+    assert list(Mnist(str(root), held_back=0).ids("held_back")) == []
+
+
+def test_an_image_is_the_file_s_own_in_all_colours(root: Path) -> None:
+    data = Mnist(str(root))
+    stored = (root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
+    image = np.frombuffer(stored, np.uint8).reshape(-1, 28, 28)[3]
+    example = data.example("val", 3)
+    assert (example.id, example.label, example.size) == ("test/00003-3.png", 3, (28, 28))
+    for colour in range(3):
+        np.testing.assert_array_equal(example.image[..., colour], image)
+    larger = data.example("val", 3, at=(56, 40))
+    assert larger.image.shape == (56, 40, 3)
+    assert larger.size == (28, 28)
+    assert data.example("val", 3, at_least=(20, 20)).image.shape == (28, 28, 3)
+    assert data.example("val", 3, at_least=(20, 42)).image.shape == (42, 42, 3)
+
+
+def test_the_fingerprint_is_of_pixels_labels_and_split(root: Path) -> None:
+    before = {split: Mnist(str(root)).fingerprint(split) for split in ("train", "val")}
+    assert before == {split: Mnist(str(root), size=32).fingerprint(split) for split in before}
+    assert Mnist(str(root), held_back=0.5).fingerprint("train") != before["train"]
+    path = root / "MNIST/raw/t10k-images-idx3-ubyte"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert Mnist(str(root)).fingerprint("val") != before["val"]
+    assert Mnist(str(root)).fingerprint("train") == before["train"]
+
+
+def test_wrong_options(root: Path) -> None:
+    for wrong in ({"held_back": 1.0}, {"size": 3}):
+        with pytest.raises(Problem, match=f"data.{next(iter(wrong))}="):
+            Mnist(str(root), **wrong)
+
+
+def test_files_that_are_not_whole(root: Path) -> None:
+    path = root / "MNIST/raw/train-labels-idx1-ubyte"
+    whole = path.read_bytes()
+    for broken in (whole[:-9], whole[:5], b"", whole[:8] + bytes([11]) * 60):
+        path.write_bytes(broken)
+        with pytest.raises(Problem, match=r"cannot be read as MNIST's .*remove that folder"):
+            Mnist(str(root)).ids("train")
+    write(path.parent, "train-labels-idx1", np.zeros(59, np.uint8))
+    with pytest.raises(Problem, match=r"60 images, 59 labels"):
+        Mnist(str(root)).ids("train")
+
+
+def fetched(monkeypatch: pytest.MonkeyPatch, fetch: Any) -> None:
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+
+
+def test_what_is_not_there_is_downloaded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(self: Any) -> None:
+        asked.append(self.root)
+        digits(Path(self.root))
+
+    fetched(monkeypatch, fetch)
+    root = tmp_path / "new"
+    assert len(Mnist(str(root)).ids("val")) == 20
+    assert len(Mnist(str(root)).ids("val")) == 20
+    assert len(asked) == 1
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
+
+
+def test_where_it_cannot_be_downloaded_the_remedy_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(self: Any) -> None:
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nno route")
+
+    fetched(monkeypatch, fetch)
+    with pytest.raises(Problem, match=r"data\.root=.*no MNIST there.*no route.*data\.root=FOLDER"):
+        Mnist(str(tmp_path / "new")).ids("train")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_shared_digits(shared: Path) -> None:
+    root = shared / "data/mnist"
+    if not (root / "MNIST").is_dir():
+        pytest.skip("no MNIST in ../shared: no digits to read")
+    data = Mnist(str(root))
+    assert len(data.ids("train")) + len(data.ids("held_back")) == 8000
+    assert np.bincount(data.labels("val")).min() > 150
+    assert data.example("val", 0).image.max() > 200
