@@ -119,6 +119,19 @@ def _choice(node: Mapping[str, Any]) -> str:
     return str(node["_target_"]).split(".")[-2]
 
 
+def _localizer(card: Mapping[str, Any]) -> list[str]:
+    """What stage refine found, where it ran."""
+    if "refine" not in card:
+        return []
+    found = card["refine"]
+    so = (
+        "stands alone"
+        if card["branches"]["foreground"]["alone"]
+        else "in the mean with its teacher"
+    )
+    return [f"localizer taught by {found['learned_from']} masks of training images, {so}"]
+
+
 def _facts(run: Run, images: Sequence[Mapping[str, Any]]) -> list[str]:
     card = checkpoint.read_card(run.checkpoint)
     recipe = {
@@ -136,6 +149,7 @@ def _facts(run: Run, images: Sequence[Mapping[str, Any]]) -> list[str]:
         ", ".join(counted),
         f"{len(card['classes'])} classes",
         f"{_network(card)}, {recipe}",
+        *_localizer(card),
         f"input {card['size'][0]} x {card['size'][1]} pixels (height x width)",
         f"precision {run.precision}",
     ]

@@ -46,6 +46,12 @@ def test_refine_to_boxes_without_a_true_one(
                "saliency=foreground", "data.images=96", "data.val_images=24") == 0  # fmt: skip
 
 
+def test_the_report_says_how_the_localizer_was_taught(cli: Cli, tmp_path: Path) -> None:
+    assert cli("+experiment=best", *FAST) == 0
+    page = (tmp_path / "outputs" / "latest" / "report" / "index.html").read_text()
+    assert "localizer taught by" in page
+
+
 def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
     cli: Cli, tmp_path: Path
 ) -> None:
