@@ -78,13 +78,13 @@ def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
     assert (outputs / "latest/boxes.json").read_bytes() == first
 
     assert cli("-m", *RUN, "segmenter.threshold=0.2,0.3,0.5") == 0
-    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 3]
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 4]
     # Two of explain: the scored images, and the held-back ones that calibrate reads.
     assert not (tmp_path / "multirun").exists()
     assert len(list((outputs / "runs/cam").iterdir())) == 5
 
     assert cli(*RUN, "stages=[localize,evaluate,report]", "segmenter.threshold=0.4") == 0
-    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 4]
+    assert [len(folders(outputs, s)) for s in ("train", "explain", "localize")] == [1, 2, 5]
 
 
 def test_a_stage_whose_upstream_is_missing_says_what_to_do(

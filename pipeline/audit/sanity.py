@@ -49,10 +49,14 @@ class Part:
 
 def parts(network: nn.Module, most: int) -> list[Part]:
     """From the top down: the head, then at most `most` - 1 parts of about as many layers."""
-    top, *_ = [name for name, _ in reversed(list(network.named_children()))]
+    # What owns nothing (no branch was trained) is no part.
+    own = [
+        (name, one) for name, one in network.named_children() if any(True for _ in one.parameters())
+    ]
+    top = own[-1][0]
     blocks = [
         (name, layers)
-        for child, module in network.named_children()
+        for child, module in own
         if child != top
         for name, layers in _blocks(child, module, _count(network) / max(1, most))
     ]

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
 SIDE = 132  # pixels of a panel
-COLOURS = 224  # of the picture file: it stays small
+COLOURS = 144  # of the picture file: it stays small
 GREEN, RED, WHITE = (20, 200, 60), (230, 20, 20), (255, 255, 255)
 Item = tuple[SaliencyMap, Example, "Float32[np.ndarray, 'M 4']"]
 

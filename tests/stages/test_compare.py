@@ -37,7 +37,7 @@ def records(one: dict[str, Any]) -> dict[tuple[str, float | None, str | None], d
 def test_two_runs_pair_by_pair(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli(*RUN) == 0
+    assert cli(*RUN, "segmenter.threshold=0.2") == 0
     first = (tmp_path / "outputs/latest").resolve()
     assert not (first / "comparison.json").exists()
     capsys.readouterr()

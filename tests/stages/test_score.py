@@ -347,7 +347,8 @@ def test_two_folders_of_maps_are_compared_on_what_both_have(cli: Cli, tmp_path: 
 def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path) -> None:
     from pipeline.data.shapes import Shapes
 
-    assert cli("+experiment=cam", *TINY, "stages=[train,explain,localize,evaluate]") == 0
+    fixed = ("segmenter.threshold=0.2", "stages=[train,explain,localize,evaluate]")
+    assert cli("+experiment=cam", *TINY, *fixed) == 0
     run = (tmp_path / "outputs/latest").resolve()
     own = metrics(tmp_path)
     data = Shapes(images=96, val_images=24)
