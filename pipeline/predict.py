@@ -111,10 +111,9 @@ class Predictor:
     def _cut(
         self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
     ) -> Found:
-        scale = float(np.abs(values).max()) or 1.0
-        saliency = SaliencyMap(
-            example.id, label, int(probabilities.argmax()), float(probabilities[label]),
-            (values / scale).astype(np.float16), scale, example.size,
+        saliency = SaliencyMap.of(
+            example.id, label, int(probabilities.argmax()), float(probabilities[label]), values,
+            example.size,
         )  # fmt: skip
         boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
         return Found(self.classes[label], float(probabilities[label]), boxes.boxes, boxes.scores,

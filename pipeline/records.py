@@ -129,6 +129,21 @@ class SaliencyMap:
         if self.values.ndim != 2 or 0 in self.values.shape:
             raise ValueError(f"map of {self.id!r}: expected [h, w], got {list(self.values.shape)}")
 
+    @classmethod
+    def of(
+        cls,
+        id: str,
+        explained: int,
+        predicted: int,
+        score: float,
+        raw: Float32[np.ndarray, "h w"],
+        size: Size,
+    ) -> SaliencyMap:
+        """A map of raw values as stage explain keeps it: the greatest finite magnitude is 1."""
+        scale = float(np.abs(np.where(np.isfinite(raw), raw, 0)).max()) or 1.0
+        stored = (raw / scale).astype(np.float16)
+        return cls(id, explained, predicted, score, stored, scale, size)
+
     def raw(self) -> Float32[np.ndarray, "h w"]:
         return self.values.astype(np.float32) * np.float32(self.scale)
 

@@ -371,10 +371,7 @@ class Audit:
 
 def _as_kept(example: Example, label: int, values: Float[np.ndarray, "h w"]) -> SaliencyMap:
     """A map as stage explain keeps it, so that its box is the same."""
-    finite = np.where(np.isfinite(values), values, 0)
-    scale = float(np.abs(finite).max()) or 1.0
-    kept = (values / scale).astype(np.float16)
-    return SaliencyMap(example.id, label, label, 1.0, kept, scale, example.size)
+    return SaliencyMap.of(example.id, label, label, 1.0, values, example.size)
 
 
 def _called(model: Mapping[str, Any]) -> str:

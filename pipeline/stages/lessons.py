@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from pipeline import checkpoint, shards, store
 from pipeline.config import instantiate
-from pipeline.records import Example, Refining, SaliencyMap, Size
+from pipeline.records import Example, Problem, Refining, SaliencyMap, Size
 from pipeline.run import Run
 from pipeline.segmenter.frame import upsampled
 from pipeline.stages import explain
@@ -49,7 +49,12 @@ def made_of(run: Run) -> dict[str, Any]:
 def cutter(run: Run) -> Refining:
     """The segmenter that makes targets. Raises Problem where it cannot refine a map."""
     cut = instantiate("refine.cut", run.config["refine"]["cut"])
-    return cast(Refining, cut)
+    if not isinstance(cut, Refining):
+        raise Problem(
+            "segmenter@refine.cut: a segmenter is needed that makes a better map of a map and its "
+            "image, as grabcut"
+        )
+    return cut
 
 
 def chosen(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
@@ -88,8 +93,6 @@ def _make(run: Run, folder: Path, trained: checkpoint.Checkpoint, reads: Sequenc
         values = maps.detach().float().cpu().numpy()
         found = [refined(cut, one, map_) for (_, one), map_ in zip(batch, values, strict=True)]
         return {
-            "label": labels.cpu().numpy(),
-            "position": shards.positions_of(batch),
             "map": np.stack([one for one, _, _ in found]).astype(np.float16),
             "mask": np.stack([one for _, one, _ in found]).astype(np.float16),
             "sure": np.array([why is None for _, _, why in found]),
@@ -121,12 +124,8 @@ def refined(
 ) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"], str | None]:
     """The map of one image in [0, 1] and the refined one, in the frame of the network's input; and
     why the refined one is the map as it was, where it is."""
-    scale = float(np.abs(values).max()) or 1.0
     size = (example.image.shape[0], example.image.shape[1])
-    saliency = SaliencyMap(
-        example.id, example.label, example.label, 1.0,
-        (values / scale).astype(np.float16), scale, size,
-    )  # fmt: skip
+    saliency = SaliencyMap.of(example.id, example.label, example.label, 1.0, values, size)
     whole = Example(example.id, example.image, example.label, size)
     found, why = cut.refined(saliency, whole)
     small = cv2.resize(found, fine(size)[::-1], interpolation=cv2.INTER_AREA)

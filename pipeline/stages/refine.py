@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import checkpoint, show
-from pipeline.records import Problem, Refining
+from pipeline.records import Problem
 from pipeline.run import Run
 from pipeline.stages import explain, lessons, student
 
@@ -37,11 +37,7 @@ def made_of(run: Run) -> dict[str, Any]:
 
 def check(run: Run) -> None:
     """Raises Problem for a cut that makes no better map, and for a teacher that cannot be."""
-    if not isinstance(lessons.cutter(run), Refining):
-        raise Problem(
-            "segmenter@refine.cut: a segmenter is needed that makes a better map of a map and its "
-            "image, as grabcut"
-        )
+    lessons.cutter(run)
     explain.method_of(run.for_teacher())
 
 
