@@ -70,6 +70,7 @@ class Refine:
     lr: float = 0.002
     width: int = 64  # channels of the head
     map_share: float | None = None  # of the map in targets; None: by whether masks can be foretold
+    object_class: bool = True  # learn the classes by what is on the object, too
 
 
 @dataclass
@@ -122,19 +123,18 @@ class Audit:
     attack_steps: int = 10  # of fragility
 
 
-INSPECTS = ("classes", "channels", "features", "first_order", "filters", "top5")
+INSPECTS = ("classes", "channels", "features", "first_order", "filters", "top5", "dream")
 
 
 @dataclass
 class Inspect:
-    # classes | channels | features | first_order | filters | top5: what to make
-    views: list[str] = field(default_factory=lambda: list(INSPECTS))
+    views: list[str] = field(default_factory=lambda: list(INSPECTS[:-1]))  # or dream, as well
     classes: list[Any] = field(default_factory=list)  # by name; empty: nine, evenly of all
     layer: str = "last"  # last | below | a path: whose feature maps
     channels: list[int] = field(default_factory=list)  # of them; empty: the strongest
     maps: int = 6  # so many of the strongest
     images: int = 256  # of the split, evenly, which the strongest patches are looked for in
-    few: int = 4  # of these, for first_order and top5
+    few: int = 4  # of these, for first_order, top5 and dream
     style: str = "plain"  # plain: the paper's L2 alone | pretty: jitter, blur, variation as well
     steps: int = 200  # of the ascent
     rate: float = 0.1  # its first step, a root mean square in standard deviations of pixels
@@ -144,6 +144,10 @@ class Inspect:
     blur: float | None = None  # its standard deviation in pixels at first, for pretty
     variation: float | None = None  # how much total variation costs, for pretty
     directions: int = 4  # random ones of first_order
+    side: int = 512  # the longer side of a dream, in pixels
+    octaves: int = 5  # of a dream, each 1.4 times as large as the one before
+    dream_steps: int = 20  # of each octave
+    dream_rate: float = 0.06  # its first step, in the unit of rate
 
 
 @dataclass
@@ -254,6 +258,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "inspect.blur": (0, 100),
     "inspect.variation": (0, 1000),
     "inspect.directions": (1, 1000),
+    "inspect.side": (32, 16_384),
+    "inspect.octaves": (1, 20),
+    "inspect.dream_steps": (1, 100_000),
+    "inspect.dream_rate": (1e-6, 1000),
     "report.images": (0, 10_000),
     "runtime.workers": (0, 1024),
     "runtime.batch": (1, 100_000),

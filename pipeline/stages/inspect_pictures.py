@@ -76,6 +76,30 @@ def sized(
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=how))
 
 
+def fit(picture: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """With a longer side of `side`; pixels of small pictures stay squares."""
+    scale = side / max(picture.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
+    return sized(picture, height, width, smooth=max(picture.shape[:2]) > 96)
+
+
+def framed(
+    pictures: Sequence[UInt8[np.ndarray, "h w 3"]],
+) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """Each in the middle of white, all of one size."""
+    height, width = (max(one.shape[axis] for one in pictures) for axis in (0, 1))
+    whole = [np.full((height, width, 3), 255, np.uint8) for _ in pictures]
+    for one, picture in zip(whole, pictures, strict=True):
+        top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+        one[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return whole
+
+
+def across(count: int) -> int:
+    """Columns of a sheet: one row of few, else about as wide as high, five at most."""
+    return count if count <= 4 else min(5, int(np.ceil(np.sqrt(count))))
+
+
 def made_visible(
     image: Float[np.ndarray, "H W 3"], mean: Sequence[float], std: Sequence[float], free: bool
 ) -> UInt8[np.ndarray, "H W 3"]:
@@ -116,6 +140,7 @@ def axis(low: float, high: float) -> tuple[float, float, float]:
     """Round ends that hold all, and the step between the lines of a grid."""
     low = min(low, 0.0)
     room = max(high - low, 1e-6)
+    high = low + room  # where nothing rises
     raw = room / 5
     size = 10 ** np.floor(np.log10(raw))
     step = float(size * next(n for n in (1, 2, 5, 10) if n * size >= raw))

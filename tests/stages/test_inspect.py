@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import checkpoint
+from pipeline import checkpoint, store
+from pipeline.config import INSPECTS
 from pipeline.inspect.ascent import Ascent, Climb, blurred, total_variation
 from pipeline.inspect.first_order import first_order
 from pipeline.inspect.receptive_field import clipped, receptive_field
@@ -19,7 +20,8 @@ from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.stages import inspect_features as features
 from pipeline.stages import inspect_pictures as pictures
-from tests.conftest import Cli
+from pipeline.stages.inspect_views import features as features_view
+from tests.conftest import ROOT, Cli
 
 LATEST = Path("outputs/latest")
 CLASSES = ("robin", "wren", "a/b")
@@ -212,6 +214,20 @@ def test_a_projection_is_of_that_activation_alone_and_within_its_field() -> None
             assert not outside.any()
 
 
+def test_a_projection_is_as_strong_as_within_its_field_alone() -> None:
+    """A small field in a large image: by a percentile of all pixels it would be blown out."""
+    random = np.random.default_rng(0)
+    back = np.zeros((60, 50, 3), np.float32)
+    back[2:9, 40:] = random.normal(size=(7, 10, 3))
+    seen = (slice(-1, 9), slice(40, 53))
+    shown = features_view._coloured(back, seen)
+    inside = shown[:9, 40:].astype(int)
+    assert (shown[9:] == 0).all(), "what lies beside the field is cut away"
+    assert np.abs(shown[:2, 40:].astype(int) - 128).max() <= 1
+    assert 0.01 < ((inside == 0) | (inside == 255)).mean() < 0.05
+    assert inside.std() > 30
+
+
 # -- the first-order view ------------------------------------------------------------------------
 
 
@@ -332,3 +348,34 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     assert cli("+experiment=inspect", wrong) == 2
     assert told in capsys.readouterr().err
+
+
+# -- a file a view -------------------------------------------------------------------------------
+
+
+def test_every_view_has_its_file() -> None:
+    folder = ROOT / "pipeline/stages/inspect_views"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(INSPECTS)
+
+
+def test_a_changed_view_is_noticed_and_another_changes_nothing(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of = saved(tmp_path / "net", CLASSES)
+    command = ("+experiment=inspect", f"checkpoint={of}", "inspect.views=[filters]")
+    assert cli(*command) == 0
+    made = store.read_json(LATEST / "stages/inspect/made_of.json")
+    assert "pipeline.stages.inspect_views.filters" in made["source"]
+    assert "pipeline.stages.inspect_views.classes" not in made["source"]
+    real = store._imports
+    for changed, told in (("classes", "kept"), ("filters", "made"), ("__init__", "made")):
+        module = f"pipeline.stages.inspect_views.{changed}".removesuffix(".__init__")
+
+        def edited(name: str, module: str = module) -> tuple[str, frozenset[str]]:
+            source, imports = real(name)
+            return (f"{source}-edited" if name == module else source), imports
+
+        monkeypatch.setattr(store, "_imports", edited)
+        capsys.readouterr()
+        assert cli(*command) == 0
+        assert f"inspect    {told}" in capsys.readouterr().out
