@@ -40,6 +40,9 @@ def device(name: str) -> torch.device:
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise Problem("runtime.device=mps: not available here; use runtime.device=cpu or auto")
+    if chosen.type == "cuda":  # float32 is float32 there, too: TF32 keeps 10 bits of 23
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
 
@@ -70,7 +73,8 @@ def deterministic(wanted: bool) -> None:
 
     if wanted:  # what cuBLAS asks for, before it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # asking loads torch's compiler
+        torch.use_deterministic_algorithms(wanted)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import ranks, store
+from pipeline.__main__ import main
 from pipeline.records import Problem
+from pipeline.stages import learn
 from tests.conftest import ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY, "stages=[train,explain,localize]", "precision=float32",
        "train.batch=15", "train.accumulate=2", "train.ema=0.9")  # fmt: skip
+
+SPAWNED = (*RUN, "stages=[train]", "runtime.devices=2")
 
 
 def as_torchrun(rank: int, port: int) -> dict[str, str]:
@@ -27,42 +32,121 @@ def as_torchrun(rank: int, port: int) -> dict[str, str]:
             "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
 
 
-def test_two_processes_train_explain_and_localize_as_one(cli: Cli, tmp_path: Path) -> None:
-    """Trained by two that the stage spawns, explained and localized by two that torchrun starts."""
-    assert cli(*RUN) == 0
-    assert cli(*RUN, "stages=[train]", "runtime.devices=2", "outputs=two") == 0
-    (one,), (two,) = ((tmp_path / name / "train").iterdir() for name in ("outputs", "two"))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training of two processes that the stage spawned."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["pipeline", *SPAWNED])
+        main()
+    (found,) = (folder / "outputs/train").iterdir()
+    return found
+
+
+def test_two_processes_learn_what_one_does(cli: Cli, tmp_path: Path, two: Path) -> None:
+    assert cli(*RUN, "stages=[train]") == 0
+    (one,) = (tmp_path / "outputs/train").iterdir()
     assert one.name == two.name, "how work is spread is in no name"
     alone, together = (load_file(folder / "weights.safetensors") for folder in (one, two))
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-4)
     assert [path.name for path in two.rglob("metrics.csv")] == ["metrics.csv"], "one of them logs"
 
-    port = ranks._free_port()
-    command = [sys.executable, "-m", "pipeline", *RUN, "outputs=two"]
-    started = [
-        subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, **as_torchrun(rank, port), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [process.communicate(timeout=240) for process in started]
-    assert [process.returncode for process in started] == [0, 0], told
-    assert "train      kept" in told[0][0]
-    assert told[1][0] == "", "rank 0 speaks for both"
-    assert len(list((tmp_path / "two/runs/cam").iterdir())) == 2, "and lays out the run folder"
-    boxes = [
+
+def test_torchrun_gives_the_boxes_of_one_process(cli: Cli, tmp_path: Path) -> None:
+    """The program itself: two processes train, explain and localize, and rank 0 speaks."""
+    assert cli(*RUN) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               "-m", "pipeline", *RUN, "outputs=two"]  # fmt: skip
+    told = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.count("train      made") == 1, told.stdout
+    assert len(list((tmp_path / "two/runs/cam").iterdir())) == 1, "one run folder"
+    one, two = (
         json.loads((tmp_path / name / "latest/boxes.json").read_text())
         for name in ("outputs", "two")
-    ]
-    assert [box["image_id"] for box in boxes[0]] == [box["image_id"] for box in boxes[1]]
+    )
+    assert [box["image_id"] for box in one] == [box["image_id"] for box in two]
+    for alone, together in zip(one, two, strict=True):
+        assert together["category_id"] == alone["category_id"]
+        assert together["bbox"] == pytest.approx(alone["bbox"], abs=1.0), alone["image_id"]
     (explained,) = (tmp_path / "two/explain").iterdir()
     assert len(list(explained.glob("shard-*"))) == 3
+
+
+# `python -m pipeline`, whose training stops for good before a step; as spawned processes import it
+# anew, in each of them.
+STOPS = """
+import os, sys, time
+from pathlib import Path
+from pipeline.stages import learn
+
+learn.SAVE_SECONDS, learn.SAVE_SHARE = 0.0, 1e9  # a state after every step
+real = learn.rate
+
+def rate(step, *others):
+    if step == 1:
+        Path(f"stopped-{os.getpid()}").touch()
+        time.sleep(600)
+    return real(step, *others)
+
+learn.rate = rate
+if __name__ == "__main__":
+    from pipeline.__main__ import main
+    main()
+"""
+
+
+def test_killed_in_an_epoch_two_processes_go_on_to_the_same_weights(
+    cli: Cli, tmp_path: Path, two: Path
+) -> None:
+    (tmp_path / "stops.py").write_text(STOPS)
+    victim = subprocess.Popen(
+        [sys.executable, "stops.py", *SPAWNED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    stopped = _until(lambda: len(list(tmp_path.glob("stopped-*"))) == 2, 120)
+    victim.kill()
+    victim.wait()
+    assert stopped, "both came to the second step"
+    ranks_of_it = [int(path.name.partition("-")[2]) for path in tmp_path.glob("stopped-*")]
+    assert _until(lambda: not any(map(_runs, ranks_of_it)), 30), "they end with whom they work for"
+    (resumed,) = (tmp_path / "outputs/train").iterdir()
+    state = torch.load(resumed / learn.STATE, weights_only=True)
+    assert (state["step"], state["history"]) == (1, []), "its first epoch is not over"
+    assert cli(*SPAWNED) == 0
+    unbroken, again = (load_file(one / "weights.safetensors") for one in (two, resumed))
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
+    assert store.read_json(resumed / "history.json") == store.read_json(two / "history.json")
+
+
+def _until(true: Callable[[], bool], seconds: float) -> bool:
+    """Whether it became true in that time."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # one that ended waits there for whoever fetches its code
+    return not (status.is_file() and ") Z " in status.read_text())
 
 
 @pytest.fixture

@@ -45,3 +45,17 @@ def test_device_and_precision() -> None:
         runtime.device("cuda:99")
     assert runtime.precision("float32", torch.device("cpu")) == "float32"
     assert runtime.precision("auto", torch.device("cpu")) in ("float32", "bf16")
+
+
+def test_float32_is_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32, the default of cuDNN's convolutions, is off: the switches need no GPU."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    try:
+        convolutions.allow_tf32 = products.allow_tf32 = True
+        assert runtime.device("cuda") == torch.device("cuda")
+        assert not convolutions.allow_tf32
+        assert not products.allow_tf32
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before

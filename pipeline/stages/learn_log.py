@@ -78,12 +78,19 @@ class WeightsAndBiases:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.run = wandb.init(
-            project="label2box", name=name, dir=str(folder), config=dict(settings)
-        )
+        try:
+            self.run = wandb.init(
+                project="label2box", name=name, dir=str(folder), config=dict(settings)
+            )
+        except wandb.Error as error:
+            raise Problem(
+                f"train.loggers: wandb cannot start ({error}); `wandb login`, or "
+                "WANDB_MODE=offline in the environment, which keeps everything on this machine"
+            ) from error
+        # By an axis of our own: wandb drops what comes for a step that it has passed.
+        self.run.define_metric("*", step_metric="step")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        # By its own axis: wandb drops what comes for a step that it has passed.
         self.run.log({**metrics, "step": step})
 
     def save(self) -> None:

@@ -299,17 +299,27 @@ def test_an_unknown_logger_is_refused(cli: Cli, capsys: pytest.CaptureFixture[st
     assert "did you mean 'tensorboard'?" in capsys.readouterr().err
 
 
-def test_tensorboard_writes_its_events(cli: Cli, tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    assert cli(*ONLY_TRAIN, "train.loggers=[tensorboard]") == 0
-    assert list((tmp_path / "outputs/train").rglob("logs/tensorboard/**/events.out*"))
+def test_tensorboard_reads_loss_and_accuracy(cli: Cli, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert cli(*ONLY_TRAIN, "train.loggers=[csv,tensorboard]") == 0
+    (folder,) = (tmp_path / "outputs/train").iterdir()
+    (events,) = (folder / "logs/tensorboard").rglob("events.out*")
+    found = reader.EventAccumulator(str(events)).Reload()
+    with (folder / "logs/csv/version_0/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("loss", "lr", "epoch_loss", "held_back_top1"):
+        wanted = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        assert wanted
+        assert [(e.step, pytest.approx(e.value)) for e in found.Scalars(name)] == wanted
 
 
 def test_weights_and_biases_gets_every_step(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[dict[str, float]] = []
-    run = SimpleNamespace(log=told.append, finish=lambda: told.append({"end": 1}))
+    run = SimpleNamespace(
+        log=told.append, finish=lambda: told.append({"end": 1}), define_metric=lambda *_, **__: None
+    )
     fake = ModuleType("wandb")
     fake.init = lambda **kind: run if kind["project"] == "label2box" else None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -317,6 +327,18 @@ def test_weights_and_biases_gets_every_step(
     assert cli(*ONLY_TRAIN, "train.loggers=[wandb]") == 0
     assert [one["step"] for one in told if "loss" in one] == [1, 2]
     assert told[-1] == {"end": 1}
+
+    class Refused(Exception):
+        pass
+
+    def refuse(**_: object) -> None:
+        raise Refused("No API key configured.")
+
+    fake.init, fake.Error = refuse, Refused  # type: ignore[attr-defined]
+    assert cli(*ONLY_TRAIN, "train.loggers=[wandb]", "seed=1") == 2
+    assert (
+        "No API key configured.); `wandb login`, or WANDB_MODE=offline" in capsys.readouterr().err
+    )
 
 
 def test_sigint_ends_with_one_line(

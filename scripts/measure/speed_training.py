@@ -1,0 +1,165 @@
+"""Training, and images to boxes, against the network alone: what decoding, cropping and writing
+cost. `./scripts/bench training [model=resnet50] [images=1000]`
+
+So many images of imagenette at 224 px, the size of its files; the network from random weights, all
+of it learning; bf16 where the device multiplies it, channels_last, device auto.
+
+    training           images/s of stage train, an epoch's judging by held-back images included,
+                       against the bare forward pass
+    training_steps     the same, against bare steps (forward, backward, SGD) of the same batch
+    images_to_boxes    images/s of explain (CAM) and localize, against the bare forward pass
+
+The bare passes have normalised images on the device, the forward pass the best of several batch
+sizes; rounds alternate in one process. On a CPU: model=mobilenet_v2 images=100.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline import checkpoint, runtime
+from pipeline.run import Run
+from scripts.measure.records import Record
+from scripts.measure.runs import SHARED, compose
+
+ROUNDS = 3
+EPOCHS = 3  # that are timed, after one that reads the images
+BATCHES = {"cpu": (8, 16, 32), "cuda": (64, 128, 256, 512)}
+BATCH = {"cpu": 16, "cuda": 128}  # of training
+
+
+def run(*given: str) -> list[Record]:
+    """`given`: another model or number of images, as model=resnet18 images=300."""
+    wanted = {"model": "resnet50", "images": "1000"} | dict(one.split("=", 1) for one in given)
+    name, count = wanted["model"], int(wanted["images"])
+    with tempfile.TemporaryDirectory() as folder:
+        root = _linked(Path(folder) / "images", count)
+
+        def made(outputs: str, *more: str) -> Run:
+            return compose("cam", "data=folder", f"data.root={root}", f"model={name}",
+                           "model.weights=null", "explain.split=all", "train.loggers=[]",
+                           f"outputs={folder}/{outputs}", *more)  # fmt: skip
+
+        first = made("first", "train.epochs=1", f"train.batch={BATCH['cpu']}")
+        first.obtain("train")
+        where, device = first.checkpoint, first.device
+        trained = checkpoint.load(where, device)
+        pixels = _pixels(first)
+        best = max(BATCHES[device.type], key=lambda size: _forward(first, trained, pixels, size))
+        rounds = []
+        for n in range(ROUNDS):
+            forward = _forward(first, trained, pixels, best)
+            steps = _steps(first, checkpoint.load(where, device), pixels, BATCH[device.type])
+            sized = (f"train.batch={BATCH[device.type]}", f"seed={n}")
+            short = made(f"{n}", "train.epochs=1", *sized)
+            long = made(f"{n}", f"train.epochs={1 + EPOCHS}", *sized)
+            learned = EPOCHS * len(first.data.ids("train"))
+            training = learned / (_seconds(long, "train") - _seconds(short, "train"))
+            boxes = made(f"{n}", f"checkpoint={where}", "stages=[explain,localize]")
+            to_boxes = len(pixels) / _seconds(boxes, "explain", "localize")
+            rounds.append((forward, steps, training, to_boxes))
+    forwards, bare_steps, trainings, boxes_made = (list(one) for one in zip(*rounds, strict=True))
+    what = f"{name}, {first.precision}, {_device_name(device)}, torch {torch.__version__}"
+    forward_told = f"bare forward, batch {best}, {len(pixels)} images, {what}"
+    step_told = f"bare forward, backward and SGD, batch {BATCH[device.type]}, {what}"
+    return [
+        _record("training", trainings, forwards, forward_told),
+        _record("training_steps", trainings, bare_steps, step_told),
+        _record("images_to_boxes", boxes_made, forwards, forward_told),
+    ]
+
+
+def _record(name: str, ours: Sequence[float], theirs: Sequence[float], told: str) -> Record:
+    ratio = median(o / t for o, t in zip(ours, theirs, strict=True))
+    return Record(name, median(ours), median(theirs), ratio, "images/s", told)
+
+
+def _linked(root: Path, count: int) -> Path:
+    """A folder with `count` training images of imagenette, of all its classes."""
+    folders = sorted((SHARED / "imagenette/train").resolve().iterdir())
+    every = [sorted(folder.iterdir()) for folder in folders]
+    for n in range(count):
+        files = every[n % len(every)]
+        if n // len(every) >= len(files):
+            raise SystemExit(f"images={count}: {sum(map(len, every))} are there")
+        source = files[n // len(every)]
+        place = root / source.parent.name / source.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(source)
+    return root
+
+
+def _pixels(run: Run) -> np.ndarray:
+    """Every image at the network's size, uint8 [n, H, W, 3]."""
+    count = len(run.data.ids("all"))
+    read = runtime.stream(
+        lambda n: run.data.example("all", n, at=run.size).image, range(count), run.workers
+    )
+    return np.stack(list(read))
+
+
+def _seconds(run: Run, *stages: str) -> float:
+    started = time.perf_counter()
+    for stage in stages:
+        _, kept = run.obtain(stage)
+        assert not kept
+    return time.perf_counter() - started
+
+
+def _forward(run: Run, trained: checkpoint.Checkpoint, pixels: np.ndarray, size: int) -> float:
+    """Images a second of the network alone."""
+    with torch.inference_mode(), runtime.autocast(run.device, run.precision):
+        return _timed(trained, pixels, size, lambda images, _: trained.network(images))
+
+
+def _steps(run: Run, trained: checkpoint.Checkpoint, pixels: np.ndarray, size: int) -> float:
+    """Images a second of plain training steps; the weights that come of it are of no use."""
+    network = trained.network.train().requires_grad_(True)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with runtime.autocast(run.device, run.precision):
+            loss = F.cross_entropy(network(images).logits, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return _timed(trained, pixels, min(size, len(pixels)), step)
+
+
+def _timed(
+    trained: checkpoint.Checkpoint,
+    pixels: np.ndarray,
+    size: int,
+    work: Callable[[Tensor, Tensor], object],
+) -> float:
+    """Images a second of `work` over whole batches that lie on the device."""
+    batches = [trained.tensor(pixels[n : n + size]) for n in range(0, len(pixels), size)]
+    labels = torch.zeros(size, dtype=torch.long, device=batches[0].device)
+    work(batches[0], labels[: len(batches[0])])
+    _wait(labels.device)
+    started = time.perf_counter()
+    for batch in batches:
+        work(batch, labels[: len(batch)])
+    _wait(labels.device)
+    return len(pixels) / (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{torch.get_num_threads()} threads of a CPU"
