@@ -234,6 +234,11 @@ class Network(Protocol):
         """Whether `foreground` is better alone than in the mean with its teacher's map."""
         ...
 
+    @property
+    def tells_objects(self) -> bool:
+        """Whether it answers at `object_class`: logits [b, C] by what is foreground alone."""
+        ...
+
 
 Choose = Callable[["Float[Tensor, 'b C']"], "Int[Tensor, 'b t']"]
 """From the logits to the classes to explain, t of them for each image."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 INPUT, LAST, BELOW = "input", "last", "below"
 FOREGROUND = "foreground"  # the branch that was trained to localize
+OBJECT_CLASS = "object_class"  # the branch that tells the class by what is foreground
 OWN = "own"  # the head of a card whose network has no GAP head
 
 
@@ -84,7 +85,8 @@ class Classifier(nn.Module):
     something else (a transformer: its class token). `below` names what the last block reads.
 
     `branches` are further heads, each of which answers to its name as a layer does: a module with
-    `reads`, the names of layers, that is called with their activations (model/foreground.py).
+    `reads`, the names of layers and of branches before it, that is called with their activations
+    (model/foreground.py, model/second_order.py).
     """
 
     def __init__(
@@ -126,6 +128,11 @@ class Classifier(nn.Module):
         )
 
     @property
+    def tells_objects(self) -> bool:
+        """Whether it answers at `object_class`: logits by what is foreground alone."""
+        return OBJECT_CLASS in self.branches
+
+    @property
     def channels(self) -> int | None:
         """K of the feature maps that a GAP head reads; None where the head is another."""
         return None if self.head_kind == OWN else int(self.class_weights.shape[1])
@@ -147,9 +154,9 @@ class Classifier(nn.Module):
         """
         if not at:
             return Answer(self.head(self.body(images)))
-        branches: dict[str, Any] = {n: self.branches[n] for n in at if n in self.branches}
+        branches = self._branches(at)
         read = [name for branch in branches.values() for name in branch.reads]
-        names = dict.fromkeys([*(name for name in at if name not in branches), *read])
+        names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
         layers = {name: self._layer(name) for name in names if name != INPUT}
         with _watching(layers, images, INPUT in names) as (found, watched):
             logits = self.head(self.body(watched))
@@ -159,6 +166,15 @@ class Classifier(nn.Module):
         for name, branch in branches.items():
             found[name] = branch(*(found[layer] for layer in branch.reads))
         return Answer(logits, {name: found[name] for name in at})
+
+    def _branches(self, at: Sequence[str]) -> dict[str, Any]:
+        """The branches that are asked for, each behind those that it reads."""
+        found: dict[str, Any] = {}
+        for name in at:
+            if name in self.branches:
+                branch: Any = self.branches[name]
+                found |= {**self._branches(branch.reads), name: branch}
+        return found
 
     def behind(
         self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]

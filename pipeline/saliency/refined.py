@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 class Refined:
     teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
     flips: bool = False  # of the student: a second forward pass
+    look_again: float = 0.1  # at images whose two likeliest classes are nearer than this; 0: never
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
     ) -> Explanation:
-        student = Foreground(self.flips)
+        student = Foreground(self.flips, self.look_again)
         method = student if network.stands_alone else Average((student, self.teacher))
         return method(network, images, choose)

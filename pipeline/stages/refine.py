@@ -8,6 +8,7 @@ The teacher (saliency@refine.teacher=...) may be slow, as maps at several scales
 and map. It can be better than its teacher: what is wrong about one image's target is not what is
 wrong about another's, and a head of few weights learns what they have in common.
 
+Then the classes are learned once more, by what is on the object (pipeline/stages/object_class.py).
 The result is a checkpoint with classifier and localizer: `saliency=foreground` asks it.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from pipeline import checkpoint, show
 from pipeline.records import Problem
 from pipeline.run import Run
-from pipeline.stages import explain, lessons, student
+from pipeline.stages import explain, lessons, object_class, student
 
 UNHASHED = ("teacher", "cut", "images")  # they stand in the lessons
 
@@ -59,6 +60,11 @@ def make(run: Run, folder: Path) -> None:
     show.line(f"refine: {learned.told(found.of)}")
     network.branches["foreground"] = learned.head
     knobs = run.config["refine"]
+    classes = (
+        object_class.learn(run, trained, found, made_of(run)) if knobs["object_class"] else None
+    )
+    if classes is not None and classes.kept:
+        network.branches["object_class"] = classes.head
     refined = {
         "teacher": knobs["teacher"],
         "cut": knobs["cut"],
@@ -68,6 +74,7 @@ def make(run: Run, folder: Path) -> None:
         "agreement": learned.agreement,
         "map_share": learned.share,
         "losses": learned.losses,
+        "object_class": classes and classes.recorded(),
         "seconds": round(time.time() - started, 1),
     }
     told = {k: v for k, v in trained.card.items() if k not in checkpoint.OWN_FIELDS}
