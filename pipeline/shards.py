@@ -20,6 +20,7 @@ from pipeline.records import Example, Problem, SetAside, Size, Split
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Int
 
     from pipeline.run import Run
 
@@ -111,6 +112,35 @@ def concatenated(parts: Sequence[tuple[Arrays, Aside]]) -> tuple[Arrays, Aside]:
     names = found[0] if found else ()
     whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in names}
     return whole, [one for _, aside in parts for one in aside]
+
+
+def of_images(
+    run: Run,
+    folder: Path,
+    what: str,
+    split: Split,
+    work: Callable[[Labelled], Arrays],
+    positions: Int[np.ndarray, m] | None = None,
+) -> None:
+    """Write shards of what `work` makes of the images of a split, a batch at a time; of all, or of
+    those at the positions given."""
+    through = through_network(run, split, work)
+
+    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Aside]]:
+        if positions is None:
+            return through(pieces)
+        return through(positions[piece].tolist() for piece in pieces)
+
+    over(
+        folder,
+        what,
+        len(run.data.ids(split) if positions is None else positions),
+        run.config["runtime"]["shard"],
+        batch_of(run),
+        flow,
+        concatenated,
+        None if positions is None else positions.tolist(),
+    )
 
 
 def through_network(

@@ -152,15 +152,7 @@ def make(run: Run, folder: Path) -> None:
     def work(batch: shards.Labelled) -> shards.Arrays:
         return _explained(trained, method, wanted, batch, colour)
 
-    shards.over(
-        folder,
-        "explain",
-        count,
-        run.config["runtime"]["shard"],
-        shards.batch_of(run),
-        shards.through_network(run, run.split, work),
-        shards.concatenated,
-    )
+    shards.of_images(run, folder, "explain", run.split, work)
     if ranks.world().rank > 0:
         return  # rank 0 looks at what came
     bad = set_aside_of(folder)

@@ -45,15 +45,7 @@ def pooled(
                 "labels": np.array([example.label for _, example in batch], np.int64),
             }
 
-    shards.over(
-        folder,
-        "features",
-        len(run.data.ids(split)),
-        run.config["runtime"]["shard"],
-        shards.batch_of(run),
-        shards.through_network(run, split, work),
-        shards.concatenated,
-    )
+    shards.of_images(run, folder, "features", split, work)
 
 
 class Rows:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from pipeline import checkpoint, shards, store
+from pipeline import checkpoint, runtime, shards, store
 from pipeline.config import instantiate
 from pipeline.records import Example, Problem, Refining, SaliencyMap, Size
 from pipeline.run import Run
@@ -80,6 +80,12 @@ def obtain(run: Run, trained: checkpoint.Checkpoint, reads: Sequence[str]) -> Le
 def _make(run: Run, folder: Path, trained: checkpoint.Checkpoint, reads: Sequence[str]) -> None:
     teacher, cut = explain.ready(run.for_teacher(), trained), cutter(run)
     positions = chosen(run.data.labels("train"), run.config["refine"]["images"])
+    # On a CPU every batch has a worker of its own; an accelerator's are all cut from one thread.
+    threads = 0 if run.device.type == "cpu" else run.workers
+
+    def cutting(item: tuple[tuple[int, Example], np.ndarray]) -> tuple[np.ndarray, np.ndarray, Any]:
+        (_, example), values = item
+        return refined(cut, example, values)
 
     def work(batch: shards.Labelled) -> shards.Arrays:
         import torch
@@ -91,7 +97,7 @@ def _make(run: Run, folder: Path, trained: checkpoint.Checkpoint, reads: Sequenc
             plain = trained.network(images, at=reads).activations
             mirrored = trained.network(images.flip(3), at=reads).activations
         values = maps.detach().float().cpu().numpy()
-        found = [refined(cut, one, map_) for (_, one), map_ in zip(batch, values, strict=True)]
+        found = list(runtime.stream(cutting, zip(batch, values, strict=True), threads))
         return {
             "map": np.stack([one for one, _, _ in found]).astype(np.float16),
             "mask": np.stack([one for _, one, _ in found]).astype(np.float16),
@@ -100,17 +106,7 @@ def _make(run: Run, folder: Path, trained: checkpoint.Checkpoint, reads: Sequenc
             **{f"mirrored{n}": _half(mirrored[name]) for n, name in enumerate(reads)},
         }
 
-    through = shards.through_network(run, "train", work)
-    shards.over(
-        folder,
-        "lessons",
-        len(positions),
-        run.config["runtime"]["shard"],
-        shards.batch_of(run),
-        lambda pieces: through(positions[piece].tolist() for piece in pieces),
-        shards.concatenated,
-        source=positions.tolist(),
-    )
+    shards.of_images(run, folder, "lessons", "train", work, positions)
 
 
 def _half(features: Tensor) -> np.ndarray:

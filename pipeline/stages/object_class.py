@@ -159,17 +159,7 @@ def _make(
         arrays = {name: one.half().cpu().numpy() for name, one in seen.items()}
         return {**arrays, "logits": logits.float().cpu().numpy(), "labels": labels}
 
-    through = shards.through_network(run, split, work)
-    shards.over(
-        folder,
-        "looks",
-        len(positions),
-        run.config["runtime"]["shard"],
-        shards.batch_of(run),
-        lambda pieces: through(positions[piece].tolist() for piece in pieces),
-        shards.concatenated,
-        source=positions.tolist(),
-    )
+    shards.of_images(run, folder, "looks", split, work, positions)
 
 
 def _described(

@@ -26,18 +26,22 @@ SETS: dict[str, tuple[str, ...]] = {
     "shapes": ("data=shapes",),
 }
 METHODS = "cam,cam_positive,layercam_below"
-STAGES = ("train", "explain", "calibrate", "localize", "evaluate")
+STAGES = ("train", "refine", "explain", "calibrate", "localize", "evaluate")
 KINDS = ("fixed", "auto", "validation")
 
 
 def run(*arguments: str) -> list[Record]:
-    """`saliency=a,b`: of these methods; other arguments go to the runs."""
+    """`saliency=a,b`: of these methods; `experiment=best`: of this recipe's; `sets=a,b`: on these
+    sets alone; other arguments go to the runs."""
     options = dict(argument.split("=", 1) for argument in arguments)
-    methods = options.pop("saliency", METHODS).split(",")
+    recipe, names = options.pop("experiment", "cam"), options.pop("sets", ",".join(SETS)).split(",")
+    asked = options.pop("saliency", METHODS if recipe == "cam" else "")
     overrides = [f"{key}={value}" for key, value in options.items()]
     found = []
-    for method in methods:
-        sets = {name: Reached.of(name, f"saliency={method}", *overrides) for name in SETS}
+    for method in asked.split(","):
+        given = [*([f"saliency={method}"] if method else []), *overrides]
+        method = method or recipe
+        sets = {name: Reached.of(recipe, name, *given) for name in names}
         for name, one in sets.items():
             found += one.records(f"{name}/{method}")
         found += pooled(method, list(sets.values()))
@@ -54,10 +58,11 @@ class Reached:
         return len(self.curve)
 
     @classmethod
-    def of(cls, name: str, *overrides: str) -> Reached:
-        made = compose("cam", *SETS[name], *overrides)
+    def of(cls, recipe: str, name: str, *overrides: str) -> Reached:
+        made = compose(recipe, *SETS[name], *overrides)
         for stage in STAGES:
-            folder, _ = made.obtain(stage)
+            if stage in made.config["stages"]:
+                folder, _ = made.obtain(stage)
         return cls.read(folder, only_even=name == "imagenette")
 
     @classmethod
