@@ -26,7 +26,7 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
-    run = Run.of({str(key): value for key, value in plain.items()}, _choices())
+    run = Run.of({str(key): value for key, value in plain.items()}, _choices(), _named())
     if show_only:
         import yaml
 
@@ -59,6 +59,13 @@ def _choices() -> Mapping[str, str]:
     from hydra.core.hydra_config import HydraConfig
 
     return {str(k): str(v) for k, v in HydraConfig.get().runtime.choices.items()}
+
+
+def _named() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    given = HydraConfig.get().overrides.task
+    return [str(one).lstrip("+~").partition("=")[0] for one in given]
 
 
 def main() -> None:

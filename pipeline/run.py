@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+import yaml
 
 from pipeline import checkpoint, ranks, runtime, show, store
 from pipeline.config import (
@@ -16,6 +18,7 @@ from pipeline.config import (
     STAGES,
     check,
     completed,
+    conf_folder,
     instantiate,
     plain,
     read_choice,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 ORDER = STAGES
 NEEDED = ("train", "explain", "localize", "evaluate")
 SPREAD = ("train", "explain", "localize")  # all processes make them, each its part
+PREDICT = "predict"  # the experiment that does with other images what the checkpoint's run did
 PER_METHOD = ("explain", "calibrate", "localize", "evaluate", "draw", "audit")
 
 
@@ -51,11 +55,16 @@ class Run:
     shared: dict[str, Any]  # made once for all methods: data, keys
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], chosen: Mapping[str, str]) -> Run:
-        """Check a composed configuration and fill in every default. `chosen`: group -> choice."""
+    def of(
+        cls, config: Mapping[str, Any], chosen: Mapping[str, str], named: Collection[str] = ()
+    ) -> Run:
+        """Check a composed configuration and fill in every default. `chosen`: group -> choice;
+        `named`: the keys that the user gave."""
         check(config)
         config = {**plain(config)}
         if config["checkpoint"] is not None:
+            if chosen.get("experiment") == PREDICT:
+                config, chosen = _as_its_run(config, chosen, named)
             config = _for_checkpoint(config)
         for family in FAMILIES:
             config[family] = completed(family, config[family])
@@ -252,6 +261,42 @@ def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None
     run = Run(*parts, {})
     runtime.deterministic(run.config["runtime"]["deterministic"])
     run._make(stage, folder)
+
+
+def _as_its_run(
+    config: dict[str, Any], chosen: Mapping[str, str], named: Collection[str]
+) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """What the user did not name as the checkpoint's run has it: how maps are made and cut.
+
+    Raises Problem where that run's configuration names what is not of this project.
+    """
+    place = Path(config["checkpoint"]) / "config.yaml"
+    if not place.is_file():
+        return config, chosen
+    own = yaml.safe_load(place.read_text(encoding="utf-8"))
+    config, chosen = {**config, "explain": {**config["explain"]}}, {**chosen}
+    for family in ("saliency", "segmenter"):
+        if family in named or (family == "saliency" and "explain.methods" in named):
+            continue
+        for target in targets_of(own[family]):
+            if not target.startswith(f"pipeline.{family}."):
+                raise Problem(f"{place}: {family}: {target!r} is refused, a file must not run code")
+        given = [key.split(".")[1] for key in named if key.startswith(f"{family}.")]
+        config[family] = {**own[family], **{key: config[family][key] for key in given}}
+        chosen[family] = _choice_of(family, own[family])
+    for view in ("flips", "scales"):
+        if f"explain.{view}" not in named and "saliency" not in named:
+            config["explain"][view] = own["explain"][view]
+    return config, chosen
+
+
+def _choice_of(family: str, node: Mapping[str, Any]) -> str:
+    """The name of the choice that a completed node is; that of its file where options differ."""
+    for path in sorted((conf_folder() / family).glob("*.yaml")):
+        plainly = read_choice(family, path.stem)
+        if plainly["_target_"] == node["_target_"] and completed(family, plainly) == node:
+            return path.stem
+    return str(node["_target_"]).split(".")[-2]
 
 
 def _for_checkpoint(config: dict[str, Any]) -> dict[str, Any]:

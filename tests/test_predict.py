@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import pipeline
@@ -118,3 +120,35 @@ def test_evaluation_with_a_checkpoint_from_elsewhere(cli: Cli, trained: Path) ->
     run = trained.resolve()
     assert cli("+experiment=cam", *TINY, f"checkpoint={run}",
                "stages=[explain,localize,evaluate,report]", "data.seed=5") == 0  # fmt: skip
+
+
+def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
+    cli: Cli, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = (f"checkpoint={trained.resolve()}", f"images={photos}/a.png")
+    assert cli("+experiment=cam", *TINY, base[0], "saliency=layercam_below", "explain.flips=true",
+               "segmenter.threshold=0.35", "stages=[explain,localize]") == 0  # fmt: skip
+    run = (tmp_path / "outputs/latest").resolve()
+
+    def config(*arguments: str) -> dict[str, Any]:
+        capsys.readouterr()
+        command = ("+experiment=predict", f"checkpoint={run}", base[1], *arguments)
+        assert cli(*command, "--cfg", "job") == 0
+        return dict(yaml.safe_load(capsys.readouterr().out))
+
+    own = config()
+    assert own["saliency"]["_target_"].endswith("LayerCAM")
+    assert own["saliency"]["layers"] == ["below"]
+    assert own["segmenter"]["threshold"] == 0.35
+    assert own["explain"]["flips"] is True
+    other = config("saliency=cam", "segmenter.components=all")
+    assert other["saliency"]["_target_"].endswith("CAM")
+    assert other["explain"]["flips"] is False
+    assert other["segmenter"]["threshold"] == 0.35
+    assert other["segmenter"]["components"] == "all"
+
+    changed = yaml.safe_load((run / "config.yaml").read_text())
+    changed["saliency"] = {"_target_": "subprocess.Popen", "args": ["true"]}
+    (run / "config.yaml").write_text(yaml.safe_dump(changed))
+    assert cli("+experiment=predict", f"checkpoint={run}", base[1]) == 2
+    assert "must not run code" in capsys.readouterr().err

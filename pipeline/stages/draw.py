@@ -1,4 +1,4 @@
-"""Draw: each image with the boxes that were found on it, as a picture to look at.
+"""Draw: each image with the boxes that were found on it, and masks' outlines, to look at.
 
 `pictures/<number>-<name>.jpg` in the order of the images; what is there already is not drawn again.
 """
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from pipeline import runtime, shards, show, store
-from pipeline.records import Boxes, SetAside
+from pipeline.records import Boxes, Rle, SetAside
 from pipeline.run import Run
 from pipeline.segmenter.frame import frame_size
 from pipeline.stages import localize
@@ -64,13 +64,25 @@ def _draw(run: Run, position: int, every: Sequence[Boxes], path: Path) -> None:
     canvas = np.array(run.data.example(run.split, position, at=frame).image)
     thick = max(2, round(max(frame) / 320))
     for n, boxes in enumerate(every):
+        colour = PALETTE[n % len(PALETTE)]
+        for mask in boxes.masks or ():
+            outline(canvas, mask, colour, thick)
         for box, score in zip(boxes.boxes, boxes.scores.tolist(), strict=True):
-            colour = PALETTE[n % len(PALETTE)]
             label(canvas, box * scale, colour, thick, f"{run.classes[boxes.label]} {score:.2f}")
     whole, data = cv2.imencode(".jpg", canvas[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert whole
     with store.whole_file(path) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def outline(canvas: np.ndarray, mask: Rle, colour: tuple[int, int, int], thick: int) -> None:
+    """Where a mask over the whole image ends, on a canvas of any size."""
+    from pycocotools import mask as coco_mask
+
+    inside = cv2.resize(coco_mask.decode(mask), canvas.shape[1::-1], interpolation=cv2.INTER_AREA)
+    borders, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, borders, -1, (24, 24, 24), thick + 2)
+    cv2.drawContours(canvas, borders, -1, colour, thick)
 
 
 def label(

@@ -2,7 +2,9 @@
 
     seen   each training image as it is, and ZOOMS random cuts: every side somewhere between the
            image's and the found box's, mirrored or not
-    kept   where it names held-back images as well as the classifier's head does
+    kept   where it names unseen images better than the same regression on means alone, two-fold
+           over training images; and names the held-back ones no worse than the classifier's head
+           does, by more than a standard error
 
 Birds differ in patterns that a mean over the image loses (model/second_order.py). What is seen is
 described once and lies in shards, so a killed run goes on; then learning takes seconds. Labels
@@ -38,40 +40,43 @@ FEWEST = 20  # held-back images that can tell whether it is as good as the head
 
 @dataclass(frozen=True)
 class Learned:
+    """Top-1 of images that nothing compared here has learned from."""
+
     head: SecondOrderHead
-    top1: float  # of held-back images, by the classifier's head alone
-    top1_by_object: float
+    two_fold: float  # of training images, each by what learned from the other half
+    two_fold_by_means: float  # the same, of means alone
+    by_object: float  # of held-back images
+    by_head: float  # of these by the classifier's head
+    error: float  # the standard error of the difference of these two
     held_back: int
 
     @property
     def kept(self) -> bool:
-        return self.held_back >= FEWEST and self.top1_by_object >= self.top1
+        return (
+            self.held_back >= FEWEST
+            and self.two_fold >= self.two_fold_by_means
+            and self.by_object >= self.by_head - self.error
+        )
 
     def told(self) -> str:
         """What there is to say of it, in one line."""
         if self.held_back < FEWEST:
             return f"classes of the object: {self.held_back} held-back images are too few to judge"
-        so = "the object is asked" if self.kept else "the head is asked"
         return (
-            f"classes of the object: top-1 of {self.held_back} held-back images {self.top1:.3f} "
-            f"by the head, {self.top1_by_object:.3f} by the object: {so}"
+            f"top-1 by the object {self.by_object:.3f}, by the head {self.by_head:.3f} "
+            f"({self.held_back} held-back images); two-fold {self.two_fold:.3f}, by means alone "
+            f"{self.two_fold_by_means:.3f}: the {'object' if self.kept else 'head'} is asked"
         )
 
     def recorded(self) -> dict[str, Any]:
-        return {
-            "kept": self.kept,
-            "held_back": self.held_back,
-            "top1": round(self.top1, 5),
-            "top1_by_object": round(self.top1_by_object, 5),
-        }
+        own = {name: value for name, value in vars(self).items() if name != "head"}
+        return {"kept": self.kept} | {name: round(value, 5) for name, value in own.items()}
 
 
 def learn(
     run: Run, trained: checkpoint.Checkpoint, found: lessons.Lessons, made_of: dict[str, Any]
 ) -> Learned:
     """A head for a network that has the branch `foreground`; `made_of` is what made the network."""
-    import torch
-
     network = trained.network
     foreground: Any = network.branches["foreground"]
     reads, channels = list(foreground.reads), list(foreground.node["channels"])
@@ -82,29 +87,67 @@ def learn(
     head.to(run.device)
     seen = _looked(run, trained, head, made_of, "train")
     held = _looked(run, trained, head, made_of, "held_back")
-    described = np.concatenate([one[f"seen{n}"] for n in range(1 + ZOOMS) for one in seen])
-    labels = np.concatenate([one["labels"] for one in seen] * (1 + ZOOMS))
+    views = [np.concatenate([one[f"seen{n}"] for one in seen]) for n in range(1 + ZOOMS)]
+    labels = np.concatenate([one["labels"] for one in seen])
     head.cpu()  # where what was seen is: an accelerator has nothing to win on a matrix this small
-    head.learn(torch.from_numpy(described).float(), torch.from_numpy(labels), DECAY, STEPS)
-    learned = Learned(head.eval(), *_judged(head, held))
+    two_fold = _two_fold(head, views, labels)
+    by_means = _two_fold(head, views, labels, means_alone=True)
+    _fit(head, views, labels)
+    learned = Learned(head.eval(), two_fold, by_means, *_judged(head, held))
     head.to(run.device)
     show.line(f"refine: {learned.told()}")
     return learned
 
 
-def _judged(head: SecondOrderHead, held: Sequence[shards.Arrays]) -> tuple[float, float, int]:
-    """Top-1 of held-back images by the classifier's head and by this one, and how many they are."""
+def _fit(head: SecondOrderHead, views: Sequence[np.ndarray], labels: np.ndarray) -> None:
     import torch
 
-    by_head, by_object = [], []
+    described = torch.from_numpy(np.concatenate(views)).float()
+    head.learn(described, torch.from_numpy(np.tile(labels, len(views))), DECAY, STEPS)
+
+
+def _two_fold(
+    head: SecondOrderHead,
+    views: Sequence[np.ndarray],
+    labels: np.ndarray,
+    means_alone: bool = False,
+) -> float:
+    """Top-1 of images as they are, every second one by what learned from the others."""
+    import torch
+
+    if means_alone:
+        views = [view.copy() for view in views]
+        for view in views:
+            view[:, head.node["last"] :] = 0
+    right, odd = 0, np.arange(len(labels)) % 2 == 1
+    for half in (odd, ~odd):
+        if half.all() or not half.any():
+            return 0.0
+        _fit(head, [view[~half] for view in views], labels[~half])
+        with torch.no_grad():
+            found = head.answer(torch.from_numpy(views[0][half]).float()).argmax(1).numpy()
+        right += int((found == labels[half]).sum())
+    return right / len(labels)
+
+
+def _judged(
+    head: SecondOrderHead, held: Sequence[shards.Arrays]
+) -> tuple[float, float, float, int]:
+    """Of held-back images: top-1 by this head, by the classifier's, the difference's standard
+    error, and how many they are."""
+    import torch
+
+    by_object, by_head = [], []
     for one in held:
         with torch.no_grad():
             found = head.answer(torch.from_numpy(one["seen0"]).float()).numpy()
-        by_head += (one["logits"].argmax(1) == one["labels"]).tolist()
         by_object += (found.argmax(1) == one["labels"]).tolist()
+        by_head += (one["logits"].argmax(1) == one["labels"]).tolist()
     if not by_head:
-        return 0.0, 0.0, 0
-    return float(np.mean(by_head)), float(np.mean(by_object)), len(by_head)
+        return 0.0, 0.0, 0.0, 0
+    differ = np.array(by_object, float) - np.array(by_head, float)
+    error = float(differ.std() / np.sqrt(len(differ)))
+    return float(np.mean(by_object)), float(np.mean(by_head)), error, len(differ)
 
 
 def _new(below: str, channels: int, last: int, classes: int) -> SecondOrderHead:

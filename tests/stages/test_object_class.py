@@ -10,22 +10,38 @@ import pytest
 import torch
 
 from pipeline import store
+from pipeline.model.second_order import SecondOrderHead
 from pipeline.stages import object_class
 from pipeline.stages.object_class import Learned
 from tests.conftest import Cli
 from tests.stages.test_refine import BEST, result
 
 
-def learned(held: int, together: float) -> Learned:
-    return Learned(None, 0.8, together, held)  # type: ignore[arg-type]
+def learned(held: int, by_object: float, two_fold: float = 0.7) -> Learned:
+    return Learned(None, two_fold, 0.7, by_object, 0.8, 0.02, held)  # type: ignore[arg-type]
 
 
-def test_it_is_kept_where_held_back_images_do_not_speak_against_it() -> None:
+def test_it_is_kept_where_unseen_images_do_not_speak_against_it() -> None:
     assert learned(100, 0.8).kept
-    assert not learned(100, 0.79).kept
+    assert learned(100, 0.785).kept  # within a standard error
+    assert not learned(100, 0.77).kept
+    assert not learned(100, 0.9, two_fold=0.69).kept  # no better than means
     assert not learned(19, 1.0).kept
     assert "too few" in learned(19, 1.0).told()
-    assert learned(100, 0.79).recorded()["kept"] is False
+    assert "the head is asked" in learned(100, 0.77).told()
+    assert learned(100, 0.77).recorded()["kept"] is False
+
+
+def test_two_fold_says_that_products_tell_what_means_do_not() -> None:
+    """Means are noise, one product is the label: halves that have not seen an image name it."""
+    random, labels = np.random.default_rng(0), np.arange(80) // 2 % 2
+    head = SecondOrderHead(("last", "fine", "foreground"), last=3, channels=2, classes=2)
+    views = [random.standard_normal((80, 6)).astype(np.float16) for _ in range(2)]
+    for view in views:
+        view[:, 4] = labels
+    assert object_class._two_fold(head, views, labels) > 0.95
+    assert object_class._two_fold(head, views, labels, means_alone=True) < 0.75
+    assert views[0][:, 4].any()  # what was seen is as it was
 
 
 def test_cuts_lie_between_the_image_and_the_found_box_and_are_each_images_own() -> None:
