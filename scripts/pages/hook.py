@@ -1,0 +1,71 @@
+"""A hook of mkdocs: what lies outside docs/ is part of the site, too.
+
+A link to a source file is true where the repository is read; in the site it leads to a page that
+shows that file. CONTRIBUTING.md and CHANGELOG.md become pages. Nothing leads to a host.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mkdocs.structure.files import File
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for name in PAGES:
+        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    sources = [path for path in map(_source, files) if path.suffix == ".md"]
+    linked = {target for source in sources for target in _targets(source)}
+    for target in sorted(linked):
+        if target.is_file() and _uri(target).startswith("code/"):
+            text = target.read_text(encoding="utf-8")
+            name = target.relative_to(ROOT).as_posix()
+            shown = f"# {name}\n\n````{target.suffix[1:]}\n{text}````\n"
+            files.append(File.generated(config, _uri(target), content=shown))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    source = _source(page.file)
+
+    def there(link: re.Match[str]) -> str:
+        target = (source.parent / link["path"]).resolve()
+        if not target.is_file():
+            return link[0]  # mkdocs says so
+        uri = posixpath.relpath(_uri(target), posixpath.dirname(page.file.src_uri) or ".")
+        return uri + (link["anchor"] or "")
+
+    return markdown if source == ROOT else LINK.sub(there, markdown)
+
+
+def _source(file: File) -> Path:
+    """Where a file of the site lies in the repository; the root itself, where it was made here."""
+    return Path(file.abs_src_path).resolve() if file.abs_src_path else ROOT
+
+
+def _targets(page: Path) -> Iterator[Path]:
+    for link in LINK.finditer(page.read_text(encoding="utf-8")):
+        yield (page.parent / link["path"]).resolve()
+
+
+def _uri(target: Path) -> str:
+    """The name that a file of the repository has in the site."""
+    if target.is_relative_to(DOCS):
+        return target.relative_to(DOCS).as_posix()
+    name = target.relative_to(ROOT).as_posix()
+    if name in PAGES:
+        return name
+    return "index.md" if name == "README.md" else f"code/{name}.md"
