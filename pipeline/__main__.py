@@ -34,6 +34,8 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
         return None
     stages = [name for name in ORDER if name in run.config["stages"]]
     run.check_stages(stages)
+    if run.config["checkpoint"] is not None:
+        show.line(run.of_checkpoint())
     if ranks.world().rank > 0:  # rank 0 lays out the run folder
         for stage in stages:
             for method in run.methods if stage in PER_METHOD else [run.method]:

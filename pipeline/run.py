@@ -216,6 +216,19 @@ class Run:
             return checkpoint.find(Path(self.config["checkpoint"]))
         return self.folder("train")
 
+    def of_checkpoint(self) -> str:
+        """Which network the checkpoint is, and what is done with it, in one line: `outputs/latest`
+        is soon another run's."""
+        card, cut = checkpoint.read_card(self.classifier), self.config["segmenter"]
+        model = card["model"].get("name") or str(card["model"]["_target_"]).split(".")[-2]
+        where = Path(self.config["checkpoint"]).resolve()
+        shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
+        at = f", boxes cut at {cut['threshold']}" if "threshold" in cut else ""
+        return (
+            f"{'checkpoint':<10} {shown}: {model}, {len(card['classes'])} classes; "
+            f"maps of {', '.join(self.methods)}{at}"
+        )
+
     @property
     def checkpoint(self) -> Path:
         """The folder of what is explained: the classifier, or what stage refine made of it."""
@@ -266,7 +279,8 @@ def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None
 def _as_its_run(
     config: dict[str, Any], chosen: Mapping[str, str], named: Collection[str]
 ) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """What the user did not name as the checkpoint's run has it: how maps are made and cut.
+    """What the user did not name as the checkpoint's run has it: how maps are made and cut. For
+    who names other maps, that run's threshold means nothing.
 
     Raises Problem where that run's configuration names what is not of this project.
     """
@@ -275,8 +289,9 @@ def _as_its_run(
         return config, chosen
     own = yaml.safe_load(place.read_text(encoding="utf-8"))
     config, chosen = {**config, "explain": {**config["explain"]}}, {**chosen}
-    for family in ("saliency", "segmenter"):
-        if family in named or (family == "saliency" and "explain.methods" in named):
+    named_maps = "saliency" in named or "explain.methods" in named
+    for family in () if named_maps else ("saliency", "segmenter"):
+        if family in named:
             continue
         for target in targets_of(own[family]):
             if not target.startswith(f"pipeline.{family}."):
@@ -285,7 +300,7 @@ def _as_its_run(
         config[family] = {**own[family], **{key: config[family][key] for key in given}}
         chosen[family] = _choice_of(family, own[family])
     for view in ("flips", "scales"):
-        if f"explain.{view}" not in named and "saliency" not in named:
+        if f"explain.{view}" not in named and not named_maps:
             config["explain"][view] = own["explain"][view]
     return config, chosen
 

@@ -19,10 +19,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from pipeline import show, store
+from pipeline import checkpoint, show, store
 from pipeline.records import Problem
 from pipeline.run import PER_METHOD, Run
 
@@ -58,7 +59,7 @@ class RunFolder:
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
             folder.link("train", run.method, run.checkpoint)
             folder.link_chosen()
-        store.write_text(path / "config.yaml", yaml.safe_dump(run.config, sort_keys=False))
+        store.write_text(path / "config.yaml", yaml.safe_dump(_settings(run), sort_keys=False))
         return folder
 
     def link_chosen(self) -> None:
@@ -207,3 +208,12 @@ def summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
                    *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]])
         for row in rows
     )  # fmt: skip
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Every setting; with a checkpoint its network, and where it is: `outputs/latest` moves on."""
+    settings = dict(run.config)
+    if settings["checkpoint"] is not None:
+        settings["model"] = checkpoint.read_card(run.classifier)["model"]
+        settings["checkpoint"] = str(Path(settings["checkpoint"]).resolve())
+    return settings

@@ -50,8 +50,14 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     assert len(list((latest / "pictures").iterdir())) == 3
     assert "no image" not in (latest / "report/index.html").read_text()
 
-    # A run of predict can be predicted from again.
+    # A run of predict can be predicted from again, and says what it is.
+    settings = yaml.safe_load((latest / "config.yaml").read_text())
+    assert settings["checkpoint"] == str(run)
+    capsys.readouterr()
     assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}/a.png") == 0
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.startswith("checkpoint outputs/runs/predict/")
+    assert told.endswith("small, 10 classes; maps of cam, boxes cut at auto")
 
 
 def test_from_python_as_from_the_command_line(
@@ -141,11 +147,13 @@ def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
     assert own["saliency"]["layers"] == ["below"]
     assert own["segmenter"]["threshold"] == 0.35
     assert own["explain"]["flips"] is True
-    other = config("saliency=cam", "segmenter.components=all")
-    assert other["saliency"]["_target_"].endswith("CAM")
+    more = config("segmenter.components=all")
+    assert more["segmenter"]["threshold"] == 0.35
+    assert more["segmenter"]["components"] == "all"
+    other = config("saliency=cam")  # the threshold was that of other maps
+    assert other["saliency"]["_target_"].endswith(".CAM")
     assert other["explain"]["flips"] is False
-    assert other["segmenter"]["threshold"] == 0.35
-    assert other["segmenter"]["components"] == "all"
+    assert other["segmenter"]["threshold"] == "auto"
 
     changed = yaml.safe_load((run / "config.yaml").read_text())
     changed["saliency"] = {"_target_": "subprocess.Popen", "args": ["true"]}
