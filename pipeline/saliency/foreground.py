@@ -35,7 +35,7 @@ class Foreground:
     """The network raises Problem where it has no such branch."""
 
     flips: bool = False  # the mean with the map of the mirrored image, for a second forward pass
-    look_again: float = 0.1  # at images whose two likeliest classes are nearer than this; 0: never
+    look_again: float = 0.15  # at images whose two likeliest classes are nearer than this; 0: never
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Refined:
     teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
     flips: bool = False  # of the student: a second forward pass
-    look_again: float = 0.1  # at images whose two likeliest classes are nearer than this; 0: never
+    look_again: float = 0.15  # at images whose two likeliest classes are nearer than this; 0: never
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
