@@ -129,8 +129,9 @@ def load(
     """A Predictor from a run (`outputs/latest`) or a checkpoint folder.
 
     `saliency` and `segmenter` name choices of conf/; by default those of the run, else cam and
-    threshold; with segmenter.threshold=validation the one that the run chose. Raises Problem where
-    there is no checkpoint, no such threshold, or a choice is unknown.
+    threshold (for other maps than the run's, its cut means nothing); with
+    segmenter.threshold=validation the one that the run chose. Raises Problem where there is no
+    checkpoint, no such threshold, or a choice is unknown.
     """
     given = Path(where)
     place = runtime.device(device)
@@ -140,8 +141,8 @@ def load(
         own = yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8"))
     method = own.get("saliency") if saliency is None else read_choice("saliency", saliency)
     method = method or read_choice("saliency", "cam")
-    cut = own.get("segmenter") if segmenter is None else read_choice("segmenter", segmenter)
-    cut = cut or read_choice("segmenter", "threshold")
+    own_cut = own.get("segmenter") if saliency is None and segmenter is None else None
+    cut = own_cut or read_choice("segmenter", segmenter or "threshold")
     if cut.get("threshold") == "validation":
         views = [own["explain"][name] for name in ("flips", "scales")]
         cut = {**cut, "threshold": _validation(given, method, views, cut)}

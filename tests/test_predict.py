@@ -155,6 +155,10 @@ def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
     assert other["explain"]["flips"] is False
     assert other["segmenter"]["threshold"] == "auto"
 
+    # From Python, the same.
+    assert pipeline.load(run).segmenter.threshold == 0.35
+    assert pipeline.load(run, saliency="cam").segmenter.threshold == "auto"
+
     changed = yaml.safe_load((run / "config.yaml").read_text())
     changed["saliency"] = {"_target_": "subprocess.Popen", "args": ["true"]}
     (run / "config.yaml").write_text(yaml.safe_dump(changed))

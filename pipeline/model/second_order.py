@@ -77,14 +77,10 @@ class SecondOrderHead(nn.Module):
 
     def standard(self, described: Float[Tensor, "b D"]) -> Float[Tensor, "b D"]:
         """Each number of d in units of its deviation, both kinds of numbers with equal say."""
-        first = len(self.mean_of_last)
+        first = int(self.node["last"])
         said = torch.full_like(self.get_buffer("mean"), (described.shape[1] - first) ** -0.5)
         said[:first] = first**-0.5
         return (described - self.get_buffer("mean")) / self.get_buffer("std") * said
-
-    @property
-    def mean_of_last(self) -> Tensor:
-        return self.get_buffer("mean")[: self.node["last"]]
 
     def learn(
         self, described: Float[Tensor, "n D"], labels: Tensor, decay: float, steps: int
