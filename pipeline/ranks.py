@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,6 +160,9 @@ def _be_a_rank(
 ) -> None:
     import torch
 
+    # By this signal torch ends a rank whose starter was killed; a shell's background job, and what
+    # it starts, would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                 "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
     os.environ.update({name: str(value) for name, value in settings.items()})

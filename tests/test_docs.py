@@ -84,7 +84,7 @@ class Workshop:
     latest: str  # where outputs/latest points before each block
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     """A folder in which there is all that the pages speak of, after the main job."""
     folder = tmp_path_factory.mktemp("docs")
