@@ -285,12 +285,11 @@ def _as_its_run(
     Raises Problem where that run's configuration names what is not of this project.
     """
     place = Path(config["checkpoint"]) / "config.yaml"
-    if not place.is_file():
+    if "saliency" in named or "explain.methods" in named or not place.is_file():
         return config, chosen
     own = yaml.safe_load(place.read_text(encoding="utf-8"))
     config, chosen = {**config, "explain": {**config["explain"]}}, {**chosen}
-    named_maps = "saliency" in named or "explain.methods" in named
-    for family in () if named_maps else ("saliency", "segmenter"):
+    for family in ("saliency", "segmenter"):
         if family in named:
             continue
         for target in targets_of(own[family]):
@@ -300,7 +299,7 @@ def _as_its_run(
         config[family] = {**own[family], **{key: config[family][key] for key in given}}
         chosen[family] = _choice_of(family, own[family])
     for view in ("flips", "scales"):
-        if f"explain.{view}" not in named and not named_maps:
+        if f"explain.{view}" not in named:
             config["explain"][view] = own["explain"][view]
     return config, chosen
 
