@@ -185,17 +185,18 @@ class Audit:
 
     def facts(self, test: str) -> dict[str, Any]:
         """What a picture says beside the numbers."""
-        from pipeline.audit import fragility, sanity
+        from pipeline.audit.fragility import TOP
+        from pipeline.audit.sanity import parts
 
         run, options = self.run, self.run.config["audit"]
         return {
             "method": run.method,
             "network": _called(self.trained.card["model"]),
             "classes": self.trained.classes,
-            "parts": [part.name for part in sanity.parts(self.trained.network, options["layers"])],
+            "parts": [part.name for part in parts(self.trained.network, options["layers"])],
             "epsilon": options["epsilon"],
             "shift": options["shift"],
-            "top": fragility.TOP,
+            "top": TOP,
             "seed": run.config["seed"],
         }
 

@@ -95,14 +95,14 @@ class Inspection:
         """Of all feature maps of the layer, over the images; looked for once."""
         if self.strongest_found is not None:
             return self.strongest_found
-        from pipeline.stages import inspect_features as f
+        from pipeline.stages import inspect_features
 
         run, layer = self.run, self.layer
 
         def work(batch: shards.Labelled) -> shards.Arrays:
             images = self.trained.tensor(shards.pixels(batch))
             with float32(images):
-                found = f.peaks(self.trained.network, images, [p for p, _ in batch], layer)
+                found = inspect_features.peaks(self.trained.network, images, [p for p, _ in batch], layer)
             return {"value": found.value, "image": found.image, "place": found.place}
 
         positions = chosen(len(run.data.ids(run.split)), self.option("images"))
@@ -112,13 +112,13 @@ class Inspection:
             flow = shards.through_network(run, run.split, work)
             for piece, (arrays, _) in zip(pieces, flow(iter(pieces)), strict=True):
                 if arrays:
-                    one = f.Strongest(**arrays)
+                    one = inspect_features.Strongest(**arrays)
                     best = one if best is None else best.joined(one)
                 advance(len(piece))
         if best is None:
             raise self.unreadable()
         # Of a single batch the strongest are not sorted out yet.
-        self.strongest_found = best.joined(f.Strongest(best.value[:, :0], best.image[:, :0],
+        self.strongest_found = best.joined(inspect_features.Strongest(best.value[:, :0], best.image[:, :0],
                                                        best.place[:, :0]))  # fmt: skip
         return self.strongest_found
 

@@ -33,14 +33,14 @@ def reads_data(options: Mapping[str, Any]) -> bool:
 def make(inspection: Inspection) -> list[str]:
     import torch
 
-    from pipeline.stages import inspect_features as f
+    from pipeline.stages import inspect_features
 
     run, layer, trained = inspection.run, inspection.layer, inspection.trained
     network, ids = trained.network, run.data.ids(run.split)
     strongest, channels = inspection.strongest(), inspection.channels()
     image = torch.zeros(1, 3, *run.size, device=run.device)
     with float32(image):
-        fields = f.Fields.of(network, image, layer)
+        fields = inspect_features.Fields.of(network, image, layer)
     rows, records, refused, shut, every = [], [], "", 0, 0
     with runtime.progress("inspect: features", len(channels), unit="maps") as advance:
         for channel in channels:
@@ -51,23 +51,23 @@ def make(inspection: Inspection) -> list[str]:
                 [run.data.example(run.split, p, at=run.size).image for p in positions]
             )
             seen = [fields.at(place) for place in places]
-            patches = [f.cut(one, at) for one, at in zip(pixels, seen, strict=True)]
+            patches = [inspect_features.cut(one, at) for one, at in zip(pixels, seen, strict=True)]
             panels = [mosaic(patches, 3, PATCH)]
             images = trained.tensor(pixels)
             where = torch.tensor(places, device=images.device)
-            for name, rule in f.RULES.items():
+            for name, rule in inspect_features.RULES.items():
                 if refused:
                     continue
                 try:
                     with float32(images):
-                        back = f.projected(network, images, layer, channel, where, rule)
+                        back = inspect_features.projected(network, images, layer, channel, where, rule)
                 except Problem as problem:
                     refused = str(problem)
                     continue
                 empty = (back == 0).flatten(1).all(1)
                 shut += int(empty.sum()) if name == "guided backprop" else 0
                 shown = [
-                    f.cut(_coloured(one, at), at)
+                    inspect_features.cut(_coloured(one, at), at)
                     for one, at in zip(back.permute(0, 2, 3, 1).cpu().numpy(), seen, strict=True)
                 ]
                 panels.append(mosaic(shown, 3, PATCH))
@@ -93,7 +93,7 @@ def make(inspection: Inspection) -> list[str]:
             advance(1)
     height, width = fields.size
     count = min(inspection.option("images"), len(ids))
-    columns = ["image patches", *f.RULES][: min(len(row.panels) for row in rows)]
+    columns = ["image patches", *inspect_features.RULES][: min(len(row.panels) for row in rows)]
     beyond = ": more than the image" if height > run.size[0] and width > run.size[1] else ""
     sheet = contact(
         f"{inspection.network_name}, layer {layer}: what its feature maps look for",
