@@ -12,17 +12,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import ranks, show
-from pipeline.config import conf_folder, prepare
-from pipeline.records import Problem
-from pipeline.runs import RunFolder, summary
+from pipeline.engine import ranks, terminal
+from pipeline.engine.choices import conf_folder
+from pipeline.engine.overrides import prepare_overrides
+from pipeline.engine.run_folder import RunFolder, format_summary
+from pipeline.errors import UserError
 
 
 def go(config: Any, show_only: bool = False) -> RunFolder | None:
     """Run the stages of one composed configuration, and lay out its run folder."""
     from omegaconf import OmegaConf
 
-    from pipeline.run import ORDER, PER_METHOD, Run
+    from pipeline.engine.run import PER_METHOD_STAGES, STAGE_ORDER, Run
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
@@ -30,25 +31,25 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     if show_only:
         import yaml
 
-        show.line(yaml.safe_dump(dict(run.config), sort_keys=False).rstrip())
+        terminal.print_line(yaml.safe_dump(dict(run.config), sort_keys=False).rstrip())
         return None
-    stages = [name for name in ORDER if name in run.config["stages"]]
+    stages = [name for name in STAGE_ORDER if name in run.config["stages"]]
     run.check_stages(stages)
     if run.config["checkpoint"] is not None:
-        show.line(run.of_checkpoint())
-    if ranks.world().rank > 0:  # rank 0 lays out the run folder
+        terminal.print_line(run.of_checkpoint())
+    if ranks.current_world().rank > 0:  # rank 0 lays out the run folder
         for stage in stages:
-            for method in run.methods if stage in PER_METHOD else [run.method]:
-                run.for_method(method).obtain(stage)
+            for method in run.methods if stage in PER_METHOD_STAGES else [run.method]:
+                run.for_method(method).get_or_create(stage)
         return None
     folder = RunFolder.new(run)
     try:
         for stage in stages:
-            for method in run.methods if stage in PER_METHOD else [run.method]:
-                where, reused = run.for_method(method).obtain(stage)
-                several = len(run.methods) > 1 and stage in PER_METHOD
+            for method in run.methods if stage in PER_METHOD_STAGES else [run.method]:
+                where, reused = run.for_method(method).get_or_create(stage)
+                several = len(run.methods) > 1 and stage in PER_METHOD_STAGES
                 named = f"{stage} ({method})" if several else stage
-                show.line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
+                terminal.print_line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
                 folder.link(stage, method, where)
     except BaseException:
         folder.discard_if_empty()
@@ -71,23 +72,23 @@ def _named() -> list[str]:
 
 
 def main() -> None:
-    """The command line. A Problem is one clear message and exit code 2, never a traceback."""
+    """The command line. A UserError is one clear message and exit code 2, never a traceback."""
     arguments = sys.argv[1:]
     if "--help" in arguments or "-h" in arguments:
-        from pipeline.help import text
+        from pipeline.engine.help import help_text
 
-        show.line(text())
+        terminal.print_line(help_text())
         return
     try:
         # A scheduler's polite end is the user's Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        ranks.hush()
+        ranks.silence_nonzero_ranks()
         # Hydra then raises what it would print its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         arguments, show_only = without_cfg(arguments)
-        sys.argv[1:] = prepare(arguments)
+        sys.argv[1:] = prepare_overrides(arguments)
         _hydra(show_only)
-    except Problem as problem:
+    except UserError as problem:
         _fail(str(problem), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
@@ -118,7 +119,8 @@ def _hydra(show_only: bool) -> None:
     from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pipeline.config import Skeleton, explained
+    from pipeline.engine.config import Skeleton
+    from pipeline.engine.overrides import explain_hydra_error
 
     ConfigStore.instance().store(name="skeleton", node=Skeleton)
     failed: list[Exception] = []
@@ -131,7 +133,7 @@ def _hydra(show_only: bool) -> None:
         overrides = [str(one) for one in HydraConfig.get().overrides.task]
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                show.line(f"\n-- {' '.join(overrides)}")
+                terminal.print_line(f"\n-- {' '.join(overrides)}")
             folder = go(config, show_only)
             if folder is not None:
                 done.append((overrides, folder))
@@ -143,9 +145,9 @@ def _hydra(show_only: bool) -> None:
             version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
         )(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise Problem(explained(error)) from error
+        raise UserError(explain_hydra_error(error)) from error
     if len(done) > 1:
-        show.line(f"\n{summary(done)}")
+        terminal.print_line(f"\n{format_summary(done)}")
     if failed:
         raise failed[0]
 
@@ -168,7 +170,7 @@ def disk_message(error: OSError) -> str | None:
 
 
 def _fail(message: str, code: int) -> None:
-    show.problem(message)
+    terminal.print_error(message)
     sys.exit(code)
 
 

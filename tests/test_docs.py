@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from pipeline.metric import bootstrap, box_counts, max_box_acc, pxap
-from pipeline.metric.bootstrap import resampled
+from pipeline.metric.bootstrap import Rows, resampled
 from scripts.measure.__main__ import SPEED, STUDIES
 from scripts.measure.accuracy import SETS
 from scripts.pages import gallery
@@ -119,7 +119,7 @@ def pipeline(*words: str) -> int:
     return 0
 
 
-def few_draws(rows: bootstrap.Rows, samples: int, rng: np.random.Generator) -> np.ndarray:
+def few_draws(rows: Rows, samples: int, rng: np.random.Generator) -> np.ndarray:
     """What intervals cost most of, on images so few and small."""
     return resampled(rows, min(samples, 20), rng)
 

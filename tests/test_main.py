@@ -145,7 +145,7 @@ def test_a_folder_without_boxes(cli: Cli, folder_of_images: Path, tmp_path: Path
     assert cli(*arguments) == 0
     assert len(json.loads((latest / "boxes.json").read_text())) == 9
     assert len(folders(tmp_path / "outputs", "train")) == 1
-    explained = [json.loads((path / "made_of.json").read_text())["split"]
+    explained = [json.loads((path / "cache_key.json").read_text())["split"]
                  for path in folders(tmp_path / "outputs", "explain")]  # fmt: skip
     assert explained.count("val") == 2
 
@@ -220,12 +220,13 @@ def test_a_wrong_configuration_is_refused_at_start(
 
 
 def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.config import FAMILIES, options
+    from pipeline.engine.choices import list_choices
+    from pipeline.engine.config import FAMILIES
 
     assert cli("--help") == 0
     told = capsys.readouterr().out
     for family in FAMILIES:
-        for name in options(family):
+        for name in list_choices(family):
             assert name in told
     for option in (
         "data.root",

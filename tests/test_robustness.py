@@ -26,9 +26,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from pipeline import store
 from pipeline.__main__ import main
-from pipeline.stages.draw import file_name
+from pipeline.formats.files import image_file_stem, write_text
 from tests.conftest import Cli
 
 STAGES = ("train", "explain", "localize", "evaluate", "draw", "report")
@@ -502,10 +501,10 @@ def test_a_run_in_which_everything_is_bad_fails(
 
 @pytest.mark.parametrize("letter", ["x", "ä", "日", "𠀀"])
 def test_names_of_pictures_fit_any_file_system(letter: str, tmp_path: Path) -> None:
-    name = f"000001-{file_name(f'a/{letter * 255}.png')}.jpg"
+    name = f"000001-{image_file_stem(f'a/{letter * 255}.png')}.jpg"
     assert len(name.encode()) <= 91
-    store.write_text(tmp_path / name, "")
-    store.write_text(tmp_path / (letter * (255 // len(letter.encode()))), "")
+    write_text(tmp_path / name, "")
+    write_text(tmp_path / (letter * (255 // len(letter.encode()))), "")
 
 
 # -- files that would run code -------------------------------------------------------------------

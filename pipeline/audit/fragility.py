@@ -30,14 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.audit.likeness import (
-    enlarged,
-    importance,
-    rank_correlation,
-    top_cells,
-    top_k_shared,
-)
-from pipeline.records import Network
+from pipeline.audit.likeness import enlarged, importance, rank_correlation, top_cells, top_k_shared
+from pipeline.protocols import Network
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

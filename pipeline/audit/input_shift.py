@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.audit.likeness import enlarged, rank_correlation, ssim
-from pipeline.records import Problem
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,7 +41,7 @@ class Shifted(nn.Module):
     def __init__(self, conv: nn.Conv2d, shift: Float[Tensor, "3"]) -> None:
         super().__init__()
         if conv.padding_mode != "zeros" or conv.groups != 1:
-            raise Problem(
+            raise UserError(
                 f"the first layer is {conv}: only a convolution of all channels, padded with "
                 "zeros, can take a shift away"
             )
@@ -75,7 +75,7 @@ def _margins(conv: nn.Conv2d) -> list[int]:
 def shifted(
     network: nn.Module, images: Float[Tensor, "b 3 H W"], shift: Float[Tensor, "3"]
 ) -> nn.Module:
-    """The copy f_2. Raises Problem where the first layer is not what can take a shift away."""
+    """The copy f_2. Raises UserError where the first layer is not what can take a shift away."""
     changed = copy.deepcopy(network)
     one = images[:1]
     name, before = _first(changed, one)
@@ -83,7 +83,7 @@ def shifted(
     added = after - before
     own = added.mean((0, 2, 3))
     if not torch.allclose(added, own[:, None, None].expand_as(added), atol=1e-4):
-        raise Problem(f"what reaches the first convolution, {name}, is not the image or affine")
+        raise UserError(f"what reaches the first convolution, {name}, is not the image or affine")
     parent, _, child = name.rpartition(".")
     conv = cast(nn.Conv2d, changed.get_submodule(name))
     setattr(changed.get_submodule(parent), child, Shifted(conv, own))
@@ -111,7 +111,7 @@ def _first(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, T
             handle.remove()
     name, read = seen[0]
     if not isinstance(network.get_submodule(name), nn.Conv2d):
-        raise Problem(f"the first layer, {name}, is no convolution: input shift needs one")
+        raise UserError(f"the first layer, {name}, is no convolution: input shift needs one")
     return name, read
 
 

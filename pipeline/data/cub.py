@@ -24,10 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import coco, listing, photo
+from pipeline.data import listing
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.photo import printable
-from pipeline.records import CocoNames, GroundTruth, Problem, SetAside, Split
+from pipeline.errors import SkippedImage, UserError
+from pipeline.formats import coco, photo
+from pipeline.formats.files import content_hash, read_lines
+from pipeline.ops.text import list_some, printable
+from pipeline.types import CocoIds, GroundTruth, Split
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Cub(OnDisk):
         object.__setattr__(self, "size", listing.input_size(self.size))
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
-            raise Problem(
+            raise UserError(
                 f"data.root={self.root}: no images.txt there, nor in CUB_200_2011 below it; "
                 "expected the folder that CUB_200_2011.tgz unpacks to, or the one around it"
             )
@@ -70,7 +73,7 @@ class Cub(OnDisk):
         """Every image that is listed, by its number."""
         paths = dict(self._table("images.txt", "image id and path"))
         if not paths:
-            raise Problem(f"{self.folder / 'images.txt'}: lists no image; unpack the set again")
+            raise UserError(f"{self.folder / 'images.txt'}: lists no image; unpack the set again")
         return paths
 
     @cached_property
@@ -91,7 +94,7 @@ class Cub(OnDisk):
             except (OSError, ValueError):  # ValueError: a null byte in the name
                 missing.append(path)
         if not files:
-            raise Problem(
+            raise UserError(
                 f"{self.folder / 'images'}: none of the {len(missing)} images of images.txt is "
                 f"there, {missing[0]!r} for one; unpack the set again"
             )
@@ -99,12 +102,12 @@ class Cub(OnDisk):
         learned = np.array([trains[self._numbers[file.id]] for file in files], bool)
         val, train = Listing(files, labels, self.classes).split(learned)
         train, held_back = listing.set_apart(train, self.held_back, "held_back")
-        notes = [f"images.txt: {listing.some(missing, 'image')} not there"] if missing else []
+        notes = [f"images.txt: {list_some(missing, 'image')} not there"] if missing else []
         return Splits(train, held_back, val, notes)
 
-    def coco_names(self, split: Split) -> CocoNames:
+    def coco_names(self, split: Split) -> CocoIds:
         ids = self.ids(split)
-        return CocoNames([self._numbers[id] for id in ids], ids, list(self._classes))
+        return CocoIds([self._numbers[id] for id in ids], ids, list(self._classes))
 
     # -- annotations: for evaluate and calibrate
 
@@ -116,7 +119,7 @@ class Cub(OnDisk):
         return self._truth("val")[1]
 
     def truth_fingerprint(self, split: Split) -> str:
-        return listing.content_hash(self._boxes_file)
+        return content_hash(self._boxes_file)
 
     @property
     def _boxes_file(self) -> Path:
@@ -129,13 +132,13 @@ class Cub(OnDisk):
         holds = "image id, x, y, width and height"
         for number, values, where in self._rows(self._boxes_file.name, holds):
             if number not in self._paths:
-                raise Problem(f"{where}: image id {number} is not in images.txt; drop the line")
+                raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
             try:
                 xywh = [float(value) for value in values.split()]
             except ValueError:
-                raise Problem(f"{where}: {values!r} are not numbers; correct it") from None
+                raise UserError(f"{where}: {values!r} are not numbers; correct it") from None
             if len(xywh) != 4:
-                raise Problem(f"{where}: {values!r} is not x, y, width and height; correct it")
+                raise UserError(f"{where}: {values!r} is not x, y, width and height; correct it")
             boxes[number] = coco.xyxy(xywh, where), where
         return boxes
 
@@ -152,32 +155,34 @@ class Cub(OnDisk):
             box, where = self._boxes[self._numbers[file.id]]
             try:
                 size = photo.size_of(file.path, name=file.id)
-            except SetAside:
+            except SkippedImage:
                 continue  # as it is wherever it is read
             box, was_clipped = coco.clip(box, size, where)
             clipped += was_clipped
             found[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
         notes = [coco.clipped_note(self._boxes_file, clipped)] if clipped else []
         if without:
-            notes.append(f"{self._boxes_file.name}: no box of {listing.some(without, 'image')}")
+            notes.append(f"{self._boxes_file.name}: no box of {list_some(without, 'image')}")
         return found, notes
 
     # -- CUB's tables: a number, then the rest of the line
 
     def _rows(self, name: str, holds: str) -> Iterator[tuple[int, str, str]]:
-        """Number, rest and place of each line. Raises Problem if a number is there twice."""
+        """Number, rest and place of each line. Raises UserError if a number is there twice."""
         path, seen = self.folder / name, set[int]()
         if not path.is_file():
-            raise Problem(f"{path}: no such file; it belongs to the set (lines of {holds})")
-        for line_number, line in listing.lines(path):
+            raise UserError(f"{path}: no such file; it belongs to the set (lines of {holds})")
+        for line_number, line in read_lines(path):
             where = f"{path}, line {line_number}"
             number, _, rest = line.partition(" ")
             if not rest.strip():
-                raise Problem(f"{where}: {line!r} is too short, expected {holds}; correct it")
+                raise UserError(f"{where}: {line!r} is too short, expected {holds}; correct it")
             if not (number.isascii() and number.isdecimal()):
-                raise Problem(f"{where}: {number!r} is not a number, expected {holds}; correct it")
+                raise UserError(
+                    f"{where}: {number!r} is not a number, expected {holds}; correct it"
+                )
             if int(number) in seen:
-                raise Problem(f"{where}: the id {number} is there twice; drop one of the lines")
+                raise UserError(f"{where}: the id {number} is there twice; drop one of the lines")
             seen.add(int(number))
             yield int(number), rest.strip(), where
 
@@ -186,7 +191,7 @@ class Cub(OnDisk):
         seen: set[str] = set()
         for number, text, where in self._rows(name, holds):
             if text in seen:
-                raise Problem(f"{where}: {text!r} is there twice; drop one of the lines")
+                raise UserError(f"{where}: {text!r} is there twice; drop one of the lines")
             seen.add(text)
             yield number, text
 
@@ -195,16 +200,16 @@ class Cub(OnDisk):
         found: dict[int, int] = {}
         for number, text, where in self._rows(name, f"image id and {what}"):
             if number not in self._paths:
-                raise Problem(f"{where}: image id {number} is not in images.txt; drop the line")
+                raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
             if not (text.isascii() and text.isdecimal()):
-                raise Problem(f"{where}: {text!r} is not a number, expected {what}; correct it")
+                raise UserError(f"{where}: {text!r} is not a number, expected {what}; correct it")
             if int(text) not in choices:
                 unknown = "is not in classes.txt" if what == "class id" else f"is not {what}"
-                raise Problem(f"{where}: {int(text)} {unknown}; correct it")
+                raise UserError(f"{where}: {int(text)} {unknown}; correct it")
             found[number] = choices[int(text)]
         lacking = next((number for number in self._paths if number not in found), None)
         if lacking is not None:
-            raise Problem(
+            raise UserError(
                 f"{self.folder / name}: no line for image id {lacking} "
                 f"({self._paths[lacking]!r}); add it"
             )

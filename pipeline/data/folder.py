@@ -23,10 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import coco, listing, photo
+from pipeline.data import listing
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.photo import printable
-from pipeline.records import CocoNames, Crowds, GroundTruth, Problem, SetAside, Size, Split, near
+from pipeline.errors import SkippedImage, UserError, suggest_choices
+from pipeline.formats import coco, photo
+from pipeline.formats.files import content_hash, read_lines
+from pipeline.ops.text import list_some, printable
+from pipeline.types import CocoIds, Crowds, GroundTruth, Size, Split
 
 SCORED = ("val", "valid", "validation", "test")
 
@@ -46,7 +49,7 @@ class Folder(OnDisk):
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():
             what = "not a folder" if Path(self.root).exists() else "no such folder"
-            raise Problem(
+            raise UserError(
                 f"data.root={self.root}: {what}; expected one with "
                 "train/<class>/ and val/<class>/, or <class>/ folders of images"
             )
@@ -56,22 +59,22 @@ class Folder(OnDisk):
     def _check_calibration(self, name: str) -> None:
         inside = sorted(one.name for one in Path(self.root).iterdir() if one.is_dir())
         if name not in inside:
-            raise Problem(
+            raise UserError(
                 f"data.calibration={name}: no such folder in data.root={self.root}; expected one "
-                f"beside train/, with class folders of images; {near(name, inside)}"
+                f"beside train/, with class folders of images; {suggest_choices(name, inside)}"
             )
         if name == "train":
-            raise Problem(
+            raise UserError(
                 f"data.calibration={name}: a threshold is not chosen on images that are learned "
                 "from; name a folder of others"
             )
         if "" in _split_folders(Path(self.root), name).values():
-            raise Problem(
+            raise UserError(
                 f"data.calibration={name}: data.root={self.root} has no train/<class>/ beside it, "
                 "so it would be a class; move the class folders into train/"
             )
         if _own_annotations(Path(self.root), name) is None:
-            raise Problem(
+            raise UserError(
                 f"data.calibration={name}: instances_{name}.json is not in data.root={self.root}; "
                 "its boxes (COCO JSON) are what the threshold is chosen on"
             )
@@ -91,11 +94,11 @@ class Folder(OnDisk):
         """Class names by folder, from classes.txt."""
         path = Path(self.root) / "classes.txt"
         names: dict[str, str] = {}
-        for number, line in listing.lines(path) if path.is_file() else ():
+        for number, line in read_lines(path) if path.is_file() else ():
             # A tab lets folder names hold spaces.
             folder, _, name = line.partition("\t" if "\t" in line else " ")
             if folder in names:
-                raise Problem(
+                raise UserError(
                     f"{path}, line {number}: the folder {folder!r} is there twice; drop one line"
                 )
             names[folder] = name.strip() or folder
@@ -109,10 +112,10 @@ class Folder(OnDisk):
         absent = [folder for folder in self._names if folder not in folders]
         notes = []
         if unnamed:
-            what = listing.some(unnamed, "class folder")
+            what = list_some(unnamed, "class folder")
             notes.append(f"classes.txt: {what} without a line, named after the folder")
         if absent:
-            notes.append(f"classes.txt: {listing.some(absent, 'line')} for which no folder is")
+            notes.append(f"classes.txt: {list_some(absent, 'line')} for which no folder is")
         return notes
 
     @cached_property
@@ -126,10 +129,10 @@ class Folder(OnDisk):
         if self.calibration is not None:
             parts["calibration"] = _by_class(root / self.calibration, self.calibration, notes)
             if strange := sorted(set(parts["calibration"]) - set(folders)):
-                what = listing.some(strange, "class folder")
+                what = list_some(strange, "class folder")
                 notes.append(f"{self.calibration}: {what} that train and val do not have, left out")
         if not folders:
-            raise Problem(
+            raise UserError(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "
                 "val/<class>/<image>, or <class>/<image>, in formats that Pillow reads"
                 + "".join(f"\n  {note}" for note in notes[:10])
@@ -138,7 +141,7 @@ class Folder(OnDisk):
         names = tuple(self._names.get(folder, folder) for folder in folders)
         double = [name for name, times in Counter(names).items() if times > 1]
         if double:
-            raise Problem(
+            raise UserError(
                 f"{root / 'classes.txt'}: the class name {double[0]!r} stands for several folders; "
                 "give each its own"
             )
@@ -159,7 +162,7 @@ class Folder(OnDisk):
     def annotations(self) -> Path | None:
         if self.boxes is not None:
             if not Path(self.boxes).is_file():
-                raise Problem(f"data.boxes={self.boxes}: no such file; expected COCO JSON")
+                raise UserError(f"data.boxes={self.boxes}: no such file; expected COCO JSON")
             return Path(self.boxes)
         return _own_annotations(Path(self.root), "val")
 
@@ -190,11 +193,11 @@ class Folder(OnDisk):
         by_name = {name: n for each in names for n, name in enumerate(each)}
         return Annotated(coco.read(file), scored, self.splits.all, by_name)
 
-    def coco_names(self, split: Split) -> CocoNames:
+    def coco_names(self, split: Split) -> CocoIds:
         """The annotation file's own ids and names where it knows the images, else from 1 on."""
         ids = self.ids(split)
         if self._annotated is None:
-            return CocoNames(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+            return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
         return self._annotated.names(ids, len(self.classes))
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
@@ -212,7 +215,7 @@ class Folder(OnDisk):
 
     def truth_fingerprint(self, split: Split) -> str:
         file = self._calibration_file if split == "calibration" else self.annotations
-        return listing.content_hash(file)
+        return content_hash(file)
 
 
 # -- folders
@@ -264,7 +267,7 @@ def _layout_notes(
     if "train" in parts and "val" in parts:
         only = [name for name in folders if not parts["train"].get(name)]
         if only:
-            what = listing.some(only, "class")
+            what = list_some(only, "class")
             notes.append(f"{what} with images in val but none in train: it cannot be learned")
     return notes
 
@@ -281,7 +284,7 @@ def _by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[Fil
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        raise Problem(f"{folder}: the folder cannot be read ({error.strerror})") from None
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
     found, loose = {}, []
     for entry in entries:
         name = printable(entry.name)
@@ -300,9 +303,7 @@ def _by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[Fil
         elif listing.is_image_name(entry.name):
             loose.append(name)
     if loose:
-        notes.append(
-            f"{prefix or '.'}: {listing.some(loose, 'image')} in no class folder, left out"
-        )
+        notes.append(f"{prefix or '.'}: {list_some(loose, 'image')} in no class folder, left out")
     return found
 
 
@@ -318,7 +319,7 @@ class Annotated:
     """A COCO file brought together with our images and classes.
 
     An image is matched by its id, or by the end of it where only one of `scored` ends so; a
-    category by class name or folder name. Raises Problem where nothing matches.
+    category by class name or folder name. Raises UserError where nothing matches.
     """
 
     def __init__(
@@ -353,7 +354,7 @@ class Annotated:
             if len(ids) != 1:
                 (unclear if ids else missing).append(image.file_name)
             elif ids[0] in matched:
-                raise Problem(
+                raise UserError(
                     f"{path}, images[{image.record}]: {image.file_name!r} is there twice, or names "
                     f"the same image as {matched[ids[0]].file_name!r}; drop one"
                 )
@@ -361,7 +362,7 @@ class Annotated:
                 matched[ids[0]] = image
         if self.file.images and not matched:
             ours = self.listing.ids
-            raise Problem(
+            raise UserError(
                 f"{path}: none of its {len(self.file.images)} images is in the data set; it names "
                 f"{self.file.images[0].file_name!r}, the data set has {ours[0]!r}; file_name is "
                 "to be the path below data.root, or the end of it where that is unique"
@@ -370,10 +371,10 @@ class Annotated:
         if not any(image.boxes for image in self.file.images):
             notes.append(f"{path.name}: holds no box, so nothing can be localized against it")
         if missing:
-            notes.append(f"{path.name}: {listing.some(missing, 'image')} not in the data set")
+            notes.append(f"{path.name}: {list_some(missing, 'image')} not in the data set")
         if unclear:
             notes.append(
-                f"{path.name}: {listing.some(unclear, 'image')} with a name that several images "
+                f"{path.name}: {list_some(unclear, 'image')} with a name that several images "
                 "of the data set end in, left out"
             )
         return matched, notes
@@ -390,9 +391,10 @@ class Annotated:
         ours = sum(times for number, times in used.items() if self.classes[number] >= 0)
         names = [self.file.categories[n] for n in used if self.classes[n] < 0]
         if used and not ours:
-            raise Problem(
+            raise UserError(
                 f"{self.file.path}: none of its categories is a class of the data set; it has "
-                f"{names[0]!r}; name them alike, by class or by folder; {near(names[0], by_name)}"
+                f"{names[0]!r}; name them alike, by class or by folder; "
+                f"{suggest_choices(names[0], by_name)}"
             )
         if names:
             self.match_notes.append(
@@ -400,7 +402,7 @@ class Annotated:
                 f"class of the data set ({names[0]!r} for one)"
             )
 
-    def names(self, ids: Sequence[str], class_count: int) -> CocoNames:
+    def names(self, ids: Sequence[str], class_count: int) -> CocoIds:
         """The file's own numbers and names, and free numbers for what it does not have."""
         free = max((image.id for image in self.file.images), default=0)
         numbers, names = [], []
@@ -415,7 +417,7 @@ class Annotated:
         for n in range(class_count):
             free += n not in own
             categories.append(own.get(n, free))
-        return CocoNames(numbers, names, categories)
+        return CocoIds(numbers, names, categories)
 
     @property
     def truth(self) -> dict[str, GroundTruth]:
@@ -463,10 +465,10 @@ class Annotated:
         """The upright size of the image itself; the file's where the image cannot be read."""
         try:
             size = photo.size_of(file.path, name=file.id)
-        except SetAside:
+        except SkippedImage:
             return image.size
         if image.size not in (None, size):
-            raise Problem(
+            raise UserError(
                 f"{self.file.path}, images[{image.record}]: says {_by(image.size)} for "
                 f"{image.file_name!r}, which is {_by(size)} when upright; boxes are to be in "
                 "pixels of the upright image: annotate it as it is now, or drop the record"

@@ -20,8 +20,10 @@ from pathlib import Path
 
 from pipeline.data import listing
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.photo import printable
-from pipeline.records import CocoNames, GroundTruth, Problem, Split
+from pipeline.errors import UserError
+from pipeline.formats.files import read_lines
+from pipeline.ops.text import printable
+from pipeline.types import CocoIds, GroundTruth, Split
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Images(OnDisk):
         if not found:
             looked = ", ".join(map(repr, paths)) or "an empty list"
             why = "".join(f"\n  {note}" for note in notes[:10])
-            raise Problem(
+            raise UserError(
                 f"data.paths: no image in {looked} (seen from {os.getcwd()}); expected an image "
                 f"file, a folder, a glob, a .txt file of paths, or a list of these{why}"
             )
@@ -57,9 +59,9 @@ class Images(OnDisk):
         none = Listing([], [], ())
         return Splits(none, none, Listing(files, [-1] * len(files), ()), notes)
 
-    def coco_names(self, split: Split) -> CocoNames:
+    def coco_names(self, split: Split) -> CocoIds:
         ids = self.ids(split)
-        return CocoNames(range(1, len(ids) + 1), ids, ())
+        return CocoIds(range(1, len(ids) + 1), ids, ())
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         return {}
@@ -87,7 +89,7 @@ def _sources(path: str, notes: list[str], within_list: bool = False) -> Iterator
     elif os.path.isfile(path):
         # A list is not looked for in a list: it might name itself.
         if path.lower().endswith(".txt") and not within_list:
-            for _, line in listing.lines(Path(path), errors="surrogateescape"):
+            for _, line in read_lines(Path(path), errors="surrogateescape"):
                 beside = os.path.join(os.path.dirname(path), line)
                 yield from _sources(beside if os.path.lexists(beside) else line, notes, True)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data import photo
-from pipeline.data.photo import printable
-from pipeline.records import Example, Problem, Size, Split
+from pipeline.errors import UserError
+from pipeline.formats import photo
+from pipeline.ops.text import printable
+from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -96,7 +97,7 @@ class Splits:
 
 
 class OnDisk(ABC):
-    """The half of a data set (`pipeline.records.DataSet`) that follows from its listings."""
+    """The half of a data set (`pipeline.protocols.DataSet`) that follows from its listings."""
 
     @property
     @abstractmethod
@@ -217,43 +218,12 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
 
 def check_share(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise Problem(f"data.{name}={value}: expected a share of the images, from 0 to below 1")
+        raise UserError(f"data.{name}={value}: expected a share of the images, from 0 to below 1")
 
 
 def input_size(size: int | Sequence[int]) -> Size:
-    """`data.size`: one number, or [height, width]. Raises Problem where it is neither."""
+    """`data.size`: one number, or [height, width]. Raises UserError where it is neither."""
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2 or not all(8 <= side <= 8192 for side in both):
-        raise Problem(f"data.size={size}: expected pixels from 8 to 8192, or [height,width]")
+        raise UserError(f"data.size={size}: expected pixels from 8 to 8192, or [height,width]")
     return both[0], both[1]
-
-
-def some(names: Sequence[str], what: str) -> str:
-    """`3 images ('a.jpg', 'b.jpg', 'c.jpg')`: how many there are, and which, up to a few."""
-    shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
-
-
-def content_hash(path: Path | None) -> str:
-    """Of an annotation file, which is small enough to be read; `none` where there is none."""
-    if path is None or not path.is_file():
-        return "none"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """Numbered lines of a small text file that are not blank. Raises Problem if not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors=errors)
-    except UnicodeDecodeError as error:
-        raise Problem(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    except FileNotFoundError:
-        raise Problem(f"{path}: no such file") from None
-    except OSError as error:
-        raise Problem(f"{path}: cannot be read ({error.strerror})") from None
-    # Not splitlines(): names may hold its rarer line ends, and editors do not count them.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.strip()

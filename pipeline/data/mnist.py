@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 
 from pipeline.data.listing import check_share, fraction_of, input_size
-from pipeline.records import CocoNames, Example, GroundTruth, Problem, Size, Split
+from pipeline.errors import UserError
+from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
@@ -36,7 +37,7 @@ EXPECTED = "MNIST/raw/train-images-idx3-ubyte and the three files beside it"
 
 @dataclass(frozen=True)
 class Mnist:
-    """A data set (`pipeline.records.DataSet`) of digits, grey in all three colours."""
+    """A data set (`pipeline.protocols.DataSet`) of digits, grey in all three colours."""
 
     root: str = "~/.cache/label2box"  # the folder with MNIST/raw; where they are not, they go there
     size: int | tuple[int, int] = 28  # what images are scaled to: one side, or height and width
@@ -79,9 +80,9 @@ class Mnist:
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         return {}
 
-    def coco_names(self, split: Split) -> CocoNames:
+    def coco_names(self, split: Split) -> CocoIds:
         ids = self.ids(split)
-        return CocoNames(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     def fingerprint(self, split: Split) -> str:
         """Of the pixels and labels themselves."""
@@ -128,7 +129,8 @@ class Digits:
 
 
 def _read(root: Path, train: bool) -> Digits:
-    """One of both pools, downloaded where there is none. Raises Problem where it cannot be had."""
+    """One of both pools, downloaded where there is none. Raises UserError where it cannot be
+    had."""
     from torchvision.datasets import MNIST  # here: it imports torch, slowly
 
     try:
@@ -157,7 +159,7 @@ def _download(mnist: Any, root: Path) -> None:
                 os.replace(file, root / "MNIST/raw" / file.name)
     except (OSError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise Problem(
+        raise UserError(
             f"data.root={root}: no MNIST there (expected {EXPECTED}), and it could not be "
             f"downloaded ({reason}). Without a network: put the four files there, as "
             "torchvision.datasets.MNIST(FOLDER, download=True) does elsewhere, and give "
@@ -165,9 +167,9 @@ def _download(mnist: Any, root: Path) -> None:
         ) from error
 
 
-def _broken(root: Path, why: object) -> Problem:
+def _broken(root: Path, why: object) -> UserError:
     reason = " ".join(str(why).split())[:200] or type(why).__name__
-    return Problem(
+    return UserError(
         f"data.root={root}: the files in MNIST/raw cannot be read as MNIST's ({reason}); remove "
         "that folder, and they are downloaded again"
     )

@@ -17,28 +17,37 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
 from pipeline.data.listing import fraction_of, input_size
-from pipeline.records import CocoNames, Example, GroundTruth, Problem, Rle, Size, Split
+from pipeline.data.shape_outlines import (
+    OUTLINES,
+    Outline,
+    _apart,
+    _rle,
+    box,
+    mask,
+    place,
+    turn,
+    unit_outline,
+)
+from pipeline.data.shape_painting import paint
+from pipeline.errors import UserError
+from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Float64, Int, Int16, UInt8
+    from jaxtyping import Int
 
 Pool = Literal["train", "val"]
-Outline = list["Float64[np.ndarray, 'n 2']"]
-"""Closed curves, (x, y) points, filled even-odd: a hole is a second curve."""
 
 FRAMES: tuple[Size, ...] = ((144, 144), (128, 160), (160, 128), (144, 176), (176, 144))
 TWINS = 1 / 16  # how many images hold two shapes
-MARGIN = 3  # pixels between a shape and the border of its image
-SUPERSAMPLE = 4
 
 
 # ------------------------------------------------------------------------------------- the set
@@ -46,7 +55,7 @@ SUPERSAMPLE = 4
 
 @dataclass(frozen=True)
 class Shapes:
-    """A data set (`pipeline.records.DataSet`) of drawn images.
+    """A data set (`pipeline.protocols.DataSet`) of drawn images.
 
     Args:
         size: what images are scaled to: one side, or height and width. They are drawn larger,
@@ -67,9 +76,9 @@ class Shapes:
         object.__setattr__(self, "size", input_size(self.size))
         for name, least in (("images", 1), ("val_images", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise Problem(f"data.{name}={getattr(self, name)}: expected at least {least}")
+                raise UserError(f"data.{name}={getattr(self, name)}: expected at least {least}")
         if not 0 <= self.held_back < 1:
-            raise Problem(f"data.held_back={self.held_back}: expected a share from 0 to 1")
+            raise UserError(f"data.held_back={self.held_back}: expected a share from 0 to 1")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,9 +123,9 @@ class Shapes:
             )
         return found
 
-    def coco_names(self, split: Split) -> CocoNames:
+    def coco_names(self, split: Split) -> CocoIds:
         ids = self.ids(split)
-        return CocoNames(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     def fingerprint(self, split: Split) -> str:
         """A hash of what the split is drawn from; how it is drawn is this file, hashed elsewhere.
@@ -124,8 +133,8 @@ class Shapes:
         `size` is no part of it: images are the same whatever they are scaled to.
         """
         learned, scored = (self.images, self.held_back), (self.val_images,)
-        made_of = {"val": scored, "all": (*learned, *scored)}.get(split, learned)
-        drawn = ("shapes", self.seed, split, *made_of)
+        cache_key = {"val": scored, "all": (*learned, *scored)}.get(split, learned)
+        drawn = ("shapes", self.seed, split, *cache_key)
         return hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]
 
     def notes(self) -> list[str]:
@@ -168,371 +177,3 @@ class Shapes:
                     return rng, frame, [first, second]
             return rng, frame, [first]
         return rng, frame, [place(rng, turn(rng, unit), rng.uniform(0.44, 0.72), frame)]
-
-
-# ------------------------------------------------------------------------------------- outlines
-
-
-def _arc(start: float, stop: float, radius: float = 1.0, n: int = 48) -> np.ndarray:
-    """Points on a circle around 0 from one angle to another, in degrees."""
-    angle = np.radians(np.linspace(start, stop, n))
-    return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-
-
-def _rounded(corners: Sequence[tuple[float, float]] | np.ndarray, cut: float = 0.12) -> np.ndarray:
-    """A polygon with its corners rounded: Chaikin's corner cutting, three times."""
-    points = np.asarray(corners, float)
-    for ratio in (cut, 0.25, 0.25):
-        ahead = np.roll(points, -1, 0)
-        near, far = points + ratio * (ahead - points), ahead - ratio * (ahead - points)
-        points = np.stack([near, far], 1).reshape(-1, 2)
-    return points
-
-
-def _arrow() -> Outline:
-    right = [(0.0, -1.0), (0.88, -0.1), (0.38, -0.1), (0.38, 0.95)]
-    return [_rounded(right + [(-x, y) for x, y in right[:0:-1]], 0.06)]
-
-
-def _crescent() -> Outline:
-    outer, inner = _arc(40, 320), np.array([0.394, 0.0]) + _arc(300, 60, 0.743)
-    return [np.concatenate([outer, inner])]
-
-
-def _cross() -> Outline:
-    a, b = 0.34, 1.0
-    quarter = [(a, -b), (a, -a), (b, -a)]
-    turns = [quarter]
-    for _ in range(3):
-        turns.append([(-y, x) for x, y in turns[-1]])
-    return [_rounded([point for each in turns for point in each], 0.08)]
-
-
-def _drop() -> Outline:
-    t = np.radians(np.linspace(0, 360, 96, endpoint=False))
-    return [np.stack([0.95 * np.sin(t) * np.sin(t / 2) ** 1.6, -np.cos(t)], 1)]
-
-
-def _flower() -> Outline:
-    t = np.radians(np.linspace(0, 360, 160, endpoint=False))
-    radius = 0.56 + 0.44 * np.abs(np.cos(2.5 * t)) ** 0.8
-    return [radius[:, None] * np.stack([np.cos(t), np.sin(t)], 1)]
-
-
-def _heart() -> Outline:
-    t = np.radians(np.linspace(0, 360, 96, endpoint=False))
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return [np.stack([16 * np.sin(t) ** 3, -y], 1) / 16]
-
-
-def _ring() -> Outline:
-    return [_arc(0, 360, 1.0, 72), _arc(0, 360, 0.5, 72)]
-
-
-def _square() -> Outline:
-    return [_rounded([(-1, -1), (1, -1), (1, 1), (-1, 1)], 0.07)]
-
-
-def _star() -> Outline:
-    points = np.empty((10, 2))
-    points[::2] = _arc(-90, 270, 1.0, 6)[:5]
-    points[1::2] = _arc(-54, 306, 0.46, 6)[:5]
-    return [_rounded(points, 0.08)]
-
-
-def _triangle() -> Outline:
-    return [_rounded(_arc(-90, 270, 1.0, 4)[:3], 0.06)]
-
-
-OUTLINES: dict[str, Callable[[], Outline]] = {
-    "arrow": _arrow,
-    "crescent": _crescent,
-    "cross": _cross,
-    "drop": _drop,
-    "flower": _flower,
-    "heart": _heart,
-    "ring": _ring,
-    "square": _square,
-    "star": _star,
-    "triangle": _triangle,
-}
-
-
-@cache
-def unit_outline(name: str) -> Outline:
-    return OUTLINES[name]()
-
-
-def turn(rng: np.random.Generator, outline: Outline) -> Outline:
-    """Stretched a little along one axis, then rotated by up to 34 degrees."""
-    angle, stretch = rng.uniform(-0.6, 0.6), rng.uniform(0.85, 1.18)
-    cos, sin = math.cos(angle), math.sin(angle)
-    matrix = np.array([[cos, sin], [-sin * stretch, cos * stretch]])
-    return [curve @ matrix for curve in outline]
-
-
-def place(rng: np.random.Generator, outline: Outline, side: float, frame: Size) -> Outline:
-    """Scaled until its longer extent is `side` of the frame's shorter one, anywhere inside."""
-    low, high = outline[0].min(0), outline[0].max(0)
-    scale = side * min(frame) / (high - low).max()
-    room = np.array([frame[1], frame[0]]) - scale * (high - low) - 2 * MARGIN
-    corner = MARGIN + rng.random(2) * np.maximum(room, 0)
-    return [(curve - low) * scale + corner for curve in outline]
-
-
-def _apart(one: Outline, other: Outline, gap: float = 6.0) -> bool:
-    low, high = one[0].min(0) - gap, one[0].max(0) + gap
-    return bool((other[0].min(0) > high).any() or (other[0].max(0) < low).any())
-
-
-# ------------------------------------------------------------------------------------- coverage
-
-
-def cover(outline: Outline, frame: Size, pad: int = 0) -> tuple[UInt8[np.ndarray, "h w"], int, int]:
-    """How much of each pixel the outline covers (255: all), with the window's x and y."""
-    low, high = outline[0].min(0), outline[0].max(0)
-    x0, y0 = (max(0, math.floor(v) - pad) for v in low)
-    x1, y1 = (min(n, math.ceil(v) + pad) for v, n in zip(high, frame[::-1], strict=True))
-    if x1 <= x0 or y1 <= y0:
-        return np.zeros((0, 0), np.uint8), 0, 0
-    canvas = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
-    origin = np.array([x0, y0])
-    curves = [((c - origin) * SUPERSAMPLE * 16 - 8).round().astype(np.int32) for c in outline]
-    cv2.fillPoly(canvas, curves, (255,), shift=4)
-    return cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA), x0, y0
-
-
-def mask(outline: Outline, frame: Size) -> UInt8[np.ndarray, "H W"]:
-    """1 where the outline covers at least half of a pixel."""
-    found = np.zeros(frame, np.uint8)
-    alpha, x, y = cover(outline, frame)
-    found[y : y + alpha.shape[0], x : x + alpha.shape[1]] = alpha >= 128
-    return found
-
-
-def box(found: UInt8[np.ndarray, "H W"]) -> Float32[np.ndarray, "4"]:
-    """The tight half-open xyxy box of a mask."""
-    x, y, width, height = cv2.boundingRect(found)
-    return np.array([x, y, x + width, y + height], np.float32)
-
-
-def _rle(found: UInt8[np.ndarray, "H W"]) -> Rle:
-    from pycocotools import mask as coco  # here: only ground truth needs it
-
-    encoded = coco.encode(np.asfortranarray(found))
-    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
-
-
-# ------------------------------------------------------------------------------------- paint
-
-# Three colours of the scenery, then those of the paper.
-PALETTES: tuple[tuple[str, str], ...] = (
-    ("2b2d42 5c5f82 a9b4c2", "ef8354 f6bd60 f7ede2 d1495b"),  # dusk
-    ("386641 6a994e a7c957", "f2e8cf bc4749 f4a261 fdfcdc"),  # meadow
-    ("05668d 028090 7cc6c3", "f0f3bd ff6b6b ffd166 fefae0"),  # sea
-    ("d4a373 e9d8a6 faedcd", "005f73 0a9396 9b2226 ca6702"),  # sand
-    ("3d2645 6b4171 b288c0", "ffd6a5 fdffb6 9bf6ff ff8fab"),  # plum
-    ("ffb5a7 fcd5ce f9dcc4", "355070 6d597a b56576 2a9d8f"),  # peach
-    ("132a13 31572c 4f772d", "ecf39e f4d35e ee964b f95738"),  # forest
-    ("8ecae6 bde0fe e8f4fb", "fb8500 ffb703 023047 d62828"),  # sky
-    ("264653 3d6474 8ab0ab", "e9c46a f4a261 e76f51 f1faee"),  # slate
-    ("cdb4db e2cfea d5e4fb", "5a189a e85d75 f9844a 277da1"),  # lilac
-    ("6f4e37 a1785c d9b99b", "83c5be edf6f9 ffdd99 006d77"),  # clay
-    ("0b132b 1c2541 3a506b", "5bc0be ffd166 ef476f f7fff7"),  # night
-    ("84a98c b7ceb4 dde5d5", "6d2e46 a26769 2f3e46 d58936"),  # sage
-    ("9d4b62 c9748a f0b6bc", "fff3e2 ffe066 247ba0 50514f"),  # rose
-)
-PAD = 7  # room for the shadow
-
-
-def paint(rng: np.random.Generator, frame: Size, shapes: Sequence[Outline]) -> np.ndarray:
-    """The image: scenery, ribbons, offcuts, then the shapes, which nothing covers."""
-    scenery, paper = _colours()[rng.integers(len(PALETTES))]
-    image = _scene(rng, frame, scenery)
-    for _ in range(rng.integers(0, 3)):
-        _ribbon(rng, image, _mix(rng, scenery, paper))
-    for _ in range(rng.integers(0, 4)):
-        unit = _blob(rng) if rng.random() < 0.5 else _crooked(rng)
-        scale = rng.uniform(0.06, 0.17) * min(frame)
-        for middle in rng.random((4, 2)) * frame[::-1]:
-            offcut = [curve * scale + middle for curve in unit]
-            if all(_apart(shape, offcut, 2) for shape in shapes):
-                _lay(rng, image, offcut, paper)
-                break
-    for shape in shapes:
-        _lay(rng, image, shape, paper)
-    y, x = rng.integers(0, _grain().shape[0] - np.array(frame))
-    grain = _grain()[y : y + frame[0], x : x + frame[1]]
-    return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U))
-
-
-@cache
-def _colours() -> list[tuple[np.ndarray, np.ndarray]]:
-    def read(colours: str) -> np.ndarray:
-        return np.array([list(bytes.fromhex(each)) for each in colours.split()], np.float32)
-
-    return [(read(scenery), read(paper)) for scenery, paper in PALETTES]
-
-
-@cache
-def _grain() -> Int16[np.ndarray, "n n 3"]:
-    """The tooth of the paper: a tile that each image takes a window of."""
-    grey = np.random.default_rng(0).normal(0, 2.2, (256, 256, 1))
-    return np.repeat(grey, 3, 2).round().astype(np.int16)
-
-
-def _noise(rng: np.random.Generator, frame: Size, cells: int) -> Float32[np.ndarray, "h w"]:
-    """Smooth noise, about [0, 1], with about `cells` bumps along a side."""
-    coarse = rng.random((cells + 1, cells + 1), np.float32)
-    return np.asarray(cv2.resize(coarse, frame[::-1], interpolation=cv2.INTER_CUBIC))
-
-
-def _ramp(rng: np.random.Generator, frame: Size, angle: float | None = None) -> np.ndarray:
-    """A plane in pixels along a direction, 0 in the middle."""
-    angle = rng.uniform(0, 2 * math.pi) if angle is None else angle
-    y = (np.arange(frame[0], dtype=np.float32) - frame[0] / 2) * np.float32(math.sin(angle))
-    x = (np.arange(frame[1], dtype=np.float32) - frame[1] / 2) * np.float32(math.cos(angle))
-    return np.asarray(np.add.outer(y, x))
-
-
-def _tint(field: Float32[np.ndarray, "h w"], colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """A field of [0, 1] as a gradient through the colours."""
-    level = cv2.addWeighted(field, 255, field, 0, 0, dtype=cv2.CV_8U)  # clips, too
-    table = (_stops(len(colours)) @ colours).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(level, table[:, None]))
-
-
-@cache
-def _stops(count: int) -> Float32[np.ndarray, "256 c"]:
-    """How much of each of the evenly spaced colours is in each level of a gradient."""
-    levels, stops = np.arange(256)[:, None], np.linspace(0, 255, count)
-    share = 1 - np.abs(levels - stops) * (count - 1) / 255
-    return np.maximum(share, 0).astype(np.float32)
-
-
-def _scene(rng: np.random.Generator, frame: Size, colours: np.ndarray) -> np.ndarray:
-    """One of six kinds of scenery in three colours."""
-    height, width = frame
-    colours = colours if rng.random() < 0.7 else colours[::-1]
-    kind = rng.integers(6)
-    slope = _ramp(rng, frame, rng.uniform(0.3, 0.7) * math.pi) / height + 0.5
-    if kind == 0:  # clouds
-        field = 0.3 * slope + 0.5 * _noise(rng, frame, 4) + 0.25 * _noise(rng, frame, 11)
-        return _tint(field, colours)
-    if kind == 1:  # dunes
-        waves = np.sin(_ramp(rng, frame) / rng.uniform(4, 8) + 6 * _noise(rng, frame, 3))
-        return _tint(0.5 * slope + 0.25 + 0.16 * waves, colours)
-    if kind == 2:  # sheets of paper, one on another
-        field = (0.6 * _noise(rng, frame, 4) + 0.4 * slope) * 7
-        step = np.floor(field)
-        return _tint((step + 0.35 * (field - step)) / 7, colours)
-    image = _tint(0.6 * slope + 0.4 * _noise(rng, frame, 3), colours)
-    if kind == 3:  # hills
-        x = np.linspace(0, width, 24)
-        layers = int(rng.integers(3, 6))
-        for layer in range(layers):
-            phase, bend = rng.uniform(0, 6.3, 3), rng.uniform(0.5, 1, 3) / (1, 2.2, 4)
-            crest = sum(bend[i] * np.sin(x / width * (4, 9, 17)[i] + phase[i]) for i in range(3))
-            base = height * (0.3 + 0.65 * (layer + rng.uniform(0, 0.5)) / layers)
-            ridge = np.stack([x, base + 0.07 * height * crest], 1)
-            curve = np.concatenate([ridge, [[width + 9, height + 9], [-9, height + 9]]])
-            fill = _between(colours, 1 - (layer + 0.5) / layers)
-            cv2.fillPoly(image, [(curve * 16).astype(np.int32)], fill, cv2.LINE_AA, 4)
-    elif kind == 4:  # leaves
-        count = 34
-        spots, lengths = rng.random((count, 2)) * (width, height), rng.uniform(6, 20, count)
-        angles, shades = rng.uniform(0, 180, count), rng.random(count)
-        for spot, length, angle, shade in zip(spots, lengths, angles, shades, strict=True):
-            middle = (int(spot[0] * 16), int(spot[1] * 16))
-            axes = (int(length * 16), int(length * 5.5))
-            fill = _between(colours, shade)
-            cv2.ellipse(image, middle, axes, angle, 0, 360, fill, -1, cv2.LINE_AA, 4)
-    else:  # lights, out of focus
-        for _ in range(int(rng.integers(7, 14))):
-            layer_ = image.copy()
-            spot, radius = rng.random(2) * (width, height), rng.uniform(5, 22)
-            middle = (int(spot[0] * 16), int(spot[1] * 16))
-            fill = _between(colours, rng.random())
-            cv2.circle(layer_, middle, int(radius * 16), fill, -1, cv2.LINE_AA, 4)
-            cv2.addWeighted(layer_, 0.45, image, 0.55, 0, image)
-    return image
-
-
-def _between(colours: np.ndarray, where: float) -> tuple[float, float, float]:
-    """A colour of the gradient, 0 to 1, through the colours."""
-    at = where * (len(colours) - 1)
-    low = min(int(at), len(colours) - 2)
-    red, green, blue = colours[low] + (at - low) * (colours[low + 1] - colours[low])
-    return float(red), float(green), float(blue)
-
-
-def _mix(rng: np.random.Generator, scenery: np.ndarray, paper: np.ndarray) -> np.ndarray:
-    some, other = scenery[rng.integers(len(scenery))], paper[rng.integers(len(paper))]
-    return np.asarray(some + rng.uniform(0.3, 0.9) * (other - some))
-
-
-def _ribbon(rng: np.random.Generator, image: np.ndarray, colour: np.ndarray) -> None:
-    """A curved line across a part of the image."""
-    height, width = image.shape[:2]
-    t = np.linspace(0, 1, 24)[:, None]
-    ends = rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)  # a cubic Bezier curve
-    weight = np.concatenate([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], 1)
-    points = (weight @ ends * 16).astype(np.int32)
-    red, green, blue = colour.tolist()
-    thick = int(rng.integers(1, 6))
-    cv2.polylines(image, [points], False, (red, green, blue), thick, cv2.LINE_AA, 4)
-
-
-def _blob(rng: np.random.Generator) -> Outline:
-    """A smooth closed curve without symmetry."""
-    t = np.linspace(0, 2 * math.pi, 48, endpoint=False)[:, None]
-    size, phase = rng.uniform(0.1, 0.3, 3) / (1, 1.3, 1.8), rng.uniform(0, 6.3, 3)
-    radius = 1 + (size * np.sin(t * (1, 2, 3) + phase)).sum(1, keepdims=True)
-    return [radius * np.concatenate([np.cos(t), rng.uniform(0.5, 1) * np.sin(t)], 1)]
-
-
-def _crooked(rng: np.random.Generator) -> Outline:
-    """A crooked polygon of five to eight corners."""
-    count = int(rng.integers(5, 9))
-    angle = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * math.pi / count
-    radius = rng.uniform(0.55, 1.25, count)
-    return [_rounded(radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 0.05)]
-
-
-def _lay(rng: np.random.Generator, image: np.ndarray, outline: Outline, paper: np.ndarray) -> None:
-    """Lay a piece of patterned paper, with its shadow and a lit edge, on the image."""
-    alpha, x, y = cover(outline, (image.shape[0], image.shape[1]), PAD)
-    if alpha.size == 0:
-        return
-    first, second = rng.choice(len(paper), 2, replace=False)
-    blend = rng.uniform(0.15, 0.55)  # how far the pattern stands out
-    pair = np.stack([paper[first], paper[first] + blend * (paper[second] - paper[first])])
-    sheet = _tint(_pattern(rng, (alpha.shape[0], alpha.shape[1])), pair)
-    soft = cv2.GaussianBlur(alpha, (9, 9), 1.8)
-    shift = np.array([[1, 0, 1.6], [0, 1, 2.4]])
-    shadow = cv2.warpAffine(soft, shift, soft.shape[::-1])
-    light = cv2.subtract(soft, shadow, dtype=cv2.CV_16S) * 0.22
-    lit = cv2.add(sheet, cv2.merge((light, light, light)), dtype=cv2.CV_8U)
-    under = image[y : y + alpha.shape[0], x : x + alpha.shape[1]]
-    dark, opaque = shadow * np.float32(0.42 / 255), alpha * np.float32(1 / 255)
-    ground = cv2.blendLinear(under, np.zeros_like(under), 1 - dark, dark)
-    under[:] = cv2.blendLinear(lit, ground, opaque, 1 - opaque)
-
-
-def _pattern(rng: np.random.Generator, frame: Size) -> Float32[np.ndarray, "h w"]:
-    """One of six patterns: fade, marble, stripes, dots, checks, waves."""
-    kind = rng.integers(6)
-    angle, step = rng.uniform(0, 2 * math.pi), rng.uniform(1.2, 3.2)
-    along = _ramp(rng, frame, angle)
-    if kind == 0:
-        return along / max(frame) + 0.5
-    if kind == 1:
-        return 1.4 * _noise(rng, frame, int(rng.integers(4, 9))) - 0.2
-    if kind == 2:
-        return 0.5 + 1.5 * np.sin(along / step)
-    across = _ramp(rng, frame, angle + math.pi / 2)
-    if kind == 3:
-        return 2.2 * np.sin(along / step) * np.sin(across / step) - 0.5
-    if kind == 4:
-        return 0.5 + 3 * np.sin(along / step / 1.6) * np.sin(across / step / 1.6)
-    return 0.5 + 1.5 * np.sin(along / step + 1.6 * np.sin(across / step / 2))

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.metric.bootstrap import best, interval
-from pipeline.metric.iou import pairwise_iou
 from pipeline.metric.scores import chosen, mean_score
-from pipeline.records import Score
+from pipeline.ops.iou import pairwise_iou
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32
 
-    from pipeline.records import Size
+    from pipeline.types import Size
 
 FRACTIONS = tuple(i / 20 for i in range(1, 21))
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.metric.bootstrap import middle, resampled
-from pipeline.metric.iou import pairwise_iou
 from pipeline.metric.scores import chosen
-from pipeline.records import Score
+from pipeline.ops.iou import pairwise_iou
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64

@@ -16,7 +16,7 @@ from pipeline.metric.scores import chosen, mean_score
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from pipeline.records import Score
+    from pipeline.types import Score
 
 
 def ranks(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n]) -> Int[np.ndarray, n]:

@@ -26,7 +26,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.records import Problem, Score
+from pipeline.errors import UserError
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64
@@ -113,9 +114,9 @@ def _check(results: Sequence[Mapping[str, Any]], kind: Kind, images: set[int]) -
     for i, result in enumerate(results):
         for name in ("image_id", "category_id", "score", FIELDS[kind]):
             if name not in result:
-                raise Problem(f"COCO result {i}: expected a field {name!r}, got {sorted(result)}")
+                raise UserError(f"COCO result {i}: expected a field {name!r}, got {sorted(result)}")
         if result["image_id"] not in images:
-            raise Problem(
+            raise UserError(
                 f"COCO result {i}: image_id {result['image_id']} is none of the {len(images)} "
                 "images of the annotations"
             )
@@ -133,19 +134,23 @@ def _content(annotations: Mapping[str, Any] | str | Path, kind: Kind) -> dict[st
         try:
             annotations = json.loads(Path(annotations).read_text())
         except (OSError, ValueError) as error:
-            raise Problem(f"COCO annotations {annotations}: {error}") from error
+            raise UserError(f"COCO annotations {annotations}: {error}") from error
     if not isinstance(annotations, Mapping):
-        raise Problem(f"COCO annotations: expected an object, got {type(annotations).__name__}")
+        raise UserError(f"COCO annotations: expected an object, got {type(annotations).__name__}")
     content = {"info": {}, **annotations}
     for name in ("images", "annotations", "categories"):
         if not isinstance(content.get(name), list):
-            raise Problem(f"COCO annotations: expected a list {name!r}, got {sorted(annotations)}")
+            raise UserError(
+                f"COCO annotations: expected a list {name!r}, got {sorted(annotations)}"
+            )
     sizes = {one["id"]: (one.get("height"), one.get("width")) for one in content["images"]}
     filled = []
     for i, one in enumerate(content["annotations"]):
         for name in ("image_id", "category_id", "bbox"):
             if name not in one:
-                raise Problem(f"COCO annotation {i}: expected a field {name!r}, got {sorted(one)}")
+                raise UserError(
+                    f"COCO annotation {i}: expected a field {name!r}, got {sorted(one)}"
+                )
         full = {"id": i + 1, "iscrowd": 0, **one}
         if "area" not in one:
             full["area"] = _area(one, kind, sizes.get(one["image_id"], (None, None)))

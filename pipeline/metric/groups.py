@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
-    from pipeline.records import Size
+    from pipeline.types import Size
 
 SMALL, LARGE = 0.1, 0.4
 

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.metric.bootstrap import interval
-from pipeline.metric.iou import best_iou
 from pipeline.metric.max_box_acc import best_threshold
 from pipeline.metric.scores import chosen, mean_score
-from pipeline.records import Score
+from pipeline.ops.iou import best_iou
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

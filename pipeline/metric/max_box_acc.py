@@ -28,12 +28,16 @@ from pipeline.metric.components import (
     wsolevaluation_boxes,
     wsolevaluation_curves,
 )
-from pipeline.records import Score
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64
 
-    from pipeline.records import Size
+    from pipeline.types import Size
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 Protocol = Literal["default", "wsolevaluation"]
 
@@ -155,3 +159,21 @@ class MaxBoxAccV2(MaxBoxAcc):
 
 def _oracle(value: float | list[float]) -> dict[str, object]:
     return {"kind": "oracle", "value": value}
+
+
+class GtKnownOracle(MaxBoxAcc):
+    """GT-known Loc at the best threshold for the scored images."""
+
+    name = "gt_known_loc"
+
+
+class Top1Oracle(GtKnownOracle):
+    name = "top1_loc"
+
+
+class Top5Oracle(GtKnownOracle):
+    name = "top5_loc"
+
+
+class PyramidOracle(MaxBoxAccV2):
+    name = "pyramid_max_box_acc_v2"

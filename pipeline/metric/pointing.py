@@ -23,7 +23,7 @@ from pipeline.metric.scores import chosen, mean_score
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64
 
-    from pipeline.records import Score, Size
+    from pipeline.types import Score, Size
 
 
 def peak(values: Float[np.ndarray, "h w"], size: Size) -> tuple[float, float]:

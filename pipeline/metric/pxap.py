@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.metric.bootstrap import middle, resampled
 from pipeline.metric.components import THRESHOLDS, levels_of
 from pipeline.metric.scores import chosen
-from pipeline.records import Score
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, UInt8, UInt32

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.metric.bootstrap import interval
-from pipeline.records import Score
+from pipeline.types import Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Shaped

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.records import Answer, Problem
+from pipeline.errors import UserError
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -107,9 +108,9 @@ class Classifier(nn.Module):
 
     @property
     def gap(self) -> MeanLinear | ConvMean:
-        """The head, where it is a GAP head; raises Problem where it is another."""
+        """The head, where it is a GAP head; raises UserError where it is another."""
         if not isinstance(self.head, MeanLinear | ConvMean):
-            raise Problem(
+            raise UserError(
                 "the network's head is its own, no global average pooling with one linear layer: "
                 "it has no class weights, which CAM reads. Methods that need none: gradcam, "
                 "layercam, gradient and all others; train.head=new trains a GAP head"
@@ -141,7 +142,7 @@ class Classifier(nn.Module):
     def head_kind(self) -> str:
         return next((name for name, kind in HEADS.items() if type(self.head) is kind), OWN)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> Answer:
+    def forward(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> NetworkOutput:
         """Logits, and the activations of the layers named in `at`.
 
         The graph starts at the first of them that runs: what comes before keeps none. The layer
@@ -150,10 +151,10 @@ class Classifier(nn.Module):
         last run. Tokens of a transformer [b, n, d] come as a grid [b, d, h, w] without the class
         token, which stays what it is.
 
-        Raises Problem for a layer that is not there, with the near ones.
+        Raises UserError for a layer that is not there, with the near ones.
         """
         if not at:
-            return Answer(self.head(self.body(images)))
+            return NetworkOutput(self.head(self.body(images)))
         branches = self._branches(at)
         read = [name for branch in branches.values() for name in branch.reads]
         names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
@@ -162,10 +163,10 @@ class Classifier(nn.Module):
             logits = self.head(self.body(watched))
         for name in names:
             if name not in found:
-                raise Problem(f"layer {name!r}: the network has it but does not run it")
+                raise UserError(f"layer {name!r}: the network has it but does not run it")
         for name, branch in branches.items():
             found[name] = branch(*(found[layer] for layer in branch.reads))
-        return Answer(logits, {name: found[name] for name in at})
+        return NetworkOutput(logits, {name: found[name] for name in at})
 
     def _branches(self, at: Sequence[str]) -> dict[str, Any]:
         """The branches that are asked for, each behind those that it reads."""
@@ -186,7 +187,7 @@ class Classifier(nn.Module):
         nn.Sequential, and n times where only its code could tell what that is. `features` may be
         written over.
 
-        Raises Problem for a layer that is not there, or runs several times.
+        Raises UserError for a layer that is not there, or runs several times.
         """
         if layer == INPUT:
             return self.forward(features).logits
@@ -241,14 +242,14 @@ class Classifier(nn.Module):
             return self.body.get_submodule(self._path(name))
         except AttributeError:
             if name == FOREGROUND:
-                raise Problem(
+                raise UserError(
                     "the network has no branch 'foreground', which was trained to localize: "
                     "+experiment=best and stages=[train,refine,...] train one"
                 ) from None
             known = [layer for layer, _ in self.body.named_modules() if layer]
             close = difflib.get_close_matches(name, known, n=8, cutoff=0.5)
             shown = close or [layer for layer in known if "." not in layer]
-            raise Problem(
+            raise UserError(
                 f"layer {name!r}: no such layer; {'near ones' if close else 'the top ones'}: "
                 f"{', '.join(shown)}; {LAST!r} is what the head reads, {BELOW!r} what the last "
                 f"block reads, {INPUT!r} the image"
@@ -258,7 +259,7 @@ class Classifier(nn.Module):
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, what: str) -> None:
     """Make the tensors of `state` the network's own; it may lie on the meta device.
 
-    Raises Problem, which begins with `where`, unless names and shapes are those of `what`.
+    Raises UserError, which begins with `where`, unless names and shapes are those of `what`.
     """
     wanted = network.state_dict()
     given = dict(state)
@@ -279,7 +280,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
         if keys
     ]  # fmt: skip
     if amiss:
-        raise Problem(f"{where}: these weights do not fit {what}: {'; '.join(amiss)}")
+        raise UserError(f"{where}: these weights do not fit {what}: {'; '.join(amiss)}")
     network.load_state_dict(given, assign=True)
 
 
@@ -312,7 +313,7 @@ def _watching(
             tokens = isinstance(output, Tensor) and output.ndim == 3
             if not isinstance(output, Tensor) or output.ndim not in (3, 4):
                 got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise Problem(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
+                raise UserError(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
             torch.set_grad_enabled(graph)
             if tokens:
                 others, (height, width) = _token_grid(name, output, images)
@@ -373,8 +374,8 @@ def _replacing(name: str, layer: nn.Module, features: Tensor, image: Tensor) -> 
             handle.remove()
 
 
-def _runs_several_times(name: str) -> Problem:
-    return Problem(
+def _runs_several_times(name: str) -> UserError:
+    return UserError(
         f"layer {name!r}: it runs several times, so that its answer is not one to replace"
     )
 
@@ -391,6 +392,6 @@ def _token_grid(name: str, tokens: Tensor, images: Tensor) -> tuple[int, tuple[i
             others = count - (height // patch) * (width // patch)
             if 0 <= others <= 8:
                 return others, (height // patch, width // patch)
-    raise Problem(
+    raise UserError(
         f"layer {name!r}: {count} tokens of an image of {height} x {width} are no grid of patches"
     )

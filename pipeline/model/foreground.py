@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.records import Size
+from pipeline.types import Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float

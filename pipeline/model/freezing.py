@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 
 PROBE = 224  # pixels of an image that is no more than its shape
 
@@ -25,8 +25,8 @@ PROBE = 224  # pixels of an image that is no more than its shape
 def stages_of(body: nn.Module) -> list[tuple[str, ...]]:
     """The names of a body's parts, in the order they run, a tuple for each stage.
 
-    From shapes alone: `body` may lie on the meta device, and is run there. Raises Problem where its
-    maps are never halved on the way, as in a plain transformer.
+    From shapes alone: `body` may lie on the meta device, and is run there. Raises UserError where
+    its maps are never halved on the way, as in a plain transformer.
     """
     heights: dict[str, int] = {}  # of what each part answers, in the order they run
 
@@ -57,7 +57,7 @@ def stages_of(body: nn.Module) -> list[tuple[str, ...]]:
     if len(stages) > 1 and not _weights(parts, stages[-1]):
         stages[-2:] = [stages[-2] + stages[-1]]
     if len(stages) < 2:
-        raise Problem(
+        raise UserError(
             "train.freeze=stages:N: this network has one stage, its maps are never halved on the "
             "way; possible: backbone, none"
         )

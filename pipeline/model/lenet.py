@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -84,12 +84,12 @@ class LeNet:
 
 
 class Grey(nn.Module):
-    """The mean of red, green and blue. Raises Problem where an image is too small for C3."""
+    """The mean of red, green and blue. Raises UserError where an image is too small for C3."""
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1 H W"]:
         height, width = images.shape[2:]
         if min(height, width) < LEAST:
-            raise Problem(
+            raise UserError(
                 f"data.size=[{height},{width}]: model=lenet looks at images of at least "
                 f"{LEAST}x{LEAST} pixels; a digit has 28x28"
             )

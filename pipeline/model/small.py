@@ -18,7 +18,7 @@ from typing import Literal
 
 from torch import nn
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Small:
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise Problem(f"model.width={self.width}: expected at least 1 channel")
+            raise UserError(f"model.width={self.width}: expected at least 1 channel")
         if self.stride not in (4, 8):
-            raise Problem(f"model.stride={self.stride}: this network makes maps at 4 or 8")
+            raise UserError(f"model.stride={self.stride}: this network makes maps at 4 or 8")
 
     def body(self) -> tuple[nn.Sequential, int]:
         """The feature maps' part [b, K, h, w], never negative, with random weights, and its K."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor, distributed, nn
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -75,12 +75,12 @@ def _summed(own: Tensor) -> Tensor:
 def synced(network: Network, device: str) -> Network:
     """The network with every batch norm over all processes, for a device of this type.
 
-    Raises Problem for a batch norm of a library's own kind, which would stay each process's own.
+    Raises UserError for a batch norm of a library's own kind, which would stay each process's own.
     """
     every = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     for one in every:
         if type(one) is not nn.BatchNorm2d:
-            raise Problem(
+            raise UserError(
                 f"runtime.devices: {type(one).__module__}.{type(one).__name__} cannot be computed "
                 "over the images of several processes; train this network with one, "
                 "runtime.devices=1"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import MeanLinear, load_strictly
 from pipeline.model.torchvision import Weighted, imagenet_classes, read_weights
-from pipeline.records import Problem
 
 
 class OwnHead(nn.Module):
@@ -50,7 +50,7 @@ class Timm(Weighted):
             from difflib import get_close_matches
 
             close = get_close_matches(bare, timm.list_models(), n=8)
-            raise Problem(
+            raise UserError(
                 f"model.name={self.name}: timm has no such network; near ones: "
                 f"{', '.join(close) or 'none'}; timm.list_models() has all"
             )
@@ -81,10 +81,10 @@ class Timm(Weighted):
     def body(self) -> tuple[nn.Module, int]:
         """The feature maps' part, with random weights, and its number of channels.
 
-        Raises Problem where there are no feature maps that a GAP head could read.
+        Raises UserError where there are no feature maps that a GAP head could read.
         """
         if self.last:
-            raise Problem(
+            raise UserError(
                 f"model.name={self.name}: a transformer gives tokens, which no GAP head reads; "
                 "train.head=own keeps its own, or choose a CNN"
             )
@@ -99,7 +99,7 @@ class Timm(Weighted):
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Body with the pretrained weights, the network's own head, and its class names.
 
-        The head is None where its classes are not ImageNet's. Raises Problem where weights cannot
+        The head is None where its classes are not ImageNet's. Raises UserError where weights cannot
         be had or do not fit.
         """
         if self.weight_file is None:
@@ -127,7 +127,7 @@ class Timm(Weighted):
     def _whole(self, classes: int) -> Any:
         network = _timm().create_model(self.name, pretrained=False, num_classes=classes)
         if str(getattr(network, "output_fmt", "")).endswith("NHWC"):
-            raise Problem(
+            raise UserError(
                 f"model.name={self.name}: gives its feature maps channels last, which is not "
                 "supported; choose a CNN or a plain vision transformer"
             )
@@ -137,7 +137,7 @@ class Timm(Weighted):
         try:
             return _timm().create_model(self.name, pretrained=True).eval()
         except Exception as error:  # the hub's, the network's and timm's own kinds
-            raise Problem(
+            raise UserError(
                 f"model.weights=imagenet: timm's weights of {self.name} could not be had "
                 f"({type(error).__name__}: {str(error).splitlines()[0]:.200}). Without a network: "
                 "fetch them elsewhere and give model.weights=FILE, or model.weights=null"
@@ -148,7 +148,9 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise Problem("model=timm: timm is not installed; pip install 'label2box[timm]'") from None
+        raise UserError(
+            "model=timm: timm is not installed; pip install 'label2box[timm]'"
+        ) from None
     return timm
 
 

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
-from pipeline.records import Problem, near
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -125,9 +125,9 @@ class Weighted:
         return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
 
     def check_weights(self) -> None:
-        """Raises Problem where a file is named that is not there."""
+        """Raises UserError where a file is named that is not there."""
         if self.weight_file is not None and not self.weight_file.is_file():
-            raise Problem(
+            raise UserError(
                 f"model.weights={self.weights}: no such file; choices: imagenet (the library's "
                 "own, downloaded once), a file of weights (.pth, .safetensors), or null"
             )
@@ -146,11 +146,13 @@ class Torchvision(Weighted):
 
     def __post_init__(self) -> None:
         if self.name not in CUTS:
-            raise Problem(f"model.name={self.name}: no such network; {near(self.name, CUTS)}")
+            raise UserError(
+                f"model.name={self.name}: no such network; {suggest_choices(self.name, CUTS)}"
+            )
         cut = CUTS[self.name]
         allowed = (cut.stride,) if cut.last_stride is None else (32, 16)
         if self.stride is not None and self.stride not in allowed:
-            raise Problem(
+            raise UserError(
                 f"model.stride={self.stride}: {self.name} makes maps at a stride of "
                 f"{' or '.join(map(str, allowed))}"
             )
@@ -172,10 +174,10 @@ class Torchvision(Weighted):
     def body(self) -> tuple[nn.Module, int]:
         """The feature maps' part, with random weights, and its number of channels.
 
-        Raises Problem where there are no feature maps that a GAP head could read.
+        Raises UserError where there are no feature maps that a GAP head could read.
         """
         if CUTS[self.name].last:
-            raise Problem(
+            raise UserError(
                 f"model={self.name}: a transformer's classifier reads a class token, which no GAP "
                 "head can; train.head=own keeps its own, or choose a CNN"
             )
@@ -190,11 +192,11 @@ class Torchvision(Weighted):
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Body with the pretrained weights, the network's own head, and its class names.
 
-        The head is None where the file's classes are not ImageNet's. Raises Problem where weights
+        The head is None where the file's classes are not ImageNet's. Raises UserError where weights
         cannot be had or do not fit.
         """
         if self.weights is None:
-            raise Problem(f"model.weights=null: {self.name} has no weights to load")
+            raise UserError(f"model.weights=null: {self.name} has no weights to load")
         file = self.weight_file
         state = _download(self.name) if file is None else read_weights(file)
         state = _renamed(state)
@@ -355,11 +357,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Problem(f"{path}: no such file of weights") from None
+        raise UserError(f"{path}: no such file of weights") from None
     except Exception as error:  # torch raises pickle's, zip's and its own errors
         # torch's own advice is to trust the file: not repeated here.
         reason = str(error).strip().split("\n")[0].split("Re-running")[0].split(" (1)")[0][:200]
-        raise Problem(
+        raise UserError(
             f"{path}: not a file of weights that loads safely ({type(error).__name__}: {reason}). "
             "Expected tensors by name, as torch.save(network.state_dict(), FILE) or safetensors "
             "write them; a file that is cut short, or holds code or whole objects, is refused"
@@ -368,11 +370,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     if not isinstance(state, dict) or not state:
-        raise Problem(f"{path}: expected tensors by name (a state_dict), got {_kind(state)}")
+        raise UserError(f"{path}: expected tensors by name (a state_dict), got {_kind(state)}")
     for name, tensor in state.items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided
         if not isinstance(name, str) or not plain or tensor.is_quantized:
-            raise Problem(
+            raise UserError(
                 f"{path}: expected tensors by name (a state_dict), got {_kind(tensor)} at {name!r}"
             )
     return {
@@ -413,11 +415,11 @@ def _download(name: str) -> dict[str, Tensor]:
         pickle.UnpicklingError,
     ) as error:
         if cached.is_file():
-            raise Problem(
+            raise UserError(
                 f"model.weights=imagenet: {cached} cannot be read ({error}); remove it, and it is "
                 "downloaded again"
             ) from error
-        raise Problem(
+        raise UserError(
             f"model.weights=imagenet: {weights.url} could not be downloaded ({error}). "
             f"Without a network: fetch that file elsewhere and put it into {cached.parent}, or "
             "give model.weights=FILE, or model.weights=null to train from scratch"

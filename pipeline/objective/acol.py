@@ -42,7 +42,7 @@ class ACoL:
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with its second classifier. Raises Problem where it has no GAP head."""
+        """The network with its second classifier. Raises UserError where it has no GAP head."""
         add_branch(network, FOREGROUND, Complementary(network.gap, self.delta), "acol")
         return network
 

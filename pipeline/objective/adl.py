@@ -44,7 +44,7 @@ class ADL:
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with the layer in it. Raises Problem for a name that it does not have."""
+        """The network with the layer in it. Raises UserError for a name that it does not have."""
         channels_of(network, self.layers)
         for name in self.layers:
             layer = network.body.get_submodule(path_of(network, name))

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.errors import UserError
 from pipeline.objective.cross_entropy import check_smoothing, cross_entropy
 from pipeline.objective.wrapped import (
     FOREGROUND,
@@ -39,7 +40,6 @@ from pipeline.objective.wrapped import (
     class_maps,
     with_layers,
 )
-from pipeline.records import Problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -61,12 +61,12 @@ class BAS:
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with the generator of its maps. Raises Problem where it has no GAP head, no
+        """The network with the generator of its maps. Raises UserError where it has no GAP head, no
         such layer, or does not run as a chain behind it."""
         classes = network.class_weights.shape[0]
         (channels,) = channels_of(network, (self.layer,))
         if not len(behind(network, self.layer, "bas")):
-            raise Problem(
+            raise UserError(
                 f"objective.layer={self.layer}: nothing runs behind it that would read what the "
                 "map leaves; give one below, as objective.layer=below"
             )

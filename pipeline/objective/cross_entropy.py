@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -31,7 +31,7 @@ class CrossEntropy:
 
     def __call__(
         self,
-        network: Callable[[Float[Tensor, "b ..."]], Answer],
+        network: Callable[[Float[Tensor, "b ..."]], NetworkOutput],
         inputs: Float[Tensor, "b ..."],
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:

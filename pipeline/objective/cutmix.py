@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objective.cross_entropy import check_share, check_smoothing, cross_entropy
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,7 +42,7 @@ class CutMix:
 
     def __call__(
         self,
-        network: Callable[[Float[Tensor, "b 3 H W"]], Answer],
+        network: Callable[[Float[Tensor, "b 3 H W"]], NetworkOutput],
         inputs: Float[Tensor, "b 3 H W"],
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:

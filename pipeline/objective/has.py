@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objective.cross_entropy import check_share, check_smoothing, cross_entropy
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -45,7 +45,7 @@ class HideAndSeek:
 
     def __call__(
         self,
-        network: Callable[[Float[Tensor, "b 3 H W"]], Answer],
+        network: Callable[[Float[Tensor, "b 3 H W"]], NetworkOutput],
         inputs: Float[Tensor, "b 3 H W"],
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:

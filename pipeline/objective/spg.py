@@ -66,7 +66,7 @@ class SPG:
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with the branches. Raises Problem where it has no GAP head, or no layer of
+        """The network with the branches. Raises UserError where it has no GAP head, or no layer of
         that name."""
         device = network.class_weights.device
         low, high, last = channels_of(network, (*self.layers, "last"))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.records import Answer, Problem
+from pipeline.errors import UserError
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -22,7 +23,9 @@ FOREGROUND = "foreground"  # the branch that saliency=foreground shows
 PROBE = 224  # pixels of an image that is no more than its shape
 
 
-def with_layers(network: Any, images: Float[Tensor, "b 3 H W"], layers: Sequence[str]) -> Answer:
+def with_layers(
+    network: Any, images: Float[Tensor, "b 3 H W"], layers: Sequence[str]
+) -> NetworkOutput:
     """The answer with activations of layers and branches; the graph reaches as far as weights
     learn."""
     branches = {name: network.branches[name] for name in layers if name in network.branches}
@@ -48,24 +51,26 @@ def with_layers(network: Any, images: Float[Tensor, "b 3 H W"], layers: Sequence
             handle.remove()
     for name, branch in branches.items():
         found[name] = branch(*(found[layer] for layer in branch.reads))
-    return Answer(logits, {name: found[name] for name in layers})
+    return NetworkOutput(logits, {name: found[name] for name in layers})
 
 
 def add_branch(network: Any, name: str, branch: nn.Module, objective: str) -> None:
-    """Raises Problem where the network has a branch of this name."""
+    """Raises UserError where the network has a branch of this name."""
     if name in network.branches:
-        raise Problem(f"objective={objective}: the network has a branch {name!r} already")
+        raise UserError(f"objective={objective}: the network has a branch {name!r} already")
     network.branches[name] = branch
 
 
 def channels_of(network: nn.Module, layers: Sequence[str]) -> list[int]:
     """K of each layer, from shapes alone: nothing is computed, nothing drawn.
 
-    Raises Problem for a layer that is not there or gives no feature maps.
+    Raises UserError for a layer that is not there or gives no feature maps.
     """
     shapes = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad():
-        answer: Answer = shapes(torch.zeros(1, 3, PROBE, PROBE, device="meta"), at=tuple(layers))
+        answer: NetworkOutput = shapes(
+            torch.zeros(1, 3, PROBE, PROBE, device="meta"), at=tuple(layers)
+        )
     return [answer.activations[name].shape[1] for name in layers]
 
 
@@ -78,13 +83,13 @@ def path_of(network: Any, layer: str) -> str:
 def behind(network: Any, layer: str, objective: str) -> nn.Sequential:
     """The modules that run behind `layer`, in order, without the head.
 
-    Raises Problem where the body is no chain of modules there.
+    Raises UserError where the body is no chain of modules there.
     """
     within: nn.Module = network.body
     after: list[nn.Module] = []
     for part in filter(None, path_of(network, layer).split(".")):
         if type(within).forward is not nn.Sequential.forward:
-            raise Problem(
+            raise UserError(
                 f"objective={objective}: what runs behind layer {layer!r} cannot be told, for the "
                 f"network is no chain of modules there; give objective.layer=, a layer that "
                 "stands in a chain (nn.Sequential), or take another model"

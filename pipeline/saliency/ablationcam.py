@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import Network
 from pipeline.saliency.fused import weighted
-from pipeline.saliency.slopes import full_precision
+from pipeline.saliency.gradients import full_precision
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -38,10 +40,10 @@ class AblationCAM:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise Problem(f"saliency.batch={self.batch}: expected at least 1 channel at once")
+            raise UserError(f"saliency.batch={self.batch}: expected at least 1 channel at once")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         with full_precision(images, graph=False):
             answer = network(images, at=(self.layer,))

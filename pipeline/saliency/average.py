@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem, SaliencyMethod
+from pipeline.errors import UserError
+from pipeline.protocols import Network, SaliencyMethod
 from pipeline.saliency.fused import enlarged
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,10 +34,10 @@ class Average:
 
     def __post_init__(self) -> None:
         if not self.methods:
-            raise Problem("saliency.methods=[]: name at least one, as in [gradcam,cam]")
+            raise UserError("saliency.methods=[]: name at least one, as in [gradcam,cam]")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes in [0, 1], at the resolution of the finest method."""
         first, *others = self.methods

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network
+from pipeline.protocols import Network
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -30,11 +31,11 @@ class CAM:
     weights: Literal["all", "positive"] = "all"
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the last feature maps, signed.
 
-        Raises Problem where the network has no GAP head.
+        Raises UserError where the network has no GAP head.
         """
         with torch.no_grad():
             head = network.class_weights  # first: where there are none, nothing need run

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64, Int
@@ -48,8 +50,8 @@ class DDT:
         f f^T, in float64.
 
         With `per_class` those of each class apart, as `<class>.count` and so on, for the classes in
-        this batch alone: another batch may have other names. Raises Problem where all of them would
-        take more than LARGEST.
+        this batch alone: another batch may have other names. Raises UserError where all of them
+        would take more than LARGEST.
         """
         with torch.no_grad():
             features = network(images, at=(self.layer,)).activations[self.layer].float()
@@ -69,7 +71,7 @@ class DDT:
             label, _, name = key.rpartition(".")
             groups.setdefault(label, {})[name] = value
         if not groups:
-            raise Problem("saliency=ddt: no training image to learn from")
+            raise UserError("saliency=ddt: no training image to learn from")
         every = {
             name: sum((group[name] for group in groups.values()), torch.zeros(()))
             for name in ("count", "sum", "outer")
@@ -82,9 +84,9 @@ class DDT:
         return Projection(self.layer, means, components, rows)
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        raise Problem(
+        raise UserError(
             "saliency=ddt: it has not yet looked at training images, which the stage explain has "
             "it do; from Python: ddt.fitted(sums), with what ddt.statistics gives for each batch "
             "added up by name"
@@ -101,7 +103,7 @@ class Projection:
     rows: Mapping[int, int]  # of the classes that have their own
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps at the resolution of the layer, signed: what is above 0 is like the object."""
         with torch.no_grad():
@@ -128,7 +130,7 @@ def _sums(features: Float[Tensor, "b K h w"]) -> dict[str, Tensor]:
 def _check_size(classes: int, channels: int) -> None:
     size = classes * channels**2 * 8
     if size > LARGEST:
-        raise Problem(
+        raise UserError(
             f"saliency.per_class=true: sums of {channels} x {channels} numbers for each of "
             f"{classes} classes are {size / 2**30:.1f} GiB, more than {LARGEST // 2**30}; "
             "saliency=ddt finds one component for all classes"

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network
+from pipeline.protocols import Network
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,7 +36,7 @@ class EigenCAM:
 
     @torch.no_grad()
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         answer = network(images, at=(self.layer,))
         classes = choose(answer.logits)

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from pipeline.records import Fitted, SaliencyMethod
+from pipeline.protocols import FittableMethod, SaliencyMethod
 
 
-def parts(method: SaliencyMethod | Fitted) -> list[Fitted]:
+def parts(method: SaliencyMethod | FittableMethod) -> list[FittableMethod]:
     """What in a method is to be fitted, itself perhaps; mostly nothing."""
     return list(_parts(method))
 
 
 def with_fitted(
-    method: SaliencyMethod | Fitted, fitted: Sequence[SaliencyMethod]
+    method: SaliencyMethod | FittableMethod, fitted: Sequence[SaliencyMethod]
 ) -> SaliencyMethod:
     """The method with each of its `parts` replaced, in their order."""
     if len(fitted) != len(parts(method)):
@@ -29,8 +29,8 @@ def with_fitted(
     return whole
 
 
-def _parts(one: Any) -> Iterator[Fitted]:
-    if isinstance(one, Fitted):
+def _parts(one: Any) -> Iterator[FittableMethod]:
+    if isinstance(one, FittableMethod):
         yield one
     elif is_dataclass(one):
         for field in fields(one):
@@ -41,7 +41,7 @@ def _parts(one: Any) -> Iterator[Fitted]:
 
 
 def _replaced(one: Any, fitted: Iterator[SaliencyMethod]) -> Any:
-    if isinstance(one, Fitted):
+    if isinstance(one, FittableMethod):
         return next(fitted)
     if is_dataclass(one) and not isinstance(one, type) and any(True for _ in _parts(one)):
         return replace(

@@ -2,9 +2,10 @@
 
     map = answer of the network's branch `foreground`, from 0 to 1
 
-Stage `refine` adds that branch to a classifier (pipeline/stages/refine.py), and so do objectives
-that train one (pipeline/objective/). One forward pass gives class and map. A branch with one map
-has the same for every class; one with a map for each class gives that of the class explained.
+Stage `refine` adds that branch to a classifier (pipeline/stages/refine/stage.py), and so do
+objectives that train one (pipeline/objective/). One forward pass gives class and map. A branch
+with one map has the same for every class; one with a map for each class gives that of the class
+explained.
 
 Where the network also learned to tell classes by the object that it found (`object_class`), these
 are its logits, and what they leave open is looked at again, the found box magnified:
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pipeline.records import Answer, Choose, Explanation, Network
-from pipeline.saliency.looking import boxes_of, widened, zoomed
+from pipeline.protocols import Network
+from pipeline.saliency.zoom import boxes_of, widened, zoomed
+from pipeline.types import ClassSelector, Explanation, NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,13 +34,13 @@ BOTH = ("foreground", "object_class")
 
 @dataclass(frozen=True)
 class Foreground:
-    """The network raises Problem where it has no such branch."""
+    """The network raises UserError where it has no such branch."""
 
     flips: bool = False  # the mean with the map of the mirrored image, for a second forward pass
     look_again: float = 0.15  # at images whose two likeliest classes are nearer than this; 0: never
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         with torch.no_grad():
             answer = network(images, at=BOTH if network.tells_objects else BOTH[:1])
@@ -57,7 +59,7 @@ class Foreground:
         return Explanation(found, classes, logits)
 
     def _told(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], answer: Answer
+        self, network: Network, images: Float[Tensor, "b 3 H W"], answer: NetworkOutput
     ) -> Float[Tensor, "b C"]:
         said = _logs(answer)
         likeliest = said.exp().topk(min(2, said.shape[1])).values
@@ -69,5 +71,5 @@ class Foreground:
         return said
 
 
-def _logs(answer: Answer) -> Float[Tensor, "b C"]:
+def _logs(answer: NetworkOutput) -> Float[Tensor, "b C"]:
     return answer.activations["object_class"].float().log_softmax(1)

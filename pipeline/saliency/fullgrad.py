@@ -37,8 +37,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from pipeline.records import Choose, Explanation, Network, Problem
-from pipeline.saliency.slopes import full_precision
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import full_precision
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -53,11 +55,11 @@ class FullGrad:
     rescale: Literal["layer", "channel"] = "layer"  # what psi scales to [0, 1]
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes, a value for each pixel, never negative; in float32.
 
-        Raises Problem where the network has an operation whose bias is not known.
+        Raises UserError where the network has an operation whose bias is not known.
         """
         with full_precision(images):
             with _Biases() as biases:
@@ -91,7 +93,7 @@ class FullGrad:
         excess = (total - scores).abs() - TOLERANCE * weight
         if (excess > 0).any():
             worst = excess.argmax()
-            raise Problem(
+            raise UserError(
                 f"saliency=fullgrad: image and biases make {total[worst]:.4g} of a score of "
                 f"{scores[worst]:.4g}: this network has an operation whose bias is not known here "
                 "(layer norm, attention); on any network: gradient_times_input, "

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.records import Choose, Explanation, Network, Problem
-from pipeline.saliency.slopes import slopes
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import gradients
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,9 +31,9 @@ Fusion = Callable[[Sequence[Tensor]], Tensor]
 
 
 def check_layers(layers: tuple[str, ...]) -> None:
-    """Raises Problem where no layer is named, or a bare name stands for a list of them."""
+    """Raises UserError where no layer is named, or a bare name stands for a list of them."""
     if isinstance(layers, str) or not layers:
-        raise Problem(
+        raise UserError(
             f"saliency.layers={layers}: expected one or more layers, [last] or [below,last]; last "
             "is what the head reads, below what the last block reads, others have their own names"
         )
@@ -66,7 +68,7 @@ def mean_of_scaled(maps: Sequence[Float[Tensor, "b t h w"]]) -> Float[Tensor, "b
 def explained(
     network: Network,
     images: Float[Tensor, "b 3 H W"],
-    choose: Choose,
+    choose: ClassSelector,
     layers: Sequence[str],
     rule: Rule,
     *,
@@ -79,7 +81,7 @@ def explained(
         logits = answer.logits.detach()
         classes = choose(logits)
         features = [answer.activations[name] for name in layers]
-        found = slopes(answer.logits, classes, features)
+        found = gradients(answer.logits, classes, features)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         maps = [rule(a.float(), s.float()) for a, s in zip(features, found, strict=True)]
         if relu:

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network
-from pipeline.saliency.slopes import one_channel, slopes_at_image
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import gradients_at_image, one_channel
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,10 +33,10 @@ class Gradient:
     normalize: Literal["none", "sum"] = "none"  # sum: magnitudes of a map add up to 1
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
-        colour, classes, logits = slopes_at_image(network, images, choose)
+        colour, classes, logits = gradients_at_image(network, images, choose)
         maps = one_channel(colour, self.channels)
         if self.normalize == "sum":
             total = maps.abs().sum((2, 3), keepdim=True)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network
-from pipeline.saliency.relu_rules import bent_slopes
-from pipeline.saliency.slopes import one_channel
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import one_channel
+from pipeline.saliency.relu_rules import modified_gradients
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,10 +30,10 @@ class GuidedBackprop:
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
-        colour, classes, logits = bent_slopes(network, images, choose, guided)
+        colour, classes, logits = modified_gradients(network, images, choose, guided)
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
 
 

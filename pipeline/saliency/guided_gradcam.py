@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.records import Choose, Explanation, Network
+from pipeline.protocols import Network
 from pipeline.saliency.gradcam import averaged
+from pipeline.saliency.gradients import full_precision, gradients, one_channel
 from pipeline.saliency.guided_backprop import guided
 from pipeline.saliency.relu_rules import InSight, bend
-from pipeline.saliency.slopes import full_precision, one_channel, slopes
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,7 +33,7 @@ class GuidedGradCAM:
     upsampling: Literal["bilinear", "nearest"] = "bilinear"  # of Grad-CAM's map, to the image
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
         with full_precision(images):
@@ -41,9 +42,9 @@ class GuidedGradCAM:
             image, features = (answer.activations[name] for name in ("input", self.layer))
             logits = answer.logits.detach()
             classes = choose(logits)
-            (plain,) = slopes(answer.logits, classes, [features], keep=True)
+            (plain,) = gradients(answer.logits, classes, [features], keep=True)
             bend(answer.logits, guided)
-            (colour,) = slopes(answer.logits, classes, [image])
+            (colour,) = gradients(answer.logits, classes, [image])
             coarse = averaged(features.detach(), plain).relu()
             where = F.interpolate(coarse, images.shape[2:], mode=self.upsampling)
         colour = colour * where[:, :, None]

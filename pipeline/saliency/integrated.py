@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
-from pipeline.saliency.slopes import (
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import (
     full_precision,
+    gradients_at_image,
     one_channel,
-    slopes_at_image,
-    total_slopes,
+    total_gradients,
 )
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,10 +40,10 @@ class GradientTimesInput:
     channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
-        colour, classes, logits = slopes_at_image(network, images, choose)
+        colour, classes, logits = gradients_at_image(network, images, choose)
         colour = colour * images[:, None]
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
 
@@ -57,17 +59,17 @@ class IntegratedGradients:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise Problem(f"saliency.steps={self.steps}: expected at least 1")
+            raise UserError(f"saliency.steps={self.steps}: expected at least 1")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
         with full_precision(images, graph=False):
             logits = network(images).logits
         classes = choose(logits)
         way = images - self.start(images)
-        total = total_slopes(network, self.points(images, way), classes)
+        total = total_gradients(network, self.points(images, way), classes)
         colour = total * way[:, None]
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
 

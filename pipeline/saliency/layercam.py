@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network
+from pipeline.protocols import Network
 from pipeline.saliency.fused import check_layers, enlarged, explained, scaled
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -37,7 +38,7 @@ class LayerCAM:
         check_layers(self.layers)
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         return explained(
             network, images, choose, self.layers, positive, relu=self.relu, fusion=largest

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -37,27 +39,27 @@ class Occlusion:
 
     def __post_init__(self) -> None:
         if self.window < 1:
-            raise Problem(f"saliency.window={self.window}: a patch has at least 1 pixel a side")
+            raise UserError(f"saliency.window={self.window}: a patch has at least 1 pixel a side")
         if not 1 <= self.stride <= self.window:
-            raise Problem(
+            raise UserError(
                 f"saliency.stride={self.stride}: expected 1 to {self.window}, the window's side, "
                 "so that no pixel is passed over"
             )
         if self.value != "mean" and not math.isfinite(self.value):
-            raise Problem(f"saliency.value={self.value}: expected a finite number or mean")
+            raise UserError(f"saliency.value={self.value}: expected a finite number or mean")
         if self.batch < 1:
-            raise Problem(f"saliency.batch={self.batch}: expected at least 1")
+            raise UserError(f"saliency.batch={self.batch}: expected at least 1")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes, a value for each pixel, signed.
 
-        Raises Problem where the window is larger than the images.
+        Raises UserError where the window is larger than the images.
         """
         height, width = images.shape[2:]
         if self.window > min(height, width):
-            raise Problem(
+            raise UserError(
                 f"saliency.window={self.window}: larger than the network's input of {height} x "
                 f"{width} pixels; as in saliency.window={max(1, min(height, width) // 7)}"
             )

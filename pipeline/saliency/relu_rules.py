@@ -29,8 +29,10 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
-from pipeline.records import Choose, Network, Problem
-from pipeline.saliency.slopes import full_precision, slopes
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import full_precision, gradients
+from pipeline.types import ClassSelector
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -69,12 +71,12 @@ HIDDEN = {f"{name}_" for name in (
 SCALAR = {"Add", "Div", "Hardsigmoid", "Hardtanh", "Mul", "Sigmoid"}
 
 
-def bent_slopes(
-    network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose, rule: Rule
+def modified_gradients(
+    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, rule: Rule
 ) -> tuple[Float[Tensor, "b t 3 H W"], Int[Tensor, "b t"], Float[Tensor, "b C"]]:
     """What comes back to the image by `rule`, the classes chosen, the logits. In float32.
 
-    Raises Problem as `bend` does.
+    Raises UserError as `bend` does.
     """
     with full_precision(images):
         with InSight():
@@ -82,14 +84,14 @@ def bent_slopes(
         bend(answer.logits, rule)
         logits = answer.logits.detach()
         classes = choose(logits)
-        (colour,) = slopes(answer.logits, classes, [answer.activations["input"]])
+        (colour,) = gradients(answer.logits, classes, [answer.activations["input"]])
     return colour, classes, logits
 
 
 def bend(logits: Tensor, rule: Rule) -> None:
     """From now on, what comes back from `logits` goes through every ReLU by `rule`.
 
-    The forward pass has to have run within `InSight`. Raises Problem where it met an activation
+    The forward pass has to have run within `InSight`. Raises UserError where it met an activation
     that is no ReLU, or no ReLU at all.
     """
     relus = []
@@ -221,8 +223,8 @@ def _hook(rule: Rule) -> Callable[..., tuple[Tensor | None, ...]]:
     return hook
 
 
-def _refused(why: str) -> Problem:
-    return Problem(
+def _refused(why: str) -> UserError:
+    return UserError(
         "deconvnet, guided_backprop and guided_gradcam change the way back through ReLU alone, but "
         f"the network {why}. Methods for any network: gradient, integrated_gradients, smoothgrad, "
         "gradcam, layercam and all others"

@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -38,16 +40,16 @@ class RISE:
     def __post_init__(self) -> None:
         for name in ("masks", "cells", "batch"):
             if getattr(self, name) < 1:
-                raise Problem(f"saliency.{name}={getattr(self, name)}: expected at least 1")
+                raise UserError(f"saliency.{name}={getattr(self, name)}: expected at least 1")
         if not 0 < self.probability <= 1:
-            raise Problem(
+            raise UserError(
                 f"saliency.probability={self.probability}: expected more than 0, at most 1"
             )
         if self.seed < 0:
-            raise Problem(f"saliency.seed={self.seed}: expected 0 or more")
+            raise UserError(f"saliency.seed={self.seed}: expected 0 or more")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes, a value for each pixel, never negative."""
         height, width = images.shape[2:]

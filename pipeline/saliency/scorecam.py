@@ -23,8 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.records import Choose, Explanation, Network, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import Network
 from pipeline.saliency.fused import weighted
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -38,11 +40,11 @@ class ScoreCAM:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise Problem(f"saliency.batch={self.batch}: expected at least 1 image at once")
+            raise UserError(f"saliency.batch={self.batch}: expected at least 1 image at once")
 
     @torch.no_grad()
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         answer = network(images, at=(self.layer,))
         classes = choose(answer.logits)

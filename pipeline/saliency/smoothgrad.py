@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.records import Choose, Explanation, Network, Problem
-from pipeline.saliency.slopes import full_precision, one_channel, total_slopes
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.gradients import full_precision, one_channel, total_gradients
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,19 +38,19 @@ class SmoothGrad:
 
     def __post_init__(self) -> None:
         if self.samples < 1:
-            raise Problem(f"saliency.samples={self.samples}: expected at least 1")
+            raise UserError(f"saliency.samples={self.samples}: expected at least 1")
         if self.noise < 0:
-            raise Problem(f"saliency.noise={self.noise}: expected 0 or more")
+            raise UserError(f"saliency.noise={self.noise}: expected 0 or more")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes at the resolution of the image."""
         with full_precision(images, graph=False):
             logits = network(images).logits
         classes = choose(logits)
         copies = self.noisy(images)
-        colour = total_slopes(network, copies, classes, power=2 if self.squared else 1)
+        colour = total_gradients(network, copies, classes, power=2 if self.squared else 1)
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
 
     def noisy(

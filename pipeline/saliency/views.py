@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.records import Choose, Explanation, Network, Problem, SaliencyMethod
+from pipeline.errors import UserError
+from pipeline.protocols import Network, SaliencyMethod
 from pipeline.saliency.average import averaged
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -39,13 +41,13 @@ class Views:
 
     def __post_init__(self) -> None:
         if not self.scales:
-            raise Problem("saliency.scales=[]: name at least one, as in [1] or [1,1.5,2]")
+            raise UserError("saliency.scales=[]: name at least one, as in [1] or [1,1.5,2]")
         for scale in self.scales:
             if not (scale > 0 and math.isfinite(scale)):
-                raise Problem(f"saliency.scales: {scale}: expected numbers above 0")
+                raise UserError(f"saliency.scales: {scale}: expected numbers above 0")
 
     def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: Choose
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
         """Maps of the chosen classes in [0, 1], at the resolution of the finest view.
 

@@ -29,7 +29,7 @@ SLOPE, SHIFT = 1.7, -0.45
 LEAST, MOST = 0.1, 0.45
 
 
-def threshold_of(scaled: Float32[np.ndarray, "h w"]) -> float:
+def auto_threshold(scaled: Float32[np.ndarray, "h w"]) -> float:
     """Of a map in [0, 1]: a multiple of a thousandth, as the curves of the metrics have them."""
     levels = cv2.convertScaleAbs(cv2.sqrt(scaled), alpha=255)
     highest, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)

@@ -37,9 +37,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.records import Boxes, Example, SaliencyMap
-from pipeline.segmenter.frame import frame_size, min_max, upsampled
+from pipeline.ops.maps import frame_size, min_max, upsample
 from pipeline.segmenter.threshold import Threshold, nothing, otsu, quantile
+from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, UInt8
@@ -99,8 +99,8 @@ class GrabCut:
         return self.longer_side
 
     @property
-    def stands_on(self) -> Mapping[str, Any]:
-        return self._cut.stands_on
+    def threshold_info(self) -> Mapping[str, Any]:
+        return self._cut.threshold_info
 
     def with_threshold(self, value: float) -> GrabCut:
         return replace(self, threshold=value)
@@ -109,7 +109,7 @@ class GrabCut:
         if saliency.score < self.probability:
             return nothing(saliency)
         refined, fell_back = self.refined(saliency, example)
-        scaled = upsampled(saliency.raw(), (refined.shape[0], refined.shape[1]))
+        scaled = upsample(saliency.raw(), (refined.shape[0], refined.shape[1]))
         return replace(self._cut.cut(refined, saliency, scores=scaled), fell_back=fell_back)
 
     def refined(
@@ -118,7 +118,7 @@ class GrabCut:
         """The refined map in [0, 1] at the image's frame; and why it is the map alone, where it
         is."""
         frame = frame_size(saliency.size)
-        scaled = upsampled(saliency.raw(), frame)
+        scaled = upsample(saliency.raw(), frame)
         mask, fell_back = self.mask(saliency, example)
         if fell_back is not None:
             return scaled, fell_back
@@ -143,7 +143,7 @@ class GrabCut:
         none = np.zeros(frame, bool)
         if min(frame) < SMALLEST:
             return none, f"the image is less than {SMALLEST} pixels wide or high where it is cut"
-        image, small = _at(example.image, frame), upsampled(saliency.raw(), frame)
+        image, small = _at(example.image, frame), upsample(saliency.raw(), frame)
         if not small.any():
             return none, "the map is constant"
         own = small > otsu(small)

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.records import Boxes, Example, SaliencyMap
+from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample, upsample_raw
+from pipeline.ops.rle import encode_rle
 from pipeline.segmenter.components import parts_of
-from pipeline.segmenter.frame import frame_size, min_max, to_image, upsampled, upsampled_raw
-from pipeline.segmenter.rle import rle
+from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -59,7 +59,7 @@ class Threshold:
             raise ValueError(f"probability={self.probability}: expected a number from 0 to 1")
 
     @property
-    def stands_on(self) -> Mapping[str, Any]:
+    def threshold_info(self) -> Mapping[str, Any]:
         if self.at != "fraction":
             rule = self.at if self.at == "otsu" else f"{self.at} {self.threshold:g}"
             return {"kind": "auto", "value": None, "rule": rule}
@@ -79,9 +79,9 @@ class Threshold:
             return nothing(saliency)
         frame = frame_size(saliency.size)
         if self.at == "value":
-            raw = upsampled_raw(saliency.raw(), frame)
+            raw = upsample_raw(saliency.raw(), frame)
             return self.cut(min_max(raw), saliency, _between(raw, self.threshold))
-        return self.cut(upsampled(saliency.raw(), frame), saliency)
+        return self.cut(upsample(saliency.raw(), frame), saliency)
 
     def cut(
         self,
@@ -108,11 +108,11 @@ class Threshold:
         values = np.array([one.score for one in found.parts]) * saliency.score
         order = np.argsort(-values.astype(np.float32), kind="stable")
         boxes = np.array([found.parts[n].box for n in order])
-        masks = [rle(found.mask(n), size) for n in order] if self.masks else None
+        masks = [encode_rle(found.mask(n), size) for n in order] if self.masks else None
         return Boxes(
             saliency.id,
             saliency.explained,
-            to_image(boxes, frame, size),
+            boxes_to_image(boxes, frame, size),
             values[order].astype(np.float32),
             size,
             masks,
@@ -125,9 +125,9 @@ class Threshold:
         if self.at == "otsu":
             return otsu(scaled)
         if self.threshold == "auto":
-            from pipeline.segmenter.auto import threshold_of
+            from pipeline.segmenter.auto import auto_threshold
 
-            return threshold_of(scaled)
+            return auto_threshold(scaled)
         return number(self.threshold)
 
 

@@ -26,14 +26,15 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline import shards
-from pipeline.config import conf_folder, instantiate, options
-from pipeline.metric.iou import best_iou
-from pipeline.records import Boxes, Example, SaliencyMap, Segmenter
-from pipeline.segmenter.frame import frame_size
-from pipeline.stages import explain
-from pipeline.stages.colours import at_frame, for_class, laid_over
-from pipeline.stages.sheet import Row, contact
+from pipeline.engine.choices import conf_folder, instantiate, list_choices
+from pipeline.ops.iou import best_iou
+from pipeline.ops.maps import frame_size
+from pipeline.plotting.colours import at_frame, for_class, laid_over
+from pipeline.plotting.sheet import Row, contact
+from pipeline.protocols import Segmenter
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
+from pipeline.types import Boxes, Example, SaliencyMap
 from scripts.measure.records import Record
 from scripts.measure.runs import compose
 
@@ -57,7 +58,7 @@ def run(picture: str = "picture=outputs/segmenters.png", *arguments: str) -> lis
         items = _items("data=shapes", *more, f"outputs={outputs}")
     rows = [Row("map", "upsampled, over its image", [_map(*item[:2]) for item in items])]
     records = []
-    segmenters = {name: _segmenter(name) for name in options("segmenter")}
+    segmenters = {name: _segmenter(name) for name in list_choices("segmenter")}
     times = _ms(segmenters, items, rounds)
     for name, segmenter in segmenters.items():
         found = [segmenter(saliency, example) for saliency, example, _ in items]
@@ -86,11 +87,12 @@ def _items(*overrides: str) -> list[Item]:
     """Of each class the first image, its map and its true boxes; named by its class."""
     run = compose("cam", *overrides)
     for stage in ("train", "explain"):
-        run.obtain(stage)
-    ids, truth = run.data.ids("val"), run.data.truth("val")
+        run.get_or_create(stage)
+    annotated: Any = run.data
+    ids, truth = annotated.ids("val"), annotated.truth("val")
     found: dict[int, Item] = {}
-    for shard in shards.written(run.folder("explain")):
-        for position, saliency in explain.maps_in(shard, ids):
+    for shard in list_shards(run.folder("explain")):
+        for position, saliency in iterate_maps(shard, ids):
             if saliency.explained not in found:
                 example = run.data.example("val", position)
                 named = replace(saliency, id=run.classes[saliency.explained])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from pipeline.config import Skeleton, conf_folder, prepare
-from pipeline.run import Run
+from pipeline.engine.choices import conf_folder
+from pipeline.engine.config import Skeleton
+from pipeline.engine.overrides import prepare_overrides
+from pipeline.engine.run import Run
 
 SHARED = Path("../shared/data")
 MOBILENET = (
@@ -28,7 +30,7 @@ def compose(experiment: str, *overrides: str) -> Run:
         raise FileNotFoundError(2, "no such folder", str(SHARED))
     ConfigStore.instance().store(name="skeleton", node=Skeleton)
     with hydra.initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-        arguments = prepare([f"+experiment={experiment}", *overrides])
+        arguments = prepare_overrides([f"+experiment={experiment}", *overrides])
         config = hydra.compose("config", arguments, return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         chosen = {str(k): str(v) for k, v in config.hydra.runtime.choices.items()}

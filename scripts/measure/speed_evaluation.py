@@ -208,9 +208,9 @@ def _apart(folder: str, count: int) -> dict[str, float]:
 
 
 def _score(folder: Path, count: int) -> dict[str, float]:
-    from pipeline.data import wsolevaluation
-    from pipeline.stages.scored import Asked
-    from pipeline.stages.scored_maps import score_maps
+    from pipeline.formats import wsolevaluation
+    from pipeline.stages.score.maps import score_maps
+    from pipeline.stages.score.scored import Asked
 
     cv2.setNumThreads(1)
     asked = Asked((0.3, 0.5, 0.7), 0, 2, "default", {"kind": "fixed", "value": 0.2})

@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from pipeline import checkpoint, runtime
-from pipeline.run import Run
+from pipeline.engine import checkpoint, runtime
+from pipeline.engine.run import Run
 from scripts.measure.records import Record
 from scripts.measure.runs import CUB, compose
 
@@ -29,7 +29,7 @@ def run(experiment: str = "experiment=cam") -> list[Record]:
         first = compose(recipe, *CUB, "explain.split=all", f"outputs={folder}/0")
         for stage in ("train", "refine"):
             if stage in first.config["stages"]:
-                first.obtain(stage)
+                first.get_or_create(stage)
         trained_in = first.checkpoint
         trained = checkpoint.load(trained_in, first.device)
         images = _in_memory(first)
@@ -53,7 +53,7 @@ def run(experiment: str = "experiment=cam") -> list[Record]:
 def _in_memory(run: Run) -> np.ndarray:
     """Every image, normalised, as the network takes it."""
     count = len(run.data.ids("all"))
-    read = runtime.stream(
+    read = runtime.map_in_threads(
         lambda n: run.data.example("all", n, at=run.size).image, range(count), run.workers
     )
     return np.stack(list(read))
@@ -62,7 +62,7 @@ def _in_memory(run: Run) -> np.ndarray:
 def _ours(run: Run) -> float:
     started = time.perf_counter()
     for stage in ("explain", "localize"):
-        _, kept = run.obtain(stage)
+        _, kept = run.get_or_create(stage)
         assert not kept
     return len(run.data.ids("all")) / (time.perf_counter() - started)
 

@@ -26,7 +26,7 @@ from scripts.measure.runs import compose
 run = compose("predict", *sys.argv[1:])
 started = time.perf_counter()
 for stage in ("explain", "localize"):
-    run.obtain(stage)
+    run.get_or_create(stage)
 seconds = time.perf_counter() - started
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 size = sum(p.stat().st_size for p in run.folder("explain").glob("shard-*"))
@@ -40,7 +40,7 @@ def run(*counts: str) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         first = compose("cam", *CUB, f"outputs={folder}/o")
-        first.obtain("train")
+        first.get_or_create("train")
         trained = first.folder("train")
         files = sorted((SHARED / "cub30/CUB_200_2011/images").resolve().rglob("*.jpg"))
         taken = {count: _one(place, count, files, trained) for count in (few, some, many)}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import instantiate, read_choice
+from pipeline.engine.choices import instantiate, read_choice
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
 from scripts.measure.records import Record
@@ -158,7 +158,7 @@ class Bench:
 
         def work() -> object:
             with (
-                patch("pipeline.saliency.slopes.full_precision", lower),
+                patch("pipeline.saliency.gradients.full_precision", lower),
                 patch("pipeline.saliency.relu_rules.full_precision", lower),
             ):
                 return plain()

@@ -25,12 +25,12 @@ from statistics import median
 import cv2
 import numpy as np
 
-from pipeline import shards
 from pipeline.metric.max_box_acc import MaxBoxAccV2, map_curves
-from pipeline.records import Boxes, Example, SaliencyMap
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
 from pipeline.segmenter.grabcut import GrabCut
 from pipeline.segmenter.threshold import Threshold
-from pipeline.stages import explain
+from pipeline.types import Boxes, Example, SaliencyMap
 from scripts.measure.records import Record
 from scripts.measure.runs import CUB, compose
 
@@ -57,12 +57,13 @@ def _items(count: int, outputs: str) -> tuple[list[Item], list[np.ndarray]]:
     """Maps and images at SIZE, and the true boxes there."""
     run = compose("cam", *CUB, "saliency=layercam_below", f"outputs={outputs}")
     for stage in ("train", "explain"):
-        run.obtain(stage)
-    ids, truth = run.data.ids("val"), run.data.truth("val")
+        run.get_or_create(stage)
+    annotated: Any = run.data
+    ids, truth = annotated.ids("val"), annotated.truth("val")
     wanted = {round(n * len(ids) / count) for n in range(count)}
     items, true = [], []
-    for shard in shards.written(run.folder("explain")):
-        for position, saliency in explain.maps_in(shard, ids):
+    for shard in list_shards(run.folder("explain")):
+        for position, saliency in iterate_maps(shard, ids):
             if position not in wanted:
                 continue
             image = run.data.example("val", position, at=SIZE).image

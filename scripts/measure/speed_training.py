@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import checkpoint, runtime
-from pipeline.run import Run
+from pipeline.engine import checkpoint, runtime
+from pipeline.engine.run import Run
 from scripts.measure.records import Record
 from scripts.measure.runs import SHARED, compose
 
@@ -50,7 +50,7 @@ def run(*given: str) -> list[Record]:
                            f"outputs={folder}/{outputs}", *more)  # fmt: skip
 
         first = made("first", "train.epochs=1", f"train.batch={BATCH['cpu']}")
-        first.obtain("train")
+        first.get_or_create("train")
         where, device = first.checkpoint, first.device
         trained = checkpoint.load(where, device)
         pixels = _pixels(first)
@@ -101,7 +101,7 @@ def _linked(root: Path, count: int) -> Path:
 def _pixels(run: Run) -> np.ndarray:
     """Every image at the network's size, uint8 [n, H, W, 3]."""
     count = len(run.data.ids("all"))
-    read = runtime.stream(
+    read = runtime.map_in_threads(
         lambda n: run.data.example("all", n, at=run.size).image, range(count), run.workers
     )
     return np.stack(list(read))
@@ -110,7 +110,7 @@ def _pixels(run: Run) -> np.ndarray:
 def _seconds(run: Run, *stages: str) -> float:
     started = time.perf_counter()
     for stage in stages:
-        _, kept = run.obtain(stage)
+        _, kept = run.get_or_create(stage)
         assert not kept
     return time.perf_counter() - started
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import store
+from pipeline.formats.arrays import read_arrays
 from pipeline.metric.bootstrap import BitRows, middle, resampled
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import best_threshold
@@ -62,12 +62,12 @@ class Reached:
         made = compose(recipe, *SETS[name], *overrides)
         for stage in STAGES:
             if stage in made.config["stages"]:
-                folder, _ = made.obtain(stage)
+                folder, _ = made.get_or_create(stage)
         return cls.read(folder, only_even=name == "imagenette")
 
     @classmethod
     def read(cls, evaluated: Path, only_even: bool = False) -> Reached:
-        arrays, notes = store.read_arrays(evaluated / "rows.safetensors")
+        arrays, notes = read_arrays(evaluated / "rows.safetensors")
         curve = BitRows.of(arrays["max_box_acc"], len(THRESHOLDS))[:]
         column = list(notes["ious"]).index(0.5)
         right = {

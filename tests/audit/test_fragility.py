@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.audit.fragility import Bounds, fragility
 from pipeline.model.classifier import Classifier
-from pipeline.records import SaliencyMethod
+from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.gradient import Gradient
 from tests.audit.networks import small

@@ -11,9 +11,10 @@ from quantus.helpers.model.pytorch_model import PyTorchModel
 from torch import Tensor, nn
 
 from pipeline.audit.input_shift import input_shift, shifted
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import TransformInput
-from pipeline.records import Problem, SaliencyMethod
+from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop
@@ -81,7 +82,7 @@ def test_a_fixed_step_before_the_convolution_is_seen() -> None:
 def test_a_network_without_a_first_convolution_is_refused() -> None:
     body = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3))
     network = Classifier(body, MeanLinear(4, 2), "ab").eval()
-    with pytest.raises(Problem, match=r"body\.0, is no convolution"):
+    with pytest.raises(UserError, match=r"body\.0, is no convolution"):
         shifted(network, torch.randn(1, 3, 8, 8), SHIFT)
 
 

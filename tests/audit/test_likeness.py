@@ -9,13 +9,7 @@ from quantus.functions.similarity_func import correlation_spearman
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from pipeline.audit.likeness import (
-    importance,
-    min_max,
-    rank_correlation,
-    ssim,
-    top_k_shared,
-)
+from pipeline.audit.likeness import importance, min_max, rank_correlation, ssim, top_k_shared
 
 
 @pytest.mark.parametrize("levels", [0, 4])

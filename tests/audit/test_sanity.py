@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.audit.sanity import make_random, parts, sanity
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import SaliencyMethod
+from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop

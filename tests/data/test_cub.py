@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.cub import Cub
-from pipeline.records import DataSet, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import DataSet
 
 TABLES = {
     "images.txt": ["{n} {path}"],
@@ -75,9 +76,9 @@ def test_class_names_stay_apart(root):
 
 
 def test_wrong_root(tmp_path):
-    with pytest.raises(Problem, match=r"data\.root=.*no images\.txt there.*CUB_200_2011"):
+    with pytest.raises(UserError, match=r"data\.root=.*no images\.txt there.*CUB_200_2011"):
         Cub(str(tmp_path))
-    with pytest.raises(Problem, match=r"no images\.txt there"):
+    with pytest.raises(UserError, match=r"no images\.txt there"):
         Cub(str(tmp_path / "none"))
 
 
@@ -89,7 +90,7 @@ def edit(path: Path, line: int, text: str) -> None:
 
 def refused(root: Path, *words: str) -> None:
     data = Cub(str(root))
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         data.truth("val")
     for word in words:
         assert word in str(caught.value)
@@ -116,7 +117,7 @@ def test_broken_lines(root, name):
 def test_missing_tables(root, name):
     data = Cub(str(root))
     (root / name).unlink()
-    with pytest.raises(Problem, match=f"{name}"):
+    with pytest.raises(UserError, match=f"{name}"):
         data.truth("val")
     if name != "images.txt":
         refused(root, str(root / name), "no such file", "belongs to the set")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import photo
 from pipeline.data.folder import Folder
-from pipeline.records import DataSet, Problem, SetAside
+from pipeline.errors import SkippedImage, UserError
+from pipeline.formats import photo
+from pipeline.protocols import DataSet
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_a_split_that_only_chooses_a_threshold(root, paint):
 )
 def test_a_calibration_that_cannot_be(root, paint, name, told):
     paint(root / "other/n01/x.png")
-    with pytest.raises(Problem, match=f"data.calibration={name}") as caught:
+    with pytest.raises(UserError, match=f"data.calibration={name}") as caught:
         Folder(str(root), calibration=name)
     assert told in str(caught.value)
 
@@ -96,7 +97,7 @@ def test_a_calibration_beside_classes_would_be_one(tmp_path, paint):
     for name in ("n01", "n02"):
         paint(tmp_path / f"{name}/x.png")
     calibration(tmp_path, paint)
-    with pytest.raises(Problem, match="it would be a class"):
+    with pytest.raises(UserError, match="it would be a class"):
         Folder(str(tmp_path), calibration="valid")
 
 
@@ -211,7 +212,7 @@ def test_a_file_that_vanishes_is_set_aside(root):
     data = Folder(str(root))
     assert data.ids("val")[0] == "val/n01/val0.png"
     (root / "val/n01/val0.png").unlink()
-    with pytest.raises(SetAside, match=r"val/n01/val0\.png: no such file"):
+    with pytest.raises(SkippedImage, match=r"val/n01/val0\.png: no such file"):
         data.example("val", 0)
     assert data.example("val", 1).id == "val/n01/val1.png"
 
@@ -229,22 +230,22 @@ def test_odd_names(tmp_path, paint):
 
 
 def test_wrong_roots(tmp_path):
-    with pytest.raises(Problem, match=r"data\.root=.*no such folder; expected.*train/<class>"):
+    with pytest.raises(UserError, match=r"data\.root=.*no such folder; expected.*train/<class>"):
         Folder(str(tmp_path / "none"))
-    with pytest.raises(Problem, match=r"data\.root=.*no image found; expected"):
+    with pytest.raises(UserError, match=r"data\.root=.*no image found; expected"):
         _ = Folder(str(tmp_path)).classes
     for wrong in ({"val": 1}, {"held_back": -0.1}, {"size": 3}):
-        with pytest.raises(Problem, match=f"data.{next(iter(wrong))}="):
+        with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
             Folder(str(tmp_path), **wrong)
 
 
 def test_classes_txt(root):
     path = root / "classes.txt"
     path.write_text("n01 tench\nn02 dog\n\nn01 fish\n")
-    with pytest.raises(Problem, match=r"classes\.txt, line 4: the folder 'n01' is there twice"):
+    with pytest.raises(UserError, match=r"classes\.txt, line 4: the folder 'n01' is there twice"):
         _ = Folder(str(root)).classes
     path.write_text("n01 dog\nn02 dog\n")
-    with pytest.raises(Problem, match=r"classes\.txt: the class name 'dog' stands for several"):
+    with pytest.raises(UserError, match=r"classes\.txt: the class name 'dog' stands for several"):
         _ = Folder(str(root)).classes
     path.write_text("n02\tEnglish springer\nn99 not here\n")
     assert Folder(str(root)).classes == ("n01", "English springer")
@@ -363,7 +364,7 @@ def test_a_name_with_a_line_break(root, paint):
 
 
 def problem(root: Path, **how: str) -> str:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         Folder(str(root), **how).truth("val")
     return str(caught.value)
 

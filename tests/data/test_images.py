@@ -7,7 +7,8 @@ import os
 import pytest
 
 from pipeline.data.images import Images
-from pipeline.records import DataSet, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import DataSet
 
 
 @pytest.fixture
@@ -93,12 +94,12 @@ def test_odd_names_named_directly(photos, paint, name):
 
 def test_nothing_found(photos):
     for paths in ("none.jpg", "photos/*.gif", ["none", "nor this"], [], "none/**"):
-        with pytest.raises(Problem, match=r"data\.paths: no image in .*expected") as caught:
+        with pytest.raises(UserError, match=r"data\.paths: no image in .*expected") as caught:
             ids(paths)
         for path in [paths] if isinstance(paths, str) else paths:
             assert repr(path) in str(caught.value)
     (photos / "empty").mkdir()
-    with pytest.raises(Problem, match=r"no image in 'photos/empty'"):
+    with pytest.raises(UserError, match=r"no image in 'photos/empty'"):
         ids("photos/empty")
 
 

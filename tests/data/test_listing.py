@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.data import listing, photo
+from pipeline.data import listing
 from pipeline.data.listing import File, Listing
-from pipeline.records import Problem
+from pipeline.errors import UserError
+from pipeline.formats import photo
+from pipeline.formats.files import read_lines
 
 
 def make(root: Path, *names: str) -> Path:
@@ -196,19 +198,19 @@ def test_input_size():
     assert listing.input_size(224) == (224, 224)
     assert listing.input_size([96, 128]) == (96, 128)
     for wrong in (0, 7, 9000, (224,), (1, 2, 3), [224, -1]):
-        with pytest.raises(Problem, match=r"data\.size"):
+        with pytest.raises(UserError, match=r"data\.size"):
             listing.input_size(wrong)
 
 
 def test_lines(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_bytes("\ufeffn01 a\r\n\n  n02 \u2028 b  \nn03 c".encode())
-    assert list(listing.lines(path)) == [(1, "n01 a"), (3, "n02 \u2028 b"), (4, "n03 c")]
+    assert list(read_lines(path)) == [(1, "n01 a"), (3, "n02 \u2028 b"), (4, "n03 c")]
     path.write_bytes(b"ok\n\xff\xfe")
-    with pytest.raises(Problem, match=r"classes\.txt: not UTF-8"):
-        list(listing.lines(path))
-    with pytest.raises(Problem, match="no such file"):
-        list(listing.lines(tmp_path / "none.txt"))
+    with pytest.raises(UserError, match=r"classes\.txt: not UTF-8"):
+        list(read_lines(path))
+    with pytest.raises(UserError, match="no such file"):
+        list(read_lines(tmp_path / "none.txt"))
 
 
 def test_ten_thousand_files_take_one_look_at_each_folder(tmp_path, monkeypatch):

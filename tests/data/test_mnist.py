@@ -11,7 +11,8 @@ import pytest
 import torchvision
 
 from pipeline.data.mnist import Mnist
-from pipeline.records import DataSet, Problem
+from pipeline.errors import UserError
+from pipeline.protocols import DataSet
 
 
 def write(raw: Path, name: str, values: np.ndarray) -> None:
@@ -80,7 +81,7 @@ def test_the_fingerprint_is_of_pixels_labels_and_split(root: Path) -> None:
 
 def test_wrong_options(root: Path) -> None:
     for wrong in ({"held_back": 1.0}, {"size": 3}):
-        with pytest.raises(Problem, match=f"data.{next(iter(wrong))}="):
+        with pytest.raises(UserError, match=f"data.{next(iter(wrong))}="):
             Mnist(str(root), **wrong)
 
 
@@ -89,10 +90,10 @@ def test_files_that_are_not_whole(root: Path) -> None:
     whole = path.read_bytes()
     for broken in (whole[:-9], whole[:5], b"", whole[:8] + bytes([11]) * 60):
         path.write_bytes(broken)
-        with pytest.raises(Problem, match=r"cannot be read as MNIST's .*remove that folder"):
+        with pytest.raises(UserError, match=r"cannot be read as MNIST's .*remove that folder"):
             Mnist(str(root)).ids("train")
     write(path.parent, "train-labels-idx1", np.zeros(59, np.uint8))
-    with pytest.raises(Problem, match=r"60 images, 59 labels"):
+    with pytest.raises(UserError, match=r"60 images, 59 labels"):
         Mnist(str(root)).ids("train")
 
 
@@ -124,7 +125,9 @@ def test_where_it_cannot_be_downloaded_the_remedy_is_told(
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nno route")
 
     fetched(monkeypatch, fetch)
-    with pytest.raises(Problem, match=r"data\.root=.*no MNIST there.*no route.*data\.root=FOLDER"):
+    with pytest.raises(
+        UserError, match=r"data\.root=.*no MNIST there.*no route.*data\.root=FOLDER"
+    ):
         Mnist(str(tmp_path / "new")).ids("train")
     assert list((tmp_path / "new").iterdir()) == []
 

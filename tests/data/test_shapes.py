@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.data import shapes
-from pipeline.data.shapes import Shapes
-from pipeline.records import Problem
+from pipeline.data.shapes import Shapes, Split, _lay, box, cover, mask, paint
+from pipeline.errors import UserError
 
 SPLITS = ("train", "held_back", "val", "all")
 
@@ -51,7 +50,7 @@ def test_splits_are_disjoint_and_sum_up(drawn: Shapes) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_labels_ids_and_examples_agree(drawn: Shapes, split: shapes.Split) -> None:
+def test_labels_ids_and_examples_agree(drawn: Shapes, split: Split) -> None:
     labels, ids = drawn.labels(split), drawn.ids(split)
     assert len(labels) == len(ids)
     for position in range(0, len(ids), 7):
@@ -69,16 +68,16 @@ def test_classes_are_balanced(drawn: Shapes) -> None:
 def test_boxes_are_the_tight_half_open_boxes_of_the_masks(drawn: Shapes) -> None:
     for truth in drawn.truth("val").values():
         assert truth.masks is not None
-        for box, rle in zip(truth.boxes, truth.masks, strict=True):
+        for true_box, rle in zip(truth.boxes, truth.masks, strict=True):
             found = coco.decode(rle)
             assert found.shape == truth.size
             rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
-            assert box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            assert true_box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             height, width = truth.size
-            assert box[:2].min() >= 1
-            assert box[2] <= width - 1
-            assert box[3] <= height - 1
-            share = (box[2:] - box[:2]).max() / min(truth.size)
+            assert true_box[:2].min() >= 1
+            assert true_box[2] <= width - 1
+            assert true_box[3] <= height - 1
+            share = (true_box[2:] - true_box[:2]).max() / min(truth.size)
             assert 0.25 <= share <= 0.75
 
 
@@ -87,14 +86,14 @@ def test_the_mask_is_where_the_shape_was_painted(drawn: Shapes) -> None:
     for number in range(12):
         rng, frame, outlines = drawn._geometry("val", number)
         before = rng.bit_generator.state
-        with_shapes = shapes.paint(rng, frame, outlines)
+        with_shapes = paint(rng, frame, outlines)
         rng.bit_generator.state = before
-        found = np.max([shapes.mask(outline, frame) for outline in outlines], 0)
+        found = np.max([mask(outline, frame) for outline in outlines], 0)
         plain = with_shapes.copy()
         after = np.random.default_rng(5)
         for outline in outlines:  # another paper on the same places
             paper = np.array([[255, 0, 255], [0, 255, 0]], np.float32)
-            shapes._lay(after, plain, outline, paper)
+            _lay(after, plain, outline, paper)
         changed = (plain != with_shapes).any(2)
         assert changed[found > 0].mean() > 0.98
         near = cv2.dilate(found, np.ones((19, 19), np.uint8))
@@ -103,10 +102,10 @@ def test_the_mask_is_where_the_shape_was_painted(drawn: Shapes) -> None:
 
 def test_coverage_of_a_square() -> None:
     square = [np.array([[10.1, 20.3], [30.1, 20.3], [30.1, 40.0], [10.1, 40.0]])]
-    alpha, x, y = shapes.cover(square, (64, 64))
+    alpha, x, y = cover(square, (64, 64))
     assert (x, y) == (10, 20)
     assert alpha.sum() / 255 == pytest.approx(20 * 19.7, rel=0.03)
-    assert shapes.box(shapes.mask(square, (64, 64))).tolist() == [10, 20, 30, 40]
+    assert box(mask(square, (64, 64))).tolist() == [10, 20, 30, 40]
 
 
 def test_a_ring_has_its_hole(drawn: Shapes) -> None:
@@ -171,5 +170,5 @@ def test_size_is_a_side_or_height_and_width() -> None:
     ],
 )
 def test_what_cannot_be_drawn_is_refused(wrong: dict[str, float], named: str) -> None:
-    with pytest.raises(Problem, match=named):
+    with pytest.raises(UserError, match=named):
         Shapes(**wrong)  # type: ignore[arg-type]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as masks
 
+from pipeline.errors import UserError
 from pipeline.metric.coco import coco_box, coco_scores
-from pipeline.records import Problem
 
 CONTENT = {
     "images": [{"id": 1, "width": 200, "height": 200}, {"id": 2, "width": 200, "height": 200}],
@@ -67,15 +67,15 @@ def test_box() -> None:
 
 
 def test_errors(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="result 0: image_id 3 is none of the 2"):
+    with pytest.raises(UserError, match="result 0: image_id 3 is none of the 2"):
         coco_scores(CONTENT, [result(3, [0, 0, 1, 1])])
-    with pytest.raises(Problem, match="result 0: expected a field 'score'"):
+    with pytest.raises(UserError, match="result 0: expected a field 'score'"):
         coco_scores(CONTENT, [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1, 1]}])
-    with pytest.raises(Problem, match="expected a list 'images'"):
+    with pytest.raises(UserError, match="expected a list 'images'"):
         coco_scores({"annotations": []}, [])
-    with pytest.raises(Problem, match=r"absent\.json"):
+    with pytest.raises(UserError, match=r"absent\.json"):
         coco_scores(tmp_path / "absent.json", [])
-    with pytest.raises(Problem, match="annotation 0: expected a field 'bbox'"):
+    with pytest.raises(UserError, match="annotation 0: expected a field 'bbox'"):
         coco_scores({**CONTENT, "annotations": [{"image_id": 1, "category_id": 7}]}, [])
 
 

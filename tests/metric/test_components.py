@@ -9,7 +9,7 @@ from pipeline.metric.components import (
     wsolevaluation_boxes,
     wsolevaluation_curves,
 )
-from pipeline.metric.iou import pairwise_iou
+from pipeline.ops.iou import pairwise_iou
 from scripts.measure.reference_sweep import sweep
 
 from . import reference

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 
 
 class Counted(nn.Conv2d):
@@ -99,13 +99,13 @@ def test_a_layer_that_runs_several_times_is_refused(layer):
     net = chain()
     images = torch.randn(1, 3, 12, 16)
     features = net(images, at=(layer,)).activations[layer]
-    with pytest.raises(Problem, match=f"layer '{layer}': it runs several times"):
+    with pytest.raises(UserError, match=f"layer '{layer}': it runs several times"):
         net.behind(layer, features, images)
     assert not any(module._forward_hooks for module in net.modules())
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(Problem, match="layer 'blok': no such layer; near ones: block"):
+    with pytest.raises(UserError, match="layer 'blok': no such layer; near ones: block"):
         chain().behind("blok", torch.zeros(1, 6, 6, 8), torch.zeros(1, 3, 12, 16))
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 
 
 class Branches(nn.Module):
@@ -154,9 +154,9 @@ def test_without_gradients_there_is_no_graph_and_no_later_relu_shows(layer):
 def test_unknown_layer_names_the_near_ones_and_leaves_nothing():
     net = network()
     before = state_of(net)
-    with pytest.raises(Problem, match=r"layer 'lefft\.0': no such layer; near ones: left\.0"):
+    with pytest.raises(UserError, match=r"layer 'lefft\.0': no such layer; near ones: left\.0"):
         net(images(), at=("top", "lefft.0"))
-    with pytest.raises(Problem, match="the top ones: stem, norm"):
+    with pytest.raises(UserError, match="the top ones: stem, norm"):
         net(images(), at=("qqqqqqqqq",))
     assert state_of(net) == before
 
@@ -164,9 +164,11 @@ def test_unknown_layer_names_the_near_ones_and_leaves_nothing():
 def test_layer_that_is_not_run_or_gives_no_maps_is_refused():
     net = network()
     before = state_of(net)
-    with pytest.raises(Problem, match="'idle': the network has it but does not run it"):
+    with pytest.raises(UserError, match="'idle': the network has it but does not run it"):
         net(images(), at=("idle",))
-    with pytest.raises(Problem, match=r"'flat': expected feature maps \[b, K, h, w\], got \[2, 25"):
+    with pytest.raises(
+        UserError, match=r"'flat': expected feature maps \[b, K, h, w\], got \[2, 25"
+    ):
         net(images(), at=("flat",))
     assert state_of(net) == before
 
@@ -189,7 +191,7 @@ def test_other_heads_have_no_class_weights():
 
     net = Classifier(Branches(), Other(), ("a",) * 5)
     assert net(images()).logits.shape == (2, 5)
-    with pytest.raises(Problem, match="no global average pooling"):
+    with pytest.raises(UserError, match="no global average pooling"):
         _ = net.class_weights
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline import checkpoint
+from pipeline.engine import checkpoint
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.foreground import ForegroundHead, localizer, pyramid
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 from pipeline.saliency.foreground import Foreground
 
 READS = {
@@ -97,7 +97,7 @@ def test_a_map_for_each_class_gives_that_of_the_class_explained() -> None:
 
 def test_a_network_without_the_branch_says_what_trains_one() -> None:
     _, network = small_network()
-    with pytest.raises(Problem, match=r"experiment=best"):
+    with pytest.raises(UserError, match=r"experiment=best"):
         Foreground()(network, torch.randn(1, 3, 64, 64), lambda logits: logits.topk(1).indices)
 
 
@@ -120,5 +120,5 @@ def test_a_card_may_name_no_foreign_branch(tmp_path: Path) -> None:
     network.branches["foreground"] = branch
     card = {"size": [64, 64], "mean": [0.5] * 3, "std": [0.2] * 3}
     checkpoint.save(tmp_path, network, {"_target_": "pipeline.model.small.Small"}, card)
-    with pytest.raises(Problem, match="refused"):
+    with pytest.raises(UserError, match="refused"):
         checkpoint.load(tmp_path, torch.device("cpu"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.model.freezing import stages_of
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 
 
 def tops(name: str) -> list[list[str]]:
@@ -59,5 +59,5 @@ def test_small_and_every_part_is_in_one_stage() -> None:
 def test_a_transformer_has_none() -> None:
     with torch.device("meta"):
         body, _ = Torchvision("vit_b_16", weights=None).own(2)
-    with pytest.raises(Problem, match=r"one stage.*possible: backbone, none"):
+    with pytest.raises(UserError, match=r"one stage.*possible: backbone, none"):
         stages_of(body)

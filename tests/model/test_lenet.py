@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import checkpoint
 from pipeline.data.mnist import Mnist
+from pipeline.engine import checkpoint
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier
 from pipeline.model.lenet import LeNet
-from pipeline.records import Problem
 from pipeline.saliency.gradient import Gradient
 from tests.conftest import Cli
 from tests.numpy_lenet import NumpyLeNet
@@ -101,7 +101,7 @@ def test_larger_images_fit_and_smaller_ones_are_refused() -> None:
     network = random_network()
     assert network(torch.zeros(1, 3, 64, 48)).logits.shape == (1, 10)
     assert network(torch.zeros(1, 3, 12, 12)).logits.shape == (1, 10)
-    with pytest.raises(Problem, match=r"data\.size=\[11,40\]: .*at least 12x12"):
+    with pytest.raises(UserError, match=r"data\.size=\[11,40\]: .*at least 12x12"):
         network(torch.zeros(1, 3, 11, 40))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import checkpoint
+from pipeline.engine import checkpoint
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.foreground import localizer
 from pipeline.model.second_order import SecondOrderHead

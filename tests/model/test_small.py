@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.small import Small
-from pipeline.records import Problem
 
 
 @pytest.mark.parametrize("pooling", ["stride", "max"])
@@ -31,7 +31,7 @@ def test_both_have_the_same_weights() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(Problem, match=r"model\.stride=16"):
+    with pytest.raises(UserError, match=r"model\.stride=16"):
         Small(stride=16)
-    with pytest.raises(Problem, match=r"model\.width=0"):
+    with pytest.raises(UserError, match=r"model\.width=0"):
         Small(width=0)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from pipeline.errors import UserError
 from pipeline.model.synced_norm import SyncedBatchNorm2d, synced
-from pipeline.records import Problem
 
 
 @pytest.fixture
@@ -46,5 +46,5 @@ def test_a_library_s_own_batch_norm_is_refused() -> None:
     class Other(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(Problem, match="Other cannot be computed over the images of several"):
+    with pytest.raises(UserError, match="Other cannot be computed over the images of several"):
         synced(nn.Sequential(Other(3)), "cpu")

@@ -4,10 +4,10 @@ import pytest
 import timm
 import torch
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.timm import Timm
 from pipeline.model.torchvision import imagenet_classes, select_classes
-from pipeline.records import Problem
 
 
 def images(side=64):
@@ -54,11 +54,13 @@ def test_layers_have_timm_s_names():
 
 
 def test_clear_errors(tmp_path):
-    with pytest.raises(Problem, match=r"model.name=resnet81: timm has no such network; near.*resn"):
+    with pytest.raises(
+        UserError, match=r"model.name=resnet81: timm has no such network; near.*resn"
+    ):
         Timm("resnet81")
-    with pytest.raises(Problem, match=r"model.weights=.*none.pth: no such file"):
+    with pytest.raises(UserError, match=r"model.weights=.*none.pth: no such file"):
         Timm("resnet18", str(tmp_path / "none.pth"))
-    with pytest.raises(Problem, match="a transformer gives tokens"):
+    with pytest.raises(UserError, match="a transformer gives tokens"):
         Timm("vit_tiny_patch16_224", None).body()
 
 
@@ -67,5 +69,5 @@ def test_no_network_is_said_with_the_remedy(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", fails)
-    with pytest.raises(Problem, match=r"could not be had \(ConnectionError.*model.weights=FILE"):
+    with pytest.raises(UserError, match=r"could not be had \(ConnectionError.*model.weights=FILE"):
         Timm("resnet18").load()

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from pipeline.checkpoint import to_tensor
+from pipeline.engine.checkpoint import to_tensor
+from pipeline.errors import UserError
 from pipeline.model import torchvision as ours
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import (
@@ -28,7 +29,6 @@ from pipeline.model.torchvision import (
     rows_by_name,
     select_classes,
 )
-from pipeline.records import Problem
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TESTED = [
@@ -152,7 +152,7 @@ def test_tokens_come_as_a_grid_without_the_class_token():
 
 
 def test_a_transformer_has_no_place_for_a_gap_head():
-    with pytest.raises(Problem, match=r"class token, which no GAP head can.*train\.head=own"):
+    with pytest.raises(UserError, match=r"class token, which no GAP head can.*train\.head=own"):
         Torchvision("vit_b_16", None).body()
 
 
@@ -241,15 +241,17 @@ def test_finer_maps_of_networks_that_pool_can_be_differentiated(name):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(Problem, match=r"model.name=resnet51: no such network; did you mean"):
+    with pytest.raises(UserError, match=r"model.name=resnet51: no such network; did you mean"):
         Torchvision("resnet51", None)
-    with pytest.raises(Problem, match=r"model.stride=8: resnet18 makes maps at .* 32 or 16"):
+    with pytest.raises(UserError, match=r"model.stride=8: resnet18 makes maps at .* 32 or 16"):
         Torchvision("resnet18", None, 8)
-    with pytest.raises(Problem, match=r"model.stride=32: squeezenet1_0 makes maps at .* of 16"):
+    with pytest.raises(UserError, match=r"model.stride=32: squeezenet1_0 makes maps at .* of 16"):
         Torchvision("squeezenet1_0", None, 32)
-    with pytest.raises(Problem, match=r"model.weights=/no/such.pth: no such file; choices: image"):
+    with pytest.raises(
+        UserError, match=r"model.weights=/no/such.pth: no such file; choices: image"
+    ):
         Torchvision("resnet18", "/no/such.pth")
-    with pytest.raises(Problem, match="has no weights to load"):
+    with pytest.raises(UserError, match="has no weights to load"):
         Torchvision("resnet18", None).load()
 
 
@@ -304,7 +306,7 @@ def test_truncated_files_are_refused(state, tmp_path, suffix, part):
         save_file(state, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(Problem, match=r"not a file of weights that loads safely .*cut short"):
+    with pytest.raises(UserError, match=r"not a file of weights that loads safely .*cut short"):
         loaded(path)
 
 
@@ -327,7 +329,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, write):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=write == "torch")
-    with pytest.raises(Problem, match="not a file of weights that loads safely"):
+    with pytest.raises(UserError, match="not a file of weights that loads safely"):
         loaded(path)
     assert not touched.exists()
     pickle.loads(pickle.dumps(Runs(touched)))
@@ -347,20 +349,20 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, write):
 )
 def test_other_content_is_refused(tmp_path, content, got):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(Problem, match=f"expected tensors by name .*{got}"):
+    with pytest.raises(UserError, match=f"expected tensors by name .*{got}"):
         loaded(tmp_path / "w.pth")
 
 
 def test_weights_of_another_network_are_refused_with_counts_and_an_example(state, tmp_path):
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(UserError) as refused:
         Torchvision("resnet18", str(tmp_path / "w.pth")).load()
     message = str(refused.value)
     assert "do not fit resnet18" in message
     assert "102 of 122 tensors it needs are missing (conv1.weight)" in message
     assert "52 of 52 tensors in the file are not its (features.0.weight)" in message
     with pytest.raises(
-        Problem, match=r"have another shape \(features.0.weight: \[64, 3, 3, 3\], n"
+        UserError, match=r"have another shape \(features.0.weight: \[64, 3, 3, 3\], n"
     ):
         Torchvision("squeezenet1_0", str(tmp_path / "w.pth")).load()
 
@@ -406,7 +408,7 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(monkeypatch, error, tmp_
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     kind = torchvision.models.ResNet18_Weights
     monkeypatch.setattr(kind, "get_state_dict", fail)
-    with pytest.raises(Problem) as refused:
+    with pytest.raises(UserError) as refused:
         Torchvision("resnet18").load()
     message = str(refused.value)
     assert kind.IMAGENET1K_V1.url in message
@@ -420,7 +422,7 @@ def test_a_broken_download_says_to_remove_it(monkeypatch, tmp_path):
     folder.mkdir(parents=True)
     for content in (b"", b"not weights", b"PK\x03\x04"):
         (folder / "resnet18-f37072fd.pth").write_bytes(content)
-        with pytest.raises(Problem, match=r"resnet18-f37072fd.pth cannot be read .*; remove it"):
+        with pytest.raises(UserError, match=r"resnet18-f37072fd.pth cannot be read .*; remove it"):
             Torchvision("resnet18").load()
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import MeanLinear
 from pipeline.objective.acol import ACoL, Complementary
-from pipeline.records import Problem
 
 
 def test_the_second_sees_the_features_without_what_the_first_looked_at(
@@ -64,12 +64,12 @@ def test_both_classifiers_and_the_features_learn_but_not_through_the_erasing(
 
 def test_a_network_without_a_gap_head_is_refused(network: Any) -> None:
     network.head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3))
-    with pytest.raises(Problem, match="class weights"):
+    with pytest.raises(UserError, match="class weights"):
         ACoL().wrap(network)
 
 
 def test_a_second_wrapping_is_refused(network: Any) -> None:
-    with pytest.raises(Problem, match=r"objective=acol: .*already"):
+    with pytest.raises(UserError, match=r"objective=acol: .*already"):
         ACoL().wrap(ACoL().wrap(network))
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.objective.adl import ADL, Attention, kept
-from pipeline.records import Problem
 
 # Two channels whose mean, the attention, is 1 2 / 3 4.
 MAPS = torch.tensor([[[[0.0, 4.0], [6.0, 1.0]], [[2.0, 0.0], [0.0, 7.0]]]])
@@ -68,7 +68,7 @@ def test_the_gradient_passes_where_it_was_kept(network: Any, batch: tuple[Tensor
 
 
 def test_a_layer_that_is_not_there_is_refused(network: Any) -> None:
-    with pytest.raises(Problem, match=r"blok6.*block6"):
+    with pytest.raises(UserError, match=r"blok6.*block6"):
         ADL(layers=("blok6",)).wrap(network)
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.objective.bas import BAS, activation, suppression
-from pipeline.records import Problem
 
 
 def test_the_activation_is_the_mean_of_what_speaks_for_the_class() -> None:
@@ -111,7 +111,7 @@ def test_it_learns_to_cover_what_tells_the_class(network: Any) -> None:
 
 @pytest.mark.parametrize("layer", ["last", ""])
 def test_a_layer_with_nothing_behind_it_is_refused(layer: str, network: Any) -> None:
-    with pytest.raises(Problem, match="nothing runs behind it"):
+    with pytest.raises(UserError, match="nothing runs behind it"):
         BAS(layer=layer).wrap(network)
 
 
@@ -126,7 +126,7 @@ def test_a_network_that_is_no_chain_is_refused() -> None:
             return left + self.two(images)
 
     network = Classifier(Branching(), MeanLinear(4, 2), ("a", "b"), below="one")
-    with pytest.raises(Problem, match="no chain of modules"):
+    with pytest.raises(UserError, match="no chain of modules"):
         BAS().wrap(network)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from pipeline.objective import cutmix
 from pipeline.objective.cross_entropy import CrossEntropy
 from pipeline.objective.cutmix import CutMix, box_of
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
 
 
 def test_the_box_has_its_area_and_is_clipped() -> None:
@@ -30,9 +30,9 @@ def test_the_label_is_mixed_by_the_area_that_was_pasted(monkeypatch: pytest.Monk
     scores = torch.randn(6, 3, requires_grad=True)
     got: list[Tensor] = []
 
-    def network(inputs: Tensor) -> Answer:
+    def network(inputs: Tensor) -> NetworkOutput:
         got.append(inputs)
-        return Answer(scores)
+        return NetworkOutput(scores)
 
     torch.manual_seed(0)
     loss, _ = CutMix(label_smoothing=0)(network, images, labels)

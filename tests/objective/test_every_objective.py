@@ -13,29 +13,30 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline import checkpoint
-from pipeline.config import completed, instantiate, options, read_choice
-from pipeline.records import Problem, Wrapping
+from pipeline.engine import checkpoint
+from pipeline.engine.choices import fill_defaults, instantiate, list_choices, read_choice
+from pipeline.errors import UserError
+from pipeline.protocols import WrappingObjective
 from pipeline.saliency.fitting import parts
-from pipeline.stages import learn
+from pipeline.stages.train import loop
 from tests.conftest import TINY, Cli
 from tests.objective.conftest import classifier
 
-OBJECTIVES = options("objective")
+OBJECTIVES = list_choices("objective")
 
 
 def built(name: str) -> Any:
-    return instantiate(name, completed(name, read_choice("objective", name)))
+    return instantiate(name, fill_defaults(name, read_choice("objective", name)))
 
 
-WRAPPING = [name for name in OBJECTIVES if isinstance(built(name), Wrapping)]
+WRAPPING = [name for name in OBJECTIVES if isinstance(built(name), WrappingObjective)]
 WITH_MAPS = ["acol", "bas", "spg"]
 
 
 def trained(name: str, batch: tuple[Tensor, Tensor], steps: int = 3) -> Any:
     """A network after a few steps of the objective."""
     objective, network = built(name), classifier()
-    if isinstance(objective, Wrapping):
+    if isinstance(objective, WrappingObjective):
         network = objective.wrap(network)
     network.train()
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
@@ -60,7 +61,9 @@ def test_a_step_is_the_same_whatever_was_drawn_before(
     name: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     objective = built(name)
-    network = objective.wrap(classifier()) if isinstance(objective, Wrapping) else classifier()
+    network = (
+        objective.wrap(classifier()) if isinstance(objective, WrappingObjective) else classifier()
+    )
     losses = []
     for before in (0, 5):
         torch.rand(before)
@@ -106,7 +109,9 @@ def test_what_is_frozen_costs_no_gradient_and_stays(
     name: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     objective = built(name)
-    network = objective.wrap(classifier()) if isinstance(objective, Wrapping) else classifier()
+    network = (
+        objective.wrap(classifier()) if isinstance(objective, WrappingObjective) else classifier()
+    )
     network.train()
     first = network.body.block1.requires_grad_(False)
     kept: list[Tensor] = []
@@ -143,8 +148,8 @@ def test_every_saliency_method_still_works(name: str, batch: tuple[Tensor, Tenso
     network = trained(name, batch).eval().requires_grad_(False)
     images = batch[0][:1]
     quick = {"rise": {"masks": 8}, "occlusion": {"step": 16}, "smoothgrad": {"samples": 2}}
-    for choice in options("saliency"):
-        node = completed(choice, read_choice("saliency", choice))
+    for choice in list_choices("saliency"):
+        node = fill_defaults(choice, read_choice("saliency", choice))
         asked = {key: value for key, value in quick.get(choice, {}).items() if key in node}
         method = instantiate(choice, {**node, **asked})
         if parts(method) or choice in ("foreground", "refined"):
@@ -165,7 +170,7 @@ def test_a_saved_network_comes_back(
         "size": [32, 32],
         "mean": [0.5] * 3,
         "std": [0.25] * 3,
-        "objective": completed(name, read_choice("objective", name)),
+        "objective": fill_defaults(name, read_choice("objective", name)),
     }
     checkpoint.save(tmp_path, network, node, card)
     loaded = checkpoint.load(tmp_path, torch.device("cpu")).network
@@ -183,7 +188,7 @@ def test_a_card_may_name_no_foreign_objective(batch: tuple[Tensor, Tensor], tmp_
     card = {"size": [32, 32], "mean": [0.5] * 3, "std": [0.25] * 3,
             "objective": {"_target_": "os.system", "command": "false"}}  # fmt: skip
     checkpoint.save(tmp_path, trained("cross_entropy", batch), node, card)
-    with pytest.raises(Problem, match="a card must not run code"):
+    with pytest.raises(UserError, match="a card must not run code"):
         checkpoint.load(tmp_path, torch.device("cpu"))
 
 
@@ -225,9 +230,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 ) -> None:
     run = ("+experiment=cam", *TINY, "model.width=4", f"objective={name}", "stages=[train]")
     assert cli(*run, "outputs=whole") == 0
-    monkeypatch.setattr(learn, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(learn, "SAVE_SHARE", 1e9)
-    real, steps = learn.rate, 0
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    real, steps = loop.rate, 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
@@ -236,7 +241,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(learn, "rate", rate)
+    monkeypatch.setattr(loop, "rate", rate)
     with pytest.raises(Killed):
         cli(*run, "outputs=cut")
     assert cli(*run, "outputs=cut") == 0

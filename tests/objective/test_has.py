@@ -10,16 +10,16 @@ from torch import Tensor
 
 from pipeline.objective.cross_entropy import CrossEntropy
 from pipeline.objective.has import HideAndSeek, kept_of
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
 
 
 def seen(objective: HideAndSeek, images: Tensor) -> Tensor:
     """What the network is given."""
     got: list[Tensor] = []
 
-    def network(inputs: Tensor) -> Answer:
+    def network(inputs: Tensor) -> NetworkOutput:
         got.append(inputs)
-        return Answer(torch.zeros(len(inputs), 2))
+        return NetworkOutput(torch.zeros(len(inputs), 2))
 
     objective(network, images, torch.zeros(len(images), dtype=torch.long))
     return got[0]

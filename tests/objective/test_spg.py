@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.objective import spg
 from pipeline.objective.spg import SPG, mask, where_sure
-from pipeline.records import Problem
 
 
 def codes(maps: Tensor) -> list[Any]:
@@ -100,7 +100,7 @@ def test_its_branches_answer_by_name(network: Any, batch: tuple[Tensor, Tensor])
 
 
 def test_a_layer_that_is_not_there_is_refused(network: Any) -> None:
-    with pytest.raises(Problem, match="no such layer"):
+    with pytest.raises(UserError, match="no such layer"):
         SPG(layers=("nowhere", "last")).wrap(network)
 
 

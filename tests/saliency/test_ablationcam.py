@@ -14,7 +14,7 @@ from cam_peers import (
 )
 from pytorch_grad_cam.ablation_layer import AblationLayer
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 from pipeline.saliency.ablationcam import AblationCAM
 
 
@@ -104,8 +104,8 @@ def test_float32_whatever_the_run_s_precision():
 
 
 def test_wrong_arguments_are_told():
-    with pytest.raises(Problem, match=r"saliency\.batch=0: expected at least 1"):
+    with pytest.raises(UserError, match=r"saliency\.batch=0: expected at least 1"):
         AblationCAM(batch=0)
     net = mean_linear()
-    with pytest.raises(Problem, match="layer '77': no such layer"):
+    with pytest.raises(UserError, match="layer '77': no such layer"):
         AblationCAM("77")(net, pictures(net), every)

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.records import Explanation, Problem
 from pipeline.saliency.average import Average
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.layercam import LayerCAM
+from pipeline.types import Explanation
 
 
 def network():
@@ -76,5 +77,5 @@ def test_a_constant_map_says_nothing():
 
 
 def test_no_method_is_refused():
-    with pytest.raises(Problem, match=r"saliency\.methods=\[\]"):
+    with pytest.raises(UserError, match=r"saliency\.methods=\[\]"):
         Average(())

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 from pipeline.saliency.cam import CAM
 
 
@@ -77,6 +77,6 @@ def test_maps_stay_float32_under_autocast():
 def test_other_heads_are_refused_before_anything_runs():
     body = Counting(nn.Conv2d(3, 4, 3))
     net = Classifier(body, nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 2)), "ab")
-    with pytest.raises(Problem, match="no class weights, which CAM reads"):
+    with pytest.raises(UserError, match="no class weights, which CAM reads"):
         CAM()(net, torch.randn(1, 3, 8, 8), top(1))
     assert body.calls == 0

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import MEAN, STD, Torchvision
-from pipeline.records import Fitted, Problem
+from pipeline.protocols import FittableMethod
 from pipeline.saliency import ddt
 from pipeline.saliency.ddt import DDT
 
@@ -122,10 +123,12 @@ def test_one_pass_serves_maps_and_logits():
 
 def test_is_called_only_once_it_has_looked():
     net, (x, _) = network(), images(1)
-    assert isinstance(DDT(), Fitted)
-    with pytest.raises(Problem, match="not yet looked at training images, which the stage explain"):
+    assert isinstance(DDT(), FittableMethod)
+    with pytest.raises(
+        UserError, match="not yet looked at training images, which the stage explain"
+    ):
         DDT()(net, x, top(1))
-    with pytest.raises(Problem, match="no training image"):
+    with pytest.raises(UserError, match="no training image"):
         DDT().fitted({})
 
 
@@ -134,7 +137,9 @@ def test_components_of_too_many_classes_are_refused():
     x, labels = images(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddt, "LARGEST", 5 * 12**2 * 8 - 1)
-        with pytest.raises(Problem, match=r"per_class=true: sums of 12 x 12 .* each of 5 classes"):
+        with pytest.raises(
+            UserError, match=r"per_class=true: sums of 12 x 12 .* each of 5 classes"
+        ):
             DDT(per_class=True).statistics(net, x, labels)
         patch.setattr(ddt, "LARGEST", 5 * 12**2 * 8)
         DDT(per_class=True).statistics(net, x, labels)

@@ -14,7 +14,7 @@ from cam_peers import (
 )
 from pytorch_grad_cam.utils.image import scale_cam_image
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 from pipeline.saliency.eigencam import EigenCAM
 
 
@@ -87,5 +87,5 @@ def test_features_of_zeros_give_a_map_of_zeros():
 
 def test_wrong_layer_is_told():
     net = mean_linear()
-    with pytest.raises(Problem, match="layer '77': no such layer"):
+    with pytest.raises(UserError, match="layer '77': no such layer"):
         EigenCAM("77")(net, pictures(net), top(1))

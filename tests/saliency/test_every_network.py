@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config import instantiate, read_choice
+from pipeline.engine.choices import instantiate, read_choice
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 
 NETWORKS = ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "densenet121",
             "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16",
@@ -67,7 +67,7 @@ def test_it_works_or_says_why_not(network, name):
     before = state(net)
     who, why = REFUSED.get(name, (set(), ""))
     if kind in who:
-        with pytest.raises(Problem, match=why):
+        with pytest.raises(UserError, match=why):
             method(net, images, lambda logits: logits.topk(2).indices)
     else:
         found = method(net, images, lambda logits: logits.topk(2).indices)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.records import Problem
 from pipeline.saliency.average import Average
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.ddt import DDT
@@ -46,7 +46,7 @@ def test_views_of_ddt():
     def choose(logits):
         return logits.argmax(1, keepdim=True)
 
-    with pytest.raises(Problem, match="not yet looked"):
+    with pytest.raises(UserError, match="not yet looked"):
         whole(net, x, choose)
     done = with_fitted(whole, [one.fitted(one.statistics(net, x, labels)) for one in parts(whole)])
     assert parts(done) == []

@@ -9,9 +9,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 from pipeline.saliency.fullgrad import FullGrad
 
 
@@ -213,7 +213,9 @@ def test_unknown_operations_are_refused():
 
     net = small()
     net.body.append(Normed())
-    with pytest.raises(Problem, match=r"bias is not known here \(layer norm.*integrated_gradients"):
+    with pytest.raises(
+        UserError, match=r"bias is not known here \(layer norm.*integrated_gradients"
+    ):
         FullGrad()(net, torch.randn(1, 3, 24, 40), top(1))
 
 

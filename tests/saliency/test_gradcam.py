@@ -17,8 +17,8 @@ from cam_peers import (
 )
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier
-from pipeline.records import Problem
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.gradcam_plus_plus import GradCAMPlusPlus
@@ -254,10 +254,10 @@ def test_bfloat16_changes_little_and_maps_stay_float32(method):
 
 @pytest.mark.parametrize("method", FAMILY)
 def test_wrong_layers_are_told(method):
-    with pytest.raises(Problem, match=r"saliency\.layers=\(\): expected one or more layers"):
+    with pytest.raises(UserError, match=r"saliency\.layers=\(\): expected one or more layers"):
         method(())
-    with pytest.raises(Problem, match=r"saliency\.layers=last: expected one or more"):
+    with pytest.raises(UserError, match=r"saliency\.layers=last: expected one or more"):
         method("last")
     net = mean_linear()
-    with pytest.raises(Problem, match="layer '77': no such layer"):
+    with pytest.raises(UserError, match="layer '77': no such layer"):
         method(("77",))(net, pictures(net), every)

@@ -7,15 +7,15 @@ from captum.attr import InputXGradient, NoiseTunnel, Saliency
 from captum.attr import IntegratedGradients as CaptumIntegrated
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
-from pipeline.records import Problem
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
+from pipeline.saliency.gradients import gradients
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
 from pipeline.saliency.integrated import GradientTimesInput, IntegratedGradients
-from pipeline.saliency.slopes import slopes
 from pipeline.saliency.smoothgrad import SmoothGrad
 
 METHODS = {
@@ -308,8 +308,8 @@ def test_memory_does_not_grow_with_steps(method, batch, most):
 def test_what_does_not_depend_on_the_image_is_told():
     x = picture(1, 3, 4, 4).requires_grad_()
     logits = torch.ones(1, 2, requires_grad=True) * 2
-    with pytest.raises(Problem, match="does not depend on this layer"):
-        slopes(logits, torch.tensor([[0]]), [x])
+    with pytest.raises(UserError, match="does not depend on this layer"):
+        gradients(logits, torch.tensor([[0]]), [x])
 
 
 @pytest.mark.parametrize(
@@ -321,5 +321,5 @@ def test_what_does_not_depend_on_the_image_is_told():
     ],
 )
 def test_wrong_arguments_are_refused(make, told):
-    with pytest.raises(Problem, match=told):
+    with pytest.raises(UserError, match=told):
         make()

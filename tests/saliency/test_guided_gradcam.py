@@ -6,9 +6,9 @@ from captum.attr import GuidedGradCam
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
-from pipeline.records import Problem
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
@@ -86,5 +86,5 @@ def test_it_is_the_product_of_its_parts_in_one_forward_pass(layer):
 
 
 def test_a_wrong_layer_lists_the_near_ones():
-    with pytest.raises(Problem, match=r"no such layer; near ones: .*block5"):
+    with pytest.raises(UserError, match=r"no such layer; near ones: .*block5"):
         GuidedGradCAM("blok5")(network(), torch.randn(1, 3, 32, 32), classes(0))

@@ -6,9 +6,9 @@ import torch
 from captum.attr import Occlusion as CaptumOcclusion
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 from pipeline.saliency.occlusion import Occlusion
 
 
@@ -93,9 +93,9 @@ def test_a_patch_that_is_seen_by_nothing_else_gets_its_drop():
         classes = ("one",)
 
         def forward(self, images, at=()):
-            from pipeline.records import Answer
+            from pipeline.types import NetworkOutput
 
-            return Answer((images * weights).sum((1, 2, 3))[:, None])
+            return NetworkOutput((images * weights).sum((1, 2, 3))[:, None])
 
     weights = torch.randn(3, 12, 20)
     x = torch.randn(1, 3, 12, 20)
@@ -148,10 +148,10 @@ def test_runs_in_the_run_s_precision_and_gives_float32():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(UserError, match=message):
         Occlusion(**arguments)
 
 
 def test_a_window_larger_than_the_image():
-    with pytest.raises(Problem, match=r"of 28 x 40 pixels; as in saliency.window=4"):
+    with pytest.raises(UserError, match=r"of 28 x 40 pixels; as in saliency.window=4"):
         Occlusion()(network(), torch.randn(1, 3, 28, 40), top(1))

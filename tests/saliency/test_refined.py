@@ -7,17 +7,20 @@ import torch
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.foreground import localizer
 from pipeline.model.small import Small
-from pipeline.records import Answer, Choose, Explanation, Network
+from pipeline.protocols import Network
 from pipeline.saliency.average import averaged
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.foreground import Foreground
 from pipeline.saliency.refined import Refined
+from pipeline.types import ClassSelector, Explanation, NetworkOutput
 
 
 class Counting(CAM):
     calls = 0
 
-    def __call__(self, network: Network, images: torch.Tensor, choose: Choose) -> Explanation:
+    def __call__(
+        self, network: Network, images: torch.Tensor, choose: ClassSelector
+    ) -> Explanation:
         type(self).calls += 1
         return super().__call__(network, images, choose)
 
@@ -48,5 +51,5 @@ def test_else_it_is_the_mean_of_both_for_the_classes_that_were_chosen() -> None:
     student = Foreground()(one, images, lambda _: found.classes)
     teacher = CAM()(one, images, lambda _: found.classes)
     assert torch.allclose(found.maps, averaged([student.maps, teacher.maps]), atol=1e-6)
-    assert isinstance(one(images), Answer)
+    assert isinstance(one(images), NetworkOutput)
     assert torch.allclose(found.logits, one(images).logits, atol=1e-5)

@@ -11,10 +11,10 @@ from captum.attr import GuidedBackprop as CaptumGuided
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
-from pipeline.records import Problem
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop
@@ -268,7 +268,9 @@ def test_other_networks_are_refused(name, size, activation):
     body, head = Torchvision(name, "imagenet").own(2)
     last = Torchvision(name, None).last
     net = Classifier(body, head, "ab", last=last).eval().requires_grad_(False)
-    with pytest.raises(Problem, match=rf"activation, {activation}\. Methods for any network: grad"):
+    with pytest.raises(
+        UserError, match=rf"activation, {activation}\. Methods for any network: grad"
+    ):
         GuidedBackprop()(net, torch.zeros(1, 3, size, size), classes(0))
 
 
@@ -321,7 +323,7 @@ def test_other_activations_are_refused_beside_relus_too(activation, told):
     relu = nn.ReLU()
     net = written(lambda x: relu(activation(x)))
     for method in (*METHODS.values(), GuidedGradCAM()):
-        with pytest.raises(Problem, match=told):
+        with pytest.raises(UserError, match=told):
             method(net, picture(1, 3, 8, 8), classes(0))
     Gradient()(net, picture(1, 3, 8, 8), classes(0))
 
@@ -330,7 +332,7 @@ def test_other_activations_are_refused_beside_relus_too(activation, told):
     "plain", [nn.Identity(), nn.Sigmoid(), nn.Softmax(1), nn.MaxPool2d(3, 1, 1), lambda x: x**2]
 )
 def test_a_network_without_relu_is_refused(plain):
-    with pytest.raises(Problem, match="has no ReLU between the image and the score"):
+    with pytest.raises(UserError, match="has no ReLU between the image and the score"):
         GuidedBackprop()(written(plain), picture(1, 3, 8, 8), classes(0))
 
 
@@ -407,7 +409,7 @@ def test_nothing_is_left_behind(method, where):
     if where == "nothing":
         method(net, x, choose)
     else:
-        with pytest.raises((RuntimeError, Problem), match=r"in the middle|GELU"):
+        with pytest.raises((RuntimeError, UserError), match=r"in the middle|GELU"):
             method(net, x, choose)
     after = state(net)
     assert after[0] == before[0]

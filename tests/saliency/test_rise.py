@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.records import Problem
 from pipeline.saliency.rise import RISE
 
 
@@ -68,10 +68,10 @@ def test_finds_the_only_thing_that_counts():
         classes = ("seen", "not")
 
         def forward(self, images, at=()):
-            from pipeline.records import Answer
+            from pipeline.types import NetworkOutput
 
             seen = 4 * images[:, :, :14, :14].mean((1, 2, 3)) - 2
-            return Answer(torch.stack((seen, -seen), 1))
+            return NetworkOutput(torch.stack((seen, -seen), 1))
 
     found = RISE(2000)(Corner(), torch.ones(1, 3, 56, 70), lambda logits: torch.tensor([[0, 1]]))
     maps = found.maps[0]
@@ -131,5 +131,5 @@ def test_bf16_gives_float32_maps():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(Problem, match=message):
+    with pytest.raises(UserError, match=message):
         RISE(**arguments)

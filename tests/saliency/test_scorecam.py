@@ -15,7 +15,7 @@ from cam_peers import (
 )
 from torch import nn
 
-from pipeline.records import Problem
+from pipeline.errors import UserError
 from pipeline.saliency.scorecam import ScoreCAM, masks
 
 
@@ -141,5 +141,5 @@ def test_bfloat16_changes_little():
 
 
 def test_wrong_batch_is_told():
-    with pytest.raises(Problem, match=r"saliency\.batch=0: expected at least 1"):
+    with pytest.raises(UserError, match=r"saliency\.batch=0: expected at least 1"):
         ScoreCAM(batch=0)

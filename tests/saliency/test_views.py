@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.records import Explanation, Problem
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.views import Views
+from pipeline.types import Explanation
 
 
 def top(count):
@@ -140,5 +141,5 @@ def test_views_of_views():
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1, -2.0), (float("inf"),)])
 def test_wrong_scales(scales):
-    with pytest.raises(Problem, match=r"saliency\.scales"):
+    with pytest.raises(UserError, match=r"saliency\.scales"):
         Views(CAM(), True, scales)

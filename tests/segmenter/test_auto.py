@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.records import SaliencyMap
-from pipeline.segmenter.auto import LEAST, MOST, threshold_of
-from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.ops.maps import frame_size, upsample
+from pipeline.segmenter.auto import LEAST, MOST, auto_threshold
 from pipeline.segmenter.threshold import Threshold
+from pipeline.types import SaliencyMap
 
 
 def cone(height: int = 96, width: int = 64) -> np.ndarray:
@@ -35,11 +35,11 @@ def test_it_is_the_formula(power: float) -> None:
     scaled = (0.9 * cone() + 0.1 * noise) ** power
     scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
     expected = np.clip(1.7 * otsu(np.sqrt(scaled)) - 0.45, LEAST, MOST)
-    assert threshold_of(scaled) == pytest.approx(expected, abs=0.01)  # some levels of 256
+    assert auto_threshold(scaled) == pytest.approx(expected, abs=0.01)  # some levels of 256
 
 
 def test_the_longer_the_tail_the_lower() -> None:
-    found = [threshold_of(cone() ** power) for power in (1, 2, 4, 6)]
+    found = [auto_threshold(cone() ** power) for power in (1, 2, 4, 6)]
     assert found == sorted(found, reverse=True)
     assert found[0] - found[-1] > 0.1
 
@@ -59,7 +59,7 @@ def test_an_object_is_cut_out(background: float) -> None:
 def test_any_map_has_one(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for values in (np.zeros(shape), np.ones(shape), rng.random(shape), rng.random(shape) > 0.5):
-        found = threshold_of(values.astype(np.float32))
+        found = auto_threshold(values.astype(np.float32))
         assert LEAST <= found <= MOST
         assert found == round(found, 3)
 
@@ -67,7 +67,7 @@ def test_any_map_has_one(shape: tuple[int, int]) -> None:
 def test_the_segmenter_cuts_there() -> None:
     values = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float16)
     saliency = SaliencyMap("x", 0, 0, 0.7, values, 2.0, (120, 160))
-    at = threshold_of(upsampled(saliency.raw(), frame_size(saliency.size)))
+    at = auto_threshold(upsample(saliency.raw(), frame_size(saliency.size)))
     for components in ("largest", "all"):
         own, other = (Threshold(t, components)(saliency) for t in ("auto", at))
         np.testing.assert_array_equal(own.boxes, other.boxes)
@@ -76,5 +76,5 @@ def test_the_segmenter_cuts_there() -> None:
 
 def test_the_size_of_the_map_has_little_part_in_it() -> None:
     values = np.random.default_rng(0).random((7, 7)).astype(np.float32)
-    found = [threshold_of(upsampled(values, (n, n))) for n in (56, 224, 512)]
+    found = [auto_threshold(upsample(values, (n, n))) for n in (56, 224, 512)]
     assert max(found) - min(found) < 0.05

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.records import Example, SaliencyMap
-from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.ops.maps import frame_size, upsample
 from pipeline.segmenter.grabcut import GrabCut
 from pipeline.segmenter.threshold import Threshold, otsu
+from pipeline.types import Example, SaliencyMap
 
 
 def saliency(values, size, id="x", score=1.0):
@@ -89,7 +89,7 @@ def test_refined_map_is_the_average():
     size, centre = (96, 80), (50, 40)
     image, _ = disc(size, centre, 25)
     hint = around(size, centre, 15)
-    scaled = upsampled(hint.raw(), size)
+    scaled = upsample(hint.raw(), size)
     mask, why = GrabCut(agree=0).mask(hint, image)
     assert why is None
     assert mask.shape == size
@@ -207,7 +207,7 @@ def test_colours_from_few_pixels_cut_as_all_of_them_do():
 def plainly_cut(hint, image):
     """cv2.grabCut from the same seeds, as its documentation has it."""
     cut = GrabCut(colours=None)
-    small = upsampled(hint.raw(), image.image.shape[:2])
+    small = upsample(hint.raw(), image.image.shape[:2])
     mask = cut._seeds(small, small > otsu(small))
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(zlib.crc32(hint.values.tobytes()) & 0x7FFFFFFF)
@@ -285,8 +285,8 @@ def test_wrong_arguments_are_refused(wrong, said):
 
 def test_threshold_given_later():
     cut = GrabCut(threshold="validation")
-    assert cut.stands_on == {"kind": "validation", "value": None}
-    assert cut.with_threshold(0.3).stands_on == {"kind": "fixed", "value": 0.3}
+    assert cut.threshold_info == {"kind": "validation", "value": None}
+    assert cut.with_threshold(0.3).threshold_info == {"kind": "fixed", "value": 0.3}
     image, _ = disc((64, 64), (32, 32), 15)
     with pytest.raises(ValueError, match="with_threshold"):
         cut(around((64, 64), (32, 32), 12), image)

@@ -6,9 +6,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.metric.components import THRESHOLDS, curves
-from pipeline.records import SaliencyMap
-from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.ops.maps import frame_size, upsample
 from pipeline.segmenter.threshold import Threshold, otsu
+from pipeline.types import SaliencyMap
 
 
 def saliency(values, size=None, score=1.0, scale=1.0):
@@ -105,7 +105,7 @@ def test_thresholds_0_and_1():
     assert Threshold(0)(saliency(values, (50, 60))).boxes.tolist() == [[0, 0, 60, 50]]
     top = Threshold(1)(saliency(values, (50, 60)))
     assert top.scores.tolist() == [1]
-    scaled = upsampled(saliency(values).raw(), (50, 60))
+    scaled = upsample(saliency(values).raw(), (50, 60))
     y, x = np.unravel_index(scaled.argmax(), scaled.shape)
     assert top.boxes[0, 0] <= x < top.boxes[0, 2]
     assert top.boxes[0, 1] <= y < top.boxes[0, 3]
@@ -128,7 +128,7 @@ def test_thresholds_outside_are_refused(bad):
 def test_large_photographs_are_cut_to_within_one_pixel_of_the_frame():
     values = np.random.default_rng(3).random((7, 7))
     values[3, 4] = 2
-    full = upsampled(saliency(values).raw(), (3000, 4000))
+    full = upsample(saliency(values).raw(), (3000, 4000))
     ys, xs = np.nonzero(full >= 0.7)  # one blob
     exact = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
     found = Threshold(0.7)(saliency(values, (3000, 4000))).boxes[0]
@@ -140,7 +140,7 @@ def test_same_boxes_as_the_curves_of_the_metric(size):
     rng = np.random.default_rng(sum(size))
     for _ in range(10):
         made = saliency(rng.random((7, 7)), size)
-        swept = curves(upsampled(made.raw(), frame_size(size)), np.zeros((0, 4)), size).boxes
+        swept = curves(upsample(made.raw(), frame_size(size)), np.zeros((0, 4)), size).boxes
         for k in (0, 1, 150, 200, 300, 437, 500, 700, 850, 999):
             found = Threshold(float(THRESHOLDS[k]))(made).boxes
             assert found.tolist() == [swept[k].tolist()], (size, k)
@@ -150,7 +150,7 @@ def test_same_boxes_as_the_curves_where_values_and_ties_are_plenty():
     rng = np.random.default_rng(0)
     for _ in range(30):
         made = saliency(rng.integers(0, 11, (12, 17)) / 10)  # exact tenths meet the thresholds
-        swept = curves(upsampled(made.raw(), (12, 17)), np.zeros((0, 4))).boxes
+        swept = curves(upsample(made.raw(), (12, 17)), np.zeros((0, 4))).boxes
         for k in range(0, 1000, 100):
             assert Threshold(float(THRESHOLDS[k]))(made).boxes.tolist() == [swept[k].tolist()]
 
@@ -172,7 +172,7 @@ def test_quantile_keeps_the_highest_share():
 def test_otsu_is_opencv_s():
     rng = np.random.default_rng(1)
     values = np.where(rng.random((40, 50)) < 0.3, 0.7, 0.2) + rng.normal(0, 0.05, (40, 50))
-    scaled = upsampled(saliency(values).raw(), (40, 50))
+    scaled = upsample(saliency(values).raw(), (40, 50))
     coarse = np.round(scaled * 255).astype(np.uint8)
     _, mask = cv2.threshold(coarse, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     assert np.array_equal(scaled >= otsu(scaled), mask.astype(bool))
@@ -243,11 +243,11 @@ def test_masks_cover_the_original_image():
 
 
 def test_what_metrics_say_of_the_threshold():
-    assert Threshold(0.3).stands_on == {"kind": "fixed", "value": 0.3}
-    assert Threshold("auto").stands_on["kind"] == "auto"
-    assert Threshold("validation").stands_on["kind"] == "validation"
+    assert Threshold(0.3).threshold_info == {"kind": "fixed", "value": 0.3}
+    assert Threshold("auto").threshold_info["kind"] == "auto"
+    assert Threshold("validation").threshold_info["kind"] == "validation"
     assert Threshold("validation").with_threshold(0.4) == Threshold(0.4)
-    assert Threshold(at="otsu").stands_on == {"kind": "auto", "value": None, "rule": "otsu"}
+    assert Threshold(at="otsu").threshold_info == {"kind": "auto", "value": None, "rule": "otsu"}
     with pytest.raises(ValueError, match="with_threshold"):
         Threshold("validation")(saliency([[0, 1]]))
     with pytest.raises(ValueError, match="at=quantile expects a number"):

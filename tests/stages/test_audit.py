@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import shards, store
-from pipeline.config import AUDITS
-from pipeline.stages import audit
+from pipeline.engine import shards, store
+from pipeline.engine.config import AUDIT_TESTS
+from pipeline.results.shards import shard_path
+from pipeline.stages.audit import stage as audit
 from tests.conftest import TINY, Cli
 
 SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",
@@ -33,7 +34,7 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     every = numbers()
     assert [one["method"] for one in every] == ["gradient", "gradcam"]
     records = {(r["test"], r["name"], r["part"]): r for r in every[0]["numbers"]}
-    assert {test for test, _, _ in records} == set(AUDITS)
+    assert {test for test, _, _ in records} == set(AUDIT_TESTS)
     for (test, _, _), record in records.items():
         assert record["n"] == (5 if test in audit.FEW else 6)
         low, high = record["interval"]
@@ -42,7 +43,7 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
         records["sanity", "head_ssim", None]["value"]
     )
     for stage in ("audit", "audit-gradcam"):
-        for test in AUDITS:
+        for test in AUDIT_TESTS:
             picture = Image.open(LATEST / "stages" / stage / "pictures" / f"{test}.png")
             assert picture.width > 1000
             assert np.asarray(picture).std() > 5
@@ -73,12 +74,14 @@ def test_a_killed_run_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_pat
     (folder,) = (tmp_path / "outputs/audit").iterdir()
     before = (folder / "audit.json").read_text()
     (folder / "DONE").unlink()
-    shards.path_of(folder / "fragility", 1).unlink()
+    shard_path(folder / "fragility", 1).unlink()
     ran = []
-    for test in AUDITS:
+    for test in AUDIT_TESTS:
         own = getattr(audit.Audit, f"_{test}")
 
-        def watched(self: audit.Audit, batch: shards.Labelled, own=own, test=test) -> shards.Arrays:
+        def watched(
+            self: audit.Audit, batch: shards.PositionedExamples, own=own, test=test
+        ) -> shards.Arrays:
             ran.append((test, len(batch)))
             return own(self, batch)
 

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import shards
 from pipeline.data.shapes import Shapes
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import map_curves
-from pipeline.segmenter.frame import frame_size, upsampled
+from pipeline.ops.maps import frame_size, upsample
+from pipeline.results.boxes import iterate_boxes
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
+from pipeline.results.thresholds import fold_of_image, load_thresholds
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.stages import calibrate, explain, localize, picks
+from pipeline.stages.calibrate import stage as calibrate
 from tests.conftest import TINY, Cli
 
 
@@ -33,7 +36,7 @@ def test_one_threshold_for_all_where_others_chose_it() -> None:
 
 def test_each_half_is_cut_at_the_others_threshold() -> None:
     ids = [f"image{n}" for n in range(40)]
-    folds = {id: picks.fold_of(id) for id in ids}
+    folds = {id: fold_of_image(id) for id in ids}
     assert set(folds.values()) == {0, 1}
     curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
     found = calibrate.chosen(curves, [0.5], "two_fold")
@@ -69,7 +72,7 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     scored = "stages=[train,explain,calibrate,localize,evaluate]"
     assert cli(*arguments, scored) == 0
     latest = (tmp_path / "outputs/latest").resolve()
-    picked = picks.read(latest / "stages/calibrate")
+    picked = load_thresholds(latest / "stages/calibrate")
     assert picked["refined"]["thresholds"] != picked["thresholds"]
 
     # Anew, from the maps of the held-back images and the images themselves.
@@ -77,14 +80,14 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     ids, truth = data.ids("held_back"), data.truth("held_back")
     main = (latest / "stages/explain").resolve()
     (maps,) = (one for one in (tmp_path / "outputs/explain").iterdir() if one != main)
-    for shard in shards.written(maps):
-        for position, saliency in explain.maps_in(shard, ids):
+    for shard in list_shards(maps):
+        for position, saliency in iterate_maps(shard, ids):
             example = data.example(
                 "held_back", position, at=frame_size(saliency.size, GrabCut().longer_side)
             )
             refined, _ = GrabCut().refined(saliency, example)
             true = truth[saliency.id].of_label()
-            scaled = upsampled(refined, frame_size(saliency.size))
+            scaled = upsample(refined, frame_size(saliency.size))
             found[saliency.id] = map_curves(scaled, true, saliency.size).largest
     assert picked["refined"] == calibrate.chosen(found, [0.5], "held_back")
 
@@ -93,9 +96,9 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     told = records(tmp_path)["gt_known_loc", 0.5, "validation"]["threshold"]
     assert told == {"kind": "validation", "value": value, "source": "held_back"}
     val = data.ids("val")
-    cut = dict(localize.boxes_of(latest / "stages/localize", val))
-    for shard in shards.written(main):
-        for position, saliency in explain.maps_in(shard, val):
+    cut = dict(iterate_boxes(latest / "stages/localize", val))
+    for shard in list_shards(main):
+        for position, saliency in iterate_maps(shard, val):
             example = data.example(
                 "val", position, at=frame_size(saliency.size, GrabCut().longer_side)
             )
@@ -156,7 +159,7 @@ def test_a_split_for_it_chooses_and_is_neither_learned_from_nor_scored(
     assert found["threshold"]["source"] == "split"
     assert found["n"] == 8
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
-    assert picks.read(folder)["n"] == 16
+    assert load_thresholds(folder)["n"] == 16
     boxes = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
     assert len({one["image_id"] for one in boxes}) == 8
     # Boxes that the user drew come first.
@@ -172,7 +175,7 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
                  "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
     assert cli(*arguments) == 0
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
-    found = picks.read(folder)
+    found = load_thresholds(folder)
     assert found["source"] == "user"
     assert found["n"] == len(found["images"]) == 24
     low, high = found["expected"]["0.5"]["interval"]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import store
+from pipeline.formats.arrays import write_arrays
 from pipeline.metric.bootstrap import compare
-from pipeline.stages import compare as stage
+from pipeline.results.comparison import Measurement, differences
+from pipeline.stages.compare import stage
 from tests.conftest import TINY, Cli
 
 RUN = ("+experiment=cam", *TINY, "train.epochs=3")
@@ -126,13 +127,13 @@ def test_p_is_larger_where_the_best_was_picked_from_more() -> None:
         for each in (rows, better)
     ]
     once, thrice = (
-        stage.differences(*pairs, ["a", "b"], "images", 0, times)[0]["record"] for times in (1, 3)
+        differences(*pairs, ["a", "b"], "images", 0, times)[0]["record"] for times in (1, 3)
     )
     assert thrice["p_value"] == pytest.approx(3 * once["p_value"])
     assert thrice["value"] == once["value"] == pytest.approx(0.2)
 
 
-def measurement(path: Path, called: str, ids: list[str], true: list[str]) -> stage.Measurement:
+def measurement(path: Path, called: str, ids: list[str], true: list[str]) -> Measurement:
     count = len(ids)
     arrays = {
         "iou": np.linspace(0, 1, count), "rank": np.zeros(count, np.int64),
@@ -140,9 +141,9 @@ def measurement(path: Path, called: str, ids: list[str], true: list[str]) -> sta
         "energy": np.ones(count), "max_box_acc": np.zeros((count, 125), np.uint8),
         "max_box_acc_v2": np.zeros((count, 375), np.uint8),
     }  # fmt: skip
-    store.write_arrays(path, arrays, ids=ids, true=true, ious=[0.5], threshold=None,
+    write_arrays(path, arrays, ids=ids, true=true, ious=[0.5], threshold=None,
                        protocol="default", method=called)  # fmt: skip
-    return stage.Measurement.read(path, called)
+    return Measurement.read(path, called)
 
 
 def test_images_that_are_not_the_same_are_named(tmp_path: Path) -> None:

@@ -15,15 +15,17 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline import shards
 from pipeline.__main__ import main
 from pipeline.data.shapes import Shapes
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.iou import best_iou
 from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
-from pipeline.records import Boxes, Crowds, GroundTruth, Rle, SaliencyMap
-from pipeline.segmenter.frame import upsampled
-from pipeline.stages import evaluate, explain, measure
+from pipeline.metric.measurement import merge_masks
+from pipeline.ops.iou import best_iou
+from pipeline.ops.maps import upsample
+from pipeline.results.maps import iterate_maps, load_classification
+from pipeline.results.shards import list_shards
+from pipeline.stages.evaluate import stage as evaluate
+from pipeline.types import Boxes, Crowds, GroundTruth, Rle, SaliencyMap
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -55,8 +57,8 @@ def latest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def maps_of(latest: Path) -> dict[str, dict[int, SaliencyMap]]:
     """Maps by image and class."""
     found: dict[str, dict[int, SaliencyMap]] = {}
-    for shard in shards.written(latest / "stages/explain"):
-        for _, one in explain.maps_in(shard, DATA.ids("val")):
+    for shard in list_shards(latest / "stages/explain"):
+        for _, one in iterate_maps(shard, DATA.ids("val")):
             found.setdefault(one.id, {})[one.explained] = one
     return found
 
@@ -76,7 +78,7 @@ def test_ilsvrc_error_of_five_guesses(latest: Path) -> None:
         x, y, width, height = one["bbox"]
         box = np.array([x, y, x + width, y + height])
         best.setdefault((one["image_id"], one["category_id"]), box)
-    seen = explain.classification(latest / "stages/explain")
+    seen = load_classification(latest / "stages/explain")
     ids, errors = DATA.ids("val"), []
     for position, top in zip(seen.image.tolist(), seen.top.tolist(), strict=True):
         known = DATA.truth("val")[ids[position]]
@@ -197,7 +199,7 @@ def test_pixels_are_counted_over_all_images(latest: Path) -> None:
     maps, truth = maps_of(latest), DATA.truth("val")
     for id, known in truth.items():
         assert known.masks is not None
-        values = upsampled(maps[id][known.label].raw(), known.size).astype(np.float64)
+        values = upsample(maps[id][known.label].raw(), known.size).astype(np.float64)
         mask = coco_mask.decode(coco_mask.merge(list(known.masks))) == 1
         true.append(values[mask])
         other.append(values[~mask])
@@ -249,7 +251,7 @@ def test_masks_are_those_of_the_images_own_class() -> None:
     assert evaluate.own_masks(known) == masks[1:]
     assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes, None, masks)) == masks
     assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes)) == []
-    mask = measure.mask_of(masks[:1], masks[1:], (20, 30))
+    mask = merge_masks(masks[:1], masks[1:], (20, 30))
     assert mask.tolist() == [[1] * 30] * 5 + [[255] * 30] * 5 + [[0] * 30] * 10
 
 

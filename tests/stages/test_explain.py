@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import store
-from pipeline.config import completed, instantiate, targets_of
+from pipeline.engine.choices import fill_defaults, instantiate, list_targets
+from pipeline.errors import UserError
+from pipeline.formats.arrays import read_arrays
 from pipeline.model.classifier import INPUT
-from pipeline.records import Problem
 from pipeline.saliency.layercam import LayerCAM
 from pipeline.saliency.views import Views
 from tests.conftest import TINY, Cli
@@ -28,9 +28,9 @@ def result(root: Path, stage: str) -> Path:
 
 def test_an_argument_may_be_a_choice_by_name_or_a_node() -> None:
     node = {"_target_": VIEWS, "method": "layercam_below", "flips": False}
-    whole = completed("saliency", node)
+    whole = fill_defaults("saliency", node)
     assert whole["method"]["layers"] == ["below"]  # so that keys change when the choice's YAML does
-    assert targets_of(whole) == [VIEWS, "pipeline.saliency.layercam.LayerCAM"]
+    assert list_targets(whole) == [VIEWS, "pipeline.saliency.layercam.LayerCAM"]
     for given in (node, whole):
         method = instantiate("saliency", given)
         assert method == Views(LayerCAM(("below",)), flips=False)
@@ -47,7 +47,7 @@ def test_an_argument_may_be_a_choice_by_name_or_a_node() -> None:
     ],
 )
 def test_a_wrong_choice_as_an_argument_is_refused(value: object, said: str) -> None:
-    with pytest.raises(Problem, match=said):
+    with pytest.raises(UserError, match=said):
         instantiate("saliency", {"_target_": VIEWS, "method": value}, within="pipeline.saliency.")
 
 
@@ -55,7 +55,7 @@ def test_a_method_that_looks_at_training_images_first(cli: Cli, tmp_path: Path) 
     """Its sums are those of the train split alone, kept, and used again by another run."""
     assert cli("+experiment=cam", *TINY, STAGES, "saliency=ddt") == 0
     folder = result(tmp_path, "statistics")
-    sums, _ = store.read_arrays(folder / "statistics.safetensors")
+    sums, _ = read_arrays(folder / "statistics.safetensors")
     cells = 16 * 16  # of the embedded network's maps of 64 pixels
     plan = json.loads((folder.parents[1] / "train").glob("*/history.json").__next__().read_text())
     assert plan  # it was trained
@@ -70,18 +70,18 @@ def test_views_of_a_method_that_looks_first(cli: Cli, tmp_path: Path) -> None:
     command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt_per_class", "explain.flips=true")
     assert cli(*command, "explain.scales=[1,1.5]") == 0
     shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
-    arrays, _ = store.read_arrays(shard)
+    arrays, _ = read_arrays(shard)
     assert arrays["row_map"].shape[1:] == (24, 24)
     assert arrays["row_map"].min() >= 0
     assert np.isfinite(arrays["row_map"].astype(np.float32)).all()
 
 
 def test_colours_are_kept_where_asked_for(cli: Cli, tmp_path: Path) -> None:
-    from pipeline.stages.explain import colours_in
+    from pipeline.results.maps import iterate_channels
 
     assert cli("+experiment=cam", *TINY, STAGES, "saliency=gradient", "explain.colour=true") == 0
     shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
-    found = list(colours_in(shard))
+    found = list(iterate_channels(shard))
     assert len(found) == 8
     assert all(channels.shape == (3, 64, 64) for _, _, channels in found)
     assert all(np.abs(channels).max() == 1 for _, _, channels in found)
@@ -109,7 +109,7 @@ def test_a_pretrained_network_needs_no_training_and_no_labels(
     assert len(card["classes"]) == 1000
     assert card["recipe"] == "own"
     shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
-    assert len(store.read_arrays(shard)[0]["row_class"]) == 3 * 8
+    assert len(read_arrays(shard)[0]["row_class"]) == 3 * 8
 
 
 def test_a_network_without_weights_has_nothing_to_explain(

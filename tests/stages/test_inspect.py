@@ -11,16 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline import checkpoint, store
-from pipeline.config import INSPECTS
-from pipeline.inspect.ascent import Ascent, Climb, blurred, total_variation
-from pipeline.inspect.first_order import first_order
-from pipeline.inspect.receptive_field import clipped, receptive_field
+from pipeline.engine import checkpoint, store
+from pipeline.engine.config import INSPECT_VIEWS
+from pipeline.engine.sources import _imports
+from pipeline.formats.files import read_json
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
-from pipeline.stages import inspect_features as features
-from pipeline.stages import inspect_pictures as pictures
-from pipeline.stages.inspect_views import features as features_view
+from pipeline.plotting import grids as pictures
+from pipeline.stages.inspect import feature_maps as features
+from pipeline.stages.inspect.views import features as features_view
+from pipeline.visualize.ascent import Ascent, Climb, blurred, total_variation
+from pipeline.visualize.linearity import first_order
+from pipeline.visualize.receptive_field import clipped, receptive_field
 from tests.conftest import ROOT, Cli
 
 LATEST = Path("outputs/latest")
@@ -355,7 +357,7 @@ def test_what_cannot_be_is_refused(
 
 def test_every_view_has_its_file() -> None:
     folder = ROOT / "pipeline/stages/inspect_views"
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(INSPECTS)
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(INSPECT_VIEWS)
 
 
 def test_a_changed_view_is_noticed_and_another_changes_nothing(
@@ -364,12 +366,12 @@ def test_a_changed_view_is_noticed_and_another_changes_nothing(
     of = saved(tmp_path / "net", CLASSES)
     command = ("+experiment=inspect", f"checkpoint={of}", "inspect.views=[filters]")
     assert cli(*command) == 0
-    made = store.read_json(LATEST / "stages/inspect/made_of.json")
-    assert "pipeline.stages.inspect_views.filters" in made["source"]
-    assert "pipeline.stages.inspect_views.classes" not in made["source"]
-    real = store._imports
+    made = read_json(LATEST / "stages/inspect/cache_key.json")
+    assert "pipeline.stages.inspect.views.filters" in made["source"]
+    assert "pipeline.stages.inspect.views.classes" not in made["source"]
+    real = _imports
     for changed, told in (("classes", "kept"), ("filters", "made"), ("__init__", "made")):
-        module = f"pipeline.stages.inspect_views.{changed}".removesuffix(".__init__")
+        module = f"pipeline.stages.inspect.views.{changed}".removesuffix(".__init__")
 
         def edited(name: str, module: str = module) -> tuple[str, frozenset[str]]:
             source, imports = real(name)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.inspect.dream import Dream, excited, resized
 from pipeline.model.classifier import Classifier
-from pipeline.records import Answer
+from pipeline.types import NetworkOutput
+from pipeline.visualize.deep_dream import Dream, excited, resized
 from tests.conftest import Cli
 from tests.stages.test_inspect import CLASSES, network, saved
 
@@ -121,7 +121,7 @@ def test_a_network_of_one_size_is_told_so(
 ) -> None:
     forward = Classifier.forward
 
-    def of_one_size(self: Classifier, images: Tensor, at: Sequence[str] = ()) -> Answer:
+    def of_one_size(self: Classifier, images: Tensor, at: Sequence[str] = ()) -> NetworkOutput:
         assert images.shape[2:] == (24, 32), "Wrong image height!"
         return forward(self, images, at)
 

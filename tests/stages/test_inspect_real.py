@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, store
-from pipeline.data import photo
-from pipeline.stages import inspect_features as features
-from pipeline.stages import inspect_pictures as pictures
-from pipeline.stages.inspect_views.features import PATCH
-from pipeline.stages.sheet import MARGIN, ROW, SMALL, TITLE
+from pipeline.engine import checkpoint
+from pipeline.formats import photo
+from pipeline.formats.files import to_file_name
+from pipeline.plotting import grids as pictures
+from pipeline.plotting.sheet import MARGIN, ROW, SMALL, TITLE
+from pipeline.stages.inspect import feature_maps as features
+from pipeline.stages.inspect.views.features import PATCH
 from tests.conftest import Cli
 
 LATEST = Path("outputs/latest")
@@ -55,7 +56,7 @@ def test_pictures_of_a_network_that_knows_imagenet(looked_into: Path, shared: Pa
             logits = trained.network(trained.tensor(photos)).logits[:, one["number"]]
         assert one["first"] < logits.max() < one["last"], one["name"]
         assert one["probability"] > 0.99
-        alone = np.asarray(Image.open(looked_into / f"classes/{store.file_safe(one['name'])}.png"))
+        alone = np.asarray(Image.open(looked_into / f"classes/{to_file_name(one['name'])}.png"))
         assert alone.shape == (112, 112, 3)
 
     # Nine patches of nine images, each what its box says.

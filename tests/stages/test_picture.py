@@ -11,10 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import checkpoint, shards
+from pipeline.engine import checkpoint
+from pipeline.formats.files import unique_file_names
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
-from pipeline.stages import colours, picture, sheet
+from pipeline.ops.sampling import spread_evenly
+from pipeline.plotting import colours
+from pipeline.plotting.sheet import MARGIN, Row, contact, fitted, font
+from pipeline.results.shards import list_shards
 from tests.conftest import Cli
 
 CLASSES = ("robin", "a/b", "a b", "..")
@@ -50,10 +54,10 @@ def test_a_signed_map_over_its_image_keeps_both_to_be_seen() -> None:
 
 
 def test_at_most_so_many_images_evenly_chosen() -> None:
-    assert picture.chosen(5, None) == [0, 1, 2, 3, 4]
-    assert picture.chosen(5, 9) == [0, 1, 2, 3, 4]
-    assert picture.chosen(10, 4) == [0, 2, 5, 7]
-    assert picture.chosen(0, 4) == []
+    assert spread_evenly(5, None) == [0, 1, 2, 3, 4]
+    assert spread_evenly(5, 9) == [0, 1, 2, 3, 4]
+    assert spread_evenly(10, 4) == [0, 2, 5, 7]
+    assert spread_evenly(0, 4) == []
 
 
 def test_sequential_grows_lighter_all_the_way() -> None:
@@ -124,29 +128,29 @@ def test_every_panel_is_on_the_sheet(columns: int, most: int, cell: tuple[int, i
     rng = np.random.default_rng(0)
     panels = [rng.integers(0, 255, (*cell, 3)).astype(np.uint8) for _ in range(columns)]
     names = [f"a method with a very long name, number {n}" for n in range(columns)]
-    row = sheet.Row("class " * 40, "note " * 40, panels)
-    made = sheet.contact("title " * 90, "note", names, [row, row], cell[1], (), most)
+    row = Row("class " * 40, "note " * 40, panels)
+    made = contact("title " * 90, "note", names, [row, row], cell[1], (), most)
     for panel in panels:
         corner = panel[0, :20].tobytes()
         found = sum(line.tobytes().count(corner) for line in made)
         assert found == 2, "once in each row"
-    edge = sheet.MARGIN - 1
+    edge = MARGIN - 1
     assert (made[:, :edge] == 255).all()
     assert (made[:, -edge:] == 255).all()
 
 
 def test_a_long_name_keeps_both_its_ends() -> None:
     long = "IMG_2031_of_a_very_long_series_0001.jpg"
-    short = sheet.fitted(long, 15, 120)
-    assert sheet.font(15).getlength(short) <= 120
+    short = fitted(long, 15, 120)
+    assert font(15).getlength(short) <= 120
     assert short.startswith("IMG")
     assert short.endswith("jpg")
-    assert sheet.fitted("short", 15, 120) == "short"
+    assert fitted("short", 15, 120) == "short"
 
 
 def test_folders_of_classes_are_safe_and_differ() -> None:
     names = ["tabby", "a/b", "a b", "Crane", "crane", "..", "", "St. Bernard", "é" * 200]
-    made = picture.folders_of(names)
+    made = unique_file_names(names)
     assert made[:8] == ["tabby", "a_b-1", "a_b-2", "Crane-3", "crane-4", "5", "6", "St._Bernard"]
     assert len({name.lower() for name in made}) == len(names)
     assert all(len(name.encode()) <= 90 and "/" not in name for name in made)
@@ -228,16 +232,16 @@ def test_pictures_of_some_images_with_the_sign_over_them(
 def test_a_picture_shows_the_stored_map_upright(cli: Cli, asked: list[str], tmp_path: Path) -> None:
     assert cli(*asked, "picture.clip=100", "explain.target='a/b'") == 0
     latest = tmp_path / "outputs/latest"
-    (shard, *_) = shards.written(latest / "stages/explain")
-    from pipeline.stages import explain
+    (shard, *_) = list_shards(latest / "stages/explain")
+    from pipeline.results.maps import iterate_channels, iterate_maps
 
-    position, found = next(explain.maps_in(shard, list("abcd")))
+    position, found = next(iterate_maps(shard, list("abcd")))
     grey = np.asarray(Image.open(latest / "explained/000001-a.b/a_b-1/gradient_grey.png"))
     assert position == 0
     wanted = cv2.resize(found.raw(), (96, 64))
     wanted = (wanted - wanted.min()) / (wanted.max() - wanted.min())
     assert np.abs(grey[..., 0] / 255 - wanted).max() < 0.01
-    place, _, channels = next(explain.colours_in(shard))
+    place, _, channels = next(iterate_channels(shard))
     assert place == 0
     assert np.allclose(np.abs(channels).max(0) / np.abs(channels).max(),
                        found.values.astype(np.float32), atol=2e-3)  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import store
 from pipeline.data.shapes import Shapes
-from pipeline.stages import lessons
+from pipeline.formats.arrays import map_arrays, read_arrays
+from pipeline.stages.refine import pseudo_labels
 from tests.conftest import TINY, Cli
 
 STAGES = "stages=[train,refine,explain]"
@@ -38,7 +38,7 @@ def test_refine_to_boxes_without_a_true_one(
     assert list(card["branches"]) == ["foreground"]
     assert card["refine"]["teacher"]["_target_"].endswith("CAM")
     assert len(card["refine"]["losses"]) == 10
-    arrays, _ = store.read_arrays(next(result(tmp_path, "explain").glob("shard-*")))
+    arrays, _ = read_arrays(next(result(tmp_path, "explain").glob("shard-*")))
     assert arrays["row_map"].min() >= 0
     assert arrays["row_map"].max() <= 1
     # The run is a checkpoint that knows the way; the classifier is what it was.
@@ -57,11 +57,11 @@ def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
 ) -> None:
     assert cli(*BEST) == 0
     card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
-    arrays = [store.mapped_arrays(p) for p in result(tmp_path, "lessons").glob("shard-*")]
+    arrays = [map_arrays(p) for p in result(tmp_path, "lessons").glob("shard-*")]
     sure = np.concatenate([one["sure"] for one in arrays])
     assert card["refine"]["sure"] == sure.sum()
     assert len(sure) == card["refine"]["images"]
-    found = lessons.Lessons.read(result(tmp_path, "lessons"), 1)
+    found = pseudo_labels.Lessons.read(result(tmp_path, "lessons"), 1)
     assert len(found) == sure.sum()
 
 
@@ -111,21 +111,21 @@ def test_foreground_without_refine_says_what_trains_it(
 
 def test_images_are_chosen_evenly_of_all_classes() -> None:
     labels = np.repeat([0, 1, 2], [50, 20, 1])
-    kept = lessons.chosen(labels, 30)
+    kept = pseudo_labels.chosen(labels, 30)
     assert [int((labels[kept] == c).sum()) for c in range(3)] == [21, 8, 1]
     assert len(np.unique(kept)) == 30
-    assert lessons.chosen(labels, 71).tolist() == list(range(71))
+    assert pseudo_labels.chosen(labels, 71).tolist() == list(range(71))
 
 
 def test_a_target_lies_in_the_frame_of_the_networks_input() -> None:
-    from pipeline.records import Example
     from pipeline.segmenter.grabcut import GrabCut
+    from pipeline.types import Example
 
     image = np.full((48, 96, 3), 100, np.uint8)
     image[10:40, 60:90] = (220, 30, 30)
     values = np.zeros((6, 12), np.float32)
     values[2:4, 8:11] = 1
-    plain, found, why = lessons.refined(
+    plain, found, why = pseudo_labels.refined(
         GrabCut(map_share=0.0), Example("x", image, 0, (480, 960)), values
     )
     assert why is None
@@ -140,6 +140,6 @@ def test_nothing_sure_is_a_clear_error(
     cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = np.zeros((56, 56), np.float32)
-    monkeypatch.setattr(lessons, "refined", lambda *_: (nothing, nothing, "no"))
+    monkeypatch.setattr(pseudo_labels, "refined", lambda *_: (nothing, nothing, "no"))
     assert cli(*BEST) == 2
     assert "no image to learn from" in capsys.readouterr().err

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.records import Score
-from pipeline.stages import report, table
+from pipeline.results.table import build_table, to_percent
+from pipeline.stages.report import stage as report
+from pipeline.types import Score
 from tests.conftest import ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
@@ -192,44 +193,44 @@ def score(value: float, kind: str = "fixed", at: Any = 0.2, **more: Any) -> Scor
 
 
 def test_nothing_has_no_sign() -> None:
-    assert [table.percent(v) for v in (-0.0, -1e-12, -0.0004, -0.0006, 0.0)] == [
+    assert [to_percent(v) for v in (-0.0, -1e-12, -0.0004, -0.0006, 0.0)] == [
         "0.0", "0.0", "0.0", "-0.1", "0.0"]  # fmt: skip
 
 
 def test_equal_shares_are_written_alike() -> None:
-    assert {table.percent(v) for v in (0.9375, 0.9375 - 1e-15, 0.9375 + 1e-15)} == {"93.8"}
+    assert {to_percent(v) for v in (0.9375, 0.9375 - 1e-15, 0.9375 + 1e-15)} == {"93.8"}
 
 
 def test_a_share_of_all_has_a_bound_and_not_an_interval_without_width() -> None:
-    (card,) = table.table_of([score(1.0)], ["a", "b"])["cards"]
+    (card,) = build_table([score(1.0)], ["a", "b"])["cards"]
     assert card["spread"] == "at least 88.6 (Wilson)"
-    (card,) = table.table_of([score(0.0)], ["a", "b"])["cards"]
+    (card,) = build_table([score(0.0)], ["a", "b"])["cards"]
     assert card["spread"] == "at most 11.4 (Wilson)"
-    (card,) = table.table_of([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
+    (card,) = build_table([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
     assert card["spread"] == "30.0 to 70.0"
 
 
 def test_advice_where_the_oracle_is_far_ahead() -> None:
     near, far = score(0.52, "oracle", 0.46), score(0.7, "oracle", 0.46)
-    assert table.table_of([score(0.5), near], ["a"])["advice"] is None
-    advice = table.table_of([score(0.5), far], ["a"])["advice"]
+    assert build_table([score(0.5), near], ["a"])["advice"] is None
+    advice = build_table([score(0.5), far], ["a"])["advice"]
     assert "segmenter.threshold=0.46" in advice
     assert "optimistic" in advice
     other = score(0.65, "validation", 0.41)
-    made = table.table_of([score(0.5), other, far], ["a"])
+    made = build_table([score(0.5), other, far], ["a"])
     assert "segmenter.threshold=validation, chosen on other images, reaches 65.0" in made["advice"]
     assert [card["value"] for card in made["cards"]] == ["50.0", "65.0", "70.0"]
     assert [row["cells"][0] for row in made["rows"]] == [
         "GT-known Loc (fixed 0.2)", "GT-known Loc (validation)", "GT-known Loc (oracle)"
     ]  # fmt: skip
     halves = score(0.65, "validation", [0.41, 0.47])
-    assert "65.0 %" in table.table_of([score(0.5), halves, far], ["a"])["advice"]
+    assert "65.0 %" in build_table([score(0.5), halves, far], ["a"])["advice"]
 
 
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
 def test_top5_of_five_classes_says_nothing(classes: int, there: bool) -> None:
     scores = [Score(f"classification_top{k}", 0.9, 10, interval=(0.8, 1.0)) for k in (1, 5)]
-    rows = table.table_of(scores, [str(n) for n in range(classes)])["rows"]
+    rows = build_table(scores, [str(n) for n in range(classes)])["rows"]
     assert any("top-5" in row["cells"][0] for row in rows) == there
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import shards
-from pipeline.data.coco import xywh
+from pipeline.formats.coco import xywh
 from pipeline.metric.bootstrap import Comparison
-from pipeline.stages import compare, explain, score
+from pipeline.results.comparison import sentence_of
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
+from pipeline.stages.score import stage as score
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -188,13 +190,9 @@ def test_two_results_are_compared_image_by_image(
 
 
 def test_a_difference_is_told_only_where_it_is_sure() -> None:
-    told = compare.sentence_of(
-        Comparison(0.021, (0.004, 0.038), 0.0196, 250), "X", ["A", "B"], "images"
-    )
+    told = sentence_of(Comparison(0.021, (0.004, 0.038), 0.0196, 250), "X", ["A", "B"], "images")
     assert told == "B is better than A by 2.1 points in X (95 %: 0.4 to 3.8, p = 0.02)"
-    told = compare.sentence_of(
-        Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images"
-    )
+    told = sentence_of(Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images")
     assert told.startswith("no difference that 250 images could tell between A and B in X: 2.1")
 
 
@@ -378,8 +376,8 @@ def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path
 
     folder = tmp_path / "maps"
     sizes, boxes = [], []
-    for shard in shards.written(run / "stages/explain"):
-        for _, one in explain.maps_in(shard, ids):
+    for shard in list_shards(run / "stages/explain"):
+        for _, one in iterate_maps(shard, ids):
             path = folder / f"{one.id}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, one.raw())

@@ -10,18 +10,23 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
-from pipeline import shards
-from pipeline.records import Boxes, CocoNames, GroundTruth, Problem, SaliencyMap
-from pipeline.stages import evaluate, explain, localize
+from pipeline.errors import UserError
+from pipeline.exporter.coco import iterate_results
+from pipeline.results.boxes import iterate_boxes, pack_boxes
+from pipeline.results.maps import iterate_maps, load_classification, load_skipped
+from pipeline.results.shards import list_shards
+from pipeline.saliency.targets import class_selector
+from pipeline.stages.evaluate import stage as evaluate
+from pipeline.types import Boxes, CocoIds, GroundTruth, SaliencyMap
 from tests.conftest import TINY, Cli
 
 
 def test_chooser_names_true_predicted_top_and_named_classes() -> None:
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 1.0, 2.0]])
     labels = torch.tensor([2, 0])
-    choose = explain.chooser(["true", "predicted", "top3", "d"], ["a", "b", "c", "d"], labels)
+    choose = class_selector(["true", "predicted", "top3", "d"], ["a", "b", "c", "d"], labels)
     assert choose(logits).tolist() == [[2, 1, 1, 3, 2, 3], [0, 0, 0, 3, 2, 3]]
-    more_than_there_are = explain.chooser(["top9"], ["a", "b", "c", "d"], labels)
+    more_than_there_are = class_selector(["top9"], ["a", "b", "c", "d"], labels)
     assert more_than_there_are(logits).shape == (2, 4)
 
 
@@ -48,21 +53,21 @@ def test_stored_maps_are_small_and_exact_enough(cli: Cli, tmp_path: Path) -> Non
     assert cli("+experiment=cam", *TINY, "stages=[train,explain]") == 0
     (folder,) = (tmp_path / "outputs/explain").iterdir()
     ids = [str(n) for n in range(24)]
-    maps = [m for shard in shards.written(folder) for _, m in explain.maps_in(shard, ids)]
+    maps = [m for shard in list_shards(folder) for _, m in iterate_maps(shard, ids)]
     assert len(maps) == 24
     for one in maps:
         assert one.values.dtype == np.float16
         assert np.abs(one.values).max() == 1
         assert 0 < one.score <= 1
-    assert explain.set_aside_of(folder) == {}
-    seen = explain.classification(folder)
+    assert load_skipped(folder) == {}
+    seen = load_classification(folder)
     assert seen.top.shape == (24, 5)
     assert (np.diff(seen.score, axis=1) <= 0).all()
 
 
 def test_a_data_set_without_a_box_is_still_one(tmp_path: Path) -> None:
     """pycocotools' loadRes refuses an empty list whoever wrote it; a whole data set may be bare."""
-    from pipeline.data import coco
+    from pipeline.formats import coco
 
     coco.dump(tmp_path / "boxes.json", [])
     assert json.loads((tmp_path / "boxes.json").read_text()) == []
@@ -81,7 +86,7 @@ def test_every_image_has_a_box_at_any_threshold(threshold: int, cli: Cli, tmp_pa
 
 
 def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
-    from pipeline import store
+    from pipeline.formats.arrays import write_arrays
 
     mask = {"size": [10, 20], "counts": "abc"}
     found = [
@@ -91,15 +96,13 @@ def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
         (2, Boxes("c", 1, np.array([[1, 2, 3, 4], [0, 0, 9, 9]], np.float32),
                   np.array([0.9, 0.1], np.float32), (10, 20), [mask, mask])),
     ]  # fmt: skip
-    store.write_arrays(
-        tmp_path / "shard-000000.safetensors", localize._arrays(found, [])[0], set_aside=[]
-    )
-    back = list(localize.boxes_of(tmp_path, ["a", "b", "c"]))
+    write_arrays(tmp_path / "shard-000000.safetensors", pack_boxes(found, [])[0], set_aside=[])
+    back = list(iterate_boxes(tmp_path, ["a", "b", "c"]))
     assert [(p, b.id, b.label, len(b.boxes)) for p, b in back] == [
         (0, "a", 1, 1), (2, "c", 0, 0), (2, "c", 1, 2)]  # fmt: skip
     assert back[2][1].masks == [mask, mask]
-    names = CocoNames([7, 8, 9], ["a", "b", "c"], [100, 200])
-    records = list(localize.results(tmp_path, ["a", "b", "c"], names))
+    names = CocoIds([7, 8, 9], ["a", "b", "c"], [100, 200])
+    records = list(iterate_results(tmp_path, ["a", "b", "c"], names))
     assert [(r["image_id"], r["category_id"], r["bbox"]) for r in records] == [
         (7, 200, [0, 0, 5, 5]), (9, 200, [1, 2, 2, 2]), (9, 200, [0, 0, 9, 9])]  # fmt: skip
     assert records[0]["segmentation"] == mask
@@ -108,7 +111,7 @@ def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
 def test_annotations_of_another_size_are_refused() -> None:
     known = GroundTruth("a", 0, (10, 20), np.array([[0, 0, 5, 5]], np.float32))
     found = SaliencyMap("a", 0, 0, 1.0, np.ones((2, 2), np.float16), 1.0, (20, 10))
-    with pytest.raises(Problem, match="annotated as 20 x 10 pixels, the image is 10 x 20"):
+    with pytest.raises(UserError, match="annotated as 20 x 10 pixels, the image is 10 x 20"):
         evaluate.check_sizes(known, found)
 
 

@@ -12,12 +12,15 @@ import pytest
 from PIL import Image
 
 import pipeline
-from pipeline import shards, store
 from pipeline.__main__ import main
 from pipeline.data.shapes import Shapes
-from pipeline.records import Problem
+from pipeline.errors import UserError
+from pipeline.formats.files import read_json
+from pipeline.results.boxes import iterate_boxes
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
+from pipeline.results.thresholds import fold_of_image, load_thresholds
 from pipeline.segmenter.threshold import Threshold
-from pipeline.stages import explain, localize, picks
 from scripts.measure import thresholds
 from tests.conftest import TINY, Cli
 from tests.stages.test_calibrate import annotated
@@ -69,7 +72,7 @@ def test_every_run_tells_all_kinds(runs: dict[str, Path], used: str) -> None:
 
 @pytest.mark.parametrize("used", ["fixed", "auto", "validation"])
 def test_cards_and_classes_tell_the_used_one_first(runs: dict[str, Path], used: str) -> None:
-    table = store.read_json(runs[used] / "stages/evaluate/table.json")
+    table = read_json(runs[used] / "stages/evaluate/table.json")
     cards = [card["at"] for card in table["cards"] if card["title"] == "GT-known Loc"]
     others = [kind for kind in KINDS[1:] if kind != used]
     assert [card.split(", ")[1].split()[0] for card in cards] == [used, *others]
@@ -78,38 +81,38 @@ def test_cards_and_classes_tell_the_used_one_first(runs: dict[str, Path], used: 
 
 def maps_of(latest: Path) -> list[Any]:
     ids = DATA.ids("val")
-    return [one for shard in shards.written(latest / "stages/explain")
-            for _, one in explain.maps_in(shard, ids)]  # fmt: skip
+    return [one for shard in list_shards(latest / "stages/explain")
+            for _, one in iterate_maps(shard, ids)]  # fmt: skip
 
 
 @pytest.mark.parametrize("used", ["fixed", "auto", "validation"])
 def test_boxes_are_cut_there(runs: dict[str, Path], used: str) -> None:
     threshold: Any = {"fixed": 0.2, "auto": "auto"}.get(used)
     if used == "validation":
-        picked = picks.read(runs[used] / "stages/calibrate")
+        picked = load_thresholds(runs[used] / "stages/calibrate")
         (threshold,) = picked["thresholds"]["0.5"]
         assert picked["elsewhere"]["0.5"] == threshold
         told = metrics(runs[used])["gt_known_loc", 0.3, "validation"]["threshold"]
         assert told["value"] == threshold, "of IoU 0.5, at which the boxes are cut"
     cut = Threshold(threshold)
-    found = list(localize.boxes_of(runs[used] / "stages/localize", DATA.ids("val")))
+    found = list(iterate_boxes(runs[used] / "stages/localize", DATA.ids("val")))
     for (_, boxes), saliency in zip(found, maps_of(runs[used]), strict=True):
         np.testing.assert_array_equal(boxes.boxes, cut(saliency).boxes)
 
 
 def test_calibration_is_part_of_what_a_validation_cut_is_made_of(runs: dict[str, Path]) -> None:
-    made = {u: store.read_json(run / "stages/localize/made_of.json") for u, run in runs.items()}
+    made = {u: read_json(run / "stages/localize/cache_key.json") for u, run in runs.items()}
     assert {used for used, one in made.items() if "calibrate" in one} == {"validation"}
 
 
 def test_predictions_of_a_run_are_cut_at_its_validation_threshold(runs: dict[str, Path]) -> None:
     predict = pipeline.load(runs["validation"], device="cpu")
-    picked = picks.read(runs["validation"] / "stages/calibrate")
+    picked = load_thresholds(runs["validation"] / "stages/calibrate")
     assert predict.segmenter == Threshold(picked["elsewhere"]["0.5"])
     assert pipeline.load(runs["auto"], device="cpu").segmenter == Threshold("auto")
     (runs["validation"] / "stages/calibrate").rename(runs["validation"] / "stages/kept")
     try:
-        with pytest.raises(Problem, match="no stage calibrate, which chooses it"):
+        with pytest.raises(UserError, match="no stage calibrate, which chooses it"):
             pipeline.load(runs["validation"], device="cpu")
     finally:
         (runs["validation"] / "stages/kept").rename(runs["validation"] / "stages/calibrate")
@@ -125,12 +128,12 @@ def photo(tmp_path: Path) -> Path:
 def test_a_checkpoint_brings_the_threshold_that_its_run_chose(
     runs: dict[str, Path], photo: Path, cli: Cli, tmp_path: Path
 ) -> None:
-    picked = picks.read(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
+    picked = load_thresholds(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
     predict = ("+experiment=predict", f"images={photo}", "segmenter.threshold=validation")
     assert cli(*predict, f"checkpoint={runs['fixed']}") == 0
     latest = (tmp_path / "outputs/latest").resolve()
-    (one,) = localize.boxes_of(latest / "stages/localize", ["photo"])
-    ((_, saliency),) = explain.maps_in(shards.written(latest / "stages/explain")[0], ["photo"])
+    (one,) = iterate_boxes(latest / "stages/localize", ["photo"])
+    ((_, saliency),) = iterate_maps(list_shards(latest / "stages/explain")[0], ["photo"])
     np.testing.assert_array_equal(one[1].boxes, Threshold(picked)(saliency).boxes)
     # That run is a checkpoint, too; and its boxes were cut at what was chosen, not at that name.
     assert cli(*predict, "checkpoint=outputs/latest") == 0
@@ -146,7 +149,7 @@ def test_what_a_checkpoint_brings_is_named_and_scores(
     assert cli(*RUN, f"checkpoint={runs['fixed']}", "segmenter.threshold=validation",
                "stages=[explain,localize,evaluate]", "data.seed=3") == 0  # fmt: skip
     told = metrics(tmp_path / "outputs/latest")["gt_known_loc", 0.5, "validation"]["threshold"]
-    picked = picks.read(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
+    picked = load_thresholds(runs["fixed"] / "stages/calibrate")["elsewhere"]["0.5"]
     assert told == {"kind": "validation", "value": picked, "source": "checkpoint"}
 
 
@@ -195,7 +198,7 @@ def test_each_half_is_cut_at_the_others_threshold(
                "train.epochs=1", "train.batch=4",
                "segmenter.threshold=validation") == 0  # fmt: skip
     latest = (tmp_path / "outputs/latest").resolve()
-    picked = picks.read(latest / "stages/calibrate")
+    picked = load_thresholds(latest / "stages/calibrate")
     assert picked["source"] == "two_fold"
     told = metrics(latest)["gt_known_loc", 0.5, "validation"]["threshold"]
     assert told == {"kind": "validation", "value": picked["thresholds"]["0.5"],
@@ -203,15 +206,15 @@ def test_each_half_is_cut_at_the_others_threshold(
     from pipeline.data.folder import Folder
 
     ids = Folder(str(folder_of_images), size=64).ids("val")
-    maps = [one for shard in shards.written(latest / "stages/explain")
-            for _, one in explain.maps_in(shard, ids)]  # fmt: skip
-    found = list(localize.boxes_of(latest / "stages/localize", ids))
+    maps = [one for shard in list_shards(latest / "stages/explain")
+            for _, one in iterate_maps(shard, ids)]  # fmt: skip
+    found = list(iterate_boxes(latest / "stages/localize", ids))
     assert len(found) == 24
     for (_, boxes), saliency in zip(found, maps, strict=True):
-        threshold = picked["thresholds"]["0.5"][picks.fold_of(saliency.id)]
+        threshold = picked["thresholds"]["0.5"][fold_of_image(saliency.id)]
         np.testing.assert_array_equal(boxes.boxes, Threshold(threshold)(saliency).boxes)
     # The page has no line for two thresholds at once, and opens.
-    assert store.read_json(latest / "stages/evaluate/curve.json")["fixed"] is None
+    assert read_json(latest / "stages/evaluate/curve.json")["fixed"] is None
     assert (latest / "report/index.html").is_file()
 
 

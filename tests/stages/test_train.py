@@ -16,10 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import store
+from pipeline.errors import UserError
+from pipeline.formats.files import read_json
 from pipeline.model import small
-from pipeline.records import GroundTruth, Problem
-from pipeline.stages import learn, learn_images, learn_log
+from pipeline.stages.train import images, log, loop
+from pipeline.types import GroundTruth
 from tests.conftest import TINY, Cli
 
 ONLY_TRAIN = ("+experiment=cam", *TINY, "stages=[train]")
@@ -49,9 +50,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     longer = (*ONLY_TRAIN, "train.epochs=3", *more)
     assert cli(*longer, "outputs=whole") == 0
 
-    monkeypatch.setattr(learn, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(learn, "SAVE_SHARE", 1e9)
-    real, steps = learn.rate, 0
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    real, steps = loop.rate, 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
@@ -60,7 +61,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(learn, "rate", rate)
+    monkeypatch.setattr(loop, "rate", rate)
     with pytest.raises(Killed):
         cli(*longer, "outputs=cut")
     assert list((tmp_path / "cut/train").rglob("state.pt"))
@@ -109,13 +110,13 @@ def test_train_held_back_and_val_share_no_image() -> None:
 @pytest.mark.parametrize("split", [(64, 64), (50, 80)])
 def test_crops_lie_inside_and_keep_their_share(split: tuple[int, int]) -> None:
     for n in range(200):
-        top, left, height, width = learn_images.crop_of(np.random.default_rng(n), split, 0.3)
+        top, left, height, width = images.crop_of(np.random.default_rng(n), split, 0.3)
         assert 0 <= top <= split[0] - height
         assert 0 <= left <= split[1] - width
         assert height >= 1
         assert width >= 1
         assert height * width >= 0.2 * split[0] * split[1]
-    assert learn_images.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
+    assert images.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
 
 
 REAL = ("+experiment=cam", "data=folder", "model=mobilenet_v2", "stages=[train]", "train.epochs=3")
@@ -132,7 +133,7 @@ def test_a_new_head_learns_on_frozen_features(
 ) -> None:
     assert cli(*real) == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    card = store.read_json(folder / "card.json")
+    card = read_json(folder / "card.json")
     assert card["recipe"] == "head"
     assert card["classes"] == ["blue", "red"]
     assert card["model"]["weights"] is None
@@ -147,10 +148,10 @@ def test_classes_that_the_network_knows_need_no_training(
     (folder_of_images / "classes.txt").write_text("red Tench\nblue garbage_truck\n")
     assert cli(*real) == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    assert store.read_json(folder / "card.json")["recipe"] == "own"
+    assert read_json(folder / "card.json")["recipe"] == "own"
     assert cli(*real, "train.head=new", "outputs=new") == 0
     (folder,) = (tmp_path / "new/train").iterdir()
-    assert store.read_json(folder / "card.json")["recipe"] == "head"
+    assert read_json(folder / "card.json")["recipe"] == "head"
 
 
 def test_a_head_of_its_own_for_unknown_classes_is_refused(
@@ -163,7 +164,7 @@ def test_a_head_of_its_own_for_unknown_classes_is_refused(
 def test_fine_tuning_moves_the_backbone(cli: Cli, real: tuple[str, ...], tmp_path: Path) -> None:
     assert cli(*real, "train.freeze=none", "train.epochs=1", "train.batch=8") == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    card = store.read_json(folder / "card.json")
+    card = read_json(folder / "card.json")
     assert card["recipe"] == "finetune"
     moved = load_file(folder / "weights.safetensors")["body.features.0.0.weight"]
     before = torch.load(real[-2].split("=", 1)[1], weights_only=True)["features.0.0.weight"]
@@ -176,7 +177,7 @@ def test_the_first_stages_stay_frozen_batch_norm_and_all(
     knobs = ("train.freeze=stages:3", "train.epochs=1", "train.batch=8", "train.ema=0.5")
     assert cli(*real, *knobs) == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    assert store.read_json(folder / "card.json")["recipe"] == "finetune"
+    assert read_json(folder / "card.json")["recipe"] == "finetune"
     after = load_file(folder / "weights.safetensors")
     before = torch.load(real[-2].split("=", 1)[1], weights_only=True)
     same = {
@@ -235,10 +236,10 @@ def test_patience_ends_training_where_no_epoch_is_better(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judged = iter([0.5, 0.75, 0.75, 0.25, 1.0])
-    monkeypatch.setattr(learn_images.HeldBackImages, "top1", lambda *_: next(judged))
+    monkeypatch.setattr(images.HeldBackImages, "top1", lambda *_: next(judged))
     assert cli(*ONLY_TRAIN, "train.epochs=9", "train.patience=2") == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    found = [one["held_back_top1"] for one in store.read_json(folder / "history.json")]
+    found = [one["held_back_top1"] for one in read_json(folder / "history.json")]
     assert found == [0.5, 0.75, 0.75, 0.25]
     assert "stopped after 4 of 9 epochs: 2 without a better one" in capsys.readouterr().out
 
@@ -261,8 +262,8 @@ def test_a_head_takes_the_same_knobs(cli: Cli, real: tuple[str, ...], tmp_path: 
              "train.batch=4", "train.epochs=40")  # fmt: skip
     assert cli(*real, *knobs) == 0
     (folder,) = (tmp_path / "outputs/train").iterdir()
-    assert store.read_json(folder / "card.json")["recipe"] == "head"
-    assert len(store.read_json(folder / "history.json")) < 40
+    assert read_json(folder / "card.json")["recipe"] == "head"
+    assert len(read_json(folder / "history.json")) < 40
 
 
 # -- logs ----------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def test_logs_lie_in_the_result_and_are_no_part_of_it(
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows if row["loss"]] == ["1", "2"]
     (judged,) = [row for row in rows if row["epoch"]]
-    history = store.read_json(folder / "history.json")
+    history = read_json(folder / "history.json")
     assert float(judged["held_back_top1"]) == history[0]["held_back_top1"]
     shutil.rmtree(folder / "logs")
     capsys.readouterr()
@@ -289,9 +290,9 @@ def test_logs_lie_in_the_result_and_are_no_part_of_it(
 def test_a_logger_that_is_not_installed_is_refused_with_the_remedy(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learn_log, "find_spec", lambda _: None)
-    with pytest.raises(Problem, match=rf"pip install 'label2box\[{name}\]'"):
-        learn_log.check([name])
+    monkeypatch.setattr(log, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=rf"pip install 'label2box\[{name}\]'"):
+        log.check([name])
 
 
 def test_an_unknown_logger_is_refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +324,7 @@ def test_weights_and_biases_gets_every_step(
     fake = ModuleType("wandb")
     fake.init = lambda **kind: run if kind["project"] == "label2box" else None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(learn_log, "find_spec", lambda _: True)
+    monkeypatch.setattr(log, "find_spec", lambda _: True)
     assert cli(*ONLY_TRAIN, "train.loggers=[wandb]") == 0
     assert [one["step"] for one in told if "loss" in one] == [1, 2]
     assert told[-1] == {"end": 1}
@@ -348,7 +349,7 @@ def test_sigint_ends_with_one_line(
         signal.raise_signal(signal.SIGINT)
         return 1.0
 
-    monkeypatch.setattr(learn, "rate", interrupt)
+    monkeypatch.setattr(loop, "rate", interrupt)
     # A shell's background job ignores the signal, and what it starts inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

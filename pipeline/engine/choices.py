@@ -1,0 +1,173 @@
+"""The choices of conf/: which there are, and how one is read, completed, checked and built.
+
+An argument of a choice is checked against the annotations of its class, so its default stands in
+one place, the class, and a YAML need not repeat it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UserError, suggest_choices
+from pipeline.ops.hashing import to_plain
+from pipeline.protocols import SaliencyMethod, Segmenter
+
+
+def conf_folder() -> Path:
+    """`conf/` of the checkout, or its copy in an installed wheel."""
+    package = Path(__file__).parents[1]
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def list_choices(group: str) -> list[str]:
+    """The choices of a config group."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+@cache
+def read_choice(group: str, name: str) -> Mapping[str, Any]:
+    """One choice of a group, as its YAML has it (for explain.methods)."""
+    found = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return dict(found)
+
+
+def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
+    """Build what `_target_` names, its arguments checked against the target's annotations.
+
+    `within` restricts the targets, for nodes that come from a file and not from the user (a
+    checkpoint's card). Raises UserError with the key, the value and what the target takes.
+    """
+    name = str(node["_target_"])
+    if within and not name.startswith(within):
+        raise UserError(
+            f"{where}: {name!r} is not one of {within}*: refused, a card must not run code"
+        )
+    target = _locate(where, name)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    parts = {
+        key: _map_each(value, lambda n, one: instantiate(n, one, within), f"{where}.{key}")
+        for key, value in _nested_choices(where, target, given).items()
+    }
+    plain_ones = {key: value for key, value in given.items() if key not in parts}
+    arguments = {**check_arguments(where, target, plain_ones, parts), **parts}
+    try:
+        return target(**arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _locate(where: str, name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{where}._target_={name}: cannot be imported ({error})") from error
+
+
+NESTED_FAMILIES = {SaliencyMethod: "saliency", Segmenter: "segmenter"}
+"""What an argument may be annotated as to take a choice of that family, by name or as a node."""
+
+
+def _nested_choices(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are choices of a family themselves, completed: a node or a tuple."""
+    subject = target if inspect.isfunction(target) else target.__init__
+    found: dict[str, Any] = {}
+    for key, hint in typing.get_type_hints(subject).items():
+        several = typing.get_origin(hint) is tuple
+        family = NESTED_FAMILIES.get(typing.get_args(hint)[0] if several else hint)
+        if family is None or key not in given:
+            continue
+        value = given[key]
+        if several and not isinstance(value, list | tuple):
+            raise UserError(f"{where}.{key}={value}: a list of choices of {family} is expected")
+        nodes = [
+            _nested_choice(f"{where}.{key}", family, one) for one in (value if several else [value])
+        ]
+        found[key] = tuple(nodes) if several else nodes[0]
+    return found
+
+
+def _nested_choice(where: str, family: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        if value not in list_choices(family):
+            raise UserError(
+                f"{where}={value}: no such choice; {suggest_choices(value, list_choices(family))}"
+            )
+        value = read_choice(family, value)
+    if not isinstance(value, Mapping) or "_target_" not in value:
+        raise UserError(
+            f"{where}={value}: expected a choice of {family}; choices: "
+            f"{', '.join(list_choices(family))}"
+        )
+    return fill_defaults(where, value)
+
+
+def _map_each(value: Any, change: Callable[[str, Any], Any], where: str) -> Any:
+    return (
+        tuple(change(where, v) for v in value) if isinstance(value, tuple) else change(where, value)
+    )
+
+
+def list_targets(node: Any) -> list[str]:
+    """Every `_target_` in a node, those of its parts too."""
+    if isinstance(node, Mapping):
+        own = [str(node["_target_"])] if "_target_" in node else []
+        return own + [name for value in node.values() for name in list_targets(value)]
+    if isinstance(node, list | tuple):
+        return [name for value in node for name in list_targets(value)]
+    return []
+
+
+def check_arguments(
+    where: str, target: Any, given: Mapping[str, Any], checked_before: Iterable[str] = ()
+) -> dict[str, Any]:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    parameters = inspect.signature(target).parameters
+    subject = target if inspect.isfunction(target) else target.__init__
+    hints = typing.get_type_hints(subject)
+    checked = {}
+    for key, value in given.items():
+        if key not in parameters:
+            takes = suggest_choices(key, parameters) if parameters else "it takes no arguments"
+            raise UserError(f"{where}.{key}={value}: {target.__name__} has no {key!r}; {takes}")
+        hint = hints.get(key, Any)
+        try:
+            adapter = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True))
+            checked[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            reasons = "; ".join(dict.fromkeys(one["msg"] for one in error.errors()))
+            raise UserError(
+                f"{where}.{key}={value}: {reasons} (expected {describe_type(hint)})"
+            ) from error
+    for key, parameter in parameters.items():
+        absent = key not in checked and key not in checked_before
+        if parameter.default is inspect.Parameter.empty and absent:
+            raise UserError(
+                f"{where}.{key} is missing: give {where}.{key}=... ({describe_type(hints[key])})"
+            )
+    return checked
+
+
+def describe_type(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+
+
+def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
+    """The node with every default of its target filled in, as config.yaml and keys have it."""
+    target = _locate(where, str(node["_target_"]))
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(target).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    node = {**to_plain(defaults), **node}
+    return {**node, **to_plain(_nested_choices(where, target, node))}

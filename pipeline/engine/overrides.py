@@ -1,0 +1,137 @@
+"""The command line's overrides, checked before Hydra sees them."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pipeline.engine.choices import list_choices
+from pipeline.engine.config import FAMILIES, NESTED_CHOICES, Skeleton
+from pipeline.errors import UserError, suggest_choices
+
+# -- the command line, before Hydra sees it ------------------------------------------------------
+
+
+def prepare_overrides(arguments: Sequence[str]) -> list[str]:
+    """Check the overrides, and let an argument of a choice through as Hydra's `++key=value`.
+
+    Raises UserError with the key, the value and the choices.
+    """
+    checked = [
+        a if _is_flag(a, i, arguments) else _check_override(a) for i, a in enumerate(arguments)
+    ]
+    keys = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    # An experiment's own list of methods is not meant for who names one.
+    named = "saliency" in keys and "explain.methods" not in keys
+    return [*checked, "++explain.methods=[]"] if named else checked
+
+
+VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package",
+               "-p", "--info", "-i", "--cfg", "-c", "--experimental-rerun"}  # fmt: skip
+
+
+def _is_flag(argument: str, place: int, arguments: Sequence[str]) -> bool:
+    return argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
+
+
+def _check_override(argument: str) -> str:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    text, equals, value = argument.partition("=")
+    key = text.lstrip("+~")
+    try:
+        parsed = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        if not equals and not argument.startswith("~"):
+            raise UserError(
+                f"{argument!r}: expected key=value, as in segmenter.threshold=0.3"
+            ) from None
+        raise UserError(
+            f"{key}: Hydra's grammar cannot read the value {value!r} ({first_line(error)}).\n"
+            f"Text with = , : brackets, braces, quotes or spaces is quoted twice, "
+            f"once for the shell and once for Hydra:\n"
+            f"    {quote_for_shell(key, value)}"
+        ) from None
+    group = key.split("@")[0]
+    if group in (*FAMILIES, "experiment") and not parsed.is_delete():
+        _check_group(group, text, parsed)
+        return argument
+    head = key.split(".")[0]
+    if head == "hydra" or parsed.is_delete():
+        return argument
+    if head in FAMILIES or any(key.startswith(f"{place}.") for place in NESTED_CHOICES):
+        return argument if text.startswith("+") else f"++{argument}"
+    check_key(key)
+    return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
+
+
+def _check_group(group: str, text: str, parsed: Any) -> None:
+    from hydra.core.override_parser.types import Glob
+
+    values = parsed.value()
+    if isinstance(values, Glob):
+        return
+    if isinstance(values, list):
+        remedy = (
+            "explain.methods=[...] runs several methods"
+            if group == "saliency"
+            else f"a sweep is -m {group}={','.join(map(str, values))}"
+        )
+        raise UserError(f"{group}={values}: one choice is expected, not a list; {remedy}")
+    chosen = values.list if parsed.is_choice_sweep() else [values]
+    for choice in chosen:
+        if str(choice) not in list_choices(group):
+            raise UserError(
+                f"{group}={choice}: no such choice; "
+                f"{suggest_choices(str(choice), list_choices(group))}"
+            )
+    if group == "experiment" and not text.startswith("+"):
+        raise UserError(f"experiment is added with a plus: +experiment={chosen[0]}")
+
+
+def quote_for_shell(key: str, value: str) -> str:
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    inner = f"{key}='{escaped}'"
+    for mark in ("\\", '"', "$", "`"):
+        inner = inner.replace(mark, "\\" + mark)
+    return f'"{inner}"'
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def explain_hydra_error(error: Exception) -> str:
+    """What Hydra or OmegaConf found wrong, as key, value and reason."""
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).split("\n") if line.strip()]
+    override = re.search(r"override (\S+)", str(error))
+    if override and "is not a ListConfig, list or tuple" in lines[0]:
+        key, _, value = override.group(1).lstrip("+").partition("=")
+        return f"{key}={value}: a list is expected, as in '{key}=[{value}]'"
+    if override and isinstance(cause, Exception) and cause is not error:
+        return f"{override.group(1).lstrip('+')}: {lines[0]}"
+    told = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=")
+    return "\n".join(line for line in lines if not line.startswith(told))
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that the skeleton does not have."""
+    node: Any = Skeleton
+    path: list[str] = []
+    for part in key.split("."):
+        names = [f.name for f in fields(node)] if is_dataclass(node) else []
+        if part not in names:
+            where = ".".join(path) or "the configuration"
+            if not names:
+                raise UserError(f"{key}: {where} is a value, it has no {part!r}")
+            whole = [".".join([*path, name]) for name in names]
+            raise UserError(
+                f"{key}: no such key; {suggest_choices('.'.join([*path, part]), whole)}"
+            )
+        path.append(part)
+        node = typing.get_type_hints(node)[part]

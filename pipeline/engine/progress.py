@@ -1,0 +1,38 @@
+"""A progress bar on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def show_progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
+    """A bar with rate and time left on a terminal, silence elsewhere. Yields `advance(n)`."""
+    from pipeline.engine.terminal import console
+
+    if not console.is_terminal:
+        yield lambda n: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} {unit}/s" if task.speed else "", style="dim")
+
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), Rate(),
+               TimeRemainingColumn(compact=True))  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda n: bar.advance(task, n)

@@ -1,0 +1,223 @@
+"""`outputs/runs/<experiment>/<time>/`: what a person opens, and `outputs/latest`, the newest.
+
+config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
+comparison.json  against another run, and of several methods: better, or luck?
+explained/   each image's maps as pictures, and its sheet, where stage picture was run
+audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
+inspected/   what the network looks for, where stage inspect was run
+pictures/    each image with its boxes, where stage draw was run
+stages/      links to the folders that hold the results
+<method>/    the same files for each further method, where a run has several
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.engine import checkpoint, terminal
+from pipeline.engine.run import PER_METHOD_STAGES, Run
+from pipeline.errors import UserError
+from pipeline.formats.files import read_json, write_json, write_text
+from pipeline.results.audit_table import format_audits
+
+FILES = {"localize": ("boxes.json", "predictions.json"), "compare": ("comparison.json",)}
+SHOWN = 6  # sheets that are named one by one
+STALE = 3600  # seconds after which a link that nobody put in its place was left by a killed run
+
+
+@dataclass
+class RunFolder:
+    run: Run
+    path: Path
+
+    @classmethod
+    def new(cls, run: Run) -> RunFolder:
+        parent = run.outputs / "runs" / str(run.config["name"])
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"outputs={run.outputs}: cannot be written to ({error.strerror}); "
+                "outputs=DIR writes elsewhere"
+            ) from None
+        now = time.strftime("%Y-%m-%d_%H-%M-%S")
+        for n in range(1, 10_000):
+            path = parent / (now if n == 1 else f"{now}_{n}")
+            try:
+                path.mkdir()
+                break
+            except FileExistsError:  # another run, or the same sweep, within the same second
+                continue
+        folder = cls(run, path)
+        if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
+            folder.link("train", run.method, run.checkpoint)
+            folder.link_chosen()
+        write_text(path / "config.yaml", yaml.safe_dump(_settings(run), sort_keys=False))
+        return folder
+
+    def link_chosen(self) -> None:
+        """The thresholds of the checkpoint's run, where boxes are cut at them: likewise."""
+        from pipeline.engine.thresholds import (
+            checkpoint_thresholds_folder,
+            chooses_own_threshold,
+            uses_validation_threshold,
+        )
+
+        if "localize" in self.run.config["stages"] and uses_validation_threshold(self.run):
+            for method in self.run.methods:
+                one = self.run.for_method(method)
+                if not chooses_own_threshold(one):
+                    self.link("calibrate", method, checkpoint_thresholds_folder(one))
+
+    def link(self, stage: str, method: str, where: Path) -> None:
+        """Lay a stage's result into the run folder."""
+        main = method == self.run.method or stage not in PER_METHOD_STAGES
+        name = stage if main else f"{stage}-{method}"
+        link = self.path / "stages" / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(os.path.relpath(where.resolve(), link.parent.resolve()))
+        into = self.path if main else self.path / method
+        for file in FILES.get(stage, ()):
+            into.mkdir(exist_ok=True)
+            shutil.copyfile(where / file, into / file)
+        if stage in ("evaluate", "score"):
+            self._metrics(where, main)
+        if stage == "compare" and (told := (where / "comparison.txt").read_text("utf-8")):
+            terminal.print_line(told.rstrip("\n"))
+        if stage == "picture":
+            self._sheets(where)
+        if stage == "audit":
+            self._audit(where, main)
+        if stage == "inspect":
+            self._inspected(where)
+        if stage == "draw":
+            pictures = into / "pictures"
+            into.mkdir(exist_ok=True)
+            pictures.symlink_to(os.path.relpath((where / "pictures").resolve(), into.resolve()))
+        if stage == "report":
+            (self.path / "report").mkdir()
+            shutil.copyfile(where / "index.html", self.path / "report" / "index.html")
+
+    def _sheets(self, where: Path) -> None:
+        """Link to the pictures, say where the sheets are, and which images have none."""
+        link = self.path / "explained"
+        link.symlink_to(os.path.relpath((where / "explained").resolve(), self.path.resolve()))
+        for why in read_json(where / "set_aside.json"):
+            terminal.print_line(f"set aside  {why}")
+        sheets = [*sorted(link.glob("overview.png")), *sorted(link.glob("*/sheet.png"))]
+        for sheet in sheets[:SHOWN]:
+            terminal.print_line(f"sheet      {sheet}")
+        if len(sheets) > SHOWN:
+            terminal.print_line(f"           and {len(sheets) - SHOWN} more in {link}")
+
+    def _inspected(self, where: Path) -> None:
+        """Link to the sheets, and say what there is."""
+        link = self.path / "inspected"
+        link.symlink_to(os.path.relpath(where.resolve(), self.path.resolve()))
+        for note in read_json(where / "notes.json"):
+            terminal.print_line(f"inspect: {note}")
+        for sheet in sorted(link.glob("*.png")):
+            terminal.print_line(f"sheet      {sheet}")
+
+    def _audit(self, where: Path, main: bool) -> None:
+        """All methods' numbers in one list; of each the pictures of its tests."""
+        path = self.path / "audit.json"
+        before = [] if main or not path.is_file() else read_json(path)
+        write_json(path, [*before, read_json(where / "audit.json")], indent=1)
+
+    def _audited(self) -> None:
+        """The table over methods, what their boxes are worth beside it."""
+        metrics = self.path / "metrics.json"
+        told = format_audits(
+            read_json(self.path / "audit.json"),
+            read_json(metrics) if metrics.is_file() else [],
+        )
+        write_text(self.path / "audit.txt", told)
+        terminal.print_line(told.rstrip("\n"))
+        for link in sorted(self.path.glob("stages/audit*")):
+            terminal.print_line(f"pictures   {link / 'pictures'}")
+
+    def _metrics(self, where: Path, main: bool) -> None:
+        """All methods' records in one list, the main method's first."""
+        path = self.path / "metrics.json"
+        before = [] if main or not path.is_file() else read_json(path)
+        write_json(path, before + read_json(where / "metrics.json"), indent=1)
+        if table := (where / "table.txt").read_text(encoding="utf-8").rstrip("\n"):
+            terminal.print_line(table)
+
+    def finish(self) -> None:
+        """Point `outputs/latest` here, in one step, and say where the results are."""
+        if (self.path / "audit.json").is_file():
+            self._audited()
+        latest = self.run.outputs / "latest"
+        for left in self.run.outputs.glob(".latest.*.tmp"):
+            with suppress(FileNotFoundError):  # another run does the same
+                if time.time() - left.lstat().st_mtime > STALE:
+                    left.unlink()
+        temporary = latest.with_name(f".latest.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(self.path, self.run.outputs))
+        if latest.is_dir() and not latest.is_symlink():
+            terminal.print_line(f"{latest} is a folder, not our link: left as it is")
+            temporary.unlink()
+        else:
+            os.replace(temporary, latest)
+        report = self.path / "report" / "index.html"
+        terminal.print_line(f"results    {report if report.is_file() else self.path}")
+
+    def discard_if_empty(self) -> None:
+        """Leave no folder behind for a run that was refused before it made anything."""
+        if not {path.name for path in self.path.iterdir()} - {"config.yaml", "stages"} and not {
+            path.name.partition("-")[0] for path in self.path.glob("stages/*")
+        } - {"train", "calibrate"}:
+            shutil.rmtree(self.path)
+
+
+SUMMARY = {
+    ("gt_known_loc", 0.5, "fixed"): "GT-known@0.5 fixed",
+    ("gt_known_loc", 0.5, "auto"): "auto",
+    ("gt_known_loc", 0.5, "validation"): "validation",
+    ("gt_known_loc", 0.5, "oracle"): "oracle",
+    ("max_box_acc_v2", None, "oracle"): "MaxBoxAccV2",
+    ("classification_top1", None, None): "top-1",
+}
+
+
+def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
+    """The main numbers of a sweep, a row a job, named by what differs between the jobs."""
+    same = set.intersection(*(set(overrides) for overrides, _ in done))
+    rows = [["percent", *SUMMARY.values(), "run"]]
+    for overrides, folder in done:
+        path = folder.path / "metrics.json"
+        found = {
+            (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r["value"]
+            for r in (read_json(path) if path.is_file() else [])
+            if r["class"] is None and r["method"] == folder.run.method
+        }
+        numbers = [f"{100 * found[key]:.1f}" if key in found else "-" for key in SUMMARY]
+        name = " ".join(one.lstrip("+") for one in overrides if one not in same)
+        rows.append([name, *numbers, str(folder.path)])
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]),
+                   *(c.rjust(w) for c, w in zip(row[1:-1], widths[1:-1], strict=True)), row[-1]])
+        for row in rows
+    )  # fmt: skip
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Every setting; with a checkpoint its network, and where it is: `outputs/latest` moves on."""
+    settings = dict(run.config)
+    if settings["checkpoint"] is not None:
+        settings["model"] = checkpoint.read_card(run.classifier)["model"]
+        settings["checkpoint"] = str(Path(settings["checkpoint"]).resolve())
+    return settings

@@ -1,0 +1,142 @@
+"""Device, workers, shards: how work is spread, never what it computes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Precision = Literal["float32", "bf16"]
+
+
+def select_device(name: str) -> torch.device:
+    """The device that `runtime.device` names; `auto` takes an accelerator where there is one."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"runtime.device={name}: no such device; choices: auto, cpu, cuda, cuda:N, mps"
+        ) from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices; "
+            "use runtime.device=cpu or auto"
+        )
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("runtime.device=mps: not available here; use runtime.device=cpu or auto")
+    if chosen.type == "cuda":  # float32 is float32 there, too: TF32 keeps 10 bits of 23
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return chosen
+
+
+def select_precision(wanted: str, where: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware multiplies it: CUDA since Ampere, CPUs with AVX512-BF16."""
+    if wanted in ("float32", "bf16"):
+        return wanted  # type: ignore[return-value]
+    return "bf16" if _has_fast_bf16(where) else "float32"
+
+
+def _has_fast_bf16(where: torch.device) -> bool:
+    import torch
+
+    if where.type == "cuda":
+        return torch.cuda.get_device_capability(where) >= (8, 0)
+    if where.type == "cpu" and sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+                return any(flag in file.read(1 << 16) for flag in ("avx512_bf16", "amx_bf16"))
+        except OSError:
+            return False
+    return False
+
+
+def set_deterministic(wanted: bool) -> None:
+    """`runtime.deterministic`: only algorithms that give the same twice; or torch's usual ones."""
+    import torch
+
+    if wanted:  # what cuBLAS asks for, before it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # asking loads torch's compiler
+        torch.use_deterministic_algorithms(wanted)
+
+
+@contextmanager
+def explain_nondeterminism() -> Iterator[None]:
+    """Raises UserError for torch's error about an operation that has no such algorithm."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise UserError(
+            f"runtime.deterministic=true: {str(error).split('. ')[0]}; use runtime.device=cpu, "
+            "another method, or runtime.deterministic=false"
+        ) from error
+
+
+@contextmanager
+def autocast(where: torch.device, chosen: Precision) -> Iterator[None]:
+    import torch
+
+    with torch.autocast(where.type, torch.bfloat16, enabled=chosen == "bf16"):
+        yield
+
+
+def count_workers(wanted: int | None) -> int:
+    """`runtime.workers`, or one for each core that this process may use."""
+    if wanted is not None:
+        return wanted
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = 64
+) -> Iterator[Result]:
+    """`map(function, items)` in order, at most `ahead` results made before they are asked for.
+
+    Threads suffice: decoding, scaling and arithmetic all let go of the interpreter, and memory
+    does not grow with the number of items.
+    """
+    if threads == 0:
+        yield from map(function, items)
+        return
+    queue = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="label2box") as pool:
+        pending = deque(pool.submit(function, item) for item in islice(queue, ahead))
+        try:
+            while pending:
+                made = pending.popleft().result()
+                pending.extend(pool.submit(function, item) for item in islice(queue, 1))
+                yield made
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items, the last one shorter."""
+    queue = iter(items)
+    while batch := list(islice(queue, size)):
+        yield batch
+
+
+def split_into_shards(count: int, size: int) -> list[tuple[int, range]]:
+    """Number and positions of each shard of `count` items."""
+    return [(n, range(a, min(a + size, count))) for n, a in enumerate(range(0, count, size))]

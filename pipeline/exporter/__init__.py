@@ -1,0 +1,1 @@
+"""From boxes to the files that a tool opens: one format a file."""

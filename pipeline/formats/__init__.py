@@ -1,0 +1,1 @@
+"""File formats that other people defined: COCO, wsolevaluation, image files, JSON, safetensors."""

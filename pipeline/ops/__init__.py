@@ -1,0 +1,1 @@
+"""Pure array functions that several packages share: boxes, maps, masks, hashes, text."""

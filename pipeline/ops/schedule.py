@@ -1,0 +1,13 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def lr_factor(step: int, steps: int, warmup: int) -> float:
+    """The learning rate's factor: linear warm-up, then half a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))

@@ -1,0 +1,31 @@
+"""Names and numbers as text for messages, pages and files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+
+def list_some(names: Sequence[str], what: str) -> str:
+    """`3 images ('a.jpg', 'b.jpg', 'c.jpg')`: how many there are, and which, up to a few."""
+    shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
+
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written anywhere; two names never become one.
+
+    Bytes that are not UTF-8 become `\\xNN`, control characters their escapes, `\\` doubles.
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def format_probability(score: float) -> str:
+    return f"{100 * score:.1f} %" if score >= 0.001 else "below 0.1 %"

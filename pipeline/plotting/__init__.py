@@ -1,0 +1,1 @@
+"""Pictures drawn from arrays: colour maps, contact sheets, charts, boxes on images."""

@@ -1,0 +1,193 @@
+"""What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
+sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from pipeline.types import (
+    Boxes,
+    ClassSelector,
+    CocoIds,
+    Example,
+    Explanation,
+    GroundTruth,
+    NetworkOutput,
+    SaliencyMap,
+    Size,
+    Split,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32, Int
+    from torch import Tensor
+
+
+class Network(Protocol):
+    """A classifier that answers with its activations.
+
+    The graph is cut at the earliest layer named in `at`: what lies before runs without gradients,
+    what lies after can be differentiated. `last` names the feature maps that the head reads,
+    `input` the images, which no gradient reaches otherwise, `foreground` what a network that was
+    trained to localize takes for the object: [b, 1 or C, h, w] from 0 to 1.
+    """
+
+    classes: tuple[str, ...]
+
+    def __call__(
+        self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()
+    ) -> NetworkOutput: ...
+
+    def behind(
+        self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
+    ) -> Float[Tensor, "n C"]:
+        """Logits of one image, or of n, if `layer` answered with each of `features`, which may be
+        written over, instead of its own. What comes before the layer is not run n times where it
+        can be helped."""
+        ...
+
+    @property
+    def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weights of the GAP head. Raises UserError where the head is another."""
+        ...
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether `foreground` is better alone than in the mean with its teacher's map."""
+        ...
+
+    @property
+    def tells_objects(self) -> bool:
+        """Whether it answers at `object_class`: logits [b, C] by what is foreground alone."""
+        ...
+
+
+class SaliencyMethod(Protocol):
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
+    ) -> Explanation: ...
+
+
+@runtime_checkable
+class FittableMethod(Protocol):
+    """A saliency method that first looks at the training images and their labels, never at boxes.
+
+    It is called only as what `fitted` gives.
+    """
+
+    def statistics(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
+    ) -> Mapping[str, Tensor]:
+        """Sums over a batch: those of all batches are added up, in any order."""
+        ...
+
+    def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod: ...
+
+
+class Segmenter(Protocol):
+    @property
+    def needs_image(self) -> int:
+        """The longer side in pixels that the image is wanted at; 0: it is not."""
+        ...
+
+    @property
+    def threshold_info(self) -> Mapping[str, Any]:
+        """The threshold as metrics.json names it: {"kind": ThresholdKind, "value": float}."""
+        ...
+
+    def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes: ...
+
+
+@runtime_checkable
+class RefiningSegmenter(Protocol):
+    """A segmenter that makes a better map of a map and its image, and cuts that."""
+
+    def refined(
+        self, saliency: SaliencyMap, example: Example | None
+    ) -> tuple[Float32[np.ndarray, "H W"], str | None]:
+        """The refined map in [0, 1]; and why it is the map as it was, where it is."""
+        ...
+
+
+class Objective(Protocol):
+    """What a classifier is trained to do. Whatever it draws, it draws from torch's generator, which
+    is seeded anew for every step, so that a resumed training is the same."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it changes the images or what lies in the network, so that no head can be trained
+        by it on features that were computed before."""
+        ...
+
+    def __call__(
+        self,
+        network: Callable[[Float[Tensor, "b ..."]], NetworkOutput],
+        inputs: Float[Tensor, "b ..."],
+        labels: Int[Tensor, "b"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
+        """The loss to go down on, and the logits."""
+        ...
+
+
+@runtime_checkable
+class WrappingObjective(Protocol):
+    """An objective that changes the network: before it is trained, and as it is built again."""
+
+    def wrap(self, network: Any) -> Any:
+        """The network, changed: with branches that answer by name, say. Draws the weights that it
+        adds. Raises UserError where the network cannot be changed so."""
+        ...
+
+
+class DataSet(Protocol):
+    """Images and their labels: all that training, maps and boxes may see."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> Size:
+        """What images are scaled to for the network."""
+        ...
+
+    def ids(self, split: Split) -> Sequence[str]: ...
+
+    def labels(self, split: Split) -> Int[np.ndarray, n]: ...
+
+    def example(
+        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
+    ) -> Example:
+        """The image scaled to exactly `at`; or no smaller than `at_least`, aspect kept, as cheap
+        as its format allows; or as it is. Raises SkippedImage where it cannot be read."""
+        ...
+
+    def coco_names(self, split: Split) -> CocoIds: ...
+
+    def fingerprint(self, split: Split) -> str:
+        """Changes when an image or a label of the split does; never holds an absolute path."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What was odd about the images' files and folders, a line each."""
+        ...
+
+
+@runtime_checkable
+class AnnotatedDataSet(DataSet, Protocol):
+    """A data set with annotated boxes, which only those who measure see: the stages evaluate and
+    calibrate import this type, and a test refuses it elsewhere."""
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Annotations by image id; of images without any there is none."""
+        ...
+
+    def truth_fingerprint(self, split: Split) -> str:
+        """Changes when an annotation of the split does."""
+        ...
+
+    def truth_notes(self) -> list[str]:
+        """What was odd about the annotations but could be mended, a line each."""
+        ...

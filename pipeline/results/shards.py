@@ -1,0 +1,19 @@
+"""Where the shards of a result lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Skipped = list[tuple[int, str]]
+"""Positions of images that could not be used, and why."""
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:06d}.safetensors"
+
+
+def list_shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.safetensors"))

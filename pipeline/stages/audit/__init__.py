@@ -1,0 +1,1 @@
+"""Stage audit: tests of whether maps can be trusted."""

@@ -1,0 +1,1 @@
+"""Stage calibrate: thresholds chosen on boxes that are not scored."""

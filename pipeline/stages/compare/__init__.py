@@ -1,0 +1,1 @@
+"""Stage compare: paired tests between methods and runs."""

@@ -1,0 +1,1 @@
+"""Stage draw: boxes drawn on images."""

@@ -1,0 +1,1 @@
+"""Stage explain: saliency maps of a split."""

@@ -1,0 +1,1 @@
+"""Stage inspect: pictures of what a network looks for."""

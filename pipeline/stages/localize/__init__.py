@@ -1,0 +1,1 @@
+"""Stage localize: from maps to boxes."""

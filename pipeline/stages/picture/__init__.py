@@ -1,0 +1,1 @@
+"""Stage picture: maps as pictures."""

@@ -1,0 +1,1 @@
+"""Stage refine: a localization head learns from pseudo-labels."""

@@ -1,0 +1,1 @@
+"""Stage score: boxes and maps that other code made, against annotations."""

@@ -1,0 +1,1 @@
+"""Stage train: from images and labels to a checkpoint."""

@@ -1,0 +1,82 @@
+"""Images through a frozen network, once: what a head learns on, in shards on disk.
+
+A shard has float16 features and labels. They are mapped into memory, not read: of 100,000 images
+only what a batch asks for takes memory, and a new head, objective or seed costs seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.engine import checkpoint, shards
+from pipeline.engine.run import Run
+from pipeline.formats.arrays import map_arrays, read_notes, read_rows
+from pipeline.results.shards import list_shards
+from pipeline.types import Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Float16, Float32, Int
+
+    from pipeline.model.classifier import Classifier
+
+
+def pooled(
+    run: Run,
+    folder: Path,
+    network: Classifier,
+    mean: Sequence[float],
+    std: Sequence[float],
+    split: Split,
+) -> None:
+    """mean_ij f_k(i, j) of each image, float16 [n, K], with the labels [n]."""
+    import torch
+
+    network.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def work(batch: shards.PositionedExamples) -> shards.Arrays:
+        with torch.inference_mode():
+            maps = network.features(
+                checkpoint.to_tensor(shards.stack_pixels(batch), mean, std, run.device)
+            )
+            return {
+                "features": maps.float().mean((2, 3)).half().cpu().numpy(),
+                "labels": np.array([example.label for _, example in batch], np.int64),
+            }
+
+    shards.write_image_shards(run, folder, "features", split, work)
+
+
+class Rows:
+    """An array that lies in shards, row by row: `rows[places]` reads these alone."""
+
+    def __init__(self, parts: Sequence[Float16[np.ndarray, "n K"]]) -> None:
+        self.parts = [np.asarray(part) for part in parts if len(part)]  # plain views are faster
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.parts else 0
+
+    def __getitem__(self, places: Int[np.ndarray, "b"]) -> Float32[np.ndarray, "b K"]:
+        """Rows in the order asked for."""
+        rows = np.empty((len(places), self.parts[0].shape[1] if self.parts else 0), np.float32)
+        part_of = np.searchsorted(self.ends, places, side="right").tolist()
+        # From a part's end, as negative numbers count: few of a batch are of one part.
+        behind = (places - self.ends[part_of]).tolist() if self.parts else []
+        for n, (part, row) in enumerate(zip(part_of, behind, strict=True)):
+            rows[n] = self.parts[part][row]
+        return rows
+
+
+def stored(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
+    """What `pooled` wrote: features, labels, and why images were set aside."""
+    parts, labels, reasons = [], [], []
+    for path in list_shards(folder):
+        reasons += [why for _, why in read_notes(path)["set_aside"]]
+        if found := read_rows(path, ("labels",)):  # none where all were set aside
+            parts.append(map_arrays(path)["features"])
+            labels.append(found["labels"])
+    return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reasons

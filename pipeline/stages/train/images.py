@@ -1,0 +1,206 @@
+"""Images to learn from and to judge by: decoded once where memory allows, cropped and flipped anew
+in every epoch, each rank its own part of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.engine import checkpoint, ranks, runtime, shards
+from pipeline.engine.progress import show_progress
+from pipeline.engine.run import Run
+from pipeline.errors import SkippedImage, UserError
+from pipeline.stages.train.recipe import Settings, order_of, set_aside
+from pipeline.types import Example, Size
+
+if TYPE_CHECKING:
+    from jaxtyping import Int, UInt8
+
+    from pipeline.model.classifier import Classifier
+
+CACHE_BYTES = 2 << 30  # decoded training images kept in memory, where they fit
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process computes at once: its part of a batch."""
+
+    images: UInt8[np.ndarray, "b H W 3"]
+    labels: Int[np.ndarray, "b"]
+    share: float  # of the step's loss, times the number of ranks, over which gradients are averaged
+
+
+class TrainingImages:
+    """Train, as batches."""
+
+    def __init__(self, run: Run, settings: Settings) -> None:
+        self.run, self.settings = run, settings
+        self.size = run.data.size
+        # A crop wants more pixels than it hands on.
+        margin = 8 / 7 if settings.crop < 1 else 1.0
+        self.stored: Size = (round(self.size[0] * margin), round(self.size[1] * margin))
+        count = len(run.data.ids("train"))
+        fits = count * self.stored[0] * self.stored[1] * 3 <= cache_bytes()
+        self.kept: dict[int, np.ndarray] | None = {} if fits else None
+        self.broken: dict[int, str] = {}  # of those that are read anew in every epoch
+        positions, labels = [], []
+        wanted = run.data.labels("train")
+        if self.kept is not None:
+            aside = []
+            with show_progress("read", count) as advance:
+                for n, example in enumerate(
+                    runtime.map_in_threads(self._read, range(count), run.workers)
+                ):
+                    advance(1)
+                    if isinstance(example, Example):
+                        self.kept[n] = example.image
+                        positions.append(n)
+                        labels.append(example.label)
+                    else:
+                        aside.append(str(example))
+            set_aside(run, aside, "train")
+        else:
+            positions, labels = list(range(count)), wanted.tolist()
+        self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch: a last short batch would upset batch norm."""
+        return len(self) // self.settings.images_a_step or 1
+
+    def _read(self, position: int) -> Example | SkippedImage:
+        return shards.read_image(self.run, "train", position, self.stored)
+
+    def of_steps(self, epoch: int, first: int) -> Iterator[list[Part]]:
+        """The steps of an epoch from `first` on, each this rank's part of `accumulate` batches."""
+        order = order_of(self.labels, self.settings, epoch)
+        size, batch, world = (
+            self.settings.images_a_step,
+            self.settings.batch,
+            ranks.current_world().size,
+        )
+        steps = []
+        for step in range(first, self.steps):
+            places = np.arange(step * size, min((step + 1) * size, len(order)))
+            batches = [places[n : n + batch] for n in range(0, len(places), batch)]
+            # Every rank gets its part; only a step of all images has a batch smaller than others.
+            steps.append([one for one in batches if len(one) >= world])
+        if any(not batches for batches in steps):
+            raise UserError(
+                f"train: {len(self)} images to learn from and train.batch={batch} are fewer than "
+                f"{world} processes; use fewer of these"
+            )
+        chosen = (
+            (epoch, int(place), int(order[place]))
+            for batches in steps
+            for one in batches
+            for place in ranks.shard_for_rank(one)
+        )
+        ahead = 4 * max(1, batch // world)
+        made = runtime.map_in_threads(self._augmented, chosen, self.run.workers, ahead)
+        for batches in steps:
+            count = sum(map(len, batches))
+            yield [self._part(made, len(one), count) for one in batches]
+
+    def _part(self, made: Iterator[tuple[np.ndarray, int]], size: int, count: int) -> Part:
+        """This rank's part of a batch of `size`, in a step of `count` images."""
+        own = list(islice(made, len(ranks.shard_for_rank(range(size)))))
+        return Part(
+            np.stack([image for image, _ in own]),
+            np.array([label for _, label in own]),
+            len(own) * ranks.current_world().size / count,
+        )
+
+    def _augmented(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        import torch
+        from torchvision.transforms.v2 import functional
+
+        epoch, place, n = item
+        position, label = int(self.positions[n]), int(self.labels[n])
+        if self.kept is not None:
+            image = self.kept[position]
+        else:
+            example = self._read(position)
+            # An image that broke since training began: a grey one keeps batches and order whole.
+            if isinstance(example, SkippedImage):
+                self.broken[position] = str(example)
+                if len(self.broken) == len(self):
+                    raise UserError(f"train: no image could be read; {example}")
+                image = np.full((*self.stored, 3), 127, np.uint8)
+            else:
+                image = example.image
+        # Balanced, an image may come several times in an epoch: never twice with one crop.
+        again = (place,) if self.settings.balanced else ()
+        random = np.random.default_rng((self.settings.seed, epoch, position, *again))
+        top, left, height, width = crop_of(random, self.stored, self.settings.crop)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)
+        pixels = functional.resized_crop(
+            pixels, top, left, height, width, list(self.size), antialias=True
+        )
+        if self.settings.flip and random.random() < 0.5:
+            pixels = functional.horizontal_flip(pixels)
+        return pixels.permute(1, 2, 0).numpy(), label
+
+
+def cache_bytes() -> int:
+    """For decoded images, in each of the processes that share this machine's memory."""
+    return CACHE_BYTES // ranks.current_world().local_size
+
+
+def crop_of(random: np.random.Generator, size: Size, smallest: float) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop: a share of the area from `smallest` to 1, an aspect
+    from 3/4 to 4/3 of the image's own (Szegedy et al. 2015)."""
+    if smallest >= 1:
+        return 0, 0, *size
+    area = random.uniform(smallest, 1)
+    aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+    height = min(size[0], max(1, round(size[0] * float(np.sqrt(area / aspect)))))
+    width = min(size[1], max(1, round(size[1] * float(np.sqrt(area * aspect)))))
+    top = int(random.integers(0, size[0] - height + 1))
+    left = int(random.integers(0, size[1] - width + 1))
+    return top, left, height, width
+
+
+class HeldBackImages:
+    """What judges an epoch, a part of it in each rank."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.positions = ranks.shard_for_rank(range(len(run.data.ids("held_back"))))
+        height, width = run.data.size
+        self.fits = len(self.positions) * height * width * 3 <= cache_bytes()
+        self.kept: list[Example] | None = None
+
+    def _examples(self) -> Iterator[Example]:
+        found = runtime.map_in_threads(
+            lambda position: shards.read_image(self.run, "held_back", position, self.run.size),
+            self.positions,
+            self.run.workers,
+        )
+        return (example for example in found if isinstance(example, Example))
+
+    def top1(self, network: Classifier, model: Any) -> float:
+        """Classification accuracy: what the best epoch is chosen by."""
+        import torch
+
+        if self.fits and self.kept is None:
+            self.kept = list(self._examples())
+        network.eval()
+        right = count = 0
+        device, size = self.run.device, shards.inference_batch_size(self.run)
+        with torch.inference_mode(), runtime.autocast(device, self.run.precision):
+            for batch in runtime.split_into_batches(self.kept or self._examples(), size):
+                pixels = np.stack([example.image for example in batch])
+                inputs = checkpoint.to_tensor(pixels, model.mean, model.std, device)
+                predicted = network(inputs).logits.argmax(1).cpu().numpy()
+                right += int((predicted == np.array([e.label for e in batch])).sum())
+                count += len(batch)
+        everyones_right, everyones_count = ranks.all_reduce_sum([right, count])
+        return everyones_right / everyones_count if everyones_count else 0.0

@@ -1,0 +1,100 @@
+"""How training goes, for whoever watches: loss, learning rate, accuracy, step by step.
+
+`train.loggers` names where to; all lie in the result's `logs/`, and none changes the result:
+
+    csv          logs/csv/version_N/metrics.csv, a new N each time that a training goes on
+    tensorboard  logs/tensorboard, for tensorboard --logdir
+    wandb        Weights & Biases; WANDB_MODE=offline keeps it on this machine
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine import ranks
+from pipeline.engine.run import Run
+from pipeline.engine.store import LOGS
+from pipeline.errors import UserError
+from pipeline.stages.train.recipe import Settings
+
+EXTRAS = ("tensorboard", "wandb")
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises UserError for a logger whose package is not installed."""
+    for name in names:
+        if name in EXTRAS and find_spec(name) is None:
+            raise UserError(
+                f"train.loggers=[{','.join(names)}]: {name} is not installed; "
+                f"pip install 'label2box[{name}]', or train.loggers=[csv]"
+            )
+
+
+class Log:
+    """Lightning Fabric's loggers; rank 0 alone has them."""
+
+    def __init__(self, run: Run, folder: Path, settings: Settings) -> None:
+        names = run.config["train"]["loggers"] if ranks.current_world().rank == 0 else []
+        self.loggers = [_logger(name, run, folder / LOGS, settings) for name in names]
+
+    def step(self, step: int, loss: float, lr: float) -> None:
+        """`step` counts the changes of the weights, from 1 on."""
+        self._log({"loss": loss, "lr": lr}, step)
+
+    def epoch(self, step: int, record: Mapping[str, float]) -> None:
+        """The epoch that ended with a step: its mean loss and what it was judged by."""
+        named = {"epoch": record["epoch"], "epoch_loss": record["loss"],
+                 "held_back_top1": record["held_back_top1"]}  # fmt: skip
+        self._log(named, step)
+        for logger in self.loggers:
+            logger.save()
+
+    def _log(self, metrics: Mapping[str, float], step: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(dict(metrics), step)
+
+    def finish(self) -> None:
+        for logger in self.loggers:
+            logger.finalize("success")
+
+
+def _logger(name: str, run: Run, folder: Path, settings: Settings) -> Any:
+    from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
+
+    if name == "csv":
+        return CSVLogger(folder, "csv")
+    if name == "tensorboard":
+        return TensorBoardLogger(folder, "tensorboard")
+    return WeightsAndBiases(folder, str(run.config["name"]), settings.__dict__)
+
+
+class WeightsAndBiases:
+    """What Fabric's loggers do, for wandb: Fabric itself has none."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run = wandb.init(
+                project="label2box", name=name, dir=str(folder), config=dict(settings)
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"train.loggers: wandb cannot start ({error}); `wandb login`, or "
+                "WANDB_MODE=offline in the environment, which keeps everything on this machine"
+            ) from error
+        # By an axis of our own: wandb drops what comes for a step that it has passed.
+        self.run.define_metric("*", step_metric="step")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.run.log({**metrics, "step": step})
+
+    def save(self) -> None:
+        """It writes as it goes."""
+
+    def finalize(self, status: str) -> None:
+        self.run.finish()

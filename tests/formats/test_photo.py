@@ -1,0 +1,417 @@
+"""photo: every odd or broken image is read right, or set aside with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from pipeline.errors import SkippedImage
+from pipeline.formats import photo
+from pipeline.ops.text import printable
+
+# pytest resets Python's warning filters: test_silence looks at them from outside.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def silent(capfd):
+    """Neither Pillow nor the C libraries below it write to a user's terminal."""
+    yield
+    assert capfd.readouterr().err == ""
+
+
+def grey(height=30, width=40):
+    return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+
+
+# -- what is read right
+
+
+@pytest.mark.parametrize(
+    "suffix", ["png", "bmp", "tif", "ppm", "tga", "webp", "gif", "jp2", "avif"]
+)
+def test_formats(painted, tmp_path, paint, suffix):
+    if suffix in ("webp", "avif") and not features.check(suffix):
+        pytest.skip(f"this Pillow has no {suffix}")
+    how = {"lossless": True} if suffix == "webp" else {"quality": 95} if suffix == "avif" else {}
+    image, size = photo.read(paint(tmp_path / f"a.{suffix}", **how))
+    assert size == (30, 40)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    lossy = {"gif": 12, "avif": 12}.get(suffix, 0)
+    assert np.abs(image.astype(int) - painted()).mean() <= lossy
+
+
+def test_one_pixel(tmp_path, paint):
+    path = paint(tmp_path / "a.png", size=(1, 1))
+    assert photo.read(path)[0].shape == (1, 1, 3)
+    image, size = photo.read(path, at=(224, 160))
+    assert (image.shape, size) == ((224, 160, 3), (1, 1))
+    assert (image == image[0, 0]).all()
+
+
+@pytest.mark.parametrize("at", [None, (20, 50)])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("a.png", "L"), ("a.jpg", "L"), ("a.png", "P"), ("a.png", "1"), ("a.tif", "CMYK"),
+     ("a.jpg", "CMYK"), ("a.png", "RGBA"), ("a.png", "LA"), ("a.jpg", "RGB"), ("a.tif", "F"),
+     ("a.tif", "I"), ("a.tif", "YCbCr")],
+)  # fmt: skip
+def test_modes(painted, tmp_path, paint, name, mode, at):
+    source = Image.fromarray(painted())
+    if mode in ("LA", "F", "I"):
+        source = source.convert("L")
+    image, size = photo.read(paint(tmp_path / name, source.convert(mode)), at=at)
+    assert size == (30, 40)
+    assert image.shape == (*(at or size), 3)
+    expected = source.convert(mode).convert("RGB").resize(image.shape[1::-1], 2)
+    if mode == "P":  # a palette picture is scaled by its colours, not by its indices
+        assert np.abs(image.astype(int) - expected).mean() < 12
+    elif mode in ("F", "I"):
+        assert (image[..., 0] == image[..., 1]).all()
+    else:
+        assert np.abs(image.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("at", [None, (30, 40)])
+def test_sixteen_bits_keep_their_high_byte(tmp_path, paint, suffix, at):
+    deep = (grey().astype(np.uint16) << 8) | 0x7F
+    image, _ = photo.read(paint(tmp_path / f"a.{suffix}", Image.fromarray(deep)), at=at)
+    assert (image == grey()[..., None]).all()
+
+
+def test_big_endian_sixteen_bits(tmp_path, paint):
+    deep = grey().astype(">u2") << 8
+    image = Image.frombytes("I;16B", (40, 30), deep.astype(">u2").tobytes())
+    assert (photo.read(paint(tmp_path / "a.tif", image))[0] == grey()[..., None]).all()
+
+
+@pytest.mark.parametrize("at", [None, (15, 20)])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "colour key", "grey key"])
+def test_transparent_parts_lie_on_white(tmp_path, paint, kind, at):
+    rgba = np.zeros((30, 40, 4), np.uint8)
+    rgba[:, 20:, 3] = 255  # black, the left half invisible
+    how = {}
+    image = Image.fromarray(rgba)
+    if kind == "P":
+        indices = np.zeros((30, 40), np.uint8)
+        indices[:, 20:] = 1
+        image = Image.fromarray(indices).convert("P")
+        image.putpalette([255, 0, 0, 0, 0, 0])
+        how = {"transparency": 0}
+    elif kind == "colour key":
+        rgba[:, :20, 0] = 255
+        image, how = Image.fromarray(rgba[..., :3]), {"transparency": (255, 0, 0)}
+    elif kind == "grey key":
+        image, how = (
+            Image.fromarray(255 - rgba[..., 3]).point(lambda v: v // 2),
+            {"transparency": 127},
+        )
+    else:
+        image = image.convert(kind)
+    pixels, _ = photo.read(paint(tmp_path / "a.png", image, **how), at=at)
+    width = pixels.shape[1]
+    assert (pixels[:, : width // 2 - 1] == 255).all()
+    assert (pixels[:, width // 2 + 1 :] == 0).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_first_frame(tmp_path, paint, suffix):
+    if suffix == "webp" and not features.check("webp"):
+        pytest.skip("this Pillow has no webp")
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    how = {"lossless": True} if suffix == "webp" else {}
+    path = paint(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **how)
+    assert (photo.read(path)[0] == (255, 0, 0)).all()
+    assert (photo.read(path, at=(8, 12))[0] == (255, 0, 0)).all()
+
+
+# -- orientation
+
+UPRIGHT_TO_STORED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(painted, tmp_path, paint, orientation, suffix):
+    upright = Image.fromarray(painted(32, 48))
+    turn = UPRIGHT_TO_STORED[orientation]
+    stored = upright if turn is None else upright.transpose(Image.Transpose(turn))
+    exif = Image.Exif()
+    exif[photo.ORIENTATION] = orientation
+    how = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    path = paint(tmp_path / f"a.{suffix}", stored, exif=exif, **how)
+    assert photo.size_of(path) == (32, 48)
+    image, size = photo.read(path)
+    assert size == image.shape[:2] == (32, 48)
+    assert np.abs(image.astype(int) - np.asarray(upright)).max() <= 12 * (suffix == "jpg")
+    image, size = photo.read(path, at=(20, 60))
+    assert (size, image.shape) == ((32, 48), (20, 60, 3))
+    expected = np.asarray(upright.resize((60, 20), Image.Resampling.BILINEAR), int)
+    assert np.abs(image - expected).mean() <= 3
+    image, size = photo.read(path, at_least=(16, 8))
+    assert size == (32, 48)
+    assert image.shape[:2] == ((16, 24) if suffix == "jpg" else (32, 48))
+
+
+def test_draft_fits_the_upright_frame(tmp_path, paint):
+    """Asked for 100 x 25 upright, a lying 800 x 400 JPEG is halved by its own sides."""
+    exif = Image.Exif()
+    exif[photo.ORIENTATION] = 6
+    path = paint(tmp_path / "a.jpg", size=(400, 800), exif=exif)
+    image, size = photo.read(path, at_least=(200, 50))
+    assert (size, image.shape[:2]) == ((800, 400), (200, 100))
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0garbage!", b"Exif\0\0II*\0\xff\xff\xff\x7f",
+              b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03" + b"\xff" * 20,
+              b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x04\0\0\0abc\0\0\0\0\0",
+              b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x63\0\0\0\0\0\0\0"]
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_broken_exif_is_no_orientation(tmp_path, paint, block, suffix):
+    path = paint(tmp_path / f"a.{suffix}", exif=block)
+    image, size = photo.read(path, at=(15, 20))
+    assert (size, image.shape) == ((30, 40), (15, 20, 3))
+    assert photo.size_of(path) == (30, 40)
+
+
+# -- what is set aside
+
+
+def refused(path, *words, **how):
+    with pytest.raises(SkippedImage) as caught:
+        photo.read(path, name="its/name", **how)
+    assert str(caught.value).startswith("its/name: ")
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [None, (8, 8)])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "tif", "webp", "bmp"])
+def test_truncated(tmp_path, suffix, at):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    for share in (0.05, 0.5, 0.9):
+        path = tmp_path / f"{share}.{suffix}"
+        path.write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
+        refused(path, at=at)
+
+
+def test_corrupt_bytes_never_escape(painted, tmp_path):
+    """Bytes changed at random give an image or SkippedImage, nothing else, and no word on
+    stderr."""
+    random = np.random.default_rng(0)
+    jpeg, lzw = {"compression": "jpeg"}, {"compression": "tiff_lzw"}
+    forms = [("jpeg", {}), ("png", {}), ("gif", {}), ("tiff", jpeg), ("tiff", lzw), ("webp", {}),
+             ("jpeg2000", {})]  # fmt: skip
+    for form, how in forms:
+        buffer = io.BytesIO()
+        Image.fromarray(painted()).save(buffer, form, **how)
+        for n in range(40):
+            data = np.frombuffer(buffer.getvalue(), np.uint8).copy()
+            where = random.integers(8, len(data), 6)
+            data[where] = random.integers(0, 255, 6)
+            path = tmp_path / f"{form}{n}"
+            path.write_bytes(data.tobytes())
+            with contextlib.suppress(SkippedImage):
+                assert photo.read(path, at=(16, 16))[0].shape == (16, 16, 3)
+
+
+def test_not_images(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("This is no photograph, whatever it is called.\n" * 50)
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "script.jpg").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+    )
+    refused(tmp_path / "empty.jpg", "empty file")
+    refused(tmp_path / "text.jpg", "not an image")
+    refused(tmp_path / "folder.jpg", "cannot be read", "directory")
+    refused(tmp_path / "script.jpg", "not an image")  # would run Ghostscript
+    refused(tmp_path / "gone.jpg", "no such file")
+
+
+def test_unreadable(tmp_path, paint, monkeypatch):
+    path = paint(tmp_path / "a.jpg")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    refused(path, "Permission denied")
+
+
+def claiming(path: Path, width: int, height: int) -> Path:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (20_000, 15_000)])
+def test_bombs_are_refused_unread(tmp_path, width, height):
+    path = claiming(tmp_path / "a.png", width, height)
+    refused(path, "pixels", "refused")
+    refused(path, "pixels", "refused", at=(224, 224))
+    with pytest.raises(SkippedImage, match="refused"):
+        photo.size_of(path)
+
+
+# -- large photographs, threads, names
+
+
+PEAK = """
+import sys
+from pipeline.data import photo
+import numpy, PIL.JpegImagePlugin, PIL.PngImagePlugin
+def peak():  # ru_maxrss would start from the peak of the parent process
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+before = peak()
+at = None if sys.argv[2] == "None" else (224, 160)
+image, size = photo.read(sys.argv[1], at=at)
+print(peak() - before, *size, *image.shape)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.parametrize(("suffix", "limit"), [("jpg", 150), ("png", 600)])
+def test_memory_of_a_huge_photograph(tmp_path, suffix, limit):
+    """A JPEG is decoded small; a PNG cannot be, but is never there twice."""
+    path = tmp_path / f"huge.{suffix}"
+    image = Image.linear_gradient("L").resize((12_000, 9_000)).convert("RGB")
+    image.save(path, **({"quality": 50} if suffix == "jpg" else {"compress_level": 1}))
+    del image
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(path), "224 x 160"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    megabytes, *shape = map(float, done.stdout.split())
+    assert shape == [9000, 12000, 224, 160, 3]
+    assert megabytes < limit
+    assert done.stderr == ""
+
+
+def test_strips_are_the_same_as_one_piece(painted, monkeypatch):
+    image = Image.fromarray(painted(700, 30))
+    whole = photo._array(image)
+    monkeypatch.setattr(photo, "LARGE", 10)
+    assert (photo._array(image) == whole).all()
+
+
+def test_large_images_one_at_a_time(tmp_path, paint, monkeypatch):
+    monkeypatch.setattr(photo, "LARGE", 10)
+    path = paint(tmp_path / "a.png")
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: photo.read(path, at=(16, 16))[0], range(20)))
+    assert all((image == images[0]).all() for image in images)
+    refused(tmp_path / "gone.png")  # and the next one still gets its turn
+    assert photo._one_large.acquire(timeout=1)
+    photo._one_large.release()
+
+
+def test_threads_give_the_same_bytes(tmp_path, paint):
+    paths = [paint(tmp_path / f"{n}.{s}", size=(90 + n, 70 + n)) for n in range(8)
+             for s in ("jpg", "png", "gif", "webp")]  # fmt: skip
+    alone = [photo.read(path, at=(32, 48))[0] for path in paths]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda path: photo.read(path, at=(32, 48))[0], paths * 5))
+    assert all((a == b).all() for a, b in zip(alone * 5, together, strict=True))
+
+
+NAMES = ["with space.jpg", "quo'te\".jpg", "a=b,c.jpg", "[1](2){3}*?.jpg", "new\nline.jpg",
+         "tab\tand\x1besc.jpg", "ünïcödé-鳥.jpg", "back\\slash.jpg", os.fsdecode(b"b\xffyte.jpg"),
+         "x" * 251 + ".jpg", "-rf.jpg", "%s %d.jpg"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(tmp_path, paint, name):
+    assert photo.read(paint(tmp_path / name))[1] == (30, 40)
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SkippedImage) as caught:
+        photo.read(tmp_path / name)
+    str(caught.value).encode()
+    assert "\n" not in str(caught.value)
+
+
+def test_printable_names_stay_apart():
+    odd = [
+        "a\nb",
+        "a\\nb",
+        "a\\\\nb",
+        os.fsdecode(b"a\xffb"),
+        "a\\xffb",
+        "aÿb",
+        "a\x7f",
+        "a\\x7f",
+        "👩‍🚀",
+    ]
+    shown = [printable(name) for name in odd]
+    assert len(set(shown)) == len(odd)
+    assert shown[0] == r"a\nb"
+    assert shown[3] == r"a\xffb"
+    assert shown[5] == "aÿb"
+    assert shown[8] == "👩‍🚀"
+    for name in shown:
+        name.encode()
+
+
+def test_at_keeps_detail_smooth(tmp_path, paint):
+    """Fine stripes become grey, not moiré: scaling down is antialiased."""
+    stripes = np.zeros((640, 640, 3), np.uint8)
+    stripes[:, ::2] = 255
+    for suffix in ("png", "jpg"):
+        image, _ = photo.read(
+            paint(tmp_path / f"a.{suffix}", Image.fromarray(stripes)), at=(96, 96)
+        )
+        assert image[8:-8, 8:-8].std() < 8
+
+
+def test_silence(tmp_path, paint):
+    """No warning of Pillow reaches the terminal: of a broken EXIF block, of a bomb."""
+    paths = [
+        paint(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"),
+        claiming(tmp_path / "b.png", 20_000, 15_000),
+    ]
+    loop = (
+        "import sys; from pipeline.data import photo; from pipeline.records import SkippedImage\n"
+        "for path in sys.argv[1:]:\n  try: photo.read(path)\n  except SkippedImage as e: print(e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", loop, *map(str, paths)],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert "refused" in done.stdout
+
+
+def test_real_photographs(shared):
+    files = sorted((shared / "data/cub30").rglob("*.jpg"))[::100]
+    for path in files:
+        image, size = photo.read(path, at=(224, 224))
+        with Image.open(path) as reference:
+            assert size == (reference.height, reference.width) == photo.size_of(path)
+            expected = np.asarray(reference.convert("RGB").resize((224, 224), 2), int)
+        assert np.abs(image - expected).mean() < 1

@@ -1,0 +1,64 @@
+"""What training learns by: the rate, the order of images, when to stop."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.ops.schedule import lr_factor
+from pipeline.stages.train.recipe import RECIPES, Settings, epoch_record, order_of, waited_enough
+
+
+def settings(**more: object) -> Settings:
+    same = {"momentum": 0.9, "flip": True, "accumulate": 1, "ema": None, "patience": None,
+            "balanced": False, "seed": 0, **more}  # fmt: skip
+    return Settings(recipe="scratch", **RECIPES["scratch"], **same)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_not_finite_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"the loss is nan in epoch 3; try a smaller train\.lr"):
+        epoch_record(2, [1.0, float("nan")], 0.5)
+
+
+def test_the_rate_warms_up_and_falls_to_nothing() -> None:
+    rates = [lr_factor(step, 100, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates[9] == 1.0
+    assert rates[-1] < 0.001
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_an_epoch_has_every_image_once() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    first, second = (order_of(labels, settings(), epoch) for epoch in (0, 1))
+    assert sorted(first.tolist()) == list(range(100))
+    assert first.tolist() != second.tolist()
+
+
+@pytest.mark.parametrize("rare", [1, 7, 10])
+def test_balanced_draws_every_class_equally_often(rare: int) -> None:
+    labels = np.array([0] * 60 + [1] * (40 - rare) + [2] * rare)
+    order = order_of(labels, settings(balanced=True), 0)
+    assert len(order) == 100
+    counts = np.bincount(labels[order])
+    assert counts.max() - counts.min() <= 1
+    of_rare = np.bincount(order, minlength=100)[labels == 2]
+    assert of_rare.max() - of_rare.min() <= 1, "a class's own in turn"
+    assert np.bincount(order, minlength=100)[labels == 0].max() == 1
+    assert order.tolist() == order_of(labels, settings(balanced=True), 0).tolist()
+
+
+def test_patience_counts_from_the_first_of_the_best() -> None:
+    def history(*judged: float) -> list[dict[str, float]]:
+        return [{"held_back_top1": one} for one in judged]
+
+    assert not waited_enough([], 1)
+    assert not waited_enough(history(0.5, 0.6), 1)
+    assert waited_enough(history(0.6, 0.6), 1), "as good is not better"
+    assert not waited_enough(history(0.5, 0.6, 0.6), 2)
+    assert waited_enough(history(0.6, 0.5, 0.6), 2)
+    assert not waited_enough(history(0.6, 0.5, 0.6), None)

@@ -1,0 +1,166 @@
+"""Boxes for unlabelled images: from the command line and from Python, the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import pipeline
+from pipeline.errors import SkippedImage, UserError
+from tests.conftest import TINY, Cli
+
+
+@pytest.fixture
+def trained(cli: Cli, tmp_path: Path) -> Path:
+    assert cli("+experiment=cam", *TINY) == 0
+    return tmp_path / "outputs/latest"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    (tmp_path / "photos/sub").mkdir(parents=True)
+    for name, size in (("a.png", (60, 90)), ("sub/a.png", (120, 40)), ("b=[1] c.png", (1, 1))):
+        image = rng.integers(0, 255, (*size, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "photos" / name)
+    (tmp_path / "photos/bad.jpg").write_text("no image")
+    return tmp_path / "photos"
+
+
+def test_boxes_for_a_folder_of_unlabelled_images(
+    cli: Cli, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained.resolve()
+    assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}") == 0
+    assert "1 of 4 images were set aside" in capsys.readouterr().out
+    latest = tmp_path / "outputs/latest"
+    whole = json.loads((latest / "predictions.json").read_text())
+    assert [one["file_name"] for one in whole["images"]] == ["a.png", "b=[1] c.png", "sub/a.png"]
+    assert len(whole["categories"]) == 10
+    assert len(whole["annotations"]) == 3
+    one_pixel = next(one for one in whole["images"] if one["width"] == 1)
+    (box,) = (a["bbox"] for a in whole["annotations"] if a["image_id"] == one_pixel["id"])
+    assert box == [0, 0, 1, 1]
+    assert len(list((latest / "pictures").iterdir())) == 3
+    assert "no image" not in (latest / "report/index.html").read_text()
+
+    # A run of predict can be predicted from again, and says what it is.
+    settings = yaml.safe_load((latest / "config.yaml").read_text())
+    assert settings["checkpoint"] == str(run)
+    capsys.readouterr()
+    assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}/a.png") == 0
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.startswith("checkpoint outputs/runs/predict/")
+    assert told.endswith("small, 10 classes; maps of cam, boxes cut at auto")
+
+
+def test_from_python_as_from_the_command_line(
+    cli: Cli, trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    run = trained.resolve()
+    assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
+               "precision=float32") == 0  # fmt: skip
+    (told,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    predict = pipeline.load(run)
+    predict.precision = "float32"
+    (found,) = predict(photos / "a.png")
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    assert told["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.02)
+    assert told["score"] == pytest.approx(float(found.scores[0]), abs=1e-4)
+    assert found.label in predict.classes
+
+    array = np.asarray(Image.open(photos / "a.png"))
+    (same,) = predict(array)
+    np.testing.assert_allclose(same.boxes, found.boxes, atol=1)
+    assert len(predict(array, "top3")) == 3
+    assert predict(array, "star")[0].label == "star"
+
+
+def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path: Path) -> None:
+    predict = pipeline.load(trained)
+    with pytest.raises(SkippedImage, match="not an image"):
+        predict(photos / "bad.jpg")
+    with pytest.raises(UserError, match="expected predicted, topK or a class"):
+        predict(photos / "a.png", "fish")
+    with pytest.raises(UserError, match="no checkpoint there"):
+        pipeline.load(tmp_path)
+    with pytest.raises(ValueError, match="uint8"):
+        predict(np.zeros((4, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["checkpoint=/nowhere", "images=x"], "no checkpoint there"),
+        (["images=x"], "checkpoint is missing: give checkpoint=..."),
+        (["checkpoint=outputs/latest", "images=/nowhere/*.jpg"], "no image"),
+        (["checkpoint=outputs/latest"], "images is missing: give images=..."),
+        (["checkpoint=outputs/latest", "images=photos", "explain.target=true"], "no labels"),
+    ],
+)
+def test_wrong_requests_are_refused(
+    arguments: list[str], told: str, cli: Cli, trained: Path, photos: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    capsys.readouterr()
+    assert cli("+experiment=predict", *arguments) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_everything_bad_fails(
+    cli: Cli, trained: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}/bad.jpg") == 2
+    assert "none of 1 images could be read" in capsys.readouterr().err
+
+
+def test_evaluation_with_a_checkpoint_from_elsewhere(cli: Cli, trained: Path) -> None:
+    run = trained.resolve()
+    assert cli("+experiment=cam", *TINY, f"checkpoint={run}",
+               "stages=[explain,localize,evaluate,report]", "data.seed=5") == 0  # fmt: skip
+
+
+def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
+    cli: Cli, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = (f"checkpoint={trained.resolve()}", f"images={photos}/a.png")
+    assert cli("+experiment=cam", *TINY, base[0], "saliency=layercam_below", "explain.flips=true",
+               "segmenter.threshold=0.35", "stages=[explain,localize]") == 0  # fmt: skip
+    run = (tmp_path / "outputs/latest").resolve()
+
+    def config(*arguments: str) -> dict[str, Any]:
+        capsys.readouterr()
+        command = ("+experiment=predict", f"checkpoint={run}", base[1], *arguments)
+        assert cli(*command, "--cfg", "job") == 0
+        return dict(yaml.safe_load(capsys.readouterr().out))
+
+    own = config()
+    assert own["saliency"]["_target_"].endswith("LayerCAM")
+    assert own["saliency"]["layers"] == ["below"]
+    assert own["segmenter"]["threshold"] == 0.35
+    assert own["explain"]["flips"] is True
+    more = config("segmenter.components=all")
+    assert more["segmenter"]["threshold"] == 0.35
+    assert more["segmenter"]["components"] == "all"
+    other = config("saliency=cam")  # the threshold was that of other maps
+    assert other["saliency"]["_target_"].endswith(".CAM")
+    assert other["explain"]["flips"] is False
+    assert other["segmenter"]["threshold"] == "auto"
+
+    # From Python, the same.
+    assert pipeline.load(run).segmenter.threshold == 0.35
+    assert pipeline.load(run, saliency="cam").segmenter.threshold == "auto"
+
+    changed = yaml.safe_load((run / "config.yaml").read_text())
+    changed["saliency"] = {"_target_": "subprocess.Popen", "args": ["true"]}
+    (run / "config.yaml").write_text(yaml.safe_dump(changed))
+    assert cli("+experiment=predict", f"checkpoint={run}", base[1]) == 2
+    assert "must not run code" in capsys.readouterr().err

@@ -1,0 +1,177 @@
+"""The packages keep their order: who may import whom, and who may see an annotated box."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.engine.choices import conf_folder, instantiate, list_choices
+from pipeline.engine.config import FAMILIES, STAGES
+from pipeline.engine.run import STAGE_ORDER
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pipeline"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = (
+    ("errors", "types", "protocols"),
+    ("ops",),
+    ("formats",),
+    ("plotting",),
+    (*FAMILIES, "metric", "exporter", "audit", "visualize"),
+    ("results",),
+    ("engine",),
+    ("stages",),
+    ("api", "__main__", "__init__"),
+)
+"""From the bottom up: a package imports from the layers below it and from itself alone."""
+
+APART = (*FAMILIES, "metric", "exporter", "audit", "visualize")
+"""Families, which do not import one another although they lie in one layer."""
+
+GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet")
+"""The types that carry annotated boxes; who imports none of them cannot see any."""
+
+MAY_SEE_GROUND_TRUTH = (
+    "types.py", "protocols.py", "formats/", "data/", "metric/",
+    "stages/evaluate/", "stages/calibrate/", "stages/score/",
+)  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of what a module imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "pipeline":
+                found.update(f"pipeline.{alias.name}" for alias in node.names)
+            else:
+                found.add(node.module)
+    return found
+
+
+def package_of(path: Path) -> str:
+    """The folder or module at the top level of pipeline/ that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def layer_of(package: str) -> int:
+    return next(n for n, packages in enumerate(LAYERS) if package in packages)
+
+
+def own_imports(path: Path) -> set[str]:
+    """The packages of this project that a module imports from, its own left out."""
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("pipeline.")}
+    return ours - {package_of(path)}
+
+
+def names(path: Path) -> set[str]:
+    return {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def test_every_package_has_its_layer() -> None:
+    there = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix != ".typed"}
+    assert there - {"__pycache__"} == {name for packages in LAYERS for name in packages}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_imports_go_down(path: Path) -> None:
+    """A module imports from lower layers and from its own package; families not from another."""
+    own = layer_of(package_of(path))
+    for package in own_imports(path):
+        allowed = layer_of(package) < own or (
+            layer_of(package) == own and not {package, package_of(path)} & set(APART)
+        )
+        assert allowed, f"{ids(path)} imports pipeline.{package}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_a_stage_imports_no_other_stage(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).parts
+    if parts[0] != "stages" or len(parts) < 3:
+        return
+    others = {
+        name
+        for name in imports(path)
+        if name.startswith("pipeline.stages.") and name.split(".")[2] != parts[1]
+    }
+    assert not others, f"{ids(path)} imports {others}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_ground_truth_is_seen_by_who_measures_alone(path: Path) -> None:
+    if ids(path).startswith(MAY_SEE_GROUND_TRUTH):
+        return
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")
+        for alias in node.names
+    }
+    assert not imported & set(GROUND_TRUTH), f"{ids(path)} imports a type of ground truth"
+
+
+def test_families_know_neither_hydra_nor_the_store() -> None:
+    for family in APART:
+        for path in (PACKAGE / family).rglob("*.py"):
+            outside = {name.split(".")[0] for name in imports(path)}
+            assert not outside & {"hydra", "omegaconf"}, ids(path)
+
+
+def test_no_module_reads_the_configuration_with_a_default() -> None:
+    for path in (PACKAGE / "stages").rglob("*.py"):
+        assert "config.get(" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_no_file_is_longer_than_500_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_line_up(family: str) -> None:
+    """cfg.<family> is conf/<family>/ is pipeline/<family>/."""
+    assert (PACKAGE / family).is_dir()
+    assert list_choices(family), f"conf/{family} has no choice"
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{family}/{name}" for family in FAMILIES for name in list_choices(family)]
+)
+def test_every_choice_can_be_built(choice: str) -> None:
+    """A method is tested from the day that it exists."""
+    family = choice.split("/")[0]
+    node = yaml.safe_load((conf_folder() / f"{choice}.yaml").read_text(encoding="utf-8"))
+    assert str(node["_target_"]).startswith(f"pipeline.{family}.")
+    if family == "data":
+        return  # these want files: tests/data builds each
+    assert instantiate(choice, node) is not None
+
+
+def test_every_stage_has_its_folder() -> None:
+    assert STAGES == STAGE_ORDER
+    for stage in STAGES:
+        assert {"cache_key", "make"} <= {
+            node.name
+            for node in ast.parse((PACKAGE / "stages" / stage / "stage.py").read_text()).body
+            if isinstance(node, ast.FunctionDef)
+        }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
