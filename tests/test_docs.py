@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.metric import bootstrap, box_counts, max_box_acc, pxap
-from pipeline.metric.bootstrap import Rows, resampled
+from pipeline.metric import box_counts, max_box_acc, pxap
+from pipeline.ops import bootstrap
+from pipeline.ops.bootstrap import Rows, resampled
 from scripts.measure.__main__ import SPEED, STUDIES
 from scripts.measure.accuracy import SETS
 from scripts.pages import gallery

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.metric.bootstrap import best, interval
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.ops.bootstrap import best, interval
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import Score
 

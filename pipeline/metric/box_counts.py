@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.bootstrap import middle, resampled
 from pipeline.metric.scores import chosen
+from pipeline.ops.bootstrap import middle, resampled
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import Score
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.bootstrap import interval
 from pipeline.metric.max_box_acc import best_threshold
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.ops.bootstrap import interval
 from pipeline.ops.iou import best_iou
 from pipeline.types import Score
 

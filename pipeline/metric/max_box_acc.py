@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.metric.bootstrap import BitRows, means, middle, resampled
 from pipeline.metric.components import (
     THRESHOLDS,
     Curves,
@@ -28,6 +27,7 @@ from pipeline.metric.components import (
     wsolevaluation_boxes,
     wsolevaluation_curves,
 )
+from pipeline.ops.bootstrap import BitRows, means, middle, resampled
 from pipeline.types import Score
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.bootstrap import middle, resampled
 from pipeline.metric.components import THRESHOLDS, levels_of
 from pipeline.metric.scores import chosen
+from pipeline.ops.bootstrap import middle, resampled
 from pipeline.types import Score
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.bootstrap import interval
+from pipeline.ops.bootstrap import interval
 from pipeline.types import Score
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.formats.arrays import read_arrays
-from pipeline.metric.bootstrap import BitRows, Comparison, Rows, compare, first
 from pipeline.metric.box_counts import f1_of
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
+from pipeline.ops.bootstrap import BitRows, Comparison, Rows, compare, first
 from pipeline.results.table import to_percent
 from pipeline.types import Score
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 from typing import TYPE_CHECKING
 
-from pipeline.metric.bootstrap import Statistic
+from pipeline.ops.bootstrap import Statistic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

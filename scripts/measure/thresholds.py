@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.formats.arrays import read_arrays
-from pipeline.metric.bootstrap import BitRows, middle, resampled
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import best_threshold
+from pipeline.ops.bootstrap import BitRows, middle, resampled
 from scripts.measure.records import Record
 from scripts.measure.runs import CUB, IMAGENETTE, compose
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.formats.arrays import write_arrays
-from pipeline.metric.bootstrap import compare
+from pipeline.ops.bootstrap import compare
 from pipeline.results.comparison import Measurement, differences
 from pipeline.stages.compare import stage
 from tests.conftest import TINY, Cli

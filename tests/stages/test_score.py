@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.formats.coco import xywh
-from pipeline.metric.bootstrap import Comparison
+from pipeline.ops.bootstrap import Comparison
 from pipeline.results.comparison import sentence_of
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pipeline.metric.bootstrap import interval, middle, resampled
+from pipeline.ops.bootstrap import interval, middle, resampled
 from pipeline.plotting import colours
 from pipeline.plotting.chart import BLUE, RED, Colour, Line, Sheet, chart
 from pipeline.plotting.sheet import FAINT, fitted

@@ -27,7 +27,7 @@ from pipeline.engine.run import Run
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import atomic_write, write_json, write_text
-from pipeline.metric.bootstrap import interval
+from pipeline.ops.bootstrap import interval
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.iou import pairwise_iou
 from pipeline.protocols import SaliencyMethod

@@ -188,7 +188,7 @@ def chosen(
 
 def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
     """Accuracy to expect on the rest: of these images, each half cut at the other's threshold."""
-    from pipeline.metric.bootstrap import interval
+    from pipeline.ops.bootstrap import interval
 
     told = {}
     for iou in ious:

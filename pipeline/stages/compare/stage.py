@@ -8,7 +8,7 @@
 `against=` is another run: each method of this one is compared with the main method of that one. Of
 several methods of one run, the best at GT-known Loc (IoU 0.5, the threshold used) is compared with
 each of the others. Only images that both scored, against the same boxes, count. The test is in
-`metric.bootstrap`: rows of the images are swapped at random. What is chosen as the best of several
+`ops.bootstrap`: rows of the images are swapped at random. What is chosen as the best of several
 wins by luck more often than p says: with more than two methods p is multiplied by the number of
 comparisons (Bonferroni).
 """

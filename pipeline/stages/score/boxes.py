@@ -19,11 +19,11 @@ from pipeline.errors import UserError
 from pipeline.formats import coco, coco_results
 from pipeline.formats.files import atomic_write
 from pipeline.metric.baselines import Baselines
-from pipeline.metric.bootstrap import first
 from pipeline.metric.box_counts import BoxCounts, f1_of, match
 from pipeline.metric.coco import Kind, coco_scores
 from pipeline.metric.groups import number_group, size_group
 from pipeline.metric.gt_known import Localization
+from pipeline.ops.bootstrap import first
 from pipeline.ops.iou import best_iou
 from pipeline.ops.text import list_some
 from pipeline.results.comparison import Pairs, Place

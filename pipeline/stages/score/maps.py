@@ -20,7 +20,6 @@ from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import coco, wsolevaluation
 from pipeline.formats.files import atomic_write
 from pipeline.metric.baselines import Baselines, pyramid
-from pipeline.metric.bootstrap import first
 from pipeline.metric.components import (
     THRESHOLDS,
     Curves,
@@ -35,6 +34,7 @@ from pipeline.metric.measurement import FRAME, pyramid_curves
 from pipeline.metric.pointing import energy_inside, pointing_hit
 from pipeline.metric.pxap import PxAP, histograms, pxap
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.ops.bootstrap import first
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample
 from pipeline.ops.text import list_some
 from pipeline.results.comparison import Pairs, Place

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.metric.bootstrap import BitRows, best, compare, interval, means, resampled
+from pipeline.ops.bootstrap import BitRows, best, compare, interval, means, resampled
 
 
 def test_interval_of_a_share_is_the_binomial_one() -> None:
