@@ -22,8 +22,71 @@ from pipeline.types import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import Float, Float32, Int
-    from torch import Tensor
+    from torch import Tensor, nn
+
+
+class NetworkBuilder(Protocol):
+    """A choice of `model=`: builds a network's body and heads. pipeline/model/builder.py has the
+    defaults of one without weights."""
+
+    @property
+    def weights(self) -> str | None:
+        """What the weights are: a name or a file; None: random."""
+        ...
+
+    @property
+    def weight_file(self) -> Path | None: ...
+
+    @property
+    def pretrained(self) -> bool: ...
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The classes that the pretrained head tells apart; empty where there is none."""
+        ...
+
+    @property
+    def has_own_head(self) -> bool: ...
+
+    @property
+    def own_head_from_scratch(self) -> bool: ...
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Of red, green and blue from 0 to 1, subtracted from every image."""
+        ...
+
+    @property
+    def std(self) -> Sequence[float]: ...
+
+    @property
+    def last(self) -> str:
+        """The layer of the last feature maps; empty: the body's output."""
+        ...
+
+    @property
+    def below(self) -> str:
+        """The layer of the feature maps below the last; empty where none is known."""
+        ...
+
+    def body(self) -> tuple[nn.Module, int]:
+        """Return the part that makes feature maps, with random weights, and its channels."""
+        ...
+
+    def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
+        """Return body and the network's own head, with random weights."""
+        ...
+
+    def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
+        """Return the body with its weights, the head that came with them, and its classes."""
+        ...
+
+    def at_trained_stride(self) -> NetworkBuilder:
+        """Return the network with the stride that it was trained at."""
+        ...
 
 
 class Network(Protocol):
@@ -194,4 +257,13 @@ class AnnotatedDataSet(DataSet, Protocol):
 
     def truth_notes(self) -> list[str]:
         """What was odd about the annotations but could be mended, a line each."""
+        ...
+
+
+@runtime_checkable
+class ReadsDrawnBoxes(Protocol):
+    """A data set that reads a file of boxes which somebody drew on a few of its images."""
+
+    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
+        """Return these boxes by image id. Raises UserError where the file cannot be read."""
         ...
