@@ -1,4 +1,4 @@
-"""The steps of RELEASING.md: its commands run in a copy of the tree, as far as they work offline."""
+"""RELEASING.md: its commands run in a copy of the tree, as far as they work offline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOT_RUN = {
     "python -m twine": "needs twine",
 }
 INSTALL = "dist/trial/bin/python -m pip install "
-OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
 GIT_USER = {
     f"GIT_{role}_{key}": value
     for role in ("AUTHOR", "COMMITTER")

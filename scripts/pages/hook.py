@@ -1,7 +1,7 @@
 """A hook of mkdocs: what lies outside docs/ is part of the site, too.
 
 A link to a source file is true where the repository is read; in the site it leads to a page that
-shows that file. CONTRIBUTING.md and CHANGELOG.md become pages. Nothing leads to a host.
+shows that file. CONTRIBUTING.md and the others at the root become pages. Nothing leads to a host.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASING.md", "SECURITY.md")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
