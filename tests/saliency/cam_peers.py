@@ -160,19 +160,27 @@ def held_to_the_contract(method, network, images, tolerance=1e-5):
     torch.testing.assert_close(found.logits, network(images).logits.detach())
     close = {"rtol": 0, "atol": tolerance * peak}
     torch.testing.assert_close(again.maps, found.maps, **close)
+    alone_equals_the_batch(method, network, images, classes, found.maps, close)
+    threads_do_not_meet(method, network, images, classes, found.maps, close)
+    an_exception_leaves_nothing_behind(method, network, images)
+
+
+def alone_equals_the_batch(method, network, images, classes, maps, close):
     for n in range(len(images)):
         for label in range(3):
             column = classes[n : n + 1, label : label + 1]
             one = method(network, images[n : n + 1], lambda logits, column=column: column)
-            torch.testing.assert_close(one.maps[0, 0], found.maps[n, label], **close)
+            torch.testing.assert_close(one.maps[0, 0], maps[n, label], **close)
 
+
+def threads_do_not_meet(method, network, images, classes, maps, close):
     wrong = []
 
     def work(n):
         part = images[n : n + 1]
         for _ in range(5):
             one = method(network, part, lambda logits: classes[n : n + 1])
-            if not torch.allclose(one.maps[0], found.maps[n], **close):
+            if not torch.allclose(one.maps[0], maps[n], **close):
                 wrong.append(n)
 
     def guarded(n):
@@ -189,6 +197,8 @@ def held_to_the_contract(method, network, images, tolerance=1e-5):
             thread.join()
         assert not wrong
 
+
+def an_exception_leaves_nothing_behind(method, network, images):
     def fail(logits):
         raise ZeroDivisionError
 
