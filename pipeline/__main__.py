@@ -23,7 +23,8 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     """Run the stages of one composed configuration, and lay out its run folder."""
     from omegaconf import OmegaConf
 
-    from pipeline.engine.run import PER_METHOD_STAGES, STAGE_ORDER, Run
+    from pipeline.engine.run import Run
+    from pipeline.engine.stage import find_stage, list_stages
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
@@ -33,24 +34,24 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
 
         terminal.print_line(yaml.safe_dump(dict(run.config), sort_keys=False).rstrip())
         return None
-    stages = [name for name in STAGE_ORDER if name in run.config["stages"]]
+    stages = [name for name in list_stages() if name in run.config["stages"]]
     run.check_stages(stages)
     if run.config["checkpoint"] is not None:
         terminal.print_line(run.of_checkpoint())
     if ranks.current_world().rank > 0:  # rank 0 lays out the run folder
         for stage in stages:
-            for method in run.methods if stage in PER_METHOD_STAGES else [run.method]:
+            for method in run.methods if find_stage(stage).per_method else [run.method]:
                 run.for_method(method).get_or_create(stage)
         return None
     folder = RunFolder.new(run)
     try:
         for stage in stages:
-            for method in run.methods if stage in PER_METHOD_STAGES else [run.method]:
+            for method in run.methods if find_stage(stage).per_method else [run.method]:
                 where, reused = run.for_method(method).get_or_create(stage)
-                several = len(run.methods) > 1 and stage in PER_METHOD_STAGES
+                several = len(run.methods) > 1 and find_stage(stage).per_method
                 named = f"{stage} ({method})" if several else stage
                 terminal.print_line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
-                folder.link(stage, method, where)
+                folder.publish(stage, method, where)
     except BaseException:
         folder.discard_if_empty()
         raise
@@ -119,10 +120,10 @@ def _hydra(show_only: bool) -> None:
     from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
-    from pipeline.engine.config import Skeleton
+    from pipeline.engine.config import skeleton
     from pipeline.engine.overrides import explain_hydra_error
 
-    ConfigStore.instance().store(name="skeleton", node=Skeleton)
+    ConfigStore.instance().store(name="skeleton", node=skeleton())
     failed: list[Exception] = []
     done: list[tuple[list[str], RunFolder]] = []
 

@@ -100,9 +100,13 @@ class Segmenter(Protocol):
 
     def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes: ...
 
+    def with_threshold(self, threshold: float) -> Segmenter:
+        """Return the same segmenter with a number for its threshold."""
+        ...
+
 
 @runtime_checkable
-class RefiningSegmenter(Protocol):
+class RefiningSegmenter(Segmenter, Protocol):
     """A segmenter that makes a better map of a map and its image, and cuts that."""
 
     def refined(

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline.engine.choices import conf_folder, instantiate, list_choices
-from pipeline.engine.config import FAMILIES, STAGES
-from pipeline.engine.run import STAGE_ORDER
+from pipeline.engine.config import FAMILIES
+from pipeline.engine.stage import all_stages, list_stages
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
@@ -161,14 +161,22 @@ def test_every_choice_can_be_built(choice: str) -> None:
     assert instantiate(choice, node) is not None
 
 
-def test_every_stage_has_its_folder() -> None:
-    assert STAGES == STAGE_ORDER
-    for stage in STAGES:
-        assert {"cache_key", "make"} <= {
-            node.name
-            for node in ast.parse((PACKAGE / "stages" / stage / "stage.py").read_text()).body
-            if isinstance(node, ast.FunctionDef)
-        }
+def test_every_stage_declares_itself() -> None:
+    """A folder, a YAML and one object that names itself; options in its own config.py."""
+    folders = {path.parent.name for path in (PACKAGE / "stages").glob("*/__init__.py")}
+    assert set(list_stages()) == folders
+    for stage in all_stages():
+        own = f"pipeline.stages.{stage.name}."
+        assert type(stage).__module__.startswith(own)
+        assert stage.options is None or stage.options.__module__ == f"{own}config"
+        assert set(stage.after) | set(stage.needs) <= folders
+
+
+def test_stages_run_after_those_that_they_need() -> None:
+    order = list_stages()
+    for stage in all_stages():
+        for earlier in (*stage.after, *stage.needs):
+            assert order.index(earlier) < order.index(stage.name), (earlier, stage.name)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)

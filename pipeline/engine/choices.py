@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.engine.renamed import CLASSES, describe_renaming
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.hashing import to_plain
 from pipeline.protocols import SaliencyMethod, Segmenter
@@ -27,16 +29,42 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+EXTRA_FOLDER = "LABEL2BOX_CONFIG_DIR"
+"""The environment variable that holds the folder of `--config-dir`, for this process and those that
+it starts: further choices, a folder for each group as in conf/."""
+
+
+def choice_files(group: str) -> dict[str, Path]:
+    """Return the YAML file of each choice of a config group, sorted by name.
+
+    A choice of the user's own folder (`--config-dir`) comes before one of conf/ of that name.
+    """
+    extra = os.environ.get(EXTRA_FOLDER)
+    folders = [conf_folder(), *([Path(extra)] if extra else [])]
+    files = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    return dict(sorted(files.items()))
+
+
 def list_choices(group: str) -> list[str]:
-    """The choices of a config group."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    """Return the names of the choices of a config group."""
+    return list(choice_files(group))
+
+
+def read_choice(group: str, name: str) -> Mapping[str, Any]:
+    """Return one choice of a group as its YAML has it.
+
+    Raises:
+        UserError: where the group has no such choice.
+    """
+    files = choice_files(group)
+    if name not in files:
+        raise UserError(f"{group}={name}: no such choice; {suggest_choices(name, files)}")
+    return _read(files[name])
 
 
 @cache
-def read_choice(group: str, name: str) -> Mapping[str, Any]:
-    """One choice of a group, as its YAML has it (for explain.methods)."""
-    found = yaml.safe_load((conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8"))
-    return dict(found)
+def _read(path: Path) -> Mapping[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
@@ -50,7 +78,7 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
         raise UserError(
             f"{where}: {name!r} is not one of {within}*: refused, a card must not run code"
         )
-    target = _locate(where, name)
+    target = locate(where, name)
     given = {key: value for key, value in node.items() if key != "_target_"}
     parts = {
         key: _map_each(value, lambda n, one: instantiate(n, one, within), f"{where}.{key}")
@@ -64,12 +92,15 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
-def _locate(where: str, name: str) -> Any:
+def locate(where: str, name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{where}._target_={name}: cannot be imported ({error})") from error
+        raise UserError(
+            f"{where}._target_={name}: cannot be imported ({error})"
+            f"{describe_renaming(CLASSES, name)}"
+        ) from error
 
 
 NESTED_FAMILIES = {SaliencyMethod: "saliency", Segmenter: "segmenter"}
@@ -163,7 +194,7 @@ def describe_type(hint: Any) -> str:
 
 def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """The node with every default of its target filled in, as config.yaml and keys have it."""
-    target = _locate(where, str(node["_target_"]))
+    target = locate(where, str(node["_target_"]))
     defaults = {
         key: parameter.default
         for key, parameter in inspect.signature(target).parameters.items()

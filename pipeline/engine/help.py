@@ -1,20 +1,19 @@
 """What `--help` prints: experiments, families, their choices and every option with its default.
 
-Read from YAML and source as text, so that asking for help imports no library.
+Read from YAML, from the options that stages declare, and from source as text, so that asking for
+help imports no heavy library.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from pipeline.engine.choices import conf_folder, list_choices
-from pipeline.engine.config import FAMILIES, STAGES, Skeleton
+from pipeline.engine.choices import choice_files, list_choices, read_choice
+from pipeline.engine.config import FAMILIES, skeleton
+from pipeline.engine.options import default_of, rules_of, walk_options
+from pipeline.engine.stage import list_stages
 
 HEAD = """label2box: image labels in, boxes out
 
@@ -28,26 +27,28 @@ key=value sets an option, group=choice makes a choice; the README has the whole 
 
 
 def help_text() -> str:
+    """Return what `--help` prints."""
     parts = [HEAD, "\nExperiments (+experiment=NAME)"]
     parts += [
-        f"  {name:<14} {_first_comment('experiment', name)}" for name in list_choices("experiment")
+        f"  {name:<14} {_first_comment(path)}" for name, path in choice_files("experiment").items()
     ]
     for family in FAMILIES:
         parts.append(f"\n{family}=CHOICE, then {family}.OPTION=VALUE")
-        told: dict[str, list[str]] = {}
+        by_signature: dict[str, list[str]] = {}
         for name in list_choices(family):
-            told.setdefault(_signature(family, name), []).append(name)
-        for signature, names in told.items():
+            by_signature.setdefault(_signature(family, name), []).append(name)
+        for signature, names in by_signature.items():
             parts.append(f"  {', '.join(names)}")
             parts += [f"      {line}" for line in signature.split("\n") if line]
-    parts.append(f"\nstages=[{','.join(STAGES)}]: those to run; the results of others are reused")
+    stages = ",".join(list_stages())
+    parts.append(f"\nstages=[{stages}]: those to run; the results of others are reused")
     parts.append("\nOptions of stages, runtime and the rest")
-    parts += [f"  {line}" for line in _knobs(Skeleton, "")]
+    parts += [f"  {line}" for line in _option_lines()]
     return "\n".join(parts)
 
 
-def _first_comment(group: str, name: str) -> str:
-    lines = (conf_folder() / group / f"{name}.yaml").read_text(encoding="utf-8").split("\n")
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").split("\n")
     comments = (
         line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line
     )
@@ -55,18 +56,19 @@ def _first_comment(group: str, name: str) -> str:
 
 
 def _signature(family: str, name: str) -> str:
-    """The options of a choice with their annotations and defaults, a line each."""
-    path = conf_folder() / family / f"{name}.yaml"
-    node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Return the options of a choice with their annotations and defaults, a line each."""
+    node = read_choice(family, name)
     module, _, wanted = str(node["_target_"]).rpartition(".")
     source = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         return ""
     text = source.read_text(encoding="utf-8")
     lines = text.split("\n")
-    own = next(c for c in ast.parse(text).body if isinstance(c, ast.ClassDef) and c.name == wanted)
-    told = []
-    for field in own.body:
+    definition = next(
+        c for c in ast.parse(text).body if isinstance(c, ast.ClassDef) and c.name == wanted
+    )
+    described = []
+    for field in definition.body:
         if not isinstance(field, ast.AnnAssign) or "ClassVar" in ast.unparse(field.annotation):
             continue
         assert isinstance(field.target, ast.Name)
@@ -74,32 +76,22 @@ def _signature(family: str, name: str) -> str:
         option = field.target.id
         if option in node:
             continue  # the choice settles it
-        told.append(f"{family}.{option}: {ast.unparse(field.annotation)} {default}"
+        described.append(f"{family}.{option}: {ast.unparse(field.annotation)} {default}"
                     + _comment(lines[(field.end_lineno or field.lineno) - 1]))  # fmt: skip
-    return "\n".join(told)
+    return "\n".join(described)
 
 
 def _comment(line: str) -> str:
     return f"  # {line.split('  # ', 1)[1]}" if "  # " in line else ""
 
 
-def _knobs(node: type[Any], prefix: str) -> Iterator[str]:
-    whole = Path(__file__).with_name("config.py").read_text(encoding="utf-8")
-    source = whole.partition(f"\nclass {node.__name__}:\n")[2].split("\n")
-    for field in fields(node):
-        if field.name in FAMILIES or field.name == "stages":
+def _option_lines() -> Iterator[str]:
+    """Yield each option of the skeleton with its default and its help."""
+    for key, declared in walk_options(skeleton()):
+        if key in FAMILIES or key == "stages":
             continue
-        made = field.default_factory
-        if isinstance(made, type) and is_dataclass(made):
-            yield from _knobs(made, f"{prefix}{field.name}.")
-            continue
-        default = made() if made is not MISSING else field.default
-        own = next((s for s in source if s.startswith(f"    {field.name}: ")), "")
-        shown = (
-            "null"
-            if default is None
-            else str(default).lower()
-            if default is False or default is True
-            else default
-        )
-        yield f"{prefix}{field.name} = {shown}{_comment(own)}"
+        default = default_of(declared)
+        shown = str(default).lower() if isinstance(default, bool) else default
+        shown = "null" if default is None else shown
+        text = rules_of(declared).help
+        yield f"{key} = {shown}{f'  # {text}' if text else ''}"

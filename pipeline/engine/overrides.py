@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import typing
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.engine.choices import list_choices
-from pipeline.engine.config import FAMILIES, NESTED_CHOICES, Skeleton
+from pipeline.engine.choices import EXTRA_FOLDER, list_choices
+from pipeline.engine.config import FAMILIES, nested_choices, skeleton
+from pipeline.engine.renamed import KEYS, describe_renaming
 from pipeline.errors import UserError, suggest_choices
-
-# -- the command line, before Hydra sees it ------------------------------------------------------
 
 
 def prepare_overrides(arguments: Sequence[str]) -> list[str]:
@@ -20,6 +21,7 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
 
     Raises UserError with the key, the value and the choices.
     """
+    _use_config_folder(arguments)
     checked = [
         a if _is_flag(a, i, arguments) else _check_override(a) for i, a in enumerate(arguments)
     ]
@@ -31,6 +33,17 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
 
 VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package",
                "-p", "--info", "-i", "--cfg", "-c", "--experimental-rerun"}  # fmt: skip
+
+
+def _use_config_folder(arguments: Sequence[str]) -> None:
+    """Let the choices in the folder of `--config-dir` be found, before anything asks for them."""
+    for n, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            folder = Path(value if equals else "".join(arguments[n + 1 : n + 2]))
+            if not folder.is_dir():
+                raise UserError(f"--config-dir {folder}: no such folder; expected one like conf/")
+            os.environ[EXTRA_FOLDER] = str(folder.resolve())
 
 
 def _is_flag(argument: str, place: int, arguments: Sequence[str]) -> bool:
@@ -63,7 +76,7 @@ def _check_override(argument: str) -> str:
     head = key.split(".")[0]
     if head == "hydra" or parsed.is_delete():
         return argument
-    if head in FAMILIES or any(key.startswith(f"{place}.") for place in NESTED_CHOICES):
+    if head in FAMILIES or any(key.startswith(f"{place}.") for place in nested_choices()):
         return argument if text.startswith("+") else f"++{argument}"
     check_key(key)
     return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
@@ -121,7 +134,7 @@ def explain_hydra_error(error: Exception) -> str:
 
 def check_key(key: str) -> None:
     """Refuse a key that the skeleton does not have."""
-    node: Any = Skeleton
+    node: Any = skeleton()
     path: list[str] = []
     for part in key.split("."):
         names = [f.name for f in fields(node)] if is_dataclass(node) else []
@@ -130,8 +143,8 @@ def check_key(key: str) -> None:
             if not names:
                 raise UserError(f"{key}: {where} is a value, it has no {part!r}")
             whole = [".".join([*path, name]) for name in names]
-            raise UserError(
-                f"{key}: no such key; {suggest_choices('.'.join([*path, part]), whole)}"
-            )
+            renamed = describe_renaming(KEYS, key)
+            known = suggest_choices(".".join([*path, part]), whole)
+            raise UserError(f"{key}: no such key{renamed or f'; {known}'}")
         path.append(part)
         node = typing.get_type_hints(node)[part]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,14 +12,15 @@ import yaml
 
 from pipeline.engine import checkpoint, ranks, runtime, store, terminal
 from pipeline.engine.choices import (
-    conf_folder,
     fill_defaults,
     instantiate,
+    list_choices,
     list_targets,
     read_choice,
 )
-from pipeline.engine.config import FAMILIES, NESTED_CHOICES, STAGES, check_config, get_value
+from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
 from pipeline.engine.sources import hash_sources
+from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
 from pipeline.ops.hashing import hash_of, to_plain
 from pipeline.protocols import DataSet, SaliencyMethod, Segmenter
@@ -30,13 +30,9 @@ if TYPE_CHECKING:
     import torch
 from typing import TYPE_CHECKING
 
-STAGE_ORDER = STAGES
-REQUIRED_STAGES = ("train", "explain", "localize", "evaluate")
-DISTRIBUTED_STAGES = ("train", "explain", "localize")  # all processes make them, each its part
 PREDICT_EXPERIMENT = (
     "predict"  # the experiment that does with other images what the checkpoint's run did
 )
-PER_METHOD_STAGES = ("explain", "calibrate", "localize", "evaluate", "draw", "audit")
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Run:
             config = _without_training(config)
         for family in FAMILIES:
             config[family] = fill_defaults(family, config[family])
-        for place in NESTED_CHOICES:
+        for place in nested_choices():
             stage, _, name = place.partition(".")
             config[stage] = {**config[stage], name: fill_defaults(place, get_value(config, place))}
         main = chosen.get("saliency", "saliency")
@@ -109,9 +105,7 @@ class Run:
         ranks.check_devices(self.config["runtime"], self.device)
         runtime.set_deterministic(self.config["runtime"]["deterministic"])
         for stage in stages:
-            refuse = getattr(import_module(f"pipeline.stages.{stage}.stage"), "check", None)
-            if refuse is not None:
-                refuse(self)
+            find_stage(stage).check(self)
 
     # -- what the configuration names
 
@@ -197,10 +191,10 @@ class Run:
 
     def cache_key(self, stage: str) -> dict[str, Any]:
         """All that can change a stage's result."""
-        place = (stage, self.method if stage in PER_METHOD_STAGES else "", self.split)
+        place = (stage, self.method if find_stage(stage).per_method else "", self.split)
         kept = self.shared.setdefault("cache_key", {})
         if place not in kept:
-            kept[place] = to_plain(import_module(f"pipeline.stages.{stage}.stage").cache_key(self))
+            kept[place] = to_plain(find_stage(stage).cache_key(self))
         return cast(dict[str, Any], kept[place])
 
     @property
@@ -239,7 +233,7 @@ class Run:
             raise UserError(
                 f"stage {stage} has no result for this configuration under {self.outputs}/, and "
                 f"is not among stages={wanted}: run it first, with "
-                f"'stages={_stages_to_run(stage, wanted)}', or leave stages= away"
+                f"'stages=[{','.join(stages_between(stage, wanted))}]', or leave stages= away"
             )
         return folder
 
@@ -252,17 +246,17 @@ class Run:
             lambda folder: terminal.print_line(
                 f"{stage}: another run is making {folder}, waiting for it"
             ),
-            spread=stage in DISTRIBUTED_STAGES,
+            spread=find_stage(stage).distributed,
         )
 
     def _make(self, stage: str, folder: Path) -> None:
         devices = self.config["runtime"]["devices"]
-        if stage in DISTRIBUTED_STAGES and devices > 1 and ranks.launched_world().size == 1:
+        if find_stage(stage).distributed and devices > 1 and ranks.launched_world().size == 1:
             parts = (self.config, self.methods, self.method)
             ranks.spawn_ranks(devices, _make_in_rank, parts, stage, folder)
             return
         with runtime.explain_nondeterminism():
-            import_module(f"pipeline.stages.{stage}.stage").make(self, folder)
+            find_stage(stage).run(self, folder)
 
 
 def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:
@@ -304,10 +298,10 @@ def _with_checkpoint_settings(
 
 def _choice_name(family: str, node: Mapping[str, Any]) -> str:
     """The name of the choice that a completed node is; that of its file where options differ."""
-    for path in sorted((conf_folder() / family).glob("*.yaml")):
-        plainly = read_choice(family, path.stem)
+    for choice in list_choices(family):
+        plainly = read_choice(family, choice)
         if plainly["_target_"] == node["_target_"] and fill_defaults(family, plainly) == node:
-            return path.stem
+            return choice
     return str(node["_target_"]).split(".")[-2]
 
 
@@ -333,17 +327,7 @@ def _check_options_used(main: str, names: Sequence[str], node: Mapping[str, Any]
         )
 
 
-def _stages_to_run(stage: str, stages: Sequence[str]) -> str:
-    """The stages from the missing one on that the wanted ones stand on."""
-    last = max(STAGE_ORDER.index(name) for name in stages)
-    chosen = [
-        name
-        for n, name in enumerate(STAGE_ORDER)
-        if STAGE_ORDER.index(stage) <= n <= last and (name in stages or name in REQUIRED_STAGES)
-    ]
-    return f"[{','.join(chosen)}]"
-
-
 def network_name(run: Run) -> str:
+    """Return the name of the network that is explained, or that of its kind."""
     model = checkpoint.read_card(run.checkpoint)["model"]
     return str(model.get("name", str(model["_target_"]).split(".")[-2]))

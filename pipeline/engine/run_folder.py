@@ -24,13 +24,11 @@ from typing import Any
 import yaml
 
 from pipeline.engine import checkpoint, terminal
-from pipeline.engine.run import PER_METHOD_STAGES, Run
+from pipeline.engine.run import Run
+from pipeline.engine.stage import find_stage, list_stages
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
-from pipeline.results.audit_table import format_audits
 
-FILES = {"localize": ("boxes.json", "predictions.json"), "compare": ("comparison.json",)}
-SHOWN = 6  # sheets that are named one by one
 STALE = 3600  # seconds after which a link that nobody put in its place was left by a killed run
 
 
@@ -59,7 +57,7 @@ class RunFolder:
                 continue
         folder = cls(run, path)
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
-            folder.link("train", run.method, run.checkpoint)
+            folder.publish("train", run.method, run.checkpoint)
             folder.link_chosen()
         write_text(path / "config.yaml", yaml.safe_dump(_settings(run), sort_keys=False))
         return folder
@@ -76,88 +74,41 @@ class RunFolder:
             for method in self.run.methods:
                 one = self.run.for_method(method)
                 if not chooses_own_threshold(one):
-                    self.link("calibrate", method, checkpoint_thresholds_folder(one))
+                    self.publish("calibrate", method, checkpoint_thresholds_folder(one))
 
-    def link(self, stage: str, method: str, where: Path) -> None:
-        """Lay a stage's result into the run folder."""
-        main = method == self.run.method or stage not in PER_METHOD_STAGES
-        name = stage if main else f"{stage}-{method}"
-        link = self.path / "stages" / name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(os.path.relpath(where.resolve(), link.parent.resolve()))
+    def publish(self, name: str, method: str, result: Path) -> None:
+        """Lay a stage's result into the run folder, and print what the stage says of it."""
+        stage = find_stage(name)
+        main = method == self.run.method or not stage.per_method
+        link = self.path / "stages" / (name if main else f"{name}-{method}")
+        _link(link, result)
         into = self.path if main else self.path / method
-        for file in FILES.get(stage, ()):
-            into.mkdir(exist_ok=True)
-            shutil.copyfile(where / file, into / file)
-        if stage in ("evaluate", "score"):
-            self._metrics(where, main)
-        if stage == "compare" and (told := (where / "comparison.txt").read_text("utf-8")):
-            terminal.print_line(told.rstrip("\n"))
-        if stage == "picture":
-            self._sheets(where)
-        if stage == "audit":
-            self._audit(where, main)
-        if stage == "inspect":
-            self._inspected(where)
-        if stage == "draw":
-            pictures = into / "pictures"
-            into.mkdir(exist_ok=True)
-            pictures.symlink_to(os.path.relpath((where / "pictures").resolve(), into.resolve()))
-        if stage == "report":
-            (self.path / "report").mkdir()
-            shutil.copyfile(where / "index.html", self.path / "report" / "index.html")
+        for item in stage.publishes:
+            if item.how == "append":
+                self._append(item.path, read_json(result / item.source), main)
+            elif item.how == "link":
+                _link(into / item.path, result / item.source)
+            else:
+                (into / item.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(result / item.source, into / item.path)
+        if stage.prints is not None:
+            _print_text((result / stage.prints).read_text(encoding="utf-8"))
+        for line in stage.announce(result, self.path):
+            terminal.print_line(line)
 
-    def _sheets(self, where: Path) -> None:
-        """Link to the pictures, say where the sheets are, and which images have none."""
-        link = self.path / "explained"
-        link.symlink_to(os.path.relpath((where / "explained").resolve(), self.path.resolve()))
-        for why in read_json(where / "set_aside.json"):
-            terminal.print_line(f"set aside  {why}")
-        sheets = [*sorted(link.glob("overview.png")), *sorted(link.glob("*/sheet.png"))]
-        for sheet in sheets[:SHOWN]:
-            terminal.print_line(f"sheet      {sheet}")
-        if len(sheets) > SHOWN:
-            terminal.print_line(f"           and {len(sheets) - SHOWN} more in {link}")
-
-    def _inspected(self, where: Path) -> None:
-        """Link to the sheets, and say what there is."""
-        link = self.path / "inspected"
-        link.symlink_to(os.path.relpath(where.resolve(), self.path.resolve()))
-        for note in read_json(where / "notes.json"):
-            terminal.print_line(f"inspect: {note}")
-        for sheet in sorted(link.glob("*.png")):
-            terminal.print_line(f"sheet      {sheet}")
-
-    def _audit(self, where: Path, main: bool) -> None:
-        """All methods' numbers in one list; of each the pictures of its tests."""
-        path = self.path / "audit.json"
+    def _append(self, name: str, records: Any, main: bool) -> None:
+        """Keep all methods' records in one list, the main method's first."""
+        path = self.path / name
         before = [] if main or not path.is_file() else read_json(path)
-        write_json(path, [*before, read_json(where / "audit.json")], indent=1)
-
-    def _audited(self) -> None:
-        """The table over methods, what their boxes are worth beside it."""
-        metrics = self.path / "metrics.json"
-        told = format_audits(
-            read_json(self.path / "audit.json"),
-            read_json(metrics) if metrics.is_file() else [],
-        )
-        write_text(self.path / "audit.txt", told)
-        terminal.print_line(told.rstrip("\n"))
-        for link in sorted(self.path.glob("stages/audit*")):
-            terminal.print_line(f"pictures   {link / 'pictures'}")
-
-    def _metrics(self, where: Path, main: bool) -> None:
-        """All methods' records in one list, the main method's first."""
-        path = self.path / "metrics.json"
-        before = [] if main or not path.is_file() else read_json(path)
-        write_json(path, before + read_json(where / "metrics.json"), indent=1)
-        if table := (where / "table.txt").read_text(encoding="utf-8").rstrip("\n"):
-            terminal.print_line(table)
+        added = records if isinstance(records, list) else [records]
+        write_json(path, [*before, *added], indent=1)
 
     def finish(self) -> None:
         """Point `outputs/latest` here, in one step, and say where the results are."""
-        if (self.path / "audit.json").is_file():
-            self._audited()
+        for name in list_stages():
+            if name in self.run.config["stages"]:
+                for line in find_stage(name).finish(self.path):
+                    terminal.print_line(line)
         latest = self.run.outputs / "latest"
         for left in self.run.outputs.glob(".latest.*.tmp"):
             with suppress(FileNotFoundError):  # another run does the same
@@ -180,6 +131,17 @@ class RunFolder:
             path.name.partition("-")[0] for path in self.path.glob("stages/*")
         } - {"train", "calibrate"}:
             shutil.rmtree(self.path)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make a relative symbolic link, and the folders above it."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
+
+
+def _print_text(text: str) -> None:
+    if stripped := text.rstrip("\n"):
+        terminal.print_line(stripped)
 
 
 SUMMARY = {

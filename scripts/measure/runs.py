@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from pipeline.engine.choices import conf_folder
-from pipeline.engine.config import Skeleton
+from pipeline.engine.config import skeleton
 from pipeline.engine.overrides import prepare_overrides
 from pipeline.engine.run import Run
 
@@ -28,7 +28,7 @@ def compose(experiment: str, *overrides: str) -> Run:
 
     if any(str(SHARED) in one for one in overrides) and not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
-    ConfigStore.instance().store(name="skeleton", node=Skeleton)
+    ConfigStore.instance().store(name="skeleton", node=skeleton())
     with hydra.initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
         arguments = prepare_overrides([f"+experiment={experiment}", *overrides])
         config = hydra.compose("config", arguments, return_hydra_config=True)

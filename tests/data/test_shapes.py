@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.data.shapes import Shapes, Split, _lay, box, cover, mask, paint
+from pipeline.data.shape_outlines import box, cover, mask
+from pipeline.data.shape_painting import _lay, paint
+from pipeline.data.shapes import Shapes
 from pipeline.errors import UserError
+from pipeline.types import Split
 
 SPLITS = ("train", "held_back", "val", "all")
 

@@ -52,7 +52,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
-    real, steps = loop.rate, 0
+    real, steps = loop.lr_factor, 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
@@ -61,7 +61,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "rate", rate)
+    monkeypatch.setattr(loop, "lr_factor", rate)
     with pytest.raises(Killed):
         cli(*longer, "outputs=cut")
     assert list((tmp_path / "cut/train").rglob("state.pt"))

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from pipeline.engine import runtime
+from pipeline.engine.images import read_for_segmenter
 from pipeline.engine.methods import parse_targets
 from pipeline.engine.progress import show_progress
 from pipeline.engine.run import Run
 from pipeline.engine.thresholds import used_thresholds, uses_validation_threshold
-from pipeline.errors import UserError
+from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import write_arrays
 from pipeline.formats.files import write_json, write_text
 from pipeline.metric.baselines import Baselines, pyramid

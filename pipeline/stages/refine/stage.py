@@ -1,83 +1,50 @@
-"""Refine: a classifier learns from its own best boxes where objects are. Never from a true one.
-
-    target   the teacher's map of a training image for its label, refined by the segmenter
-    student  a small head on the classifier's features of several strides, which stay as they are
-
-The teacher (saliency@refine.teacher=...) may be slow, as maps at several scales are, and the cut
-(segmenter@refine.cut=...) needs the image; the student needs one forward pass, which gives class
-and map. It can be better than its teacher: what is wrong about one image's target is not what is
-wrong about another's, and a head of few weights learns what they have in common.
-
-Then the classes are learned once more, by what is on the object
-(pipeline/stages/refine/object_class.py). The result is a checkpoint with classifier and localizer:
-`saliency=foreground` asks it.
-"""
+"""Stage refine: a localization head learns from pseudo-labels."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint, terminal
-from pipeline.engine.methods import build_method
-from pipeline.engine.run import Run
-from pipeline.errors import UserError
-from pipeline.stages.refine import localization_head, object_class, pseudo_labels
+from pipeline.engine.stage import Stage
+from pipeline.stages.refine.config import RefineOptions
 
-UNHASHED = ("teacher", "cut", "images")  # they stand in the lessons
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
 
 
-def cache_key(run: Run) -> dict[str, Any]:
-    knobs = run.config["refine"]
-    return {
-        "source": run.sources(__name__),
-        "lessons": pseudo_labels.cache_key(run),
-        "refine": {name: value for name, value in knobs.items() if name not in UNHASHED},
-        "seed": run.config["seed"],
-    }
+UNHASHED = ("teacher", "cut", "images")  # they stand in the key of the pseudo-labels
 
 
-def check(run: Run) -> None:
-    """Raises UserError for a cut that makes no better map, and for a teacher that cannot be."""
-    pseudo_labels.cutter(run)
-    build_method(run.for_teacher())
+class Refine(Stage):
+    """A localization head learns from pseudo-labels."""
 
+    name = "refine"
+    after = ("train",)
+    needs = ("train",)
+    options = RefineOptions
 
-def make(run: Run, folder: Path) -> None:
-    from pipeline.model.foreground import pyramid
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return all that can change the result."""
+        from pipeline.stages.refine import pseudo_labels
 
-    started = time.time()
-    trained = checkpoint.load(run.classifier, run.device)
-    network = trained.network
-    layers = pyramid(network, run.size)
-    found = pseudo_labels.get_or_create(run, trained, tuple(layers))
-    if len(found) == 0:
-        raise UserError(
-            "refine: there is no image to learn from: no training image could be read, or in none "
-            "do colours and the teacher's map agree; another teacher may help, as in "
-            "saliency@refine.teacher=ddt"
-        )
-    learned = localization_head.learn(run, found, tuple(layers), tuple(layers.values()))
-    terminal.print_line(f"refine: {learned.told(found.of)}")
-    network.branches["foreground"] = learned.head
-    knobs = run.config["refine"]
-    classes = (
-        object_class.learn(run, trained, found, cache_key(run)) if knobs["object_class"] else None
-    )
-    if classes is not None and classes.kept:
-        network.branches["object_class"] = classes.head
-    refined = {
-        "teacher": knobs["teacher"],
-        "cut": knobs["cut"],
-        "images": found.of,
-        "sure": len(found),
-        "learned_from": learned.lessons,
-        "agreement": learned.agreement,
-        "map_share": learned.share,
-        "losses": learned.losses,
-        "object_class": classes and classes.recorded(),
-        "seconds": round(time.time() - started, 1),
-    }
-    told = {k: v for k, v in trained.card.items() if k not in checkpoint.DERIVED_FIELDS}
-    checkpoint.save(folder, network, trained.card["model"], {**told, "refine": refined})
+        knobs = run.config["refine"]
+        return {
+            "source": run.sources(__name__),
+            "lessons": pseudo_labels.cache_key(run),
+            "refine": {name: value for name, value in knobs.items() if name not in UNHASHED},
+            "seed": run.config["seed"],
+        }
+
+    def check(self, run: Run) -> None:
+        """Refuse a segmenter that makes no better map, and a teacher that cannot be built."""
+        from pipeline.engine.methods import build_method
+        from pipeline.stages.refine import pseudo_labels
+
+        pseudo_labels.cutter(run)
+        build_method(run.for_teacher())
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Make the result."""
+        from pipeline.stages.refine.refinement import refine_classifier
+
+        refine_classifier(run, folder)

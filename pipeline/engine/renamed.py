@@ -1,0 +1,32 @@
+"""What was called otherwise before version 0.2: each old name answers with its successor.
+
+A name stays here for one release after its renaming.
+"""
+
+from __future__ import annotations
+
+KEYS: dict[str, str] = {}
+"""Keys of the configuration: old -> new."""
+
+STAGES = {"score": "evaluate"}
+"""Stages: old -> new. `stages=[score]` is `+experiment=evaluate`, or `stages=[evaluate]`."""
+
+CLASSES: dict[str, str] = {
+    "pipeline.data.coco": "pipeline.formats.coco",
+    "pipeline.data.results": "pipeline.formats.coco_results",
+    "pipeline.data.wsolevaluation": "pipeline.formats.wsolevaluation",
+    "pipeline.data.photo": "pipeline.formats.photo",
+    "pipeline.segmenter.frame": "pipeline.ops.maps",
+    "pipeline.segmenter.rle": "pipeline.ops.rle",
+    "pipeline.records": "pipeline.types, pipeline.protocols and pipeline.errors",
+    "pipeline.predict": "pipeline.api",
+}
+"""Modules that `_target_` may name: old -> new."""
+
+
+def describe_renaming(table: dict[str, str], name: str) -> str:
+    """Return "; renamed to NEW" where a name, or the module it begins with, has a successor."""
+    for old, new in table.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"; renamed to {new}{name[len(old) :]}"
+    return ""

@@ -1,0 +1,165 @@
+"""What a stage declares, and the stages that there are: those with a YAML in conf/stage/.
+
+A stage is a folder of pipeline/stages/ (or a module of yours): stage.py with one subclass of
+`Stage`, config.py with its options, and its helpers. The order of stages, the typed skeleton,
+`--help`, every check of a range and what a run's folder holds follow from what is declared here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pipeline.engine.choices import list_choices, locate, read_choice
+from pipeline.engine.renamed import STAGES, describe_renaming
+from pipeline.errors import UserError, suggest_choices
+
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
+
+GROUP = "stage"  # the folder of conf/ that names them
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file or folder of a stage's result that a run's folder shows.
+
+    Args:
+        source: its path within the stage's result.
+        target: its path within the run's folder; the same where none is given.
+        how: `copy` a file; `link` to a file or folder, "." being the whole result; `append` a
+            JSON list to the list of the methods before.
+    """
+
+    source: str
+    target: str = ""
+    how: Literal["copy", "link", "append"] = "copy"
+
+    @property
+    def path(self) -> str:
+        return self.target or self.source
+
+
+class Stage(ABC):
+    """One step of a run, which leaves its result in a folder of its own.
+
+    Attributes:
+        name: what `stages=[...]` calls it, and its options' place in the configuration.
+        after: the stages that come before it where they run too.
+        needs: the stages whose results it cannot do without.
+        per_method: whether it runs once for each of `explain.methods`.
+        distributed: whether all processes of `runtime.devices` make it, each its part.
+        options: the dataclass of its options (pipeline/engine/options.py), if it has any.
+        reads: the keys at the top of the configuration that it alone, or with others, reads.
+        publishes: what a run's folder shows of its result.
+        prints: a text file of its result that the terminal shows.
+    """
+
+    name: ClassVar[str]
+    after: ClassVar[Sequence[str]] = ()
+    needs: ClassVar[Sequence[str]] = ()
+    per_method: ClassVar[bool] = False
+    distributed: ClassVar[bool] = False
+    options: ClassVar[type[Any] | None] = None
+    reads: ClassVar[Sequence[str]] = ()
+    publishes: ClassVar[Sequence[Published]] = ()
+    prints: ClassVar[str | None] = None
+
+    @abstractmethod
+    def cache_key(self, run: Run) -> Mapping[str, Any]:
+        """Return all that can change the result: JSON-like values, never an absolute path."""
+
+    def check(self, run: Run) -> None:  # noqa: B027
+        """Refuse at start what could only be refused later, hours into a run.
+
+        Raises:
+            UserError: what was expected, what came, what to do.
+        """
+
+    @abstractmethod
+    def run(self, run: Run, folder: Path) -> None:
+        """Make the result in its folder; what a killed run left there is used where it can be."""
+
+    def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
+        """Return lines for the terminal once the result is in the run's folder."""
+        return ()
+
+    def finish(self, run_folder: Path) -> Sequence[str]:
+        """Complete the run's folder once all stages are done; return lines for the terminal."""
+        return ()
+
+
+@cache
+def _stages(names: tuple[str, ...]) -> dict[str, Stage]:
+    """Build the stages of these names, in the order in which they run."""
+    built = {name: _build(name) for name in names}
+    before = {name: {a for a in stage.after if a in built} for name, stage in built.items()}
+    ready = [name for name, earlier in before.items() if not earlier]
+    heapq.heapify(ready)
+    ordered: dict[str, Stage] = {}
+    while ready:
+        name = heapq.heappop(ready)
+        ordered[name] = built[name]
+        for other, earlier in before.items():
+            if name in earlier:
+                earlier.remove(name)
+                if not earlier:
+                    heapq.heappush(ready, other)
+    if len(ordered) < len(built):
+        circle = ", ".join(sorted(set(built) - set(ordered)))
+        raise UserError(f"conf/{GROUP}: these stages wait for one another by `after`: {circle}")
+    return ordered
+
+
+def _build(name: str) -> Stage:
+    target = str(read_choice(GROUP, name)["_target_"])
+    kind = locate(f"{GROUP} {name}", target)
+    if not (isinstance(kind, type) and issubclass(kind, Stage)):
+        raise UserError(f"{GROUP} {name}: {target} is no subclass of pipeline.engine.stage.Stage")
+    if kind.name != name:
+        raise UserError(f"{GROUP} {name}: {target} calls itself {kind.name!r}; expected {name!r}")
+    return kind()
+
+
+def list_stages() -> tuple[str, ...]:
+    """Return the names of all stages in the order in which they run."""
+    return tuple(_stages(tuple(list_choices(GROUP))))
+
+
+def find_stage(name: str) -> Stage:
+    """Return a stage by its name.
+
+    Raises:
+        UserError: where there is no such stage.
+    """
+    stages = _stages(tuple(list_choices(GROUP)))
+    if name not in stages:
+        renamed = describe_renaming(STAGES, name)
+        known = suggest_choices(name, stages)
+        raise UserError(f"stages: unknown stage {name!r}{renamed or f'; {known}'}")
+    return stages[name]
+
+
+def all_stages() -> Sequence[Stage]:
+    """Return all stages in the order in which they run."""
+    return [find_stage(name) for name in list_stages()]
+
+
+def stages_between(first: str, wanted: Sequence[str]) -> list[str]:
+    """Return the stages from `first` on that are wanted, or whose results the wanted ones need."""
+    needed = set(wanted)
+    for name in reversed(list_stages()):
+        if name in needed:
+            needed.update(find_stage(name).needs)
+    order = list_stages()
+    last = max(order.index(name) for name in wanted)
+    return [
+        name
+        for n, name in enumerate(order)
+        if order.index(first) <= n <= last and name in needed | {first}
+    ]

@@ -1,0 +1,30 @@
+"""Options of stage explain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.engine.options import option
+
+
+@dataclass
+class ExplainOptions:
+    """Which maps are made, of which images."""
+
+    target: Any = option("true", "true | predicted | topK | a class name, or a list of these")
+    methods: list[str] = option(
+        [],
+        "several methods side by side; empty: the one of saliency=",
+        group="saliency",
+        item="method",
+        distinct=True,
+    )
+    split: str = option(
+        "val",
+        "val | train | all: which images get maps and boxes",
+        choices=("val", "train", "all"),
+    )
+    flips: bool = option(False, "average over the image and its mirror image")
+    scales: list[float] = option([1.0], "and over these input sizes")
+    colour: bool = option(False, "keep gradients in red, green and blue too, to look at")
