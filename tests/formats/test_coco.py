@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.formats import coco
 
 
-def good() -> dict:
+def good() -> dict[str, Any]:
     return {
         "images": [
             {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
@@ -92,7 +93,8 @@ def test_missing_and_mistyped_fields(tmp_path, part, field):
     whole = good()
     del whole[part][1][field]
     refused(write(tmp_path, whole), f"{part}[1]", f"{field!r} is missing", "add it")
-    for wrong in (None, {}, True, 1.5):
+    wrong_values: tuple[Any, ...] = (None, {}, True, 1.5)
+    for wrong in wrong_values:
         whole[part][1][field] = wrong
         refused(write(tmp_path, whole), f"{part}[1]", f"{field} is {wrong!r}", "expected")
     whole[part][1] = "no record"
@@ -216,7 +218,7 @@ def test_dump_and_round_trip(tmp_path):
     path = tmp_path / "out.json"
     coco.dump(path, [])
     assert json.loads(path.read_text()) == []
-    records = [{"a": 1, "name": "ü\n"}, {"b": [1.5]}]
+    records: list[dict[str, Any]] = [{"a": 1, "name": "ü\n"}, {"b": [1.5]}]
     coco.dump(path, iter(records))
     assert json.loads(path.read_text(encoding="utf-8")) == records
     box = np.array([1.234, 2, 11.236, 22], np.float32)

@@ -13,7 +13,7 @@ from pipeline.ops.iou import best_iou, pairwise_iou
 def test_by_hand() -> None:
     a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
     b = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [10, 0, 20, 10]], np.float32)
-    np.testing.assert_allclose(pairwise_iou(a, b), [[1 / 3, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(pairwise_iou(a, b), np.array([[1 / 3, 1, 0], [0, 0, 0]]))
 
 
 def test_exact_at_a_limit() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +33,14 @@ class Logits(nn.Module):
 
 def _body(strides=(2, 2, 2)):
     """Features that are 0 in places, one channel of them everywhere."""
-    layers, before = [], 3
+    layers: list[nn.Module] = []
+    before = 3
     for stride, width in zip(strides, (8, 12, 16), strict=True):
         layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
         before = width
-    nn.init.constant_(layers[-2].weight[3:4], 0)
-    nn.init.constant_(layers[-2].bias[3:4], -1)
+    norm: Any = layers[-2]
+    nn.init.constant_(norm.weight[3:4], 0)
+    nn.init.constant_(norm.bias[3:4], -1)
     return nn.Sequential(*layers)
 
 
@@ -52,6 +56,7 @@ def connected(seed=0):
     torch.manual_seed(seed)
     head = nn.Sequential(nn.AdaptiveAvgPool2d((3, 4)), nn.Flatten(), nn.Linear(192, 24),
                          nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(24, 7))  # fmt: skip
+    layer: Any
     for layer in (head[2], head[-1]):
         nn.init.normal_(layer.weight, std=0.3)
     return Classifier(_body(), head, CLASSES, below="5").eval()
@@ -72,7 +77,11 @@ def transformer(seed=0):
     return net.eval()
 
 
-NETWORKS = {"mean_linear": mean_linear, "connected": connected, "transformer": transformer}
+NETWORKS: dict[str, Callable[..., Classifier]] = {
+    "mean_linear": mean_linear,
+    "connected": connected,
+    "transformer": transformer,
+}
 
 
 def pictures(network, batch=2, seed=1):

@@ -349,7 +349,7 @@ def test_sigint_ends_with_one_line(
         signal.raise_signal(signal.SIGINT)
         return 1.0
 
-    monkeypatch.setattr(loop, "rate", interrupt)
+    monkeypatch.setattr(loop, "lr_factor", interrupt)
     # A shell's background job ignores the signal, and what it starts inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
