@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pipeline.engine import shards, store
-from pipeline.engine.config import AUDIT_TESTS
 from pipeline.results.shards import shard_path
 from pipeline.stages.audit import stage as audit
+from pipeline.stages.audit.config import AUDIT_TESTS
 from tests.conftest import TINY, Cli
 
 SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",

@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.engine import checkpoint, store
-from pipeline.engine.config import INSPECT_VIEWS
 from pipeline.engine.sources import _imports
 from pipeline.formats.files import read_json
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.plotting import grids as pictures
 from pipeline.stages.inspect import feature_maps as features
+from pipeline.stages.inspect.config import INSPECT_VIEWS
 from pipeline.stages.inspect.views import features as features_view
 from pipeline.visualize.ascent import Ascent, Climb, blurred, total_variation
 from pipeline.visualize.linearity import first_order
@@ -356,7 +356,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_every_view_has_its_file() -> None:
-    folder = ROOT / "pipeline/stages/inspect_views"
+    folder = ROOT / "pipeline/stages/inspect/views"
     assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(INSPECT_VIEWS)
 
 
