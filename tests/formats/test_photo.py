@@ -289,7 +289,7 @@ def test_bombs_are_refused_unread(tmp_path, width, height):
 
 PEAK = """
 import sys
-from pipeline.data import photo
+from pipeline.formats import photo
 import numpy, PIL.JpegImagePlugin, PIL.PngImagePlugin
 def peak():  # ru_maxrss would start from the peak of the parent process
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -402,7 +402,7 @@ def test_silence(tmp_path, paint):
         claiming(tmp_path / "b.png", 20_000, 15_000),
     ]
     loop = (
-        "import sys; from pipeline.data import photo; from pipeline.records import SkippedImage\n"
+        "import sys; from pipeline.formats import photo; from pipeline.errors import SkippedImage\n"
         "for path in sys.argv[1:]:\n  try: photo.read(path)\n  except SkippedImage as e: print(e)"
     )
     done = subprocess.run(
