@@ -60,7 +60,7 @@ class NumpyLeNet:
     def slope(self, digit: np.ndarray, label: int) -> np.ndarray:
         """d logit of `label` / d each pixel of the image: [28, 28]."""
         w, seen = self.weights, self.forward(digit)
-        back = np.zeros(len(seen["logits"]))
+        back: np.ndarray = np.zeros(len(seen["logits"]))
         back[label] = 1.0  # the score is this one logit
         back = w["output"].T @ back
         back = self.activate_back(back, seen["f6"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.errors import SkippedImage, UserError
+from pipeline.segmenter.threshold import Threshold
 from tests.conftest import TINY, Cli
 
 
@@ -156,8 +157,11 @@ def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
     assert other["segmenter"]["threshold"] == "auto"
 
     # From Python, the same.
-    assert pipeline.load(run).segmenter.threshold == 0.35
-    assert pipeline.load(run, saliency="cam").segmenter.threshold == "auto"
+    as_run, as_given = pipeline.load(run).segmenter, pipeline.load(run, saliency="cam").segmenter
+    assert isinstance(as_run, Threshold)
+    assert isinstance(as_given, Threshold)
+    assert as_run.threshold == 0.35
+    assert as_given.threshold == "auto"
 
     changed = yaml.safe_load((run / "config.yaml").read_text())
     changed["saliency"] = {"_target_": "subprocess.Popen", "args": ["true"]}

@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -241,7 +242,8 @@ def test_a_really_full_disk(
     """Each try has a little more space than the last one, until it is enough."""
     run = (*RUN, "data.images=32", "data.val_images=8", "runtime.shard=2", "train.epochs=1")
     outputs, filler = small_disk / "outputs", small_disk / "filler"
-    codes, filled = [], 16 << 20
+    codes: list[int] = []
+    filled = 16 << 20
     while not codes or codes[-1] != 0:
         gc.collect()  # what torch could not write it keeps open, as a process of its own would not
         free = os.statvfs(small_disk).f_bavail * 4096
@@ -391,9 +393,9 @@ def write_odd(folder: Path) -> int:
     for n, name in enumerate(NAMES):
         picture(n).save(folder / name)
     for name, mode in MODES.items():
-        picture(5).convert("L" if mode == "I;16" else mode).convert(mode).save(
-            folder / name, **({"save_all": True, "append_images": [picture(6)]}
-                              if name.endswith("gif") else {}))  # fmt: skip
+        frames: dict[str, Any] = {"save_all": True, "append_images": [picture(6)]}
+        image = picture(5).convert("L" if mode == "I;16" else mode).convert(mode)
+        image.save(folder / name, **(frames if name.endswith("gif") else {}))
     for turn in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = turn

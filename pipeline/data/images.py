@@ -95,23 +95,26 @@ def _sources(path: str, notes: list[str], within_list: bool = False) -> Iterator
         else:
             yield Source(os.path.dirname(path), list(_file(path, notes)))
     elif glob.has_magic(path) and not os.path.lexists(path):
-        fixed = path
-        while glob.has_magic(fixed):
-            fixed = os.path.dirname(fixed)
-        for match in sorted(glob.glob(path, recursive=True)):
-            if os.path.isdir(match):
-                # `**` gives the folders below one by one; any other folder is meant as a whole.
-                if not path.endswith("**"):
-                    yield Source(
-                        fixed, [s for inner in _sources(match, notes) for s in inner.files]
-                    )
-            elif listing.is_image_name(os.path.basename(match)):
-                yield Source(fixed, list(_file(match, notes)))
+        yield from _expand_pattern(path, notes)
     elif os.path.lexists(path):
         what = "a link to nothing" if os.path.islink(path) else "neither a file nor a folder"
         notes.append(f"{printable(path)}: {what}")
     else:
         notes.append(f"{printable(path)}: no such file or folder")
+
+
+def _expand_pattern(pattern: str, notes: list[str]) -> Iterator[Source]:
+    """Yield what a glob pattern stands for, below the last folder that is no pattern."""
+    fixed = pattern
+    while glob.has_magic(fixed):
+        fixed = os.path.dirname(fixed)
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        if os.path.isdir(match):
+            # `**` gives the folders below one by one; any other folder is meant as a whole.
+            if not pattern.endswith("**"):
+                yield Source(fixed, [s for inner in _sources(match, notes) for s in inner.files])
+        elif listing.is_image_name(os.path.basename(match)):
+            yield Source(fixed, list(_file(match, notes)))
 
 
 def _file(path: str, notes: list[str]) -> Iterator[File]:

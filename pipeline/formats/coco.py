@@ -215,7 +215,22 @@ def _crowd(record: Any, category: int, size: Size | None, where: str) -> list[Cr
 
 
 def xyxy(bbox: Sequence[Any], where: str) -> Box:
-    """COCO's `xywh` as `xyxy`. Raises UserError if not four numbers, not finite or empty."""
+    """Convert COCO's `xywh` to half-open `xyxy`.
+
+    Args:
+        bbox: x, y, width and height in pixels, as a COCO file has them.
+        where: The file and the record, for messages.
+
+    Returns:
+        x0, y0, x1, y1 in pixels.
+
+    Raises:
+        UserError: If these are not four numbers, not finite, or the box is empty.
+
+    Examples:
+        >>> xyxy([1, 2, 10, 20], "boxes.json, annotations[0]")
+        (1.0, 2.0, 11.0, 22.0)
+    """
     if len(bbox) != 4 or not all(
         isinstance(v, int | float) and not isinstance(v, bool) for v in bbox
     ):
@@ -316,7 +331,12 @@ def _run_lengths(text: str) -> list[int]:
 
 
 def xywh(box: np.ndarray) -> list[float]:
-    """Half-open `xyxy` as COCO's `xywh`, to a hundredth of a pixel."""
+    """Convert half-open `xyxy` to COCO's `xywh`, rounded to a hundredth of a pixel.
+
+    Examples:
+        >>> xywh(np.array([1.234, 2, 11.236, 22], np.float32))
+        [1.23, 2.0, 10.01, 20.0]
+    """
     x0, y0, x1, y1 = (round(float(v), 2) for v in box)
     return [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,16 +49,23 @@ def image_file_stem(id: str) -> str:
 
 
 def unique_file_names(classes: Sequence[str]) -> list[str]:
-    """A file's name for each class; with its number where two would have the same."""
+    """Return a file name for each class; with its number where two would have the same.
+
+    Examples:
+        >>> unique_file_names(["tabby", "Crane", "crane", ".."])
+        ['tabby', 'Crane-1', 'crane-2', '3']
+    """
     names = [to_file_name(name) for name in classes]
-    lower = [name.lower() for name in names]  # some systems do not tell A from a
-    count: dict[str, int] = {}
-    for name in lower:
-        count[name] = count.get(name, 0) + 1
-    return [
-        name if name and count[same] == 1 else f"{name}-{number}".lstrip("-")
-        for number, (name, same) in enumerate(zip(names, lower, strict=True))
-    ]
+    while True:
+        lower = [name.lower() for name in names]  # some systems do not tell A from a
+        count = Counter(lower)
+        if "" not in count and len(count) == len(names):
+            return names
+        # A name with its number may be the name of another class: then look again.
+        names = [
+            name if name and count[same] == 1 else f"{name}-{number}".lstrip("-")
+            for number, (name, same) in enumerate(zip(names, lower, strict=True))
+        ]
 
 
 @contextmanager

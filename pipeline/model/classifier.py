@@ -284,6 +284,13 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
     network.load_state_dict(given, assign=True)
 
 
+def _check_activation(name: str, output: Any) -> None:
+    """Raise UserError unless a layer gave feature maps [b, K, h, w] or tokens [b, n, K]."""
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
+
+
 # torch numbers hooks by a counter that two threads could read at once.
 _HOOKS = threading.Lock()
 
@@ -310,12 +317,9 @@ def _watching(
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
             if threading.get_ident() != owner:
                 return None
-            tokens = isinstance(output, Tensor) and output.ndim == 3
-            if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-                got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                raise UserError(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
+            _check_activation(name, output)
             torch.set_grad_enabled(graph)
-            if tokens:
+            if output.ndim == 3:  # tokens of a transformer
                 others, (height, width) = _token_grid(name, output, images)
                 grid = output[:, others:].mT.reshape(len(output), -1, height, width)
                 found[name] = grid = start(grid)

@@ -11,7 +11,12 @@ from typing import Any
 
 
 def to_plain(value: Any) -> Any:
-    """Tuples as lists and paths as text, so that a value is the same before and after YAML."""
+    """Turn tuples into lists and paths into text, so that YAML gives the same value back.
+
+    Examples:
+        >>> to_plain({"size": (224, 224), "root": Path("photos")})
+        {'size': [224, 224], 'root': 'photos'}
+    """
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -20,7 +25,14 @@ def to_plain(value: Any) -> Any:
 
 
 def hash_of(value: Any) -> str:
-    """16 hex digits that stand for a JSON-like value, the same on every machine."""
+    """Return 16 hex digits that stand for a JSON-like value, the same on every machine.
+
+    Examples:
+        >>> hash_of({"a": 1, "b": [2]})
+        'ae8a9a5052464275'
+        >>> hash_of({"a": 1, "b": [2]}) == hash_of({"b": [2], "a": 1})
+        True
+    """
     text = json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

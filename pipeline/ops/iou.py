@@ -17,6 +17,24 @@ if TYPE_CHECKING:
 def pairwise_iou(
     a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "M 4"]
 ) -> Float64[np.ndarray, "N M"]:
+    """Return the intersection over union of each box of `a` with each of `b`.
+
+    Args:
+        a: Boxes, half-open `xyxy`, in any unit.
+        b: Boxes in the same coordinates.
+
+    Returns:
+        IoU in [0, 1]; 0 where both boxes are empty.
+
+    Raises:
+        ValueError: If the boxes are not [N, 4].
+
+    Examples:
+        >>> a = np.array([[0, 0, 10, 10], [20, 20, 30, 30]])
+        >>> pairwise_iou(a, np.array([[0, 0, 10, 10], [5, 0, 15, 10]])).round(3)
+        array([[1.   , 0.333],
+               [0.   , 0.   ]])
+    """
     a = _boxes(a)[:, None]
     b = _boxes(b)[None]
     low = np.maximum(a[..., :2], b[..., :2])
@@ -27,7 +45,19 @@ def pairwise_iou(
 
 
 def best_iou(box: Float[np.ndarray, "4"] | None, true: Float[np.ndarray, "M 4"]) -> float:
-    """IoU of one box with the true box that it fits best; 0 where there is no box, or none true."""
+    """Return the IoU of a box with the true box that it fits best.
+
+    Args:
+        box: A box, half-open `xyxy`; None where nothing was predicted.
+        true: The annotated boxes in the same coordinates.
+
+    Returns:
+        IoU in [0, 1]; 0 where there is no box, or no true box.
+
+    Examples:
+        >>> best_iou(np.array([0, 0, 7, 1]), np.array([[0, 0, 10, 1], [20, 0, 30, 1]]))
+        0.7
+    """
     if box is None or len(true) == 0:
         return 0.0
     return float(pairwise_iou(np.asarray(box)[None], true).max())

@@ -6,6 +6,7 @@ pixel x of the frame covers the original pixels x * W / w <= . < (x + 1) * W / w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import cv2
@@ -15,19 +16,27 @@ from pipeline.types import Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxtyping import Float32
-
 # The longer side at which maps are cut. A map has some ten cells a side: finer than this a cut
 # only costs time, and memory is bounded whatever the size of the photograph.
 LONGER_SIDE = 512
 
 
 def frame_size(size: Size, longer_side: int = LONGER_SIDE) -> Size:
-    """The (height, width) at which an image's map is cut: its own, or shrunk to `longer_side`."""
+    """Return the (height, width) at which an image's map is cut.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        longer_side: The most pixels that the longer side may have.
+
+    Returns:
+        The size itself, or the size shrunk to `longer_side` with its aspect kept; at least (1, 1).
+
+    Examples:
+        >>> frame_size((3000, 4000))
+        (384, 512)
+        >>> frame_size((37, 101))
+        (37, 101)
+    """
     height, width = size
     shrink = min(1.0, longer_side / max(height, width))
     return max(1, round(height * shrink)), max(1, round(width * shrink))
@@ -55,7 +64,20 @@ def upsample_raw(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.
 def min_max(
     values: Float32[np.ndarray, "h w"], out: Float32[np.ndarray, "h w"] | None = None
 ) -> Float32[np.ndarray, "h w"]:
-    """(v - min) / (max - min) of finite values, into `out` if given; a constant map gives zeros."""
+    """Scale values linearly so that the lowest becomes 0 and the highest 1.
+
+    Args:
+        values: Finite values.
+        out: Where to write the result; may be `values` itself.
+
+    Returns:
+        (v - min) / (max - min), in [0, 1]; zeros where all values are equal.
+
+    Examples:
+        >>> min_max(np.array([[-1, 0], [1, 3]], np.float32))
+        array([[0.  , 0.25],
+               [0.5 , 1.  ]], dtype=float32)
+    """
     low, high = np.float64(values.min()), np.float64(values.max())
     if not high > low:
         return np.zeros_like(values)
@@ -69,7 +91,20 @@ def min_max(
 def boxes_to_image(
     boxes: Float32[np.ndarray, "N 4"], frame: Size, size: Size
 ) -> Float32[np.ndarray, "N 4"]:
-    """Half-open boxes in the frame as half-open boxes in the original image."""
+    """Scale boxes in the frame of a map to boxes in the original image.
+
+    Args:
+        boxes: Half-open `xyxy` in pixels of the frame.
+        frame: (height, width) of the frame.
+        size: (height, width) of the original image.
+
+    Returns:
+        Half-open `xyxy` in pixels of the original image.
+
+    Examples:
+        >>> boxes_to_image(np.array([[0, 0, 7, 14]], np.float32), (14, 7), (280, 70))
+        array([[  0.,   0.,  70., 280.]], dtype=float32)
+    """
     y, x = size[0] / frame[0], size[1] / frame[1]
     # In float64, so that the frame's edge lands on the image's edge and not a rounding beyond it.
     scaled: Float32[np.ndarray, "N 4"] = (boxes * np.array([x, y, x, y])).astype(np.float32)
@@ -77,5 +112,11 @@ def boxes_to_image(
 
 
 def scale_size(size: Sequence[int], longer_side: int) -> Size:
+    """Return (height, width) scaled so that the longer side has `longer_side` pixels.
+
+    Examples:
+        >>> scale_size((30, 60), 512)
+        (256, 512)
+    """
     scale = longer_side / max(size[:2])
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

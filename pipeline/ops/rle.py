@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
 
 def encode_rle(mask: Bool[np.ndarray, "h w"], size: Size) -> Rle:
-    """`mask` covers the image of `size`, at any resolution."""
+    """Encode a mask as COCO's compressed run lengths over the original image.
+
+    Args:
+        mask: True inside. It covers the whole image, at any resolution.
+        size: (height, width) of the original image in pixels.
+
+    Returns:
+        `size` and `counts`, as in a COCO file.
+
+    Examples:
+        >>> encode_rle(np.array([[False, True]]), (2, 4))
+        {'size': [2, 4], 'counts': '44'}
+    """
     from pycocotools import mask as coco_mask
 
     height, width = size

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 
 def list_some(names: Sequence[str], what: str) -> str:
-    """`3 images ('a.jpg', 'b.jpg', 'c.jpg')`: how many there are, and which, up to a few."""
+    """Say how many names there are, and the first three of them.
+
+    Examples:
+        >>> list_some(["a.jpg"], "image")
+        "1 image ('a.jpg')"
+        >>> list_some(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "image")
+        "4 images ('a.jpg', 'b.jpg', 'c.jpg', ...)"
+    """
     shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
 

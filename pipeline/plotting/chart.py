@@ -83,6 +83,26 @@ class Sheet:
         return made
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Where values lie on the sheet: `box` holds [left, right] across and [low, high] up."""
+
+    box: Box
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def place(self, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, "n 2"]:
+        """Return the places on the sheet of points, y clipped to the range of the axis."""
+        x0, y0, x1, y1 = self.box
+        across = x0 + (np.asarray(x) - self.left) / (self.right - self.left) * (x1 - x0)
+        down = y1 - (np.clip(y, self.low, self.high) - self.low) / (self.high - self.low) * (
+            y1 - y0
+        )
+        return np.stack([across, down], -1)
+
+
 def chart(
     sheet: Sheet,
     box: Box,
@@ -95,51 +115,83 @@ def chart(
     high: float = 1.0,
     step: float | None = None,
 ) -> None:
-    """Axes, grid, bands, lines, and their names below; `ticks` of the horizontal axis, `step`
-    between the lines of the grid, for values that are no parts of 1."""
-    x0, y0, x1, y1 = box
+    """Draw axes, a grid, bands and lines, and the names of the lines below.
+
+    Args:
+        sheet: What to draw on.
+        box: Where the axes lie on the sheet.
+        lines: The lines, the last one on top.
+        title: What stands above the axes.
+        across: The name of the horizontal axis.
+        up: The name of the vertical axis.
+        ticks: Values of the horizontal axis and what stands there.
+        low: The lowest value of the vertical axis.
+        high: The highest value of the vertical axis.
+        step: The distance of the lines of the grid, for values that are not between 0 and 1.
+    """
+    x0, y0, _, y1 = box
     xs = [at for at, _ in ticks]
-    left, right = min(xs), max(xs)
-
-    def place(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        across_ = x0 + (np.asarray(x) - left) / (right - left) * (x1 - x0)
-        down = y1 - (np.clip(y, low, high) - low) / (high - low) * (y1 - y0)
-        return np.stack([across_, down], -1)
-
+    frame = _Frame(box, min(xs), max(xs), low, high)
     sheet.text(x0, y0 - 34, title, 21)
+    _draw_grid(sheet, frame, step)
+    _draw_ticks(sheet, frame, ticks)
+    for line in lines:
+        _draw_band(sheet, frame, line)
+    for line in lines:
+        _draw_line(sheet, frame, line)
+    rows = 1 + max(name.count("\n") for _, name in ticks)
+    sheet.text(x0 - 62, (y0 + y1) / 2, up, 17, INK, "v")
+    _write_legend(sheet, box, lines, across, y1 + 14 + 19 * rows)
+
+
+def _draw_grid(sheet: Sheet, frame: _Frame, step: float | None) -> None:
     form = "z.1f" if step is None else "z.4g"
+    low, high = frame.low, frame.high
     step = step or (0.2 if high - low <= 1.2 else 0.5)
     for value in np.arange(np.ceil(low / step - 1e-9) * step, high + 1e-9, step):
-        ends = place(np.array([left, right]), np.array([value, value]))
+        ends = frame.place(np.array([frame.left, frame.right]), np.array([value, value]))
         sheet.line(ends, AXIS if abs(value) < 1e-9 else GRID, 1)
-        sheet.text(x0 - 9, ends[0, 1], f"{value:{form}}", 16, FAINT, "rm")
+        sheet.text(frame.box[0] - 9, ends[0, 1], f"{value:{form}}", 16, FAINT, "rm")
+
+
+def _draw_ticks(sheet: Sheet, frame: _Frame, ticks: Sequence[tuple[float, str]]) -> None:
+    """Draw the ticks of the horizontal axis, and both axes."""
+    x0, y0, x1, y1 = frame.box
     for at, name in ticks:
-        (x, _), _ = place(np.array([at, at]), np.array([low, high]))
+        (x, _), _ = frame.place(np.array([at, at]), np.array([frame.low, frame.high]))
         sheet.line(np.array([[x, y1], [x, y1 + 5]]), AXIS, 1)
         for n, part in enumerate(name.split("\n")):
             sheet.text(x, y1 + 10 + 18 * n, part, 16 if len(ticks) < 8 else 15, FAINT, "ma")
     sheet.line(np.array([[x0, y0], [x0, y1], [x1, y1]], float), AXIS, 1)
-    for one in lines:
-        if one.band is not None:
-            around = np.concatenate([place(one.x, one.band[0]), place(one.x, one.band[1])[::-1]])
-            veil = sheet.pixels.copy()
-            whole = np.round(around * 2**FINE).astype(np.int32)
-            cv2.fillPoly(veil, [whole], one.colour, cv2.LINE_AA, FINE)
-            cv2.addWeighted(veil, 0.16, sheet.pixels, 0.84, 0, sheet.pixels)
-    for one in lines:
-        points = place(one.x, one.y)
-        sheet.line(points, one.colour, 3, one.dashed)
-        if one.dots:
-            for x, y in np.round(points * 2**FINE).astype(int).tolist():
-                cv2.circle(sheet.pixels, (x, y), 5 << FINE, one.colour, -1, cv2.LINE_AA, FINE)
-    rows = 1 + max(name.count("\n") for _, name in ticks)
-    below = y1 + 14 + 19 * rows
+
+
+def _draw_band(sheet: Sheet, frame: _Frame, line: Line) -> None:
+    """Draw the band of a line, if it has any, in its colour over what is there."""
+    if line.band is None:
+        return
+    lower, upper = (frame.place(line.x, edge) for edge in line.band)
+    outline = np.round(np.concatenate([lower, upper[::-1]]) * 2**FINE).astype(np.int32)
+    filled = sheet.pixels.copy()
+    cv2.fillPoly(filled, [outline], line.colour, cv2.LINE_AA, FINE)
+    cv2.addWeighted(filled, 0.16, sheet.pixels, 0.84, 0, sheet.pixels)
+
+
+def _draw_line(sheet: Sheet, frame: _Frame, line: Line) -> None:
+    points = frame.place(line.x, line.y)
+    sheet.line(points, line.colour, 3, line.dashed)
+    if line.dots:
+        for x, y in np.round(points * 2**FINE).astype(int).tolist():
+            cv2.circle(sheet.pixels, (x, y), 5 << FINE, line.colour, -1, cv2.LINE_AA, FINE)
+
+
+def _write_legend(sheet: Sheet, box: Box, lines: Sequence[Line], across: str, below: int) -> None:
+    """Write the name of the horizontal axis at height `below`, and under it those of the lines."""
+    x0, _, x1, _ = box
     sheet.text((x0 + x1) / 2, below, across, 17, INK, "ma")
-    sheet.text(x0 - 62, (y0 + y1) / 2, up, 17, INK, "v")
-    for n, one in enumerate(lines):
+    for n, line in enumerate(lines):
         y = below + 34 + 25 * n
-        sheet.line(np.array([[x0, y + 8], [x0 + 38, y + 8]], float), one.colour, 3, one.dashed)
-        sheet.text(x0 + 48, y, one.name, 17)
+        sheet.line(np.array([[x0, y + 8], [x0 + 38, y + 8]], float), line.colour, 3, line.dashed)
+        sheet.text(x0 + 48, y, line.name, 17)
 
 
 def _dashes(points: np.ndarray, dash: float = 9, gap: float = 7) -> list[np.ndarray]:

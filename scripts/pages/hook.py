@@ -1,7 +1,8 @@
 """A hook of mkdocs: what lies outside docs/ is part of the site, too.
 
 A link to a source file is true where the repository is read; in the site it leads to a page that
-shows that file. CONTRIBUTING.md and CHANGELOG.md become pages. Nothing leads to a host.
+shows that file. CONTRIBUTING.md and the others at the root become pages, and the API reference is
+made from the docstrings. Nothing leads to a host.
 """
 
 from __future__ import annotations
@@ -14,17 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 from mkdocs.structure.files import File
 
+from scripts.pages.reference import reference_pages
+
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "RELEASING.md", "SECURITY.md")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the pages of the API reference to the navigation, at the end of Reference."""
+    assert config.nav is not None
+    (section,) = [entry["Reference"] for entry in config.nav if "Reference" in entry]
+    section.append({"API": list(reference_pages())})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for uri, text in reference_pages().items():
+        files.append(File.generated(config, uri, content=text))
     for name in PAGES:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     sources = [path for path in map(_source, files) if path.suffix == ".md"]

@@ -10,7 +10,6 @@ import pytest
 
 from pipeline.data.cub import Cub
 from pipeline.errors import UserError
-from pipeline.protocols import DataSet
 
 TABLES = {
     "images.txt": ["{n} {path}"],
@@ -39,7 +38,7 @@ def root(tmp_path, paint) -> Path:
 
 @pytest.mark.parametrize("around", [False, True])
 def test_layout(root, around):
-    data: DataSet = Cub(str(root.parent if around else root), size=96)
+    data = Cub(str(root.parent if around else root), size=96)
     assert data.size == (96, 96)
     assert data.classes == ("Crested Auklet", "Yellow headed Blackbird")
     val = [f"005.Crested_Auklet/bird_{n}.jpg" for n in (0, 3)]

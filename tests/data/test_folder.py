@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from PIL import Image
 from pipeline.data.folder import Folder
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
-from pipeline.protocols import DataSet
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def annotate(root: Path, **change: object) -> Path:
 # -- images and labels
 
 
-def calibration(root: Path, paint, name: str = "valid") -> dict:
+def calibration(root: Path, paint, name: str = "valid") -> dict[str, Any]:
     for folder in ("n01", "n02", "n03"):
         paint(root / f"{name}/{folder}/x.png", size=(30, 40))
     whole = {"images": [{"id": 1, "file_name": f"{name}/n01/x.png"}],
@@ -114,7 +114,7 @@ def test_crowds_come_with_the_truth(root):
 
 
 def test_train_and_val(root):
-    data: DataSet = Folder(str(root))
+    data = Folder(str(root))
     assert data.classes == ("tench", "English springer")
     assert data.size == (224, 224)
     assert list(data.ids("val")) == [f"val/n0{c}/val{n}.png" for c in (1, 2) for n in range(3)]
@@ -363,7 +363,7 @@ def test_a_name_with_a_line_break(root, paint):
     assert list(Folder(str(root)).truth("val")) == [r"val/n01/a\nb.png"]
 
 
-def problem(root: Path, **how: str) -> str:
+def problem(root: Path, **how: Any) -> str:
     with pytest.raises(UserError) as caught:
         Folder(str(root), **how).truth("val")
     return str(caught.value)

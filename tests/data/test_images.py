@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
 from pipeline.data.images import Images
 from pipeline.errors import UserError
-from pipeline.protocols import DataSet
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ ALL = ["a.png", "b.jpg", "x/1.jpg", "y/1.jpg", "y/z/2.jpg"]
 
 @pytest.mark.parametrize("path", ["photos", "photos/", "./photos", "photos/../photos"])
 def test_folder(photos, path):
-    data: DataSet = Images(path, size=[64, 96])
+    size: Any = [64, 96]  # as YAML has it
+    data = Images(path, size=size)
     assert (data.size, data.classes) == ((64, 96), ())
     assert list(data.ids("val")) == list(data.ids("all")) == ALL
     assert data.labels("val").tolist() == [-1] * 5

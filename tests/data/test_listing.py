@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -143,7 +144,7 @@ def test_a_file_that_vanishes_while_listing(tmp_path, monkeypatch):
                 raise FileNotFoundError(2, "No such file or directory")
             return getattr(self.entry, name)
 
-    class Scan(list):
+    class Scan(list[Any]):
         def __enter__(self):
             return self
 
@@ -220,7 +221,12 @@ def test_ten_thousand_files_take_one_look_at_each_folder(tmp_path, monkeypatch):
             os.close(os.open(tmp_path / f"{c:03}" / f"{n:05}.jpg", os.O_CREAT | os.O_WRONLY))
     looks = []
     whole = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: looks.append(path) or whole(path))
+
+    def watched(path):
+        looks.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
     found = listing.search(tmp_path)
     assert len(found.files) == 10_020
     assert len(looks) == 31

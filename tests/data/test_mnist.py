@@ -12,7 +12,7 @@ import torchvision
 
 from pipeline.data.mnist import Mnist
 from pipeline.errors import UserError
-from pipeline.protocols import DataSet
+from pipeline.types import Split
 
 
 def write(raw: Path, name: str, values: np.ndarray) -> None:
@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_splits_ids_and_labels(root: Path) -> None:
-    data: DataSet = Mnist(str(root), held_back=0.2)
+    data = Mnist(str(root), held_back=0.2)
     assert data.classes == tuple("0123456789")
     assert data.size == (28, 28)
     train, held_back = list(data.ids("train")), list(data.ids("held_back"))
@@ -68,7 +68,8 @@ def test_an_image_is_the_file_s_own_in_all_colours(root: Path) -> None:
 
 
 def test_the_fingerprint_is_of_pixels_labels_and_split(root: Path) -> None:
-    before = {split: Mnist(str(root)).fingerprint(split) for split in ("train", "val")}
+    splits: tuple[Split, ...] = ("train", "val")
+    before = {split: Mnist(str(root)).fingerprint(split) for split in splits}
     assert before == {split: Mnist(str(root), size=32).fingerprint(split) for split in before}
     assert Mnist(str(root), held_back=0.5).fingerprint("train") != before["train"]
     path = root / "MNIST/raw/t10k-images-idx3-ubyte"

@@ -16,7 +16,7 @@ from pipeline.data.shapes import Shapes
 from pipeline.errors import UserError
 from pipeline.types import Split
 
-SPLITS = ("train", "held_back", "val", "all")
+SPLITS: tuple[Split, ...] = ("train", "held_back", "val", "all")
 
 
 @pytest.fixture(scope="module")

@@ -88,10 +88,10 @@ def test_torchrun_gives_the_boxes_of_one_process(cli: Cli, tmp_path: Path) -> No
 STOPS = """
 import os, sys, time
 from pathlib import Path
-from pipeline.stages import learn
+from pipeline.stages.train import loop
 
-learn.SAVE_SECONDS, learn.SAVE_SHARE = 0.0, 1e9  # a state after every step
-real = learn.rate
+loop.SAVE_SECONDS, loop.SAVE_SHARE = 0.0, 1e9  # a state after every step
+real = loop.lr_factor
 
 def rate(step, *others):
     if step == 1:
@@ -99,7 +99,7 @@ def rate(step, *others):
         time.sleep(600)
     return real(step, *others)
 
-learn.rate = rate
+loop.lr_factor = rate
 if __name__ == "__main__":
     from pipeline.__main__ import main
     main()

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def square(seed: int, colour: tuple[int, int, int] = (220, 30, 30)) -> Image.Ima
 
 def write_images(root: Path) -> None:
     colours = {"red": (220, 30, 30), "blue": (30, 30, 220)}
-    images, boxes = [], []
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for split, count in (("train", 8), ("val", 3)):
         for name, colour in colours.items():
             (root / split / name).mkdir(parents=True)

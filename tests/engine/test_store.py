@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,10 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
 
 
 def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
-    arrays = {"maps": np.ones((2, 7, 7), np.float16), "n": np.arange(2, dtype=np.int32)}
+    arrays: dict[str, Any] = {
+        "maps": np.ones((2, 7, 7), np.float16),
+        "n": np.arange(2, dtype=np.int32),
+    }
     write_arrays(tmp_path / "s.safetensors", arrays, set_aside=[[3, "a 'name'\n é"]])
     back, notes = read_arrays(tmp_path / "s.safetensors")
     assert notes == {"set_aside": [[3, "a 'name'\n é"]]}
@@ -96,8 +100,12 @@ def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
 def test_arrays_come_back_whatever_their_order_in_memory(tmp_path: Path) -> None:
     """safetensors itself writes the memory as it lies."""
     whole = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
-    arrays = {"moved": np.moveaxis(whole, 1, 2), "fortran": np.asfortranarray(whole),
-              "cut": whole[:, ::2], "one": np.float16(3)}  # fmt: skip
+    arrays: dict[str, Any] = {
+        "moved": np.moveaxis(whole, 1, 2),
+        "fortran": np.asfortranarray(whole),
+        "cut": whole[:, ::2],
+        "one": np.float16(3),
+    }
     write_arrays(tmp_path / "s.safetensors", arrays)
     back, _ = read_arrays(tmp_path / "s.safetensors")
     for name, array in arrays.items():

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import UserError
 from pipeline.formats import coco
 
 
-def good() -> dict:
+def good() -> dict[str, Any]:
     return {
         "images": [
             {"id": 7, "file_name": "a.jpg", "width": 40, "height": 30},
@@ -89,7 +93,8 @@ def test_missing_and_mistyped_fields(tmp_path, part, field):
     whole = good()
     del whole[part][1][field]
     refused(write(tmp_path, whole), f"{part}[1]", f"{field!r} is missing", "add it")
-    for wrong in (None, {}, True, 1.5):
+    wrong_values: tuple[Any, ...] = (None, {}, True, 1.5)
+    for wrong in wrong_values:
         whole[part][1][field] = wrong
         refused(write(tmp_path, whole), f"{part}[1]", f"{field} is {wrong!r}", "expected")
     whole[part][1] = "no record"
@@ -213,7 +218,7 @@ def test_dump_and_round_trip(tmp_path):
     path = tmp_path / "out.json"
     coco.dump(path, [])
     assert json.loads(path.read_text()) == []
-    records = [{"a": 1, "name": "ü\n"}, {"b": [1.5]}]
+    records: list[dict[str, Any]] = [{"a": 1, "name": "ü\n"}, {"b": [1.5]}]
     coco.dump(path, iter(records))
     assert json.loads(path.read_text(encoding="utf-8")) == records
     box = np.array([1.234, 2, 11.236, 22], np.float32)
@@ -227,3 +232,66 @@ def test_half_characters_can_be_written_again(tmp_path):
     file = coco.read(write(tmp_path, whole))
     assert file.images[0].file_name.encode() == rb"a\ud800.jpg"
     assert file.categories[3].encode() == rb"\udcff"
+
+
+STARTS = st.floats(0, 16_000)
+SIDES = st.floats(0.02, 16_000)  # less could be rounded to an empty box
+
+
+@given(STARTS, STARTS, SIDES, SIDES)
+def test_xywh_and_back_is_the_same_box(x: float, y: float, width: float, height: float) -> None:
+    box = np.array([x, y, x + width, y + height])
+    back = coco.xyxy(coco.xywh(box), "here")
+    # Both corners are rounded to a hundredth.
+    np.testing.assert_allclose(back, box, atol=0.0051, rtol=0)
+
+
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+RECORD_BOXES = st.tuples(
+    st.integers(0, 20), st.integers(0, 20), st.integers(1, 30), st.integers(1, 30)
+)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(50, 99), st.integers(50, 99)), max_size=4),
+    classes=st.lists(NAMES, min_size=1, max_size=3),
+    boxes=st.lists(RECORD_BOXES, max_size=6),
+    data=st.data(),
+)
+def test_a_data_set_that_was_written_is_read_as_it_was(
+    sizes: list[tuple[int, int]],
+    classes: list[str],
+    boxes: list[tuple[int, int, int, int]],
+    data: st.DataObject,
+) -> None:
+    images = [
+        {"id": n, "file_name": data.draw(NAMES), "height": height, "width": width}
+        for n, (height, width) in enumerate(sizes)
+    ]
+    categories = [{"id": 10 + n, "name": name} for n, name in enumerate(classes)]
+    annotations = [
+        {
+            "id": n,
+            "image_id": data.draw(st.integers(0, len(images) - 1)),
+            "category_id": 10 + data.draw(st.integers(0, len(classes) - 1)),
+            "bbox": coco.xywh(np.array([x, y, x + width, y + height])),
+        }
+        for n, (x, y, width, height) in enumerate(boxes if images else [])
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "boxes.json")
+        coco.dump_data_set(path, {"description": "x"}, images, categories, annotations)
+        file = coco.read(path)
+    assert file.notes == []
+    assert file.categories == {record["id"]: record["name"] for record in categories}
+    assert [(image.id, image.file_name) for image in file.images] == [
+        (record["id"], record["file_name"]) for record in images
+    ]
+    for image in file.images:
+        of_image = [n for n, record in enumerate(annotations) if record["image_id"] == image.id]
+        assert image.records == of_image
+        assert image.size == sizes[image.id]
+        assert image.categories == [annotations[n]["category_id"] for n in of_image]
+        assert image.boxes == [
+            (x, y, x + width, y + height) for x, y, width, height in (boxes[n] for n in of_image)
+        ]

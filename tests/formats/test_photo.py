@@ -11,6 +11,7 @@ import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_big_endian_sixteen_bits(tmp_path, paint):
 def test_transparent_parts_lie_on_white(tmp_path, paint, kind, at):
     rgba = np.zeros((30, 40, 4), np.uint8)
     rgba[:, 20:, 3] = 255  # black, the left half invisible
-    how = {}
+    how: dict[str, Any] = {}
     image = Image.fromarray(rgba)
     if kind == "P":
         indices = np.zeros((30, 40), np.uint8)
@@ -151,7 +152,11 @@ def test_orientation(painted, tmp_path, paint, orientation, suffix):
     stored = upright if turn is None else upright.transpose(Image.Transpose(turn))
     exif = Image.Exif()
     exif[photo.ORIENTATION] = orientation
-    how = {"webp": {"lossless": True}, "jpg": {"quality": 100, "subsampling": 0}}.get(suffix, {})
+    lossless: dict[str, dict[str, Any]] = {
+        "webp": {"lossless": True},
+        "jpg": {"quality": 100, "subsampling": 0},
+    }
+    how = lossless.get(suffix, {})
     path = paint(tmp_path / f"a.{suffix}", stored, exif=exif, **how)
     assert photo.size_of(path) == (32, 48)
     image, size = photo.read(path)
@@ -284,7 +289,7 @@ def test_bombs_are_refused_unread(tmp_path, width, height):
 
 PEAK = """
 import sys
-from pipeline.data import photo
+from pipeline.formats import photo
 import numpy, PIL.JpegImagePlugin, PIL.PngImagePlugin
 def peak():  # ru_maxrss would start from the peak of the parent process
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -302,7 +307,8 @@ def test_memory_of_a_huge_photograph(tmp_path, suffix, limit):
     """A JPEG is decoded small; a PNG cannot be, but is never there twice."""
     path = tmp_path / f"huge.{suffix}"
     image = Image.linear_gradient("L").resize((12_000, 9_000)).convert("RGB")
-    image.save(path, **({"quality": 50} if suffix == "jpg" else {"compress_level": 1}))
+    how: dict[str, Any] = {"quality": 50} if suffix == "jpg" else {"compress_level": 1}
+    image.save(path, **how)
     del image
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(path), "224 x 160"],
@@ -396,7 +402,7 @@ def test_silence(tmp_path, paint):
         claiming(tmp_path / "b.png", 20_000, 15_000),
     ]
     loop = (
-        "import sys; from pipeline.data import photo; from pipeline.records import SkippedImage\n"
+        "import sys; from pipeline.formats import photo; from pipeline.errors import SkippedImage\n"
         "for path in sys.argv[1:]:\n  try: photo.read(path)\n  except SkippedImage as e: print(e)"
     )
     done = subprocess.run(

@@ -1,6 +1,7 @@
 """A network that answers with its activations, held to plain autograd on the whole network."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -204,7 +205,8 @@ def test_threads_do_not_mix():
         found = [answer.activations[n] for n in names]
         wanted.append((answer.logits.detach(), torch.autograd.grad(answer.logits.sum(), found)))
     before = state_of(net)
-    wrong, start = [], threading.Barrier(4)
+    wrong: list[Any] = []
+    start = threading.Barrier(4)
 
     def work(k):
         start.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ LAYERS = {"c1": "body.c1", "c3": "body.c3", "c5": "head.c5", "f6": "head.f6",
           "output": "head.output"}  # fmt: skip
 
 
-def random_network(**options: str) -> Classifier:
+def random_network(**options: Any) -> Classifier:
     torch.manual_seed(0)
     model = LeNet(**options)
     body, head = model.own(10)

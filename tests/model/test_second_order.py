@@ -31,6 +31,7 @@ def test_what_it_reads_is_the_weighted_mean_of_products() -> None:
         torch.rand(2, 1, 6, 6),
     )
     found = one.described(last, fine, foreground).numpy()
+    assert isinstance(one.axes, torch.Tensor)
     axes = one.axes.numpy()
     for n in range(2):
         total, weight = np.zeros((4, 4)), 0.0
@@ -86,8 +87,9 @@ def test_the_checkpoint_carries_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     body, channels = model.body()
     network = Classifier(body, MeanLinear(channels, 3), "abc", model.last, model.below).eval()
-    network.branches["foreground"] = localizer(network, (64, 64), width=8).eval()
-    below, wide = network.branches["foreground"].reads[0], 0
+    foreground = localizer(network, (64, 64), width=8).eval()
+    network.branches["foreground"] = foreground
+    below = foreground.reads[0]
     wide = network(torch.zeros(1, 3, 64, 64), at=(below,)).activations[below].shape[1]
     network.branches["object_class"] = SecondOrderHead(
         ("last", below, "foreground"), channels, wide, 3

@@ -39,7 +39,8 @@ def test_logits_are_timm_s(name, side, gap, tmp_path):
         torch.testing.assert_close(few(x).logits, expected[:, rows], rtol=1e-4, atol=1e-5)
     assert answer.activations["last"].ndim == 4
     # What a checkpoint is rebuilt from has the same names and shapes.
-    again = Classifier(*((builder.body()[0], few.head) if gap else builder.own(3)), "abc")
+    parts = (builder.body()[0], few.head) if gap else builder.own(3)
+    again = Classifier(parts[0], parts[1], "abc")
     shapes = {name: tensor.shape for name, tensor in few.state_dict().items()}
     assert {name: tensor.shape for name, tensor in again.state_dict().items()} == shapes
 

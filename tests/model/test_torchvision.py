@@ -76,7 +76,7 @@ def own_features(network, name, x):
     """Feature maps as torchvision's own forward pass hands them to what follows."""
     if name.startswith("densenet"):  # relu and pooling are functions there
         return torch.relu(network.features(x))
-    kept = {}
+    kept: dict[str, torch.Tensor] = {}
     if name.startswith("mobilenet"):  # pooling too
         place = network.features
         handle = place.register_forward_hook(lambda m, args, out: kept.update(maps=out))
@@ -134,7 +134,8 @@ def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeyp
 
 def test_tokens_come_as_a_grid_without_the_class_token():
     vit = alive(VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3))
-    x, kept = images(32, 32), {}
+    x = images(32, 32)
+    kept: dict[str, torch.Tensor] = {}
     layer = vit.encoder.layers.encoder_layer_1.ln_1
     handle = layer.register_forward_hook(lambda m, i, output: kept.update(tokens=output))
     logits = vit(x)

@@ -133,4 +133,4 @@ def test_a_network_that_is_no_chain_is_refused() -> None:
 @pytest.mark.parametrize("name", ["foreground", "area"])
 def test_wrong_arguments_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=-1.0: expected a weight"):
-        BAS(**{name: -1.0})
+        BAS(**{name: -1.0})  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import fill_defaults, instantiate, list_choices, read_choice
 from pipeline.errors import UserError
+from pipeline.ops.schedule import lr_factor
 from pipeline.protocols import WrappingObjective
 from pipeline.saliency.fitting import parts
 from pipeline.stages.train import loop
@@ -232,16 +233,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert cli(*run, "outputs=whole") == 0
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
-    real, steps = loop.rate, 0
+    steps = 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
         steps += 1
         if steps == 2:
             raise Killed
-        return real(*arguments)
+        return lr_factor(*arguments)
 
-    monkeypatch.setattr(loop, "rate", rate)
+    monkeypatch.setattr(loop, "lr_factor", rate)
     with pytest.raises(Killed):
         cli(*run, "outputs=cut")
     assert cli(*run, "outputs=cut") == 0

@@ -1,8 +1,13 @@
 """From a map back to pixels."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample
 
@@ -60,3 +65,27 @@ def test_the_frame_s_edge_is_the_image_s_edge(size):
     whole = np.array([[0, 0, frame[1], frame[0]]], np.float32)
     assert boxes_to_image(whole, frame, size).tolist() == [[0, 0, size[1], size[0]]]
     assert boxes_to_image(whole, frame, size).dtype == np.float32
+
+
+MAPS = arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=8),
+    elements=st.floats(width=32),  # NaN and infinities too
+)
+
+
+@given(MAPS, st.integers(1, 40), st.integers(1, 40))
+def test_any_map_is_upsampled_to_0_to_1(values: np.ndarray, height: int, width: int) -> None:
+    scaled = upsample(values, (height, width))
+    assert scaled.shape == (height, width)
+    assert ((scaled >= 0) & (scaled <= 1)).all()
+
+
+@given(st.integers(1, 10**5), st.integers(1, 10**5), st.integers(1, 1000))
+def test_any_frame_fits_and_its_edge_is_the_image_s(height: int, width: int, side: int) -> None:
+    frame = frame_size((height, width), side)
+    assert 1 <= max(frame) <= max(side, 1)
+    assert frame[0] <= height
+    assert frame[1] <= width
+    whole = np.array([[0, 0, frame[1], frame[0]]], np.float32)
+    assert boxes_to_image(whole, frame, (height, width)).tolist() == [[0, 0, width, height]]

@@ -1,6 +1,11 @@
 """Run-length masks over the original image: pycocotools' own, of the mask scaled up."""
 
+from __future__ import annotations
+
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
 from pipeline.ops.rle import encode_rle
@@ -23,3 +28,23 @@ def test_a_large_photograph_costs_its_outline():
     found = encode_rle(mask, (30_000, 40_000))
     assert found["size"] == [30_000, 40_000]
     assert abs(coco_mask.area(found) / (30_000 * 40_000) - mask.mean()) < 1e-4
+
+
+MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+
+
+@given(MASKS)
+def test_decoding_gives_the_mask_back(mask: np.ndarray) -> None:
+    height, width = mask.shape
+    decoded = coco_mask.decode(encode_rle(mask, (height, width)))
+    np.testing.assert_array_equal(decoded, mask)
+
+
+@given(MASKS, st.integers(1, 50), st.integers(1, 50))
+def test_decoding_gives_the_mask_back_at_any_size(
+    mask: np.ndarray, height: int, width: int
+) -> None:
+    (h, w) = mask.shape
+    rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+    decoded = coco_mask.decode(encode_rle(mask, (height, width)))
+    np.testing.assert_array_equal(decoded, mask[rows][:, columns])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +33,14 @@ class Logits(nn.Module):
 
 def _body(strides=(2, 2, 2)):
     """Features that are 0 in places, one channel of them everywhere."""
-    layers, before = [], 3
+    layers: list[nn.Module] = []
+    before = 3
     for stride, width in zip(strides, (8, 12, 16), strict=True):
         layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
         before = width
-    nn.init.constant_(layers[-2].weight[3:4], 0)
-    nn.init.constant_(layers[-2].bias[3:4], -1)
+    norm: Any = layers[-2]
+    nn.init.constant_(norm.weight[3:4], 0)
+    nn.init.constant_(norm.bias[3:4], -1)
     return nn.Sequential(*layers)
 
 
@@ -52,6 +56,7 @@ def connected(seed=0):
     torch.manual_seed(seed)
     head = nn.Sequential(nn.AdaptiveAvgPool2d((3, 4)), nn.Flatten(), nn.Linear(192, 24),
                          nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(24, 7))  # fmt: skip
+    layer: Any
     for layer in (head[2], head[-1]):
         nn.init.normal_(layer.weight, std=0.3)
     return Classifier(_body(), head, CLASSES, below="5").eval()
@@ -72,7 +77,11 @@ def transformer(seed=0):
     return net.eval()
 
 
-NETWORKS = {"mean_linear": mean_linear, "connected": connected, "transformer": transformer}
+NETWORKS: dict[str, Callable[..., Classifier]] = {
+    "mean_linear": mean_linear,
+    "connected": connected,
+    "transformer": transformer,
+}
 
 
 def pictures(network, batch=2, seed=1):
@@ -160,19 +169,27 @@ def held_to_the_contract(method, network, images, tolerance=1e-5):
     torch.testing.assert_close(found.logits, network(images).logits.detach())
     close = {"rtol": 0, "atol": tolerance * peak}
     torch.testing.assert_close(again.maps, found.maps, **close)
+    alone_equals_the_batch(method, network, images, classes, found.maps, close)
+    threads_do_not_meet(method, network, images, classes, found.maps, close)
+    an_exception_leaves_nothing_behind(method, network, images)
+
+
+def alone_equals_the_batch(method, network, images, classes, maps, close):
     for n in range(len(images)):
         for label in range(3):
             column = classes[n : n + 1, label : label + 1]
             one = method(network, images[n : n + 1], lambda logits, column=column: column)
-            torch.testing.assert_close(one.maps[0, 0], found.maps[n, label], **close)
+            torch.testing.assert_close(one.maps[0, 0], maps[n, label], **close)
 
+
+def threads_do_not_meet(method, network, images, classes, maps, close):
     wrong = []
 
     def work(n):
         part = images[n : n + 1]
         for _ in range(5):
             one = method(network, part, lambda logits: classes[n : n + 1])
-            if not torch.allclose(one.maps[0], found.maps[n], **close):
+            if not torch.allclose(one.maps[0], maps[n], **close):
                 wrong.append(n)
 
     def guarded(n):
@@ -189,6 +206,8 @@ def held_to_the_contract(method, network, images, tolerance=1e-5):
             thread.join()
         assert not wrong
 
+
+def an_exception_leaves_nothing_behind(method, network, images):
     def fail(logits):
         raise ZeroDivisionError
 

@@ -1,9 +1,15 @@
 """Ablation-CAM against its closed form, one channel after another, and pytorch-grad-cam."""
 
+from typing import Any
+
 import pytest
 import pytorch_grad_cam
 import torch
-from cam_peers import (
+from pytorch_grad_cam.ablation_layer import AblationLayer
+
+from pipeline.errors import UserError
+from pipeline.saliency.ablationcam import AblationCAM
+from tests.saliency.cam_peers import (
     NETWORKS,
     as_pytorch_grad_cam,
     by_pytorch_grad_cam,
@@ -12,10 +18,6 @@ from cam_peers import (
     mean_linear,
     pictures,
 )
-from pytorch_grad_cam.ablation_layer import AblationLayer
-
-from pipeline.errors import UserError
-from pipeline.saliency.ablationcam import AblationCAM
 
 
 def every(logits):
@@ -56,7 +58,7 @@ def test_is_what_is_lost_channel_by_channel(kind, layer):
         for n in range(2):
             for label in (0, 4):
                 wanted = by_hand(net, images[n : n + 1], layer, label)
-                close = {"rtol": 0, "atol": 1e-5 * float(wanted.abs().max())}
+                close: dict[str, Any] = {"rtol": 0, "atol": 1e-5 * float(wanted.abs().max())}
                 torch.testing.assert_close(found.maps[n, label], wanted, **close)
 
 

@@ -35,7 +35,7 @@ def images(count=18, size=(24, 40)):
 
 
 def fit(method, net, x, labels, batch):
-    total = {}
+    total: dict[str, torch.Tensor] = {}
     for start in range(0, len(x), batch):
         some = slice(start, start + batch)
         for name, value in method.statistics(net, x[some], labels[some]).items():

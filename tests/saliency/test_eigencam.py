@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
-from cam_peers import (
+from pytorch_grad_cam.utils.image import scale_cam_image
+
+from pipeline.errors import UserError
+from pipeline.saliency.eigencam import EigenCAM
+from tests.saliency.cam_peers import (
     NETWORKS,
     by_pytorch_grad_cam,
     held_to_the_contract,
@@ -12,10 +16,6 @@ from cam_peers import (
     pictures,
     unchanged,
 )
-from pytorch_grad_cam.utils.image import scale_cam_image
-
-from pipeline.errors import UserError
-from pipeline.saliency.eigencam import EigenCAM
 
 
 def top(count):

@@ -1,5 +1,7 @@
 """Every kind of method on every kind of network: it works, or says why not and what does."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ NETWORKS = ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "densen
             "squeezenet1_1"]  # fmt: skip
 SIDES = {"vit_b_16": 224, "alexnet": 96, "inception_v3": 128}
 # One of each way of asking, at its cheapest.
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "cam": {}, "gradcam": {}, "layercam_below": {}, "layercam_multiscale": {"scales": [1.0]},
     "hirescam": {"layers": ["below", "last"]}, "eigencam": {}, "gradient": {}, "deconvnet": {},
     "guided_backprop": {}, "guided_gradcam": {}, "fullgrad": {},

@@ -1,6 +1,7 @@
 """FullGrad's completeness: image and biases make the score, on any network; and the peer's maps."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -101,6 +102,8 @@ def test_operations_without_modules(monkeypatch):
     """Constants that are added and taken away, products of activations, convolutions by hand."""
 
     class Body(nn.Module):
+        shift: torch.Tensor
+
         def __init__(self):
             super().__init__()
             self.conv = nn.Conv2d(3, 6, 3)
@@ -135,7 +138,7 @@ def test_equals_its_definition(rescale):
         score = logits.gather(1, found.classes[:, t : t + 1]).sum()
         slopes = torch.autograd.grad(score, (image, z2, z3), retain_graph=True)
         for n in range(2):
-            wanted = 0
+            wanted: Any = 0
             for slope, value in zip(slopes, (x[n], norm_bias, last.bias), strict=True):
                 value = value if value.ndim == 3 else value[:, None, None]
                 share = (slope[n] * value).abs()
@@ -230,15 +233,17 @@ def test_batch_of_one_gives_the_same_maps():
 def test_two_threads_do_not_mix():
     net, x = small(), torch.randn(2, 3, 24, 40)
     wanted = [FullGrad()(net, one[None], top(2)).maps for one in x]
-    found = [[], []]
+    found: list[list[torch.Tensor]] = [[], []]
 
     def work(n):
         for _ in range(20):
             found[n].append(FullGrad()(net, x[n : n + 1], top(2)).maps)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for n in range(2):
         assert len(found[n]) == 20
         assert all(torch.allclose(one, wanted[n], rtol=1e-5, atol=1e-6) for one in found[n])

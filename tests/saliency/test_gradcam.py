@@ -4,17 +4,6 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torchcam.methods
-from cam_peers import (
-    NETWORKS,
-    as_pytorch_grad_cam,
-    by_pytorch_grad_cam,
-    by_torchcam,
-    connected,
-    held_to_the_contract,
-    mean_linear,
-    pictures,
-    transformer,
-)
 from torch import nn
 
 from pipeline.errors import UserError
@@ -25,12 +14,27 @@ from pipeline.saliency.gradcam_plus_plus import GradCAMPlusPlus
 from pipeline.saliency.hirescam import HiResCAM
 from pipeline.saliency.layercam import LayerCAM
 from pipeline.saliency.xgradcam import XGradCAM
+from tests.saliency.cam_peers import (
+    NETWORKS,
+    as_pytorch_grad_cam,
+    by_pytorch_grad_cam,
+    by_torchcam,
+    connected,
+    held_to_the_contract,
+    mean_linear,
+    pictures,
+    transformer,
+)
 
 FAMILY = [GradCAM, GradCAMPlusPlus, XGradCAM, HiResCAM, LayerCAM]
 
 
 def every(logits):
     return torch.arange(7).expand(len(logits), -1)
+
+
+def only(label):
+    return lambda logits: torch.tensor([[label]])
 
 
 def slopes_of(net, images, layer, label):
@@ -58,21 +62,23 @@ def test_on_a_mean_then_linear_head_they_are_cam():
 
 def test_where_the_rest_is_linear_the_map_sums_up_to_the_logit_without_its_bias():
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 6 * 9, 7))
+    linear = nn.Linear(16 * 6 * 9, 7)
+    head = nn.Sequential(nn.Flatten(), linear)
     net = Classifier(mean_linear().body, head, [str(n) for n in range(7)]).eval()
     images = pictures(net)
     for method in (HiResCAM(relu=False), XGradCAM(relu=False)):
         found = method(net, images, every)
-        total = found.maps.sum((2, 3)) + head[1].bias
+        total = found.maps.sum((2, 3)) + linear.bias
         torch.testing.assert_close(total.detach(), found.logits, rtol=1e-5, atol=1e-5)
-    gradcam = GradCAM(relu=False)(net, images, every).maps.sum((2, 3)) + head[1].bias
+    gradcam = GradCAM(relu=False)(net, images, every).maps.sum((2, 3)) + linear.bias
     assert (gradcam - found.logits).abs().max() > 0.02
 
 
 def test_gradcam_plus_plus_is_the_paper_s_quotient_of_derivatives():
     """Second and third derivative of exp(s) by autograd, where the rest is linear."""
     torch.manual_seed(0)
-    head = nn.Sequential(nn.Flatten(), nn.Linear(16 * 6 * 9, 7))
+    linear = nn.Linear(16 * 6 * 9, 7)
+    head = nn.Sequential(nn.Flatten(), linear)
     net = Classifier(mean_linear().body, head, [str(n) for n in range(7)]).eval().double()
     images = pictures(net, 1).double()
     features = net.features(images).detach()
@@ -95,7 +101,7 @@ def test_gradcam_plus_plus_is_the_paper_s_quotient_of_derivatives():
         torch.testing.assert_close(ours[some], alpha[some].detach())
         weights = (ours * slope.relu()).sum((2, 3))
         wanted = (weights[:, :, None, None] * features).sum(1).relu()
-        found = GradCAMPlusPlus()(net, images, lambda logits, label=label: torch.tensor([[label]]))
+        found = GradCAMPlusPlus()(net, images, only(label))
         torch.testing.assert_close(found.maps[:, 0], wanted.float(), rtol=1e-5, atol=1e-7)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
+from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.gradients import gradients
@@ -18,7 +19,7 @@ from pipeline.saliency.guided_gradcam import GuidedGradCAM
 from pipeline.saliency.integrated import GradientTimesInput, IntegratedGradients
 from pipeline.saliency.smoothgrad import SmoothGrad
 
-METHODS = {
+METHODS: dict[str, SaliencyMethod] = {
     "gradient": Gradient(),
     "signed": Gradient("sum"),
     "normalised": Gradient("abs_sum", normalize="sum"),

@@ -1,5 +1,7 @@
 """Occlusion equals captum's, whatever does not fit, for all classes from one set of passes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -99,7 +101,8 @@ def test_a_patch_that_is_seen_by_nothing_else_gets_its_drop():
 
     weights = torch.randn(3, 12, 20)
     x = torch.randn(1, 3, 12, 20)
-    found = Occlusion(4, 4)(Weighing(), x, top(1))
+    weighing: Any = Weighing()
+    found = Occlusion(4, 4)(weighing, x, top(1))
     blocks = (x[0] * weights).sum(0).reshape(3, 4, 5, 4).sum((1, 3))
     wanted = np.kron(blocks.numpy(), np.ones((4, 4), np.float32))
     np.testing.assert_allclose(found.maps[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pipeline.model.classifier import Classifier, MeanLinear
@@ -45,7 +47,8 @@ def test_alone_it_is_the_foreground_and_the_teacher_is_not_asked() -> None:
 
 def test_else_it_is_the_mean_of_both_for_the_classes_that_were_chosen() -> None:
     one, images = network(), torch.randn(2, 3, 64, 96)
-    one.branches["foreground"].stand(False)
+    foreground: Any = one.branches["foreground"]
+    foreground.stand(False)
     assert not one.stands_alone
     found = Refined(CAM())(one, images, lambda logits: logits.topk(2).indices)
     student = Foreground()(one, images, lambda _: found.classes)

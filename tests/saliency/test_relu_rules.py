@@ -3,6 +3,7 @@
 import gc
 import threading
 from types import FunctionType
+from typing import Any
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
+from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
 from pipeline.saliency.relu_rules import InSight
 
-METHODS = {"deconvnet": Deconvnet(), "guided": GuidedBackprop()}
+METHODS: dict[str, SaliencyMethod] = {"deconvnet": Deconvnet(), "guided": GuidedBackprop()}
 
 
 class ByHand(torch.autograd.Function):
@@ -54,6 +56,7 @@ class Written(nn.Module):
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=1) for a, b in [(3, 8), (8, 8), (8, 8), (8, 6)]
         )
+        conv: Any
         for conv in self.convs:
             conv.weight.data.mul_(scale)
         self.relu = relu  # shared, where it is a module
@@ -353,9 +356,9 @@ def test_gates_and_guards_beside_relus_are_no_activations():
 
 def test_two_threads_on_one_network_do_not_mix():
     net, x = written(nn.ReLU(inplace=True)), picture(2, 3, 24, 32)
-    methods = {"gradient": Gradient(), **METHODS}
+    methods: dict[str, SaliencyMethod] = {"gradient": Gradient(), **METHODS}
     wanted = {name: method(net, x, classes(1)).maps for name, method in methods.items()}
-    found = {name: [] for name in methods}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
     start = threading.Barrier(len(methods))
 
     def work(name):

@@ -1,5 +1,7 @@
 """RISE equals its definition, written here with OpenCV's scaling; masks are the seed's alone."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -73,7 +75,8 @@ def test_finds_the_only_thing_that_counts():
             seen = 4 * images[:, :, :14, :14].mean((1, 2, 3)) - 2
             return NetworkOutput(torch.stack((seen, -seen), 1))
 
-    found = RISE(2000)(Corner(), torch.ones(1, 3, 56, 70), lambda logits: torch.tensor([[0, 1]]))
+    corner: Any = Corner()
+    found = RISE(2000)(corner, torch.ones(1, 3, 56, 70), lambda logits: torch.tensor([[0, 1]]))
     maps = found.maps[0]
     assert maps[0, 2:12, 2:12].mean() > 1.2 * maps[0, 28:].mean()
     assert maps[1, 2:12, 2:12].mean() < 0.8 * maps[1, 28:].mean()

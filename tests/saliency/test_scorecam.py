@@ -4,7 +4,11 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torchcam.methods
-from cam_peers import (
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.saliency.scorecam import ScoreCAM, masks
+from tests.saliency.cam_peers import (
     NETWORKS,
     as_pytorch_grad_cam,
     by_pytorch_grad_cam,
@@ -13,10 +17,6 @@ from cam_peers import (
     mean_linear,
     pictures,
 )
-from torch import nn
-
-from pipeline.errors import UserError
-from pipeline.saliency.scorecam import ScoreCAM, masks
 
 
 def every(logits):
@@ -122,7 +122,7 @@ def test_passes_are_of_few_images_and_constant_channels_share_one():
 def test_a_mask_goes_from_0_to_1_even_of_hardly_any_difference():
     features = torch.zeros(3, 2, 2)
     features[0, 0, 0], features[1, 0, 0], features[2] = 1e-42, 1e30, -5
-    found = masks(features, (8, 8))
+    found = masks(features, torch.Size((8, 8)))
     assert found.isfinite().all()
     assert found.amin() >= 0
     assert found.amax() <= 1

@@ -7,7 +7,9 @@ from typing import Any
 from scripts.measure.accuracy import headline
 
 
-def record(name: str, value: float, iou: float | None, kind: str | None, **more: Any) -> dict:
+def record(
+    name: str, value: float, iou: float | None, kind: str | None, **more: Any
+) -> dict[str, Any]:
     threshold = None if kind is None else {"kind": kind, "value": 0.3}
     return {"name": name, "value": value, "iou": iou, "threshold": threshold, "class": None,
             "method": "ddt", **more}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,7 +139,7 @@ def test_falls_back_to_the_threshold_and_says_why():
         hint = saliency(np.full((7, 7), value), (64, 64))
         assert reason(hint, image) == "the map is constant"
     hint = around((64, 64), (32, 32), 12)
-    everything = {"seeds": "fraction", "background": 0.0, "foreground": 1.0}
+    everything: dict[str, Any] = {"seeds": "fraction", "background": 0.0, "foreground": 1.0}
     assert reason(hint, image, seeds="fraction", background=0.0, middle=0.5, agree=1.0) is not None
     assert GrabCut(agree=0, **everything)(hint, image).fell_back is None
     for side in (1, 3):
@@ -195,7 +196,7 @@ def test_colours_from_few_pixels_cut_as_all_of_them_do():
     size, centre = (208, 180), (110, 80)
     image, _ = disc(size, centre, 50)
     hint = around(size, centre, 28)
-    alone = {"agree": 0, "map_share": 0}
+    alone: dict[str, Any] = {"agree": 0, "map_share": 0}
     few, _ = GrabCut(**alone).mask(hint, image)
     every, _ = GrabCut(**alone, colours=None).mask(hint, image)
     plain = plainly_cut(hint, image)
@@ -220,7 +221,7 @@ def test_seeds_too_few_to_be_picked_are_cut_with_all_pixels():
     size, centre = (208, 208), (100, 100)
     image, _ = disc(size, centre, 40)
     hint = around(size, centre, 30)
-    one = {"seeds": "fraction", "foreground": 1.0, "background": 0.05, "agree": 0}
+    one: dict[str, Any] = {"seeds": "fraction", "foreground": 1.0, "background": 0.05, "agree": 0}
     few, why = GrabCut(**one).mask(hint, image)
     every, _ = GrabCut(**one, colours=None).mask(hint, image)
     assert why is None
@@ -236,7 +237,7 @@ def test_the_last_cut_stays_near_the_small_one():
     shown, hint = example(image.clip(0, 255)), around(size, (100, 110), 40)
     leg = np.zeros(size, bool)
     leg[145:195, 105:108] = True  # between columns that are picked
-    alone = {"agree": 0, "colours": 28}
+    alone: dict[str, Any] = {"agree": 0, "colours": 28}
     near, _ = GrabCut(**alone, band=2).mask(hint, shown)
     far, _ = GrabCut(**alone, band=80).mask(hint, shown)
     assert far[leg].mean() > 0.9

@@ -52,7 +52,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
-    real, steps = loop.rate, 0
+    real, steps = loop.lr_factor, 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
@@ -61,7 +61,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "rate", rate)
+    monkeypatch.setattr(loop, "lr_factor", rate)
     with pytest.raises(Killed):
         cli(*longer, "outputs=cut")
     assert list((tmp_path / "cut/train").rglob("state.pt"))
@@ -349,7 +349,7 @@ def test_sigint_ends_with_one_line(
         signal.raise_signal(signal.SIGINT)
         return 1.0
 
-    monkeypatch.setattr(loop, "rate", interrupt)
+    monkeypatch.setattr(loop, "lr_factor", interrupt)
     # A shell's background job ignores the signal, and what it starts inherits that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

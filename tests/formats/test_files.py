@@ -1,0 +1,86 @@
+"""Files written whole or not at all, and names that any file system takes."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.formats.files import (
+    atomic_write,
+    read_json,
+    to_file_name,
+    truncate_name,
+    unique_file_names,
+    write_json,
+    write_text,
+)
+
+NAMES = st.text(st.characters(codec="utf-8"), max_size=120)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(NAMES, st.integers(1, 80))
+def test_a_file_name_is_short_and_has_no_separator(name: str, most: int) -> None:
+    file_name = to_file_name(name, most)
+    assert len(file_name.encode()) <= most
+    assert not set(file_name) & set('/\\\0:*?"<>|\n ')
+    assert not file_name.startswith(".")
+    assert not file_name.endswith(".")
+
+
+@given(NAMES, st.integers(0, 300))
+def test_a_truncated_name_is_a_beginning_of_at_most_so_many_bytes(name: str, most: int) -> None:
+    short = truncate_name(name, most)
+    assert name.startswith(short)
+    assert len(short.encode()) <= most
+    assert short == name or len(name[: len(short) + 1].encode()) > most
+
+
+# Names that a number could make equal to another class's.
+SIMILAR_NAMES = st.sampled_from(
+    ["a", "A", "a-0", "a-1", "a-1-1", "a-1-2", "", "0", "-", "...", "a/"]
+)
+
+
+@given(st.lists(NAMES, max_size=6) | st.lists(SIMILAR_NAMES, max_size=8))
+def test_class_names_become_names_of_different_files(classes: list[str]) -> None:
+    names = unique_file_names(classes)
+    assert len(names) == len(classes)
+    assert all(names)
+    assert len({name.lower() for name in names}) == len(names)
+
+
+@given(JSON)
+def test_json_that_was_written_is_read_as_it_was(value: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "value.json")
+        write_json(path, value)
+        assert read_json(path) == value
+        assert [file.name for file in Path(folder).iterdir()] == ["value.json"]
+
+
+@given(st.text(st.sampled_from("abcdé漢.-_ "), min_size=1, max_size=80))
+def test_any_name_is_written_atomically(name: str) -> None:
+    """Also one so long that a suffix would make it too long for the file system."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"x{name}"[:80])
+        write_text(path, "before")
+        with pytest.raises(ValueError, match="in the middle"):
+            fail_in_the_middle(path)
+        assert path.read_text() == "before"
+        assert list(Path(folder).iterdir()) == [path]
+
+
+def fail_in_the_middle(path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "before"
+        raise ValueError("in the middle")
