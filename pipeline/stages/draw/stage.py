@@ -26,7 +26,7 @@ from pipeline.types import Boxes
 
 def cache_key(run: Run) -> dict[str, Any]:
     return {
-        "source": run.sources(__name__, "data"),
+        "source": run.sources(__name__, "data", drawing=True),
         "localize": run.key("localize"),
         "draw": run.config["draw"],
     }

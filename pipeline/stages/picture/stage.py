@@ -55,7 +55,7 @@ ROWS = ("row_class", "row_predicted", "row_score", "row_scale", "row_map", "row_
 
 def cache_key(run: Run) -> dict[str, Any]:
     return {
-        "source": run.sources(__name__, "data"),
+        "source": run.sources(__name__, "data", drawing=True),
         "explain": [[name, run.for_method(name).key("explain")] for name in run.methods],
         "picture": run.config["picture"],
     }

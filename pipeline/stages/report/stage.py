@@ -44,7 +44,7 @@ DARK, TRUE, FOUND = (24, 24, 24), (255, 255, 255), PALETTE[0]  # RGB; TRUE is da
 def cache_key(run: Run) -> dict[str, Any]:
     methods = [run.for_method(name) for name in run.methods]
     return {
-        "source": run.sources(__name__),
+        "source": run.sources(__name__, drawing=True),
         "template": hash_file(template_path()),
         "evaluate": [one.key("evaluate") for one in methods],
         "compare": run.key("compare") if "compare" in run.config["stages"] else None,
