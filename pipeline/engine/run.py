@@ -234,14 +234,20 @@ class Run:
         """Where the results of stages lie."""
         return store.Store(self.outputs)
 
-    def sources(self, module: str, *families: str) -> dict[str, str]:
-        """Hashes of the source of a module and of what it instantiates."""
+    def sources(self, module: str, *families: str, drawing: bool = False) -> dict[str, str]:
+        """Hash the source of a module and of what it instantiates.
+
+        Args:
+            module: full name.
+            families: the parts of the configuration whose targets count, by dotted name.
+            drawing: whether the result is a drawing: what draws counts, too.
+        """
         nodes = [
             self.methods[self.method] if family == "saliency" else get_value(self.config, family)
             for family in families
         ]
         targets = [name.rpartition(".")[0] for node in nodes for name in list_targets(node)]
-        return hash_sources([module, *targets])
+        return hash_sources([module, *targets], drawing)
 
     def cache_key(self, stage: str) -> dict[str, Any]:
         """All that can change a stage's result."""

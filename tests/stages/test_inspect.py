@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.engine import checkpoint, store
-from pipeline.engine.sources import _imports
+from pipeline.engine import checkpoint
+from pipeline.engine.sources import PACKAGE, SourceCache
+from pipeline.engine.syntax import Source
 from pipeline.formats.files import read_json
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
@@ -369,15 +371,15 @@ def test_a_changed_view_is_noticed_and_another_changes_nothing(
     made = read_json(LATEST / "stages/inspect/cache_key.json")
     assert "pipeline.stages.inspect.views.filters" in made["source"]
     assert "pipeline.stages.inspect.views.classes" not in made["source"]
-    real = _imports
+    real = SourceCache.read
     for changed, told in (("classes", "kept"), ("filters", "made"), ("__init__", "made")):
-        module = f"pipeline.stages.inspect.views.{changed}".removesuffix(".__init__")
+        file = PACKAGE / "stages/inspect/views" / f"{changed}.py"
 
-        def edited(name: str, module: str = module) -> tuple[str, frozenset[str]]:
-            source, imports = real(name)
-            return (f"{source}-edited" if name == module else source), imports
+        def edited(cache: SourceCache, path: Path, file: Path = file) -> Source:
+            source = real(cache, path)
+            return replace(source, digest=f"{source.digest}-edited") if path == file else source
 
-        monkeypatch.setattr(store, "_imports", edited)
+        monkeypatch.setattr(SourceCache, "read", edited)
         capsys.readouterr()
         assert cli(*command) == 0
         assert f"inspect    {told}" in capsys.readouterr().out

@@ -35,7 +35,7 @@ class Draw(Stage):
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
         return {
-            "source": run.sources(__name__, "data"),
+            "source": run.sources(__name__, "data", drawing=True),
             "localize": run.key("localize"),
             "draw": run.config["draw"],
         }

@@ -35,9 +35,9 @@ PLAINLY_NONE = ("jitter", "blur", "variation")  # that plain has not
 def cache_key(run: Run) -> dict[str, Any]:
     views = run.config["inspect"]["views"]
     on_data = reads_data(run)
-    source = run.sources(__name__, *(["data"] if on_data else []))
+    source = run.sources(__name__, *(["data"] if on_data else []), drawing=True)
     for view in views:
-        source |= run.sources(f"{VIEWS}.{view}")
+        source |= run.sources(f"{VIEWS}.{view}", drawing=True)
     return {
         "source": source,
         "checkpoint": checkpoint.fingerprint(run.checkpoint),

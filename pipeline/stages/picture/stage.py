@@ -49,7 +49,7 @@ class Picture(Stage):
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
         return {
-            "source": run.sources(__name__, "data"),
+            "source": run.sources(__name__, "data", drawing=True),
             "explain": [[name, run.for_method(name).key("explain")] for name in run.methods],
             "picture": run.config["picture"],
         }

@@ -38,7 +38,7 @@ class Report(Stage):
 
         methods = [run.for_method(name) for name in run.methods]
         return {
-            "source": run.sources(__name__),
+            "source": run.sources(__name__, drawing=True),
             "template": hash_file(TEMPLATE),
             "evaluate": [method.key("evaluate") for method in methods],
             "compare": run.key("compare") if "compare" in run.config["stages"] else None,
