@@ -4,7 +4,7 @@ Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 
 feature map its nine strongest activations in a data set, one an image; the patch of the image that
 the place sees (pipeline/visualize/receptive_field.py); and that one activation, all others set to
 0, sent back to the image through the deconvnet, or by guided backpropagation (Springenberg et al.
-2014, figure 3), whose ways through a ReLU are pipeline/saliency/relu_rules.py's.
+2014, figure 3), whose ways through a ReLU are pipeline/ops/relu_rules.py's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.ops.relu_rules import InSight, Rule, bend, deconvnet, guided
 from pipeline.protocols import Network
-from pipeline.saliency.deconvnet import deconvnet
-from pipeline.saliency.guided_backprop import guided
-from pipeline.saliency.relu_rules import InSight, Rule, bend
 from pipeline.visualize.receptive_field import receptive_field
 
 if TYPE_CHECKING:
