@@ -1,14 +1,17 @@
 """What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets."""
+sets, tests of maps, views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline.types import (
+    AuditBatch,
+    AuditNumber,
+    AuditSubject,
     Boxes,
     ClassSelector,
     CocoIds,
@@ -16,13 +19,15 @@ from pipeline.types import (
     Explanation,
     GroundTruth,
     NetworkOutput,
+    PartValues,
     SaliencyMap,
     Size,
     Split,
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Float, Float32, Int, UInt8
+    from PIL import Image
     from torch import Tensor
 
 
@@ -190,4 +195,80 @@ class AnnotatedDataSet(DataSet, Protocol):
 
     def truth_notes(self) -> list[str]:
         """What was odd about the annotations but could be mended, a line each."""
+        ...
+
+
+class TrainedNetwork(Protocol):
+    """A network with what its input looks like, as a checkpoint holds it."""
+
+    @property
+    def network(self) -> Network:
+        """The network in eval mode, its weights frozen; it is a torch.nn.Module."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images that the network was trained on."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """The mean of red, green and blue, for pixels from 0 to 1."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """The standard deviation of red, green and blue, for pixels from 0 to 1."""
+        ...
+
+    def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+        """Return images of one size as the network reads them, on the network's device."""
+        ...
+
+
+class AuditTest(Protocol):
+    """A test of whether the maps of a method on a network can be trusted."""
+
+    @property
+    def numbers(self) -> Sequence[AuditNumber]:
+        """The numbers of the table. The values of each are among the arrays, under its name."""
+        ...
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether it takes tens of passes an image: it then sees `audit.few` images alone."""
+        ...
+
+    @property
+    def picture_arrays(self) -> Collection[str]:
+        """Names of the arrays that `draw` alone reads: images.json leaves them out."""
+        ...
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return why the test cannot be done on this network; empty where it can."""
+        ...
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Test the maps of a batch.
+
+        Returns:
+            Arrays by name. Each has a row for each image, those of `picture_arrays` perhaps for
+            fewer. `image` and `class` are the stage's own names.
+        """
+        ...
+
+    def part_values(
+        self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]
+    ) -> Sequence[PartValues]:
+        """Return the numbers of parts of the network, where the test looks at parts.
+
+        They stand in audit.json, not in the table. `arrays` are those of all images.
+        """
+        ...
+
+    def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
+        """Draw the picture of the test from the arrays of all images."""
         ...

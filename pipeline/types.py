@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float16, Float32, Int, UInt8
     from torch import Tensor
 
+    from pipeline.protocols import Network, TrainedNetwork
+
 Size = tuple[int, int]
 Split = Literal["train", "held_back", "calibration", "val", "all"]
 """`train` is learned from; `held_back`, a part of it set apart by hash, selects the best epoch;
@@ -198,6 +200,69 @@ class CocoIds:
     image_ids: Sequence[int]
     file_names: Sequence[str]
     category_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class AuditNumber:
+    """A number that a test of maps gives for each image, as the table of stage audit shows it."""
+
+    name: str
+    title: str
+    good: Literal["low", "high", ""]  # "" where neither is good: how alike two maps are
+
+
+PartValues = tuple[AuditNumber, str, "Float[np.ndarray, 'n']"]
+"""A number of a part of a network that a test of maps looked at alone: the number, the part's name,
+the values of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSubject:
+    """One saliency method on one trained network: whose maps a test looks at.
+
+    Args:
+        trained: The network, with its input size, mean and std.
+        network_name: The network's name in titles.
+        method: The method's name in titles.
+        seed: The seed of the run.
+    """
+
+    trained: TrainedNetwork
+    network_name: str
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditBatch:
+    """Images that go through a test of maps together, and how they are explained.
+
+    Args:
+        positions: The position of each image in its split.
+        pixels: The images, RGB, at the size of the network's input.
+        sizes: Height and width of each original image.
+        images: The same images as the network reads them.
+        classes: The class that is explained of each image.
+        seeds: A seed for whatever is drawn for each image, so that no result depends on which
+            images go together.
+        shown: How many of these images, the first, are kept for the test's picture.
+        maps_of: From a network and images [b, 3, H, W] to the maps [b, h, w] of `classes`, computed
+            in float32, at the method's own resolution.
+        logits_of: From a network and images to the logits [b, C] as float32, without gradients.
+        best_boxes: From maps [b, h, w] to the best box of each, float32 [b, 4] xyxy in pixels of
+            the original image; all zeros where there is none.
+    """
+
+    positions: Sequence[int]
+    pixels: UInt8[np.ndarray, "b H W 3"]
+    sizes: Sequence[Size]
+    images: Float[Tensor, "b 3 H W"]
+    classes: Int[Tensor, "b"]
+    seeds: Sequence[int]
+    shown: int
+    maps_of: Callable[[Network, Tensor], Tensor]
+    logits_of: Callable[[Network, Tensor], Tensor]
+    best_boxes: Callable[[Tensor], np.ndarray]
 
 
 def check_size(size: Size, where: str) -> None:

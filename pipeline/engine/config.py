@@ -96,12 +96,11 @@ class Evaluate:
     ious: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
 
 
-AUDIT_TESTS = ("faithfulness", "sanity", "input_shift", "fragility")
-
-
 @dataclass
 class Audit:
-    tests: list[str] = field(default_factory=lambda: list(AUDIT_TESTS))
+    tests: list[str] = field(
+        default_factory=lambda: ["faithfulness", "sanity", "input_shift", "fragility"]
+    )
     images: int = 32  # chosen evenly from the split
     few: int = 8  # of these, for sanity and fragility, which take tens of passes an image
     steps: int = 10  # of insertion and deletion: each changes as many pixels
@@ -326,13 +325,14 @@ def check_config(config: Mapping[str, Any]) -> None:
                 f"{named}={node}: expected one of its choices; choices: "
                 f"{', '.join(list_choices(family))}"
             )
+    tests = list_choices("audit")
     for test in config["audit"]["tests"]:
-        if test not in AUDIT_TESTS:
+        if test not in tests:
             raise UserError(
-                f"audit.tests: no such test {test!r}; {suggest_choices(str(test), AUDIT_TESTS)}"
+                f"audit.tests: no such test {test!r}; {suggest_choices(str(test), tests)}"
             )
     if not config["audit"]["tests"]:
-        raise UserError(f"audit.tests=[]: name at least one; choices: {', '.join(AUDIT_TESTS)}")
+        raise UserError(f"audit.tests=[]: name at least one; choices: {', '.join(tests)}")
     views = config["inspect"]["views"]
     for view in views:
         if view not in INSPECT_VIEWS:

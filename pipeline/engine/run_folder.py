@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from pipeline.engine import checkpoint, terminal
+from pipeline.engine.choices import build_choices
 from pipeline.engine.run import PER_METHOD_STAGES, Run
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
@@ -136,10 +137,12 @@ class RunFolder:
 
     def _audited(self) -> None:
         """The table over methods, what their boxes are worth beside it."""
-        metrics = self.path / "metrics.json"
+        metrics, options = self.path / "metrics.json", self.run.config["audit"]
+        tests = build_choices("audit", options["tests"], options)
         told = format_audits(
             read_json(self.path / "audit.json"),
             read_json(metrics) if metrics.is_file() else [],
+            [number for test in tests.values() for number in test.numbers],
         )
         write_text(self.path / "audit.txt", told)
         terminal.print_line(told.rstrip("\n"))
