@@ -23,6 +23,8 @@ from pipeline.types import (
     SaliencyMap,
     Size,
     Split,
+    ViewResult,
+    ViewSubject,
 )
 
 if TYPE_CHECKING:
@@ -271,4 +273,28 @@ class AuditTest(Protocol):
 
     def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
         """Draw the picture of the test from the arrays of all images."""
+        ...
+
+
+class View(Protocol):
+    """A view of stage inspect: pictures of what a network looks for."""
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether it reads images of the split: they are part of the cache key then."""
+        ...
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it asks for maps of the run's saliency method: the method and what it is fitted
+        on are part of the cache key then."""
+        ...
+
+    def __call__(self, subject: ViewSubject) -> ViewResult:
+        """Look into the network, which stays as it is.
+
+        Raises:
+            UserError: There is nothing to show: no image could be read, or the network cannot do
+                what the view asks for.
+        """
         ...

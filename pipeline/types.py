@@ -7,17 +7,20 @@ inside the file that speaks their format. Sizes are always (height, width).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Float16, Float32, Int, UInt8
+    from PIL import Image
     from torch import Tensor
 
-    from pipeline.protocols import Network, TrainedNetwork
+    from pipeline.protocols import DataSet, Network, TrainedNetwork
 
 Size = tuple[int, int]
 Split = Literal["train", "held_back", "calibration", "val", "all"]
@@ -263,6 +266,68 @@ class AuditBatch:
     maps_of: Callable[[Network, Tensor], Tensor]
     logits_of: Callable[[Network, Tensor], Tensor]
     best_boxes: Callable[[Tensor], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSubject:
+    """One trained network, which a view of stage inspect looks into, and what it may ask for.
+
+    Args:
+        trained: The network, with its classes, mean and std.
+        network_name: The network's name in titles.
+        device: The device of the network.
+        size: Height and width that images are scaled to for the network.
+        seed: The seed of the run.
+        data: The images and their labels. A view that does not read them declares that.
+        split: The split that images are taken from.
+        method: The saliency method's name in titles.
+        explain: From images [b, 3, H, W] and a selector of classes to maps of the run's saliency
+            method, computed in the run's precision. A view that calls it declares that.
+        batch_size: How many images are computed together.
+        map_batches: From the title of a progress bar, positions of images in the split and a
+            function to the arrays that the function returns of each batch, in order. The function
+            is given the positions of a batch and its images as the network reads them; several
+            threads may call it. Images that cannot be read are left out.
+        show_progress: From the title of a progress bar, a count and a unit to a context that gives
+            a function to advance by.
+        compute_once: From a key and a function to what the function returns; computed once for all
+            views that ask with the same key.
+    """
+
+    trained: TrainedNetwork
+    network_name: str
+    device: torch.device
+    size: Size
+    seed: int
+    data: DataSet
+    split: Split
+    method: str
+    explain: Callable[[Tensor, ClassSelector], Explanation]
+    batch_size: int
+    map_batches: Callable[
+        [str, Sequence[int], Callable[[Sequence[int], Tensor], dict[str, np.ndarray]]],
+        Iterator[Mapping[str, np.ndarray]],
+    ]
+    show_progress: Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+    compute_once: Callable[[Hashable, Callable[[], Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewResult:
+    """What a view gives to be written.
+
+    Args:
+        sheets: Pictures by what follows the view's name: "" is `<view>.png`, "rise" is
+            `<view>_rise.png`. Arrays are uint8 RGB.
+        numbers: The content of `<view>.json`; None: there is no such file.
+        pictures: Single pictures by name: `<view>/<name>.png`.
+        notes: What could not be shown, a line each.
+    """
+
+    sheets: Mapping[str, Image.Image | UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    numbers: Mapping[str, Any] | None = None
+    pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def check_size(size: Size, where: str) -> None:

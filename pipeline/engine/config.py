@@ -110,12 +110,13 @@ class Audit:
     attack_steps: int = 10  # of fragility
 
 
-INSPECT_VIEWS = ("classes", "channels", "features", "first_order", "filters", "top5", "dream")
-
-
 @dataclass
 class Inspect:
-    views: list[str] = field(default_factory=lambda: list(INSPECT_VIEWS[:-1]))  # or dream, as well
+    views: list[str] = field(  # or dream, as well
+        default_factory=lambda: [
+            "classes", "channels", "features", "first_order", "filters", "top5"
+        ]
+    )  # fmt: skip
     classes: list[Any] = field(default_factory=list)  # by name; empty: nine, evenly of all
     layer: str = "last"  # last | below | a path: whose feature maps
     channels: list[int] = field(default_factory=list)  # of them; empty: the strongest
@@ -333,15 +334,15 @@ def check_config(config: Mapping[str, Any]) -> None:
             )
     if not config["audit"]["tests"]:
         raise UserError(f"audit.tests=[]: name at least one; choices: {', '.join(tests)}")
-    views = config["inspect"]["views"]
+    views, known_views = config["inspect"]["views"], list_choices("visualize")
     for view in views:
-        if view not in INSPECT_VIEWS:
+        if view not in known_views:
             raise UserError(
-                f"inspect.views: no such view {view!r}; {suggest_choices(str(view), INSPECT_VIEWS)}"
+                f"inspect.views: no such view {view!r}; {suggest_choices(str(view), known_views)}"
             )
     if not views or len(set(views)) != len(views):
         raise UserError(
-            f"inspect.views={views}: each once, one at least, of {', '.join(INSPECT_VIEWS)}"
+            f"inspect.views={views}: each once, one at least, of {', '.join(known_views)}"
         )
     methods = config["explain"]["methods"]
     if len(set(methods)) != len(methods):
