@@ -242,13 +242,13 @@ def imputed(
     tolerance: float = TOLERANCE,
 ) -> Float[Tensor, "b c H W"]:
     """Noisy linear imputation of the pixels that are gone."""
-    found = []
+    filled = []
     # One by one: on a CPU an image then stays in the cache, and each stops when it is solved.
     for image, hole, seed in zip(images, gone, seeds, strict=True):
         drawn = np.random.default_rng(seed).standard_normal(tuple(image.shape), np.float32)
         extra = torch.from_numpy(drawn).to(image.device) * noise
-        found.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
-    return torch.stack(found).contiguous(memory_format=torch.channels_last)
+        filled.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
+    return torch.stack(filled).contiguous(memory_format=torch.channels_last)
 
 
 def harmonic(

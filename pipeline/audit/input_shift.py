@@ -181,23 +181,27 @@ def _margins(conv: nn.Conv2d) -> list[int]:
 def shifted(
     network: nn.Module, images: Float[Tensor, "b 3 H W"], shift: Float[Tensor, "3"]
 ) -> nn.Module:
-    """The copy f_2. Raises UserError where the first layer is not what can take a shift away."""
+    """Return the copy f_2, whose first layer takes away a shift of the images.
+
+    Raises:
+        UserError: The first layer is not what can take a shift away.
+    """
     changed = copy.deepcopy(network)
-    one = images[:1]
-    name, before = _first(changed, one)
-    _, after = _first(changed, one + shift[:, None, None])
+    image = images[:1]
+    name, before = _first(changed, image)
+    _, after = _first(changed, image + shift[:, None, None])
     added = after - before
-    own = added.mean((0, 2, 3))
-    if not torch.allclose(added, own[:, None, None].expand_as(added), atol=1e-4):
+    of_channels = added.mean((0, 2, 3))
+    if not torch.allclose(added, of_channels[:, None, None].expand_as(added), atol=1e-4):
         raise UserError(f"what reaches the first convolution, {name}, is not the image or affine")
     parent, _, child = name.rpartition(".")
     conv = cast(nn.Conv2d, changed.get_submodule(name))
-    setattr(changed.get_submodule(parent), child, Shifted(conv, own))
+    setattr(changed.get_submodule(parent), child, Shifted(conv, of_channels))
     return changed
 
 
 def _first(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, Tensor]:
-    """The layer that runs first of those that have parameters, and what it reads."""
+    """Return the name of the first layer that has parameters, and what it reads."""
     seen: list[tuple[str, Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any], None]:

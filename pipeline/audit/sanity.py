@@ -134,15 +134,18 @@ class Part:
 
 
 def parts(network: nn.Module, most: int) -> list[Part]:
-    """From the top down: the head, then at most `most` - 1 parts of about as many layers."""
-    # What owns nothing (no branch was trained) is no part.
-    own = [
-        (name, one) for name, one in network.named_children() if any(True for _ in one.parameters())
+    """Divide a network from the top down: the head, then at most `most` - 1 parts of about as many
+    layers."""
+    # What has no parameters (no branch was trained) is no part.
+    children = [
+        (name, child)
+        for name, child in network.named_children()
+        if any(True for _ in child.parameters())
     ]
-    top = own[-1][0]
+    top = children[-1][0]
     blocks = [
         (name, layers)
-        for child, module in own
+        for child, module in children
         if child != top
         for name, layers in _blocks(child, module, _count(network) / max(1, most))
     ]
@@ -155,31 +158,31 @@ def parts(network: nn.Module, most: int) -> list[Part]:
             groups.append([])
         groups[-1].append((name, layers))
         done += len(layers)
-    found = [
-        Part(_spanned([name for name, _ in group]), tuple(n for _, some in group for n in some))
+    below = [
+        Part(_spanned([name for name, _ in group]), tuple(n for _, names in group for n in names))
         for group in groups
     ]
     head = Part(top, tuple(_layers(network.get_submodule(top), top)))
-    return [head, *reversed(found)]
+    return [head, *reversed(below)]
 
 
 def _blocks(name: str, module: nn.Module, most: float) -> Iterator[tuple[str, list[str]]]:
-    """A module, or what it is made of where it has more than `most` layers."""
+    """Yield a module, or what it is made of where it has more than `most` layers."""
     layers = list(_layers(module, name))
     inner = list(module.named_children())
     if len(layers) > most and inner:
         if layers[0] == name:  # parameters of its own, a class token
             yield name, [name]
-        for child, one in inner:
-            yield from _blocks(f"{name}.{child}", one, most)
+        for child, part in inner:
+            yield from _blocks(f"{name}.{child}", part, most)
     elif layers:
         yield name, layers
 
 
 def _layers(module: nn.Module, name: str) -> Iterator[str]:
-    """Modules that own parameters."""
-    for inner, one in module.named_modules():
-        if any(True for _ in one.parameters(recurse=False)):
+    """Yield the names of modules that have parameters."""
+    for inner, layer in module.named_modules():
+        if any(True for _ in layer.parameters(recurse=False)):
             yield f"{name}.{inner}" if inner else name
 
 
@@ -188,7 +191,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _spanned(names: Sequence[str]) -> str:
-    """The part as a person would say it: features.3-5."""
+    """Return the name of a part, as features.3-5."""
     first, last = (name.removeprefix("body.") for name in (names[0], names[-1]))
     if first == last:
         return first
@@ -197,7 +200,7 @@ def _spanned(names: Sequence[str]) -> str:
 
 
 def make_random(network: nn.Module, part: Part, seed: int) -> None:
-    """The layers of a part begin anew; the same seed gives the same weights on any device."""
+    """Draw the weights of a part anew; the same seed gives the same weights on any device."""
     with torch.no_grad():
         for name in part.layers:
             generator = torch.Generator().manual_seed(seed)
@@ -208,14 +211,14 @@ def _reset(layer: nn.Module, generator: torch.Generator) -> None:
     if isinstance(layer, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm):
         layer.reset_parameters()
         return
-    own = dict(layer.named_parameters(recurse=False))
+    parameters = dict(layer.named_parameters(recurse=False))
     usual = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    for name, parameter in own.items():
+    for name, parameter in parameters.items():
         drawn = torch.empty(parameter.shape)
         if usual and name == "weight":
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         elif usual and name == "bias":
-            fan = own["weight"][0].numel()
+            fan = parameters["weight"][0].numel()
             nn.init.uniform_(drawn, -(fan**-0.5), fan**-0.5, generator=generator)
         else:
             spread = float(parameter.std()) if parameter.numel() > 1 else 0.0

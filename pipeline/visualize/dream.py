@@ -114,7 +114,9 @@ class Dream:
         # Each photograph and its dreams in a row; where that is but two, two rows side by side.
         across = 4 if in_a_row == 1 else 1 + in_a_row
         pictures = framed([cell.picture for cell in cells])
-        cells = [replace(cell, picture=one) for cell, one in zip(cells, pictures, strict=True)]
+        cells = [
+            replace(cell, picture=picture) for cell, picture in zip(cells, pictures, strict=True)
+        ]
         return ViewResult(
             sheets={
                 "": grid(title, [formula], cells, across),

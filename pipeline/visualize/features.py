@@ -87,9 +87,9 @@ class Features:
         }
         notes = [f"patches alone; {refusal}"] if refusal else []
         if empty := sum(item.projections[GUIDED].empty for item in shown if item.projections):
-            every = sum(len(item.feature_map.places) for item in shown)
+            count_all = sum(len(item.feature_map.places) for item in shown)
             notes.append(
-                f"{empty} of {every} of guided "
+                f"{empty} of {count_all} of guided "
                 "backprop are empty: no open way back, or an activation at the ceiling of a ReLU6"
             )
         sheet = self._draw(subject, size, count, shown)
