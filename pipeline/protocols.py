@@ -1,14 +1,17 @@
 """What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets."""
+sets, tests of maps, views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from pipeline.types import (
+    AuditBatch,
+    AuditNumber,
+    AuditSubject,
     Boxes,
     ClassSelector,
     CocoIds,
@@ -16,15 +19,19 @@ from pipeline.types import (
     Explanation,
     GroundTruth,
     NetworkOutput,
+    PartValues,
     SaliencyMap,
     Size,
     Split,
+    ViewResult,
+    ViewSubject,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Float, Float32, Int, UInt8
+    from PIL import Image
     from torch import Tensor, nn
 
 
@@ -266,4 +273,104 @@ class ReadsDrawnBoxes(Protocol):
 
     def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
         """Return these boxes by image id. Raises UserError where the file cannot be read."""
+        ...
+
+
+class TrainedNetwork(Protocol):
+    """A network with what its input looks like, as a checkpoint holds it."""
+
+    @property
+    def network(self) -> Network:
+        """The network in eval mode, its weights frozen; it is a torch.nn.Module."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the images that the network was trained on."""
+        ...
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """The mean of red, green and blue, for pixels from 0 to 1."""
+        ...
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """The standard deviation of red, green and blue, for pixels from 0 to 1."""
+        ...
+
+    def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+        """Return images of one size as the network reads them, on the network's device."""
+        ...
+
+
+class AuditTest(Protocol):
+    """A test of whether the maps of a method on a network can be trusted."""
+
+    @property
+    def numbers(self) -> Sequence[AuditNumber]:
+        """The numbers of the table. The values of each are among the arrays, under its name."""
+        ...
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether it takes tens of passes an image: it then sees `audit.few` images alone."""
+        ...
+
+    @property
+    def picture_arrays(self) -> Collection[str]:
+        """Names of the arrays that `draw` alone reads: images.json leaves them out."""
+        ...
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return why the test cannot be done on this network; empty where it can."""
+        ...
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Test the maps of a batch.
+
+        Returns:
+            Arrays by name. Each has a row for each image, those of `picture_arrays` perhaps for
+            fewer. `image` and `class` are the stage's own names.
+        """
+        ...
+
+    def part_values(
+        self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]
+    ) -> Sequence[PartValues]:
+        """Return the numbers of parts of the network, where the test looks at parts.
+
+        They stand in audit.json, not in the table. `arrays` are those of all images.
+        """
+        ...
+
+    def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
+        """Draw the picture of the test from the arrays of all images."""
+        ...
+
+
+class View(Protocol):
+    """A view of stage inspect: pictures of what a network looks for."""
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether it reads images of the split: they are part of the cache key then."""
+        ...
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it asks for maps of the run's saliency method: the method and what it is fitted
+        on are part of the cache key then."""
+        ...
+
+    def __call__(self, subject: ViewSubject) -> ViewResult:
+        """Look into the network, which stays as it is.
+
+        Raises:
+            UserError: There is nothing to show: no image could be read, or the network cannot do
+                what the view asks for.
+        """
         ...

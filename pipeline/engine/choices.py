@@ -202,3 +202,30 @@ def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
     }
     node = {**to_plain(defaults), **node}
     return {**node, **to_plain(_nested_choices(where, target, node))}
+
+
+def complete_choice(family: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of a choice that a stage names, with all arguments of its target.
+
+    Args:
+        family: A folder of conf/.
+        name: A choice of it.
+        options: Options of the stage. Those that the target takes an argument of the same name for
+            are handed on; an argument that the choice's YAML gives stands.
+    """
+    where, node = f"{family} {name}", read_choice(family, name)
+    parameters = inspect.signature(locate(where, str(node["_target_"]))).parameters
+    given = {key: value for key, value in options.items() if key in parameters}
+    return fill_defaults(where, {**given, **node})
+
+
+def build_choices(family: str, names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the choices that a stage names, by name; see complete_choice for `options`.
+
+    Raises:
+        UserError: An argument does not fit its annotation.
+    """
+    return {
+        name: instantiate(f"{family} {name}", complete_choice(family, name, options))
+        for name in names
+    }

@@ -101,7 +101,7 @@ class RunFolder:
         """Point `outputs/latest` here, in one step, and say where the results are."""
         for name in list_stages():
             if name in self.run.config["stages"]:
-                for line in find_stage(name).finish(self.path):
+                for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
         latest = self.run.outputs / "latest"
         for left in self.run.outputs.glob(".latest.*.tmp"):

@@ -89,7 +89,7 @@ class Stage(ABC):
         """Return lines for the terminal once the result is in the run's folder."""
         return ()
 
-    def finish(self, run_folder: Path) -> Sequence[str]:
+    def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
         """Complete the run's folder once all stages are done; return lines for the terminal."""
         return ()
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import permutations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,12 +30,6 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
-from pipeline.protocols import Network
-from pipeline.saliency.gradients import full_precision, gradients
-from pipeline.types import ClassSelector
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 """From g and g * [open] to what goes on. The second is the rule's own to overwrite."""
@@ -71,21 +65,14 @@ HIDDEN = {f"{name}_" for name in (
 SCALAR = {"Add", "Div", "Hardsigmoid", "Hardtanh", "Mul", "Sigmoid"}
 
 
-def modified_gradients(
-    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, rule: Rule
-) -> tuple[Float[Tensor, "b t 3 H W"], Int[Tensor, "b t"], Float[Tensor, "b C"]]:
-    """What comes back to the image by `rule`, the classes chosen, the logits. In float32.
+def deconvnet(above: Tensor, through: Tensor) -> Tensor:
+    """Let pass what is positive on the way back, whether or not the ReLU was open."""
+    return torch.clamp_min(above, 0, out=through)
 
-    Raises UserError as `bend` does.
-    """
-    with full_precision(images):
-        with InSight():
-            answer = network(images, at=("input",))
-        bend(answer.logits, rule)
-        logits = answer.logits.detach()
-        classes = choose(logits)
-        (colour,) = gradients(answer.logits, classes, [answer.activations["input"]])
-    return colour, classes, logits
+
+def guided(above: Tensor, through: Tensor) -> Tensor:
+    """Let pass what is positive on the way back, where the ReLU was open."""
+    return through.relu_()
 
 
 def bend(logits: Tensor, rule: Rule) -> None:

@@ -1,0 +1,39 @@
+"""Choices from outside the package: a class in a module of a temporary folder, and its YAML."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.engine import choices
+
+
+def add_choice(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    family: str,
+    name: str,
+    source: str,
+    settings: str,
+) -> None:
+    """Write a module `outside_<name>` and the YAML of a choice, and let the choice be found.
+
+    Args:
+        monkeypatch: Of the test.
+        folder: An empty folder, which is put on the path for imports.
+        family: A folder of conf/.
+        name: Of the choice.
+        source: Of the module.
+        settings: The content of the YAML.
+    """
+    conf = folder / "conf"
+    if not conf.is_dir():
+        shutil.copytree(choices.conf_folder(), conf)
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr(choices, "conf_folder", lambda: conf)
+        # Without its cache: a YAML may be written anew.
+        monkeypatch.setattr(choices, "read_choice", choices.read_choice.__wrapped__)
+    (folder / f"outside_{name}.py").write_text(source, encoding="utf-8")
+    (conf / family / f"{name}.yaml").write_text(settings, encoding="utf-8")
