@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.engine import choices
+from pipeline.engine.choices import EXTRA_FOLDER
 
 
 def add_choice(
@@ -29,11 +28,8 @@ def add_choice(
         settings: The content of the YAML.
     """
     conf = folder / "conf"
-    if not conf.is_dir():
-        shutil.copytree(choices.conf_folder(), conf)
-        monkeypatch.syspath_prepend(folder)
-        monkeypatch.setattr(choices, "conf_folder", lambda: conf)
-        # Without its cache: a YAML may be written anew.
-        monkeypatch.setattr(choices, "read_choice", choices.read_choice.__wrapped__)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv(EXTRA_FOLDER, str(conf))
+    (conf / family).mkdir(parents=True, exist_ok=True)
     (folder / f"outside_{name}.py").write_text(source, encoding="utf-8")
     (conf / family / f"{name}.yaml").write_text(settings, encoding="utf-8")

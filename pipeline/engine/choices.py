@@ -59,11 +59,13 @@ def read_choice(group: str, name: str) -> Mapping[str, Any]:
     files = choice_files(group)
     if name not in files:
         raise UserError(f"{group}={name}: no such choice; {suggest_choices(name, files)}")
-    return _read(files[name])
+    path = files[name]
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, changed: int) -> Mapping[str, Any]:
+    """Read a YAML; `changed`, its time stamp, is a part of what it is remembered by."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import sources
+from pipeline.engine import sources, syntax
 from pipeline.engine.sources import NO_SOURCE, SourceCache, forget_sources, hash_sources, open_cache
+from pipeline.engine.syntax import parse_source
 
 PACKAGE = sources.PACKAGE
 STAGES = {  # what each hashes in the experiment cam
@@ -97,7 +98,7 @@ def edit_docstring(node: ast.AST) -> bool:
 
 def edit_number(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        node.value += 1
+        node.value += 1  # type: ignore[operator]
         return True
     return False
 
@@ -565,7 +566,7 @@ def test_a_damaged_cache_is_ignored_and_written_anew(
     kept = tmp_path / "kept.json"
     kept.write_text(text.replace("SOURCE", str(aged)), encoding="latin-1")
     cache = SourceCache(kept)
-    assert cache.read(aged) == sources.parse_source(b"x = 1\n")
+    assert cache.read(aged) == parse_source(b"x = 1\n")
     cache.save()
     forbid_parsing(monkeypatch)
     SourceCache(kept).read(aged)
@@ -602,11 +603,11 @@ def test_a_cache_is_for_one_version_of_the_hash(
 ) -> None:
     """Whoever edits how sources are hashed need not know of the cache."""
     edited = tmp_path / "syntax.py"
-    shutil.copyfile(sources.syntax.__file__, edited)
+    shutil.copyfile(syntax.__file__, edited)
     names = [open_cache()._file]
     with edited.open("a") as file:
         file.write("# edited\n")
-    monkeypatch.setattr(sources.syntax, "__file__", str(edited))
+    monkeypatch.setattr(syntax, "__file__", str(edited))
     forget_sources()
     names.append(open_cache()._file)
     assert None not in names

@@ -211,6 +211,8 @@ def test_fields_of_other_versions_change_nothing() -> None:
 def test_fields_of_other_versions_count_where_they_are_set() -> None:
     class Later(ast.AST):
         _fields = ("values", "type_params")
+        values: list[ast.AST]
+        type_params: list[ast.AST]
 
     plain, empty, filled = Later(), Later(), Later()
     plain.values = empty.values = filled.values = [ast.Name(id="a", ctx=ast.Load())]

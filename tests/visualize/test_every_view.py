@@ -12,9 +12,9 @@ import torch
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import build_choices, fill_defaults, list_choices, read_choice
-from pipeline.engine.config import Inspect
 from pipeline.formats.files import to_file_name
 from pipeline.protocols import View
+from pipeline.stages.inspect.config import InspectOptions
 from pipeline.types import ViewResult
 from tests.conftest import Cli
 from tests.outside import add_choice
@@ -87,7 +87,7 @@ def test_a_view_reads_what_it_declares_alone(name: str, channels: tuple[int, ...
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_an_argument_has_the_default_of_the_option_of_the_stage(name: str) -> None:
-    options = vars(Inspect())
+    options = vars(InspectOptions())
     node = fill_defaults(name, read_choice("visualize", name))
     for key in node.keys() & options.keys():
         assert node[key] == options[key], key
@@ -95,7 +95,7 @@ def test_an_argument_has_the_default_of_the_option_of_the_stage(name: str) -> No
 
 def test_the_default_is_all_views_but_the_dream() -> None:
     wanted = ["classes", "channels", "features", "first_order", "filters", "top5"]
-    assert Inspect().views == wanted
+    assert InspectOptions().views == wanted
     assert sorted([*wanted, "dream"]) == VIEWS
 
 
@@ -104,6 +104,7 @@ def test_the_default_is_all_views_but_the_dream() -> None:
 SOURCE = '''
 """A view that is not part of the package: the weights of the head as a picture."""
 import numpy as np
+from pipeline.stages.inspect.config import InspectOptions
 from pipeline.types import ViewResult
 
 
