@@ -1,10 +1,10 @@
 """What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets."""
+sets, metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,17 +12,23 @@ from pipeline.types import (
     Boxes,
     ClassSelector,
     CocoIds,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
     Example,
     Explanation,
     GroundTruth,
+    MetricNumber,
     NetworkOutput,
+    PairedRows,
     SaliencyMap,
+    Score,
     Size,
     Split,
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Bool, Float, Float32, Int
     from torch import Tensor
 
 
@@ -102,7 +108,7 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
-class RefiningSegmenter(Protocol):
+class RefiningSegmenter(Segmenter, Protocol):
     """A segmenter that makes a better map of a map and its image, and cuts that."""
 
     def refined(
@@ -190,4 +196,59 @@ class AnnotatedDataSet(DataSet, Protocol):
 
     def truth_notes(self) -> list[str]:
         """What was odd about the annotations but could be mended, a line each."""
+        ...
+
+
+class Metric(Protocol):
+    """What is computed from evidence about images, and how it is shown and compared.
+
+    A choice of conf/metric/ is built without data; `with_settings` gives an accumulator of it.
+    `pipeline.metric.base.MetricBase` has what most metrics need no other way.
+    """
+
+    numbers: ClassVar[Sequence[MetricNumber]]
+    """All numbers that it can compute; several metrics may compute a number, each at another
+    threshold, and then say the same of it."""
+    needs: ClassVar[frozenset[EvidenceKind]]
+    """It gets the evidence that holds all of these."""
+    order: ClassVar[int]
+    """Place of its records in metrics.json among those of metrics with the same needs."""
+    row_names: ClassVar[Sequence[str]]
+    """The arrays of `rows` without which `pairs` gives nothing."""
+
+    def with_settings(self, settings: EvaluationSettings) -> Metric:
+        """Return an empty accumulator with these settings."""
+        ...
+
+    def update(self, evidence: Evidence) -> None:
+        """Add evidence, which holds what the metric needs."""
+        ...
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute the numbers over the selected evidence, in the order of `update`; None: all.
+
+        `label` names the selection in the scores.
+        """
+        ...
+
+    def compute_classes(self) -> list[Score]:
+        """Compute numbers of classes that are not those of a selection of images."""
+        ...
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return arrays by name with a row for each piece of evidence, for a paired comparison."""
+        ...
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterable[PairedRows]:
+        """Return what is compared, from such arrays."""
+        ...
+
+    def curve(self) -> Sequence[Mapping[str, Any]]:
+        """Return lines over the threshold for the report, each with `iou` and `points`."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about numbers that could not be computed."""
         ...

@@ -17,7 +17,9 @@ from pipeline.errors import UserError, suggest_choices
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
 STAGES = ("train", "refine", "explain", "picture", "calibrate", "localize", "evaluate", "compare",
-          "score", "draw", "audit", "inspect", "report")  # fmt: skip
+          "draw", "audit", "inspect", "report")  # fmt: skip
+
+MAKES_BOXES = {"train", "explain", "localize"}
 
 NESTED_CHOICES = {"refine.teacher": "saliency", "refine.cut": "segmenter"}
 """Where a stage has a choice of a family of its own, as in saliency@refine.teacher=ddt."""
@@ -276,8 +278,14 @@ def check_config(config: Mapping[str, Any]) -> None:
             f"experiments: {names}; stages: {', '.join(STAGES)}"
         )
     for key in ("boxes", "annotations", "maps", "metadata", "against"):
-        readers = {"score", "evaluate", "compare"} if key == "against" else {"score"}
-        if config[key] is not None and not readers & set(config["stages"]):
+        stages = set(config["stages"])
+        # A run that makes maps and boxes scores its own.
+        is_read = "evaluate" in stages and (key == "against" or not stages & MAKES_BOXES)
+        if (
+            config[key] is not None
+            and not is_read
+            and not (key == "against" and "compare" in stages)
+        ):
             raise UserError(
                 f"{key}={config[key]}: none of stages={list(config['stages'])} reads it; "
                 "+experiment=evaluate scores boxes and maps that others made"

@@ -75,7 +75,12 @@ class Run:
             else fill_defaults(f"saliency {name}", read_choice("saliency", name))
             for name in names
         }
-        if "evaluate" in config["stages"] and (config["against"] is not None or len(names) > 1):
+        scores_others = config["boxes"] is not None or config["maps"] is not None
+        if (
+            "evaluate" in config["stages"]
+            and not scores_others
+            and (config["against"] is not None or len(names) > 1)
+        ):
             config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
         run = cls(config, methods, names[0], {})
         # Built once here, so that a wrong argument is refused before anything is computed.

@@ -89,7 +89,7 @@ class RunFolder:
         for file in FILES.get(stage, ()):
             into.mkdir(exist_ok=True)
             shutil.copyfile(where / file, into / file)
-        if stage in ("evaluate", "score"):
+        if stage == "evaluate":
             self._metrics(where, main)
         if stage == "compare" and (told := (where / "comparison.txt").read_text("utf-8")):
             terminal.print_line(told.rstrip("\n"))

@@ -22,12 +22,13 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.engine import runtime, terminal
+from pipeline.engine.images import read_for_segmenter
 from pipeline.engine.run import Run
 from pipeline.engine.thresholds import uses_validation_threshold
-from pipeline.errors import UserError
+from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.files import write_json
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import map_curves, steady_threshold
+from pipeline.metric.max_box_acc import map_curves, two_fold_thresholds, validation_threshold
 from pipeline.metric.measurement import refine_map, scale_map
 from pipeline.ops.hashing import hash_file
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
@@ -166,12 +167,14 @@ def chosen(
                 "elsewhere": {}}  # fmt: skip
     rows = np.stack([measured[id] for id in ids])
     half = np.array([fold_of_image(id) for id in ids])
+    elsewhere = {f"{iou:g}": validation_threshold((rows >= iou).mean(0)) for iou in ious}
     # Each half is cut at what is best for the other; all others at what is best for these.
-    parts = [half == 1, half == 0] if source == "two_fold" else [np.ones(len(ids), bool)]
-    thresholds = {
-        f"{iou:g}": [round(steady_threshold((rows[part] >= iou).mean(0)), 3) for part in parts]
-        for iou in ious
-    }
+    thresholds = {iou: [value] for iou, value in elsewhere.items()}
+    if source == "two_fold":
+        thresholds = {
+            f"{iou:g}": two_fold_thresholds([(rows[half == n] >= iou).mean(0) for n in (0, 1)])
+            for iou in ious
+        }
     return {
         "source": source,
         "n": len(ids),
@@ -179,9 +182,7 @@ def chosen(
         "images": ids if source == "user" else [],
         "thresholds": thresholds,
         # For an image that is in neither half.
-        "elsewhere": {
-            f"{iou:g}": round(steady_threshold((rows >= iou).mean(0)), 3) for iou in ious
-        },
+        "elsewhere": elsewhere,
         "expected": _expected(rows, half, ious) if source == "user" else None,
     }
 
@@ -194,8 +195,8 @@ def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict
     for iou in ious:
         correct = np.zeros(len(rows))
         for fold in (0, 1):
-            other = rows[half != fold] >= iou
-            at = int(np.searchsorted(THRESHOLDS, steady_threshold(other.mean(0)) - 1e-9))
+            other = (rows[half != fold] >= iou).mean(0)
+            at = int(np.searchsorted(THRESHOLDS, validation_threshold(other) - 1e-9))
             correct[half == fold] = rows[half == fold, at] >= iou
         told[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
     return told

@@ -26,7 +26,6 @@ from pipeline.ops.text import printable
 from pipeline.plotting.boxes import PALETTE
 from pipeline.plotting.colours import blended
 from pipeline.results.boxes import iterate_boxes
-from pipeline.results.comparison import TITLES
 from pipeline.results.maps import iterate_maps, load_skipped
 from pipeline.results.shards import list_shards
 from pipeline.results.skipped import SKIPPED_FILE
@@ -218,15 +217,14 @@ def _differences(run: Run) -> list[dict[str, Any]]:
             "notes": one["notes"],
             "test": one["test"],
             "corrected_for": one["corrected_for"],
-            "rows": [_difference(each["record"]) for each in one["differences"]],
+            "rows": [_difference(each["title"], each["record"]) for each in one["differences"]],
         }
         for one in read_json(run.folder("compare") / "comparison.json")
     ]
 
 
-def _difference(record: Mapping[str, Any]) -> list[str]:
+def _difference(name: str, record: Mapping[str, Any]) -> list[str]:
     kind = (record["threshold"] or {}).get("kind")
-    name = TITLES[record["name"].removeprefix("difference:")]
     at = "" if record["iou"] is None else f" @{record['iou']:g}"
     low, high = record["interval"]
     return [f"{name}{at}{f' ({kind})' if kind else ''}", to_percent(record["value"]),
