@@ -1,10 +1,10 @@
 """What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets, tests of maps, views."""
+sets, metrics, tests of maps, views."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,12 +15,18 @@ from pipeline.types import (
     Boxes,
     ClassSelector,
     CocoIds,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
     Example,
     Explanation,
     GroundTruth,
+    MetricNumber,
     NetworkOutput,
+    PairedRows,
     PartValues,
     SaliencyMap,
+    Score,
     Size,
     Split,
     ViewResult,
@@ -30,7 +36,7 @@ from pipeline.types import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jaxtyping import Float, Float32, Int, UInt8
+    from jaxtyping import Bool, Float, Float32, Int, UInt8
     from PIL import Image
     from torch import Tensor, nn
 
@@ -373,4 +379,59 @@ class View(Protocol):
             UserError: There is nothing to show: no image could be read, or the network cannot do
                 what the view asks for.
         """
+        ...
+
+
+class Metric(Protocol):
+    """What is computed from evidence about images, and how it is shown and compared.
+
+    A choice of conf/metric/ is built without data; `with_settings` gives an accumulator of it.
+    `pipeline.metric.base.MetricBase` has what most metrics need no other way.
+    """
+
+    numbers: ClassVar[Sequence[MetricNumber]]
+    """All numbers that it can compute; several metrics may compute a number, each at another
+    threshold, and then say the same of it."""
+    needs: ClassVar[frozenset[EvidenceKind]]
+    """It gets the evidence that holds all of these."""
+    order: ClassVar[int]
+    """Place of its records in metrics.json among those of metrics with the same needs."""
+    row_names: ClassVar[Sequence[str]]
+    """The arrays of `rows` without which `pairs` gives nothing."""
+
+    def with_settings(self, settings: EvaluationSettings) -> Metric:
+        """Return an empty accumulator with these settings."""
+        ...
+
+    def update(self, evidence: Evidence) -> None:
+        """Add evidence, which holds what the metric needs."""
+        ...
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute the numbers over the selected evidence, in the order of `update`; None: all.
+
+        `label` names the selection in the scores.
+        """
+        ...
+
+    def compute_classes(self) -> list[Score]:
+        """Compute numbers of classes that are not those of a selection of images."""
+        ...
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return arrays by name with a row for each piece of evidence, for a paired comparison."""
+        ...
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterable[PairedRows]:
+        """Return what is compared, from such arrays."""
+        ...
+
+    def curve(self) -> Sequence[Mapping[str, Any]]:
+        """Return lines over the threshold for the report, each with `iou` and `points`."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what is to be said about numbers that could not be computed."""
         ...

@@ -52,8 +52,9 @@ def complete_config(
         stage, _, name = key.partition(".")
         config[stage] = {**config[stage], name: fill_defaults(key, get_value(config, key))}
     methods = _complete_methods(config, chosen.get("saliency", "saliency"))
+    scores_others = config["boxes"] is not None or config["maps"] is not None
     several = config["against"] is not None or len(methods) > 1
-    if "evaluate" in config["stages"] and several:
+    if "evaluate" in config["stages"] and several and not scores_others:
         config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
     # Built once here, so that a wrong argument is refused before anything is computed.
     for family in ("model", "objective", "segmenter"):

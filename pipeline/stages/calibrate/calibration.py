@@ -21,7 +21,12 @@ from pipeline.engine import runtime
 from pipeline.engine.images import SplitImages, read_for_segmenter
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import Protocol, map_curves, steady_threshold
+from pipeline.metric.max_box_acc import (
+    Protocol,
+    map_curves,
+    two_fold_thresholds,
+    validation_threshold,
+)
 from pipeline.metric.measurement import refine_map, scale_map
 from pipeline.protocols import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, RefiningSegmenter
 from pipeline.results.maps import iterate_maps
@@ -120,12 +125,14 @@ def choose_thresholds(
                 "elsewhere": {}}  # fmt: skip
     rows = np.stack([measured[id] for id in ids])
     half = np.array([fold_of_image(id) for id in ids])
+    elsewhere = {f"{iou:g}": validation_threshold((rows >= iou).mean(0)) for iou in ious}
     # Each half is cut at what is best for the other; all others at what is best for these.
-    parts = [half == 1, half == 0] if source == "two_fold" else [np.ones(len(ids), bool)]
-    thresholds = {
-        f"{iou:g}": [round(steady_threshold((rows[part] >= iou).mean(0)), 3) for part in parts]
-        for iou in ious
-    }
+    thresholds = {iou: [value] for iou, value in elsewhere.items()}
+    if source == "two_fold":
+        thresholds = {
+            f"{iou:g}": two_fold_thresholds([(rows[half == n] >= iou).mean(0) for n in (0, 1)])
+            for iou in ious
+        }
     return {
         "source": source,
         "n": len(ids),
@@ -133,9 +140,7 @@ def choose_thresholds(
         "images": ids if source == "user" else [],
         "thresholds": thresholds,
         # For an image that is in neither half.
-        "elsewhere": {
-            f"{iou:g}": round(steady_threshold((rows >= iou).mean(0)), 3) for iou in ious
-        },
+        "elsewhere": elsewhere,
         "expected": expected_accuracy(rows, half, ious) if source == "user" else None,
     }
 
@@ -149,8 +154,8 @@ def expected_accuracy(rows: np.ndarray, half: np.ndarray, ious: Iterable[float])
     for iou in ious:
         correct = np.zeros(len(rows))
         for fold in (0, 1):
-            other = rows[half != fold] >= iou
-            at = int(np.searchsorted(THRESHOLDS, steady_threshold(other.mean(0)) - 1e-9))
+            other = (rows[half != fold] >= iou).mean(0)
+            at = int(np.searchsorted(THRESHOLDS, validation_threshold(other) - 1e-9))
             correct[half == fold] = rows[half == fold, at] >= iou
         expected[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
     return expected

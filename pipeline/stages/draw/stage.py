@@ -26,7 +26,7 @@ class Draw(Stage):
     """Boxes drawn on images."""
 
     name = "draw"
-    after = ("localize", "evaluate", "compare", "score")
+    after = ("localize", "evaluate", "compare")
     needs = ("localize",)
     per_method = True
     options = DrawOptions

@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
-from pipeline.results.comparison import TITLES
 from pipeline.results.table import to_percent
 
 RECIPES = {
@@ -169,7 +168,7 @@ def _difference_row(difference: Mapping[str, Any]) -> list[str]:
     """Return name, difference, interval, p and number of images."""
     record = difference["record"]
     kind = (record["threshold"] or {}).get("kind")
-    name = TITLES[record["name"].removeprefix("difference:")]
+    name = difference["title"]
     at = "" if record["iou"] is None else f" @{record['iou']:g}"
     low, high = record["interval"]
     return [f"{name}{at}{f' ({kind})' if kind else ''}", to_percent(record["value"]),

@@ -14,7 +14,7 @@ from pipeline.ops.bootstrap import Comparison
 from pipeline.results.comparison import sentence_of
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
-from pipeline.stages.score import stage as score
+from pipeline.stages.evaluate import others
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -52,7 +52,7 @@ def metrics(tmp_path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 def stage(tmp_path: Path, name: str) -> Any:
-    return json.loads((tmp_path / "outputs/latest/stages/score" / name).read_text())
+    return json.loads((tmp_path / "outputs/latest/stages/evaluate" / name).read_text())
 
 
 BOXES = {1: [(3, [10, 10, 40, 40])], 2: [(5, [0, 0, 20, 20]), (5, [50, 50, 40, 40])],
@@ -111,7 +111,7 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "box F1, precision/recall" in told
     assert "57.1 (66.7/50.0)" in told
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
-    assert "score      kept" in capsys.readouterr().out
+    assert "evaluate   kept" in capsys.readouterr().out
 
 
 def test_no_box_at_all_is_nothing_found(cli: Cli, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_difference_is_told_only_where_it_is_sure() -> None:
 
 def test_those_that_are_compared_have_names_of_their_own() -> None:
     def called(boxes: str, against: str | None) -> list[str]:
-        return score.names({"boxes": boxes, "maps": None, "against": against})
+        return others.names({"boxes": boxes, "maps": None, "against": against})
 
     assert called("/a/boxes.json", None) == ["boxes.json"]
     assert called("/a/1/boxes.json", "/a/2/boxes.json") == ["1/boxes.json", "2/boxes.json"]
