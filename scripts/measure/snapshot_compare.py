@@ -64,7 +64,8 @@ class Renamed:
     """What has another name in the new tree.
 
     Args:
-        kind: `file`: one or several components of a file's name, as `plan.json` or `stages/score`.
+        kind: `file`: one or several components of a file's name, as `plan.json` or `stages/score`,
+            where the new tree does not make a file of the old name.
             `key`: a dotted path into the files that `files` names; `[*]` goes through a list.
             `class`: the value of a `_target_`.
             `word`: text in texts and strings of the files that `files` names.
@@ -221,13 +222,8 @@ def compare_folders(old: Side, new: Side, rules: Rules) -> tuple[int, list[Diffe
     Returns:
         How many files both sides have, and the differences.
     """
-    old_files = {}
-    for name, path in list_files(old.folder).items():
-        renamed = rules.new_name(name)
-        if renamed in old_files:
-            raise ValueError(f"two files of the old tree would be called {renamed}: see Renamed")
-        old_files[renamed] = path
     new_files = list_files(new.folder)
+    old_files = rename_files(list_files(old.folder), new_files, rules)
     found, count = [], 0
     for name in sorted({*old_files, *new_files}):
         if name not in new_files:
@@ -242,6 +238,23 @@ def compare_folders(old: Side, new: Side, rules: Rules) -> tuple[int, list[Diffe
     if count == 0:
         found.append(Difference(".", "there is no file to compare"))
     return count, found
+
+
+def rename_files(
+    old_files: Mapping[str, Path], new_files: Mapping[str, Path], rules: Rules
+) -> dict[str, Path]:
+    """Return the old tree's files by the names that the new tree has for them.
+
+    A name that the new tree still uses stays as it is: a tree from before the renaming can be
+    compared, too.
+    """
+    found: dict[str, Path] = {}
+    for name, path in old_files.items():
+        renamed = name if name in new_files else rules.new_name(name)
+        if renamed in found:
+            raise ValueError(f"two files of the old tree would be called {renamed}: see Renamed")
+        found[renamed] = path
+    return found
 
 
 def list_files(folder: Path) -> dict[str, Path]:

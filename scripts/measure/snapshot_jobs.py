@@ -280,21 +280,26 @@ def copy_mnist(folder: Path, shared: Path) -> None:
 
 # -- the jobs -------------------------------------------------------------------------------------
 
-# Everything that a small network with a GAP head can be asked.
-METHODS = ("cam", "cam_positive", "gradcam", "gradcam_plus_plus", "xgradcam", "hirescam",
-           "layercam", "layercam_below", "layercam_multiscale", "eigencam", "ablationcam",
-           "scorecam", "fullgrad", "gradient", "gradient_signed", "gradient_times_input",
-           "integrated_gradients", "smoothgrad", "smoothgrad_squared", "deconvnet",
-           "guided_backprop", "guided_gradcam", "occlusion", "rise", "ddt", "ddt_per_class",
-           "average")  # fmt: skip
-FEW_METHODS = "explain.methods=[gradient,gradcam]"
+# Methods of several kinds: each is segmented, measured, reported and compared.
+MEASURED = ("cam", "gradcam", "layercam_below", "gradient", "ddt")
+# The others that a small network with a GAP head can be asked: maps and boxes alone.
+FURTHER = ("cam_positive", "gradcam_plus_plus", "xgradcam", "hirescam", "layercam",
+           "layercam_multiscale", "eigencam", "ablationcam", "scorecam", "fullgrad",
+           "gradient_signed", "gradient_times_input", "integrated_gradients", "smoothgrad",
+           "smoothgrad_squared", "deconvnet", "guided_backprop", "guided_gradcam", "occlusion",
+           "ddt_per_class", "average")  # fmt: skip
+EVALUATED = "stages=[train,explain,localize,evaluate]"
+IMAGENETTE: Overrides = ("data=folder", "data.root=inputs/imagenette", *MOBILENET)
+FAST_REFINE: Overrides = ("refine.steps=12", "refine.batch=8")
 
-JOBS: dict[str, Job] = {
+QUICK: dict[str, Job] = {
     "cam": Job({"cam": ("+experiment=cam", *SMALL)}, quick=True),
     "evaluate_boxes": Job(
         {
-            "boxes": ("+experiment=evaluate", "boxes=inputs/theirs.json",
-                      "annotations=inputs/instances.json", "against=inputs/others.json"),
+            "boxes": (
+                "+experiment=evaluate", "boxes=inputs/theirs.json",
+                "annotations=inputs/instances.json", "against=inputs/others.json",
+            )
         },
         quick=True,
         inputs=(make_boxes,),
@@ -303,7 +308,8 @@ JOBS: dict[str, Job] = {
         {
             f"{kind}_{protocol}": (
                 "+experiment=evaluate", "maps=inputs/maps", f"metadata=inputs/metadata_{kind}",
-                "against=inputs/others", f"protocol={protocol}")
+                "against=inputs/others", f"protocol={protocol}",
+            )
             for kind in ("boxes", "masks")
             for protocol in ("default", "wsolevaluation")
         },
@@ -317,3 +323,169 @@ JOBS: dict[str, Job] = {
         after="cam",
     ),
 }  # fmt: skip
+
+# On the embedded data set: nothing from elsewhere is needed.
+EMBEDDED: dict[str, Job] = {
+    "methods": Job(
+        {
+            "methods": (
+                "+experiment=cam", *SMALL, f"explain.methods=[{','.join(MEASURED)}]",
+                "against=inputs/run",
+            ),
+            "further": (
+                "+experiment=cam", *SMALL, f"explain.methods=[{','.join(FURTHER)}]",
+                "stages=[train,explain,localize]", "segmenter.threshold=0.3",
+            ),
+            "rise": (
+                "+experiment=cam", *SMALL, "saliency=rise", "saliency.masks=40",
+                "stages=[train,explain,localize]", "segmenter.threshold=0.3",
+            ),
+        },
+        after="cam",
+    ),
+    "segmenters": Job(
+        {
+            "grabcut": ("+experiment=cam", *SMALL, "segmenter=grabcut"),
+            "grabcut_mask": ("+experiment=cam", *SMALL, "segmenter=grabcut_mask", EVALUATED),
+            "simonyan": ("+experiment=simonyan2013", *SMALL, EVALUATED),
+            "components": (
+                "+experiment=cam", *SMALL, "segmenter.components=all", "segmenter.masks=true",
+                "segmenter.threshold=0.3",
+                "stages=[train,explain,localize,evaluate,draw,report]",
+            ),
+            "views": (
+                "+experiment=cam", *SMALL, "explain.flips=true", "explain.scales=[1,1.5]",
+                "evaluate.ious=[0.5]", "explain.target=predicted", EVALUATED,
+            ),
+            "protocol": ("+experiment=cam", *SMALL, "protocol=wsolevaluation"),
+        }
+    ),
+    "objectives": Job(
+        {
+            **{
+                name: ("+experiment=cam", *SMALL, f"objective={name}", EVALUATED)
+                for name in ("has", "cutmix", "adl")
+            },
+            **{
+                name: (
+                    "+experiment=cam", *SMALL, f"objective={name}", "saliency=foreground", EVALUATED
+                )
+                for name in ("acol", "spg", "bas")
+            },
+        }
+    ),
+    "training": Job(
+        {
+            "knobs": (
+                "+experiment=cam", *SMALL, "train.epochs=3", "train.optimizer=adamw",
+                "train.accumulate=2", "train.ema=0.9", "train.balanced=true", "train.patience=1",
+                "stages=[train]",
+            ),
+            "resnet": (
+                "+experiment=cam", *SMALL, "model=resnet18", "model.weights=null",
+                EVALUATED,
+            ),
+        }
+    ),
+    "best": Job({"best": ("+experiment=best", *SMALL, *FAST_REFINE)}),
+    "audit": Job(
+        {
+            "audit": (
+                "+experiment=audit", *SMALL, "explain.methods=[gradient,gradcam]",
+                "audit.images=6", "audit.few=3", "audit.steps=3", "audit.layers=3",
+                "audit.attack_steps=3",
+            )
+        }
+    ),
+    "inspect": Job(
+        {
+            "inspect": (
+                "+experiment=inspect", *SMALL, "checkpoint=inputs/run",
+                "inspect.views=[classes,channels,features,first_order,filters,top5,dream]",
+                "inspect.steps=8", "inspect.images=24", "inspect.few=2", "inspect.side=96",
+                "inspect.octaves=2", "inspect.dream_steps=3",
+            ),
+            "pretty": (
+                "+experiment=inspect", *SMALL, "checkpoint=inputs/run", "inspect.style=pretty",
+                "inspect.views=[classes,channels]", "inspect.steps=8", "inspect.classes=[heart]",
+            ),
+        },
+        after="cam",
+    ),
+}  # fmt: skip
+
+# On real images and real weights.
+REAL: dict[str, Job] = {
+    "best_photos": Job(
+        {
+            "best": ("+experiment=best", *IMAGENETTE, *FAST_REFINE),
+            "predict": (
+                "+experiment=predict", "checkpoint=outputs/latest", "images=inputs/photos",
+                "explain.target=top2",
+            ),
+        },
+        inputs=(copy_imagenette, copy_mobilenet, make_photos),
+        shared=True,
+    ),
+    "heads": Job(
+        {
+            "new_head": (
+                "+experiment=cam", *IMAGENETTE, "train.head=new", "train.epochs=2",
+                "segmenter=grabcut", "explain.split=all",
+            ),
+            "finetuned": (
+                "+experiment=cam", *IMAGENETTE, "train.head=new", "train.epochs=1",
+                "train.batch=16", "train.freeze=stages:4", "data.size=96", "saliency=gradcam",
+                EVALUATED,
+            ),
+        },
+        inputs=(copy_imagenette, copy_mobilenet),
+        shared=True,
+    ),
+    "cub": Job(
+        {
+            "cub": (
+                "+experiment=cam", "data=cub", "data.root=inputs/cub", *MOBILENET,
+                "train.epochs=1", "saliency=ddt", EVALUATED,
+            )
+        },
+        inputs=(copy_cub, copy_mobilenet),
+        shared=True,
+    ),
+    "explain": Job(
+        {
+            "mobilenet": (
+                "+experiment=explain", *MOBILENET, "images=inputs/photos",
+                "explain.target=[top2]",
+                "explain.methods=[gradient,smoothgrad,gradcam,layercam,eigencam,occlusion]",
+            ),
+            "squeezenet": ("+experiment=classics", *SQUEEZENET, "images=inputs/photos"),
+        },
+        inputs=(copy_two_photos, copy_mobilenet, copy_squeezenet),
+        shared=True,
+    ),
+    "timm": Job(
+        {
+            "timm": (
+                "+experiment=explain", "model=timm", "model.name=tf_efficientnet_lite0",
+                "model.weights=inputs/tf_efficientnet_lite0_imagenet.pth", "images=inputs/photos",
+                "explain.methods=[gradcam,gradient]",
+            )
+        },
+        inputs=(copy_two_photos, copy_efficientnet),
+        shared=True,
+        package="timm",
+    ),
+    "lenet_mnist": Job(
+        {
+            "lenet": (
+                "+experiment=lenet_mnist", "data.root=inputs/mnist", "train.epochs=2",
+                "picture.images=6",
+            )
+        },
+        inputs=(copy_mnist,),
+        shared=True,
+    ),
+}  # fmt: skip
+
+JOBS = QUICK | EMBEDDED | REAL

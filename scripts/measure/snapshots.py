@@ -47,24 +47,29 @@ from scripts.measure.snapshot_jobs import COMMON, JOBS, Job, Overrides
 # The commit before the package was rebuilt.
 OLD_COMMIT = "cfb5144"
 
+RUN_TIME = r"(?<=[a-z]/)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?(?![\d_])"
+
 # Every difference that may be between the old tree and the present one, each with its reason.
 ALLOWED: tuple[Allowed, ...] = (
-    Allowed("content", "*made_of.json", "it names the result's key by hashes of the source"),
+    Allowed("content", "*made_of.json", "what the key is made of: hashes of the source"),
+    Allowed("content", "*cache_key.json", "the same under its new name"),
     Allowed("content", "*DONE", "time, seconds, commit and file sizes; the files are compared"),
-    Allowed("value", "*card.json", "how long it took", where="seconds"),
+    Allowed("value", "*card.json", "how long training took", where="seconds"),
+    Allowed("value", "*card.json", "how long refining took", where="refine.seconds"),
     Allowed(
         "text", "*index.html", "when the page was made, and by which commit",
         where=r"(?<=<p>Made )\d{4}-\d\d-\d\d \d\d:\d\d(?= by label2box )"
               r"|, commit [0-9a-f]{7,40}\+?(?=, PyTorch )",
     ),
-    Allowed(
-        "text", "config.yaml", "the checkpoint's absolute path; run folders are named by time",
-        where=r"^<work>/outputs/runs/\w+/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?$",
+    Allowed("text", "config.yaml", "the checkpoint's absolute path", where=r"^<work>(?=/outputs/)"),
+    *(
+        Allowed("text", files, "run folders are named by the time", where=RUN_TIME)
+        for files in ("config.yaml", "*comparison.*", "*index.html")
     ),
 )  # fmt: skip
 
 # What has another name in the present tree; what is compared is brought to the new names first.
-RENAMED: tuple[Renamed, ...] = ()
+RENAMED: tuple[Renamed, ...] = (Renamed("file", "made_of.json", "cache_key.json"),)
 
 # Overrides of the old command line -> the same in the present tree: a key, or a whole key=value.
 RENAMED_OVERRIDES: dict[str, str] = {}
@@ -381,7 +386,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(failure, file=sys.stderr)
         return 1
     print_allowed(rules)
-    print(f"{time.monotonic() - started:.0f} s")
+    spent = os.times()
+    busy = spent.children_user + spent.children_system
+    print(f"{time.monotonic() - started:.0f} s; the commands took {busy:.0f} s of processor time")
     if equal:
         shutil.rmtree(work)
         return 0
