@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy as np
 from pipeline.types import Rows, Statistic
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int, UInt8
+    from jaxtyping import Bool, Float32, Float64, Int, UInt8
 
 _CHUNK = 1024  # rows at a time: memory grows with this, never with the number of images
 
@@ -113,7 +114,7 @@ def interval(
     level: float = 0.95,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of statistic(means(rows)). `rows`: [n, k], or [n]."""
-    values = statistic(resampled(_two_dimensional(rows), samples, np.random.default_rng(seed)))
+    values = statistic(resampled(_two_dimensional(rows), samples, seed))
     return middle(values, level)
 
 
@@ -184,28 +185,51 @@ def _chunks(rows: Rows) -> Iterator[np.ndarray]:
 
 
 def resampled(
-    rows: Rows, samples: int, rng: np.random.Generator
+    rows: Rows, samples: int, seed: int | np.random.Generator
 ) -> Float64[np.ndarray, "samples k"]:
-    """Means of `rows` [n, k] over resampled images: for who needs several statistics of them."""
+    """Return means of `rows` [n, k] over resampled images: for who needs several statistics.
+
+    `seed`: a number, which draws the same images for all rows of one length; or a generator.
+    """
     n = len(rows)
     if n == 0:
         raise ValueError("no images: there is nothing to resample")
+    rng = np.random.default_rng(seed)  # a generator comes back as it is
     if rows[:1].shape[1] <= 4:
         # Few values, as in correct or not: draw how often each occurs, not image by image.
         distinct, counts = np.unique(np.asarray(rows[:], np.float64), axis=0, return_counts=True)
         if len(distinct) <= 64:
             return rng.multinomial(n, counts / n, samples) @ distinct / n
+    if n <= _CHUNK and not isinstance(seed, np.random.Generator):
+        return _resampled_chunk(_drawn_once(n, samples, seed), rows[:n]) / n
     sizes = np.array([min(_CHUNK, n - at) for at in range(0, n, _CHUNK)])
     drawn = rng.multinomial(n, sizes / n, samples)  # of each chunk, in each sample
     total: np.ndarray | None = None
     for i, chunk in enumerate(_chunks(rows)):
-        weights = _weights(drawn[:, i], int(sizes[i]), rng)
-        # Whole numbers below 2**24 are exact in float32, which is twice as fast.
-        kind = np.float32 if chunk.dtype in (np.bool_, np.uint8) else np.float64
-        part = (weights.astype(kind) @ chunk.astype(kind)).astype(np.float64)
+        part = _resampled_chunk(_weights(drawn[:, i], int(sizes[i]), rng), chunk)
         total = part if total is None else total + part
     assert total is not None
     return total / n
+
+
+def _resampled_chunk(weights: np.ndarray, chunk: np.ndarray) -> Float64[np.ndarray, "samples k"]:
+    """Return the weighted sums of some rows."""
+    # Whole numbers below 2**24 are exact in float32, which is twice as fast.
+    kind = np.float32 if chunk.dtype in (np.bool_, np.uint8) else np.float64
+    return np.asarray(weights.astype(kind, copy=False) @ chunk.astype(kind), np.float64)
+
+
+@lru_cache(maxsize=2)
+def _drawn_once(n: int, samples: int, seed: int) -> Float32[np.ndarray, "samples n"]:
+    """Return how often each of at most _CHUNK rows is drawn in each sample.
+
+    Kept, as several metrics of the same images draw the same: 4 MB at most.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, [1.0], samples)
+    weights = _weights(drawn[:, 0], n, rng).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
 
 
 def _weights(
