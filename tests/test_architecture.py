@@ -37,7 +37,7 @@ GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet")
 
 MAY_SEE_GROUND_TRUTH = (
     "types.py", "protocols.py", "formats/", "data/", "metric/",
-    "stages/evaluate/", "stages/calibrate/", "stages/score/",
+    "stages/evaluate/", "stages/calibrate/",
 )  # fmt: skip
 
 

@@ -24,7 +24,9 @@ noise, which would drown it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -32,9 +34,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.audit.likeness import enlarged, importance, min_max
+from pipeline.audit.pictures import WIDTH, Arrays, format_mean, mean_line, write_heading
+from pipeline.ops.tensors import to_numpy
+from pipeline.plotting.chart import BLUE, RED, Sheet, chart
+from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from PIL import Image
 
 Logits = Callable[[Tensor], Tensor]
 """From images to the logits of all classes."""
@@ -46,7 +53,62 @@ EDGE, CORNER = 1 / 6, 1 / 12
 MOST = 2000  # steps of conjugate gradients: what is left after them stays
 
 
-def faithfulness(
+@dataclass(frozen=True)
+class Faithfulness:
+    """Test whether the class score depends on the pixels that the map marks."""
+
+    steps: int = 10  # of insertion and deletion: each changes as many pixels
+
+    numbers: ClassVar[tuple[AuditNumber, ...]] = (
+        AuditNumber("deletion", "deletion, area", "low"),
+        AuditNumber("insertion", "insertion, area", "high"),
+        AuditNumber("road_morf", "ROAD, most relevant first", "low"),
+        AuditNumber("road_lerf", "ROAD, least relevant first", "high"),
+        AuditNumber("road", "ROAD, (LeRF - MoRF) / 2", "high"),
+        AuditNumber("average_drop", "average drop", "low"),
+        AuditNumber("increase", "increase in confidence", "high"),
+    )
+    is_costly: ClassVar[bool] = False
+    picture_arrays: ClassVar[tuple[str, ...]] = ("share",)
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return no reason: any network that answers with logits can be tested."""
+        return ""
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Measure all numbers of each image, in the precision of the run, and their curves."""
+        network = subject.trained.network
+        maps = batch.maps_of(network, batch.images)
+        logits = partial(batch.logits_of, network)
+        measured = measure_faithfulness(
+            logits, batch.images, batch.classes, maps, batch.seeds, self.steps
+        )
+        arrays = {name: to_numpy(values) for name, values in measured.items()}
+        arrays["share"] = np.tile(np.array(SHARES, np.float32), (len(batch.images), 1))
+        return arrays
+
+    def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
+        """Return none: no part of the network is looked at alone."""
+        return ()
+
+    def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
+        """Draw the curves of insertion and deletion, and those of ROAD."""
+        sheet, seed = Sheet(WIDTH, 650), subject.seed
+        drop = format_mean("Average drop", arrays["average_drop"], seed)
+        increase = format_mean("increase in confidence", arrays["increase"], seed)
+        write_heading(
+            sheet,
+            subject,
+            "does the score hang on the pixels marked?",
+            f"{len(arrays['deletion'])} images; means with 95 % bootstrap bands. "
+            f"{drop}, {increase}",
+        )
+        _draw_insertion_and_deletion(sheet, arrays, seed)
+        _draw_road(sheet, arrays, seed)
+        return sheet.image()
+
+
+def measure_faithfulness(
     logits: Logits,
     images: Float[Tensor, "b 3 H W"],
     classes: Int[Tensor, "b"],
@@ -54,7 +116,16 @@ def faithfulness(
     seeds: Sequence[int],
     steps: int,
 ) -> dict[str, Tensor]:
-    """All of them, for each image. `seeds`: one for each image, of whatever is drawn."""
+    """Measure deletion, insertion, ROAD, average drop and increase of each image.
+
+    Args:
+        logits: From images to the logits of all classes.
+        images: As the network reads them.
+        classes: The class of each whose score is watched.
+        maps: Of these classes, at any resolution.
+        seeds: A seed for each image, of whatever is drawn.
+        steps: Of insertion and deletion.
+    """
     large = enlarged(maps, images.shape[2:])
     order = importance(large, seeds)
 
@@ -65,7 +136,7 @@ def faithfulness(
     deletion = curve(score, images, torch.zeros_like(images), order, steps)
     insertion = curve(score, blurred(images), images, order, steps)
     drop, increase = drop_and_increase(score, original, images, large)
-    found = {
+    measured = {
         "score": original,
         "deletion_curve": deletion,
         "deletion": area(deletion),
@@ -76,11 +147,11 @@ def faithfulness(
     }
     for name, by_relevance in (("morf", order), ("lerf", order.flip(1))):
         kept, probability = road(logits, images, classes, by_relevance, seeds)
-        found[f"road_{name}_curve"] = kept
-        found[f"road_{name}_score_curve"] = probability
-        found[f"road_{name}"] = kept.mean(1)
-    found["road"] = (found["road_lerf"] - found["road_morf"]) / 2
-    return found
+        measured[f"road_{name}_curve"] = kept
+        measured[f"road_{name}_score_curve"] = probability
+        measured[f"road_{name}"] = kept.mean(1)
+    measured["road"] = (measured["road_lerf"] - measured["road_morf"]) / 2
+    return measured
 
 
 def _probability(logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
@@ -171,13 +242,13 @@ def imputed(
     tolerance: float = TOLERANCE,
 ) -> Float[Tensor, "b c H W"]:
     """Noisy linear imputation of the pixels that are gone."""
-    found = []
+    filled = []
     # One by one: on a CPU an image then stays in the cache, and each stops when it is solved.
     for image, hole, seed in zip(images, gone, seeds, strict=True):
         drawn = np.random.default_rng(seed).standard_normal(tuple(image.shape), np.float32)
         extra = torch.from_numpy(drawn).to(image.device) * noise
-        found.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
-    return torch.stack(found).contiguous(memory_format=torch.channels_last)
+        filled.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
+    return torch.stack(filled).contiguous(memory_format=torch.channels_last)
 
 
 def harmonic(
@@ -238,3 +309,39 @@ def _from_half_the_size(
     size = [2 * solved.shape[1], 2 * solved.shape[2]]
     large = F.interpolate(solved[None], size, mode="bilinear", align_corners=False)[0]
     return large[:, :height, :width]
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+PERCENT = [(float(v), f"{v}") for v in (0, 25, 50, 75, 100)]
+
+
+def _draw_insertion_and_deletion(sheet: Sheet, arrays: Arrays, seed: int) -> None:
+    x = np.linspace(0, 100, arrays["deletion_curve"].shape[1])
+    lines = [
+        mean_line(
+            f"{format_mean(f'{name}: area', arrays[name], seed)}, {good} is good",
+            x, arrays[f"{name}_curve"], colour, seed,
+        )
+        for name, good, colour in (("deletion", "low", RED), ("insertion", "high", BLUE))
+    ]  # fmt: skip
+    chart(
+        sheet, (100, 162, 720, 500), lines, "Insertion and deletion (Petsiuk et al. 2018)",
+        "pixels changed, the most important first (%)", "probability of the class", PERCENT,
+    )  # fmt: skip
+
+
+def _draw_road(sheet: Sheet, arrays: Arrays, seed: int) -> None:
+    shares = arrays["share"][0] * 100
+    lines = [
+        mean_line(
+            f"{format_mean(f'{order} relevant first: mean', arrays[name], seed)}, {good} is good",
+            shares, arrays[f"{name}_curve"], colour, seed, dots=True,
+        )
+        for order, name, good, colour in (
+            ("most", "road_morf", "low", RED), ("least", "road_lerf", "high", BLUE))
+    ]  # fmt: skip
+    chart(
+        sheet, (880, 162, 1500, 500), lines, "ROAD (Rong et al. 2022)",
+        "pixels removed and interpolated (%)", "class still predicted", PERCENT,
+    )  # fmt: skip

@@ -22,24 +22,183 @@ another class, costs two gradients, and found smaller shares in a quarter of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.audit.likeness import enlarged, importance, rank_correlation, top_cells, top_k_shared
-from pipeline.protocols import Network
+from pipeline.audit.pictures import (
+    EDGE,
+    WIDTH,
+    Arrays,
+    colour_map,
+    draw_box,
+    format_mean,
+    resize,
+    write_heading,
+)
+from pipeline.ops.iou import pairwise_iou
+from pipeline.ops.precision import disable_autocast
+from pipeline.ops.tensors import to_numpy
+from pipeline.plotting.chart import Sheet
+from pipeline.plotting.sheet import FAINT
+from pipeline.protocols import Network, TrainedNetwork
+from pipeline.types import AuditBatch, AuditNumber, AuditSubject, NetworkOutput, PartValues
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-
-Explain = Callable[[nn.Module, Tensor], Tensor]
+    from jaxtyping import Bool, Float, Float32, Int, UInt8
+    from PIL import Image
 
 TOP = 0.02  # of the pixels: 1000 of 224 x 224, as in the paper
 LOOKS = 5  # on the way, at the method's own map
+SIDE, GAP = 276, 14  # of the panels, in pixels
+CAPTION = 58  # pixels below a row
+ROWS = 4  # images on the picture at most
+
+
+@dataclass(frozen=True)
+class Fragility:
+    """Test whether a change too small to see moves the map though the prediction stays."""
+
+    epsilon: float = 8 / 255  # how far a pixel from 0 to 1 may change
+    attack_steps: int = 10
+
+    numbers: ClassVar[tuple[AuditNumber, ...]] = (
+        AuditNumber("random_top_k", "random signs: top pixels kept", "high"),
+        AuditNumber("random_iou", "random signs: IoU of the boxes", "high"),
+        AuditNumber("attack_top_k", "attack: top pixels kept", "high"),
+        AuditNumber("attack_rank", "attack: rank correlation", "high"),
+        AuditNumber("attack_iou", "attack: IoU of the boxes", "high"),
+    )
+    is_costly: ClassVar[bool] = True
+    picture_arrays: ClassVar[tuple[str, ...]] = (
+        "seen", "seen_image", "seen_map", "seen_random", "seen_random_map", "seen_attack",
+        "seen_attack_map",
+    )  # fmt: skip
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return no reason: any network with gradients can be attacked."""
+        return ""
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Attack each image, and compare its map and box with those before, in float32."""
+        trained = subject.trained
+        bounds = Bounds.of(trained.mean, trained.std, self.epsilon, batch.images.device)
+        with disable_autocast(batch.images):
+            before, attacks = measure_fragility(trained.network, batch, bounds, self.attack_steps)
+        boxes = batch.best_boxes(before)
+        arrays: dict[str, np.ndarray] = {}
+        for name, moved in attacks.items():
+            arrays |= {
+                f"{name}_{key}": values
+                for key, values in _compare(moved, boxes, batch.best_boxes(moved.maps)).items()
+            }
+            arrays[f"seen_{name}"] = _to_pixels(moved.images[: batch.shown], trained)
+            arrays[f"seen_{name}_map"] = to_numpy(moved.maps[: batch.shown])
+        return {
+            **arrays,
+            "box": boxes,
+            "size": np.array(batch.sizes, np.int32),
+            "seen": np.array(batch.positions[: batch.shown], np.int32),
+            "seen_image": batch.pixels[: batch.shown],
+            "seen_map": to_numpy(before[: batch.shown]),
+        }
+
+    def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
+        """Return none: no part of the network is looked at alone."""
+        return ()
+
+    def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
+        """Draw a few images, their maps and boxes before and after the attack."""
+        rows = min(ROWS, len(arrays["seen"]))
+        sheet = Sheet(WIDTH, 152 + rows * (SIDE + CAPTION) + 20)
+        means = ", ".join(
+            format_mean(name, arrays[values], subject.seed)
+            for name, values in (
+                ("random signs", "random_top_k"),
+                ("attack", "attack_top_k"),
+                ("its boxes' IoU", "attack_iou"),
+            )
+        )
+        write_heading(
+            sheet,
+            subject,
+            "does a change too small to see move the map?",
+            f"{len(arrays['image'])} images; every pixel by at most {self.epsilon * 255:.3g} of "
+            f"255, the class predicted stays. Top {100 * TOP:g} % of pixels kept: {means}",
+        )
+        titles = ("image, its box", "map", "attacked image, its box", "map",
+                  "change, from -1 to +1 of the bound")  # fmt: skip
+        for k, title in enumerate(titles):
+            sheet.text(EDGE + k * (SIDE + GAP), 120, title, 17, FAINT)
+        # Pictures are kept of some images: their numbers are those of the same positions.
+        places = arrays["image"].tolist()
+        for row in range(rows):
+            self._draw_row(sheet, subject, arrays, row, places.index(arrays["seen"][row]))
+        return sheet.image()
+
+    def _draw_row(
+        self, sheet: Sheet, subject: AuditSubject, arrays: Arrays, row: int, place: int
+    ) -> None:
+        """Draw the image `row` of those kept, which is `place` among all."""
+        y = 148 + row * (SIDE + CAPTION)
+        image, attacked = arrays["seen_image"][row], arrays["seen_attack"][row]
+        change = (attacked.astype(np.float32) - image) / max(255 * self.epsilon, 1e-6)
+        size = arrays["size"][place]
+        panels = [
+            draw_box(image, arrays["box"][place], size, SIDE),
+            resize(colour_map(arrays["seen_map"][row]), SIDE, SIDE),
+            draw_box(attacked, arrays["attack_box"][place], size, SIDE),
+            resize(colour_map(arrays["seen_attack_map"][row]), SIDE, SIDE),
+            resize((change * 127 + 128).clip(0, 255).astype(np.uint8), SIDE, SIDE),
+        ]
+        for k, panel in enumerate(panels):
+            sheet.paste(EDGE + k * (SIDE + GAP), y, panel)
+        name = subject.trained.classes[int(arrays["class"][place])]
+        sheet.text(EDGE, y + SIDE + 10, f"{name}: {_caption(arrays, place)}", 17)
+
+
+def _caption(arrays: Arrays, place: int) -> str:
+    """Return the numbers of an image."""
+    attack, random = (
+        ", ".join(f"{arrays[f'{kind}_{key}'][place]:.2f}" for key in ("top_k", "rank", "iou"))
+        for kind in ("attack", "random")
+    )
+    caption = (
+        f"top pixels kept, rank correlation, IoU of the boxes {attack}; by random signs {random}"
+    )
+    kept = arrays["attack_kept"][place]
+    return caption if kept else f"{caption}; no change on the way kept the class"
+
+
+def _compare(
+    moved: Moved, before: Float32[np.ndarray, "b 4"], after: Float32[np.ndarray, "b 4"]
+) -> Mapping[str, np.ndarray]:
+    """Return how alike maps and boxes are before and after an attack."""
+    overlaps = [pairwise_iou(a[None], b[None])[0, 0] for a, b in zip(before, after, strict=True)]
+    return {
+        "top_k": to_numpy(moved.top_k),
+        "rank": to_numpy(moved.rank),
+        "kept": to_numpy(moved.kept),
+        "box": after,
+        "iou": np.array(overlaps),
+    }
+
+
+def _to_pixels(
+    images: Float[Tensor, "b 3 H W"], trained: TrainedNetwork
+) -> UInt8[np.ndarray, "b H W 3"]:
+    """Return images as pixels, from the network's scale."""
+    mean, std = np.array(trained.mean), np.array(trained.std)
+    pixels = to_numpy(images.permute(0, 2, 3, 1)) * std + mean
+    return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8))
+
+
+# -- the attack ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,11 +213,12 @@ class Bounds:
     def of(
         cls, mean: Sequence[float], std: Sequence[float], epsilon: float, device: torch.device
     ) -> Bounds:
-        """`epsilon`: for pixels in [0, 1]."""
-        m, s = (torch.tensor(one, device=device)[:, None, None] for one in (mean, std))
+        """Return the bounds for pixels in [0, 1], which may change by `epsilon`."""
+        m, s = (torch.tensor(values, device=device)[:, None, None] for values in (mean, std))
         return cls(-m / s, (1 - m) / s, epsilon / s)
 
     def clip(self, images: Tensor, around: Tensor) -> Tensor:
+        """Return images within the bounds around the originals."""
         near = images.clamp(around - self.epsilon, around + self.epsilon)
         # An image may touch the bounds up to rounding: it may stay where it is.
         return near.clamp(torch.minimum(self.low, around), torch.maximum(self.high, around))
@@ -75,107 +235,161 @@ class Moved:
     kept: Bool[Tensor, "b"]  # any image on the way kept the class; else it is the original
 
 
-def fragility(
-    network: Network,
-    explain: Explain,
-    logits: Callable[[Tensor], Tensor],
-    images: Float[Tensor, "b 3 H W"],
-    classes: Int[Tensor, "b"],
-    bounds: Bounds,
-    seeds: Sequence[int],
-    steps: int,
+def measure_fragility(
+    network: Network, batch: AuditBatch, bounds: Bounds, steps: int
 ) -> tuple[Float[Tensor, "b h w"], dict[str, Moved]]:
-    """The maps before, and what random signs and the attack made of them."""
-    assert isinstance(network, nn.Module)
-    predicted = logits(images).argmax(1)
-    before = explain(network, images)
-    size = images.shape[2:]
-    order = importance(enlarged(before, size), seeds)
-    k = max(1, round(TOP * order.shape[1]))
-    marked = top_cells(order, k).view(len(images), *size)
-    fine = list(before.shape[1:]) == list(size)
+    """Attack the maps of a batch.
 
-    def worse(than: Moved, some: Tensor) -> Moved:
-        """Of each image the one whose map shares less, where the class is kept."""
-        maps = explain(network, some)
-        shared = top_k_shared(order, importance(enlarged(maps, size), seeds), k)
-        same = logits(some).argmax(1) == predicted
-        take = same & (shared < than.top_k)
+    Args:
+        network: The network, which stays as it is.
+        batch: The images, their classes, and how they are explained.
+        bounds: What a pixel may be, and how far it may go.
+        steps: Of the attack.
 
-        def chosen(new: Tensor, old: Tensor) -> Tensor:
+    Returns:
+        The maps before; what random signs (`random`) and the attack (`attack`) made of them.
+    """
+    original, images = Original.of(network, batch), batch.images
+    signs = np.stack(
+        [np.random.default_rng(seed).choice([-1.0, 1.0], images.shape[1:]) for seed in batch.seeds]
+    )
+    noisy = bounds.clip(images + bounds.epsilon * torch.from_numpy(signs).to(images), images)
+    random = original.keep_worse(original.unmoved(), noisy)
+    attacked, current = original.unmoved(), images
+    looks = {round(steps * (n + 1) / LOOKS) for n in range(LOOKS)}
+    for step in range(1, steps + 1):
+        direction = original.descent(current, bounds)
+        # 2.5 times the radius over all steps: it can be crossed, and turned in.
+        current = bounds.clip(current + 2.5 / steps * bounds.epsilon * direction.sign(), images)
+        if step in looks:
+            attacked = original.keep_worse(attacked, current)
+    return original.maps, {"random": random, "attack": attacked}
+
+
+@dataclass(frozen=True)
+class Original:
+    """Images before an attack, which attacked images are compared with."""
+
+    network: Network
+    batch: AuditBatch
+    maps: Float[Tensor, "b h w"]
+    predicted: Int[Tensor, "b"]
+    order: Int[Tensor, "b n"]  # of the pixels, the most important first
+
+    @classmethod
+    def of(cls, network: Network, batch: AuditBatch) -> Original:
+        """Return what the network makes of the images of a batch."""
+        predicted = batch.logits_of(network, batch.images).argmax(1)
+        maps = batch.maps_of(network, batch.images)
+        large = enlarged(maps, batch.images.shape[2:])
+        return cls(network, batch, maps, predicted, importance(large, batch.seeds))
+
+    @property
+    def top(self) -> int:
+        """The number of pixels that count as standing out."""
+        return max(1, round(TOP * self.order.shape[1]))
+
+    @property
+    def marked(self) -> Bool[Tensor, "b H W"]:
+        """The pixels that stand out."""
+        images = self.batch.images
+        return top_cells(self.order, self.top).view(len(images), *images.shape[2:])
+
+    @property
+    def has_fine_maps(self) -> bool:
+        """Whether maps are as fine as the image."""
+        return list(self.maps.shape[1:]) == list(self.batch.images.shape[2:])
+
+    def unmoved(self) -> Moved:
+        """Return the images as they are."""
+        images = self.batch.images
+        whole = torch.ones(len(images), dtype=torch.float64, device=images.device)
+        return Moved(images, self.maps, whole, whole, whole == 0)
+
+    def keep_worse(self, moved: Moved, images: Float[Tensor, "b 3 H W"]) -> Moved:
+        """Return of each image the version whose map shares less, where the class is kept."""
+        maps = self.batch.maps_of(self.network, images)
+        large = enlarged(maps, images.shape[2:])
+        shared = top_k_shared(self.order, importance(large, self.batch.seeds), self.top)
+        same = self.batch.logits_of(self.network, images).argmax(1) == self.predicted
+        take = same & (shared < moved.top_k)
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(take.view(-1, *[1] * (new.ndim - 1)), new, old)
 
         return Moved(
-            chosen(some, than.images),
-            chosen(maps, than.maps),
-            chosen(shared, than.top_k),
-            chosen(rank_correlation(before, maps), than.rank),
-            than.kept | same,
+            choose(images, moved.images),
+            choose(maps, moved.maps),
+            choose(shared, moved.top_k),
+            choose(rank_correlation(self.maps, maps), moved.rank),
+            moved.kept | same,
         )
 
-    whole = torch.ones(len(images), dtype=torch.float64, device=images.device)
-    untouched = Moved(images, before, whole, whole, whole == 0)
-    noise = torch.from_numpy(np.stack(
-        [np.random.default_rng(seed).choice([-1.0, 1.0], images.shape[1:]) for seed in seeds]
-    )).to(images)  # fmt: skip
-    signs = worse(untouched, bounds.clip(images + bounds.epsilon * noise, images))
-    attacked, some = untouched, images
-    looks = {round(steps * (n + 1) / LOOKS) for n in range(LOOKS)}
-    for step in range(1, steps + 1):
-        slope = downhill(network, some, classes, predicted, marked, bounds, fine)
-        # 2.5 times the radius over all steps: it can be crossed, and turned in.
-        some = bounds.clip(some + 2.5 / steps * bounds.epsilon * slope.sign(), images)
-        if step in looks:
-            attacked = worse(attacked, some)
-    return before, {"random": signs, "attack": attacked}
+    def descent(self, images: Float[Tensor, "b 3 H W"], bounds: Bounds) -> Float[Tensor, "b 3 H W"]:
+        """Return where to go so that less of the map lies on the marked pixels.
 
-
-def downhill(
-    network: Network,
-    images: Float[Tensor, "b 3 H W"],
-    classes: Int[Tensor, "b"],
-    predicted: Int[Tensor, "b"],
-    marked: Bool[Tensor, "b H W"],
-    bounds: Bounds,
-    fine: bool,
-) -> Float[Tensor, "b 3 H W"]:
-    """Where to go so that less of the map lies on the marked pixels; or back to the class."""
-    with torch.enable_grad():
-        answer = network(images, at=("input", "last"))
-        pixels, features = answer.activations["input"], answer.activations["last"]
-        logits, score = answer.logits, answer.logits.gather(1, classes[:, None]).sum()
-        lost = logits.argmax(1) != predicted
-        if lost.any():
-            others = logits.scatter(1, predicted[:, None], -torch.inf).amax(1)
-            margin = (logits.gather(1, predicted[:, None])[:, 0] - others).sum()
-            (back,) = torch.autograd.grad(margin, pixels, retain_graph=True)
-        if fine:
-            (slope,) = torch.autograd.grad(score, pixels)
+        Where an image's class was lost, it is the way back to the class.
+        """
+        with torch.enable_grad():
+            answer = self.network(images, at=("input", "last"))
+        lost = answer.logits.argmax(1) != self.predicted
+        back = self._margin_gradient(answer) if lost.any() else None
+        if self.has_fine_maps:
+            down = self._descent_of_gradient(images, answer, bounds)
         else:
+            down = self._descent_of_gradcam(answer)
+        return down if back is None else torch.where(lost[:, None, None, None], back, down)
+
+    def _margin_gradient(self, answer: NetworkOutput) -> Float[Tensor, "b 3 H W"]:
+        """Return the gradient of the predicted class's logit over the highest of the others."""
+        column = self.predicted[:, None]
+        with torch.enable_grad():
+            others = answer.logits.scatter(1, column, -torch.inf).amax(1)
+            margin = (answer.logits.gather(1, column)[:, 0] - others).sum()
+            pixels = answer.activations["input"]
+            (back,) = torch.autograd.grad(margin, pixels, retain_graph=True)
+        return back
+
+    def _descent_of_gradcam(self, answer: NetworkOutput) -> Float[Tensor, "b 3 H W"]:
+        """Return the gradient that lessens the marked share of Grad-CAM's map."""
+        pixels, features = answer.activations["input"], answer.activations["last"]
+        with torch.enable_grad():
+            score = answer.logits.gather(1, self.batch.classes[:, None]).sum()
             (alpha,) = torch.autograd.grad(score, features, create_graph=True)
             maps = (alpha.mean((2, 3), keepdim=True) * features).sum(1).relu()
-            share = _share(enlarged(maps, images.shape[2:]), marked)
+            share = _share(enlarged(maps, pixels.shape[2:]), self.marked)
             (down,) = torch.autograd.grad(-share.sum(), pixels)
-    if fine:
+        return down
+
+    def _descent_of_gradient(
+        self, images: Float[Tensor, "b 3 H W"], answer: NetworkOutput, bounds: Bounds
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Return the gradient that lessens the marked share of the gradient map.
+
+        It is a product with the Hessian: the difference of two gradients.
+        """
         with torch.enable_grad():
-            leaf = slope.requires_grad_()
-            (way,) = torch.autograd.grad(_share(leaf.abs().sum(1), marked).sum(), leaf)
+            score = answer.logits.gather(1, self.batch.classes[:, None]).sum()
+            (gradient,) = torch.autograd.grad(score, answer.activations["input"])
+            leaf = gradient.requires_grad_()
+            share = _share(leaf.abs().sum(1), self.marked).sum()
+            (way,) = torch.autograd.grad(share, leaf)
         largest = way.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(way.dtype).tiny)
-        down = slope.detach() - _gradient(
-            network, images + bounds.epsilon / 2 * way / largest, classes
-        )
-    return torch.where(lost[:, None, None, None], back, down) if lost.any() else down
+        ahead = images + bounds.epsilon / 2 * way / largest
+        return gradient.detach() - _gradient(self.network, ahead, self.batch.classes)
 
 
 def _share(maps: Float[Tensor, "b H W"], marked: Bool[Tensor, "b H W"]) -> Float[Tensor, "b"]:
+    """Return the share of each map that lies on the marked pixels."""
     return (maps * marked).sum((1, 2)) / maps.sum((1, 2)).clamp(min=1e-20)
 
 
 def _gradient(
     network: Network, images: Float[Tensor, "b 3 H W"], classes: Int[Tensor, "b"]
 ) -> Float[Tensor, "b 3 H W"]:
+    """Return the gradient of each image's class score."""
     with torch.enable_grad():
         answer = network(images, at=("input",))
         score = answer.logits.gather(1, classes[:, None]).sum()
-        (slope,) = torch.autograd.grad(score, answer.activations["input"])
-    return slope
+        (gradient,) = torch.autograd.grad(score, answer.activations["input"])
+    return gradient

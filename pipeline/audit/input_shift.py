@@ -19,20 +19,126 @@ compared too: `answer` is the largest difference of the logits over their larges
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.audit.likeness import enlarged, rank_correlation, ssim
+from pipeline.audit.pictures import (
+    EDGE,
+    WIDTH,
+    Arrays,
+    colour_map,
+    format_mean,
+    resize,
+    write_heading,
+)
 from pipeline.errors import UserError
+from pipeline.ops.precision import disable_autocast
+from pipeline.ops.tensors import to_numpy
+from pipeline.plotting.chart import Sheet
+from pipeline.plotting.sheet import FAINT
+from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, UInt8
+    from PIL import Image
 
-Explain = Callable[[nn.Module, Tensor], Tensor]
+Explain = Callable[[Any, Tensor], Tensor]
+"""From a network and images to their maps [b, h, w], of classes that are settled."""
+
+SIDE, GAP = 276, 14  # of the panels, in pixels
+ROWS = 4  # images on the picture at most
+
+
+@dataclass(frozen=True)
+class InputShift:
+    """Test whether a shift of the input that the network does not see moves the map."""
+
+    shift: float = -1.0  # added to the pixels, which are from 0 to 1
+
+    numbers: ClassVar[tuple[AuditNumber, ...]] = (
+        AuditNumber("shift_moved", "input shift: the map moves by", "low"),
+        AuditNumber("shift_rank", "input shift: rank correlation", "high"),
+    )
+    is_costly: ClassVar[bool] = False
+    picture_arrays: ClassVar[tuple[str, ...]] = ("seen", "seen_image", "seen_before", "seen_after")
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return why the first layer cannot take a shift away; empty where it can."""
+        network = cast(nn.Module, subject.trained.network)
+        device = next(network.parameters()).device
+        image = torch.zeros(1, 3, *subject.trained.size, device=device)
+        try:
+            shifted(network, image, self._scaled_shift(subject, device))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Compare the maps of each image before and after the shift, in float32."""
+        network = cast(nn.Module, subject.trained.network)
+        shift = self._scaled_shift(subject, batch.images.device)
+        with disable_autocast(batch.images):
+            measured = measure_input_shift(
+                network, batch.maps_of, batch.logits_of, batch.images, shift
+            )
+        before, after = (
+            to_numpy(measured.pop(name)[: batch.shown]) for name in ("before", "after")
+        )
+        return {
+            **{f"shift_{name}": to_numpy(values) for name, values in measured.items()},
+            "seen": np.array(batch.positions[: batch.shown], np.int32),
+            "seen_image": batch.pixels[: batch.shown],
+            "seen_before": before,
+            "seen_after": after,
+        }
+
+    def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
+        """Return none: no part of the network is looked at alone."""
+        return ()
+
+    def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
+        """Draw a few images, their maps before and after, and what changed."""
+        rows = min(ROWS, len(arrays["seen_image"]))
+        sheet = Sheet(WIDTH, 150 + rows * (SIDE + GAP) + 20)
+        moved = format_mean("The map moves by", arrays["shift_moved"], subject.seed)
+        write_heading(
+            sheet,
+            subject,
+            "does a shift that the network does not see move the map?",
+            f"{len(arrays['shift_moved'])} images; {self.shift:+g} added to pixels from 0 to 1, "
+            f"taken away in the first bias. {moved} of itself; rank correlation "
+            f"{arrays['shift_rank'].mean():.3f}; answers differ by "
+            f"{arrays['shift_answer'].max():.0e}",
+        )
+        titles = ("image", f"shifted by {self.shift:+g}, made visible", "map before", "map after",
+                  "difference, same scale")  # fmt: skip
+        for k, title in enumerate(titles):
+            sheet.text(EDGE + k * (SIDE + GAP), 118, title, 17, FAINT)
+        for row in range(rows):
+            image = arrays["seen_image"][row]
+            before, after = arrays["seen_before"][row], arrays["seen_after"][row]
+            panels = [image, self._show_shifted(image), colour_map(before), colour_map(after),
+                      colour_map(after - before, before)]  # fmt: skip
+            for k, panel in enumerate(panels):
+                where = EDGE + k * (SIDE + GAP), 146 + row * (SIDE + GAP)
+                sheet.paste(*where, resize(panel, SIDE, SIDE))
+        return sheet.image()
+
+    def _scaled_shift(self, subject: AuditSubject, device: torch.device) -> Float[Tensor, "3"]:
+        """Return the shift of each channel on the network's scale."""
+        return self.shift / torch.tensor(subject.trained.std, device=device)
+
+    def _show_shifted(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+        """Show a shifted image from its lowest to its highest value: below black is nothing."""
+        moved = image.astype(np.float32) + 255 * self.shift
+        return np.asarray(((moved - moved.min()) * 0.55).clip(0, 255).astype(np.uint8))
 
 
 class Shifted(nn.Module):
@@ -75,23 +181,27 @@ def _margins(conv: nn.Conv2d) -> list[int]:
 def shifted(
     network: nn.Module, images: Float[Tensor, "b 3 H W"], shift: Float[Tensor, "3"]
 ) -> nn.Module:
-    """The copy f_2. Raises UserError where the first layer is not what can take a shift away."""
+    """Return the copy f_2, whose first layer takes away a shift of the images.
+
+    Raises:
+        UserError: The first layer is not what can take a shift away.
+    """
     changed = copy.deepcopy(network)
-    one = images[:1]
-    name, before = _first(changed, one)
-    _, after = _first(changed, one + shift[:, None, None])
+    image = images[:1]
+    name, before = _first(changed, image)
+    _, after = _first(changed, image + shift[:, None, None])
     added = after - before
-    own = added.mean((0, 2, 3))
-    if not torch.allclose(added, own[:, None, None].expand_as(added), atol=1e-4):
+    of_channels = added.mean((0, 2, 3))
+    if not torch.allclose(added, of_channels[:, None, None].expand_as(added), atol=1e-4):
         raise UserError(f"what reaches the first convolution, {name}, is not the image or affine")
     parent, _, child = name.rpartition(".")
     conv = cast(nn.Conv2d, changed.get_submodule(name))
-    setattr(changed.get_submodule(parent), child, Shifted(conv, own))
+    setattr(changed.get_submodule(parent), child, Shifted(conv, of_channels))
     return changed
 
 
 def _first(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, Tensor]:
-    """The layer that runs first of those that have parameters, and what it reads."""
+    """Return the name of the first layer that has parameters, and what it reads."""
     seen: list[tuple[str, Tensor]] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any], None]:
@@ -115,14 +225,28 @@ def _first(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, T
     return name, read
 
 
-def input_shift(
+def measure_input_shift(
     network: nn.Module,
     explain: Explain,
-    logits: Callable[[nn.Module, Tensor], Tensor],
+    logits: Callable[[Any, Tensor], Tensor],
     images: Float[Tensor, "b 3 H W"],
     shift: Float[Tensor, "3"],
 ) -> dict[str, Tensor]:
-    """`shift`: on the network's scale, a constant for each channel."""
+    """Compare maps and answers before and after a shift.
+
+    Args:
+        network: The network, which stays as it is.
+        explain: From a network and images to maps.
+        logits: From a network and images to logits.
+        images: As the network reads them.
+        shift: A constant for each channel, on the network's scale.
+
+    Returns:
+        `moved`, `rank`, `ssim`, `answer` [b]; the maps `before` and `after` [b, h, w].
+
+    Raises:
+        UserError: The first layer cannot take a shift away.
+    """
     other = shifted(network, images, shift)
     added = images + shift[:, None, None]
     before, after = explain(network, images), explain(other, added)
@@ -132,7 +256,7 @@ def input_shift(
     return {
         "moved": (after - before).abs().sum((1, 2)) / total.clamp(min=tiny),
         "rank": rank_correlation(before, after),
-        "ssim": ssim(*(enlarged(one, images.shape[2:]) for one in (before, after))),
+        "ssim": ssim(*(enlarged(maps, images.shape[2:]) for maps in (before, after))),
         "answer": (second - first).abs().amax(1) / first.abs().amax(1).clamp(min=tiny),
         "before": before,
         "after": after,

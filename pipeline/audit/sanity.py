@@ -21,22 +21,108 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.audit.likeness import enlarged, rank_correlation, ssim
+from pipeline.audit.pictures import (
+    EDGE,
+    WIDTH,
+    Arrays,
+    colour_map,
+    mean_line,
+    resize,
+    write_heading,
+)
+from pipeline.ops.precision import disable_autocast
+from pipeline.ops.tensors import to_numpy
+from pipeline.plotting.chart import BLUE, RED, Line, Sheet, chart
+from pipeline.plotting.sheet import FAINT, fitted
+from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from PIL import Image
 
-Explain = Callable[[nn.Module, Tensor], Tensor]
+Explain = Callable[[Any, Tensor], Tensor]
 """From a network and images to their maps [b, h, w], of classes that are settled."""
 
 MODES = ("cascading", "independent")
 MEASURES = ("ssim", "rank", "rank_abs")
 SEEN = 112  # the longer side of maps kept to look at
+LABEL = 104  # pixels on the left of a row of maps, for its name
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """Test whether the map depends on what the network learned."""
+
+    layers: int = 8  # parts of the network that are made random, the head one of them
+
+    numbers: ClassVar[tuple[AuditNumber, ...]] = (
+        AuditNumber("head_ssim", "head random: SSIM", "low"),
+        AuditNumber("head_rank", "head random: rank correlation", "low"),
+        AuditNumber("cascading_ssim", "cascading, mean: SSIM", "low"),
+        AuditNumber("cascading_rank", "cascading, mean: rank correlation", "low"),
+        AuditNumber("independent_ssim", "independent, mean: SSIM", "low"),
+        AuditNumber("independent_rank", "independent, mean: rank correlation", "low"),
+    )
+    is_costly: ClassVar[bool] = True
+    picture_arrays: ClassVar[tuple[str, ...]] = ("seen_image", "seen_maps")
+
+    def refusal(self, subject: AuditSubject) -> str:
+        """Return no reason: any network's weights can be made random."""
+        return ""
+
+    def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
+        """Compare the maps of each image with those of partly random networks, in float32."""
+        network = cast(nn.Module, subject.trained.network)
+        with disable_autocast(batch.images):
+            measured = measure_sanity(
+                network, batch.maps_of, batch.images, self.layers, subject.seed
+            )
+        maps = measured.pop("maps")[: batch.shown]
+        arrays = {name: to_numpy(values) for name, values in measured.items()}
+        for measure in ("ssim", "rank"):
+            arrays[f"head_{measure}"] = arrays[measure][:, 0, 0]
+            for n, mode in enumerate(MODES):
+                arrays[f"{mode}_{measure}"] = arrays[measure][:, n].mean(1)
+        arrays["seen_image"] = batch.pixels[: batch.shown]
+        arrays["seen_maps"] = to_numpy(maps).astype(np.float16)
+        return arrays
+
+    def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
+        """Return each measure of each part that was made random, in both modes."""
+        names = self._part_names(subject)
+        return [
+            (AuditNumber(f"{mode}_{measure}", "", "low"), part, arrays[measure][:, m, n])
+            for m, mode in enumerate(MODES)
+            for measure in MEASURES
+            for n, part in enumerate(names)
+        ]
+
+    def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
+        """Draw how alike the maps stay from part to part, and the maps of an image."""
+        names = self._part_names(subject)
+        image = arrays["seen_image"][0]
+        side = (WIDTH - 2 * EDGE - LABEL - 8 * (len(names) + 1)) // (len(names) + 2)
+        height = round(side * image.shape[0] / image.shape[1])
+        sheet = Sheet(WIDTH, 720 + 2 * (height + 12) + 20)
+        write_heading(
+            sheet, subject, "does the map hang on what was learned?",
+            f"{len(arrays['ssim'])} images; layers made random from the head down. A map that "
+            "explains the network must change: low is good. Means with 95 % bootstrap bands",
+        )  # fmt: skip
+        _draw_curves(sheet, arrays, names, subject.seed)
+        _draw_maps(sheet, arrays, names, (side, height))
+        return sheet.image()
+
+    def _part_names(self, subject: AuditSubject) -> list[str]:
+        network = cast(nn.Module, subject.trained.network)
+        return [part.name for part in parts(network, self.layers)]
 
 
 @dataclass(frozen=True)
@@ -48,15 +134,18 @@ class Part:
 
 
 def parts(network: nn.Module, most: int) -> list[Part]:
-    """From the top down: the head, then at most `most` - 1 parts of about as many layers."""
-    # What owns nothing (no branch was trained) is no part.
-    own = [
-        (name, one) for name, one in network.named_children() if any(True for _ in one.parameters())
+    """Divide a network from the top down: the head, then at most `most` - 1 parts of about as many
+    layers."""
+    # What has no parameters (no branch was trained) is no part.
+    children = [
+        (name, child)
+        for name, child in network.named_children()
+        if any(True for _ in child.parameters())
     ]
-    top = own[-1][0]
+    top = children[-1][0]
     blocks = [
         (name, layers)
-        for child, module in own
+        for child, module in children
         if child != top
         for name, layers in _blocks(child, module, _count(network) / max(1, most))
     ]
@@ -69,31 +158,31 @@ def parts(network: nn.Module, most: int) -> list[Part]:
             groups.append([])
         groups[-1].append((name, layers))
         done += len(layers)
-    found = [
-        Part(_spanned([name for name, _ in group]), tuple(n for _, some in group for n in some))
+    below = [
+        Part(_spanned([name for name, _ in group]), tuple(n for _, names in group for n in names))
         for group in groups
     ]
     head = Part(top, tuple(_layers(network.get_submodule(top), top)))
-    return [head, *reversed(found)]
+    return [head, *reversed(below)]
 
 
 def _blocks(name: str, module: nn.Module, most: float) -> Iterator[tuple[str, list[str]]]:
-    """A module, or what it is made of where it has more than `most` layers."""
+    """Yield a module, or what it is made of where it has more than `most` layers."""
     layers = list(_layers(module, name))
     inner = list(module.named_children())
     if len(layers) > most and inner:
         if layers[0] == name:  # parameters of its own, a class token
             yield name, [name]
-        for child, one in inner:
-            yield from _blocks(f"{name}.{child}", one, most)
+        for child, part in inner:
+            yield from _blocks(f"{name}.{child}", part, most)
     elif layers:
         yield name, layers
 
 
 def _layers(module: nn.Module, name: str) -> Iterator[str]:
-    """Modules that own parameters."""
-    for inner, one in module.named_modules():
-        if any(True for _ in one.parameters(recurse=False)):
+    """Yield the names of modules that have parameters."""
+    for inner, layer in module.named_modules():
+        if any(True for _ in layer.parameters(recurse=False)):
             yield f"{name}.{inner}" if inner else name
 
 
@@ -102,7 +191,7 @@ def _count(network: nn.Module) -> int:
 
 
 def _spanned(names: Sequence[str]) -> str:
-    """The part as a person would say it: features.3-5."""
+    """Return the name of a part, as features.3-5."""
     first, last = (name.removeprefix("body.") for name in (names[0], names[-1]))
     if first == last:
         return first
@@ -111,7 +200,7 @@ def _spanned(names: Sequence[str]) -> str:
 
 
 def make_random(network: nn.Module, part: Part, seed: int) -> None:
-    """The layers of a part begin anew; the same seed gives the same weights on any device."""
+    """Draw the weights of a part anew; the same seed gives the same weights on any device."""
     with torch.no_grad():
         for name in part.layers:
             generator = torch.Generator().manual_seed(seed)
@@ -122,14 +211,14 @@ def _reset(layer: nn.Module, generator: torch.Generator) -> None:
     if isinstance(layer, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm):
         layer.reset_parameters()
         return
-    own = dict(layer.named_parameters(recurse=False))
+    parameters = dict(layer.named_parameters(recurse=False))
     usual = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-    for name, parameter in own.items():
+    for name, parameter in parameters.items():
         drawn = torch.empty(parameter.shape)
         if usual and name == "weight":
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         elif usual and name == "bias":
-            fan = own["weight"][0].numel()
+            fan = parameters["weight"][0].numel()
             nn.init.uniform_(drawn, -(fan**-0.5), fan**-0.5, generator=generator)
         else:
             spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
@@ -137,15 +226,26 @@ def _reset(layer: nn.Module, generator: torch.Generator) -> None:
         parameter.copy_(drawn)
 
 
-def sanity(
+def measure_sanity(
     network: nn.Module,
     explain: Explain,
     images: Float[Tensor, "b 3 H W"],
     most: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Each measure [b, mode, part]; and maps to look at, [b, mode, 1 + part, h, w]."""
-    every = parts(network, most)
+    """Compare the maps of a network with those of copies whose weights are partly random.
+
+    Args:
+        network: The trained network, which stays as it is.
+        explain: From a network and images to maps.
+        images: As the network reads them.
+        most: Parts that the network is divided into at most.
+        seed: Of the random weights.
+
+    Returns:
+        Each of MEASURES [b, mode, part]; `maps` to look at, [b, mode, 1 + part, h, w].
+    """
+    all_parts = parts(network, most)
     size = images.shape[2:]
     before = explain(network, images)
     large = enlarged(before, size)
@@ -154,7 +254,7 @@ def sanity(
     for mode in MODES:
         changed = copy.deepcopy(network)
         seen.append(_small(large))
-        for part in every:
+        for part in all_parts:
             if mode == "independent":
                 changed.load_state_dict(network.state_dict())
             make_random(changed, part, seed)
@@ -164,17 +264,74 @@ def sanity(
             values["rank"].append(rank_correlation(before, after))
             values["rank_abs"].append(rank_correlation(before.abs(), after.abs()))
             seen.append(_small(larger))
-    shape = (len(images), len(MODES), len(every))
-    found = {name: torch.stack(some, 1).view(shape) for name, some in values.items()}
+    shape = (len(images), len(MODES), len(all_parts))
+    measured = {name: torch.stack(rows, 1).view(shape) for name, rows in values.items()}
     pictures = torch.stack(seen, 1)
-    found["maps"] = pictures.view(len(images), len(MODES), len(every) + 1, *pictures.shape[2:])
-    return found
+    measured["maps"] = pictures.view(*shape[:2], len(all_parts) + 1, *pictures.shape[2:])
+    return measured
 
 
 def _small(maps: Float[Tensor, "b H W"]) -> Float[Tensor, "b h w"]:
-    """Shrunk by averaging, so that thin lines stay."""
+    """Shrink maps by averaging, so that thin lines stay."""
     shrink = max(1.0, max(maps.shape[1:]) / SEEN)
     size = max(1, round(maps.shape[1] / shrink)), max(1, round(maps.shape[2] / shrink))
     small: Tensor = nn.functional.adaptive_avg_pool2d(maps[:, None], size)[:, 0]
     peak = small.abs().amax((1, 2), keepdim=True)  # float16 holds it then
     return small / peak.clamp(min=torch.finfo(small.dtype).tiny)
+
+
+# -- pictures ------------------------------------------------------------------------------------
+
+
+def _draw_curves(sheet: Sheet, arrays: Arrays, names: Sequence[str], seed: int) -> None:
+    """Draw SSIM on the left, rank correlation on the right, over the parts made random."""
+    ticks = [(0.0, "none")] + [(float(k + 1), _break(name)) for k, name in enumerate(names)]
+    boxes = ((100, 162, 740, 500), (880, 162, 1520, 500))
+    for box, measure, title in zip(
+        boxes, ("ssim", "rank"), ("SSIM", "Rank correlation (Spearman)"), strict=True
+    ):
+        lines = _lines(arrays[measure], seed)
+        lowest = min(float(line.band[0].min()) for line in lines if line.band)
+        low = 0.0 if lowest >= -0.02 else -0.5 if lowest > -0.5 else -1.0
+        chart(sheet, box, lines, title, "part made random", "likeness to the map before", ticks,
+              low)  # fmt: skip
+
+
+def _lines(values: Float[np.ndarray, "n mode part"], seed: int) -> list[Line]:
+    """Return the curve of each mode, which begins at 1: the map as it was."""
+    count, _, parts_count = values.shape
+    return [
+        mean_line(
+            name, np.arange(parts_count + 1),
+            np.concatenate([np.ones((count, 1)), values[:, m]], 1), colour, seed,
+            dots=True, dashed=m == 1,
+        )
+        for m, (name, colour) in enumerate((
+            ("cascading: this part and all above it", RED),
+            ("independent: this part alone", BLUE),
+        ))
+    ]  # fmt: skip
+
+
+def _draw_maps(sheet: Sheet, arrays: Arrays, names: Sequence[str], panel: tuple[int, int]) -> None:
+    """Draw the first image and its maps, a row for each mode; `panel` is width and height."""
+    width, height = panel
+    image, maps = arrays["seen_image"][0], arrays["seen_maps"][0].astype(np.float32)
+    y = 690
+    for k, name in enumerate(["image", "trained", *names]):
+        x = EDGE + LABEL + k * (width + 8)
+        sheet.text(x, y, fitted(name.replace("features.", "f."), 15, width), 15, FAINT)
+    y += 24
+    for row, mode in zip(maps, MODES, strict=True):
+        sheet.text(EDGE, y + height / 2, mode, 16, FAINT, "lm")
+        sheet.paste(EDGE + LABEL, y, resize(image, width, height))
+        for k, values in enumerate(row):
+            x = EDGE + LABEL + (k + 1) * (width + 8)
+            sheet.paste(x, y, resize(colour_map(values), width, height))
+        y += height + 12
+
+
+def _break(name: str) -> str:
+    """Return a name, in two lines where it is long."""
+    short = name.replace("features.", "f.")
+    return short if len(short) < 10 else short.replace("-", "-\n", 1)

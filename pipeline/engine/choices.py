@@ -59,11 +59,13 @@ def read_choice(group: str, name: str) -> Mapping[str, Any]:
     files = choice_files(group)
     if name not in files:
         raise UserError(f"{group}={name}: no such choice; {suggest_choices(name, files)}")
-    return _read(files[name])
+    path = files[name]
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @cache
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path, changed: int) -> Mapping[str, Any]:
+    """Read a YAML; `changed`, its time stamp, is a part of what it is remembered by."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
@@ -202,3 +204,30 @@ def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
     }
     node = {**to_plain(defaults), **node}
     return {**node, **to_plain(_nested_choices(where, target, node))}
+
+
+def complete_choice(family: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of a choice that a stage names, with all arguments of its target.
+
+    Args:
+        family: A folder of conf/.
+        name: A choice of it.
+        options: Options of the stage. Those that the target takes an argument of the same name for
+            are handed on; an argument that the choice's YAML gives stands.
+    """
+    where, node = f"{family} {name}", read_choice(family, name)
+    parameters = inspect.signature(locate(where, str(node["_target_"]))).parameters
+    given = {key: value for key, value in options.items() if key in parameters}
+    return fill_defaults(where, {**given, **node})
+
+
+def build_choices(family: str, names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the choices that a stage names, by name; see complete_choice for `options`.
+
+    Raises:
+        UserError: An argument does not fit its annotation.
+    """
+    return {
+        name: instantiate(f"{family} {name}", complete_choice(family, name, options))
+        for name in names
+    }

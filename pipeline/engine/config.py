@@ -125,7 +125,8 @@ def _check_all_read(config: Mapping[str, Any]) -> None:
     for key in dict.fromkeys(key for stage in all_stages() for key in stage.reads):
         if config[key] is None:
             continue
-        if not any(key in find_stage(name).reads for name in config["stages"]):
+        stages = config["stages"]
+        if not any(find_stage(name).reads_key(key, stages) for name in stages):
             raise UserError(
                 f"{key}={config[key]}: none of stages={list(config['stages'])} reads it; "
                 "+experiment=evaluate scores boxes and maps that others made"

@@ -2,162 +2,194 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint, shards, store
+from pipeline.engine import checkpoint, shards
+from pipeline.engine.compute import Compute
+from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
-from pipeline.engine.run import Run
+from pipeline.engine.store import Store
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.arrays import read_arrays, write_arrays
-from pipeline.protocols import FittableMethod, SaliencyMethod, WrappingObjective
+from pipeline.protocols import (
+    FittableMethod,
+    Network,
+    NetworkBuilder,
+    Objective,
+    SaliencyMethod,
+    WrappingObjective,
+)
 from pipeline.saliency.fitting import parts, with_fitted
 from pipeline.saliency.targets import top_count
-from pipeline.types import Split
+from pipeline.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 STATISTICS = "statistics.safetensors"
 
 
-def check_methods(run: Run) -> None:
-    """Raises UserError for a target that this data set cannot have, for impossible views, and for a
-    method that the network to be trained cannot have: not after hours of training."""
-    parse_targets(run)
-    for name in run.methods:
-        method = build_method(run.for_method(name))
-        if "train" not in run.config["stages"] or parts(method):
-            continue
-        if not store.is_done(store.Store(run.outputs).folder("train", run.cache_key("train"))):
-            _try_on_shapes(run, method)
+def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> list[str]:
+    """Return `explain.target` as a list of rules (true, predicted, topK) and class names.
+
+    Args:
+        target: a rule, a class name, or a list of these.
+        classes: those of the network.
+        are_labelled: whether every image to explain has a label, which `true` wants.
+
+    Raises:
+        UserError: for what is neither a rule nor a class, for `true` without labels, for nothing.
+    """
+    given = target if isinstance(target, list) else [target]
+    wanted = ["true" if item is True else str(item) for item in given]  # YAML reads true as a bool
+    for item in wanted:
+        if item not in ("true", "predicted", *classes) and not top_count(item):
+            known = suggest_choices(item, ["true", "predicted", "top5", *classes])
+            raise UserError(f"explain.target={item}: neither a rule nor a class; {known}")
+    if "true" in wanted and not are_labelled:
+        raise UserError("explain.target=true: the images have no labels; use predicted or top5")
+    if not wanted:
+        raise UserError("explain.target=[]: name at least one; true, predicted, top5 or a class")
+    return wanted
 
 
-def _try_on_shapes(run: Run, method: SaliencyMethod) -> None:
-    """The method's first look at a network of shapes alone: no weights, nothing computed."""
+def over_views(method: SaliencyMethod, flips: bool, scales: Sequence[float]) -> SaliencyMethod:
+    """Return the method averaged over mirrored and scaled images, as explain.flips and
+    explain.scales ask for."""
+    if not flips and tuple(scales) == (1.0,):
+        return method
+    from pipeline.saliency.views import Views
+
+    return Views(method, flips, tuple(scales))
+
+
+def needs_fitting(method: SaliencyMethod) -> bool:
+    """Whether a method, or a part of it, first looks at the training images (as DDT)."""
+    return bool(parts(method))
+
+
+def untrained_network(
+    model: NetworkBuilder,
+    objective: Objective,
+    classes: Sequence[str],
+    own_head: bool,
+    localizes_at: Size | None,
+) -> Network:
+    """Return a network as it would be trained, on the meta device: shapes alone, no weights.
+
+    `localizes_at`: the size of its input where stage refine adds a localization head; else None.
+    """
     import torch
 
     from pipeline.model.classifier import Classifier, MeanLinear
     from pipeline.model.foreground import localizer
 
-    class Enough(Exception):
+    with torch.device("meta"):
+        head: torch.nn.Module
+        if own_head:
+            body, head = model.own(len(classes))
+        else:
+            body, channels = model.body()
+            head = MeanLinear(channels, len(classes))
+        network = Classifier(body, head, classes, model.last, model.below).eval()
+        if isinstance(objective, WrappingObjective):
+            network = objective.wrap(network)
+        if localizes_at is not None:
+            network.branches["foreground"] = localizer(network, localizes_at)
+    return network
+
+
+def try_on_shapes(method: SaliencyMethod, build: Callable[[], Network], size: Size) -> None:
+    """Let a method look at a network of shapes alone: no weights, nothing computed.
+
+    Raises:
+        UserError: where the method cannot explain such a network.
+    """
+    import torch
+
+    class NetworkAccepted(Exception):
         pass
 
     def choose(logits: Tensor) -> Tensor:
-        raise Enough  # the network ran with all layers, and the method found it fit
+        raise NetworkAccepted  # the network ran with all layers, and the method found it fit
 
-    model, classes = run.model(), run.classes
-    height, width = run.size
     try:
+        network = build()
         with torch.device("meta"):
-            if run.config["train"]["head"] == "own":
-                body, head = model.own(len(classes))
-            else:
-                body, channels = model.body()
-                head = MeanLinear(channels, len(classes))
-            network = Classifier(body, head, classes, model.last, model.below).eval()
-            objective = run.objective()
-            if isinstance(objective, WrappingObjective):
-                network = objective.wrap(network)
-            if "refine" in run.config["stages"]:
-                network.branches["foreground"] = localizer(network, run.size)
-            method(network, torch.zeros(1, 3, height, width), choose)
+            method(network, torch.zeros(1, 3, *size), choose)
     except UserError:
         raise
     except Exception:  # shapes alone do not serve everything: the real run will tell
         return
 
 
-def parse_targets(run: Run) -> list[str]:
-    """`explain.target` as a list. Raises UserError for what is neither a rule nor a class."""
-    wanted = run.config["explain"]["target"]
-    every = wanted if isinstance(wanted, list) else [wanted]
-    chosen = ["true" if one is True else str(one) for one in every]  # YAML reads true as a bool
-    classes = run.classes
-    for one in chosen:
-        if one in ("true", "predicted") or one in classes or top_count(one):
-            continue
-        known = suggest_choices(one, ["true", "predicted", "top5", *classes])
-        raise UserError(f"explain.target={one}: neither a rule nor a class; {known}")
-    if "true" in chosen and (run.data.labels(run.split) < 0).any():
-        raise UserError("explain.target=true: the images have no labels; use predicted or top5")
-    if not chosen:
-        raise UserError("explain.target=[]: name at least one; true, predicted, top5 or a class")
-    return chosen
+def fit_method(
+    method: SaliencyMethod,
+    images: SplitImages,
+    compute: Compute,
+    trained: checkpoint.Checkpoint,
+    store: Store,
+    cache_key: Mapping[str, Any],
+) -> SaliencyMethod:
+    """Return the method with what its parts learn from images and labels, kept for other runs.
 
-
-def build_method(run: Run) -> SaliencyMethod:
-    """The method, over the views of an image that explain.flips and explain.scales ask for."""
-    flips, scales = run.config["explain"]["flips"], tuple(run.config["explain"]["scales"])
-    method = run.saliency()
-    if not flips and scales == (1.0,):
-        return method
-    from pipeline.saliency.views import Views
-
-    return Views(method, flips, scales)
-
-
-def prepare_method(run: Run, trained: checkpoint.Checkpoint) -> SaliencyMethod:
-    """The method, after its look at the training images where it wants one."""
-    method = build_method(run)
-    return _fit(run, method, trained) if parts(method) else method
-
-
-def needs_fitting(run: Run) -> bool:
-    return bool(parts(build_method(run)))
-
-
-def fitting_split(run: Run) -> Split:
-    """The training images; those to explain themselves where there are no others."""
-    return "train" if len(run.data.ids("train")) else run.split
-
-
-def _fit(run: Run, method: SaliencyMethod, trained: checkpoint.Checkpoint) -> SaliencyMethod:
-    """The method with what it learns from images and labels, kept for other runs."""
+    Args:
+        method: one whose parts want fitting (`needs_fitting`).
+        images: what they look at.
+        compute: device, threads, batch.
+        trained: the network.
+        store: where the statistics are kept.
+        cache_key: all that can change them.
+    """
     import torch
 
-    split = fitting_split(run)
-    names = ("source", "checkpoint", "saliency", "fitted_on", "size", "precision")
-    made = {"split": split, **{name: run.cache_key("explain")[name] for name in names}}
-
-    def learn(folder: Path) -> None:
-        sums = _sum_statistics(run, parts(method), trained, split)
+    def run(folder: Path) -> None:
+        sums = _sum_statistics(parts(method), images, compute, trained)
         write_arrays(folder / STATISTICS, sums)
 
-    where, _ = store.Store(run.outputs).get_or_create("statistics", made, learn)
-    arrays, _ = read_arrays(where / STATISTICS)
-    found = []
+    folder, _ = store.get_or_create("statistics", cache_key, run)
+    arrays, _ = read_arrays(folder / STATISTICS)
+    fitted = []
     for n, part in enumerate(parts(method)):
-        own = {k: v for k, v in arrays.items() if k.startswith(f"{n}/")}
-        found.append(
-            part.fitted({k.partition("/")[2]: torch.from_numpy(v) for k, v in own.items()})
-        )
-    return with_fitted(method, found)
+        prefix = f"{n}/"
+        sums = {
+            name.removeprefix(prefix): torch.from_numpy(values)
+            for name, values in arrays.items()
+            if name.startswith(prefix)
+        }
+        fitted.append(part.fitted(sums))
+    return with_fitted(method, fitted)
 
 
 def _sum_statistics(
-    run: Run, every: Sequence[FittableMethod], trained: checkpoint.Checkpoint, split: Split
+    to_fit: Sequence[FittableMethod],
+    images: SplitImages,
+    compute: Compute,
+    trained: checkpoint.Checkpoint,
 ) -> shards.Arrays:
-    """The sums of all batches of a split, those of the n-th part as `n/<name>`."""
+    """Return the sums over all batches of a split, those of the n-th part as `n/<name>`."""
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
-        images = trained.tensor(shards.stack_pixels(batch))
-        labels = shards.stack_labels(batch, images.device)
+        pixels = trained.tensor(shards.stack_pixels(batch))
+        labels = shards.stack_labels(batch, pixels.device)
         return {
-            f"{n}/{name}": one.cpu().numpy()
-            for n, part in enumerate(every)
-            for name, one in part.statistics(trained.network, images, labels).items()
+            f"{n}/{name}": values.cpu().numpy()
+            for n, part in enumerate(to_fit)
+            for name, values in part.statistics(trained.network, pixels, labels).items()
         }
 
-    count, step = len(run.data.ids(split)), shards.inference_batch_size(run)
+    count, step = len(images), compute.batch
     pieces = [range(n, min(n + step, count)) for n in range(0, count, step)]
-    flow = shards.network_flow(run, split, work)
+    flow = shards.network_flow(images, compute, work)
     total: shards.Arrays = {}
-    with show_progress(f"look at {split}", count) as advance:
-        for piece, (found, _) in zip(pieces, flow(iter(pieces)), strict=True):
-            for name, one in found.items():
-                total[name] = total[name] + one if name in total else one
+    with show_progress(f"look at {images.split}", count) as advance:
+        for piece, (sums, _) in zip(pieces, flow(iter(pieces)), strict=True):
+            for name, values in sums.items():
+                total[name] = total[name] + values if name in total else values
             advance(len(piece))
     if not total:
-        raise UserError(f"explain: no image of {split} could be read, which {run.method} looks at")
+        raise UserError(
+            f"explain: no image of {images.split} could be read, which the saliency method looks at"
+        )
     return total

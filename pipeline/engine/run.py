@@ -8,31 +8,44 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import yaml
-
 from pipeline.engine import checkpoint, ranks, runtime, store, terminal
-from pipeline.engine.choices import (
-    fill_defaults,
-    instantiate,
-    list_choices,
-    list_targets,
-    read_choice,
+from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.choices import instantiate, list_targets
+from pipeline.engine.completion import complete_config
+from pipeline.engine.compute import Compute, batch_size
+from pipeline.engine.config import get_value
+from pipeline.engine.images import SplitImages
+from pipeline.engine.methods import (
+    fit_method,
+    needs_fitting,
+    over_views,
+    parse_targets,
+    try_on_shapes,
+    untrained_network,
 )
-from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
 from pipeline.ops.hashing import hash_of, to_plain
-from pipeline.protocols import DataSet, SaliencyMethod, Segmenter
+from pipeline.protocols import (
+    DataSet,
+    Network,
+    NetworkBuilder,
+    Objective,
+    RefiningSegmenter,
+    SaliencyMethod,
+    Segmenter,
+)
+from pipeline.results.thresholds import (
+    find_thresholds,
+    load_thresholds,
+    select_thresholds,
+    too_few_boxes_error,
+)
 from pipeline.types import CocoIds, Size, Split
 
 if TYPE_CHECKING:
     import torch
-from typing import TYPE_CHECKING
-
-PREDICT_EXPERIMENT = (
-    "predict"  # the experiment that does with other images what the checkpoint's run did
-)
 
 
 @dataclass(frozen=True)
@@ -42,62 +55,42 @@ class Run:
     config: Mapping[str, Any]
     methods: Mapping[str, Mapping[str, Any]]  # name -> completed node, the first is the main one
     method: str
-    shared: dict[str, Any]  # made once for all methods: data, keys
+    data: DataSet  # opened once for all methods
+    _keys: dict[tuple[str, str, str], dict[str, Any]]  # computed once, as the same for all methods
 
     @classmethod
     def of(
         cls, config: Mapping[str, Any], chosen: Mapping[str, str], named: Collection[str] = ()
     ) -> Run:
-        """Check a composed configuration and fill in every default. `chosen`: group -> choice;
-        `named`: the keys that the user gave."""
-        check_config(config)
-        config = {**to_plain(config)}
-        if config["checkpoint"] is not None:
-            if chosen.get("experiment") == PREDICT_EXPERIMENT:
-                config, chosen = _with_checkpoint_settings(config, chosen, named)
-            config = _without_training(config)
-        for family in FAMILIES:
-            config[family] = fill_defaults(family, config[family])
-        for place in nested_choices():
-            stage, _, name = place.partition(".")
-            config[stage] = {**config[stage], name: fill_defaults(place, get_value(config, place))}
-        main = chosen.get("saliency", "saliency")
-        names = config["explain"]["methods"] or [main]
-        if main not in names:
-            _check_options_used(main, names, config["saliency"])
-        methods = {
-            name: config["saliency"]
-            if name == main
-            else fill_defaults(f"saliency {name}", read_choice("saliency", name))
-            for name in names
-        }
-        if "evaluate" in config["stages"] and (config["against"] is not None or len(names) > 1):
-            config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
-        run = cls(config, methods, names[0], {})
-        # Built once here, so that a wrong argument is refused before anything is computed.
-        for family in ("model", "objective", "segmenter"):
-            instantiate(family, config[family])
-        for name, node in methods.items():
-            instantiate(f"saliency {name}" if len(methods) > 1 else "saliency", node)
-        _ = run.data
-        return run
+        """Return the run of a composed configuration (see `complete_config`)."""
+        complete, methods = complete_config(config, chosen, named)
+        return cls.complete(complete, methods, next(iter(methods)))
+
+    @classmethod
+    def complete(
+        cls, config: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], method: str
+    ) -> Run:
+        """Return the run of a complete configuration, its data set opened."""
+        return cls(config, methods, method, cast(DataSet, instantiate("data", config["data"])), {})
 
     def for_method(self, name: str) -> Run:
-        return Run(self.config, self.methods, name, self.shared)
+        """Return the same run for another of its saliency methods."""
+        return replace(self, method=name)
 
     def for_split(self, split: Split) -> Run:
-        """The same run over other images: for calibrate, which wants maps of the held-back ones."""
+        """Return the same run over other images: calibrate wants maps of the held-back ones."""
         explain = {**self.config["explain"], "split": split}
-        return Run({**self.config, "explain": explain}, self.methods, self.method, self.shared)
+        return replace(self, config={**self.config, "explain": explain})
 
     def for_teacher(self) -> Run:
-        """The same run as refine asks its teacher: of the network before, on what it learns from,
-        for the labels."""
-        plainly = {"split": "train", "target": "true", "flips": False, "scales": [1.0]}
-        explain = {**self.config["explain"], **plainly, "colour": False}
+        """Return the run whose maps refine learns from: the teacher's, of the classifier before,
+        on the training images, for their labels."""
+        plain = {"split": "train", "target": "true", "flips": False, "scales": [1.0]}
+        explain = {**self.config["explain"], **plain, "colour": False}
         stages = [stage for stage in self.config["stages"] if stage != "refine"]
         config = {**self.config, "explain": explain, "stages": stages}
-        return Run(config, {"teacher": self.config["refine"]["teacher"]}, "teacher", self.shared)
+        methods = {"teacher": self.config["refine"]["teacher"]}
+        return replace(self, config=config, methods=methods, method="teacher")
 
     def check_stages(self, stages: Sequence[str]) -> None:
         """Refuse at start what a stage could only refuse later, hours into a run."""
@@ -109,23 +102,70 @@ class Run:
 
     # -- what the configuration names
 
-    @property
-    def data(self) -> DataSet:
-        if "data" not in self.shared:
-            self.shared["data"] = instantiate("data", self.config["data"])
-        return cast(DataSet, self.shared["data"])
+    def model(self) -> NetworkBuilder:
+        """Build what builds the network."""
+        return cast(NetworkBuilder, instantiate("model", self.config["model"]))
 
-    def model(self) -> Any:
-        return instantiate("model", self.config["model"])
-
-    def objective(self) -> Any:
-        return instantiate("objective", self.config["objective"])
+    def objective(self) -> Objective:
+        """Build what the classifier is trained to do."""
+        return cast(Objective, instantiate("objective", self.config["objective"]))
 
     def saliency(self) -> SaliencyMethod:
-        return cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
+        """Build the saliency method, averaged over the views that explain.flips and scales name."""
+        method = cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
+        return over_views(method, self.config["explain"]["flips"], self.config["explain"]["scales"])
 
     def segmenter(self) -> Segmenter:
+        """Build the segmenter."""
         return cast(Segmenter, instantiate("segmenter", self.config["segmenter"]))
+
+    def options(self, stage: str) -> Any:
+        """Return the options of a stage, as its own dataclass."""
+        kind = find_stage(stage).options
+        assert kind is not None, f"stage {stage} declares no options"
+        return kind(**self.config[stage])
+
+    def images(self, split: Split | None = None) -> SplitImages:
+        """Return the images of a split; of the one that is explained where none is named."""
+        return SplitImages(self.data, split or self.split)
+
+    def targets(self) -> list[str]:
+        """Return the classes to explain, as rules and names (see `parse_targets`)."""
+        labelled = not bool((self.data.labels(self.split) < 0).any())
+        return parse_targets(self.config["explain"]["target"], self.classes, labelled)
+
+    def fitting_images(self) -> SplitImages:
+        """Return what a method is fitted to: the training images; those to explain themselves
+        where there are no others."""
+        return self.images("train" if len(self.data.ids("train")) else None)
+
+    def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
+        """Return the saliency method, fitted to the training images where it wants to be."""
+        method = self.saliency()
+        if not needs_fitting(method):
+            return method
+        names = ("source", "checkpoint", "saliency", "fitted_on", "size", "precision")
+        images, explained = self.fitting_images(), self.cache_key("explain")
+        key = {"split": images.split, **{name: explained[name] for name in names}}
+        return fit_method(method, images, self.compute, trained, self.store, key)
+
+    def check_methods(self) -> None:
+        """Refuse targets that the data set cannot have, and, before hours of training, a method
+        that the network to be trained cannot have."""
+        self.targets()
+        for name in self.methods:
+            method = self.for_method(name).saliency()
+            if "train" not in self.config["stages"] or needs_fitting(method):
+                continue
+            if not store.is_done(self.store.folder("train", self.cache_key("train"))):
+                try_on_shapes(method, self._untrained_network, self.size)
+
+    def _untrained_network(self) -> Network:
+        refines = "refine" in self.config["stages"]
+        own_head = self.config["train"]["head"] == "own"
+        return untrained_network(
+            self.model(), self.objective(), self.classes, own_head, self.size if refines else None
+        )
 
     @property
     def split(self) -> Split:
@@ -136,7 +176,7 @@ class Run:
         """Of the data set; of the checkpoint where one is given; of the pretrained network where
         images have no labels. Raises UserError if data set and checkpoint differ."""
         if self.config["checkpoint"] is None:
-            return self.data.classes or getattr(self.model(), "known", ())
+            return self.data.classes or self.model().known
         known = tuple(checkpoint.read_card(self.classifier)["classes"])
         if self.data.classes not in ((), known):
             raise UserError(
@@ -169,33 +209,93 @@ class Run:
 
     @property
     def workers(self) -> int:
+        """The threads of this process: runtime.workers, or its share of the machine's cores."""
         wanted = self.config["runtime"]["workers"]
         if wanted is not None:
             return runtime.count_workers(wanted)
         return max(1, runtime.count_workers(None) // ranks.current_world().local_size)
 
+    @property
+    def compute(self) -> Compute:
+        """How this process computes."""
+        options = self.config["runtime"]
+        batch = batch_size(options["batch"], self.device)
+        return Compute(self.device, self.precision, self.workers, batch, options["shard"])
+
     # -- where results are
 
     @property
     def outputs(self) -> Path:
+        """The folder that everything is written to."""
         return Path(self.config["outputs"])
 
-    def sources(self, module: str, *families: str) -> dict[str, str]:
-        """Hashes of the source of a module and of what it instantiates."""
+    @property
+    def store(self) -> store.Store:
+        """Where the results of stages lie."""
+        return store.Store(self.outputs)
+
+    def sources(self, module: str, *families: str, drawing: bool = False) -> dict[str, str]:
+        """Hash the source of a module and of what it instantiates.
+
+        Args:
+            module: full name.
+            families: the parts of the configuration whose targets count, by dotted name.
+            drawing: whether the result is a drawing: what draws counts, too.
+        """
         nodes = [
             self.methods[self.method] if family == "saliency" else get_value(self.config, family)
             for family in families
         ]
         targets = [name.rpartition(".")[0] for node in nodes for name in list_targets(node)]
-        return hash_sources([module, *targets])
+        return hash_sources([module, *targets], drawing)
 
     def cache_key(self, stage: str) -> dict[str, Any]:
         """All that can change a stage's result."""
         place = (stage, self.method if find_stage(stage).per_method else "", self.split)
-        kept = self.shared.setdefault("cache_key", {})
-        if place not in kept:
-            kept[place] = to_plain(find_stage(stage).cache_key(self))
-        return cast(dict[str, Any], kept[place])
+        if place not in self._keys:
+            self._keys[place] = to_plain(find_stage(stage).cache_key(self))
+        return self._keys[place]
+
+    # -- the threshold that stage calibrate chooses
+
+    @property
+    def uses_validation_threshold(self) -> bool:
+        """Whether maps are segmented at the threshold that stage calibrate chooses."""
+        return str(self.segmenter().threshold_info["kind"]) == "validation"
+
+    def chooses_own_threshold(self) -> bool:
+        """Whether this run's stage calibrate chooses it, and not the run that checkpoint= names."""
+        if self.config["checkpoint"] is None or "calibrate" in self.config["stages"]:
+            return True
+        folder = self.store.folder("calibrate", self.cache_key("calibrate"))
+        return store.is_done(folder) and load_thresholds(folder)["source"] is not None
+
+    def chosen_thresholds(self) -> dict[str, Any]:
+        """Return what boxes are segmented at: `source`, the `images` that are not to be scored,
+        `thresholds` by IoU.
+
+        Raises:
+            UserError: where nothing was chosen.
+        """
+        refines = isinstance(self.segmenter(), RefiningSegmenter)
+        if self.chooses_own_threshold():
+            chosen = select_thresholds(load_thresholds(self.folder("calibrate")), refines)
+            if chosen["source"] is None:
+                raise too_few_boxes_error(chosen["n"])
+            return chosen
+        chosen = select_thresholds(load_thresholds(self.checkpoint_thresholds_folder()), refines)
+        thresholds = {iou: [value] for iou, value in chosen["elsewhere"].items()}
+        return {**chosen, "source": "checkpoint", "thresholds": thresholds}
+
+    def checkpoint_thresholds_folder(self) -> Path:
+        """Return the folder of stage calibrate of the run that checkpoint= names."""
+        views = [self.config["explain"][name] for name in ("flips", "scales")]
+        refines = isinstance(self.segmenter(), RefiningSegmenter)
+        node = self.config["segmenter"] if refines else None
+        checkpoint_run = Path(self.config["checkpoint"])
+        return find_thresholds(checkpoint_run, self.methods[self.method], views, node)
+
+    # -- the network
 
     @property
     def classifier(self) -> Path:
@@ -222,12 +322,17 @@ class Run:
         """The folder of what is explained: the classifier, or what stage refine made of it."""
         return self.folder("refine") if "refine" in self.config["stages"] else self.classifier
 
+    def network_name(self) -> str:
+        """Return the name of the network that is explained, or that of its kind."""
+        model = checkpoint.read_card(self.checkpoint)["model"]
+        return str(model.get("name", str(model["_target_"]).split(".")[-2]))
+
     def key(self, stage: str) -> str:
         return hash_of(self.cache_key(stage))
 
     def folder(self, stage: str) -> Path:
         """The folder of a result that is whole. Raises UserError where it is not."""
-        folder = store.Store(self.outputs).folder(stage, self.cache_key(stage))
+        folder = self.store.folder(stage, self.cache_key(stage))
         if not store.is_done(folder):
             wanted = [*self.config["stages"]]
             raise UserError(
@@ -239,7 +344,7 @@ class Run:
 
     def get_or_create(self, stage: str) -> tuple[Path, bool]:
         """Make a stage's result, or find it made."""
-        return store.Store(self.outputs).get_or_create(
+        return self.store.get_or_create(
             stage,
             self.cache_key(stage),
             lambda folder: self._make(stage, folder),
@@ -261,73 +366,6 @@ class Run:
 
 def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:
     """What each of the processes of runtime.devices does: data and keys are read anew in it."""
-    run = Run(*parts, {})
+    run = Run.complete(*parts)
     runtime.set_deterministic(run.config["runtime"]["deterministic"])
     run._make(stage, folder)
-
-
-def _with_checkpoint_settings(
-    config: dict[str, Any], chosen: Mapping[str, str], named: Collection[str]
-) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """What the user did not name as the checkpoint's run has it: how maps are made and cut. For
-    who names other maps, that run's threshold means nothing.
-
-    Raises UserError where that run's configuration names what is not of this project.
-    """
-    place = Path(config["checkpoint"]) / "config.yaml"
-    if "saliency" in named or "explain.methods" in named or not place.is_file():
-        return config, chosen
-    own = yaml.safe_load(place.read_text(encoding="utf-8"))
-    config, chosen = {**config, "explain": {**config["explain"]}}, {**chosen}
-    for family in ("saliency", "segmenter"):
-        if family in named:
-            continue
-        for target in list_targets(own[family]):
-            if not target.startswith(f"pipeline.{family}."):
-                raise UserError(
-                    f"{place}: {family}: {target!r} is refused, a file must not run code"
-                )
-        given = [key.split(".")[1] for key in named if key.startswith(f"{family}.")]
-        config[family] = {**own[family], **{key: config[family][key] for key in given}}
-        chosen[family] = _choice_name(family, own[family])
-    for view in ("flips", "scales"):
-        if f"explain.{view}" not in named:
-            config["explain"][view] = own["explain"][view]
-    return config, chosen
-
-
-def _choice_name(family: str, node: Mapping[str, Any]) -> str:
-    """The name of the choice that a completed node is; that of its file where options differ."""
-    for choice in list_choices(family):
-        plainly = read_choice(family, choice)
-        if plainly["_target_"] == node["_target_"] and fill_defaults(family, plainly) == node:
-            return choice
-    return str(node["_target_"]).split(".")[-2]
-
-
-def _without_training(config: dict[str, Any]) -> dict[str, Any]:
-    """Nothing to train, and images at the size that the checkpoint was trained at, unless
-    data.size says another."""
-    stages = [stage for stage in config["stages"] if stage != "train"]
-    card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
-    data = {"size": card["size"], **config["data"]}
-    return {**config, "data": data, "stages": stages}
-
-
-def _check_options_used(main: str, names: Sequence[str], node: Mapping[str, Any]) -> None:
-    """Options of `saliency.` reach the method of `saliency=` alone; refuse them where it is not
-    among those that run."""
-    plainly = fill_defaults("saliency", read_choice("saliency", main))
-    options = [f"saliency.{key}={node[key]}" for key in node if node[key] != plainly.get(key)]
-    if options:
-        raise UserError(
-            f"{' '.join(options)}: an option of saliency={main}, which is not among "
-            f"explain.methods={list(names)}; options reach the method of saliency= alone, as in "
-            f"saliency={names[0]} {options[0]}"
-        )
-
-
-def network_name(run: Run) -> str:
-    """Return the name of the network that is explained, or that of its kind."""
-    model = checkpoint.read_card(run.checkpoint)["model"]
-    return str(model.get("name", str(model["_target_"]).split(".")[-2]))

@@ -64,17 +64,11 @@ class RunFolder:
 
     def link_chosen(self) -> None:
         """The thresholds of the checkpoint's run, where boxes are cut at them: likewise."""
-        from pipeline.engine.thresholds import (
-            checkpoint_thresholds_folder,
-            chooses_own_threshold,
-            uses_validation_threshold,
-        )
-
-        if "localize" in self.run.config["stages"] and uses_validation_threshold(self.run):
+        if "localize" in self.run.config["stages"] and self.run.uses_validation_threshold:
             for method in self.run.methods:
                 one = self.run.for_method(method)
-                if not chooses_own_threshold(one):
-                    self.publish("calibrate", method, checkpoint_thresholds_folder(one))
+                if not one.chooses_own_threshold():
+                    self.publish("calibrate", method, one.checkpoint_thresholds_folder())
 
     def publish(self, name: str, method: str, result: Path) -> None:
         """Lay a stage's result into the run folder, and print what the stage says of it."""
@@ -107,7 +101,7 @@ class RunFolder:
         """Point `outputs/latest` here, in one step, and say where the results are."""
         for name in list_stages():
             if name in self.run.config["stages"]:
-                for line in find_stage(name).finish(self.path):
+                for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
         latest = self.run.outputs / "latest"
         for left in self.run.outputs.glob(".latest.*.tmp"):

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pipeline.engine import ranks, runtime
+from pipeline.engine.compute import Compute
+from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.results.shards import Arrays, Skipped, list_shards, shard_path
-from pipeline.types import Example, Size, Split
+from pipeline.types import Example
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Int
 
-    from pipeline.engine.run import Run
 
 Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
@@ -109,16 +110,24 @@ def concatenate_parts(parts: Sequence[tuple[Arrays, Skipped]]) -> tuple[Arrays, 
 
 
 def write_image_shards(
-    run: Run,
+    images: SplitImages,
+    compute: Compute,
     folder: Path,
     what: str,
-    split: Split,
     work: Callable[[PositionedExamples], Arrays],
     positions: Int[np.ndarray, m] | None = None,
 ) -> None:
-    """Write shards of what `work` makes of the images of a split, a batch at a time; of all, or of
-    those at the positions given."""
-    through = network_flow(run, split, work)
+    """Write shards of what `work` makes of the images of a split, a batch at a time.
+
+    Args:
+        images: the split.
+        compute: device, threads, and how many images a batch and a shard have.
+        folder: where the shards are written; those that are there already are kept.
+        what: what a progress bar calls it.
+        work: from a batch of examples with their positions to arrays, a row an example.
+        positions: of the images, where not all are wanted.
+    """
+    through = network_flow(images, compute, work)
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
         if positions is None:
@@ -128,9 +137,9 @@ def write_image_shards(
     write_shards(
         folder,
         what,
-        len(run.data.ids(split) if positions is None else positions),
-        run.config["runtime"]["shard"],
-        inference_batch_size(run),
+        len(images if positions is None else positions),
+        compute.shard,
+        compute.batch,
         flow,
         concatenate_parts,
         None if positions is None else positions.tolist(),
@@ -138,7 +147,7 @@ def write_image_shards(
 
 
 def network_flow(
-    run: Run, split: Split, work: Callable[[PositionedExamples], Arrays]
+    images: SplitImages, compute: Compute, work: Callable[[PositionedExamples], Arrays]
 ) -> Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Skipped]]]:
     """A `flow`: images read at the input's size and handed to `work`, a batch at a time.
 
@@ -148,7 +157,7 @@ def network_flow(
     """
 
     def read(positions: Sequence[int]) -> tuple[PositionedExamples, Skipped]:
-        found = [read_image(run, split, position, run.size) for position in positions]
+        found = [images.read(position, images.size) for position in positions]
         good = [(p, e) for p, e in zip(positions, found, strict=True) if isinstance(e, Example)]
         bad = [
             (p, str(e))
@@ -161,31 +170,25 @@ def network_flow(
         good, bad = batch
         if not good:
             return {}, bad
-        with runtime.autocast(run.device, run.precision):
+        with compute.autocast():
             return work(good), bad
 
     def flow(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
-        if run.device.type != "cpu":
+        if not compute.is_cpu:
             yield from map(
-                answer, runtime.map_in_threads(read, pieces, run.workers, 2 * run.workers + 2)
+                answer,
+                runtime.map_in_threads(read, pieces, compute.workers, 2 * compute.workers + 2),
             )
             return
         with single_threaded_torch():
             yield from runtime.map_in_threads(
-                lambda positions: answer(read(positions)), pieces, run.workers, run.workers + 2
+                lambda positions: answer(read(positions)),
+                pieces,
+                compute.workers,
+                compute.workers + 2,
             )
 
     return flow
-
-
-def read_image(
-    run: Run, split: Split, position: int, at: Size | None = None
-) -> Example | SkippedImage:
-    """An image scaled to `at`, or as it is; or the reason why it cannot be used."""
-    try:
-        return run.data.example(split, position, at=at)
-    except SkippedImage as problem:
-        return problem
 
 
 @contextmanager
@@ -199,12 +202,6 @@ def single_threaded_torch() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def inference_batch_size(run: Run) -> int:
-    """`runtime.batch`: by default as many as fit the caches of a core, or feed an accelerator."""
-    wanted = run.config["runtime"]["batch"]
-    return int(wanted or (16 if run.device.type == "cpu" else 128))
 
 
 def stack_pixels(batch: PositionedExamples) -> np.ndarray:

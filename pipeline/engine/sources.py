@@ -1,15 +1,34 @@
-"""Hashes of source code: of a module and of all that it imports from this project."""
+"""Hashes of source code: of a module and of all that it imports from this project.
+
+A source is hashed by its syntax tree (pipeline/engine/syntax.py), so that a comment or a wording
+never makes a result again. What cannot change a result is not hashed at all: how work is asked for,
+spread and kept (UNHASHED_MODULES), how results are drawn (DRAWING_PACKAGES) and exported
+(EXPORTER_PACKAGE). A stage whose result is a drawing asks for `drawing=True`: then what draws
+counts in its key, too, and it never shows a picture that older code drew.
+"""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-from collections.abc import Iterable
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
+from pkgutil import get_importer
+
+from pipeline.engine import syntax
+from pipeline.engine.syntax import Source, parse_source
+from pipeline.formats.files import atomic_write
 
 PACKAGE = Path(__file__).parents[1]
-# How work is asked for, spread and kept, never what it computes.
+PROJECT = "pipeline"
+# How work is asked for, spread and kept, never what it computes. Not runtime: autocast is there.
 UNHASHED_MODULES = {
     "pipeline",
     "pipeline.api",
@@ -27,64 +46,246 @@ UNHASHED_MODULES = {
             "renamed",
             "run",
             "run_folder",
-            "runtime",
             "sources",
             "stage",
             "store",
+            "syntax",
             "terminal",
         )
     ),
 }
+DRAWING_PACKAGES = ("pipeline.plotting", "pipeline.stages.report")
+EXPORTER_PACKAGE = "pipeline.exporter"
+# What the project itself computes with. Nothing of it counts in the key of our own code, which
+# imports it; of a target that lies in it, only the file does (following torch reads 1,800 files).
+LIBRARIES = {"PIL", "cv2", "numba", "numpy", "timm", "torch", "torchvision"}
+INSTALL_FOLDERS = ("site-packages", "dist-packages")
+NO_SOURCE = "built-in"
+RECENT = 2.0  # seconds; a file may change again without a new time stamp
 
 
-@cache
-def _imports(module: str) -> tuple[str, frozenset[str]]:
-    """The hash of a module's source, and the pipeline modules it imports."""
-    source = _source_path(module).read_bytes()
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
-            found.add(str(node.module))
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            found.update(a.name for a in node.names if a.name.split(".")[0] == "pipeline")
-    modules = frozenset(name for name in found if _exists(name))
-    return hashlib.sha256(source).hexdigest()[:16], modules
+def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str]:
+    """Hash the sources of modules, and of the modules of this project that these import in turn.
 
+    They are read as text, so that seeing that all is done already imports nothing. A module from
+    outside the project (a user's method) is hashed in the same way, with the modules of its package
+    and folder that it imports; where its source cannot be parsed, by its file's bytes.
 
-def _source_path(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split(".")[1:])
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    Args:
+        modules: full names.
+        drawing: whether the result is a drawing: DRAWING_PACKAGES count, too.
 
-
-def _exists(module: str) -> bool:
-    return _source_path(module).is_file()
-
-
-def hash_sources(modules: Iterable[str]) -> dict[str, str]:
-    """Hashes of the sources of `modules` and of the pipeline modules that these import in turn.
-
-    Read as text, so that finding that all is done already imports nothing. A module from outside
-    the project (a user's own method) is hashed by its file.
+    Returns:
+        module -> 16 hex digits, or "built-in" where there is no file, sorted by name.
     """
+    known = open_cache()
     hashes: dict[str, str] = {}
     todo = set(modules)
     while todo:
         module = todo.pop()
-        if module in hashes or module in UNHASHED_MODULES:
+        if module in hashes or _is_skipped(module, drawing):
             continue
-        if module.split(".")[0] != "pipeline":
-            hashes[module] = _foreign_source(module)
+        path = _find_source(module)
+        if path is None:
+            hashes[module] = NO_SOURCE
             continue
-        hashes[module], imported = _imports(module)
-        todo |= imported | {module.rpartition(".")[0] or module}  # a package runs first
+        source = known.read(path)
+        hashes[module] = source.digest
+        todo |= _list_followed(module, path, source)
+    known.save()
     return dict(sorted(hashes.items()))
 
 
-def _foreign_source(module: str) -> str:
-    from importlib.util import find_spec
+def forget_sources() -> None:
+    """Read sources anew that this process has read already."""
+    for kept in (open_cache, _list_project_modules, _find_foreign):
+        kept.cache_clear()
 
-    spec = find_spec(module)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return "built-in"
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+
+def _is_skipped(module: str, drawing: bool) -> bool:
+    packages = (EXPORTER_PACKAGE,) if drawing else (EXPORTER_PACKAGE, *DRAWING_PACKAGES)
+    return module in UNHASHED_MODULES or any(
+        module == package or module.startswith(f"{package}.") for package in packages
+    )
+
+
+def _list_followed(module: str, path: Path, source: Source) -> set[str]:
+    """Return the modules that count with a module: the packages it lies in, and what it imports."""
+    if module.partition(".")[0] in LIBRARIES | sys.stdlib_module_names:
+        return set()
+    parent = module.rpartition(".")[0]
+    package = module if path.name == "__init__.py" else parent
+    followed = {parent} if parent else set()
+    for written in source.imports:
+        name = _resolve_import(written, package)
+        if name and _counts_with(module, name) and _find_source(name) is not None:
+            followed.add(name)
+    return followed
+
+
+def _resolve_import(written: str, package: str) -> str:
+    """Return the full name of an import; "" where it is relative to no package."""
+    try:
+        return resolve_name(written, package or None)
+    except ImportError:
+        return ""
+
+
+def _counts_with(module: str, name: str) -> bool:
+    """Return whether a module that `module` imports is of the project, or lies beside it."""
+    top, of_module = name.partition(".")[0], module.partition(".")[0]
+    if top in (PROJECT, of_module):
+        return True
+    if of_module == PROJECT:
+        return False
+    folder = _find_import_folder(of_module)
+    if folder is None or folder.name in INSTALL_FOLDERS:  # what lies there need not belong together
+        return False
+    return folder == _find_import_folder(top)
+
+
+# -- where sources are ---------------------------------------------------------------------------
+
+
+def _find_source(module: str) -> Path | None:
+    if module.partition(".")[0] == PROJECT:
+        return _list_project_modules(PACKAGE).get(module)
+    return _find_foreign(module)
+
+
+@cache
+def _list_project_modules(package: Path) -> Mapping[str, Path]:
+    """Return the file of each module of the project."""
+    files = {}
+    for folder, _, names in os.walk(package):
+        parts = (PROJECT, *Path(folder).relative_to(package).parts)
+        for name in names:
+            if name.endswith(".py"):
+                module = ".".join((*parts, name.removesuffix(".py")))
+                files[module.removesuffix(".__init__")] = Path(folder, name)
+    return files
+
+
+@cache
+def _find_foreign(module: str) -> Path | None:
+    """Return the file that a module from outside comes from (of one in a zip file: that file)."""
+    spec = _find_spec(module)
+    if spec is not None:
+        origin = spec.origin if spec.has_location else None
+    else:  # a script, or made while the program runs
+        origin = vars(sys.modules[module]).get("__file__") if module in sys.modules else None
+    if origin is None:
+        return None
+    path = Path(origin).absolute()
+    return next((place for place in (path, *path.parents) if place.is_file()), None)
+
+
+def _find_spec(module: str) -> ModuleSpec | None:
+    """Find a module without importing the packages that it lies in."""
+    top, *parts = module.split(".")
+    try:
+        spec = find_spec(top)
+    except ValueError:  # __main__ has none
+        return None
+    name = top
+    for part in parts:
+        if spec is None:
+            return None
+        name = f"{name}.{part}"
+        spec = _find_within(name, spec.submodule_search_locations or ())
+    return spec
+
+
+def _find_within(module: str, folders: Iterable[str]) -> ModuleSpec | None:
+    """Find a module in the folders of its package.
+
+    Not by importlib's PathFinder: for folders without __init__.py it wants their parent imported.
+    """
+    finders = [get_importer(folder) for folder in folders]
+    specs = [finder.find_spec(module) for finder in finders if finder is not None]
+    return next((spec for spec in specs if spec is not None), None)
+
+
+def _find_import_folder(top: str) -> Path | None:
+    """Return the folder from which a module or package of the top level is imported."""
+    path = _find_foreign(top)
+    if path is not None:
+        return path.parents[1] if path.name == "__init__.py" else path.parent
+    spec = _find_spec(top)  # a package without __init__.py
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(places[0]).absolute().parent if places else None
+
+
+# -- what is remembered of them ------------------------------------------------------------------
+
+Stamp = tuple[int, int, int]  # a file's size, time of change, and time of change of its record
+
+
+class SourceCache:
+    """What sources were found to be: in this process, and in a file for the next.
+
+    A process reads a file once: its results are made by the code that it imported, whatever is
+    edited meanwhile. The next parses only what changed, which its time stamps tell. A file that
+    cannot be read or written costs the time of parsing, and is ignored.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._kept = dict(_load_records(file)) if file is not None else {}
+        self._read: dict[Path, Source] = {}
+        self._changed = False
+
+    def read(self, path: Path) -> Source:
+        """Return what a source file is. Raises OSError where it cannot be read."""
+        if path not in self._read:
+            self._read[path] = self._look_up(path)
+        return self._read[path]
+
+    def _look_up(self, path: Path) -> Source:
+        stat = path.stat()
+        stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        kept = self._kept.get(str(path))
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        source = parse_source(path.read_bytes())
+        if max(stat.st_mtime, stat.st_ctime) < time.time() - RECENT:
+            self._kept[str(path)] = stamp, source
+            self._changed = True
+        return source
+
+    def save(self) -> None:
+        """Keep what was read since for the next process."""
+        if self._file is None or not self._changed:
+            return
+        self._changed = False
+        records = {
+            path: [stamp, source.digest, source.imports]
+            for path, (stamp, source) in list(self._kept.items())
+            if os.path.exists(path)
+        }
+        try:
+            with atomic_write(self._file) as temporary:
+                temporary.write_text(json.dumps(records), encoding="ascii")
+        except OSError:
+            pass  # parsed again the next time
+
+
+def _load_records(file: Path) -> Iterator[tuple[str, tuple[Stamp, Source]]]:
+    """Yield what a file of a SourceCache holds; nothing after what is not as it should be."""
+    try:
+        for path, (stamp, digest, imports) in json.loads(file.read_bytes()).items():
+            size, changed, recorded = map(int, stamp)
+            yield path, ((size, changed, recorded), Source(str(digest), tuple(map(str, imports))))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
+
+
+@cache
+def open_cache() -> SourceCache:
+    """Return this process's cache: a file of its own for each place and version of the code."""
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(folder):
+        return SourceCache(None)
+    parts = (str(PACKAGE), platform.python_version(), Path(syntax.__file__).read_text("utf-8"))
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return SourceCache(Path(folder, "label2box", f"sources-{name}.json"))

@@ -81,6 +81,10 @@ class Stage(ABC):
             UserError: what was expected, what came, what to do.
         """
 
+    def reads_key(self, key: str, stages: Sequence[str]) -> bool:
+        """Return whether it reads a key at the top of the configuration, in a run of `stages`."""
+        return key in self.reads
+
     @abstractmethod
     def run(self, run: Run, folder: Path) -> None:
         """Make the result in its folder; what a killed run left there is used where it can be."""
@@ -89,7 +93,7 @@ class Stage(ABC):
         """Return lines for the terminal once the result is in the run's folder."""
         return ()
 
-    def finish(self, run_folder: Path) -> Sequence[str]:
+    def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
         """Complete the run's folder once all stages are done; return lines for the terminal."""
         return ()
 

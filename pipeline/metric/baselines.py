@@ -12,14 +12,16 @@ Object Localization Methods Right", CVPR 2020, whose centre baseline is a Gaussi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, mean_score
 from pipeline.ops.bootstrap import best, interval
 from pipeline.ops.iou import pairwise_iou
-from pipeline.types import Score
+from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, MetricNumber, Score
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32
@@ -42,22 +44,43 @@ def centre_box(size: Size, fraction: float) -> Float32[np.ndarray, "4"]:
     return np.array([width * low, height * low, width * high, height * high], np.float32)
 
 
+@lru_cache(maxsize=64)
 def pyramid(size: Size) -> Float32[np.ndarray, "h w"]:
-    """Measured at the centres of pixels; above 0 everywhere, below 1 but at a centre pixel."""
+    """Return the pyramid at the centres of pixels; above 0 everywhere, below 1 but at a centre
+    pixel. It is kept for further images of the size, and cannot be written to."""
     height, width = size
     y = np.abs((np.arange(height) + 0.5) / (height / 2) - 1)
     x = np.abs((np.arange(width) + 0.5) / (width / 2) - 1)
-    return np.asarray(1 - np.maximum(y[:, None], x[None]), np.float32)
+    values = np.asarray(1 - np.maximum(y[:, None], x[None]), np.float32)
+    values.flags.writeable = False
+    return values
 
 
-class Baselines:
-    """GT-known Loc of the full image and of the best centre box. The pyramid is a map, and goes
-    the way of all maps."""
+class Baselines(MetricBase):
+    """GT-known Loc of the full image and of the best centre box. The pyramid is a map, and is
+    measured as all maps are."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(name="full_image_loc", title="full image", order=100, is_baseline=True),
+        MetricNumber(name="centre_box_loc", title="best centre box", order=110, is_baseline=True),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"box", "true"})
+    order: ClassVar[int] = 10
 
     def __init__(self, ious: Sequence[float] = (0.3, 0.5, 0.7), seed: int = 0) -> None:
         self.ious = tuple(ious)
         self.seed = seed
         self._found: list[np.ndarray] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> Baselines:
+        """Return an empty accumulator with these settings."""
+        return Baselines(settings.ious, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image that a box was looked for in."""
+        assert evidence.true is not None
+        assert evidence.size is not None
+        self.add(evidence.true, evidence.size)
 
     def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
         """True boxes of an image of `size` (height, width)."""

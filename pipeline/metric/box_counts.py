@@ -8,19 +8,31 @@ does (Lin et al., "Microsoft COCO", ECCV 2014): best score first, each to the tr
 best among those still free, if the IoU is at least d. Counts are summed over images, then divided.
 Nothing found: precision 1 if nothing was there either, else 0; likewise recall where nothing is
 true and something was found is 0.
+
+Boxes of a class that the image is not annotated with (`Evidence.is_extra`) fit nothing, and count
+for that class. A selection of images that is no selection of whole classes, as by size of object,
+cannot tell which of them are its own: it has recall alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase, kind_of
 from pipeline.metric.scores import chosen
 from pipeline.ops.bootstrap import middle, resampled
 from pipeline.ops.iou import pairwise_iou
-from pipeline.types import Score
+from pipeline.types import (
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    MetricNumber,
+    PairedRows,
+    Score,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
@@ -66,8 +78,27 @@ def f1_of(means: Float64[np.ndarray, "*b 3"]) -> Float64[np.ndarray, "*b"]:
     return precision_recall_f1(means)[2]
 
 
-class BoxCounts:
-    """`threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}."""
+class BoxCounts(MetricBase):
+    """Box precision, recall and F1.
+
+    `threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}.
+    """
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(name="box_precision", title="box precision", in_table=False),
+        MetricNumber(name="box_recall", title="box recall", in_table=False),
+        MetricNumber(
+            name="box_f1",
+            title="box F1",
+            row="box F1, precision/recall",
+            order=70,
+            beside=("box_precision", "box_recall"),
+            comparison_order=60,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"boxes"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ("counts",)
 
     def __init__(
         self,
@@ -79,26 +110,56 @@ class BoxCounts:
         self.threshold = threshold
         self.seed = seed
         self._counts: list[list[tuple[int, int, int]]] = []
+        self._labels: list[int] = []
+        self._extra: list[bool] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> BoxCounts:
+        """Return an empty accumulator with these settings."""
+        return BoxCounts(settings.ious, settings.threshold, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add the boxes of one class in one image."""
+        assert evidence.boxes is not None
+        assert evidence.scores is not None
+        true = np.zeros((0, 4), np.float32) if evidence.true is None else evidence.true
+        self.add(evidence.boxes, evidence.scores, true, evidence.label, evidence.is_extra)
 
     def add(
         self,
         found: Float[np.ndarray, "N 4"],
         scores: Float[np.ndarray, N],
         true: Float[np.ndarray, "M 4"],
+        label: int = 0,
+        is_extra: bool = False,
     ) -> None:
-        """The boxes of one class in one image."""
+        """Add the boxes of one class in one image."""
         sizes = len(found), len(true)
         self._counts.append([(match(found, scores, true, iou), *sizes) for iou in self.ious])
+        self._labels.append(label)
+        self._extra.append(is_extra)
 
     @property
-    def rows(self) -> Int64[np.ndarray, "n d 3"]:
-        """Boxes matched, found and true of each image at each IoU."""
+    def counts(self) -> Int64[np.ndarray, "n d 3"]:
+        """Return how many boxes were matched, found and true, of each image at each IoU."""
         return np.array(self._counts, np.int64).reshape(-1, len(self.ious), 3)
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return `counts` [n, d, 3]."""
+        return {"counts": self.counts}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield F1 at each IoU, of the counts of all classes of an image."""
+        used = kind_of(self.threshold)
+        for n, iou in enumerate(self.ious):
+            counts = rows["counts"][:, n]
+            yield PairedRows("box_f1", counts, f1_of, iou, threshold=used, by_image=True)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        counts = chosen(self.rows.astype(float), select)
+        counts = chosen(self.counts.astype(float), select)
+        names = ("box_precision", "box_recall", "box_f1")
+        wanted = names[1:2] if self._splits_classes(select) else names
         scores: list[Score] = []
         for i, iou in enumerate(self.ious if len(counts) else ()):
             rows = counts[:, i]
@@ -106,8 +167,14 @@ class BoxCounts:
             spread = precision_recall_f1(resampled(rows, 1000, np.random.default_rng(self.seed)))
             scores += [
                 Score(name, float(value), len(rows), iou, self.threshold, label, middle(again))
-                for name, value, again in zip(
-                    ("box_precision", "box_recall", "box_f1"), values, spread, strict=True
-                )
+                for name, value, again in zip(names, values, spread, strict=True)
+                if name in wanted
             ]
         return scores
+
+    def _splits_classes(self, select: Bool[np.ndarray, n] | None) -> bool:
+        """Return whether extra boxes may belong to the selection, and nobody can tell."""
+        if select is None or not any(self._extra):
+            return False
+        labels = np.array(self._labels)
+        return not np.array_equal(np.isin(labels, labels[select]), select)

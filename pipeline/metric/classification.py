@@ -7,11 +7,13 @@ class with the lower number comes first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.types import Card, EvaluationSettings, Evidence, EvidenceKind, MetricNumber
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -42,7 +44,28 @@ def top_k_accuracy(
     return float(np.mean(ranks(scores, labels) < k))
 
 
-class Classification:
+class Classification(MetricBase):
+    """Top-1 and top-5 accuracy of a classifier."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="classification_top1",
+            title="classification, top-1",
+            order=180,
+            names_threshold=False,
+            cards=(Card(order=70, column="top-1", of_method=False),),
+        ),
+        MetricNumber(
+            name="classification_top5",
+            title="classification, top-5",
+            order=190,
+            names_threshold=False,
+            min_classes=6,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"classification"})
+    order: ClassVar[int] = 10
+
     def __init__(self, ks: Sequence[int] = (1, 5), seed: int = 0) -> None:
         self.ks = tuple(ks)
         self.seed = seed
@@ -54,6 +77,15 @@ class Classification:
         classes = [int(c) for c in predicted]
         # A class that is not named lies behind every k.
         self._rank.append(classes.index(label) if label in classes else max(len(classes), *self.ks))
+
+    def with_settings(self, settings: EvaluationSettings) -> Classification:
+        """Return an empty accumulator with these settings."""
+        return Classification(self.ks, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image that was classified."""
+        assert evidence.classification is not None
+        self.add(evidence.label, evidence.classification)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None

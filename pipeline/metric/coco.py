@@ -20,17 +20,25 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.errors import UserError
-from pipeline.types import Score
+from pipeline.metric.base import MetricBase
+from pipeline.types import (
+    CocoRecords,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    MetricNumber,
+    Score,
+)
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64
+    from jaxtyping import Bool, Float, Float64
 
 Kind = Literal["bbox", "segm"]
 FIELDS = {"bbox": "bbox", "segm": "segmentation"}
@@ -76,7 +84,7 @@ def coco_scores(
                 if one["image_id"] in chosen:
                     held.setdefault(one["category_id"], set()).add(one["image_id"])
         stats = {n: _of_category(true, found, kind, n, held.get(n, set())) for n in sorted(numbers)}
-    prefix = "coco_box_" if kind == "bbox" else "coco_mask_"
+    prefix = _prefix(kind)
     every = np.array(list(stats.values()), float).reshape(-1, len(_NAMES))
     known = ~np.isnan(every)
     scores = [
@@ -93,6 +101,10 @@ def coco_scores(
             if what == "ap" and not np.isnan(value)
         ]
     return scores
+
+
+def _prefix(kind: Kind) -> str:
+    return "coco_box_" if kind == "bbox" else "coco_mask_"
 
 
 def _of_category(
@@ -183,3 +195,127 @@ def _found(true: COCO, results: Sequence[Mapping[str, Any]], kind: Kind) -> COCO
     empty.dataset = {**true.dataset, "annotations": []}
     empty.createIndex()
     return empty
+
+
+# -- the metrics ----------------------------------------------------------------------------------
+
+_TITLES = {"ap": "AP", "ar": "AR"}
+
+
+def _numbers(kind: Kind, order: int) -> tuple[MetricNumber, ...]:
+    """Return the names of COCO's numbers; AP alone has a row in the table."""
+    what = "boxes" if kind == "bbox" else "masks"
+    return tuple(
+        MetricNumber(
+            name=_prefix(kind) + name,
+            title=f"COCO {_TITLES[name[:2]]}{name[2:].replace('_', ' ')}, {what}",
+            order=order,
+            in_table=name == "ap",
+            names_threshold=False,
+        )
+        for name in dict.fromkeys(name for name, _ in _NAMES)
+    )
+
+
+class CocoBoxes(MetricBase):
+    """COCO's AP and AR of boxes: all images, all classes that are annotated or found."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = _numbers("bbox", 80)
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"coco_boxes"})
+    order: ClassVar[int] = 10
+    kind: ClassVar[Kind] = "bbox"
+
+    def __init__(self) -> None:
+        self.settings = EvaluationSettings()
+        self._records: list[CocoRecords] = []
+        self._scores: list[Score] | None = None  # over all images, and of each class
+
+    def with_settings(self, settings: EvaluationSettings) -> CocoBoxes:
+        """Return an empty accumulator with these settings."""
+        metric = type(self)()
+        metric.settings = settings
+        return metric
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image with all its classes."""
+        assert evidence.coco is not None
+        self._records.append(evidence.coco)
+        self._scores = None
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute the numbers over the selected images, with all classes in them."""
+        if select is None:
+            return [score for score in self._all_scores() if score.label is None]
+        records = [record for record, keep in zip(self._records, select, strict=True) if keep]
+        return self._compute(records, label, classes=False)
+
+    def compute_classes(self) -> list[Score]:
+        """Compute the AP of each class that is annotated, on the images that it is in."""
+        return [score for score in self._all_scores() if score.label is not None]
+
+    def _all_scores(self) -> list[Score]:
+        if self._scores is None:
+            self._scores = self._compute(self._records, None, classes=True)
+        return self._scores
+
+    def _compute(
+        self, records: Sequence[CocoRecords], label: str | None, classes: bool
+    ) -> list[Score]:
+        annotations = [one for record in records for one in record.annotations]
+        results = [one for record in records for one in record.results]
+        if not annotations or not self._is_measured(annotations, results):
+            return []
+        names = dict(zip(self._category_ids(), self.settings.classes, strict=True))
+        content = {
+            "images": [record.image for record in records],
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for number, name in names.items()],
+        }
+        held = {one["category_id"] for one in annotations if not one.get("iscrowd")}
+        each = {number: name for number, name in names.items() if number in held}
+        return coco_scores(
+            content, results, self.kind, label=label, threshold=self.settings.threshold,
+            each=each if classes else None,
+        )  # fmt: skip
+
+    def _category_ids(self) -> Sequence[int]:
+        return self.settings.category_ids or range(1, len(self.settings.classes) + 1)
+
+    def _is_measured(
+        self, annotations: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """Return whether both sides have what is measured."""
+        return True
+
+
+class CocoMasks(CocoBoxes):
+    """COCO's AP and AR of masks, where all annotations and all results have masks."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = _numbers("segm", 90)
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"coco_masks"})
+    order: ClassVar[int] = 20
+    kind: ClassVar[Kind] = "segm"
+
+    def notes(self) -> list[str]:
+        """Return which side lacks masks, where the results have some."""
+        results = [one for record in self._records for one in record.results]
+        masked = [_has_mask(one) for one in results]
+        if not any(masked):
+            return []
+        if not all(masked):
+            return ["not all records have masks: no AP of masks"]
+        if all(_has_mask(one) for record in self._records for one in record.annotations):
+            return []
+        return ["not all annotations have masks: no AP of masks"]
+
+    def _is_measured(
+        self, annotations: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """Return whether there are results, and all of both sides have masks."""
+        return bool(results) and all(map(_has_mask, results)) and all(map(_has_mask, annotations))
+
+
+def _has_mask(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("segmentation"))

@@ -37,7 +37,6 @@ Why the latter needs no contour:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,27 +51,15 @@ from pipeline.metric.component_tree import (
     _levels,
     _sort,
 )
+from pipeline.types import Curves
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64, Int
+    from jaxtyping import Float, Float64, Int
 
     from pipeline.types import Size
 
 THRESHOLDS: Float64[np.ndarray, 1000] = np.arange(0, 1, 0.001)
 THRESHOLDS.flags.writeable = False
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What a map is worth at each of the 1000 `THRESHOLDS`.
-
-    IoUs are float64: they are compared with 0.3, 0.5 and 0.7, which float32 would get wrong.
-    """
-
-    largest: Float64[np.ndarray, 1000]  # IoU of the largest component with its best true box
-    any: Float64[np.ndarray, 1000]  # best IoU of any component with any true box
-    boxes: Float32[np.ndarray, "1000 4"]  # of the largest: xyxy half-open, original pixels;
-    # all zeros where nothing reaches the threshold
 
 
 def curves(

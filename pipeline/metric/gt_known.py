@@ -19,16 +19,27 @@ All shares are fractions of 1. IoUs come from `iou.best_iou`, or for the oracle 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase, kind_of
 from pipeline.metric.max_box_acc import best_threshold
 from pipeline.metric.scores import chosen, mean_score
-from pipeline.ops.bootstrap import interval
+from pipeline.ops.bootstrap import first, interval
 from pipeline.ops.iou import best_iou
-from pipeline.types import Score
+from pipeline.types import (
+    Card,
+    Cut,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    MetricNumber,
+    PairedRows,
+    Score,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -73,11 +84,52 @@ def oracle(ious: Float[np.ndarray, "n T"], iou: float = 0.5) -> tuple[float, flo
     return best_threshold(np.asarray(np.mean(np.asarray(ious) >= iou, 0, dtype=np.float64)))
 
 
-class Localization:
-    """All of the above but the oracle and the ILSVRC error, image by image.
+FULL_IMAGE = ("full_image_loc", "own")
+GT_KNOWN = MetricNumber(
+    name="gt_known_loc",
+    title="GT-known Loc",
+    order=10,
+    comparison_order=10,
+    is_headline=True,
+    cards=(
+        Card(order=10, iou=0.5, baseline=FULL_IMAGE, column="GT-known @0.5"),
+        Card(order=20, iou=0.5, kind="auto", baseline=FULL_IMAGE, column="auto"),
+        Card(order=30, iou=0.5, kind="validation", baseline=FULL_IMAGE, column="validation"),
+        Card(
+            order=40,
+            iou=0.5,
+            kind="oracle",
+            baseline=("centre_box_loc", "oracle"),
+            column="oracle",
+        ),
+    ),
+)
+TOP1 = MetricNumber(
+    name="top1_loc",
+    title="Top-1 Loc",
+    order=20,
+    comparison_order=40,
+    cards=(Card(order=60, iou=0.5),),
+)
+TOP5 = MetricNumber(name="top5_loc", title="Top-5 Loc", order=30, min_classes=6)
+
+
+class Localization(MetricBase):
+    """GT-known Loc, Top-k Loc, CorLoc and mean IoU of the best-scored boxes, image by image.
 
     `threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}.
     """
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        GT_KNOWN,
+        TOP1,
+        TOP5,
+        MetricNumber(name="corloc", title="CorLoc", order=50),
+        MetricNumber(name="mean_iou", title="mean IoU", order=60, comparison_order=50),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"box"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ("iou", "rank")
 
     def __init__(
         self,
@@ -91,9 +143,26 @@ class Localization:
         self._iou: list[float] = []
         self._label: list[int] = []
         self._rank: list[int] = []
+        self._places = 5  # Top-k is known for k up to this
+
+    def with_settings(self, settings: EvaluationSettings) -> Localization:
+        """Return an empty accumulator with these settings."""
+        return Localization(settings.ious, settings.threshold, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image, or one class of an image that holds several."""
+        assert evidence.iou is not None
+        self.add_ranked(evidence, evidence.iou)
+
+    def add_ranked(self, evidence: Evidence, iou: float) -> None:
+        """Add evidence with the IoU of a box, and with the classes predicted if it has them."""
+        ranking = evidence.ranking
+        if ranking is not None:
+            self._places = min(self._places, ranking.places)
+        self.add(evidence.label, iou, None if ranking is None else ranking.classes)
 
     def add(self, label: int, iou: float, predicted: Sequence[int] | None = None) -> None:
-        """One image, or one class of an image that holds several.
+        """Add an image, or one class of an image that holds several.
 
         `iou`: of the best-scored box of `label`, 0 where there is none. `predicted`: classes, most
         likely first; without them there is no Top-k Loc.
@@ -117,6 +186,20 @@ class Localization:
         """Of each image's class among the predictions, 0 for the first; -1 without any."""
         return np.array(self._rank, int)
 
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return `iou` and `rank`, [n] each."""
+        return {"iou": self.iou, "rank": self.rank}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield GT-known Loc, Top-1 Loc where classes were predicted, and mean IoU."""
+        iou, rank, used = rows["iou"], rows["rank"], kind_of(self.threshold)
+        for delta in self.ious:
+            yield PairedRows("gt_known_loc", iou >= delta, first, delta, threshold=used)
+            if (rank >= 0).all():
+                right = (iou >= delta) & (rank == 0)
+                yield PairedRows("top1_loc", right, first, delta, threshold=used)
+        yield PairedRows("mean_iou", iou, first, threshold=used)
+
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
@@ -135,10 +218,11 @@ class Localization:
         for iou in self.ious:
             scores += score("gt_known_loc", found >= iou, iou)
         known = rank >= 0
-        for k in (1, 5):
-            for iou in self.ious if known.all() else ():
+        for k in (1, 5) if known.all() else ():
+            for iou in self.ious if k <= self._places else ():
                 scores += score(f"top{k}_loc", (found >= iou) & (rank < k), iou)
-        scores += self._corloc(found, labels, label)
+        if min(self._label) >= 0:  # a mean over classes needs them
+            scores += self._corloc(found, labels, label)
         return scores + score("mean_iou", found, None)
 
     def _corloc(self, found: np.ndarray, labels: np.ndarray, label: str | None) -> list[Score]:
@@ -154,16 +238,94 @@ class Localization:
         return [Score("corloc", value, len(found), 0.5, self.threshold, label, bounds)]
 
 
-class IlsvrcError:
+class LocalizationAtCuts(MetricBase):
+    """GT-known Loc and Top-k Loc at the other thresholds that can be known without these images'
+    boxes: the box is that of the map's largest component."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (GT_KNOWN, TOP1, TOP5)
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"cuts"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ("validation_iou",)
+
+    def __init__(self) -> None:
+        self.cuts: list[tuple[Cut, Localization]] = []
+        self.ious: tuple[float, ...] = ()
+
+    def with_settings(self, settings: EvaluationSettings) -> LocalizationAtCuts:
+        """Return an empty accumulator with these settings."""
+        metric = LocalizationAtCuts()
+        metric.ious = settings.ious
+        metric.cuts = [
+            (cut, Localization(cut.ious, cut.info, settings.seed)) for cut in settings.cuts
+        ]
+        return metric
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose map was cut at these thresholds."""
+        assert evidence.cuts is not None
+        for (_, localization), iou in zip(self.cuts, evidence.cuts, strict=True):
+            localization.add_ranked(evidence, iou)
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute the numbers at each of the thresholds, one threshold after the other."""
+        names = [number.name for number in self.numbers]
+        return [
+            score
+            for _, localization in self.cuts
+            for score in localization.compute(select, label)
+            if score.name in names
+        ]
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return the IoU at each kind of threshold, [n]; at validation thresholds, of which each
+        of the IoUs has its own, [n, d]."""
+        return {
+            f"{kind}_iou": np.stack([one.iou for _, one in group], 1)
+            if kind == "validation"
+            else group[0][1].iou
+            for kind, group in ((k, list(g)) for k, g in groupby(self.cuts, lambda c: c[0].kind))
+        }
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield GT-known Loc at validation thresholds."""
+        for n, iou in enumerate(self.ious):
+            right = rows["validation_iou"][:, n] >= iou
+            yield PairedRows("gt_known_loc", right, first, iou, "validation", "validation")
+
+
+class IlsvrcError(MetricBase):
     """The localization error of ILSVRC, of images whose guesses have boxes, a class and a box each.
 
     `threshold` names the one that the boxes were cut at: {"kind": ..., "value": ...}.
     """
 
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="ilsvrc_loc_error",
+            title="ILSVRC localization error",
+            order=40,
+            lower_is_better=True,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"guesses", "true"})
+    order: ClassVar[int] = 10
+
     def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
         self.threshold = threshold
         self.seed = seed
         self._error: list[int] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> IlsvrcError:
+        """Return an empty accumulator with these settings."""
+        return IlsvrcError(settings.threshold, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose first guesses have boxes."""
+        assert evidence.guesses is not None
+        assert evidence.true is not None
+        self.add(evidence.guesses, evidence.label, evidence.true)
 
     def add(
         self,

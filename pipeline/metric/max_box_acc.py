@@ -15,29 +15,34 @@ Which boxes are measured, and how, is settled where the curves are made: `compon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase
 from pipeline.metric.components import (
     THRESHOLDS,
-    Curves,
     curves,
     wsolevaluation_boxes,
     wsolevaluation_curves,
 )
 from pipeline.ops.bootstrap import BitRows, means, middle, resampled
-from pipeline.types import Score
+from pipeline.types import (
+    Card,
+    Curves,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    MetricNumber,
+    PairedRows,
+    Score,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64
 
     from pipeline.types import Size
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
 
 Protocol = Literal["default", "wsolevaluation"]
 
@@ -93,12 +98,36 @@ def steady_threshold(accuracy: Float64[np.ndarray, T]) -> float:
     return best_threshold(np.round(means, 9))[1]
 
 
-class MaxBoxAcc:
-    """`add` the curves of each map; `compute` over all of them or a subset.
+def two_fold_thresholds(
+    halves: Sequence[Float64[np.ndarray, T]],
+) -> list[float]:
+    """Return for each of two halves of the images the threshold that serves the other half best.
 
-    `num_correct[iou]` counts the correct images at each threshold, as the reference does.
+    Args:
+        halves: accuracy of the images of each half, at each of `THRESHOLDS`.
+    """
+    return [validation_threshold(other) for other in reversed(halves)]
+
+
+def validation_threshold(accuracy: Float64[np.ndarray, T]) -> float:
+    """Return the threshold that serves other images best, to a thousandth."""
+    return round(steady_threshold(accuracy), 3)
+
+
+class MaxBoxAcc(MetricBase):
+    """MaxBoxAcc: of the largest component, at one IoU.
+
+    `add` the curves of each map; `compute` over all of them or a subset. `num_correct[iou]` counts
+    the correct images at each threshold, as the reference does.
     """
 
+    # At IoU 0.5 it is GT-known Loc (oracle), which has the row.
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(name="max_box_acc", title="MaxBoxAcc", in_table=False, comparison_order=30),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"curves"})
+    order: ClassVar[int] = 40
+    row_names: ClassVar[Sequence[str]] = ("max_box_acc",)
     name = "max_box_acc"
     ious: tuple[float, ...] = (0.5,)
 
@@ -106,6 +135,15 @@ class MaxBoxAcc:
         self.ious = self.ious if ious is None else tuple(ious)
         self.seed = seed
         self.correct = BitRows(len(self.ious) * len(THRESHOLDS))
+
+    def with_settings(self, settings: EvaluationSettings) -> MaxBoxAcc:
+        """Return an empty accumulator with these settings; the IoUs are the metric's own."""
+        return type(self)(seed=settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose map was measured."""
+        assert evidence.curves is not None
+        self.add(evidence.curves)
 
     def add(self, found: Curves) -> None:
         curve = self._curve(found)
@@ -115,6 +153,16 @@ class MaxBoxAcc:
     def num_correct(self) -> dict[float, Float64[np.ndarray, T]]:
         counts = np.rint(means(self.correct) * len(self.correct))
         return dict(zip(self.ious, counts.reshape(len(self.ious), -1), strict=True))
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return whether each map is correct, at each IoU and threshold: packed bits."""
+        return {self.name: self.correct.packed}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield the metric, of the mean over its IoUs where it has several."""
+        bits = BitRows.of(rows[self.name], len(self.ious) * len(THRESHOLDS))
+        iou = None if len(self.ious) > 1 else self.ious[0]
+        yield PairedRows(self.name, bits, self.statistic, iou, "oracle", "oracle")
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
@@ -150,6 +198,27 @@ class MaxBoxAcc:
 
 
 class MaxBoxAccV2(MaxBoxAcc):
+    """MaxBoxAccV2: of any component, at three IoUs and their mean."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="max_box_acc_v2",
+            title="MaxBoxAccV2",
+            order=120,
+            comparison_order=20,
+            is_headline=True,
+            cards=(
+                Card(
+                    order=50,
+                    kind="oracle",
+                    baseline=("pyramid_max_box_acc_v2", "oracle"),
+                    column="MaxBoxAccV2",
+                ),
+            ),
+        ),
+    )
+    order: ClassVar[int] = 50
+    row_names: ClassVar[Sequence[str]] = ("max_box_acc_v2",)
     name = "max_box_acc_v2"
     ious = (0.3, 0.5, 0.7)
 
@@ -157,23 +226,32 @@ class MaxBoxAccV2(MaxBoxAcc):
         return found.any
 
 
-def _oracle(value: float | list[float]) -> dict[str, object]:
+def _oracle(value: float | list[float]) -> dict[str, Any]:
     return {"kind": "oracle", "value": value}
 
 
-class GtKnownOracle(MaxBoxAcc):
-    """GT-known Loc at the best threshold for the scored images."""
-
-    name = "gt_known_loc"
-
-
-class Top1Oracle(GtKnownOracle):
-    name = "top1_loc"
-
-
-class Top5Oracle(GtKnownOracle):
-    name = "top5_loc"
-
-
 class PyramidOracle(MaxBoxAccV2):
+    """MaxBoxAccV2 of the centred pyramid, the map that does not depend on the image."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="pyramid_max_box_acc_v2",
+            title="centred pyramid",
+            row="centred pyramid, V2",
+            order=130,
+            is_baseline=True,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"pyramid"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ()
     name = "pyramid_max_box_acc_v2"
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image with annotated boxes."""
+        assert evidence.pyramid is not None
+        self.add(evidence.pyramid)
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return nothing: it is the same in all runs on the same images."""
+        return {}

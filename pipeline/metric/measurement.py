@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 
 from pipeline.metric.baselines import pyramid
-from pipeline.metric.components import Curves
 from pipeline.metric.max_box_acc import Protocol, map_curves
 from pipeline.ops.maps import frame_size, upsample
 from pipeline.protocols import RefiningSegmenter
-from pipeline.types import Example, Rle, SaliencyMap, Size
+from pipeline.types import Curves, Example, Rle, SaliencyMap, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,11 +14,15 @@ mask. Of equal maxima the first in raster order points.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.ops.bootstrap import first
+from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, MetricNumber, PairedRows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64
@@ -40,9 +44,23 @@ def pointing_hit(
     tolerance: float = 15.0,
     mask: Bool[np.ndarray, "H W"] | None = None,
 ) -> bool:
-    """Whether the highest value lies at most `tolerance` away from the object.
+    """Return whether the highest value lies at most `tolerance` away from the object.
 
     `mask`: of the objects, at the image's own size; it then replaces the boxes.
+    """
+    return peak_distance(values, boxes, size, mask) <= tolerance
+
+
+def peak_distance(
+    values: Float[np.ndarray, "h w"],
+    boxes: Float[np.ndarray, "M 4"],
+    size: Size,
+    mask: Bool[np.ndarray, "H W"] | None = None,
+) -> float:
+    """Return how far the highest value lies from the nearest object, in pixels of the image.
+
+    0 inside an object, infinite where there is none. `mask`: of the objects, at the image's own
+    size; it then replaces the boxes.
     """
     x, y = peak(values, size)
     if mask is not None:
@@ -54,11 +72,12 @@ def pointing_hit(
             np.maximum(np.abs(columns + 0.5 - x) - 0.5, 0),
             np.maximum(np.abs(rows + 0.5 - y) - 0.5, 0),
         )
-        return bool(len(away) and away.min() <= tolerance)
-    return any(
-        math.hypot(max(x0 - x, x - x1, 0.0), max(y0 - y, y - y1, 0.0)) <= tolerance
-        for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4)
+        return float(away.min()) if len(away) else math.inf
+    distances = (
+        math.hypot(max(x0 - x, x - x1, 0.0), max(y0 - y, y - y1, 0.0))
+        for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4).tolist()
     )
+    return min(distances, default=math.inf)
 
 
 def energy_inside(
@@ -94,12 +113,45 @@ def inside(boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size) -> Bool[np.
     return covered
 
 
-class Pointing:
+class Pointing(MetricBase):
+    """The pointing game and the energy-based pointing game; `tolerance` is in pixels."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="pointing_game",
+            title="pointing game",
+            row="pointing game, energy-based",
+            order=140,
+            names_threshold=False,
+            beside=("energy_pointing_game",),
+            comparison_order=80,
+        ),
+        MetricNumber(
+            name="energy_pointing_game",
+            title="energy pointing game",
+            in_table=False,
+            comparison_order=90,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"pointing"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ("hit", "energy")
+
     def __init__(self, tolerance: float = 15.0, seed: int = 0) -> None:
         self.tolerance = tolerance
         self.seed = seed
         self._hit: list[bool] = []
         self._energy: list[float] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> Pointing:
+        """Return an empty accumulator with these settings."""
+        return Pointing(self.tolerance, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose map was measured."""
+        assert evidence.pointing is not None
+        distance, energy = evidence.pointing
+        self.append(distance <= self.tolerance, energy)
 
     def add(
         self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
@@ -120,6 +172,15 @@ class Pointing:
     @property
     def energy(self) -> Float64[np.ndarray, n]:
         return np.array(self._energy, float)
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return `hit` and `energy`, [n] each."""
+        return {"hit": self.hit, "energy": self.energy}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield both games, of the images."""
+        yield PairedRows("pointing_game", rows["hit"], first)
+        yield PairedRows("energy_pointing_game", rows["energy"], first)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None

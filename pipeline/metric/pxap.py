@@ -14,15 +14,24 @@ weigh more: that protocol first brings all to 224x224.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.metric.base import MetricBase
 from pipeline.metric.components import THRESHOLDS, levels_of
 from pipeline.metric.scores import chosen
 from pipeline.ops.bootstrap import middle, resampled
-from pipeline.types import Score
+from pipeline.types import (
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    MetricNumber,
+    PairedRows,
+    Score,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, UInt8, UInt32
@@ -72,14 +81,44 @@ def _pxiou(fp: np.ndarray, tp: np.ndarray) -> Float64[np.ndarray, "*b T"]:
     return np.asarray(iou[..., ::-1])
 
 
-class PxAP:
-    """Keeps 8 kB an image. `threshold`: {"kind": ..., "value": t} for PxIoU at that t too, where
-    t is a number."""
+class PxAP(MetricBase):
+    """PxAP and PxIoU; it keeps 8 kB an image.
+
+    `threshold`: {"kind": ..., "value": t} for PxIoU at that t too, where t is a number.
+    """
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="pxap", title="PxAP", order=150, names_threshold=False, comparison_order=70
+        ),
+        # At a threshold for all it is in metrics.json alone; its oracle is beside PxAP.
+        MetricNumber(
+            name="pxiou",
+            title="PxIoU",
+            order=160,
+            hidden_kinds=("fixed", "auto", "validation"),
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"pixels"})
+    order: ClassVar[int] = 10
+    row_names: ClassVar[Sequence[str]] = ("pixels",)
 
     def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
         self.threshold = threshold
         self.seed = seed
         self._rows: list[np.ndarray] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> PxAP:
+        """Return an empty accumulator with these settings."""
+        threshold = settings.threshold
+        if threshold is not None and isinstance(threshold["value"], list):
+            threshold = None  # the halves of the images have a threshold each
+        return PxAP(threshold, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose annotations have masks."""
+        assert evidence.pixels is not None
+        self.append(evidence.pixels)
 
     def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
         self.append(histograms(values, mask))
@@ -89,14 +128,22 @@ class PxAP:
         self._rows.append(counts.astype(np.uint32).ravel())
 
     @property
-    def rows(self) -> UInt32[np.ndarray, "n 2002"]:
-        """Of each image: what a paired test of two runs compares."""
+    def pixels(self) -> UInt32[np.ndarray, "n 2002"]:
+        """Return the pixels of each image: of background by value, then of the object."""
         return np.array(self._rows, np.uint32).reshape(-1, 2 * len(BINS))
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return `pixels` [n, 2002]."""
+        return {"pixels": self.pixels}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield PxAP, of the pixels of all images together."""
+        yield PairedRows("pxap", rows["pixels"], _pxap_of)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        rows = chosen(self.rows, select)
+        rows = chosen(self.pixels, select)
         total = rows.sum(0, dtype=np.float64).reshape(2, -1)
         if total[1].sum() == 0:  # no object: nothing to find
             return []
@@ -117,6 +164,52 @@ class PxAP:
             Score(name, value, len(rows), None, threshold, label, middle(spread))
             for name, value, threshold, spread in found
         ]
+
+
+class PyramidPxAP(PxAP):
+    """PxAP and PxIoU of the centred pyramid, the map that does not depend on the image."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="pyramid_pxap",
+            title="centred pyramid",
+            row="centred pyramid, PxAP",
+            order=170,
+            names_threshold=False,
+            is_baseline=True,
+        ),
+        MetricNumber(name="pyramid_pxiou", title="centred pyramid", in_table=False),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"pyramid_pixels"})
+    row_names: ClassVar[Sequence[str]] = ()
+
+    def with_settings(self, settings: EvaluationSettings) -> PyramidPxAP:
+        """Return an empty accumulator with these settings."""
+        return PyramidPxAP(seed=settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add an image whose annotations have masks."""
+        assert evidence.pyramid_pixels is not None
+        self.append(evidence.pyramid_pixels)
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute PxAP and PxIoU of the pyramid, under names of their own."""
+        scores = super().compute(select, label)
+        return [replace(score, name=f"pyramid_{score.name}") for score in scores]
+
+    def rows(self) -> Mapping[str, np.ndarray]:
+        """Return nothing: it is the same in all runs on the same images."""
+        return {}
+
+    def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
+        """Yield nothing: it is the same in all runs on the same images."""
+        return iter(())
+
+
+def _pxap_of(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
+    return pxap(means.reshape(*means.shape[:-1], 2, -1))
 
 
 def _above(

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.builder import Builder
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -33,7 +34,7 @@ LEAST = 12  # pixels: C3 needs a 5 x 5 place to look at
 
 
 @dataclass(frozen=True)
-class LeNet:
+class LeNet(Builder):
     """`train.head=own` trains the fully connected head, otherwise it is one that CAM reads."""
 
     activation: Literal["relu", "tanh"] = "relu"
@@ -43,7 +44,8 @@ class LeNet:
     mean = (-PAPER / (INK - PAPER),) * 3
     last = ""
     below = "s2"
-    own_from_scratch = True  # its own head needs no weights to start from
+    has_own_head = True
+    own_head_from_scratch = True  # its own head needs no weights to start from
 
     def body(self) -> tuple[nn.Sequential, int]:
         """The feature maps' part, with random weights, and its number of maps."""

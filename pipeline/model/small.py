@@ -19,10 +19,11 @@ from typing import Literal
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.model.builder import Builder
 
 
 @dataclass(frozen=True)
-class Small:
+class Small(Builder):
     """`width`: channels of the first block, a quarter of the last's; `stride`: 4 or 8."""
 
     width: int = 16

@@ -20,7 +20,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError, suggest_choices
+from pipeline.model.builder import Builder
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
 
 MEAN = (0.485, 0.456, 0.406)
@@ -111,14 +112,10 @@ CUTS = {
 }  # fmt: skip
 
 
-class Weighted:
+class Weighted(Builder):
     """A network whose `weights` are imagenet (its library's download), a file, or null."""
 
-    weights: str | None
-
-    @property
-    def pretrained(self) -> bool:
-        return self.weights is not None
+    has_own_head = True
 
     @property
     def weight_file(self) -> Path | None:
@@ -170,6 +167,10 @@ class Torchvision(Weighted):
     def known(self) -> tuple[str, ...]:
         """The classes that the network's own head tells apart, where it is ImageNet's."""
         return imagenet_classes() if self.pretrained else ()
+
+    def at_trained_stride(self) -> Torchvision:
+        """Return the network with the stride that it was trained at."""
+        return replace(self, stride=None)
 
     def body(self) -> tuple[nn.Module, int]:
         """The feature maps' part, with random weights, and its number of channels.

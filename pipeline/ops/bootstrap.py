@@ -14,26 +14,18 @@ least the difference seen (Fisher's randomization test; Edgington, "Randomizatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline.types import Rows, Statistic
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float64, Int, UInt8
 
-Statistic = Callable[["Float64[np.ndarray, '*b k']"], "Float64[np.ndarray, '*b']"]
-
 _CHUNK = 1024  # rows at a time: memory grows with this, never with the number of images
-
-
-class Rows(Protocol):
-    """n rows of k numbers: an array, or something that unpacks a slice of itself."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, chosen: slice, /) -> np.ndarray: ...
 
 
 class BitRows:

@@ -1,218 +1,42 @@
-"""What a run measured of each image, and paired comparisons of two such measurements."""
+"""What was measured of each image, and paired comparisons of two such measurements.
+
+Which rows are compared and by which statistic is for the metrics to say; here are the file that
+keeps the rows of a run, the images that two measurements share, and the sentences.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipeline.formats.arrays import read_arrays
-from pipeline.metric.box_counts import f1_of
-from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
-from pipeline.ops.bootstrap import BitRows, Comparison, Rows, compare, first
+from pipeline.formats.arrays import read_arrays, write_arrays
+from pipeline.ops.bootstrap import BitRows, Comparison, compare
+from pipeline.protocols import Metric
 from pipeline.results.table import to_percent
-from pipeline.types import Score
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
-from typing import TYPE_CHECKING
-
-from pipeline.ops.bootstrap import Statistic
-
-if TYPE_CHECKING:
-    from jaxtyping import Bool
+from pipeline.types import (
+    EvaluationSettings,
+    MetricNumber,
+    PairedRows,
+    Rows,
+    Score,
+    Statistic,
+)
 
 SIGNIFICANCE_LEVEL = 0.05  # below this p a difference is called one
 TEST = "randomization test of paired images, 2000 swaps; 95 % percentile bootstrap"
 FILE = "rows.safetensors"
-
-
-# -- what a run measured -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Stage evaluate's rows.safetensors: a row for each image, read where it is used."""
-
-    path: Path
-    called: str
-    arrays: Mapping[str, np.ndarray]
-    notes: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, path: Path, called: str) -> Measurement:
-        arrays, notes = read_arrays(path)
-        return cls(path, called, arrays, notes)
-
-    @property
-    def ids(self) -> list[str]:
-        return list(self.notes["ids"])
-
-    @property
-    def protocol(self) -> str:
-        return str(self.notes["protocol"])
-
-    @property
-    def reached(self) -> float:
-        """GT-known Loc at IoU 0.5 and the threshold used."""
-        return float((self.arrays["iou"] >= 0.5).mean()) if len(self.ids) else 0.0
-
-    def shared(self, other: Measurement) -> tuple[list[str], list[str]]:
-        """The images that both scored against the same boxes, and what to say about the rest."""
-        true = dict(zip(other.ids, other.notes["true"], strict=True))
-        both = [(id, box) for id, box in zip(self.ids, self.notes["true"], strict=True)
-                if id in true]  # fmt: skip
-        same = [id for id, box in both if true[id] == box]
-        notes = []
-        if changed := len(both) - len(same):
-            notes.append(
-                f"{changed} images have other annotated boxes in {other.called} than in "
-                f"{self.called}: not compared"
-            )
-        alone = len(self.ids) + len(other.ids) - 2 * len(both)
-        if alone:
-            notes.append(f"{alone} images were scored in one of {self.called} and {other.called} "
-                         "alone: not compared")  # fmt: skip
-        return same, notes
-
-    def pairs(self, ids: Sequence[str]) -> dict[Place, Pairs]:
-        """By name, IoU and threshold; of these images, in this order."""
-        position = {id: n for n, id in enumerate(self.ids)}
-        rows = np.array([position[id] for id in ids], int)
-        return dict(self._pairs({name: values[rows] for name, values in self.arrays.items()}, ids))
-
-    def _pairs(
-        self, arrays: Mapping[str, np.ndarray], ids: Sequence[str]
-    ) -> Iterator[tuple[Place, Pairs]]:
-        ious = [float(iou) for iou in self.notes["ious"]]
-        used = str((self.notes["threshold"] or {"kind": ""})["kind"])
-        iou, first_right = arrays["iou"], arrays["rank"] == 0
-        for delta in by_interest(ious):
-            yield ("gt_known_loc", delta, ""), Pairs(iou >= delta, first, ids, used)
-        if "validation_iou" in arrays:
-            for delta in by_interest(ious):
-                right = arrays["validation_iou"][:, ious.index(delta)] >= delta
-                place = ("gt_known_loc", delta, "validation")
-                yield place, Pairs(right, first, ids, "validation")
-        for metric in (MaxBoxAccV2(), MaxBoxAcc()):
-            at = None if len(metric.ious) > 1 else metric.ious[0]
-            bits = BitRows.of(arrays[metric.name], len(metric.ious) * len(THRESHOLDS))
-            yield (metric.name, at, "oracle"), Pairs(bits, metric.statistic, ids, "oracle")
-        for delta in by_interest(ious):
-            yield ("top1_loc", delta, ""), Pairs((iou >= delta) & first_right, first, ids, used)
-        yield ("mean_iou", None, ""), Pairs(iou, first, ids, used)
-        for delta in by_interest(ious):
-            counts = arrays["counts"][:, ious.index(delta)]
-            yield ("box_f1", delta, ""), Pairs(counts, f1_of, ids, used)
-        yield ("pointing_game", None, ""), Pairs(arrays["hit"], first, ids)
-        yield ("energy_pointing_game", None, ""), Pairs(arrays["energy"], first, ids)
-
-
-def by_interest(ious: Sequence[float]) -> list[float]:
-    """The one nearest to 0.5 first: it is what a sentence is about."""
-    return sorted(ious, key=lambda iou: (abs(iou - 0.5), iou))
-
-
-# -- two of them, compared -----------------------------------------------------------------------
-
-TITLES = {
-    "gt_known_loc": "GT-known Loc",
-    "top1_loc": "Top-1 Loc",
-    "mean_iou": "mean IoU",
-    "box_f1": "box F1",
-    "max_box_acc": "MaxBoxAcc",
-    "max_box_acc_v2": "MaxBoxAccV2",
-    "pointing_game": "pointing game",
-    "energy_pointing_game": "energy pointing game",
-    "pxap": "PxAP",
-}
-
-
-def differences(
-    mine: Mapping[Place, Pairs],
-    other: Mapping[Place, Pairs],
-    called: Sequence[str],
-    unit: str,
-    seed: int,
-    times: int = 1,
-) -> list[dict[str, Any]]:
-    """Each number that both have, on the images that both have: record, sentence, and whether it
-    is one of the few to show first."""
-    found: list[dict[str, Any]] = []
-    told: set[tuple[str, str]] = set()
-    for place, pair in mine.items():
-        if place not in other:
-            continue
-        name, iou, kind = place
-        rows_a, rows_b = _same_images(pair, other[place])
-        if not len(rows_a):
-            continue
-        result = compare(rows_a, rows_b, pair.statistic, seed=seed)
-        result = replace(result, p_value=min(1.0, times * result.p_value))
-        what = TITLES[name] + (f" at IoU {iou:g}" if iou is not None else "")
-        what += {"oracle": " (oracle)", "validation": " (validation threshold)"}.get(kind, "")
-        record = {
-            **Score(
-                f"difference:{name}",
-                result.difference,
-                result.n,
-                iou,
-                {"kind": pair.threshold, "value": None} if pair.threshold else None,
-                None,
-                result.interval,
-                f"{called[1]} - {called[0]}",
-            ).record(),
-            "group": None,
-            "p_value": result.p_value,
-        }
-        found.append({
-            "headline": name in HEADLINE and (name, kind) not in told,
-            "sentence": sentence_of(result, what, called, unit),
-            "record": record,
-        })  # fmt: skip
-        told.add((name, kind))
-    return found
-
-
-HEADLINE = ("gt_known_loc", "max_box_acc_v2")
-
-
-def _same_images(a: Pairs, b: Pairs) -> tuple[Rows, Rows]:
-    if a.ids == b.ids:
-        return a.rows, b.rows
-    both = set(a.ids) & set(b.ids)
-    return tuple(  # type: ignore[return-value]
-        _chosen(one.rows, np.array([image in both for image in one.ids], bool)) for one in (a, b)
-    )
-
-
-def _chosen(rows: Any, select: Bool[np.ndarray, n]) -> Rows:
-    picked: Rows = rows[select] if isinstance(rows, np.ndarray) else rows.chosen(select)
-    return picked
-
-
-def sentence_of(told: Comparison, what: str, called: Sequence[str], unit: str) -> str:
-    """`B is better by 2.1 points ...`, or that these images cannot tell."""
-    low, high = told.interval
-    points = f"95 %: {to_percent(low)} to {to_percent(high)}, p = {told.p_value:.2g}"
-    if told.p_value < SIGNIFICANCE_LEVEL and (low > 0 or high < 0):
-        better, worse = (called[1], called[0]) if told.difference > 0 else (called[0], called[1])
-        if told.difference < 0:
-            points = f"95 %: {to_percent(-high)} to {to_percent(-low)}, p = {told.p_value:.2g}"
-        by = to_percent(abs(told.difference))
-        return f"{better} is better than {worse} by {by} points in {what} ({points})"
-    return (
-        f"no difference that {told.n} {unit} could tell between {called[0]} and {called[1]} in "
-        f"{what}: {to_percent(told.difference)} points ({points})"
-    )
-
+MAIN_ROWS = "iou"  # of the boxes as they were segmented: their images are those that were scored
+AS_SEGMENTED = "as segmented"  # where two runs cut their boxes at different kinds of threshold
 
 Place = tuple[str, float | None, str]
 """Name, IoU, and which threshold where a number is given at several: "validation", "oracle"."""
+
+
+# -- what was measured ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -221,5 +45,250 @@ class Pairs:
 
     rows: Rows
     statistic: Statistic
-    ids: Sequence[Any]  # of the rows, in order
+    ids: Sequence[str]  # of the rows, in order
     threshold: str = ""
+
+
+@dataclass(frozen=True)
+class RowUnits:
+    """What the rows are of, by the name of the array.
+
+    `ids`: unique names; `images`: of which image each is. `true`: what stands for the annotated
+    boxes, by id.
+    """
+
+    ids: Mapping[str, Sequence[str]]
+    images: Mapping[str, Sequence[str]]
+    true: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The rows of all metrics, of one run, results file or folder of maps."""
+
+    called: str
+    arrays: Mapping[str, np.ndarray]
+    units: RowUnits
+    protocol: str
+    ious: tuple[float, ...]
+    threshold: Mapping[str, Any] | None
+
+    @classmethod
+    def read(cls, path: Path, called: str) -> Measurement:
+        """Read what stage evaluate wrote of a run."""
+        arrays, notes = read_arrays(path)
+        ids = {name: notes.get("ids_of", {}).get(name, notes["ids"]) for name in arrays}
+        true = dict(zip(notes["ids"], notes["true"], strict=True))
+        return cls(
+            called, arrays, RowUnits(ids, ids, true), str(notes["protocol"]),
+            tuple(float(iou) for iou in notes["ious"]), notes["threshold"],
+        )  # fmt: skip
+
+    def write(self, path: Path, method: str) -> None:
+        """Write the rows of a run; those of other images than the scored ones name theirs."""
+        main = self.ids
+        write_arrays(
+            path,
+            dict(self.arrays),
+            method=method,
+            protocol=self.protocol,
+            ious=self.ious,
+            threshold=self.threshold,
+            ids=main,
+            true=[self.units.true[id] for id in main],
+            ids_of={name: ids for name, ids in self.units.ids.items() if list(ids) != main},
+        )
+
+    @property
+    def ids(self) -> list[str]:
+        """Return the images that were scored."""
+        return list(self.units.ids.get(MAIN_ROWS, ()))
+
+    @property
+    def gt_known_loc(self) -> float:
+        """Return GT-known Loc at IoU 0.5 of the boxes as they were segmented."""
+        return float((self.arrays[MAIN_ROWS] >= 0.5).mean()) if self.ids else 0.0
+
+    def shared(self, other: Measurement) -> tuple[list[str], list[str]]:
+        """Return the images that both scored against the same boxes, and notes about the rest."""
+        there, ours = set(other.ids), self.units.true
+        both = [id for id in self.ids if id in there]
+        same = [id for id in both if ours[id] == other.units.true[id]]
+        notes = []
+        if changed := len(both) - len(same):
+            notes.append(
+                f"{changed} images have other annotated boxes in {other.called} than in "
+                f"{self.called}: not compared"
+            )
+        alone = len(self.ids) + len(there) - 2 * len(both)
+        if alone:
+            notes.append(f"{alone} images were scored in one of {self.called} and {other.called} "
+                         "alone: not compared")  # fmt: skip
+        return same, notes
+
+    def pairs(
+        self, metrics: Iterable[Metric], ids: Sequence[str] | None = None
+    ) -> dict[Place, Pairs]:
+        """Return what is compared, by name, IoU and threshold; of these images alone, if given."""
+        settings = EvaluationSettings(ious=self.ious, threshold=self.threshold)
+        found: dict[Place, Pairs] = {}
+        for metric in metrics:
+            names = metric.row_names
+            if not names or not set(names) <= self.arrays.keys():
+                continue
+            for pair in metric.with_settings(settings).pairs(self.arrays):
+                whole = self._with_ids(pair, names[0])
+                kept = whole if ids is None else take(whole, ids)
+                found[pair.name, pair.iou, pair.kind] = kept
+        return found
+
+    def _with_ids(self, pair: PairedRows, array: str) -> Pairs:
+        ids = self.units.images[array] if pair.by_image else self.units.ids[array]
+        if not pair.by_image or len(set(ids)) == len(ids):
+            return Pairs(pair.rows, pair.statistic, ids, pair.threshold)
+        place = {id: n for n, id in enumerate(dict.fromkeys(ids))}
+        rows = np.asarray(pair.rows[:])
+        total = np.zeros((len(place), *rows.shape[1:]), rows.dtype)
+        np.add.at(total, [place[id] for id in ids], rows)
+        return Pairs(total, pair.statistic, list(place), pair.threshold)
+
+
+def take(pairs: Pairs, ids: Sequence[str]) -> Pairs:
+    """Return the rows of these ids, in this order; ids without a row are left out."""
+    position = {id: n for n, id in enumerate(pairs.ids)}
+    kept = [id for id in ids if id in position]
+    if kept == list(pairs.ids):
+        return pairs
+    wanted = np.array([position[id] for id in kept], int)
+    rows = pairs.rows
+    if isinstance(rows, BitRows):
+        return replace(pairs, rows=BitRows.of(rows.packed[wanted], rows.width), ids=kept)
+    return replace(pairs, rows=np.asarray(rows[:])[wanted], ids=kept)
+
+
+# -- two of them, compared -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """How a and b are compared.
+
+    Attributes:
+        called: what a and b are called.
+        numbers: what the metrics say of their numbers, by name.
+        unit: what a row is of, in the plural.
+        seed: of the randomization test and the bootstrap.
+        times: how many comparisons are made; p is multiplied by it (Bonferroni).
+        first: names of numbers that come before all others.
+    """
+
+    called: tuple[str, str]
+    numbers: Mapping[str, MetricNumber]
+    unit: str = "images"
+    seed: int = 0
+    times: int = 1
+    first: Sequence[str] = ()
+
+
+def differences(
+    a: Mapping[Place, Pairs], b: Mapping[Place, Pairs], settings: ComparisonSettings
+) -> list[dict[str, Any]]:
+    """Compare each number that both have, on the images that both have: b - a.
+
+    Returns:
+        A dict for each: record, sentence, title, and whether it is one of the few to show first.
+    """
+    found: list[dict[str, Any]] = []
+    shown: set[tuple[str, str]] = set()
+    for place in sort_places(a.keys() & b.keys(), settings.numbers, settings.first):
+        ids = set(b[place].ids)
+        ours = take(a[place], [id for id in a[place].ids if id in ids])
+        if not len(ours.ids):
+            continue
+        name, _, kind = place
+        is_first = (name, kind) not in shown
+        shown.add((name, kind))
+        difference = _difference(place, ours, take(b[place], ours.ids), settings)
+        is_headline = settings.numbers[name].is_headline and is_first
+        found.append({"headline": is_headline, **difference})
+    return found
+
+
+def _difference(place: Place, a: Pairs, b: Pairs, settings: ComparisonSettings) -> dict[str, Any]:
+    """Compare a number on the same images."""
+    name, iou, kind = place
+    number = settings.numbers[name]
+    result = compare(a.rows, b.rows, a.statistic, seed=settings.seed)
+    result = replace(result, p_value=min(1.0, settings.times * result.p_value))
+    what = number.title + (f" at IoU {iou:g}" if iou is not None else "")
+    what += {"oracle": " (oracle)", "validation": " (validation threshold)"}.get(kind, "")
+    return {
+        "sentence": sentence_of(result, what, settings.called, settings.unit, number),
+        "title": number.title,
+        "record": _record(result, place, settings.called, a.threshold, b.threshold),
+    }
+
+
+def sort_places(
+    places: Iterable[Place], numbers: Mapping[str, MetricNumber], first: Sequence[str] = ()
+) -> list[Place]:
+    """Return places as a comparison shows them: by number, threshold, and IoU, 0.5 before all."""
+
+    def order(place: Place) -> tuple[Any, ...]:
+        name, iou, kind = place
+        before = first.index(name) if name in first else len(first)
+        at = ("", "validation", "oracle").index(kind)
+        near = 0.0 if iou is None else abs(iou - 0.5)
+        return before, numbers[name].comparison_order, name, at, near, iou or 0.0
+
+    return sorted(places, key=order)
+
+
+def _record(
+    result: Comparison, place: Place, called: Sequence[str], kind_a: str, kind_b: str
+) -> dict[str, Any]:
+    kind = kind_a if kind_a == kind_b else AS_SEGMENTED
+    score = Score(
+        f"difference:{place[0]}",
+        result.difference,
+        result.n,
+        place[1],
+        {"kind": kind, "value": None} if kind else None,
+        None,
+        result.interval,
+        f"{called[1]} - {called[0]}",
+    )
+    return {**score.record(), "p_value": result.p_value}
+
+
+PERCENT = MetricNumber(name="", title="")
+
+
+def sentence_of(
+    result: Comparison,
+    what: str,
+    called: Sequence[str],
+    unit: str,
+    number: MetricNumber = PERCENT,
+) -> str:
+    """Return `B is better by 2.1 points ...`, or that these images cannot tell."""
+    low, high = result.interval
+    points = f"95 %: {_shown(low, number)} to {_shown(high, number)}, p = {result.p_value:.2g}"
+    counted = "points" if number.unit == "percent" else number.unit
+    if result.p_value < SIGNIFICANCE_LEVEL and (low > 0 or high < 0):
+        b_is_better = (result.difference > 0) != number.lower_is_better
+        better, worse = (called[1], called[0]) if b_is_better else (called[0], called[1])
+        if result.difference < 0:
+            points = (
+                f"95 %: {_shown(-high, number)} to {_shown(-low, number)}, p = {result.p_value:.2g}"
+            )
+        by = _shown(abs(result.difference), number)
+        return f"{better} is better than {worse} by {by} {counted} in {what} ({points})"
+    return (
+        f"no difference that {result.n} {unit} could tell between {called[0]} and {called[1]} in "
+        f"{what}: {_shown(result.difference, number)} {counted} ({points})"
+    )
+
+
+def _shown(value: float, number: MetricNumber) -> str:
+    return to_percent(value) if number.unit == "percent" else f"{value:.3g}"

@@ -2,69 +2,68 @@
 
 table.json   head, rows, cards (the few to look at first), advice on the threshold, classes
 table.txt    the rows as a terminal shows them
+
+Which numbers there are, how they are titled and in which order they come is for the metrics to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.types import Score
+from pipeline.types import Card, MetricNumber, Score
 
-# A row each, in this order, for each kind of threshold where `True`: a number at each IoU.
-ROWS = {
-    "gt_known_loc": ("GT-known Loc", True),
-    "top1_loc": ("Top-1 Loc", True),
-    "top5_loc": ("Top-5 Loc", True),
-    "ilsvrc_loc_error": ("ILSVRC localization error", True),
-    "corloc": ("CorLoc", True),
-    "mean_iou": ("mean IoU", True),
-    "box_f1": ("box F1, precision/recall", True),
-    "coco_box_ap": ("COCO AP, boxes", False),
-    "coco_mask_ap": ("COCO AP, masks", False),
-    "full_image_loc": ("full image", True),
-    "centre_box_loc": ("best centre box", True),
-    # MaxBoxAcc is no row: it is GT-known Loc (oracle) at IoU 0.5 by definition.
-    "max_box_acc_v2": ("MaxBoxAccV2", True),
-    "pyramid_max_box_acc_v2": ("centred pyramid, V2", True),
-    "pointing_game": ("pointing game, energy-based", False),
-    "pxap": ("PxAP", False),
-    "pxiou": ("PxIoU", True),
-    "pyramid_pxap": ("centred pyramid, PxAP", False),
-    "classification_top1": ("classification, top-1", False),
-    "classification_top5": ("classification, top-5", False),
-}
-BASELINES = ("full_image_loc", "centre_box_loc", "pyramid_max_box_acc_v2", "pyramid_pxap")
-# In metrics.json alone. PxIoU at a threshold for all: its oracle stands beside PxAP.
-LEFT_OUT = (("pxiou", "fixed"), ("pxiou", "auto"), ("pxiou", "validation"))
-BESIDE = {"box_f1": ("box_precision", "box_recall"), "pointing_game": ("energy_pointing_game",)}
-# What is told at several thresholds; the boxes' own, the one used, comes first in metrics.json.
 CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
 FAR_BEHIND = 0.05  # of the oracle: then the threshold is worth a word
-
-
-def build_table(scores: Sequence[Score], classes: Sequence[str]) -> dict[str, Any]:
-    """The main numbers in percent, a row each, a column for each IoU."""
-    # Among five classes the true one is always within the first five.
-    headline = [s for s in scores if s.label is None and (len(classes) > 5 or "top5" not in s.name)]
-    ious = sorted({s.iou for s in headline if s.iou is not None and s.name == "gt_known_loc"})
-    rows: list[dict[str, Any]] = []
-    for name, (title, by_kind) in ROWS.items():
-        every = [s for s in headline if s.name == name and (s.name, _kind(s)) not in LEFT_OUT]
-        for kind in dict.fromkeys(_kind(s) for s in every):
-            own = {s.iou: s for s in every if _kind(s) == kind}
-            cells = [_cell(own.get(iou), kind in CHOSEN) for iou in ious]
-            cells.append(_cell(own.get(None), kind in CHOSEN))
-            for n, iou in enumerate((*ious, None)):
-                cells[n] += _beside(own.get(iou), headline)
-            named = f"{title}{_named(own, kind) if by_kind else ''}"
-            rows.append({"cells": [named, *cells], "baseline": name in BASELINES})
-    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
-    return {"head": head, "rows": rows, "cards": _cards(headline), "advice": _advice(headline),
-            "classes": _per_class(scores, classes, _used(headline))}  # fmt: skip
-
+COLUMNS = "gt_known_loc"  # the table has a column for each IoU that this is given at
 
 Place = tuple[str, float | None, str]  # name, IoU, kind of threshold; "own": that of the boxes
+Numbers = Mapping[str, MetricNumber]
+"""What the metrics say of their numbers, by name."""
+
+
+def build_table(
+    scores: Sequence[Score], classes: Sequence[str], numbers: Numbers
+) -> dict[str, Any]:
+    """Return table.json: the main numbers, a row each, a column for each IoU.
+
+    `scores`: over all images and of classes; others are left out.
+    """
+    headline = [s for s in scores if s.label is None
+                and len(classes) >= numbers[s.name].min_classes]  # fmt: skip
+    ious = sorted({s.iou for s in headline if s.iou is not None and s.name == COLUMNS})
+    rows = [
+        row
+        for number in sorted(numbers.values(), key=lambda number: (number.order, number.name))
+        if number.in_table
+        for row in _rows(number, headline, ious, numbers)
+    ]
+    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
+    cards = [(number, card) for number in numbers.values() for card in number.cards]
+    cards.sort(key=lambda one: (one[1].order, one[0].name))
+    return {"head": head, "rows": rows, "cards": _cards(headline, cards, numbers),
+            "advice": _advice(headline),
+            "classes": _per_class(scores, classes, cards, _used(headline), numbers)}  # fmt: skip
+
+
+def _rows(
+    number: MetricNumber, headline: Sequence[Score], ious: Sequence[float], numbers: Numbers
+) -> list[dict[str, Any]]:
+    """Return the rows of a number, one for each kind of threshold."""
+    own = [s for s in headline if s.name == number.name and _kind(s) not in number.hidden_kinds]
+    rows = []
+    for kind in dict.fromkeys(_kind(s) for s in own):
+        by_iou = {s.iou: s for s in own if _kind(s) == kind}
+        cells = [
+            _cell(by_iou.get(iou), kind in CHOSEN, number)
+            + _beside(by_iou.get(iou), headline, numbers)
+            for iou in (*ious, None)
+        ]
+        title = number.title if number.row is None else number.row
+        title += "" if number.unit == "percent" else f", {number.unit}"
+        title += _threshold_text(by_iou.values(), kind) if number.names_threshold else ""
+        rows.append({"cells": [title, *cells], "baseline": number.is_baseline})
+    return rows
 
 
 def _used(headline: Sequence[Score]) -> str:
@@ -80,14 +79,15 @@ def _kind(score: Score) -> str:
     return "" if score.threshold is None else str(score.threshold["kind"])
 
 
-def _named(own: Mapping[float | None, Score], kind: str) -> str:
-    told = [kind]
+def _threshold_text(scores: Iterable[Score], kind: str) -> str:
+    """Return ` (fixed 0.2)`: the kind of threshold, and its value where it is one for all."""
+    words = [kind]
     if kind not in CHOSEN:
-        values = dict.fromkeys(s.threshold["value"] for s in own.values() if s.threshold)
-        told += [f"{value:g}" for value in values if value is not None]
-        told += dict.fromkeys(s.threshold["rule"] for s in own.values()
-                              if s.threshold and "rule" in s.threshold)  # fmt: skip
-    return kind and f" ({' '.join(told)})"
+        infos = [s.threshold for s in scores if s.threshold]
+        values = dict.fromkeys(info["value"] for info in infos)
+        words += [f"{value:g}" for value in values if value is not None]
+        words += dict.fromkeys(info["rule"] for info in infos if "rule" in info)
+    return kind and f" ({' '.join(words)})"
 
 
 def to_percent(value: float) -> str:
@@ -95,17 +95,20 @@ def to_percent(value: float) -> str:
     return f"{round(100 * value, 9):z.1f}"
 
 
-def _beside(score: Score | None, headline: Sequence[Score]) -> str:
-    """` (66.7/50.0)`: what a number is made of, or its kin, in the same cell; at IoU 0.5."""
-    names = () if score is None or score.iou not in (0.5, None) else BESIDE.get(score.name, ())
-    kin = {s.name: s for s in headline if score is not None and s.iou == score.iou}
-    values = [to_percent(kin[name].value) for name in names if name in kin]
+def _beside(score: Score | None, headline: Sequence[Score], numbers: Numbers) -> str:
+    """Return ` (66.7/50.0)`: the numbers that are shown in the same cell; at IoU 0.5 or none."""
+    if score is None or score.iou not in (0.5, None):
+        return ""
+    near = {s.name: s for s in headline if s.iou == score.iou}
+    names = [name for name in numbers[score.name].beside if name in near]
+    values = [_cell(near[name], False, numbers[name]) for name in names]
     return f" ({'/'.join(values)})" if values else ""
 
 
-def _cell(score: Score | None, with_threshold: bool) -> str:
+def _cell(score: Score | None, with_threshold: bool, number: MetricNumber) -> str:
     if score is None:
         return ""
+    value = to_percent(score.value) if number.unit == "percent" else f"{score.value:.3g}"
     at = ""
     if (
         with_threshold
@@ -113,49 +116,45 @@ def _cell(score: Score | None, with_threshold: bool) -> str:
         and not isinstance(score.threshold["value"], list)
     ):
         at = f" @{score.threshold['value']:.2f}"
-    return f"{to_percent(score.value)}{at}"
+    return f"{value}{at}"
 
 
-CARDS: dict[Place, tuple[str, str, Place | None]] = {
-    ("gt_known_loc", 0.5, "own"): (
-        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
-    ("gt_known_loc", 0.5, "auto"): (
-        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
-    ("gt_known_loc", 0.5, "validation"): (
-        "GT-known Loc", "full image", ("full_image_loc", 0.5, "own")),
-    ("gt_known_loc", 0.5, "oracle"): (
-        "GT-known Loc", "best centre box", ("centre_box_loc", 0.5, "oracle")),
-    ("max_box_acc_v2", None, "oracle"): (
-        "MaxBoxAccV2", "centred pyramid", ("pyramid_max_box_acc_v2", None, "oracle")),
-    ("top1_loc", 0.5, "own"): ("Top-1 Loc", "", None),
-    ("classification_top1", None, "own"): ("classification, top-1", "", None),
-}  # fmt: skip
-
-
-def _cards(headline: Sequence[Score]) -> list[dict[str, Any]]:
-    """The few numbers to look at first, each beside what knows nothing of the image."""
+def _cards(
+    headline: Sequence[Score], cards: Sequence[tuple[MetricNumber, Card]], numbers: Numbers
+) -> list[dict[str, Any]]:
+    """Return the few numbers to look at first, each with its baseline."""
     used = _used(headline)
     found = {_place(s, used): s for s in headline}
     return [
         {
-            "title": title,
-            "at": _stands_on(found[place]),
-            "number": found[place].value,
-            "value": _cell(found[place], False),
-            "threshold": _cell(found[place], _kind(found[place]) in CHOSEN).partition(" ")[2],
-            "spread": _spread(found[place]),
-            "n": found[place].n,
-            "of_boxes": not place[0].startswith("classification"),
-            "baseline": [baseline, to_percent(found[beside].value)] if beside in found else None,
+            "title": number.title,
+            "at": _stands_on(score),
+            "number": score.value,
+            "value": _cell(score, False, number),
+            "threshold": _cell(score, _kind(score) in CHOSEN, number).partition(" ")[2],
+            "spread": _spread(score),
+            "n": score.n,
+            "of_boxes": card.of_method,
+            "baseline": _baseline(card, found, numbers),
         }
-        for place, (title, baseline, beside) in CARDS.items()
-        if place in found
+        for number, card in cards
+        if number.unit == "percent"
+        and (score := found.get((number.name, card.iou, card.kind))) is not None
     ]
+
+
+def _baseline(card: Card, found: Mapping[Place, Score], numbers: Numbers) -> list[str] | None:
+    """Return title and value of the number that a card is shown with."""
+    if card.baseline is None:
+        return None
+    name, kind = card.baseline
+    score = found.get((name, card.iou, kind))
+    return None if score is None else [numbers[name].title, _cell(score, False, numbers[name])]
 
 
 def _stands_on(score: Score) -> str:
     at = "" if score.iou is None else f"IoU {score.iou:g}"
-    return ", ".join(filter(None, [at, _named({score.iou: score}, _kind(score)).strip(" ()")]))
+    return ", ".join(filter(None, [at, _threshold_text([score], _kind(score)).strip(" ()")]))
 
 
 def _spread(score: Score) -> str:
@@ -201,23 +200,28 @@ def _advice(headline: Sequence[Score]) -> str | None:
     return f"{advice} segmenter.threshold={at['oracle']:.2f} would use it."
 
 
-def _per_class(scores: Sequence[Score], classes: Sequence[str], used: str) -> dict[str, Any] | None:
-    columns: dict[str, Place] = {
-        "GT-known @0.5": ("gt_known_loc", 0.5, "own"),
-        "auto": ("gt_known_loc", 0.5, "auto"),
-        "validation": ("gt_known_loc", 0.5, "validation"),
-        "oracle": ("gt_known_loc", 0.5, "oracle"),
-        "MaxBoxAccV2": ("max_box_acc_v2", None, "oracle"),
-        "top-1": ("classification_top1", None, "own"),
-    }
+def _per_class(
+    scores: Sequence[Score],
+    classes: Sequence[str],
+    cards: Sequence[tuple[MetricNumber, Card]],
+    used: str,
+    numbers: Numbers,
+) -> dict[str, Any] | None:
+    """Return the table of classes, a column for each card that has one; None without classes."""
     found = {(s.label, _place(s, used)): s for s in scores if s.label is not None}
     there = {place for _, place in found}
-    columns = {title: place for title, place in columns.items() if place in there}
+    columns = {
+        card.column: (number.name, card.iou, card.kind)
+        for number, card in cards
+        if card.column and (number.name, card.iou, card.kind) in there
+    }
     rows = []
     for name in classes:
         own = [found.get((name, place)) for place in columns.values()]
         counted = next((s.n for s in own if s is not None), 0)
-        rows.append([name, str(counted), *(_cell(s, False) for s in own)])
+        cells = [_cell(s, False, numbers[place[0]])
+                 for s, place in zip(own, columns.values(), strict=True)]  # fmt: skip
+        rows.append([name, str(counted), *cells])
     return {"head": ["class", "n", *columns], "rows": rows} if found else None
 
 

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
 from pipeline.saliency.fused import weighted
-from pipeline.saliency.gradients import full_precision
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:

@@ -15,12 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor
 
+from pipeline.ops.relu_rules import deconvnet
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import one_channel
-from pipeline.saliency.relu_rules import modified_gradients
+from pipeline.saliency.gradients import modified_gradients, one_channel
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -37,7 +36,3 @@ class Deconvnet:
         """Maps of the chosen classes at the resolution of the image."""
         colour, classes, logits = modified_gradients(network, images, choose, deconvnet)
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
-
-
-def deconvnet(above: Tensor, through: Tensor) -> Tensor:
-    return torch.clamp_min(above, 0, out=through)

@@ -38,8 +38,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
+from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import full_precision
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ shrink (Simonyan et al. 2013, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.ops.precision import full_precision
+from pipeline.ops.relu_rules import InSight, Rule, bend
 from pipeline.protocols import Network
 from pipeline.types import ClassSelector
 
@@ -66,6 +67,23 @@ def gradients_at_image(
     return colour, classes, logits
 
 
+def modified_gradients(
+    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, rule: Rule
+) -> tuple[Float[Tensor, "b t 3 H W"], Int[Tensor, "b t"], Float[Tensor, "b C"]]:
+    """Return what comes back to the image by `rule`, the chosen classes, the logits, in float32.
+
+    Raises UserError as `bend` does.
+    """
+    with full_precision(images):
+        with InSight():
+            answer = network(images, at=("input",))
+        bend(answer.logits, rule)
+        logits = answer.logits.detach()
+        classes = choose(logits)
+        (colour,) = gradients(answer.logits, classes, [answer.activations["input"]])
+    return colour, classes, logits
+
+
 def total_gradients(
     network: Network,
     points: Iterable[tuple[float, Float[Tensor, "b 3 H W"]]],
@@ -99,15 +117,3 @@ def one_channel(colour: Float[Tensor, "b t 3 H W"], channels: Channels) -> Float
         return colour.sum(2)
     magnitudes = colour.abs()
     return magnitudes.amax(2) if channels == "abs_max" else magnitudes.sum(2)
-
-
-@contextmanager
-def full_precision(images: Tensor, graph: bool = True) -> Iterator[None]:
-    """float32 whatever the run's precision: gradients at the image are noise in bfloat16.
-
-    Their boxes agree with float32's on few images, whereas those of maps that are made of late
-    activations do. The graph is kept although the caller may have turned it off, or is not.
-    """
-    where = "cpu" if images.is_meta else images.device.type  # autocast does not know shapes alone
-    with torch.autocast(where, enabled=False), torch.set_grad_enabled(graph):
-        yield

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
+from pipeline.ops.relu_rules import guided
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import one_channel
-from pipeline.saliency.relu_rules import modified_gradients
+from pipeline.saliency.gradients import modified_gradients, one_channel
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -35,7 +35,3 @@ class GuidedBackprop:
         """Maps of the chosen classes at the resolution of the image."""
         colour, classes, logits = modified_gradients(network, images, choose, guided)
         return Explanation(one_channel(colour, self.channels), classes, logits, colour)
-
-
-def guided(above: Tensor, through: Tensor) -> Tensor:
-    return through.relu_()

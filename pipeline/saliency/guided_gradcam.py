@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.ops.precision import full_precision
+from pipeline.ops.relu_rules import InSight, bend, guided
 from pipeline.protocols import Network
 from pipeline.saliency.gradcam import averaged
-from pipeline.saliency.gradients import full_precision, gradients, one_channel
-from pipeline.saliency.guided_backprop import guided
-from pipeline.saliency.relu_rules import InSight, bend
+from pipeline.saliency.gradients import gradients, one_channel
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:

@@ -22,13 +22,9 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import (
-    full_precision,
-    gradients_at_image,
-    one_channel,
-    total_gradients,
-)
+from pipeline.saliency.gradients import gradients_at_image, one_channel, total_gradients
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import full_precision, one_channel, total_gradients
+from pipeline.saliency.gradients import one_channel, total_gradients
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:

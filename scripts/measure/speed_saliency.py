@@ -157,10 +157,7 @@ class Bench:
                 yield
 
         def work() -> object:
-            with (
-                patch("pipeline.saliency.gradients.full_precision", lower),
-                patch("pipeline.saliency.relu_rules.full_precision", lower),
-            ):
+            with patch("pipeline.saliency.gradients.full_precision", lower):
                 return plain()
 
         return work

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import MEAN, STD, Torchvision
+from pipeline.types import AuditBatch
 
 FOLDERS = ("n02102040", "n03028079", "n03445777", "n03394916")
 
@@ -30,6 +33,32 @@ def small(channels: int = 3, bias: bool = False, padding: int = 1) -> Classifier
             nn.init.uniform_(module.weight, 0.5, 1.5)
     network = Classifier(body, MeanLinear(12, 5), list("abcde"))
     return network.eval().requires_grad_(False)
+
+
+def batch_of(
+    images: Tensor, classes: Tensor, maps_of: Callable[[Any, Tensor], Tensor], shown: int = 0
+) -> AuditBatch:
+    """A batch of a test of maps; the best box of a map is its left half."""
+    count, _, height, width = images.shape
+
+    def logits_of(network: Any, given: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(given).logits
+
+    return AuditBatch(
+        positions=range(count),
+        pixels=np.zeros((count, height, width, 3), np.uint8),
+        sizes=[(height, width)] * count,
+        images=images,
+        classes=classes,
+        seeds=range(count),
+        shown=shown,
+        maps_of=maps_of,
+        logits_of=logits_of,
+        best_boxes=lambda maps: np.tile(
+            np.array([0, 0, width // 2, height], np.float32), (len(maps), 1)
+        ),
+    )
 
 
 def real(shared: Path, count: int, side: int) -> tuple[Classifier, Tensor, Tensor]:

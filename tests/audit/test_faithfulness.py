@@ -19,8 +19,8 @@ from pipeline.audit.faithfulness import (
     blurred,
     curve,
     drop_and_increase,
-    faithfulness,
     imputed,
+    measure_faithfulness,
     road,
 )
 from pipeline.audit.likeness import importance
@@ -144,8 +144,8 @@ def test_a_map_of_what_counts_beats_its_opposite() -> None:
     right = torch.zeros(2, 32, 24)
     right[:, :8, :8] = 1
     classes = torch.zeros(2, dtype=torch.long)
-    good = faithfulness(logits, images, classes, right, [0, 1], 12)
-    bad = faithfulness(logits, images, classes, -right, [0, 1], 12)
+    good = measure_faithfulness(logits, images, classes, right, [0, 1], 12)
+    bad = measure_faithfulness(logits, images, classes, -right, [0, 1], 12)
     assert (good["deletion"] < bad["deletion"] - 0.3).all()
     assert (good["average_drop"] < 1e-6).all()
     assert (bad["average_drop"] > 0.5).all()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.audit.fragility import Bounds, fragility
+from pipeline.audit.fragility import Bounds, measure_fragility
 from pipeline.model.classifier import Classifier
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.gradcam import GradCAM
 from pipeline.saliency.gradient import Gradient
-from tests.audit.networks import small
+from tests.audit.networks import batch_of, small
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -34,7 +34,8 @@ def begun(epsilon: float, method: SaliencyMethod) -> tuple[Classifier, Tensor, B
     def explain(net: Any, some: Tensor) -> Tensor:
         return method(net, some, lambda _: classes[:, None]).maps[:, 0].detach()
 
-    before, found = fragility(network, explain, logits, images, classes, bounds, range(4), steps=10)
+    batch = batch_of(images, classes, explain)
+    before, found = measure_fragility(network, batch, bounds, steps=10)
     torch.testing.assert_close(before, explain(network, images))
     return network, images, bounds, (found, explain, logits, classes)
 

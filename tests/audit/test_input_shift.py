@@ -10,7 +10,7 @@ import torch
 from quantus.helpers.model.pytorch_model import PyTorchModel
 from torch import Tensor, nn
 
-from pipeline.audit.input_shift import input_shift, shifted
+from pipeline.audit.input_shift import measure_input_shift, shifted
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import TransformInput
@@ -56,7 +56,7 @@ def test_known_results(method: SaliencyMethod, stays: bool) -> None:
     """Kindermans et al. 2017, section 3: the gradient stays, what multiplies by the input moves."""
     network, images = small(), torch.randn(3, 3, 24, 32)
     classes = torch.tensor([0, 1, 2])
-    found = input_shift(
+    found = measure_input_shift(
         network,
         lambda net, some: method(cast(Any, net), some, lambda _: classes[:, None]).maps[:, 0],
         logits,

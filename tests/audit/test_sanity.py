@@ -12,7 +12,7 @@ import quantus
 import torch
 from torch import Tensor, nn
 
-from pipeline.audit.sanity import make_random, parts, sanity
+from pipeline.audit.sanity import make_random, measure_sanity, parts
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
 from pipeline.protocols import SaliencyMethod
@@ -44,7 +44,7 @@ def test_rank_correlation_is_quantus(mode: int, order: str, measure: str) -> Non
     wanted = metric(model=copy.deepcopy(network), x_batch=images.numpy(), y_batch=classes.numpy(),
                     a_batch=None, explain_func=theirs, device="cpu",
                     channel_first=True)  # fmt: skip
-    found = sanity(network, explain, images, 99, 7)[measure][:, mode]
+    found = measure_sanity(network, explain, images, 99, 7)[measure][:, mode]
     names = [layer for part in parts(network, 99) for layer in part.layers]
     assert sorted([*names, "original"]) == sorted(wanted)
     for n, name in enumerate(names):
@@ -54,13 +54,15 @@ def test_rank_correlation_is_quantus(mode: int, order: str, measure: str) -> Non
 def test_the_network_itself_stays_as_it_is() -> None:
     network = small()
     before = {name: one.clone() for name, one in network.state_dict().items()}
-    sanity(network, maps_of(GradCAM(), torch.tensor([0, 1])), torch.randn(2, 3, 32, 24), 3, 0)
+    measure_sanity(
+        network, maps_of(GradCAM(), torch.tensor([0, 1])), torch.randn(2, 3, 32, 24), 3, 0
+    )
     assert all(torch.equal(one, before[name]) for name, one in network.state_dict().items())
 
 
 def test_what_comes_out() -> None:
     network, images = small(), torch.randn(2, 3, 32, 24)
-    found = sanity(network, maps_of(Gradient(), torch.tensor([0, 1])), images, 3, 0)
+    found = measure_sanity(network, maps_of(Gradient(), torch.tensor([0, 1])), images, 3, 0)
     count = len(parts(network, 3))
     for name in ("ssim", "rank", "rank_abs"):
         assert found[name].shape == (2, 2, count)
@@ -101,7 +103,7 @@ def test_known_results(shared: Path) -> None:
     layers below it, are made random; the gradient and Grad-CAM do."""
     network, images, classes = real(shared, 4, 128)
     found = {
-        name: sanity(network, maps_of(method, classes), images, 3, 0)
+        name: measure_sanity(network, maps_of(method, classes), images, 3, 0)
         for name, method in (
             ("gradient", Gradient()), ("guided", GuidedBackprop()), ("gradcam", GradCAM()))
     }  # fmt: skip

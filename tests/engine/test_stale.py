@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.engine import store
-from pipeline.engine.sources import PACKAGE, _imports
+from pipeline.engine import sources
+from pipeline.engine.sources import PACKAGE, forget_sources
 from tests.conftest import Cli
 
 STAGES = ["train", "explain", "localize", "evaluate", "draw", "report"]
@@ -230,31 +230,55 @@ def test_another_weight_file(place: Place) -> None:
     [
         ("saliency/cam.py", AFTER_TRAIN),
         ("segmenter/threshold.py", ["localize", "evaluate", "draw", "report"]),
-        ("metric/iou.py", ["evaluate", "report"]),  # a helper that evaluate's metrics import
+        ("ops/iou.py", ["evaluate", "report"]),  # a helper that evaluate's metrics import
         ("model/classifier.py", STAGES),  # a helper that model and saliency import
-        ("data/photo.py", STAGES),
+        ("formats/photo.py", STAGES),
         ("objective/cross_entropy.py", ["train"]),  # to the very same weights
-        ("stages/explain.py", AFTER_TRAIN),
-        ("stages/draw.py", ["draw", "report"]),  # which draws in the same colours
-        ("stages/report.html", ["report"]),
+        ("engine/runtime.py", STAGES),  # autocast
+        ("stages/explain/stage.py", AFTER_TRAIN),
+        ("stages/draw/stage.py", ["draw"]),
+        ("plotting/boxes.py", ["draw", "report"]),  # which draws in the same colours
+        ("stages/report/page.html", ["report"]),
+        ("stages/report/stage.py", ["report"]),
         ("saliency/__init__.py", AFTER_TRAIN),
-        ("store.py", []),  # where results are kept cannot change them
+        ("exporter/coco.py", []),
+        ("engine/progress.py", []),
+        ("engine/store.py", []),  # where results are kept cannot change them
         ("__init__.py", []),
     ],
 )
 def test_an_edited_source_makes_again_what_it_makes(
     file: str, expected: list[str], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy = hash_copy(place, monkeypatch)
+    with (copy / file).open("a") as source:
+        source.write("\nEDITED = 1\n")
+    try:
+        assert place.made() == expected
+    finally:
+        forget_sources()
+
+
+def test_comments_in_all_sources_make_nothing_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in hash_copy(place, monkeypatch).rglob("*.py"):
+        with path.open("a") as source:
+            source.write("\n# edited\n")
+    try:
+        assert place.made() == []
+    finally:
+        forget_sources()
+
+
+def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the sources of a copy of the package be hashed in place of the real ones."""
     from pipeline.stages.report import stage as report
 
     copy = place.path / "pipeline"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / file).open("a") as source:
-        source.write("\n# edited\n")
-    monkeypatch.setattr(store, "PACKAGE", copy)
-    monkeypatch.setattr(report, "template_path", lambda: copy / "stages/report.html")
-    _imports.cache_clear()
-    try:
-        assert place.made() == expected
-    finally:
-        _imports.cache_clear()
+    monkeypatch.setattr(sources, "PACKAGE", copy)
+    monkeypatch.setattr(report, "template_path", lambda: copy / "stages/report/page.html")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
+    forget_sources()
+    return copy

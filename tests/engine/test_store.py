@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.engine import store
-from pipeline.engine.sources import _imports, hash_sources
+from pipeline.engine import sources, store
+from pipeline.engine.sources import forget_sources, hash_sources
 from pipeline.formats.arrays import read_arrays, read_rows, write_arrays
 from pipeline.formats.files import atomic_write, read_json, write_json
 
@@ -130,17 +130,20 @@ def test_an_edited_source_changes_the_hash(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "saliency" / "__init__.py").write_text("")
     helper = tmp_path / "saliency" / "helper.py"
     helper.write_text("x = 1\n")
-    monkeypatch.setattr(store, "PACKAGE", tmp_path)
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def fresh() -> dict[str, str]:
-        _imports.cache_clear()
+        forget_sources()
         return hash_sources(["pipeline.saliency.mine"])
 
     before = fresh()
     assert "pipeline.saliency.helper" in before
+    helper.write_text("x = 1  # why\n")
+    assert fresh() == before
     helper.write_text("x = 2\n")
     assert fresh() != before
-    _imports.cache_clear()
+    forget_sources()
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])

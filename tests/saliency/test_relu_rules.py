@@ -16,12 +16,12 @@ from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
+from pipeline.ops.relu_rules import InSight
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
-from pipeline.saliency.relu_rules import InSight
 
 METHODS: dict[str, SaliencyMethod] = {"deconvnet": Deconvnet(), "guided": GuidedBackprop()}
 

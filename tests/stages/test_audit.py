@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.engine import shards, store
+from pipeline.audit.faithfulness import Faithfulness
+from pipeline.audit.fragility import Fragility
+from pipeline.audit.input_shift import InputShift
+from pipeline.audit.sanity import Sanity
+from pipeline.engine import store
+from pipeline.engine.choices import list_choices
 from pipeline.results.shards import shard_path
 from pipeline.stages.audit import stage as audit
-from pipeline.stages.audit.config import AUDIT_TESTS
+from pipeline.types import AuditBatch, AuditSubject
 from tests.conftest import TINY, Cli
+
+AUDIT_TESTS = list_choices("audit")
+CLASSES = {"faithfulness": Faithfulness, "sanity": Sanity, "input_shift": InputShift,
+           "fragility": Fragility}  # fmt: skip
 
 SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",
          "audit.attack_steps=5")  # fmt: skip
@@ -36,7 +46,7 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     records = {(r["test"], r["name"], r["part"]): r for r in every[0]["numbers"]}
     assert {test for test, _, _ in records} == set(AUDIT_TESTS)
     for (test, _, _), record in records.items():
-        assert record["n"] == (5 if test in audit.FEW else 6)
+        assert record["n"] == (5 if CLASSES[str(test)].is_costly else 6)
         low, high = record["interval"]
         assert low - 1e-9 <= record["value"] <= high + 1e-9
     assert records["sanity", "cascading_ssim", "head"]["value"] == pytest.approx(
@@ -76,16 +86,15 @@ def test_a_killed_run_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_pat
     (folder / "DONE").unlink()
     shard_path(folder / "fragility", 1).unlink()
     ran = []
-    for test in AUDIT_TESTS:
-        own = getattr(audit.Audit, f"_{test}")
+    for name, kind in CLASSES.items():
 
         def watched(
-            self: audit.Audit, batch: shards.PositionedExamples, own=own, test=test
-        ) -> shards.Arrays:
-            ran.append((test, len(batch)))
-            return own(self, batch)
+            self: Any, subject: AuditSubject, batch: AuditBatch, call=kind.__call__, name=name
+        ) -> dict[str, np.ndarray]:
+            ran.append((name, len(batch.positions)))
+            return call(self, subject, batch)
 
-        monkeypatch.setattr(audit.Audit, f"_{test}", watched)
+        monkeypatch.setattr(kind, "__call__", watched)
     assert cli(*few) == 0
     assert ran == [("fragility", 1)]
     assert (folder / "audit.json").read_text() == before
@@ -120,7 +129,7 @@ def test_what_cannot_be_is_refused(
 def test_a_set_whose_first_layer_takes_no_shift_is_told(
     cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit.Audit, "refuses", lambda self, test: "no" * (test == "input_shift"))
+    monkeypatch.setattr(InputShift, "refusal", lambda self, subject: "no")
     assert cli("+experiment=audit", *TINY, *SMALL, "audit.tests=[input_shift,sanity]",
                "saliency=gradcam") == 0  # fmt: skip
     assert "input_shift: not done; no" in capsys.readouterr().out
@@ -130,17 +139,8 @@ def test_a_set_whose_first_layer_takes_no_shift_is_told(
 
 
 def test_images_are_chosen_evenly() -> None:
-    class Stub:
-        config = {"audit": {"images": 8, "few": 3}}
-        split = "val"
-
-        class data:
-            @staticmethod
-            def ids(split: str) -> range:
-                return range(100)
-
-    assert audit.chosen(Stub(), "faithfulness") == [0, 12, 25, 37, 50, 62, 75, 87]
-    assert audit.chosen(Stub(), "sanity") == [0, 25, 62]
+    assert audit.select_positions(100, 8, None) == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert audit.select_positions(100, 8, 3) == [0, 25, 62]
 
 
 def test_a_method_within_another_that_looks_at_training_images_first(cli: Cli) -> None:

@@ -16,7 +16,7 @@ from pipeline.ops.maps import frame_size, upsample
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
-from pipeline.results.thresholds import fold_of_image, load_thresholds
+from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image, load_thresholds
 from pipeline.segmenter.grabcut import GrabCut
 from pipeline.stages.calibrate import stage as calibrate
 from tests.conftest import TINY, Cli
@@ -45,7 +45,7 @@ def test_each_half_is_cut_at_the_others_threshold() -> None:
 
 
 def test_too_few_boxes_give_no_threshold() -> None:
-    few = {str(n): peaked(0.4) for n in range(calibrate.FEWEST - 1)}
+    few = {str(n): peaked(0.4) for n in range(MIN_BOXED_IMAGES - 1)}
     assert calibrate.chosen(few, [0.5], "two_fold")["source"] is None
 
 

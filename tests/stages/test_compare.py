@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.formats.arrays import write_arrays
-from pipeline.ops.bootstrap import compare
-from pipeline.results.comparison import Measurement, differences
-from pipeline.stages.compare import stage
+from pipeline.ops.bootstrap import compare, first
+from pipeline.results.comparison import ComparisonSettings, Measurement, Pairs, differences
 from tests.conftest import TINY, Cli
 
 RUN = ("+experiment=cam", *TINY, "train.epochs=3")
@@ -123,11 +123,15 @@ def test_p_is_larger_where_the_best_was_picked_from_more() -> None:
     rows = np.arange(40) < 20
     better = rows | (np.arange(40) < 28)
     pairs = [
-        {("gt_known_loc", 0.5, ""): stage.Pairs(each, stage.first, range(40), "fixed")}
+        {("gt_known_loc", 0.5, ""): Pairs(each, first, [str(n) for n in range(40)], "fixed")}
         for each in (rows, better)
     ]
+    numbers = list_numbers(load_metrics().values())
     once, thrice = (
-        differences(*pairs, ["a", "b"], "images", 0, times)[0]["record"] for times in (1, 3)
+        differences(*pairs, ComparisonSettings(called=("a", "b"), numbers=numbers, times=times))[0][
+            "record"
+        ]
+        for times in (1, 3)
     )
     assert thrice["p_value"] == pytest.approx(3 * once["p_value"])
     assert thrice["value"] == once["value"] == pytest.approx(0.2)
@@ -153,9 +157,9 @@ def test_images_that_are_not_the_same_are_named(tmp_path: Path) -> None:
     assert same == ["2", "4"]
     assert notes[0].startswith("1 images have other annotated boxes in B than in A")
     assert notes[1].startswith("3 images were scored in one of A and B alone")
-    place = ("mean_iou", None, "")
-    assert np.asarray(a.pairs(same)[place].rows).tolist() == pytest.approx([1 / 3, 1])
-    assert np.asarray(b.pairs(same)[place].rows).tolist() == pytest.approx([0.5, 0])
+    place, metrics = ("mean_iou", None, ""), load_metrics().values()
+    assert np.asarray(a.pairs(metrics, same)[place].rows).tolist() == pytest.approx([1 / 3, 1])
+    assert np.asarray(b.pairs(metrics, same)[place].rows).tolist() == pytest.approx([0.5, 0])
 
 
 def test_what_cannot_be_compared_is_refused_at_start(

@@ -17,15 +17,28 @@ from pycocotools.cocoeval import COCOeval
 
 from pipeline.__main__ import main
 from pipeline.data.shapes import Shapes
+from pipeline.metric.coco import CocoBoxes, CocoMasks
+from pipeline.metric.coco_records import coco_records
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import MaxBoxAcc, MaxBoxAccV2
 from pipeline.metric.measurement import merge_masks
+from pipeline.metric.pxap import PxAP
 from pipeline.ops.iou import best_iou
 from pipeline.ops.maps import upsample
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
-from pipeline.stages.evaluate import stage as evaluate
-from pipeline.types import Boxes, Crowds, GroundTruth, Rle, SaliencyMap
+from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.own_run import map_evidence, own_masks
+from pipeline.types import (
+    Boxes,
+    Crowds,
+    EvaluationSettings,
+    Evidence,
+    GroundTruth,
+    Rle,
+    SaliencyMap,
+    Score,
+)
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -158,35 +171,49 @@ def half(height: int, width: int, at: int) -> np.ndarray:
     return mask
 
 
+def coco_metrics(*images: tuple[GroundTruth, list[Boxes]]) -> list[CocoBoxes]:
+    """COCO's metrics of boxes and of masks, over two classes x and y."""
+    threshold = {"kind": "fixed", "value": 0.2}
+    settings = EvaluationSettings(classes=["x", "y"], threshold=threshold)
+    metrics = [CocoBoxes().with_settings(settings), CocoMasks().with_settings(settings)]
+    for number, (known, boxes) in enumerate(images, 1):
+        for metric in metrics:
+            records = coco_records(number, known, boxes)
+            metric.update(Evidence(id=known.id, image=known.id, coco=records))
+    return metrics
+
+
+def coco_scores_of(metrics: list[CocoBoxes]) -> list[Score]:
+    return [s for metric in metrics for s in [*metric.compute(), *metric.compute_classes()]]
+
+
 def test_masks_have_an_ap_where_both_sides_have_masks() -> None:
     true, found = half(40, 60, 20), half(40, 60, 16)  # IoU 0.8
     known = GroundTruth("a", 1, (40, 60), np.array([[0, 0, 60, 20]], np.float32), masks=[rle(true)])
     boxes = Boxes("a", 1, np.array([[0, 0, 60, 16]], np.float32), np.ones(1, np.float32), (40, 60),
                   [rle(found)])  # fmt: skip
-    both = evaluate.Detections({"kind": "fixed", "value": 0.2})
-    both.add(known, [boxes])
-    values = {(s.name, s.iou, s.label): s.value for s in both.scores(["x", "y"])}
+    both = coco_metrics((known, [boxes]))
+    values = {(s.name, s.iou, s.label): s.value for s in coco_scores_of(both)}
     assert values["coco_mask_ap", None, None] == pytest.approx(0.7)  # at seven of ten IoUs
     assert values["coco_mask_ap", 0.75, "y"] == pytest.approx(1)
     assert values["coco_box_ap", 0.5, "y"] == pytest.approx(1)
     assert ("coco_mask_ap_medium", None, None) in values
-    bare = evaluate.Detections()
-    bare.add(GroundTruth("a", 1, (40, 60), known.boxes), [boxes])
-    assert {s.name[:8] for s in bare.scores(["x", "y"])} == {"coco_box"}
-    assert bare.notes == ["not all annotations have masks: no AP of masks"]
-    nothing = evaluate.Detections()
-    nothing.add(known, [])
-    assert {s.value for s in nothing.scores(["x", "y"])} == {0.0}
-    assert evaluate.Detections().scores(["x"]) == []
+    bare = coco_metrics((GroundTruth("a", 1, (40, 60), known.boxes), [boxes]))
+    assert {s.name[:8] for s in coco_scores_of(bare)} == {"coco_box"}
+    notes = [note for metric in bare for note in metric.notes()]
+    assert notes == ["not all annotations have masks: no AP of masks"]
+    assert {s.value for s in coco_scores_of(coco_metrics((known, [])))} == {0.0}
+    assert coco_scores_of(coco_metrics()) == []
 
 
 def test_in_a_crowd_nothing_is_wrong() -> None:
     boxes = np.array([[0, 0, 20, 20], [30, 0, 50, 20]], np.float32)
     found = Boxes("a", 0, boxes, np.array([0.5, 0.9], np.float32), (40, 60))
     for crowds, wanted in ((None, 0.5), (Crowds(boxes[1:], None, [None]), 1.0)):
-        one = evaluate.Detections()
-        one.add(GroundTruth("a", 0, (40, 60), boxes[:1], crowds=crowds), [found])
-        value = {(s.name, s.iou): s.value for s in one.scores(["x"])}["coco_box_ap", 0.5]
+        known = GroundTruth("a", 0, (40, 60), boxes[:1], crowds=crowds)
+        metrics = coco_metrics((known, [found]))
+        scores = [score for metric in metrics for score in metric.compute()]
+        value = {(s.name, s.iou): s.value for s in scores}["coco_box_ap", 0.5]
         assert value == pytest.approx(wanted)
 
 
@@ -233,9 +260,10 @@ def test_pixels_of_a_crowd_count_nowhere() -> None:
     def score(crowds: Crowds | None, label: int = 0) -> float:
         known = GroundTruth("a", label, (40, 60), boxes, np.array([label]),
                             [rle(half(40, 60, 10))], crowds)  # fmt: skip
-        one = evaluate.Evaluation([0.5], {"kind": "fixed", "value": 0.2}, 0)
-        one.add(known, None, evaluate.Measured.of(values, known), [0])
-        return {s.name: s.value for s in one.scores(["x", "y"], "cam") if s.label is None}["pxap"]
+        metric = PxAP()
+        fields = map_evidence(values, known, MapScale("default", ()))
+        metric.update(Evidence(id="a", image="a", label=label, **fields))
+        return {s.name: s.value for s in metric.compute()}["pxap"]
 
     region = np.array([[0, 10, 60, 30]], np.float32)
     assert score(None) == pytest.approx(0.5)
@@ -248,9 +276,9 @@ def test_masks_are_those_of_the_images_own_class() -> None:
     masks = [rle(half(40, 60, 10)), rle(half(40, 60, 20))]
     boxes = np.array([[0, 0, 60, 10], [0, 0, 60, 20]], np.float32)
     known = GroundTruth("a", 1, (40, 60), boxes, np.array([0, 1]), masks)
-    assert evaluate.own_masks(known) == masks[1:]
-    assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes, None, masks)) == masks
-    assert evaluate.own_masks(GroundTruth("a", 1, (40, 60), boxes)) == []
+    assert own_masks(known) == masks[1:]
+    assert own_masks(GroundTruth("a", 1, (40, 60), boxes, None, masks)) == masks
+    assert own_masks(GroundTruth("a", 1, (40, 60), boxes)) == []
     mask = merge_masks(masks[:1], masks[1:], (20, 30))
     assert mask.tolist() == [[1] * 30] * 5 + [[255] * 30] * 5 + [[0] * 30] * 10
 
@@ -267,7 +295,8 @@ def test_the_other_protocol_has_the_reference_counts() -> None:
         boxes = reference.true_boxes(i).astype(np.float32) + np.array([0, 0, 1, 1], np.float32)
         known = GroundTruth(str(i), 0, (224, 224), boxes)
         values = reference.arrays()["maps"][i].astype(np.float64)
-        found = evaluate.Measured.of(values, known, "wsolevaluation")
+        scale = MapScale("wsolevaluation", ())
+        found = scale.measure(values, known.of_label(), known.size, known.id)
         single.add(found.curves)
         multi.add(found.curves)
     for metric, name in ((single, "single"), (multi, "multi")):
@@ -278,7 +307,7 @@ def test_the_other_protocol_has_the_reference_counts() -> None:
 def test_the_other_protocol_measures_maps_in_its_frame(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same maps in files, measured by the stage that scores what others made."""
+    """The same maps in files, measured as what others made."""
     theirs = "protocol=wsolevaluation"
     assert cli(*RUN) == 0
     default = metrics(tmp_path / "outputs/latest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pipeline.engine import checkpoint, store
-from pipeline.engine.sources import _imports
+from pipeline.engine import checkpoint
+from pipeline.engine.sources import PACKAGE, SourceCache
+from pipeline.engine.syntax import Source
 from pipeline.formats.files import read_json
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.plotting import grids as pictures
-from pipeline.stages.inspect import feature_maps as features
-from pipeline.stages.inspect.config import INSPECT_VIEWS
-from pipeline.stages.inspect.views import features as features_view
+from pipeline.visualize import feature_maps as features
 from pipeline.visualize.ascent import Ascent, Climb, blurred, total_variation
+from pipeline.visualize.features import colour_projection
 from pipeline.visualize.linearity import first_order
 from pipeline.visualize.receptive_field import clipped, receptive_field
-from tests.conftest import ROOT, Cli
+from tests.conftest import Cli
 
 LATEST = Path("outputs/latest")
 CLASSES = ("robin", "wren", "a/b")
@@ -182,7 +183,7 @@ def test_the_strongest_are_those_of_all_at_once() -> None:
     for start in range(0, 40, 8):
         at = np.arange(start, start + 8)
         one = features.Strongest(values[:, at], np.tile(at, (4, 1)), np.tile(at * 2, (4, 1)))
-        best = one if best is None else best.joined(one)
+        best = features.Strongest.join([one] if best is None else [best, one])
     assert best is not None
     for n in range(4):
         wanted = np.argsort(-values[n])[:9]
@@ -193,11 +194,11 @@ def test_the_strongest_are_those_of_all_at_once() -> None:
 
 def test_a_projection_is_of_that_activation_alone_and_within_its_field() -> None:
     made, images = network(), torch.randn(2, 3, 32, 32)
-    found = features.peaks(made, images, [7, 9], "block2")
+    found = features.find_peaks(made, images, [7, 9], "block2")
     channel = int(found.value.mean(1).argmax())
     assert found.image[channel].tolist() == [7, 9]
     places = torch.from_numpy(found.place[channel])
-    plain = features.projected(made, images, "block2", channel, places, lambda above, own: own)
+    plain = features.project_back(made, images, "block2", channel, places, lambda above, own: own)
     here = images.clone().requires_grad_()
     maps = made(here, at=("input", "block2"))
     picked = maps.activations["block2"][:, channel].flatten(1)[torch.arange(2), places]
@@ -207,7 +208,7 @@ def test_a_projection_is_of_that_activation_alone_and_within_its_field() -> None
     assert torch.allclose(plain, wanted, atol=1e-5)
     fields = features.Fields.of(made, torch.zeros(1, 3, 32, 32), "block2")
     for rule in features.RULES.values():
-        back = features.projected(made, images, "block2", channel, places, rule)
+        back = features.project_back(made, images, "block2", channel, places, rule)
         for one, place in zip(back, places.tolist(), strict=True):
             rows, columns = fields.at(place)
             outside = one.clone()
@@ -222,7 +223,7 @@ def test_a_projection_is_as_strong_as_within_its_field_alone() -> None:
     back = np.zeros((60, 50, 3), np.float32)
     back[2:9, 40:] = random.normal(size=(7, 10, 3))
     seen = (slice(-1, 9), slice(40, 53))
-    shown = features_view._coloured(back, seen)
+    shown = colour_projection(back, seen)
     inside = shown[:9, 40:].astype(int)
     assert (shown[9:] == 0).all(), "what lies beside the field is cut away"
     assert np.abs(shown[:2, 40:].astype(int) - 128).max() <= 1
@@ -355,11 +356,6 @@ def test_what_cannot_be_is_refused(
 # -- a file a view -------------------------------------------------------------------------------
 
 
-def test_every_view_has_its_file() -> None:
-    folder = ROOT / "pipeline/stages/inspect/views"
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(INSPECT_VIEWS)
-
-
 def test_a_changed_view_is_noticed_and_another_changes_nothing(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,17 +363,17 @@ def test_a_changed_view_is_noticed_and_another_changes_nothing(
     command = ("+experiment=inspect", f"checkpoint={of}", "inspect.views=[filters]")
     assert cli(*command) == 0
     made = read_json(LATEST / "stages/inspect/cache_key.json")
-    assert "pipeline.stages.inspect.views.filters" in made["source"]
-    assert "pipeline.stages.inspect.views.classes" not in made["source"]
-    real = _imports
+    assert "pipeline.visualize.filters" in made["source"]
+    assert "pipeline.visualize.classes" not in made["source"]
+    real = SourceCache.read
     for changed, told in (("classes", "kept"), ("filters", "made"), ("__init__", "made")):
-        module = f"pipeline.stages.inspect.views.{changed}".removesuffix(".__init__")
+        file = PACKAGE / "visualize" / f"{changed}.py"
 
-        def edited(name: str, module: str = module) -> tuple[str, frozenset[str]]:
-            source, imports = real(name)
-            return (f"{source}-edited" if name == module else source), imports
+        def edited(cache: SourceCache, path: Path, file: Path = file) -> Source:
+            source = real(cache, path)
+            return replace(source, digest=f"{source.digest}-edited") if path == file else source
 
-        monkeypatch.setattr(store, "_imports", edited)
+        monkeypatch.setattr(SourceCache, "read", edited)
         capsys.readouterr()
         assert cli(*command) == 0
         assert f"inspect    {told}" in capsys.readouterr().out

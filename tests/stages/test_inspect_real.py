@@ -15,8 +15,8 @@ from pipeline.formats import photo
 from pipeline.formats.files import to_file_name
 from pipeline.plotting import grids as pictures
 from pipeline.plotting.sheet import MARGIN, ROW, SMALL, TITLE
-from pipeline.stages.inspect import feature_maps as features
-from pipeline.stages.inspect.views.features import PATCH
+from pipeline.visualize import feature_maps as features
+from pipeline.visualize.features import PATCH
 from tests.conftest import Cli
 
 LATEST = Path("outputs/latest")

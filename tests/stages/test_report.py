@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.results.table import build_table, to_percent
 from pipeline.stages.report import stage as report
 from pipeline.types import Score
 from tests.conftest import ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
+NUMBERS = list_numbers(load_metrics().values())
 OURS = {f"../{name}" for name in ("boxes.json", "predictions.json", "metrics.json", "config.yaml")}
 ALSO = {"../comparison.json"}  # where there are two to compare
 
@@ -202,35 +204,35 @@ def test_equal_shares_are_written_alike() -> None:
 
 
 def test_a_share_of_all_has_a_bound_and_not_an_interval_without_width() -> None:
-    (card,) = build_table([score(1.0)], ["a", "b"])["cards"]
+    (card,) = build_table([score(1.0)], ["a", "b"], NUMBERS)["cards"]
     assert card["spread"] == "at least 88.6 (Wilson)"
-    (card,) = build_table([score(0.0)], ["a", "b"])["cards"]
+    (card,) = build_table([score(0.0)], ["a", "b"], NUMBERS)["cards"]
     assert card["spread"] == "at most 11.4 (Wilson)"
-    (card,) = build_table([score(0.5, interval=(0.3, 0.7))], ["a", "b"])["cards"]
+    (card,) = build_table([score(0.5, interval=(0.3, 0.7))], ["a", "b"], NUMBERS)["cards"]
     assert card["spread"] == "30.0 to 70.0"
 
 
 def test_advice_where_the_oracle_is_far_ahead() -> None:
     near, far = score(0.52, "oracle", 0.46), score(0.7, "oracle", 0.46)
-    assert build_table([score(0.5), near], ["a"])["advice"] is None
-    advice = build_table([score(0.5), far], ["a"])["advice"]
+    assert build_table([score(0.5), near], ["a"], NUMBERS)["advice"] is None
+    advice = build_table([score(0.5), far], ["a"], NUMBERS)["advice"]
     assert "segmenter.threshold=0.46" in advice
     assert "optimistic" in advice
     other = score(0.65, "validation", 0.41)
-    made = build_table([score(0.5), other, far], ["a"])
+    made = build_table([score(0.5), other, far], ["a"], NUMBERS)
     assert "segmenter.threshold=validation, chosen on other images, reaches 65.0" in made["advice"]
     assert [card["value"] for card in made["cards"]] == ["50.0", "65.0", "70.0"]
     assert [row["cells"][0] for row in made["rows"]] == [
         "GT-known Loc (fixed 0.2)", "GT-known Loc (validation)", "GT-known Loc (oracle)"
     ]  # fmt: skip
     halves = score(0.65, "validation", [0.41, 0.47])
-    assert "65.0 %" in build_table([score(0.5), halves, far], ["a"])["advice"]
+    assert "65.0 %" in build_table([score(0.5), halves, far], ["a"], NUMBERS)["advice"]
 
 
 @pytest.mark.parametrize(("classes", "there"), [(5, False), (6, True)])
 def test_top5_of_five_classes_says_nothing(classes: int, there: bool) -> None:
     scores = [Score(f"classification_top{k}", 0.9, 10, interval=(0.8, 1.0)) for k in (1, 5)]
-    rows = build_table(scores, [str(n) for n in range(classes)])["rows"]
+    rows = build_table(scores, [str(n) for n in range(classes)], NUMBERS)["rows"]
     assert any("top-5" in row["cells"][0] for row in rows) == there
 
 

@@ -10,14 +10,26 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+from pipeline.engine.metrics import load_metrics
 from pipeline.errors import UserError
 from pipeline.exporter.coco import iterate_results
 from pipeline.results.boxes import iterate_boxes, pack_boxes
 from pipeline.results.maps import iterate_maps, load_classification, load_skipped
 from pipeline.results.shards import list_shards
 from pipeline.saliency.targets import class_selector
-from pipeline.stages.evaluate import stage as evaluate
-from pipeline.types import Boxes, CocoIds, GroundTruth, SaliencyMap
+from pipeline.stages.evaluate.evaluator import Evaluator
+from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.own_run import box_evidence, check_sizes, map_evidence
+from pipeline.stages.evaluate.source import Offer
+from pipeline.types import (
+    Boxes,
+    CocoIds,
+    EvaluationSettings,
+    Evidence,
+    GroundTruth,
+    Ranking,
+    SaliencyMap,
+)
 from tests.conftest import TINY, Cli
 
 
@@ -112,27 +124,33 @@ def test_annotations_of_another_size_are_refused() -> None:
     known = GroundTruth("a", 0, (10, 20), np.array([[0, 0, 5, 5]], np.float32))
     found = SaliencyMap("a", 0, 0, 1.0, np.ones((2, 2), np.float16), 1.0, (20, 10))
     with pytest.raises(UserError, match="annotated as 20 x 10 pixels, the image is 10 x 20"):
-        evaluate.check_sizes(known, found)
+        check_sizes(known, found)
 
 
 def test_numbers_by_hand() -> None:
     """Two images, one class right and one wrong: every number is known."""
-    one = evaluate.Evaluation([0.5], {"kind": "fixed", "value": 0.2}, seed=0)
+    settings = EvaluationSettings(
+        ious=(0.5,), threshold={"kind": "fixed", "value": 0.2}, classes=["x", "y"]
+    )
+    kinds = ("classification", "ranking", "box", "boxes", "pointing", "curves", "true")
+    evaluator = Evaluator(load_metrics(), [[Offer(kind) for kind in kinds]], settings)
     values = np.zeros((10, 10), np.float32)
     values[2:6, 2:6] = 1
     for n, box in enumerate(([2, 2, 6, 6], [0, 0, 2, 2])):
         truth = GroundTruth(str(n), 0, (10, 10), np.array([box], np.float32))
         boxes = Boxes(str(n), 0, np.array([[2, 2, 6, 6]], np.float32), np.ones(1, np.float32),
                       (10, 10))  # fmt: skip
-        one.add(
-            truth,
-            boxes,
-            evaluate.Measured.of(values, truth),
-            [0, 1] if n else [1, 0],
-        )
-        one.classified(0, [0, 1] if n else [1, 0])
+        top = [0, 1] if n else [1, 0]
+        evaluator.update(
+            Evidence(
+                id=str(n), image=str(n), label=0, size=truth.size, true=truth.of_label(),
+                classification=top, ranking=Ranking(top, 5),
+                **box_evidence(boxes, truth.of_label()),
+                **map_evidence(values, truth, MapScale("default", ())),
+            )
+        )  # fmt: skip
     scores = {(s.name, s.iou, (s.threshold or {}).get("kind")): s.value
-              for s in one.scores(["x", "y"], "cam") if s.label is None}  # fmt: skip
+              for s in evaluator.scores("cam") if s.label is None}  # fmt: skip
     assert scores["gt_known_loc", 0.5, "fixed"] == 0.5
     assert scores["gt_known_loc", 0.5, "oracle"] == 0.5
     assert scores["top1_loc", 0.5, "fixed"] == 0.0

@@ -6,17 +6,15 @@ from dataclasses import dataclass
 
 from pipeline.engine.options import option
 
-AUDIT_TESTS = ("faithfulness", "sanity", "input_shift", "fragility")
-
 
 @dataclass
 class AuditOptions:
     """Which tests of maps are made, on how many images."""
 
     tests: list[str] = option(
-        [*AUDIT_TESTS],
+        ["faithfulness", "sanity", "input_shift", "fragility"],
         "faithfulness | sanity | input_shift | fragility",
-        choices=AUDIT_TESTS,
+        group="audit",
         item="test",
         required=True,
     )

@@ -1,4 +1,4 @@
-"""Calibrate: the threshold, chosen on boxes that are never scored.
+"""Thresholds chosen on the IoU that maps reach on annotated images.
 
 Which boxes, the first that there are:
 
@@ -6,142 +6,133 @@ Which boxes, the first that there are:
     split      of a split that is there for this, where the data set has one (data.calibration=)
     held_back  of the part of train that is held back, where the data set has boxes there (CUB)
     two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
-
-What is handed on is a number for each IoU (two for the halves); no box leaves this stage. With
-`segmenter.threshold=validation` the maps are cut there, at the number for IoU 0.5. Where the
-segmenter makes a map of its own of map and image (GrabCut), that is what it cuts: it has numbers
-of its own, under `refined`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from pipeline.engine import runtime, terminal
-from pipeline.engine.images import read_for_segmenter
-from pipeline.engine.run import Run
+from pipeline.engine import runtime
+from pipeline.engine.images import SplitImages, read_for_segmenter
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats.files import write_json
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import map_curves, steady_threshold
+from pipeline.metric.max_box_acc import (
+    Protocol,
+    map_curves,
+    two_fold_thresholds,
+    validation_threshold,
+)
 from pipeline.metric.measurement import refine_map, scale_map
-from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
+from pipeline.protocols import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, RefiningSegmenter
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
-from pipeline.results.thresholds import (
-    MIN_BOXED_IMAGES,
-    USED_IOU,
-    fold_of_image,
-)
+from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image
 from pipeline.types import GroundTruth, SaliencyMap, Split
 
 # Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
 
-def annotated_data(run: Run) -> AnnotatedDataSet:
-    """Return the data set with the annotations that it may have."""
-    return cast(AnnotatedDataSet, run.data)
+@dataclass(frozen=True)
+class BoxedSplit:
+    """Boxes that a threshold can be chosen on, the split that they are of, and what they are."""
+
+    truth: Mapping[str, GroundTruth]
+    split: Split
+    source: str
 
 
-def drawn_boxes(run: Run, file: Path) -> Mapping[str, GroundTruth]:
-    draw = getattr(run.data, "drawn", None)
-    if draw is None:
+def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
+    """Read the boxes that somebody drew on a few images.
+
+    Raises:
+        UserError: where the data set takes none, or the file is not there or cannot be read.
+    """
+    if not isinstance(data, ReadsDrawnBoxes):
         raise UserError("calibrate.boxes: boxes that you draw are for data=folder")
     if not file.is_file():
         raise UserError(f"calibrate.boxes={file}: no such file; expected COCO JSON")
-    return cast(Mapping[str, GroundTruth], draw(file))
+    return BoxedSplit(data.drawn(file), "all", "user")
 
 
-def choose_thresholds(run: Run, folder: Path) -> None:
-    ious = sorted({*run.config["evaluate"]["ious"], USED_IOU})
-    drawn = run.config["calibrate"]["boxes"]
-    if drawn is not None:
-        truth, source, of = drawn_boxes(run, Path(drawn)), "user", run.for_split("all")
-        maps = of.get_or_create("explain")[0]
-        kept = measured(of, maps, truth)
-        if len(kept) < MIN_BOXED_IMAGES:
-            raise UserError(
-                f"calibrate.boxes={drawn}: {len(kept)} images of the data set have boxes of their "
-                f"class there; a threshold wants {MIN_BOXED_IMAGES} at least, and 50 serve well"
-            )
-    else:
-        truth, source, of = find_boxed_images(run)
-        maps = run.folder("explain") if of is run else of.get_or_create("explain")[0]
-        kept = measured(of, maps, truth)
-    result = {**chosen(kept, ious, source), "refined": None}
-    if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
-        result["refined"] = chosen(measured(of, maps, truth, segmenter), ious, source)
-    if result["source"] is None:
-        terminal.print_line("calibrate: too few boxes for a validation threshold; "
-                 "calibrate.boxes=FILE takes "
-                  "a COCO file of some that you draw")  # fmt: skip
-    write_json(folder / "thresholds.json", result, indent=1)
-
-
-def find_boxed_images(run: Run) -> tuple[Mapping[str, GroundTruth], str, Run]:
-    """Boxes that a threshold can be chosen on, what they are called, and the run over them."""
+def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:
+    """Return the first split apart with boxes enough; the scored images where there is none."""
     for split, source in APART.items():
-        truth = annotated_data(run).truth(split)
-        if sum(len(one.of_label()) > 0 for one in truth.values()) >= MIN_BOXED_IMAGES:
-            return truth, source, run.for_split(split)
-    return annotated_data(run).truth("val"), "two_fold", run
+        truth = data.truth(split)
+        if count_boxed(truth) >= MIN_BOXED_IMAGES:
+            return BoxedSplit(truth, split, source)
+    return BoxedSplit(data.truth("val"), "val", "two_fold")
 
 
-def measured(
-    run: Run,
+def count_boxed(truth: Mapping[str, GroundTruth]) -> int:
+    """Return how many images have a box of their own class."""
+    return sum(len(known.of_label()) > 0 for known in truth.values())
+
+
+def measure_maps(
+    images: SplitImages,
     maps: Path,
     truth: Mapping[str, GroundTruth],
+    protocol: Protocol,
+    workers: int,
     refining: RefiningSegmenter | None = None,
 ) -> dict[str, np.ndarray]:
-    """IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id; of the
-    maps, or of what a segmenter makes of them before it cuts them."""
-    ids, labels = run.data.ids(run.split), run.data.labels(run.split)
-    protocol = run.config["protocol"]
+    """Return the IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id.
 
-    def items() -> Iterator[tuple[int, SaliencyMap]]:
-        for shard in list_shards(maps):
-            yield from iterate_maps(shard, ids)
+    Args:
+        images: of the split that the maps are of.
+        maps: the result of stage explain.
+        truth: annotated boxes by image id; images without any are left out.
+        protocol: how maps are measured.
+        workers: threads.
+        refining: measure the maps as this segmenter refines them; None: the maps themselves.
+    """
+    ids, labels = images.ids, images.labels
 
-    def of_map(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
+    def measure(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
         position, saliency = item
         known = truth.get(saliency.id)
         if known is None or saliency.explained != labels[position] or not len(known.of_label()):
             return saliency.id, None
-        scaled: np.ndarray
         if refining is None:
-            scaled = scale_map(saliency.raw(), saliency.size, protocol)
+            scaled: np.ndarray = scale_map(saliency.raw(), saliency.size, protocol)
         else:
-            example = read_for_segmenter(run, refining, position, saliency)
+            example = read_for_segmenter(images, refining.needs_image, position, saliency)
             if isinstance(example, SkippedImage):
                 return saliency.id, None
             scaled = refine_map(refining, saliency, example, protocol)
         return saliency.id, map_curves(scaled, known.of_label(), saliency.size, protocol).largest
 
-    found = runtime.map_in_threads(of_map, items(), run.workers)
-    return {id: iou for id, iou in found if iou is not None}
+    items: Iterator[tuple[int, SaliencyMap]] = (
+        item for shard in list_shards(maps) for item in iterate_maps(shard, ids)
+    )
+    measured = runtime.map_in_threads(measure, items, workers)
+    return {id: iou for id, iou in measured if iou is not None}
 
 
-def chosen(
+def choose_thresholds(
     measured: Mapping[str, np.ndarray], ious: Sequence[float], source: str
 ) -> dict[str, Any]:
-    """thresholds.json: for each IoU the value, or one for each half; and on which images."""
+    """Return thresholds.json: for each IoU the value, or one for each half; and the images."""
     ids = list(measured)
     if len(ids) < MIN_BOXED_IMAGES:
         return {"source": None, "n": len(ids), "images": [], "thresholds": {},
                 "elsewhere": {}}  # fmt: skip
     rows = np.stack([measured[id] for id in ids])
     half = np.array([fold_of_image(id) for id in ids])
+    elsewhere = {f"{iou:g}": validation_threshold((rows >= iou).mean(0)) for iou in ious}
     # Each half is cut at what is best for the other; all others at what is best for these.
-    parts = [half == 1, half == 0] if source == "two_fold" else [np.ones(len(ids), bool)]
-    thresholds = {
-        f"{iou:g}": [round(steady_threshold((rows[part] >= iou).mean(0)), 3) for part in parts]
-        for iou in ious
-    }
+    thresholds = {iou: [value] for iou, value in elsewhere.items()}
+    if source == "two_fold":
+        thresholds = {
+            f"{iou:g}": two_fold_thresholds([(rows[half == n] >= iou).mean(0) for n in (0, 1)])
+            for iou in ious
+        }
     return {
         "source": source,
         "n": len(ids),
@@ -149,23 +140,22 @@ def chosen(
         "images": ids if source == "user" else [],
         "thresholds": thresholds,
         # For an image that is in neither half.
-        "elsewhere": {
-            f"{iou:g}": round(steady_threshold((rows >= iou).mean(0)), 3) for iou in ious
-        },
-        "expected": _expected(rows, half, ious) if source == "user" else None,
+        "elsewhere": elsewhere,
+        "expected": expected_accuracy(rows, half, ious) if source == "user" else None,
     }
 
 
-def _expected(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
-    """Accuracy to expect on the rest: of these images, each half cut at the other's threshold."""
+def expected_accuracy(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
+    """Return the accuracy to expect on the rest: of these images, each half at the other's
+    threshold."""
     from pipeline.ops.bootstrap import interval
 
-    told = {}
+    expected = {}
     for iou in ious:
         correct = np.zeros(len(rows))
         for fold in (0, 1):
-            other = rows[half != fold] >= iou
-            at = int(np.searchsorted(THRESHOLDS, steady_threshold(other.mean(0)) - 1e-9))
+            other = (rows[half != fold] >= iou).mean(0)
+            at = int(np.searchsorted(THRESHOLDS, validation_threshold(other) - 1e-9))
             correct[half == fold] = rows[half == fold, at] >= iou
-        told[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
-    return told
+        expected[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
+    return expected

@@ -1,22 +1,38 @@
-"""Stage calibrate: thresholds chosen on boxes that are not scored."""
+"""Stage calibrate: the threshold, chosen on boxes that are never scored (calibration.py).
+
+What is handed on is a number for each IoU (two for the halves); no box leaves this stage. With
+`segmenter.threshold=validation` the maps are segmented there, at the number for IoU 0.5. Where the
+segmenter makes a map of its own of map and image (GrabCut), that is what it segments: it has
+numbers of its own, under `refined`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.engine import terminal
 from pipeline.engine.stage import Stage
+from pipeline.errors import UserError
+from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import RefiningSegmenter
+from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
+    USED_IOU,
     too_few_boxes_error,
     without_threshold,
 )
 from pipeline.stages.calibrate.config import CalibrateOptions
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.engine.run import Run
+    from pipeline.stages.calibrate.calibration import BoxedSplit
+
+    Measure = Callable[[RefiningSegmenter | None], dict[str, np.ndarray]]
 
 
 class Calibrate(Stage):
@@ -30,15 +46,16 @@ class Calibrate(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
-        from pipeline.stages.calibrate.calibration import APART, annotated_data
+        from pipeline.stages.calibrate.calibration import APART
 
+        data = cast(AnnotatedDataSet, run.data)
         drawn = run.config["calibrate"]["boxes"]
         refines = isinstance(run.segmenter(), RefiningSegmenter)
         return {
             "source": run.sources(__name__, "data", *(("segmenter",) if refines else ())),
             "explain": run.key("explain"),
             "apart": [run.for_split(split).key("explain") for split in APART],
-            "truth": [annotated_data(run).truth_fingerprint(split) for split in ("val", *APART)],
+            "truth": [data.truth_fingerprint(split) for split in ("val", *APART)],
             "drawn": drawn and hash_file(Path(drawn)),
             "ious": run.config["evaluate"]["ious"],
             "protocol": run.config["protocol"],
@@ -48,19 +65,58 @@ class Calibrate(Stage):
     def check(self, run: Run) -> None:
         """Refuse drawn boxes that cannot be read or used, and a validation threshold where too few
         images have boxes to choose it on."""
-        from pipeline.engine.thresholds import uses_validation_threshold
-        from pipeline.stages.calibrate.calibration import drawn_boxes, find_boxed_images
+        from pipeline.stages.calibrate.calibration import count_boxed
+
+        if run.config["calibrate"]["boxes"] is None and not run.uses_validation_threshold:
+            return
+        boxed = self._boxed(run)
+        count = count_boxed(boxed.truth)
+        if boxed.source != "user" and count < MIN_BOXED_IMAGES:
+            raise too_few_boxes_error(count, run.config["checkpoint"])
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Measure the maps of the boxed images, and write the thresholds that are best for them."""
+        from pipeline.stages.calibrate.calibration import choose_thresholds
+
+        boxed = self._boxed(run)
+        measure = self._measure(run, boxed)
+        ious = sorted({*run.config["evaluate"]["ious"], USED_IOU})
+        measured = measure(None)
+        if boxed.source == "user" and len(measured) < MIN_BOXED_IMAGES:
+            raise UserError(
+                f"calibrate.boxes={run.config['calibrate']['boxes']}: {len(measured)} images of "
+                "the data set have boxes of their class there; a threshold wants "
+                f"{MIN_BOXED_IMAGES} at least, and 50 serve well"
+            )
+        result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
+        if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
+            result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
+        if result["source"] is None:
+            terminal.print_line(
+                "calibrate: too few boxes for a validation threshold; calibrate.boxes=FILE takes "
+                "a COCO file of some that you draw"
+            )
+        write_json(folder / "thresholds.json", result, indent=1)
+
+    def _boxed(self, run: Run) -> BoxedSplit:
+        """Return the boxes that the threshold is chosen on."""
+        from pipeline.stages.calibrate.calibration import find_boxed_images, read_drawn_boxes
 
         drawn = run.config["calibrate"]["boxes"]
         if drawn is not None:
-            drawn_boxes(run, Path(drawn))
-        elif uses_validation_threshold(run):
-            truth, _, _ = find_boxed_images(run)
-            if (count := sum(len(one.of_label()) > 0 for one in truth.values())) < MIN_BOXED_IMAGES:
-                raise too_few_boxes_error(count, run.config["checkpoint"])
+            return read_drawn_boxes(run.data, Path(drawn))
+        return find_boxed_images(cast(AnnotatedDataSet, run.data))
 
-    def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.calibrate.calibration import choose_thresholds
+    def _measure(self, run: Run, boxed: BoxedSplit) -> Measure:
+        """Return a function that measures the maps of the boxed images, plain or refined."""
+        from pipeline.stages.calibrate.calibration import measure_maps
 
-        choose_thresholds(run, folder)
+        if boxed.source == "two_fold":
+            explained, maps = run, run.folder("explain")
+        else:
+            explained = run.for_split(boxed.split)
+            maps = explained.get_or_create("explain")[0]
+        images, protocol = explained.images(), run.config["protocol"]
+        return lambda refining: measure_maps(
+            images, maps, boxed.truth, protocol, run.workers, refining
+        )

@@ -1,12 +1,22 @@
-"""Stage draw: boxes drawn on images."""
+"""Stage draw: each image with the boxes that were found on it, and masks' outlines, to look at.
+
+`pictures/<number>-<name>.jpg` in the order of the images; what is there already is not drawn again.
+"""
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine import runtime, terminal
+from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
+from pipeline.errors import SkippedImage
+from pipeline.formats.files import image_file_stem
+from pipeline.results.boxes import iterate_boxes
 from pipeline.stages.draw.config import DrawOptions
+from pipeline.types import Boxes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -16,7 +26,7 @@ class Draw(Stage):
     """Boxes drawn on images."""
 
     name = "draw"
-    after = ("localize", "evaluate", "compare", "score")
+    after = ("localize", "evaluate", "compare")
     needs = ("localize",)
     per_method = True
     options = DrawOptions
@@ -25,13 +35,36 @@ class Draw(Stage):
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
         return {
-            "source": run.sources(__name__, "data"),
+            "source": run.sources(__name__, "data", drawing=True),
             "localize": run.key("localize"),
             "draw": run.config["draw"],
         }
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.draw.drawing import draw_boxes
+        """Draw each image that is not drawn yet."""
+        from pipeline.engine.shards import single_threaded_torch
+        from pipeline.stages.draw.drawing import draw_image, write_jpeg
 
-        draw_boxes(run, folder)
+        images, classes, side = run.images(), run.classes, run.config["draw"]["side"]
+        ids = images.ids
+        boxes = iterate_boxes(run.folder("localize"), ids)
+        grouped = groupby(boxes, key=lambda positioned: positioned[0])
+        by_image = ((position, [found for _, found in group]) for position, group in grouped)
+
+        def draw(item: tuple[int, list[Boxes]]) -> SkippedImage | None:
+            position, found = item
+            name = f"{position + 1:06d}-{image_file_stem(ids[position])}.jpg"
+            path = folder / "pictures" / name
+            if path.is_file():
+                return None
+            picture = draw_image(images, position, found, classes, side)
+            if isinstance(picture, SkippedImage):
+                return picture
+            write_jpeg(path, picture)
+            return None
+
+        with show_progress("draw", len(ids)) as advance, single_threaded_torch():
+            for problem in runtime.map_in_threads(draw, by_image, run.workers):
+                advance(1)
+                if problem is not None:
+                    terminal.print_line(f"draw: {problem}")

@@ -1,70 +1,39 @@
-"""Explain: where the classifier looked, for the classes asked for, and what it took each image for.
-
-The maps of all classes of an image and its classification are kept, in shards, so that nothing
-later runs the network again. A method that first looks at the training images (DDT) gets them with
-their labels, and what it made of them is kept as well.
-"""
+"""Maps of a batch: where the classifier looked, for the classes asked for, and what it took each
+image for, as a shard holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.engine import checkpoint, ranks, shards, terminal
-from pipeline.engine.methods import (
-    parse_targets,
-    prepare_method,
-)
-from pipeline.engine.run import Run
-from pipeline.errors import UserError
+from pipeline.engine import shards
+from pipeline.engine.checkpoint import Checkpoint
 from pipeline.protocols import SaliencyMethod
-from pipeline.results.maps import load_skipped
-from pipeline.results.shards import list_shards
 from pipeline.saliency.targets import class_selector
 
-TOP = 5
+TOP = 5  # classes whose probability is kept
 
 
-def make_maps(run: Run, folder: Path) -> None:
-    trained = checkpoint.load(run.checkpoint, run.device)
-    method, wanted = prepare_method(run, trained), parse_targets(run)
-    colour = run.config["explain"]["colour"]
-    count = len(run.data.ids(run.split))
-    if count == 0:
-        raise UserError(
-            f"explain: the split {run.split} has no image; see data.* and explain.split"
-        )
-
-    def work(batch: shards.PositionedExamples) -> shards.Arrays:
-        return _explained(trained, method, wanted, batch, colour)
-
-    shards.write_image_shards(run, folder, "explain", run.split, work)
-    if ranks.current_world().rank > 0:
-        return  # rank 0 looks at what came
-    bad = load_skipped(folder)
-    if len(bad) == count:
-        first = next(iter(bad.values()))
-        for shard in list_shards(folder):  # the next run is to look again
-            shard.unlink()
-        raise UserError(f"explain: none of {count} images could be read; {first}")
-    if bad:
-        named = "; the report names them" if "report" in run.config["stages"] else ""
-        terminal.print_line(f"explain: {len(bad)} of {count} images were set aside{named}")
-
-
-def _explained(
-    trained: checkpoint.Checkpoint,
+def explain_batch(
+    trained: Checkpoint,
     method: SaliencyMethod,
-    wanted: Sequence[str],
+    targets: Sequence[str],
     batch: shards.PositionedExamples,
     colour: bool,
 ) -> shards.Arrays:
-    """Maps and classification of a batch, as a shard holds them."""
+    """Return maps and classification of a batch.
+
+    Args:
+        trained: the network.
+        method: fitted, where it wants to be.
+        targets: rules and class names (see `parse_targets`).
+        batch: examples with their positions.
+        colour: whether gradients in red, green and blue are kept, too.
+    """
     images = trained.tensor(shards.stack_pixels(batch))
     labels = shards.stack_labels(batch, images.device)
-    explained = method(trained.network, images, class_selector(wanted, trained.classes, labels))
+    explained = method(trained.network, images, class_selector(targets, trained.classes, labels))
     probabilities = explained.logits.detach().float().softmax(1)
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
     scores = probabilities.gather(1, explained.classes).cpu().numpy()

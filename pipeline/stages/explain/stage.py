@@ -1,12 +1,20 @@
-"""Stage explain: saliency maps of a split."""
+"""Stage explain: where the classifier looked, for the classes asked for, in each image of a split.
+
+The maps of all classes of an image and its classification are kept, in shards, so that nothing
+later runs the network again. A method that first looks at the training images (DDT) gets them with
+their labels, and what it made of them is kept as well.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint
+from pipeline.engine import checkpoint, terminal
 from pipeline.engine.stage import Stage
+from pipeline.errors import UserError
+from pipeline.results.maps import load_skipped
+from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
 
 if TYPE_CHECKING:
@@ -25,15 +33,16 @@ class Explain(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
-        from pipeline.engine.methods import fitting_split, needs_fitting, parse_targets
+        from pipeline.engine.methods import needs_fitting
 
+        fits = needs_fitting(run.saliency())
         return {
             "source": run.sources(__name__, "data", "saliency"),
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
             "saliency": run.methods[run.method],
-            "target": parse_targets(run),
+            "target": run.targets(),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
-            "fitted_on": run.data.fingerprint(fitting_split(run)) if needs_fitting(run) else None,
+            "fitted_on": run.fitting_images().fingerprint() if fits else None,
             "split": run.split,
             "data": run.data.fingerprint(run.split),
             "size": run.size,
@@ -43,12 +52,37 @@ class Explain(Stage):
     def check(self, run: Run) -> None:
         """Refuse a target that this data set cannot have, impossible views, and a method that the
         network to be trained cannot have: not after hours of training."""
-        from pipeline.engine.methods import check_methods
-
-        check_methods(run)
+        run.check_methods()
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.explain.maps import make_maps
+        """Write the maps, and say how many images could not be read."""
+        from pipeline.engine import ranks, shards
+        from pipeline.stages.explain.maps import explain_batch
 
-        make_maps(run, folder)
+        trained = checkpoint.load(run.checkpoint, run.device)
+        method, targets = run.prepared_method(trained), run.targets()
+        colour, images = run.config["explain"]["colour"], run.images()
+        if len(images) == 0:
+            raise UserError(
+                f"explain: the split {run.split} has no image; see data.* and explain.split"
+            )
+
+        def work(batch: shards.PositionedExamples) -> shards.Arrays:
+            return explain_batch(trained, method, targets, batch, colour)
+
+        shards.write_image_shards(images, run.compute, folder, "explain", work)
+        if ranks.current_world().rank == 0:
+            _check_skipped(folder, len(images), "report" in run.config["stages"])
+
+
+def _check_skipped(folder: Path, count: int, has_report: bool) -> None:
+    """Say how many of `count` images were skipped; refuse a result without any image."""
+    skipped = load_skipped(folder)
+    if len(skipped) == count:
+        first = next(iter(skipped.values()))
+        for shard in list_shards(folder):  # the next run is to look again
+            shard.unlink()
+        raise UserError(f"explain: none of {count} images could be read; {first}")
+    if skipped:
+        named = "; the report names them" if has_report else ""
+        terminal.print_line(f"explain: {len(skipped)} of {count} images were set aside{named}")

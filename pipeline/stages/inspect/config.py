@@ -7,17 +7,15 @@ from typing import Any
 
 from pipeline.engine.options import option
 
-INSPECT_VIEWS = ("classes", "channels", "features", "first_order", "filters", "top5", "dream")
-
 
 @dataclass
 class InspectOptions:
     """Which views of a network are made, and how."""
 
     views: list[str] = option(
-        [*INSPECT_VIEWS[:-1]],
+        ["classes", "channels", "features", "first_order", "filters", "top5"],
         "classes | channels | features | first_order | filters | top5, or dream, as well",
-        choices=INSPECT_VIEWS,
+        group="visualize",
         item="view",
         required=True,
         distinct=True,

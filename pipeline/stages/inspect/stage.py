@@ -1,102 +1,149 @@
-"""Inspect: what a network looks for, as pictures.
+"""Stage inspect: what a network looks for, as pictures.
 
-Each of `inspect.views` is a file of inspect_views/, which writes a sheet and its numbers:
+Each of `inspect.views` is a choice of conf/visualize/, which gives sheets, numbers and pictures:
 
     classes.png      images that the network calls a class (pipeline/visualize/ascent.py)
     channels.png     images that excite one feature map, made in the same way
-    dream.png        photographs in which a layer sees more of what it sees (inspect/dream.py)
-    features.png     the nine images of the data that excite a map most (inspect_features.py)
-    first_order.png  how far the class score is what its gradient says (inspect/first_order.py)
+    dream.png        photographs in which a layer sees more of what it sees (deep_dream.py)
+    features.png     the nine images of the data that excite a map most (feature_maps.py)
+    first_order.png  how far the class score is what its gradient says (linearity.py)
     filters.png      the weights of the first convolution
     top5.png         the five most probable classes of some images, and a map for each
     <view>.json      the numbers of each; <view>_rise.png the way up of an ascent
     classes/<name>.png, channels/<number>.png, dream/<number>-<image>.png     each image alone
 
-Everything is computed in float32 and leaves the network as it was.
+Everything is computed in float32, the maps of top5 in the run's precision, and leaves the network
+as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint
-from pipeline.engine.run import Run
-from pipeline.errors import UserError, suggest_choices
-from pipeline.formats.files import write_json
-from pipeline.stages.inspect.inspection import Inspection
+from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.sources import hash_sources
+from pipeline.engine.stage import Published, Stage
+from pipeline.errors import UserError
+from pipeline.formats.files import read_json, write_json
+from pipeline.stages.inspect.config import InspectOptions
 
-VIEWS = "pipeline.stages.inspect.views"
-PLAINLY_NONE = ("jitter", "blur", "variation")  # that plain has not
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-def cache_key(run: Run) -> dict[str, Any]:
-    views = run.config["inspect"]["views"]
-    on_data = reads_data(run)
-    source = run.sources(__name__, *(["data"] if on_data else []))
-    for view in views:
-        source |= run.sources(f"{VIEWS}.{view}")
-    return {
-        "source": source,
-        "checkpoint": checkpoint.fingerprint(run.checkpoint),
-        "inspect": run.config["inspect"],
-        "seed": run.config["seed"],
-        "size": run.size,
-        "data": [run.split, run.data.fingerprint(run.split)] if on_data else None,
-        "views": {view: _view(view).cache_key(run) for view in views if _has_parts(view)},
-    }
+    from pipeline.engine.run import Run
+    from pipeline.protocols import View
+    from pipeline.types import ClassSelector, Explanation
 
 
-def _view(name: str) -> Any:
-    return import_module(f"{VIEWS}.{name}")
+class Inspect(Stage):
+    """Pictures of what a network looks for."""
 
+    name = "inspect"
+    after = ("refine", "explain", "draw", "audit")
+    needs = ("train",)
+    options = InspectOptions
+    publishes = (Published(".", "inspected", how="link"),)
 
-def _has_parts(view: str) -> bool:
-    return hasattr(_view(view), "cache_key")
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return all that can change the result."""
+        options = run.config["inspect"]
+        nodes = {name: complete_choice("visualize", name, options) for name in options["views"]}
+        targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes.values()]
+        views = self._views(run).values()
+        on_data = any(view.reads_data for view in views)
+        source = run.sources(__name__, *(["data"] if on_data else []), drawing=True)
+        return {
+            "source": source | hash_sources(targets, drawing=True),
+            "checkpoint": checkpoint.fingerprint(run.checkpoint),
+            "inspect": options,
+            "views": nodes,
+            "seed": run.config["seed"],
+            "size": run.size,
+            "data": [run.split, run.images().fingerprint()] if on_data else None,
+            "maps": self._maps_key(run) if any(view.reads_maps for view in views) else None,
+        }
 
+    def _maps_key(self, run: Run) -> dict[str, Any]:
+        """Return what maps are made of: those of the most probable classes, whatever
+        explain.target says."""
+        return {
+            "source": run.sources(__name__, "saliency"),
+            "saliency": run.methods[run.method],
+            "views": [run.config["explain"][name] for name in ("flips", "scales")],
+            "fitted_on": run.fitting_images().fingerprint(),
+            "precision": run.precision,
+        }
 
-def reads_data(run: Run) -> bool:
-    options = run.config["inspect"]
-    return any(_view(view).reads_data(options) for view in options["views"])
+    def _views(self, run: Run) -> dict[str, View]:
+        """Build the views that the options name."""
+        options = run.config["inspect"]
+        return build_choices("visualize", options["views"], options)
 
+    def check(self, run: Run) -> None:
+        """Refuse a class that the network does not know, what the plain style has not, a split
+        without images, and an argument of a view that does not fit."""
+        from pipeline.stages.inspect.views import check_classes, check_style
 
-def check(run: Run) -> None:
-    """Raises UserError for a class that the network does not know, and for what plain has not."""
-    options = run.config["inspect"]
-    if options["style"] == "plain":
-        given = [name for name in PLAINLY_NONE if options[name] is not None]
-        if given:
+        options = run.config["inspect"]
+        check_style(options)
+        if any(channel < 0 for channel in options["channels"]):
             raise UserError(
-                f"inspect.{given[0]}={options[given[0]]}: plain is the paper's L2 form alone; "
-                "inspect.style=pretty has jitter, blur and variation"
+                f"inspect.channels={options['channels']}: feature maps are counted from 0"
             )
-    if any(channel < 0 for channel in options["channels"]):
-        raise UserError(f"inspect.channels={options['channels']}: feature maps are counted from 0")
-    if reads_data(run) and not len(run.data.ids(run.split)):
-        raise UserError(
-            f"inspect: the split {run.split} has no image; see data.* and explain.split"
+        on_data = any(view.reads_data for view in self._views(run).values())
+        if on_data and not len(run.images()):
+            raise UserError(
+                f"inspect: the split {run.split} has no image; see data.* and explain.split"
+            )
+        if run.config["checkpoint"] is not None and not on_data:
+            # Where no image is read, a checkpoint need not fit any data set.
+            check_classes(options["classes"], checkpoint.read_card(run.classifier)["classes"])
+        else:
+            check_classes(options["classes"], run.classes)
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Write what each view gives."""
+        from pipeline.engine import shards
+        from pipeline.stages.inspect import views
+        from pipeline.types import ViewSubject
+
+        trained = checkpoint.load(run.checkpoint, run.device)
+        compute = run.compute
+
+        def explain(images: Tensor, choose: ClassSelector) -> Explanation:
+            method = run.prepared_method(trained)
+            with compute.autocast():
+                return method(trained.network, images, choose)
+
+        flow_of = partial(shards.network_flow, run.images(), compute)
+        subject = ViewSubject(
+            trained=trained,
+            network_name=run.network_name(),
+            device=run.device,
+            size=run.size,
+            seed=run.config["seed"],
+            data=run.data,
+            split=run.split,
+            method=run.method,
+            explain=explain,
+            batch_size=compute.batch,
+            map_batches=views.BatchRunner(flow_of, trained, compute.batch),
+            show_progress=views.start_progress,
+            compute_once=views.memoize(),
         )
-    names = names_of(run)
-    for given_name in map(str, options["classes"]):
-        if given_name not in names:
-            raise UserError(
-                f"inspect.classes: no such class {given_name!r}; "
-                f"{suggest_choices(given_name, names)}"
-            )
+        notes: list[str] = []
+        for name, view in self._views(run).items():
+            result = view(subject)
+            views.write_view(folder, name, result)
+            notes += [f"{name}: {note}" for note in result.notes]
+        write_json(folder / "notes.json", notes, indent=1)
 
-
-def names_of(run: Run) -> Sequence[str]:
-    """The classes; where no image is read, a checkpoint need not fit any data set."""
-    if run.config["checkpoint"] is not None and not reads_data(run):
-        return [str(name) for name in checkpoint.read_card(run.classifier)["classes"]]
-    return run.classes
-
-
-def make(run: Run, folder: Path) -> None:
-    inspection = Inspection(run, checkpoint.load(run.checkpoint, run.device), folder)
-    notes: list[str] = []
-    for view in run.config["inspect"]["views"]:
-        notes += _view(view).make(inspection)
-    write_json(folder / "notes.json", notes, indent=1)
+    def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
+        """Name the sheets, and what there is to say of them."""
+        notes = [f"inspect: {note}" for note in read_json(result / "notes.json")]
+        sheets = sorted((run_folder / "inspected").glob("*.png"))
+        return [*notes, *(f"sheet      {sheet}" for sheet in sheets)]

@@ -1,4 +1,12 @@
-"""Stage localize: from maps to boxes."""
+"""Stage localize: maps -> scored boxes, in shards; then the two files that detection tools load.
+
+A map is segmented at the segmenter's threshold; with segmenter.threshold=validation at the one that
+stage calibrate chose on other images.
+
+    boxes.json        a COCO results file: image_id, category_id, bbox, score
+    predictions.json  a whole COCO data set: images, categories, annotations with scores
+    notes.json        how often the segmenter fell back to a simpler way, and why
+"""
 
 from __future__ import annotations
 
@@ -6,13 +14,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine import terminal
 from pipeline.engine.stage import Published, Stage
-from pipeline.engine.thresholds import (
-    chooses_own_threshold,
-    used_thresholds,
-    uses_validation_threshold,
-)
 from pipeline.errors import UserError
+from pipeline.exporter.coco import iterate_results, write_data_set
+from pipeline.formats import coco
+from pipeline.formats.files import atomic_write, write_json
+from pipeline.results.boxes import describe_fallbacks, iterate_boxes
+from pipeline.results.maps import load_classification
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -37,17 +46,17 @@ class Localize(Stage):
             "explain": run.key("explain"),
             "segmenter": run.config["segmenter"],
             "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
-            **_threshold_key(run),
+            **self._threshold_key(run),
         }
 
     def check(self, run: Run) -> None:
         """Refuse a validation threshold that nothing would choose."""
         stages = run.config["stages"]
-        if not uses_validation_threshold(run):
+        if not run.uses_validation_threshold:
             return
-        if not chooses_own_threshold(run):
+        if not run.chooses_own_threshold():
             for name in run.methods:
-                used_thresholds(run.for_method(name))
+                run.for_method(name).chosen_thresholds()
         elif "calibrate" not in stages and "explain" in stages and run.config["checkpoint"] is None:
             raise UserError(
                 f"segmenter.threshold=validation: stage calibrate chooses it, and it is not among "
@@ -56,16 +65,37 @@ class Localize(Stage):
             )
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.localize.segmentation import segment_maps
+        """Segment the maps, say where the segmenter fell back, and write the two files."""
+        from pipeline.engine import ranks
+        from pipeline.stages.localize.segmentation import MapSegmenter
 
-        segment_maps(run, folder)
+        maps = run.folder("explain")
+        segmenter = MapSegmenter(
+            images=run.images(),
+            segmenter=run.segmenter(),
+            thresholds=run.chosen_thresholds() if run.uses_validation_threshold else None,
+            workers=run.workers,
+        )
+        segmenter.write(maps, folder)
+        if ranks.current_world().rank > 0:
+            return  # rank 0 puts the shards together
+        ids = run.images().ids
+        notes = describe_fallbacks(folder, ids)
+        for note in notes:
+            terminal.print_line(f"localize: {note}")
+        write_json(folder / "notes.json", notes)
+        names = run.coco_names()
+        with atomic_write(folder / "boxes.json") as path:
+            coco.dump(path, iterate_results(iterate_boxes(folder, ids), names))
+        with atomic_write(folder / "predictions.json") as path:
+            images = load_classification(maps)
+            sizes = zip(images.image.tolist(), map(tuple, images.size.tolist()), strict=True)
+            write_data_set(path, iterate_boxes(folder, ids), sizes, run.classes, names)
 
-
-def _threshold_key(run: Run) -> dict[str, Any]:
-    """Return what stands for the threshold that was chosen, where one was."""
-    if not uses_validation_threshold(run):
-        return {}
-    if chooses_own_threshold(run):
-        return {"calibrate": run.key("calibrate")}
-    return {"chosen": used_thresholds(run)["thresholds"]}
+    def _threshold_key(self, run: Run) -> dict[str, Any]:
+        """Return what stands for the threshold that was chosen, where one was."""
+        if not run.uses_validation_threshold:
+            return {}
+        if run.chooses_own_threshold():
+            return {"calibrate": run.key("calibrate")}
+        return {"chosen": run.chosen_thresholds()["thresholds"]}

@@ -1,4 +1,17 @@
-"""Stage picture: maps as pictures."""
+"""Stage picture: each map as pictures to look at, and a sheet for each image with all methods.
+
+    explained/<number>-<image>/sheet.png                    columns: image, methods; rows: classes
+    explained/<number>-<image>/<class>/<method>_map.png     what speaks for the class, alone
+    explained/<number>-<image>/<class>/<method>_over.png    the same, over the image
+    explained/<number>-<image>/<class>/<method>_grey.png    the same, from black to white
+    explained/<number>-<image>/<class>/<method>_signed.png  for in red, against in blue, if any is
+    explained/<number>-<image>/<class>/<method>_signed_over.png  that over the image in grey
+    explained/<number>-<image>/<class>/<method>_colour.png  the gradient as an image, if kept
+    explained/overview.png                                  several images below one another
+
+What is there already is not drawn again; one image is in memory for each worker, whatever their
+number.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +19,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.progress import show_progress
+from pipeline.engine.runtime import map_in_threads
 from pipeline.engine.stage import Published, Stage
-from pipeline.formats.files import read_json
+from pipeline.errors import SkippedImage
+from pipeline.formats.files import read_json, unique_file_names, write_json
+from pipeline.ops.sampling import spread_evenly
+from pipeline.ops.text import printable
+from pipeline.results.maps import load_skipped
 from pipeline.stages.picture.config import PictureOptions
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.stages.picture.pictures import Drawing, MapPlace
 
 
 MAX_NAMED_SHEETS = 6  # that are named line by line
@@ -29,16 +49,71 @@ class Picture(Stage):
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
         return {
-            "source": run.sources(__name__, "data"),
+            "source": run.sources(__name__, "data", drawing=True),
             "explain": [[name, run.for_method(name).key("explain")] for name in run.methods],
             "picture": run.config["picture"],
         }
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.picture.pictures import draw_pictures
+        """Draw each picture that is not there yet, and say which images have none."""
+        from pipeline.engine.shards import single_threaded_torch
+        from pipeline.stages.picture.pictures import ImageMaps, group_by_image, write_pictures
 
-        draw_pictures(run, folder)
+        maps = {name: run.for_method(name).folder("explain") for name in run.methods}
+        skipped = {p: why for result in maps.values() for p, why in load_skipped(result).items()}
+        drawing = self._drawing(run, folder)
+        wanted = spread_evenly(len(run.images()), run.config["picture"]["images"])
+        among = frozenset(wanted)
+
+        def draw(places: list[MapPlace]) -> tuple[int, str] | None:
+            try:
+                write_pictures(ImageMaps(drawing, places))
+            except SkippedImage as problem:
+                return places[0].position, str(problem)
+            return None
+
+        to_draw = (places for places in group_by_image(maps) if places[0].position in among)
+        with show_progress("picture", len(wanted)) as advance, single_threaded_torch():
+            for problem in map_in_threads(draw, to_draw, run.workers, 2 * run.workers):
+                advance(1)
+                skipped.update([problem] if problem else [])
+        self._write_overview(drawing, maps, [p for p in wanted if p not in skipped], run.workers)
+        write_json(folder / "set_aside.json", [why for _, why in sorted(skipped.items())], indent=1)
+
+    def _drawing(self, run: Run, folder: Path) -> Drawing:
+        from pipeline.stages.picture.pictures import Drawing
+
+        return Drawing(
+            images=run.images(),
+            folder=folder / "explained",
+            classes=[printable(name) for name in run.classes],
+            class_folders=unique_file_names(run.classes),
+            methods=list(run.methods),
+            network=run.network_name(),
+            options=run.options("picture"),
+        )
+
+    def _write_overview(
+        self, drawing: Drawing, maps: dict[str, Path], positions: list[int], workers: int
+    ) -> None:
+        """Write the sheet of several images, unless it is there or there is but one image."""
+        from pipeline.stages.picture import pictures
+
+        path, wanted = drawing.folder / "overview.png", drawing.options.overview
+        wanted = min(wanted, len(positions))
+        if path.is_file() or len(positions) < 2 or not wanted:
+            return
+        chosen = {positions[n] for n in spread_evenly(len(positions), wanted)}
+        images = (
+            pictures.ImageMaps(drawing, places)
+            for places in pictures.group_by_image(maps)
+            if places[0].position in chosen
+        )
+        made = map_in_threads(pictures.overview_row, images, workers, 2 * workers)
+        rows = [row for row in made if row is not None]
+        if rows:
+            sheet = pictures.draw_overview(drawing, rows, wanted, len(positions))
+            pictures.write_png(path, sheet)
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
         """Name the images without pictures, and the sheets."""

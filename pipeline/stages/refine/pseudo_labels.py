@@ -1,10 +1,9 @@
-"""Lessons: what refine's student learns from. Training images, their labels, never a box.
+"""Pseudo-labels: what refine's localization head learns from. Training images, labels, never a box.
 
-Of each image the features that the student reads, as it is and mirrored; the teacher's map, and
-that map refined by the segmenter, `mask`, both from 0 to 1. An image in which the segmenter fell
-back to the map alone, for colours and map do not agree, teaches nothing. Lessons are kept in
-shards, so a killed run goes on, and a student with other settings begins at once; they are read
-through the memory map.
+Of each image the features that the head reads, as it is and mirrored; the teacher's map, and that
+map refined by the segmenter, `mask`, both from 0 to 1. An image in which the segmenter fell back to
+the map alone, because colours and map disagree, is left out. They are kept in shards, so a killed
+run goes on, and a head with other settings begins at once; they are read through the memory map.
 """
 
 from __future__ import annotations
@@ -12,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from pipeline.engine import checkpoint, runtime, shards, store
-from pipeline.engine.choices import instantiate
-from pipeline.engine.methods import prepare_method
-from pipeline.engine.run import Run
-from pipeline.errors import UserError
+from pipeline.engine import runtime, shards
+from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.compute import Compute
+from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import map_arrays
 from pipeline.ops.maps import upsample
-from pipeline.protocols import RefiningSegmenter
+from pipeline.protocols import RefiningSegmenter, SaliencyMethod
 from pipeline.results.shards import list_shards
 from pipeline.types import Example, SaliencyMap, Size
 
@@ -32,85 +30,82 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int
     from torch import Tensor
 
-FINE = 56  # pixels of the longer side of a target: twice as fine as features of stride 8
+TARGET_SIDE = 56  # pixels of the longer side: twice as fine as features of stride 8
 
 
-def cache_key(run: Run) -> dict[str, Any]:
-    teacher = run.for_teacher()
-    return {
-        "source": run.sources(__name__, "data", "refine.teacher", "refine.cut"),
-        "checkpoint": checkpoint.fingerprint(run.classifier),
-        "teacher": run.config["refine"]["teacher"],
-        "fitted_on": teacher.cache_key("explain")["fitted_on"],
-        "cut": run.config["refine"]["cut"],
-        "images": run.config["refine"]["images"],
-        "data": run.data.fingerprint("train"),
-        "size": run.size,
-        "precision": run.precision,
-    }
-
-
-def cutter(run: Run) -> RefiningSegmenter:
-    """The segmenter that makes targets. Raises UserError where it cannot refine a map."""
-    cut = instantiate("refine.cut", run.config["refine"]["cut"])
-    if not isinstance(cut, RefiningSegmenter):
-        raise UserError(
-            "segmenter@refine.cut: a segmenter is needed that makes a better map of a map and its "
-            "image, as grabcut"
-        )
-    return cut
-
-
-def chosen(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
-    """Positions of at most so many images, as many of each class as there are, evenly in order."""
+def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
+    """Return positions of at most so many images, each class in its share, evenly in order."""
     if len(labels) <= most:
         return np.arange(len(labels))
-    of_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     share, kept = most / len(labels), []
-    for own in of_class:
-        count = max(1, round(share * len(own)))
-        kept.append(own[np.linspace(0, len(own) - 1, count).round().astype(int)])
+    for members in by_class:
+        count = max(1, round(share * len(members)))
+        kept.append(members[np.linspace(0, len(members) - 1, count).round().astype(int)])
     return np.sort(np.concatenate(kept))
 
 
-def get_or_create(run: Run, trained: checkpoint.Checkpoint, reads: Sequence[str]) -> Lessons:
-    """The lessons, made now unless they are there."""
-    folder, _ = store.Store(run.outputs).get_or_create(
-        "lessons", {**cache_key(run), "reads": list(reads)}, lambda f: _make(run, f, trained, reads)
-    )
-    return Lessons.read(folder, len(reads))
+@dataclass(frozen=True, kw_only=True)
+class Maker:
+    """What makes pseudo-labels.
 
+    Args:
+        trained: the classifier.
+        images: the training images; their labels take part, their boxes never.
+        compute: device, precision, threads.
+        teacher: whose maps of the labels are the beginning.
+        segmenter: what refines these maps.
+        reads: the layers that the localization head reads, finest first.
+    """
 
-def _make(run: Run, folder: Path, trained: checkpoint.Checkpoint, reads: Sequence[str]) -> None:
-    teacher, cut = prepare_method(run.for_teacher(), trained), cutter(run)
-    positions = chosen(run.data.labels("train"), run.config["refine"]["images"])
-    # On a CPU every batch has a worker of its own; an accelerator's are all cut from one thread.
-    threads = 0 if run.device.type == "cpu" else run.workers
+    trained: Checkpoint
+    images: SplitImages
+    compute: Compute
+    teacher: SaliencyMethod
+    segmenter: RefiningSegmenter
+    reads: Sequence[str]
 
-    def cutting(item: tuple[tuple[int, Example], np.ndarray]) -> tuple[np.ndarray, np.ndarray, Any]:
-        (_, example), values = item
-        return refined(cut, example, values)
+    def write(self, folder: Path, max_images: int) -> None:
+        """Write the pseudo-labels of at most `max_images` images as shards."""
+        positions = choose_evenly(self.images.labels, max_images)
+        shards.write_image_shards(
+            self.images, self.compute, folder, "pseudo-labels", self._of_batch, positions
+        )
 
-    def work(batch: shards.PositionedExamples) -> shards.Arrays:
+    def _of_batch(self, batch: shards.PositionedExamples) -> shards.Arrays:
         import torch
 
-        images = trained.tensor(shards.stack_pixels(batch))
+        network, reads = self.trained.network, self.reads
+        images = self.trained.tensor(shards.stack_pixels(batch))
         labels = shards.stack_labels(batch, images.device)
-        maps = teacher(trained.network, images, lambda _: labels[:, None]).maps[:, 0]
+        maps = self.teacher(network, images, lambda _: labels[:, None]).maps[:, 0]
         with torch.no_grad():
-            plain = trained.network(images, at=reads).activations
-            mirrored = trained.network(images.flip(3), at=reads).activations
+            plain = network(images, at=reads).activations
+            mirrored = network(images.flip(3), at=reads).activations
         values = maps.detach().float().cpu().numpy()
-        found = list(runtime.map_in_threads(cutting, zip(batch, values, strict=True), threads))
+        # On a CPU every batch has a worker of its own; an accelerator's are all refined here.
+        threads = 0 if self.compute.is_cpu else self.compute.workers
+        examples = ((example, raw) for (_, example), raw in zip(batch, values, strict=True))
+        targets = list(runtime.map_in_threads(self._refine, examples, threads))
         return {
-            "map": np.stack([one for one, _, _ in found]).astype(np.float16),
-            "mask": np.stack([one for _, one, _ in found]).astype(np.float16),
-            "sure": np.array([why is None for _, _, why in found]),
+            "map": np.stack([target.map for target in targets]).astype(np.float16),
+            "mask": np.stack([target.mask for target in targets]).astype(np.float16),
+            "sure": np.array([target.is_sure for target in targets]),
             **{f"plain{n}": _half(plain[name]) for n, name in enumerate(reads)},
             **{f"mirrored{n}": _half(mirrored[name]) for n, name in enumerate(reads)},
         }
 
-    shards.write_image_shards(run, folder, "lessons", "train", work, positions)
+    def _refine(self, item: tuple[Example, Float32[np.ndarray, "h w"]]) -> Target:
+        return refine_target(self.segmenter, *item)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Of one image: its map and the refined map, both from 0 to 1, in the network's frame."""
+
+    map: Float32[np.ndarray, "H W"]
+    mask: Float32[np.ndarray, "H W"]
+    is_sure: bool  # not where the segmenter fell back to the map alone
 
 
 def _half(features: Tensor) -> np.ndarray:
@@ -119,51 +114,52 @@ def _half(features: Tensor) -> np.ndarray:
     return features.detach().float().clamp(-most, most).half().cpu().numpy()
 
 
-def refined(
-    cut: RefiningSegmenter, example: Example, values: Float32[np.ndarray, "h w"]
-) -> tuple[Float32[np.ndarray, "H W"], Float32[np.ndarray, "H W"], str | None]:
-    """The map of one image in [0, 1] and the refined one, in the frame of the network's input; and
-    why the refined one is the map as it was, where it is."""
+def refine_target(
+    segmenter: RefiningSegmenter, example: Example, values: Float32[np.ndarray, "h w"]
+) -> Target:
+    """Return the target of one image from its raw map."""
     size = (example.image.shape[0], example.image.shape[1])
     saliency = SaliencyMap.of(example.id, example.label, example.label, 1.0, values, size)
     whole = Example(example.id, example.image, example.label, size)
-    found, why = cut.refined(saliency, whole)
-    small = cv2.resize(found, fine(size)[::-1], interpolation=cv2.INTER_AREA)
-    return upsample(saliency.raw(), fine(size)), small, why
+    refined, fell_back = segmenter.refined(saliency, whole)
+    frame = target_size(size)
+    small = cv2.resize(refined, frame[::-1], interpolation=cv2.INTER_AREA)
+    return Target(upsample(saliency.raw(), frame), small, fell_back is None)
 
 
-def fine(size: Size) -> Size:
-    """The size of targets, of images of a size."""
-    scale = FINE / max(size)
+def target_size(size: Size) -> Size:
+    """Return the size of the targets of images of a size, (height, width)."""
+    scale = TARGET_SIDE / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """All lessons, read through the memory map, a batch at a time."""
+class PseudoLabels:
+    """All pseudo-labels, read through the memory map, a batch at a time."""
 
     shards: Sequence[Mapping[str, np.ndarray]]
-    where: Int[np.ndarray, "n 2"]  # the shard of each lesson, and its place there
+    where: Int[np.ndarray, "n 2"]  # the shard of each, and its row there
     layers: int
-    of: int  # how many there were, with those that teach nothing
+    image_count: int  # images, with those whose target is not sure
 
     @classmethod
-    def read(cls, folder: Path, layers: int) -> Lessons:
-        found = [map_arrays(path) for path in list_shards(folder)]
-        found = [arrays for arrays in found if arrays]
-        where = [(n, row) for n, one in enumerate(found) for row in np.flatnonzero(one["sure"])]
-        count = sum(len(one["sure"]) for one in found)
-        return cls(found, np.array(where, np.int64).reshape(-1, 2), layers, count)
+    def read(cls, folder: Path, layers: int) -> PseudoLabels:
+        """Open the shards of a folder."""
+        opened = [map_arrays(path) for path in list_shards(folder)]
+        filled = [arrays for arrays in opened if arrays]
+        where = [(n, row) for n, a in enumerate(filled) for row in np.flatnonzero(a["sure"])]
+        count = sum(len(arrays["sure"]) for arrays in filled)
+        return cls(filled, np.array(where, np.int64).reshape(-1, 2), layers, count)
 
     def __len__(self) -> int:
         return len(self.where)
 
     def take(self, name: str, chosen: Int[np.ndarray, b]) -> np.ndarray:
-        """Rows of one array, in the order of `chosen`."""
+        """Return rows of one array, in the order of `chosen`."""
         return np.stack([self.shards[n][name][row] for n, row in self.where[chosen]])
 
     def target(self, chosen: Int[np.ndarray, b], share: float) -> Float32[np.ndarray, "b H W"]:
-        """share map + (1 - share) mask, from 0 to 1."""
+        """Return share map + (1 - share) mask, from 0 to 1."""
         mask = self.take("mask", chosen).astype(np.float32)
         if share == 0:
             return mask
@@ -171,9 +167,9 @@ class Lessons:
         return np.asarray(mixed / mixed.max((1, 2), keepdims=True).clip(1e-6))
 
     def features(self, chosen: Int[np.ndarray, b], mirrored: bool) -> list[Tensor]:
-        """What the student reads of some lessons, finest layer first."""
+        """Return the features that the localization head reads, finest layer first."""
         import torch
 
         view = "mirrored" if mirrored else "plain"
-        found = [self.take(f"{view}{n}", chosen) for n in range(self.layers)]
-        return [torch.from_numpy(one).float() for one in found]
+        rows = [self.take(f"{view}{n}", chosen) for n in range(self.layers)]
+        return [torch.from_numpy(values).float() for values in rows]

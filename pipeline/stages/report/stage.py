@@ -1,45 +1,135 @@
-"""Stage report: one HTML page."""
+"""Stage report: one HTML page that opens from disk: the numbers, and image, map and boxes side by
+side.
+
+Pictures are inside the page, so it can be sent as it is; it asks nothing of a network. Of several
+methods the numbers stand in one table, and each image is shown once, with every method's map.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.stage import Published, Stage
+from pipeline.formats.files import read_json, write_text
 from pipeline.ops.hashing import hash_file
 from pipeline.stages.report.config import ReportOptions
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.stages.report.words import ImageCounts, MethodResult
+
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Report(Stage):
     """One HTML page."""
 
     name = "report"
-    after = ("picture", "localize", "evaluate", "compare", "score", "draw", "audit", "inspect")
+    after = ("picture", "localize", "evaluate", "compare", "draw", "audit", "inspect")
     needs = ("evaluate",)
     options = ReportOptions
     publishes = (Published("index.html", "report/index.html"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the result."""
-        from pipeline.stages.report.page import _links, _title, template_path
+        from pipeline.stages.report.words import list_files, page_title
 
         methods = [run.for_method(name) for name in run.methods]
         return {
-            "source": run.sources(__name__),
-            "template": hash_file(template_path()),
-            "evaluate": [one.key("evaluate") for one in methods],
+            "source": run.sources(__name__, drawing=True),
+            "template": hash_file(TEMPLATE),
+            "evaluate": [method.key("evaluate") for method in methods],
             "compare": run.key("compare") if "compare" in run.config["stages"] else None,
             "report": run.config["report"],
-            "title": _title(run),
-            "links": _links(run),
+            "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
+            "links": list_files(self._before(run)),
             "notes": run.data.notes(),
         }
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.report.page import write_page
+        """Write the page."""
+        import jinja2
+        import numpy as np
 
-        write_page(run, folder)
+        from pipeline.engine import checkpoint, store
+        from pipeline.stages.report import gallery, words
+
+        results = [self._result(run.for_method(name)) for name in run.methods]
+        card, first = checkpoint.read_card(run.checkpoint), results[0]
+        compares = "compare" in run.config["stages"]
+        differences = read_json(run.folder("compare") / "comparison.json") if compares else []
+        rows = self._draw(run, results)
+        shapes = [p["width"] / p["height"] for row in rows for p in row["pictures"]]
+        environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+            title=words.page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
+            facts=words.describe_facts(card, self._counts(run, first), run.precision),
+            sections=results,
+            comparison=words.compare_methods(results) if len(results) > 1 else None,
+            differences=words.describe_differences(differences),
+            unmeasured=words.explain_unmeasured(
+                first, bool(run.data.classes), "boxes" in run.config["data"]
+            ),
+            gallery=rows,
+            aspect=float(np.clip(np.median(shapes), 0.75, 1.5)) if shapes else 1,
+            labelled=bool(run.data.classes),
+            keys={
+                "annotated": gallery.legend_key(gallery.TRUE, True),
+                "found": gallery.legend_key(gallery.FOUND, False),
+            },
+            notes=self._notes(run, first),
+            links=words.list_files(self._before(run)),
+            essentials=words.command_line(run.config, card, list(run.methods)),
+            made=store.provenance(),
+        )
+        write_text(folder / "index.html", page)
+
+    def _before(self, run: Run) -> list[str]:
+        """Return the stages of the run whose files lie beside the page."""
+        return [name for name in run.config["stages"] if name != self.name]
+
+    def _result(self, run: Run) -> MethodResult:
+        from pipeline.stages.report.words import MethodResult
+
+        return MethodResult(
+            method=run.method,
+            maps=run.folder("explain"),
+            boxes=run.folder("localize"),
+            evaluation=run.folder("evaluate"),
+        )
+
+    def _counts(self, run: Run, result: MethodResult) -> ImageCounts:
+        from pipeline.results.maps import load_skipped
+        from pipeline.stages.report.words import ImageCounts
+
+        return ImageCounts(
+            images=len(run.images()),
+            skipped=len(load_skipped(result.maps)),
+            scored=sum(record["iou"] is not None for record in result.images),
+            split=run.split if run.data.classes else "",
+        )
+
+    def _notes(self, run: Run, result: MethodResult) -> list[str]:
+        """Return what was odd about files and annotations, and the images that were skipped."""
+        from pipeline.results.maps import load_skipped
+        from pipeline.results.skipped import SKIPPED_FILE
+        from pipeline.stages.report.words import list_skipped
+
+        of_training = run.checkpoint / SKIPPED_FILE
+        in_training = read_json(of_training) if of_training.is_file() else []
+        skipped = list_skipped(in_training, load_skipped(result.maps))
+        return [*run.data.notes(), *result.notes, *skipped]
+
+    def _draw(self, run: Run, results: list[MethodResult]) -> list[dict[str, Any]]:
+        """Return the rows of the gallery."""
+        from pipeline.engine.runtime import map_in_threads
+        from pipeline.stages.report.gallery import Gallery, ShownMethod, choose_records
+
+        rows = choose_records(results[0].images, run.config["report"]["images"])
+        positions = {record["position"] for _, records in rows for record in records}
+        images = run.images()
+        shown = [ShownMethod.read(result, images.ids, positions) for result in results]
+        gallery = Gallery(images=images, classes=run.classes, methods=shown)
+        return gallery.draw_rows(rows, partial(map_in_threads, threads=run.workers))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine import checkpoint, shards
-from pipeline.engine.run import Run
+from pipeline.engine.compute import Compute
+from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import map_arrays, read_notes, read_rows
 from pipeline.results.shards import list_shards
-from pipeline.types import Split
 
 if TYPE_CHECKING:
     from jaxtyping import Float16, Float32, Int
@@ -24,30 +24,32 @@ if TYPE_CHECKING:
     from pipeline.model.classifier import Classifier
 
 
-def pooled(
-    run: Run,
+def write_pooled(
+    images: SplitImages,
+    compute: Compute,
     folder: Path,
     network: Classifier,
-    mean: Sequence[float],
-    std: Sequence[float],
-    split: Split,
+    normalization: tuple[Sequence[float], Sequence[float]],
 ) -> None:
-    """mean_ij f_k(i, j) of each image, float16 [n, K], with the labels [n]."""
+    """Write mean_ij f_k(i, j) of each image, float16 [n, K], with the labels [n].
+
+    `normalization`: mean and std of the network's input.
+    """
     import torch
 
-    network.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network.to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
         with torch.inference_mode():
             maps = network.features(
-                checkpoint.to_tensor(shards.stack_pixels(batch), mean, std, run.device)
+                checkpoint.to_tensor(shards.stack_pixels(batch), *normalization, compute.device)
             )
             return {
                 "features": maps.float().mean((2, 3)).half().cpu().numpy(),
                 "labels": np.array([example.label for _, example in batch], np.int64),
             }
 
-    shards.write_image_shards(run, folder, "features", split, work)
+    shards.write_image_shards(images, compute, folder, "features", work)
 
 
 class Rows:
@@ -71,8 +73,8 @@ class Rows:
         return rows
 
 
-def stored(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
-    """What `pooled` wrote: features, labels, and why images were set aside."""
+def read_pooled(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
+    """Return what `write_pooled` wrote: features, labels, and why images were skipped."""
     parts, labels, reasons = [], [], []
     for path in list_shards(folder):
         reasons += [why for _, why in read_notes(path)["set_aside"]]

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine import ranks, store
+from pipeline.engine import ranks
+from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
-from pipeline.engine.run import Run
+from pipeline.engine.store import Store
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train import features
 from pipeline.stages.train.average import Average
+from pipeline.stages.train.context import Context
 from pipeline.stages.train.log import Log
 from pipeline.stages.train.recipe import (
-    Settings,
+    Trained,
     check_enough,
     epoch_record,
     optimizer,
     order_of,
-    set_aside,
+    print_skipped,
     set_rate,
     waited_enough,
 )
-from pipeline.types import NetworkOutput, Split
+from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -36,24 +40,36 @@ AT_ONCE = 4096  # features that are judged in one go
 
 
 def learn(
-    run: Run, folder: Path, network: Classifier, model: Any, settings: Settings
-) -> list[dict[str, Any]]:
-    """Train to the best epoch's head. All ranks make features, rank 0 alone learns on them."""
+    context: Context, folder: Path, network: Classifier, store: Store, cache_key: Mapping[str, Any]
+) -> Trained:
+    """Train to the best epoch's head. All ranks make features, rank 0 alone learns on them.
+
+    Args:
+        context: images, objective, settings.
+        folder: where the logs lie.
+        network: its head is changed in place.
+        store: where the features are kept.
+        cache_key: all that can change the features, but the images.
+    """
     import torch
 
-    learned, labels = _pooled(run, network, model, "train")
-    held, held_labels = _pooled(run, network, model, "held_back")
+    settings = context.settings
+    features_of = partial(_pooled, context, network, store, cache_key)
+    (learned, labels, skipped), (held, held_labels, held_skipped) = (
+        features_of(images) for images in (context.images, context.held_back)
+    )
+    skipped = [*skipped, *held_skipped]
     check_enough(labels, network.classes)
     if ranks.current_world().rank > 0:
-        return []
+        return Trained([], skipped)
     # Where the features are: an accelerator has nothing to win on a matrix this small.
-    head, objective = network.head.cpu(), run.objective()
+    head, objective = network.head.cpu(), context.objective
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.no_grad():
         head.class_weights.normal_(0, 0.01, generator=generator)
         head.bias.zero_()
     optimizing = optimizer(head.parameters(), settings)
-    average, log = Average(head, settings.ema), Log(run, folder, settings)
+    average, log = Average(head, settings.ema), Log(context.loggers, context.name, folder, settings)
     # Without batch norm the gradients of some batches are those of one as large.
     size = settings.images_a_step
     per_epoch = -(-len(labels) // size)
@@ -81,7 +97,7 @@ def learn(
                     answer, torch.from_numpy(learned[batch]), torch.from_numpy(labels[batch])
                 )
                 optimizing.zero_grad(set_to_none=True)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizing.step()
                 average.update(n + 1)
                 losses.append(float(loss.detach()))
@@ -97,7 +113,7 @@ def learn(
                 break
     log.finish()
     head.load_state_dict(best)
-    return history
+    return Trained(history, skipped)
 
 
 def _accuracy(answer: Any, rows: features.Rows, labels: Int[np.ndarray, "n"]) -> float:
@@ -112,23 +128,22 @@ def _accuracy(answer: Any, rows: features.Rows, labels: Int[np.ndarray, "n"]) ->
 
 
 def _pooled(
-    run: Run, network: Classifier, model: Any, split: Split
-) -> tuple[features.Rows, Int[np.ndarray, "n"]]:
-    """mean_ij f_k(i, j) of every image of a split, from shards that outlive a killed run."""
-    made = {
-        "source": run.sources(features.__name__, "data", "model"),
-        "model": {k: v for k, v in run.config["model"].items() if k != "weights"},
-        "weights": run.cache_key("train")["weights"],
-        "data": run.data.fingerprint(split),
-        "size": run.data.size,
-        "precision": run.precision,
-    }
-    where, _ = store.Store(run.outputs).get_or_create(
+    context: Context,
+    network: Classifier,
+    store: Store,
+    cache_key: Mapping[str, Any],
+    images: SplitImages,
+) -> tuple[features.Rows, Int[np.ndarray, "n"], list[str]]:
+    """Return mean_ij f_k(i, j) of every image, from shards that outlive a killed run, the labels,
+    and why images were skipped."""
+    where, _ = store.get_or_create(
         "features",
-        made,
-        lambda folder: features.pooled(run, folder, network, model.mean, model.std, split),
+        {**cache_key, "data": images.fingerprint()},
+        lambda folder: features.write_pooled(
+            images, context.compute, folder, network, (context.mean, context.std)
+        ),
         spread=True,
     )
-    rows, labels, reasons = features.stored(where)
-    set_aside(run, reasons, split)
-    return rows, labels
+    rows, labels, skipped = features.read_pooled(where)
+    print_skipped(skipped, images.split)
+    return rows, labels, skipped

@@ -3,18 +3,19 @@ in every epoch, each rank its own part of every batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.engine import checkpoint, ranks, runtime, shards
+from pipeline.engine import checkpoint, ranks, runtime
+from pipeline.engine.compute import Compute
+from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
-from pipeline.engine.run import Run
 from pipeline.errors import SkippedImage, UserError
-from pipeline.stages.train.recipe import Settings, order_of, set_aside
+from pipeline.stages.train.recipe import Settings, order_of, print_skipped
 from pipeline.types import Example, Size
 
 if TYPE_CHECKING:
@@ -37,23 +38,22 @@ class Part:
 class TrainingImages:
     """Train, as batches."""
 
-    def __init__(self, run: Run, settings: Settings) -> None:
-        self.run, self.settings = run, settings
-        self.size = run.data.size
+    def __init__(self, images: SplitImages, settings: Settings, workers: int) -> None:
+        self.images, self.settings, self.workers = images, settings, workers
+        self.size = images.size
+        self.skipped: list[str] = []  # why images could not be read, where all were read at once
         # A crop wants more pixels than it hands on.
         margin = 8 / 7 if settings.crop < 1 else 1.0
         self.stored: Size = (round(self.size[0] * margin), round(self.size[1] * margin))
-        count = len(run.data.ids("train"))
+        count = len(images)
         fits = count * self.stored[0] * self.stored[1] * 3 <= cache_bytes()
         self.kept: dict[int, np.ndarray] | None = {} if fits else None
         self.broken: dict[int, str] = {}  # of those that are read anew in every epoch
         positions, labels = [], []
-        wanted = run.data.labels("train")
         if self.kept is not None:
-            aside = []
             with show_progress("read", count) as advance:
                 for n, example in enumerate(
-                    runtime.map_in_threads(self._read, range(count), run.workers)
+                    runtime.map_in_threads(self._read, range(count), workers)
                 ):
                     advance(1)
                     if isinstance(example, Example):
@@ -61,10 +61,10 @@ class TrainingImages:
                         positions.append(n)
                         labels.append(example.label)
                     else:
-                        aside.append(str(example))
-            set_aside(run, aside, "train")
+                        self.skipped.append(str(example))
+            print_skipped(self.skipped, images.split)
         else:
-            positions, labels = list(range(count)), wanted.tolist()
+            positions, labels = list(range(count)), images.labels.tolist()
         self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class TrainingImages:
         return len(self) // self.settings.images_a_step or 1
 
     def _read(self, position: int) -> Example | SkippedImage:
-        return shards.read_image(self.run, "train", position, self.stored)
+        return self.images.read(position, self.stored)
 
     def of_steps(self, epoch: int, first: int) -> Iterator[list[Part]]:
         """The steps of an epoch from `first` on, each this rank's part of `accumulate` batches."""
@@ -104,7 +104,7 @@ class TrainingImages:
             for place in ranks.shard_for_rank(one)
         )
         ahead = 4 * max(1, batch // world)
-        made = runtime.map_in_threads(self._augmented, chosen, self.run.workers, ahead)
+        made = runtime.map_in_threads(self._augmented, chosen, self.workers, ahead)
         for batches in steps:
             count = sum(map(len, batches))
             yield [self._part(made, len(one), count) for one in batches]
@@ -171,34 +171,34 @@ def crop_of(random: np.random.Generator, size: Size, smallest: float) -> tuple[i
 class HeldBackImages:
     """What judges an epoch, a part of it in each rank."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.positions = ranks.shard_for_rank(range(len(run.data.ids("held_back"))))
-        height, width = run.data.size
+    def __init__(self, images: SplitImages, compute: Compute) -> None:
+        self.images, self.compute = images, compute
+        self.positions = ranks.shard_for_rank(range(len(images)))
+        height, width = images.size
         self.fits = len(self.positions) * height * width * 3 <= cache_bytes()
         self.kept: list[Example] | None = None
 
     def _examples(self) -> Iterator[Example]:
         found = runtime.map_in_threads(
-            lambda position: shards.read_image(self.run, "held_back", position, self.run.size),
+            lambda position: self.images.read(position, self.images.size),
             self.positions,
-            self.run.workers,
+            self.compute.workers,
         )
         return (example for example in found if isinstance(example, Example))
 
-    def top1(self, network: Classifier, model: Any) -> float:
-        """Classification accuracy: what the best epoch is chosen by."""
+    def top1(self, network: Classifier, mean: Sequence[float], std: Sequence[float]) -> float:
+        """Return the classification accuracy, which the best epoch is chosen by."""
         import torch
 
         if self.fits and self.kept is None:
             self.kept = list(self._examples())
         network.eval()
         right = count = 0
-        device, size = self.run.device, shards.inference_batch_size(self.run)
-        with torch.inference_mode(), runtime.autocast(device, self.run.precision):
-            for batch in runtime.split_into_batches(self.kept or self._examples(), size):
+        compute = self.compute
+        with torch.inference_mode(), compute.autocast():
+            for batch in runtime.split_into_batches(self.kept or self._examples(), compute.batch):
                 pixels = np.stack([example.image for example in batch])
-                inputs = checkpoint.to_tensor(pixels, model.mean, model.std, device)
+                inputs = checkpoint.to_tensor(pixels, mean, std, compute.device)
                 predicted = network(inputs).logits.argmax(1).cpu().numpy()
                 right += int((predicted == np.array([e.label for e in batch])).sum())
                 count += len(batch)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine import ranks
-from pipeline.engine.run import Run
 from pipeline.engine.store import LOGS
 from pipeline.errors import UserError
 from pipeline.stages.train.recipe import Settings
@@ -36,9 +35,11 @@ def check(names: Sequence[str]) -> None:
 class Log:
     """Lightning Fabric's loggers; rank 0 alone has them."""
 
-    def __init__(self, run: Run, folder: Path, settings: Settings) -> None:
-        names = run.config["train"]["loggers"] if ranks.current_world().rank == 0 else []
-        self.loggers = [_logger(name, run, folder / LOGS, settings) for name in names]
+    def __init__(
+        self, loggers: Sequence[str], run_name: str, folder: Path, settings: Settings
+    ) -> None:
+        names = loggers if ranks.current_world().rank == 0 else []
+        self.loggers = [_logger(name, run_name, folder / LOGS, settings) for name in names]
 
     def step(self, step: int, loss: float, lr: float) -> None:
         """`step` counts the changes of the weights, from 1 on."""
@@ -61,14 +62,14 @@ class Log:
             logger.finalize("success")
 
 
-def _logger(name: str, run: Run, folder: Path, settings: Settings) -> Any:
+def _logger(name: str, run_name: str, folder: Path, settings: Settings) -> Any:
     from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 
     if name == "csv":
         return CSVLogger(folder, "csv")
     if name == "tensorboard":
         return TensorBoardLogger(folder, "tensorboard")
-    return WeightsAndBiases(folder, str(run.config["name"]), settings.__dict__)
+    return WeightsAndBiases(folder, run_name, settings.__dict__)
 
 
 class WeightsAndBiases:

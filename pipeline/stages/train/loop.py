@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.engine import checkpoint, ranks, terminal
+from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
-from pipeline.engine.run import Run
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train.average import Average
+from pipeline.stages.train.context import Context
 from pipeline.stages.train.images import HeldBackImages, TrainingImages
 from pipeline.stages.train.log import Log
 from pipeline.stages.train.recipe import (
-    Settings,
+    Trained,
     check_enough,
     epoch_record,
     optimizer,
@@ -46,29 +48,33 @@ SAVE_SHARE = 0.05  # of its time goes into saving where that takes long
 
 
 def train(
-    run: Run,
-    folder: Path,
-    network: Classifier,
-    model: Any,
-    settings: Settings,
-    frozen: tuple[str, ...] = (),
-) -> list[dict[str, Any]]:
-    """Train to the best epoch's weights; `frozen` names parts of the body that stay as they are."""
+    context: Context, folder: Path, network: Classifier, frozen: Sequence[str] = ()
+) -> Trained:
+    """Train to the best epoch's weights.
+
+    Args:
+        context: images, objective, settings.
+        folder: where the state of a killed training lies, to go on from, and the logs.
+        network: changed in place.
+        frozen: parts of the body that stay as they are.
+    """
     import torch
 
-    device, fabric = run.device, _fabric(run)
-    images, held_back = TrainingImages(run, settings), HeldBackImages(run)
+    settings, compute = context.settings, context.compute
+    device, fabric = compute.device, _fabric(compute)
+    images = TrainingImages(context.images, settings, compute.workers)
+    held_back = HeldBackImages(context.held_back, compute)
     check_enough(images.labels, network.classes)
-    network = _joined(network, device)
+    network = _with_synced_batch_norm(network, device)
     kept = [network.body.get_submodule(name).requires_grad_(False) for name in frozen]
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner, optimizing = fabric.setup(
-        _learner(network, run.objective()), optimizer(network.parameters(), settings)
+        _learner(network, context.objective), optimizer(network.parameters(), settings)
     )
     steps, warmup = settings.epochs * images.steps, int(settings.warmup * images.steps)
     average = Average(network, settings.ema)
     state = _State.resume(folder, network, optimizing, average)
-    log = Log(run, folder, settings)
+    log = Log(context.loggers, context.name, folder, settings)
     due = time.monotonic() + SAVE_SECONDS
 
     def save() -> float:
@@ -96,7 +102,7 @@ def train(
                 optimizing.zero_grad(set_to_none=True)
                 losses = []
                 for n, own in enumerate(parts, 1):
-                    inputs = checkpoint.to_tensor(own.images, model.mean, model.std, device)
+                    inputs = checkpoint.to_tensor(own.images, context.mean, context.std, device)
                     labels = torch.as_tensor(own.labels, device=device)
                     with _together_at_last(fabric, learner, n == len(parts)):
                         loss = learner(inputs, labels) * own.share
@@ -112,7 +118,7 @@ def train(
                 if time.monotonic() > due and state.step % images.steps:
                     due = save()
             with average.in_place():
-                top1 = held_back.top1(network, model)
+                top1 = held_back.top1(network, context.mean, context.std)
                 state.judge(epoch_record(epoch, state.losses, top1), top1, network)
             log.epoch(state.step, state.history[-1])
             due = save()
@@ -123,7 +129,7 @@ def train(
             f"train: stopped after {len(state.history)} of {settings.epochs} epochs: "
             f"{settings.patience} without a better one"
         )
-    return state.history
+    return Trained(state.history, images.skipped)
 
 
 @dataclass
@@ -200,7 +206,7 @@ def _seed_of(seed: int, step: int) -> int:
 # -- several processes ---------------------------------------------------------------------------
 
 
-def _fabric(run: Run) -> Any:
+def _fabric(compute: Compute) -> Any:
     """Device, precision, and the processes that were started (pipeline/engine/ranks.py)."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
@@ -208,8 +214,8 @@ def _fabric(run: Run) -> Any:
 
     for name in ("lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision
-    device, world = run.device, ranks.current_world()
-    precision = "bf16-mixed" if run.precision == "bf16" else "32-true"
+    device, world = compute.device, ranks.current_world()
+    precision = "bf16-mixed" if compute.precision == "bf16" else "32-true"
     if world.size == 1:
         return Fabric(
             accelerator=device.type,
@@ -228,7 +234,7 @@ def _fabric(run: Run) -> Any:
     return fabric
 
 
-def _joined(network: Classifier, device: torch.device) -> Classifier:
+def _with_synced_batch_norm(network: Classifier, device: torch.device) -> Classifier:
     """The network, its batch norm over the images of all ranks."""
     if ranks.current_world().size == 1:
         return network

@@ -6,14 +6,14 @@ A knob that the configuration leaves open (None) is the recipe's (pipeline/stage
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.engine import terminal
-from pipeline.engine.run import Run
 from pipeline.errors import UserError
+from pipeline.stages.train.config import TrainOptions
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +49,15 @@ class Settings:
     seed: int
 
     @classmethod
-    def of(cls, run: Run, recipe: str) -> Settings:
-        knobs = run.config["train"]
-        own = RECIPES[recipe] or RECIPES["head"]
-        chosen = {name: own[name] if knobs[name] is None else knobs[name] for name in own}
+    def of(cls, options: TrainOptions, recipe: str, seed: int) -> Settings:
+        """Return the options of a run, what they leave open as the recipe has it."""
+        given, defaults = asdict(options), RECIPES[recipe] or RECIPES["head"]
+        left_open = {
+            name: default if given[name] is None else given[name]
+            for name, default in defaults.items()
+        }
         same = ("momentum", "flip", "accumulate", "ema", "patience", "balanced")
-        return cls(recipe=recipe, seed=run.config["seed"], **chosen,
-                   **{name: knobs[name] for name in same})  # fmt: skip
+        return cls(recipe=recipe, seed=seed, **left_open, **{name: given[name] for name in same})
 
     @property
     def images_a_step(self) -> int:
@@ -131,10 +133,17 @@ def check_enough(labels: np.ndarray, classes: tuple[str, ...]) -> None:
         )
 
 
-def set_aside(run: Run, reasons: Sequence[str], split: str) -> None:
-    """Name what could not be learned from, here and in the report."""
-    run.shared.setdefault("set_aside", []).extend(reasons)
+def print_skipped(reasons: Sequence[str], split: str) -> None:
+    """Name on the terminal what could not be learned from."""
     if reasons:
         shown = "".join(f"\n    {why}" for why in reasons[:5])
         more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         terminal.print_line(f"train: {len(reasons)} images of {split} were set aside:{shown}{more}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside the weights: an epoch's record each, and skipped images."""
+
+    history: list[dict[str, Any]]
+    skipped: list[str]

@@ -1,19 +1,38 @@
-"""Stage train: from images and labels to a checkpoint."""
+"""Stage train: images and labels -> a checkpoint. Never a box: not to learn, not to choose by.
+
+Four recipes, by what there is to start from:
+
+    own       the pretrained network knows every class by name: its own head, nothing is trained
+    head      pretrained, backbone frozen: a new head learns by SGD on cached features, in seconds
+    finetune  pretrained, train.freeze=none: everything learns; stages:N: all but the first N stages
+    scratch   no weights: everything learns, from random
+
+What a recipe sets is in recipe.py, the loops are in loop.py and head.py; docs/training.md. The best
+epoch is chosen by classification accuracy on a part of train held back by hash.
+"""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine import terminal
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
+from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
+from pipeline.protocols import WrappingObjective
+from pipeline.results.skipped import SKIPPED_FILE
 from pipeline.stages.train.config import TrainOptions
+from pipeline.stages.train.recipe import Settings, Trained
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.model.classifier import Classifier
 
 
+STATE = "state.pt"  # what a killed training goes on from
 UNHASHED = ("loggers",)  # who watches changes nothing
 
 
@@ -28,9 +47,7 @@ class Train(Stage):
         """Return all that can change the result."""
         model = run.model()
         node = {name: value for name, value in run.config["model"].items() if name != "weights"}
-        weights: str | None = getattr(model, "weights", None)
-        if weight_file := getattr(model, "weight_file", None):
-            weights = hash_file(weight_file)
+        weights = model.weights if model.weight_file is None else hash_file(model.weight_file)
         return {
             "source": run.sources(__name__, "data", "model", "objective"),
             "model": node,
@@ -48,45 +65,101 @@ class Train(Stage):
         """Refuse a pretrained head of a network without weights, an objective that has nothing to
         work on because the backbone is frozen, and what no image could judge."""
         from pipeline.stages.train import log
-        from pipeline.stages.train.training import (
-            WHOLE,
-            learns_own_head_from_scratch,
-            list_frozen_parts,
-        )
+        from pipeline.stages.train.training import WHOLE, list_frozen_parts
 
-        pretrained = getattr(run.model(), "pretrained", False)
-        freeze = run.config["train"]["freeze"]
-        if run.objective().needs_images and pretrained and freeze in WHOLE:
+        model, options = run.model(), run.options("train")
+        if run.objective().needs_images and model.pretrained and options.freeze in WHOLE:
             name = run.config["objective"]["_target_"].split(".")[-2]
             raise UserError(
                 f"objective={name}: it changes the images or the network in every step, but with "
-                f"train.freeze={freeze} a pretrained backbone's features are computed once; "
-                "train.freeze=none trains the whole network"
+                f"train.freeze={options.freeze} a pretrained backbone's features are computed "
+                "once; train.freeze=none trains the whole network"
             )
-        if (
-            run.config["train"]["head"] == "own"
-            and not pretrained
-            and not learns_own_head_from_scratch(run)
-        ):
+        learns_own_head = bool(run.data.classes) and model.own_head_from_scratch
+        if options.head == "own" and not model.pretrained and not learns_own_head:
             raise UserError(
                 f"train.head=own: model={run.config['model'].get('name', 'small')} has no weights; "
                 "choose a pretrained network (model=mobilenet_v2, model.weights=imagenet or a "
                 "file), or give a trained one, as in checkpoint=outputs/latest"
             )
-        if freeze not in ("auto", "none") and not pretrained:
+        if options.freeze not in ("auto", "none") and not model.pretrained:
             raise UserError(
-                f"train.freeze={freeze}: random weights would stay so; give model.weights="
+                f"train.freeze={options.freeze}: random weights would stay so; give model.weights="
             )
-        list_frozen_parts(run)
-        log.check(run.config["train"]["loggers"])
-        if run.config["train"]["patience"] is not None and not len(run.data.ids("held_back")):
+        list_frozen_parts(model, options.freeze)
+        log.check(options.loggers)
+        if options.patience is not None and not len(run.images("held_back")):
             raise UserError(
-                f"train.patience={run.config['train']['patience']}: no image is held back from "
-                "train to judge an epoch by; give data.held_back=0.1, or train.patience=null"
+                f"train.patience={options.patience}: no image is held back from train to judge an "
+                "epoch by; give data.held_back=0.1, or train.patience=null"
             )
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result."""
-        from pipeline.stages.train.training import train_classifier
+        """Train, or take the network as it is, and write the checkpoint."""
+        import torch
 
-        train_classifier(run, folder)
+        from pipeline.engine import checkpoint, ranks
+        from pipeline.stages.train.training import build_network
+
+        torch.manual_seed(run.config["seed"])
+        model, options, objective = run.model(), run.options("train"), run.objective()
+        network, recipe = build_network(model, run.data.classes, options)
+        if isinstance(objective, WrappingObjective):
+            network = objective.wrap(network)
+        settings = Settings.of(options, recipe, run.config["seed"])
+        started = time.time()
+        trained = self._train(run, folder, network, settings)
+        if ranks.current_world().rank > 0:
+            return  # rank 0 writes
+        card = {
+            "size": list(run.data.size),
+            "mean": list(model.mean),
+            "std": list(model.std),
+            "recipe": recipe,
+            "settings": {} if recipe == "own" else settings.__dict__,
+            "objective": run.config["objective"],
+            "precision": run.precision,
+            "best": max(trained.history, key=lambda epoch: epoch["held_back_top1"], default=None),
+            "seconds": round(time.time() - started, 1),
+        }
+        checkpoint.save(folder, network, run.config["model"], card)
+        write_json(folder / "history.json", trained.history, indent=1)
+        write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
+        (folder / STATE).unlink(missing_ok=True)
+
+    def _train(self, run: Run, folder: Path, network: Classifier, settings: Settings) -> Trained:
+        """Train the network in place by its recipe."""
+        from pipeline.stages.train import features, head, loop
+        from pipeline.stages.train.context import Context
+        from pipeline.stages.train.training import list_frozen_parts
+
+        if settings.recipe == "own":
+            terminal.print_line(
+                f"train: all {len(network.classes)} classes are among the pretrained network's "
+                "own; nothing to train (train.head=new trains a head)"
+            )
+        if settings.recipe == "own" or settings.epochs == 0:
+            return Trained([], [])
+        model = run.model()
+        context = Context(
+            images=run.images("train"),
+            held_back=run.images("held_back"),
+            objective=run.objective(),
+            settings=settings,
+            compute=run.compute,
+            mean=model.mean,
+            std=model.std,
+            loggers=run.config["train"]["loggers"],
+            name=str(run.config["name"]),
+        )
+        if settings.recipe != "head":
+            frozen = list_frozen_parts(model, run.config["train"]["freeze"])
+            return loop.train(context, folder, network, frozen)
+        key = {
+            "source": run.sources(features.__name__, "data", "model"),
+            "model": {k: v for k, v in run.config["model"].items() if k != "weights"},
+            "weights": run.cache_key("train")["weights"],
+            "size": run.data.size,
+            "precision": run.precision,
+        }
+        return head.learn(context, folder, network, run.store, key)

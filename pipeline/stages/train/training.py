@@ -1,31 +1,14 @@
-"""Train: images and labels -> a checkpoint. Never a box: not for learning, not for choosing.
-
-Three recipes, by what there is to start from:
-
-    own       the pretrained network knows every class by name: its own head, nothing is trained
-    head      pretrained, backbone frozen: a new head learns by SGD on cached features, in seconds
-    finetune  pretrained, train.freeze=none: everything learns; stages:N: all but the first N stages
-    scratch   no weights: everything learns, from random
-
-What a recipe sets is in recipe.py, the loops are in learn.py and learn_head.py; docs/training.md.
-The best epoch is chosen by classification accuracy on a part of train held back by hash.
-"""
+"""Which network a training begins with, by what there is to start from (stage.py)."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.engine import checkpoint, ranks, terminal
-from pipeline.engine.run import Run
+from pipeline.engine import terminal
 from pipeline.errors import UserError
-from pipeline.formats.files import write_json
-from pipeline.protocols import WrappingObjective
-from pipeline.results.skipped import SKIPPED_FILE
-from pipeline.stages.train import head, loop
-from pipeline.stages.train.recipe import Settings
+from pipeline.protocols import NetworkBuilder
+from pipeline.stages.train.config import TrainOptions
 
 if TYPE_CHECKING:
     from pipeline.model.classifier import Classifier
@@ -33,62 +16,27 @@ WHOLE = ("auto", "backbone")  # all of a pretrained backbone is frozen
 STAGES = "stages:"
 
 
-def train_classifier(run: Run, folder: Path) -> None:
-    import torch
+def build_network(
+    model: NetworkBuilder, classes: Sequence[str], options: TrainOptions
+) -> tuple[Classifier, str]:
+    """Return the network before training, and the recipe that it wants.
 
-    torch.manual_seed(run.config["seed"])
-    model = run.model()
-    network, recipe = _start(run, model)
-    objective = run.objective()
-    if isinstance(objective, WrappingObjective):
-        network = objective.wrap(network)
-    settings = Settings.of(run, recipe)
-    history: list[dict[str, Any]] = []
-    started = time.time()
-    if recipe == "own":
-        terminal.print_line(f"train: all {len(network.classes)} classes are among the pretrained "
-                  "network's "
-                  "own; nothing to train (train.head=new trains a head)")  # fmt: skip
-    elif settings.epochs > 0:
-        if recipe == "head":
-            history = head.learn(run, folder, network, model, settings)
-        else:
-            history = loop.train(run, folder, network, model, settings, list_frozen_parts(run))
-    if ranks.current_world().rank > 0:
-        return  # rank 0 writes
-    best = max(history, key=lambda epoch: epoch["held_back_top1"], default=None)
-    checkpoint.save(
-        folder,
-        network,
-        run.config["model"],
-        {
-            "size": list(run.data.size),
-            "mean": list(model.mean),
-            "std": list(model.std),
-            "recipe": recipe,
-            "settings": {} if recipe == "own" else settings.__dict__,
-            "objective": run.config["objective"],
-            "precision": run.precision,
-            "best": best,
-            "seconds": round(time.time() - started, 1),
-        },
-    )
-    write_json(folder / "history.json", history, indent=1)
-    write_json(folder / SKIPPED_FILE, run.shared.pop("set_aside", []), indent=1)
-    (folder / loop.STATE).unlink(missing_ok=True)
+    Args:
+        model: what builds body and head.
+        classes: those of the data set; none where its images have no labels.
+        options: of stage train: `head` and `freeze` matter here.
 
-
-def _start(run: Run, model: Any) -> tuple[Classifier, str]:
-    """The network before training, and which recipe it wants."""
+    Raises:
+        UserError: where train.head=own is wanted of a head that does not know the classes.
+    """
     from pipeline.model.classifier import HEADS, Classifier, MeanLinear
     from pipeline.model.torchvision import select_classes
 
-    classes = run.data.classes
-    wanted, freeze = run.config["train"]["head"], run.config["train"]["freeze"]
-    if not getattr(model, "pretrained", False):
+    wanted, freeze = options.head, options.freeze
+    if not model.pretrained:
         if wanted == "own":
-            body, own = model.own(len(classes))
-            return Classifier(body, own, classes, model.last, model.below), "scratch"
+            body, own_head = model.own(len(classes))
+            return Classifier(body, own_head, classes, model.last, model.below), "scratch"
         body, channels = model.body()
         new = MeanLinear(channels, len(classes))
         return Classifier(body, new, classes, model.last, model.below), "scratch"
@@ -107,28 +55,21 @@ def _start(run: Run, model: Any) -> tuple[Classifier, str]:
     return network, "head" if freeze in WHOLE else "finetune"
 
 
-def learns_own_head_from_scratch(run: Run) -> bool:
-    """Whether the network's own head learns from random weights, as LeNet's does."""
-    return bool(run.data.classes) and getattr(run.model(), "own_from_scratch", False)
+def list_frozen_parts(model: NetworkBuilder, freeze: str) -> tuple[str, ...]:
+    """Return the parts of the body that train.freeze=stages:N keeps as they are.
 
-
-def list_frozen_parts(run: Run) -> tuple[str, ...]:
-    """The parts of the body that train.freeze=stages:N keeps as they are.
-
-    Raises UserError where the network has not so many stages.
+    Raises:
+        UserError: where the network has not so many stages.
     """
     import torch
 
     from pipeline.model.freezing import stages_of
 
-    freeze = str(run.config["train"]["freeze"])
     if not freeze.startswith(STAGES):
         return ()
-    model, wanted = run.model(), int(freeze.removeprefix(STAGES))
-    if getattr(model, "stride", None) is not None:
-        model = replace(model, stride=None)  # its stages are those it was trained with
+    wanted = int(freeze.removeprefix(STAGES))
     with torch.device("meta"):
-        body, _ = model.own(2)
+        body, _ = model.at_trained_stride().own(2)
     stages = stages_of(body)
     if wanted > len(stages):
         raise UserError(
@@ -138,7 +79,7 @@ def list_frozen_parts(run: Run) -> tuple[str, ...]:
     return tuple(name for stage in stages[:wanted] for name in stage)
 
 
-def _own_rows(classes: tuple[str, ...], known: tuple[str, ...], must: bool) -> list[int] | None:
+def _own_rows(classes: Sequence[str], known: tuple[str, ...], must: bool) -> list[int] | None:
     """The rows of a pretrained head that know the data's classes; all, where the data has none.
 
     None where it does not know them all by name; UserError where it `must`.

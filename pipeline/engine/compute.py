@@ -1,0 +1,48 @@
+"""How a run computes: device, precision, threads, batch. Only the precision can change a result."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.engine import runtime
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_BATCH = 16  # images in one forward pass: as many as fit the caches of a core
+ACCELERATOR_BATCH = 128  # as many as keep an accelerator busy
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The means of one process.
+
+    Args:
+        device: where networks run.
+        precision: what they run in; a part of every result's name.
+        workers: threads that decode, segment and draw; 0: this thread alone.
+        batch: images in one forward pass.
+        shard: images in one shard.
+    """
+
+    device: torch.device
+    precision: runtime.Precision
+    workers: int
+    batch: int
+    shard: int
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether networks run on the CPU, where each worker computes for itself."""
+        return self.device.type == "cpu"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return a context in which torch computes in the precision."""
+        return runtime.autocast(self.device, self.precision)
+
+
+def batch_size(wanted: int | None, device: torch.device) -> int:
+    """Return `runtime.batch`, or what suits the device where it is None."""
+    return wanted or (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH)

@@ -1,0 +1,268 @@
+"""The hash of a Python source by its syntax tree, in which prose does not count.
+
+Comments, formatting, docstrings and the texts of errors and log lines may be reworded without
+changing the hash; everything else changes it. `ast.dump` differs between versions of Python, so the
+tree is written here, with the fields that are set: the same source has the same hash under all of
+them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+PRINT_FUNCTIONS = {
+    "pipeline.engine.terminal.print_line",
+    "pipeline.engine.terminal.print_error",
+    "warnings.warn",
+}
+GET_LOGGER = "logging.getLogger"
+LOGGERS = {"logging", f"{GET_LOGGER}()"}  # the module and what getLogger returns
+LOG_METHODS = {"debug", "info", "warning", "warn", "error", "exception", "critical", "log"}
+IGNORED_FIELDS = {
+    "ctx",  # the field that holds a name says whether it is read or set
+    "kind",  # u"..." is "..."
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is kept of a source file.
+
+    Attributes:
+        digest: 16 hex digits that stand for what the code does.
+        imports: what it imports, as written: "a.b" for `import a.b`; "..a" and "..a.b" for
+            `from ..a import b`, where b may be a module or not.
+    """
+
+    digest: str
+    imports: tuple[str, ...]
+
+
+def parse_source(content: bytes) -> Source:
+    """Hash a source file's syntax tree, or its bytes where they are no Python source.
+
+    Args:
+        content: the file's bytes, in the encoding that the source declares.
+    """
+    try:
+        with warnings.catch_warnings():  # about old escapes in other people's sources
+            warnings.simplefilter("ignore")
+            tree = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Source(hashlib.sha256(content).hexdigest()[:16], ())
+    imports = tuple(sorted({name for node in ast.walk(tree) for name in _list_imports(node)}))
+    return Source(hashlib.sha256(write_canonical_text(tree).encode()).hexdigest()[:16], imports)
+
+
+def _list_imports(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a statement imports."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        prefix = "." * node.level + (node.module or "")
+        yield prefix
+        separator = "" if prefix.endswith(".") else "."
+        yield from (f"{prefix}{separator}{alias.name}" for alias in node.names)
+
+
+def write_canonical_text(tree: ast.AST) -> str:
+    """Write a syntax tree in ASCII, without positions, prose and fields that are not set.
+
+    Written with a stack: how deep a tree may be must not depend on who calls.
+    """
+    messages = {id(constant) for constant in _find_message_constants(list(ast.walk(tree)))}
+    written: list[str] = []
+    todo: list[str | ast.AST] = [tree]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, str):
+            written.append(part)
+        else:
+            todo.extend(reversed(_split_node(part, messages)))
+    return "".join(written)
+
+
+def _split_node(node: ast.AST, messages: set[int]) -> list[str | ast.AST]:
+    """Return a node's text, with the nodes within it still to be written."""
+    if isinstance(node, ast.Constant):
+        return [f"Constant({'' if id(node) in messages else ascii(node.value)})"]
+    parts: list[str | ast.AST] = [f"{type(node).__name__}("]
+    for field, value in sorted(ast.iter_fields(node)):
+        if field in IGNORED_FIELDS or value is None or value == []:
+            continue
+        parts.append(f"{field}=")
+        if isinstance(node, ast.JoinedStr):
+            value = _merge_constants(node.values, messages)
+        if not isinstance(value, list):
+            parts.append(_write_leaf(value))
+        else:
+            parts.append("[")
+            for item in value:
+                if not _has_no_effect(item):
+                    parts += [_write_leaf(item), ","]
+            parts.append("]")
+        parts.append(",")
+    return [*parts, ")"]
+
+
+def _write_leaf(value: object) -> str | ast.AST:
+    # Not repr: which letters it escapes depends on the version's Unicode tables.
+    return value if isinstance(value, ast.AST) else ascii(value)
+
+
+def _has_no_effect(node: object) -> bool:
+    """Return whether a statement is a docstring, of whatever it follows, or `pass`."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.Pass)
+
+
+def _merge_constants(values: Sequence[ast.expr], messages: set[int]) -> list[ast.expr]:
+    """Return an f-string's parts without a message's text, neighbouring text as a single part."""
+    parts: list[ast.expr] = []
+    text = ""
+    for value in values:
+        if not isinstance(value, ast.Constant):
+            parts += [ast.Constant(text)] if text else []
+            parts.append(value)
+            text = ""
+        elif id(value) not in messages:
+            text += str(value.value)
+    return parts + ([ast.Constant(text)] if text else [])
+
+
+# -- the texts of errors and log lines -----------------------------------------------------------
+
+
+def _find_message_constants(nodes: Sequence[ast.AST]) -> Iterator[ast.Constant]:
+    """Yield the string constants that are the text of an error raised or of a line printed."""
+    names = _resolve_names(nodes)
+    for node in nodes:
+        call = node.exc if isinstance(node, ast.Raise) else node
+        if isinstance(call, ast.Call) and (call is not node or _is_print_call(call, names)):
+            for argument in call.args:
+                yield from _find_text_constants(argument)
+
+
+def _find_text_constants(node: ast.expr) -> Iterator[ast.Constant]:
+    """Yield the string constants that a text is put together from.
+
+    Not those of an expression within it: what is looked up, compared or given to another function.
+    """
+    todo = [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, str):
+                yield node
+        elif isinstance(node, ast.JoinedStr):
+            todo += [part for part in node.values if isinstance(part, ast.Constant)]
+        elif isinstance(node, ast.IfExp):
+            todo += [node.body, node.orelse]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            todo += [node.left, node.right]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+            todo.append(node.left)
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("format", "join")
+        ):
+            todo.append(node.func.value)
+
+
+def _is_print_call(call: ast.Call, names: Mapping[str, str]) -> bool:
+    function = _resolve_expression(call.func, names)
+    logger, _, method = function.rpartition(".")
+    return function in PRINT_FUNCTIONS or (logger in LOGGERS and method in LOG_METHODS)
+
+
+def _resolve_expression(node: ast.expr, names: Mapping[str, str]) -> str:
+    """Return the dotted name that an expression stands for, with `()` for a call.
+
+    Args:
+        node: the expression.
+        names: what the names of its module stand for.
+
+    Returns:
+        "logging.getLogger().info" for `log.info`, for instance; "" where it is not known.
+    """
+    suffix = ""
+    while not isinstance(node, ast.Name):
+        if isinstance(node, ast.Attribute):
+            suffix = f".{node.attr}{suffix}"
+            node = node.value
+        elif isinstance(node, ast.Call):
+            suffix = f"(){suffix}"
+            node = node.func
+        else:
+            return ""
+    return f"{names[node.id]}{suffix}" if node.id in names else ""
+
+
+def _resolve_names(nodes: Sequence[ast.AST]) -> dict[str, str]:
+    """Return the dotted names of what a module imports, and which of its names are loggers.
+
+    A name that the module sets in any other place, too, is left out, and all are after a star
+    import: then it is not known what it stands for.
+    """
+    bound = Counter(name for node in nodes for name in _list_bound_names(node))
+    imported: dict[str, set[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                name, origin = _resolve_alias(node, alias)
+                imported.setdefault(name, set()).add(origin)
+    if "*" in imported:
+        return {}
+    names = {
+        name: next(iter(origins))
+        for name, origins in imported.items()
+        if len(origins) == 1 and not bound[name]
+    }
+    loggers = [name for name in _list_loggers(nodes, names) if bound[name] == 1]
+    return {**dict.fromkeys(loggers, f"{GET_LOGGER}()"), **names}
+
+
+def _list_loggers(nodes: Iterable[ast.AST], names: Mapping[str, str]) -> Iterator[str]:
+    """Yield the names that are set to a logger."""
+    for node in nodes:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Call)
+            and _resolve_expression(node.value.func, names) == GET_LOGGER
+        ):
+            yield node.targets[0].id
+
+
+def _resolve_alias(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> tuple[str, str]:
+    """Return the name that an import sets, and the dotted name of what it stands for."""
+    if isinstance(node, ast.ImportFrom):
+        return alias.asname or alias.name, f"{'.' * node.level}{node.module or ''}.{alias.name}"
+    if alias.asname:
+        return alias.asname, alias.name
+    top = alias.name.partition(".")[0]
+    return top, top
+
+
+def _list_bound_names(node: ast.AST) -> list[str]:
+    """Return the names that a node sets, imports aside."""
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, ast.arg):
+        return [node.arg]
+    if isinstance(
+        node,
+        ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.ExceptHandler
+        | ast.MatchAs | ast.MatchStar,
+    ):  # fmt: skip
+        return [node.name] if node.name else []
+    if isinstance(node, ast.MatchMapping):
+        return [node.rest] if node.rest else []
+    return []

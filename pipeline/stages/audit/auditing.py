@@ -1,0 +1,97 @@
+"""The tests of an audit, put to the maps of a few images, and what is written of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.engine import shards
+from pipeline.formats.files import atomic_write, write_json, write_text
+from pipeline.ops.sampling import spread_evenly
+from pipeline.protocols import AuditTest
+from pipeline.results.audit_table import format_audit
+from pipeline.stages.audit.batches import BatchBuilder
+from pipeline.stages.audit.records import (
+    ArraysOfTests,
+    average_numbers,
+)
+from pipeline.types import AuditSubject
+
+PIECE = 4  # images that go through a test together
+SEEN, SHARDS_SEEN = 2, 2  # of these, in the first shards, are kept as pictures
+
+
+def select_positions(count: int, images: int, few: int | None) -> list[int]:
+    """Return positions of images, evenly over a split.
+
+    Args:
+        count: Images of the split.
+        images: Images that a test sees at most.
+        few: Of these, how many a costly test sees at most; None: all.
+    """
+    chosen = spread_evenly(count, images)
+    return chosen if few is None else [chosen[n] for n in spread_evenly(len(chosen), few)]
+
+
+def apply_test(
+    test: AuditTest,
+    subject: AuditSubject,
+    builder: BatchBuilder,
+    first: Sequence[int],
+    examples: shards.PositionedExamples,
+) -> shards.Arrays:
+    """Put some images through a test; keep a few to look at where they are among the `first`."""
+    batch = builder.build(examples, SEEN if examples[0][0] in first else 0)
+    named = {
+        "image": shards.stack_positions(examples),
+        "class": batch.classes.cpu().numpy().astype(np.int32),
+    }
+    return {**named, **test(subject, batch)}
+
+
+def write_test(
+    folder: Path,
+    title: str,
+    positions: Sequence[int],
+    flow: Callable[[Iterator[Sequence[int]]], Iterator[tuple[shards.Arrays, shards.Skipped]]],
+) -> None:
+    """Write the shards of a test that are not there yet.
+
+    Args:
+        folder: Of the test.
+        title: Of the progress bar.
+        positions: Of the images that the test sees.
+        flow: From positions of images to the arrays of the test, a batch at a time.
+    """
+    shards.write_shards(
+        folder,
+        title,
+        len(positions),
+        PIECE,
+        PIECE,
+        lambda pieces: flow([positions[n] for n in piece] for piece in pieces),
+        shards.concatenate_parts,
+        list(positions),
+    )
+
+
+def write_results(
+    folder: Path,
+    tests: Mapping[str, AuditTest],
+    subject: AuditSubject,
+    arrays: ArraysOfTests,
+    notes: Sequence[str],
+) -> None:
+    """Write audit.json, the table and the picture of each test."""
+    records = average_numbers(tests, subject, arrays)
+    contents = {"method": subject.method, "numbers": records, "notes": notes}
+    write_json(folder / "audit.json", contents, indent=1)
+    numbers = [number for test in tests.values() for number in test.numbers]
+    write_text(folder / "audit.txt", format_audit([(subject.method, records)], numbers))
+    for name, values in arrays.items():
+        if values:
+            picture = tests[name].draw(subject, values)
+            with atomic_write(folder / "pictures" / f"{name}.png") as path:
+                picture.save(path, "png")

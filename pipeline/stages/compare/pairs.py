@@ -1,0 +1,63 @@
+"""Two measurements of the same images, compared pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.metrics import list_numbers
+from pipeline.errors import UserError
+from pipeline.protocols import Metric
+from pipeline.results.comparison import FILE, TEST, ComparisonSettings, Measurement, differences
+
+
+def compare_pair(
+    a: Measurement, b: Measurement, metrics: Mapping[str, Metric], seed: int, times: int = 1
+) -> dict[str, Any]:
+    """Return comparison.json's record of a pair; p is multiplied by `times`."""
+    same, notes = a.shared(b)
+    if not a.ids and not b.ids:  # nothing is annotated: the report says so
+        return {"differences": [], "notes": []}
+    called = (a.called, b.called)
+    settings = ComparisonSettings(
+        called=called, numbers=list_numbers(metrics.values()), seed=seed, times=times
+    )
+    ours, theirs = (each.pairs(metrics.values(), same) for each in (a, b))
+    found = differences(ours, theirs, settings)
+    if not found:
+        notes.append(f"{a.called} and {b.called}: no image was scored in both")
+    headline = [each["sentence"] for each in found if each["headline"]]
+    return {"a": a.called, "b": b.called, "sentences": headline, "test": TEST,
+            "corrected_for": times, "notes": notes, "differences": found}  # fmt: skip
+
+
+def read_other(given: str) -> Measurement:
+    """Return the rows of the run that `against=` names."""
+    path, name = find_rows(given)
+    return Measurement.read(path, name)
+
+
+def find_rows(given: str) -> tuple[Path, str]:
+    """Return the file of the rows of the run that `against=` names, and what to call that run.
+
+    Raises UserError where it is not a run that measured boxes.
+    """
+    place = Path(given)
+    if not place.exists():
+        raise UserError(
+            f"against={given}: no such folder; expected a run of label2box, as in "
+            "against=outputs/latest or against=outputs/runs/cam/TIME"
+        )
+    folder = place.resolve()  # outputs/latest is another one once this run has ended
+    inside = folder / "stages/evaluate"
+    name = "/".join(folder.parts[-2:])
+    for path in (inside / FILE, folder / FILE):
+        if path.is_file():
+            return path, name
+    raise UserError(
+        f"against={given}: it holds no {inside.relative_to(folder)}/{FILE}, so it is no run that "
+        "measured boxes, or one of an older version; expected the folder of a run with stage "
+        "evaluate, as in against=outputs/latest; +experiment=evaluate compares results files and "
+        "folders of maps"
+    )

@@ -1,0 +1,214 @@
+"""A folder of score maps with wsolevaluation's metadata as a source, whoever made it.
+
+`protocol=default` measures maps as the rest of the project does, `protocol=wsolevaluation` with
+that evaluator's habits, at 224x224. The boxes are those of the largest component at a fixed
+threshold; other thresholds are scored beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from pipeline.engine import runtime
+from pipeline.engine.progress import show_progress
+from pipeline.errors import SkippedImage, UserError
+from pipeline.formats import wsolevaluation
+from pipeline.metric.baselines import pyramid
+from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.measurement import FRAME, pyramid_curves
+from pipeline.metric.pointing import energy_inside, peak_distance
+from pipeline.metric.pxap import histograms
+from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample
+from pipeline.ops.text import list_some
+from pipeline.results.thresholds import fold_of_image
+from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.source import Blocks, Item, Offer
+from pipeline.types import Curves, EvaluationSettings, Evidence, Size
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The evidence of a map, and whether the map had to be brought to the evaluator's frame."""
+
+    position: int
+    evidence: Evidence
+    was_resized: bool
+
+
+class MapFolder:
+    """The source: maps against annotated boxes or masks; an image has one of them."""
+
+    unit = "images"
+    first_compared: Sequence[str] = ("max_box_acc_v2", "max_box_acc")
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        metadata: wsolevaluation.Metadata,
+        settings: EvaluationSettings,
+        scale: MapScale,
+        workers: int,
+    ) -> None:
+        self.folder, self.name, self.metadata, self.settings = folder, name, metadata, settings
+        self.scale, self.workers = scale, workers
+        self._label = {number: n for n, number in enumerate(metadata.classes)}
+        assert settings.threshold is not None
+        self._at = int(np.abs(THRESHOLDS - float(settings.threshold["value"])).argmin())
+        self._left_out: dict[str, list[str]] = {}
+        self._resized = 0
+
+    @property
+    def blocks(self) -> Blocks:
+        """Return what the evidence has: of images with boxes, of all, and of those with masks."""
+        return [[
+            Offer("box"), Offer("cuts"), Offer("curves"), Offer("true"), Offer("pyramid"),
+            Offer("pointing"), Offer("pixels"), Offer("pyramid_pixels"),
+        ]]  # fmt: skip
+
+    def items(self) -> Iterator[Item]:
+        """Yield the evidence of each annotated image that has a map.
+
+        Raises UserError where no map could be scored.
+        """
+        places = range(len(self.metadata.ids))
+        count = 0
+        with show_progress("evaluate", len(places), unit="maps") as advance:
+            for result in runtime.map_in_threads(self._measure, places, self.workers):
+                advance(1)
+                if isinstance(result, Measured):
+                    count += 1
+                    self._resized += result.was_resized
+                    yield Item(result.evidence, [self._record(result)])
+                elif result is not None:
+                    id, reason = result
+                    self._left_out.setdefault(reason, []).append(id)
+        if not count:
+            raise UserError(
+                f"maps={self.folder}: no map could be scored.\n"
+                + "\n".join([*self.metadata.notes, *self.notes(())])
+            )
+
+    def _measure(self, position: int) -> Measured | tuple[str, str] | None:
+        """Measure a map; its image and the reason where it cannot be; None without annotation,
+        which the metadata's notes name."""
+        id = self.metadata.ids[position]
+        if id not in self.metadata.boxes and id not in self.metadata.masks:
+            return None
+        try:
+            values = wsolevaluation.read_map(self.folder, id)
+            if id in self.metadata.masks:
+                return self._against_masks(position, values)
+            return self._against_boxes(position, values)
+        except SkippedImage as problem:
+            return id, str(problem)
+
+    def _against_boxes(self, position: int, values: np.ndarray) -> Measured:
+        id = self.metadata.ids[position]
+        size, true = self.metadata.sizes[id], self.metadata.half_open(id)
+        scaled, was_resized = self._scaled(values, size)
+        # That evaluator neither clips boxes nor rounds them to float32 first.
+        exact = true if self._is_default else self.metadata.boxes[id] + (0, 0, 1, 1)
+        measured = self.scale.measure(scaled, exact, size, id)
+        evidence = self._evidence(
+            id,
+            size=size,
+            true=true,
+            iou=float(measured.curves.largest[self._at]),
+            cuts=measured.cuts,
+            curves=measured.curves,
+            pyramid=pyramid_curves(exact, size, self.scale.protocol),
+            pointing=(peak_distance(scaled, true, size), energy_inside(scaled, true, size)),
+        )
+        return Measured(position, evidence, was_resized)
+
+    def _against_masks(self, position: int, values: np.ndarray) -> Measured:
+        id = self.metadata.ids[position]
+        whole = wsolevaluation.read_masks(self.metadata.masks[id])
+        size = whole.shape[0], whole.shape[1]
+        scaled, was_resized = self._scaled(values, size)
+        frame = scaled.shape[0], scaled.shape[1]
+        mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
+        nothing = np.zeros((0, 4))
+        counted = np.where(mask == wsolevaluation.IGNORE, 0, scaled)
+        evidence = self._evidence(
+            id,
+            pointing=(
+                peak_distance(scaled, nothing, size, mask=whole == 1),
+                energy_inside(counted, nothing, size, mask=mask == 1),
+            ),
+            pixels=histograms(scaled, mask),
+            pyramid_pixels=histograms(pyramid(frame), mask),
+        )
+        return Measured(position, evidence, was_resized)
+
+    def _evidence(self, id: str, **fields: Any) -> Evidence:
+        label = self._label.get(self.metadata.labels.get(id, -1), -1)
+        return Evidence(id=id, image=id, label=label, fold=fold_of_image(id), **fields)
+
+    @property
+    def _is_default(self) -> bool:
+        return self.scale.protocol == "default"
+
+    def _scaled(self, values: np.ndarray, size: Size) -> tuple[Float[np.ndarray, "h w"], bool]:
+        """Return a map in [0, 1] as it is measured, and whether it had to be brought to 224x224."""
+        if self._is_default:
+            return upsample(values.astype(np.float32), frame_size(size)), False
+        return to_reference_frame(values)
+
+    def _record(self, result: Measured) -> dict[str, Any]:
+        """Return the record of a map in images.json."""
+        evidence = result.evidence
+        record = {
+            "position": result.position, "id": evidence.id, "class": evidence.label,
+            "predicted": evidence.label, "score": None, "iou": None, "true": [], "found": [],
+        }  # fmt: skip
+        if evidence.iou is None or evidence.true is None or evidence.curves is None:
+            return record
+        found = self._box(evidence.curves, self.metadata.sizes[evidence.id])
+        return {
+            **record, "iou": round(evidence.iou, 5), "true": evidence.true.tolist(), "found": found,
+        }  # fmt: skip
+
+    def _box(self, curves: Curves, size: Size) -> list[list[float]]:
+        """Return the box of the largest component at the fixed threshold, if there is one."""
+        box = curves.boxes[self._at][None]
+        if not self._is_default:
+            box = boxes_to_image(box, FRAME, size)
+        return list(np.round(box[box[:, 2] > box[:, 0]], 2).tolist())
+
+    def notes(self, of_metrics: Sequence[str]) -> list[str]:
+        """Return which maps were left out."""
+        name = self.folder.name
+        notes = [
+            f"{name}: {list_some(which, 'image')} {reason}: not scored"
+            for reason, which in self._left_out.items()
+        ]
+        if extra := wsolevaluation.strangers(self.folder, self.metadata.ids):
+            notes.append(
+                f"{name}: {list_some(extra, 'map')} are of no image of image_ids.txt: left out"
+            )
+        if self._resized:
+            notes.append(
+                f"{name}: {self._resized} maps were not 224x224 in [0, 1], and were brought there "
+                "(bilinear, then min-max)"
+            )
+        return [*notes, *of_metrics]
+
+
+def to_reference_frame(values: np.ndarray) -> tuple[Float64[np.ndarray, "224 224"], bool]:
+    """Return a map as wsolevaluation takes it, and whether it had to be brought there; one that is
+    224x224 in [0, 1] stays as it is."""
+    if values.shape == FRAME and values.min() >= 0 and values.max() <= 1:
+        return values.astype(np.float64), False
+    large = cv2.resize(values.astype(np.float32), FRAME[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(min_max(large), np.float64), True

@@ -1,0 +1,144 @@
+"""The files of stage evaluate: numbers, table, curve, notes, rows, and the comparison of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.metrics import list_numbers
+from pipeline.errors import UserError
+from pipeline.formats import coco
+from pipeline.formats.files import atomic_write, write_json, write_text
+from pipeline.protocols import Metric
+from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
+from pipeline.results.table import build_table, format_table
+from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
+from pipeline.stages.evaluate.own_run import OwnRun, RefinedMaps
+from pipeline.stages.evaluate.source import Source
+from pipeline.types import MetricNumber, Score
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A source that was evaluated."""
+
+    source: Source
+    evaluator: Evaluator
+    scores: list[Score]
+
+    def table(self, numbers: Mapping[str, MetricNumber]) -> dict[str, Any]:
+        """Return table.json: all images, and classes; groups by size and number have no row."""
+        shown = [score for score in self.scores if score.group in (None, "class")]
+        return build_table(shown, self.source.settings.classes, numbers)
+
+    def notes(self) -> list[str]:
+        """Return what was left out."""
+        return self.source.notes(self.evaluator.notes())
+
+
+def score_source(source: Source, metrics: Mapping[str, Metric], images: Path) -> Outcome:
+    """Evaluate a source; the records of its images go to a file as they come."""
+    evaluator, records = evaluate(source, metrics)
+    with atomic_write(images) as temporary:
+        coco.dump(temporary, records)
+    return Outcome(source, evaluator, evaluator.scores(source.name))
+
+
+def write_run(
+    folder: Path,
+    source: OwnRun,
+    metrics: Mapping[str, Metric],
+    refined: RefinedMaps | None,
+    protocol: str,
+) -> None:
+    """Score a run of our own, and the maps that its segmenter made; write all files."""
+    outcome = score_source(source, metrics, folder / "images.json")
+    if refined is not None:
+        outcome.scores.extend(_headline(refined, metrics))
+    table = outcome.table(list_numbers(metrics.values()))
+    _write_common(folder, outcome, [s.record() for s in outcome.scores], table, outcome.notes())
+    measured = outcome.evaluator.measurement(source.name, source.true, protocol)
+    measured.write(folder / FILE, source.name)
+    write_text(folder / "table.txt", format_table(source.name, table) if table["rows"] else "")
+
+
+def _headline(source: Source, metrics: Mapping[str, Metric]) -> list[Score]:
+    """Return the numbers of a source over all its images."""
+    evaluator, records = evaluate(source, metrics)
+    for _ in records:
+        pass
+    return evaluator.headline(source.name)
+
+
+def write_others(
+    folder: Path, sources: Sequence[Source], metrics: Mapping[str, Metric], notes: Sequence[str]
+) -> None:
+    """Score what others made, and compare where there are two; write all files.
+
+    `notes`: about what they are scored against.
+    """
+    numbers = list_numbers(metrics.values())
+    files = ("images.json", "images_against.json")
+    outcomes = [
+        score_source(source, metrics, folder / file)
+        for source, file in zip(sources, files, strict=False)
+    ]
+    records = [score.record() for outcome in outcomes for score in outcome.scores]
+    tables = [outcome.table(numbers) for outcome in outcomes]
+    texts = [format_table(one.source.name, table)
+             for one, table in zip(outcomes, tables, strict=True)]  # fmt: skip
+    every_note = [*notes, *(note for outcome in outcomes for note in outcome.notes())]
+    if len(outcomes) == 2:
+        comparison = _compare(outcomes[0], outcomes[1], metrics, numbers)
+        write_json(folder / "comparison.json", comparison, indent=1)
+        records += [each["record"] for each in comparison["differences"]]
+        texts.append(comparison["sentence"] + "\n")
+    if every_note:
+        texts.append("".join(f"note: {note}\n" for note in every_note))
+    _write_common(folder, outcomes[0], records, tables[0], every_note)
+    write_text(folder / "table.txt", "\n".join(texts))
+
+
+def _write_common(
+    folder: Path,
+    outcome: Outcome,
+    records: Sequence[Mapping[str, Any]],
+    table: Mapping[str, Any],
+    notes: Sequence[str],
+) -> None:
+    write_json(folder / "metrics.json", records, indent=1)
+    write_json(folder / "table.json", table)
+    write_json(folder / "curve.json", outcome.evaluator.curve())
+    write_json(folder / "notes.json", notes)
+
+
+def _compare(
+    a: Outcome, b: Outcome, metrics: Mapping[str, Metric], numbers: Mapping[str, MetricNumber]
+) -> dict[str, Any]:
+    """Compare each number that both have, on the images that both have."""
+    called = (a.source.name, b.source.name)
+    pairs = [
+        outcome.evaluator.measurement(name, {}, "").pairs(metrics.values())
+        for outcome, name in zip((a, b), called, strict=True)
+    ]
+    settings = ComparisonSettings(
+        called=called,
+        numbers=numbers,
+        unit=a.source.unit,
+        seed=a.source.settings.seed,
+        first=a.source.first_compared,
+    )
+    found = differences(pairs[0], pairs[1], settings)
+    if not found:
+        raise UserError(
+            f"against={called[1]}: no image was scored in both, so nothing can be compared"
+        )
+    return {
+        "a": called[0],
+        "b": called[1],
+        "sentence": found[0]["sentence"],
+        "test": TEST,
+        "differences": found,
+    }

@@ -1,0 +1,356 @@
+"""Our own run as a source: its maps and boxes from their shards, its classification, annotations.
+
+Scored is the split `val` alone, whatever was explained; images that were skipped, and those with
+no box of their own class, are left out and counted. Maps are measured as `protocol=` says; the
+boxes of the segmenter are measured as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.engine import runtime
+from pipeline.engine.progress import show_progress
+from pipeline.errors import SkippedImage, UserError
+from pipeline.metric.baselines import pyramid
+from pipeline.metric.coco_records import coco_records, crowd_masks
+from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
+from pipeline.metric.pointing import energy_inside, peak_distance
+from pipeline.metric.pxap import histograms
+from pipeline.ops.iou import best_iou
+from pipeline.protocols import RefiningSegmenter
+from pipeline.results.boxes import iterate_boxes
+from pipeline.results.maps import iterate_maps, load_classification
+from pipeline.results.shards import list_shards
+from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.source import Blocks, Item, Offer
+from pipeline.types import (
+    Boxes,
+    EvaluationSettings,
+    Evidence,
+    Example,
+    GroundTruth,
+    Ranking,
+    Rle,
+    SaliencyMap,
+)
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32
+
+GUESSES = 5  # of ILSVRC: a class with a box each
+PLACES = 5  # Top-k Loc is known for k up to this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """The images of a run, their annotations, and where its maps are.
+
+    Attributes:
+        ids, labels: of all images that were explained, by position.
+        scored: ids of the split that is scored.
+        truth: annotations by id.
+        maps: the folder of stage explain.
+        workers: threads.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[int]
+    scored: frozenset[str]
+    truth: Mapping[str, GroundTruth]
+    maps: Path
+    workers: int
+
+    def known(self, id: str) -> GroundTruth | None:
+        """Return the annotations of an image that is scored."""
+        return self.truth.get(id) if id in self.scored else None
+
+    def predicted(self) -> dict[int, list[int]]:
+        """Return the classes predicted for each image, most likely first, by position."""
+        seen = load_classification(self.maps)
+        return dict(zip(seen.image.tolist(), seen.top.tolist(), strict=True))
+
+    def iterate_maps(self) -> Iterator[tuple[int, SaliencyMap]]:
+        """Yield all maps with the positions of their images."""
+        for shard in list_shards(self.maps):
+            yield from iterate_maps(shard, self.ids)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All maps of an image, and its boxes by class."""
+
+    position: int
+    maps: Sequence[SaliencyMap]
+    boxes: Mapping[int, Boxes]
+
+    @property
+    def id(self) -> str:
+        """Return the name of the image."""
+        return self.maps[0].id
+
+
+@dataclass
+class OwnRun:
+    """The source. `boxes`: the folder of stage localize; `has_guesses`: whether the classes
+    predicted first have boxes; `given_notes`: what was odd before anything was measured."""
+
+    name: str
+    explained: Explained
+    boxes: Path
+    settings: EvaluationSettings
+    scale: MapScale
+    has_guesses: bool
+    given_notes: Sequence[str] = ()
+    true: dict[str, str] = field(default_factory=dict)  # what stands for the boxes of an image
+    missing: list[str] = field(default_factory=list)
+    of_other_class: list[str] = field(default_factory=list)
+    unexplained: list[str] = field(default_factory=list)
+
+    unit = "images"
+    first_compared: Sequence[str] = ()
+
+    @property
+    def blocks(self) -> Blocks:
+        """Return what the evidence has. Images without annotations have a class, but no size; the
+        pyramid is the same for all classes."""
+        guesses = [Offer("guesses")] if self.has_guesses else []
+        return [[
+            Offer("classification", ("class",)), Offer("ranking"), Offer("box"), Offer("cuts"),
+            Offer("boxes"), Offer("pointing"), Offer("curves"), Offer("true"), Offer("pyramid"),
+            Offer("pixels"), Offer("pyramid_pixels", ()), *guesses,
+            Offer("coco_boxes", ()), Offer("coco_masks", ()),
+        ]]  # fmt: skip
+
+    def items(self) -> Iterator[Item]:
+        """Yield the evidence of each image that is scored, by position."""
+        top = self.explained.predicted()
+
+        def of_image(seen: Seen) -> tuple[Seen, Evidence | None]:
+            if seen.id not in self.explained.scored:
+                return seen, None
+            return seen, self._evidence(seen, top[seen.position])
+
+        images = _iterate_images(self.explained, self.boxes)
+        with show_progress("evaluate", len(self.explained.truth)) as advance:
+            for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
+                if evidence is not None:
+                    advance(evidence.iou is not None)
+                    yield self._item(seen, evidence)
+
+    def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
+        """Measure an image."""
+        label, known = self.explained.labels[seen.position], self.explained.known(seen.id)
+        fields: dict[str, Any] = {
+            "id": seen.id,
+            "image": seen.id,
+            "label": label,
+            "classification": top if label >= 0 else None,
+            "ranking": Ranking(top, PLACES),
+        }
+        if known is None:
+            return Evidence(**fields)
+        check_sizes(known, seen.maps[0])
+        true = known.of_label()
+        fields |= {"size": known.size, "true": true}
+        fields["coco"] = coco_records(seen.position + 1, known, seen.boxes.values())
+        if self.has_guesses:
+            fields["guesses"] = [(c, _best_box(seen.boxes.get(c))) for c in top[:GUESSES]]
+        saliency = next((m for m in seen.maps if m.explained == label), None)
+        if saliency is not None and len(true):
+            scaled = scale_map(saliency.raw(), saliency.size, self.scale.protocol)
+            fields |= box_evidence(seen.boxes.get(label), true)
+            fields |= map_evidence(scaled, known, self.scale)
+        return Evidence(**fields)
+
+    def _item(self, seen: Seen, evidence: Evidence) -> Item:
+        """Return the evidence with the records of the image's own maps, or of all its maps where
+        it has no class; note what is missing."""
+        label, known = evidence.label, self.explained.known(seen.id)
+        own = [m for m in seen.maps if m.explained == label or label < 0]
+        if known is None:
+            self.missing.append(seen.id)
+        elif evidence.true is None or not len(evidence.true):
+            self.of_other_class.append(seen.id)
+        elif not own:
+            self.unexplained.append(seen.id)
+        if evidence.iou is not None and evidence.true is not None:
+            self.true[seen.id] = hashlib.sha256(evidence.true.tobytes()).hexdigest()[:16]
+        return Item(evidence, [_record(seen, m, evidence) for m in own])
+
+    def notes(self, of_metrics: Sequence[str]) -> list[str]:
+        """Return what was odd, and which images were not scored."""
+        notes = list(self.given_notes)
+        if self.explained.truth and self.missing:
+            notes.append(f"{len(self.missing)} images have no annotation and were not scored, "
+                         f"{self.missing[0]!r} for one")  # fmt: skip
+        if self.of_other_class:
+            notes.append(f"{len(self.of_other_class)} images have no box of their own class and "
+                         f"were not scored, {self.of_other_class[0]!r} for one")  # fmt: skip
+        if self.unexplained:
+            notes.append(f"{len(self.unexplained)} images have no map of their own class: GT-known "
+                         "Loc and what else is measured on it leaves them out, which flatters it; "
+                         "explain.target=[true,...] gives them one")  # fmt: skip
+        if self.explained.truth and not self.true:
+            notes.append("no image could be scored: explain.target=true gives maps of the true "
+                         "class")  # fmt: skip
+        return [*notes, *of_metrics]
+
+
+@dataclass
+class RefinedMaps:
+    """The maps that a segmenter makes of map and image before it segments them, scored as maps.
+
+    At the threshold used its boxes themselves are scored, by OwnRun. `read_image` reads an image
+    at the size that the segmenter wants.
+    """
+
+    name: str
+    explained: Explained
+    settings: EvaluationSettings
+    scale: MapScale
+    segmenter: RefiningSegmenter
+    read_image: Callable[[int, SaliencyMap], Example | SkippedImage]
+
+    unit = "images"
+    first_compared: Sequence[str] = ()
+    blocks: Blocks = field(default_factory=lambda: [[Offer("ranking"), Offer("cuts"),
+                                                     Offer("curves")]])  # fmt: skip
+
+    def items(self) -> Iterator[Item]:
+        """Yield the evidence of each image whose map could be refined."""
+        top = self.explained.predicted()
+
+        def of_map(item: tuple[int, SaliencyMap]) -> Evidence | None:
+            return self._evidence(*item, top[item[0]])
+
+        maps = self.explained.iterate_maps()
+        for evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
+            if evidence is not None:
+                yield Item(evidence)
+
+    def _evidence(
+        self, position: int, saliency: SaliencyMap, top: Sequence[int]
+    ) -> Evidence | None:
+        known = self.explained.known(saliency.id)
+        label = self.explained.labels[position]
+        if known is None or saliency.explained != label or not len(known.of_label()):
+            return None
+        example = self.read_image(position, saliency)
+        if isinstance(example, SkippedImage):
+            return None
+        scaled = refine_map(self.segmenter, saliency, example, self.scale.protocol)
+        measured = self.scale.measure(scaled, known.of_label(), known.size, known.id)
+        return Evidence(
+            id=saliency.id, image=saliency.id, label=label, size=known.size,
+            ranking=Ranking(top, PLACES), curves=measured.curves, cuts=measured.cuts,
+        )  # fmt: skip
+
+    def notes(self, of_metrics: Sequence[str]) -> list[str]:
+        """Return nothing: images that could not be read are named where boxes are cut."""
+        return []
+
+
+def box_evidence(boxes: Boxes | None, true: Float32[np.ndarray, "M 4"]) -> dict[str, Any]:
+    """Return the boxes that were found of the image's class; none where its map could not be
+    segmented."""
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+    found, scores = nothing if boxes is None else (boxes.boxes, boxes.scores)
+    return {"iou": best_iou(_best_box(boxes), true), "boxes": found, "scores": scores}
+
+
+def map_evidence(
+    scaled: Float[np.ndarray, "h w"], known: GroundTruth, scale: MapScale
+) -> dict[str, Any]:
+    """Return what a map in [0, 1] over the whole image is worth against boxes and masks."""
+    true, size = known.of_label(), known.size
+    measured = scale.measure(scaled, true, size, known.id)
+    fields: dict[str, Any] = {
+        "curves": measured.curves,
+        "cuts": measured.cuts,
+        "pyramid": pyramid_curves(true, size, scale.protocol),
+        "pointing": (peak_distance(scaled, true, size), energy_inside(scaled, true, size)),
+    }
+    if masks := own_masks(known):
+        frame = scaled.shape[0], scaled.shape[1]
+        mask = merge_masks(masks, ignored_regions(known), frame)
+        fields["pixels"] = histograms(scaled, mask)
+        fields["pyramid_pixels"] = histograms(pyramid(frame), mask)
+    return fields
+
+
+def _iterate_images(explained: Explained, boxes: Path) -> Iterator[Seen]:
+    """Yield image by image, maps and boxes both streamed from their shards, in the same order."""
+    ids = explained.ids
+    boxed = groupby(iterate_boxes(boxes, ids), key=lambda item: item[0])
+    at, found = -1, dict[int, Boxes]()
+    for position, group in groupby(explained.iterate_maps(), key=lambda item: item[0]):
+        while at < position:  # an image whose maps could not be segmented has no boxes
+            at, own = next(boxed, (len(ids), iter(())))
+            found = {each.label: each for _, each in own}
+        yield Seen(position, [m for _, m in group], found if at == position else {})
+
+
+def _best_box(boxes: Boxes | None) -> np.ndarray | None:
+    """Return the best-scored box, where there is one."""
+    return None if boxes is None or not len(boxes.boxes) else np.asarray(boxes.boxes[0])
+
+
+def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, Any]:
+    """Return the record of a map in images.json."""
+    boxes = seen.boxes.get(saliency.explained)
+    return {
+        "position": seen.position,
+        "id": saliency.id,
+        "class": saliency.explained,
+        "predicted": saliency.predicted,
+        "score": round(saliency.score, 5),
+        "iou": None if evidence.iou is None else round(evidence.iou, 5),
+        "true": [] if evidence.true is None else evidence.true.tolist(),
+        "found": [] if boxes is None else np.round(boxes.boxes, 2).tolist(),
+    }
+
+
+def own_masks(known: GroundTruth) -> list[Rle]:
+    """Return the masks of the objects of the image's own class."""
+    masks = known.masks or ()
+    if known.classes is None:
+        return list(masks)
+    return [mask for mask, c in zip(masks, known.classes, strict=False) if c == known.label]
+
+
+def ignored_regions(known: GroundTruth) -> list[Rle]:
+    """Return the regions of the image's own class that are neither object nor background."""
+    if known.crowds is None:
+        return []
+    classes = known.crowds.classes
+    return [
+        mask
+        for n, mask in enumerate(crowd_masks(known))
+        if classes is None or classes[n] == known.label
+    ]
+
+
+def guesses_have_boxes(targets: Sequence[str], classes: Sequence[str]) -> bool:
+    """Return whether the classes predicted first were explained, as many as ILSVRC lets guess."""
+    wanted = min(GUESSES, len(classes))
+    tops = [target.removeprefix("top") for target in targets
+            if target not in classes and target.startswith("top")]  # fmt: skip
+    return any(top.isdecimal() and int(top) >= wanted for top in tops)
+
+
+def check_sizes(known: GroundTruth, saliency: SaliencyMap) -> None:
+    """Raise UserError where annotations and image are not of one size."""
+    if known.size != saliency.size:
+        (h, w), (height, width) = known.size, saliency.size
+        raise UserError(
+            f"{known.id}: annotated as {w} x {h} pixels, the image is {width} x {height} "
+            "(width x height, upright); make the boxes anew for the images that are there"
+        )

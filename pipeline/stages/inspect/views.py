@@ -1,0 +1,116 @@
+"""What views of stage inspect may ask for, how options are checked and results written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine import checkpoint, runtime, shards
+from pipeline.engine.progress import show_progress
+from pipeline.errors import UserError, suggest_choices
+from pipeline.formats.files import write_json
+from pipeline.plotting.grids import save
+from pipeline.protocols import View
+from pipeline.types import ViewResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLAINLY_NONE = ("jitter", "blur", "variation")  # that plain has not
+
+
+def check_style(options: Mapping[str, Any]) -> None:
+    """Raise UserError where the plain style is given what only the pretty one has."""
+    given = [name for name in PLAINLY_NONE if options[name] is not None]
+    if options["style"] == "plain" and given:
+        raise UserError(
+            f"inspect.{given[0]}={options[given[0]]}: plain is the paper's L2 form alone; "
+            "inspect.style=pretty has jitter, blur and variation"
+        )
+
+
+def check_classes(wanted: Sequence[Any], known: Sequence[Any]) -> None:
+    """Raise UserError for a class that the network does not know."""
+    names = [str(name) for name in known]
+    for name in map(str, wanted):
+        if name not in names:
+            raise UserError(
+                f"inspect.classes: no such class {name!r}; {suggest_choices(name, names)}"
+            )
+
+
+def reads_data(views: Iterable[View]) -> bool:
+    """Return whether a view reads images of the split."""
+    return any(view.reads_data for view in views)
+
+
+def write_view(folder: Path, name: str, result: ViewResult) -> None:
+    """Write the sheets, numbers and single pictures of a view."""
+    for suffix, sheet in result.sheets.items():
+        save(folder / (f"{name}_{suffix}.png" if suffix else f"{name}.png"), sheet)
+    for file, picture in result.pictures.items():
+        save(folder / name / f"{file}.png", picture)
+    if result.numbers is not None:
+        write_json(folder / f"{name}.json", result.numbers, indent=1)
+
+
+# -- what a view may ask for ---------------------------------------------------------------------
+
+Flow = Callable[[Iterator[Sequence[int]]], Iterator[tuple[shards.Arrays, shards.Skipped]]]
+
+
+@dataclass(frozen=True)
+class BatchRunner:
+    """Reads images and computes on them, a batch at a time.
+
+    Args:
+        flow_of: From a function on a batch of images to a flow of batches.
+        trained: The network.
+        size: Images of a batch.
+    """
+
+    flow_of: Callable[[Callable[[shards.PositionedExamples], shards.Arrays]], Flow]
+    trained: checkpoint.Checkpoint
+    size: int
+
+    def __call__(
+        self,
+        title: str,
+        positions: Sequence[int],
+        work: Callable[[Sequence[int], Tensor], shards.Arrays],
+    ) -> Iterator[shards.Arrays]:
+        """Yield what `work` returns of each batch, in order; see ViewSubject.map_batches."""
+
+        def compute(batch: shards.PositionedExamples) -> shards.Arrays:
+            images = self.trained.tensor(shards.stack_pixels(batch))
+            return work([position for position, _ in batch], images)
+
+        pieces = list(runtime.split_into_batches(positions, self.size))
+        flow = self.flow_of(compute)
+        with start_progress(title, len(positions), "images") as advance:
+            for piece, (arrays, _) in zip(pieces, flow(iter(pieces)), strict=True):
+                if arrays:
+                    yield arrays
+                advance(len(piece))
+
+
+def start_progress(
+    title: str, total: int, unit: str
+) -> AbstractContextManager[Callable[[int], None]]:
+    """Return the progress bar of a view."""
+    return show_progress(f"inspect: {title}", total, unit=unit)
+
+
+def memoize() -> Callable[[Hashable, Callable[[], Any]], Any]:
+    """Return a function that computes the value of each key once."""
+    values: dict[Hashable, Any] = {}
+
+    def compute_once(key: Hashable, compute: Callable[[], Any]) -> Any:
+        if key not in values:
+            values[key] = compute()
+        return values[key]
+
+    return compute_once

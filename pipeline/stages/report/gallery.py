@@ -1,0 +1,224 @@
+"""The gallery of the page: images with their maps and boxes, the best, the median, the worst."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.engine.images import SplitImages
+from pipeline.errors import SkippedImage
+from pipeline.ops.maps import scale_size, upsample
+from pipeline.plotting.boxes import PALETTE
+from pipeline.plotting.colours import blended
+from pipeline.results.boxes import iterate_boxes
+from pipeline.results.maps import iterate_maps
+from pipeline.results.shards import list_shards
+from pipeline.stages.report.words import MethodResult
+from pipeline.types import Boxes, SaliencyMap
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+SIDE = 240  # of a picture, its longer side
+MAX_BOXES = 5  # drawn for one image
+DARK, TRUE, FOUND = (24, 24, 24), (255, 255, 255), PALETTE[0]  # RGB; TRUE is dashed
+
+Record = Mapping[str, Any]
+Colour = tuple[int, int, int]
+Line = tuple[Sequence[float], Colour, bool]
+"""A box in pixels of the original image, its colour, and whether it is dashed."""
+
+
+def choose_records(records: Sequence[Record], count: int) -> list[tuple[str, list[Record]]]:
+    """Return rows of images to show: the best, the median and the worst `count`, each image once.
+
+    All in one row where there are no more than that; a look across them where none is scored.
+    """
+    first: dict[int, Record] = {}
+    for record in records:
+        first.setdefault(record["position"], record)
+    images = list(first.values())
+    scored = sorted((r for r in images if r["iou"] is not None), key=lambda record: -record["iou"])
+    wanted = min(3 * count, len(images))
+    if not wanted:
+        return []
+    if not scored:
+        title = "All images" if wanted == len(images) else "A look across the images"
+        return [(title, [images[n * len(images) // wanted] for n in range(wanted)])]
+    if len(scored) <= 3 * count:
+        return [("All, best first", scored)]
+    middle = (len(scored) - count) // 2
+    return [("Best", scored[:count]), ("Median", scored[middle : middle + count]),
+            ("Worst", scored[-count:][::-1])]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ShownMethod:
+    """What one method made of the images that are shown, by position."""
+
+    method: str
+    maps: Mapping[tuple[int, int], SaliencyMap]  # position and class
+    boxes: Mapping[int, Sequence[Boxes]]
+    ious: Mapping[int, float | None]
+
+    @classmethod
+    def read(cls, result: MethodResult, ids: Sequence[str], positions: set[int]) -> ShownMethod:
+        """Read the maps and boxes of these images."""
+        maps = {
+            (position, saliency.explained): saliency
+            for shard in list_shards(result.maps)
+            for position, saliency in iterate_maps(shard, ids)
+            if position in positions
+        }
+        boxes: dict[int, list[Boxes]] = {}
+        for position, found in iterate_boxes(result.boxes, ids):
+            if position in positions:
+                boxes.setdefault(position, []).append(found)
+        ious = {record["position"]: record["iou"] for record in result.images}
+        return cls(result.method, maps, boxes, ious)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    """Draws the images that are shown, with the maps and boxes of every method.
+
+    Args:
+        images: of the split.
+        classes: their names.
+        methods: what each method made of the images.
+    """
+
+    images: SplitImages
+    classes: Sequence[str]
+    methods: Sequence[ShownMethod]
+
+    def draw_rows(
+        self,
+        rows: Sequence[tuple[str, Sequence[Record]]],
+        draw_all: Callable[[Callable[[Record], Any], Iterable[Record]], Iterable[Any]],
+    ) -> list[dict[str, Any]]:
+        """Return a title and the pictures of each row; `draw_all` maps in several threads."""
+        return [
+            {
+                "title": title,
+                "pictures": [p for p in draw_all(self._draw, records) if p is not None],
+            }
+            for title, records in rows
+        ]
+
+    def _draw(self, record: Record) -> dict[str, Any] | None:
+        """Return an image, and beside it each method's map with its boxes; None where the image
+        cannot be read any more."""
+        position, label = record["position"], record["class"]
+        size = self.methods[0].maps[position, label].size
+        scale, frame = SIDE / max(size), scale_size(size, SIDE)
+        example = self.images.read(position, frame)
+        if isinstance(example, SkippedImage):
+            return None
+        true: list[Line] = [(box, TRUE, True) for box in record["true"]]
+        plain, panels = draw_lines(example.image, true, scale), []
+        for method in self.methods:
+            if (saliency := method.maps.get((position, label))) is None:
+                continue
+            found = self._best_boxes(method, position, label)
+            colours = dict(zip(dict.fromkeys(c for c, _, _ in found), cycle(PALETTE), strict=False))
+            lines = [*true, *((box, colours[c], False) for c, box, _ in reversed(found))]
+            if len(self.methods) == 1:  # of several, each has its boxes on its map alone
+                plain = draw_lines(example.image, lines, scale)
+            heat = blended(example.image, upsample(saliency.raw(), frame))
+            panels.append(
+                {
+                    "method": method.method,
+                    "picture": embed(draw_lines(heat, lines, scale)),
+                    "iou": method.ious.get(position),
+                    "found": self._legend(found, colours),
+                }
+            )
+        return {
+            "picture": embed(plain),
+            "panels": panels,
+            "width": frame[1],
+            "height": frame[0],
+            "id": record["id"],
+            "name": shorten(record["id"].rsplit("/", 1)[-1]),
+            "class": self.classes[label] if self.images.are_labelled else None,
+            "predicted": self.classes[record["predicted"]],
+            "right": record["predicted"] == label,
+        }
+
+    def _best_boxes(
+        self, method: ShownMethod, position: int, label: int
+    ) -> list[tuple[int, list[float], float]]:
+        """Return class, box and score of the first boxes; of all classes where none is known."""
+        return [
+            (boxes.label, box, score)
+            for boxes in method.boxes.get(position, ())
+            if boxes.label == label or not self.images.are_labelled
+            for box, score in zip(boxes.boxes.tolist(), boxes.scores.tolist(), strict=True)
+        ][:MAX_BOXES]
+
+    def _legend(
+        self, found: Sequence[tuple[int, list[float], float]], colours: Mapping[int, Colour]
+    ) -> list[tuple[str, str, str]]:
+        """Return name, score and colour of each box, where the image's class is not known."""
+        if self.images.are_labelled:
+            return []
+        return [
+            (self.classes[c], f"{score:.2f}", "#{:02x}{:02x}{:02x}".format(*colours[c]))
+            for c, _, score in found
+        ]
+
+
+def shorten(name: str, most: int = 36) -> str:
+    """Return both ends of a long name: images of one camera differ in the last digits."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
+
+
+def draw_lines(
+    image: UInt8[np.ndarray, "H W 3"],
+    boxes: Sequence[Line],
+    scale: float,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return a picture with boxes, each of a colour with a dark edge, some dashed.
+
+    The boxes are in original pixels, the picture is scaled by `scale`. What is dashed lies on top:
+    through its gaps the rest can be seen.
+    """
+    import cv2
+
+    canvas = np.array(image)  # a copy: what is drawn on stays as it was
+    height, width = canvas.shape[:2]
+    y, x = np.indices((height, width))
+    dashes = ((x + y) % 12 < 7)[..., None]
+    for box, colour, dashed in sorted(boxes, key=lambda line: line[2]):
+        x0, y0, x1, y1 = (round(v * scale) for v in box)
+        # What lies on the picture's border is moved inside, where all of the line can be seen.
+        corners = (max(2, x0), max(2, y0)), (min(width - 2, x1) - 1, min(height - 2, y1) - 1)
+        lines = np.array(canvas)
+        cv2.rectangle(lines, *corners, DARK, 4)
+        cv2.rectangle(lines, *corners, colour, 2)
+        canvas = np.where(dashes, lines, canvas) if dashed else lines
+    return canvas
+
+
+def legend_key(colour: Colour, dashed: bool) -> str:
+    """Return a box as it is drawn, on a ground from dark to light, for the legend."""
+    ground = np.linspace(70, 225, 64, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
+    return embed(draw_lines(ground, [((8, 7, 56, 25), colour, dashed)], 1))
+
+
+def embed(image: UInt8[np.ndarray, "H W 3"]) -> str:
+    """Return a picture as the data URI of a JPEG."""
+    import cv2
+
+    # Colour in full resolution: thin lines would turn grey without.
+    how = [cv2.IMWRITE_JPEG_QUALITY, 82,
+           cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
+    whole, data = cv2.imencode(".jpg", image[..., ::-1], how)
+    assert whole
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -1,0 +1,210 @@
+"""The words and numbers of the page, from what the stages left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.stage import find_stage
+from pipeline.formats.files import read_json
+from pipeline.ops.text import printable
+from pipeline.results.table import to_percent
+
+RECIPES = {
+    "own": "the pretrained network's own head, nothing trained",
+    "head": "backbone frozen, a new head trained on image labels",
+    "finetune": "the whole network fine-tuned on image labels",
+    "scratch": "trained from scratch on image labels",
+}
+MAX_LISTED = 200  # images that were skipped, named one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodResult:
+    """What the stages left of one method: the folders of their results."""
+
+    method: str
+    maps: Path
+    boxes: Path
+    evaluation: Path
+
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        """The main numbers, a row each."""
+        return dict(read_json(self.evaluation / "table.json"))
+
+    @cached_property
+    def images(self) -> list[dict[str, Any]]:
+        """A record for each image and class."""
+        return list(read_json(self.evaluation / "images.json"))
+
+    @cached_property
+    def curve(self) -> dict[str, Any]:
+        """Accuracy over the threshold."""
+        return dict(read_json(self.evaluation / "curve.json"))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What evaluate found odd."""
+        return list(read_json(self.evaluation / "notes.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCounts:
+    """How many images there are, were skipped and were scored, and of which split."""
+
+    images: int
+    skipped: int
+    scored: int
+    split: str  # empty where the data set has no splits to speak of
+
+    def describe(self) -> str:
+        """Return the counts in words."""
+        parts = [f"{self.images} images" + (f" ({self.split})" if self.split else "")]
+        parts += [f"{self.skipped} set aside"] if self.skipped else []
+        if 0 < self.scored < self.images - self.skipped:
+            parts.append(f"{self.scored} scored")
+        return ", ".join(parts)
+
+
+def page_title(name: str, methods: Sequence[str], data: Mapping[str, Any]) -> str:
+    """Return experiment, methods and data set in one line; `data` is its configuration."""
+    root = data.get("root")
+    data_name = Path(root).resolve().name if root else choice_name(data)
+    experiment = "" if name in methods else f"{name}: "
+    return printable(f"{experiment}{', '.join(methods)} on {data_name}")
+
+
+def choice_name(node: Mapping[str, Any]) -> str:
+    """Return the name that a configuration's node is chosen by: its file's."""
+    return str(node["_target_"]).split(".")[-2]
+
+
+def network_name(card: Mapping[str, Any]) -> str:
+    """Return the name of a checkpoint's network, or that of its kind."""
+    return str(card["model"].get("name", choice_name(card["model"])))
+
+
+def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str) -> list[str]:
+    """Return what was explained, by which network, how it was trained, in which precision."""
+    return [
+        counts.describe(),
+        f"{len(card['classes'])} classes",
+        f"{network_name(card)}, {RECIPES[card['recipe']]}",
+        *_describe_localizer(card),
+        f"input {card['size'][0]} x {card['size'][1]} pixels (height x width)",
+        f"precision {precision}",
+    ]
+
+
+def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
+    """Return what stage refine found, where it ran."""
+    if "refine" not in card:
+        return []
+    alone = card["branches"]["foreground"]["alone"]
+    so = "stands alone" if alone else "in the mean with its teacher"
+    count = card["refine"]["learned_from"]
+    return [f"localizer taught by {count} masks of training images, {so}"]
+
+
+def command_line(config: Mapping[str, Any], card: Mapping[str, Any], methods: Sequence[str]) -> str:
+    """Return the run as a command line would say it; without paths, as the page may be sent."""
+    segmenter = config["segmenter"]
+    arguments = [f"segmenter.{k}={v}" for k, v in segmenter.items() if k != "_target_"]
+    parts = [
+        f"data={choice_name(config['data'])}",
+        f"model={network_name(card)}",
+        f"saliency={','.join(methods)}",
+        f"segmenter={choice_name(segmenter)}",
+        *arguments,
+        f"seed={config['seed']}",
+    ]
+    return " ".join(parts)
+
+
+def list_files(stages: Sequence[str]) -> list[str]:
+    """Return the files that lie beside the page in the run's folder."""
+    published = (item for name in stages for item in find_stage(name).publishes)
+    files = [item.path for item in published if item.path.endswith(".json")]
+    return [*files, "config.yaml"]
+
+
+def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
+    """Return a row for each method, a column for each number, and a curve for each at IoU 0.5."""
+    cards = [[c for c in result.table["cards"] if c["of_boxes"]] for result in results]
+    best = [max(c["number"] for c in column) for column in zip(*cards, strict=True)]
+    lines = [
+        {"name": result.method, "points": line["points"]}
+        for result in results
+        for line in result.curve["lines"]
+        if line["iou"] == 0.5
+    ]
+    rows = [
+        (result.method, [(c, c["number"] > b - 1e-9) for c, b in zip(row, best, strict=True)])
+        for result, row in zip(results, cards, strict=True)
+    ]
+    return {"columns": cards[0], "rows": rows, "lines": lines}
+
+
+def describe_differences(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what stage compare found, a section for each pair: sentences, and a row a number."""
+    return [
+        {
+            "title": f"{pair['b']} against {pair['a']}",
+            "sentences": pair["sentences"],
+            "notes": pair["notes"],
+            "test": pair["test"],
+            "corrected_for": pair["corrected_for"],
+            "rows": [_difference_row(difference) for difference in pair["differences"]],
+        }
+        for pair in comparisons
+    ]
+
+
+def _difference_row(difference: Mapping[str, Any]) -> list[str]:
+    """Return name, difference, interval, p and number of images."""
+    record = difference["record"]
+    kind = (record["threshold"] or {}).get("kind")
+    name = difference["title"]
+    at = "" if record["iou"] is None else f" @{record['iou']:g}"
+    low, high = record["interval"]
+    return [f"{name}{at}{f' ({kind})' if kind else ''}", to_percent(record["value"]),
+            f"{to_percent(low)} to {to_percent(high)}", f"{record['p_value']:.2g}",
+            str(record["n"])]  # fmt: skip
+
+
+def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bool) -> str | None:
+    """Return why no box was measured, and what to do; None where some were.
+
+    `takes_boxes`: whether the data set has an option for a file of boxes.
+    """
+    if any(record["iou"] is not None for record in result.images):
+        return None
+    if not are_labelled:
+        return (
+            "These images have no labels: boxes are shown for what the classifier takes them for, "
+            "and nothing is measured."
+        )
+    if not result.images:
+        return (
+            "No box was measured: only images of the split val are scored, at maps of their own "
+            "class; see explain.split and explain.target."
+        )
+    if result.notes:
+        return "No box was measured: no image has an annotated box of its own class; see the notes."
+    remedy = (
+        " To measure them, give data.boxes=FILE (COCO JSON), or put instances_val.json into "
+        "data.root, and run the same command again: nothing is trained anew."
+    )
+    return f"No box was measured, as these images have no annotations.{remedy * takes_boxes}"
+
+
+def list_skipped(in_training: Sequence[str], explained: Mapping[int, str]) -> list[str]:
+    """Return a line for each image that was skipped, up to a few hundred."""
+    reasons = [f"set aside in training: {why}" for why in in_training]
+    reasons += [f"set aside: {why}" for _, why in sorted(explained.items())]
+    more = len(reasons) - MAX_LISTED
+    return [*reasons[:MAX_LISTED], *([f"... and {more} more images set aside"] if more > 0 else [])]

@@ -1,1 +1,0 @@
-"""Stage score: boxes and maps that other code made, against annotations."""
