@@ -21,7 +21,8 @@ import yaml
 
 from pipeline.metric import box_counts, max_box_acc, pxap
 from pipeline.ops import bootstrap
-from pipeline.ops.bootstrap import Rows, resampled
+from pipeline.ops.bootstrap import resampled
+from pipeline.types import Rows
 from scripts.measure.__main__ import SPEED, STUDIES
 from scripts.measure.accuracy import SETS
 from scripts.pages import gallery

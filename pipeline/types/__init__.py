@@ -1,0 +1,86 @@
+"""What passes between packages: frozen, checked when made, shapes in the annotations.
+
+Boxes are float32 `xyxy`, half-open, in pixels of the original upright image, everywhere: a box
+covers the pixels x0 <= x < x1, y0 <= y < y1, so its width is x1 - x0. Other conventions live only
+inside the file that speaks their format. Sizes are always (height, width).
+"""
+
+from pipeline.types.evidence import (
+    Card,
+    CocoRecords,
+    Curves,
+    Cut,
+    EvaluationSettings,
+    Evidence,
+    EvidenceKind,
+    Group,
+    MetricNumber,
+    PairedRows,
+    Ranking,
+    Rows,
+    Score,
+    Statistic,
+)
+from pipeline.types.records import (
+    Boxes,
+    ClassSelector,
+    CocoIds,
+    Crowds,
+    Example,
+    Explanation,
+    GroundTruth,
+    NetworkOutput,
+    Rle,
+    SaliencyMap,
+    Size,
+    Split,
+    ThresholdKind,
+    check_boxes,
+    check_size,
+)
+from pipeline.types.subjects import (
+    AuditBatch,
+    AuditNumber,
+    AuditSubject,
+    PartValues,
+    ViewResult,
+    ViewSubject,
+)
+
+__all__ = [
+    "AuditBatch",
+    "AuditNumber",
+    "AuditSubject",
+    "Boxes",
+    "Card",
+    "ClassSelector",
+    "CocoIds",
+    "CocoRecords",
+    "Crowds",
+    "Curves",
+    "Cut",
+    "EvaluationSettings",
+    "Evidence",
+    "EvidenceKind",
+    "Example",
+    "Explanation",
+    "GroundTruth",
+    "Group",
+    "MetricNumber",
+    "NetworkOutput",
+    "PairedRows",
+    "PartValues",
+    "Ranking",
+    "Rle",
+    "Rows",
+    "SaliencyMap",
+    "Score",
+    "Size",
+    "Split",
+    "Statistic",
+    "ThresholdKind",
+    "ViewResult",
+    "ViewSubject",
+    "check_boxes",
+    "check_size",
+]

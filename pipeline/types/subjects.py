@@ -1,0 +1,145 @@
+"""What the tests of maps and the views of a network are given, and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.types.records import ClassSelector, Explanation, Size, Split
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int, UInt8
+    from PIL import Image
+    from torch import Tensor
+
+    from pipeline.protocols import DataSet, Network, TrainedNetwork
+
+
+@dataclass(frozen=True)
+class AuditNumber:
+    """A number that a test of maps gives for each image, as the table of stage audit shows it."""
+
+    name: str
+    title: str
+    good: Literal["low", "high", ""]  # "" where neither is good: how alike two maps are
+
+
+PartValues = tuple[AuditNumber, str, "Float[np.ndarray, 'n']"]
+"""A number of a part of a network that a test of maps looked at alone: the number, the part's name,
+the values of the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSubject:
+    """One saliency method on one trained network: whose maps a test looks at.
+
+    Args:
+        trained: The network, with its input size, mean and std.
+        network_name: The network's name in titles.
+        method: The method's name in titles.
+        seed: The seed of the run.
+    """
+
+    trained: TrainedNetwork
+    network_name: str
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditBatch:
+    """Images that go through a test of maps together, and how they are explained.
+
+    Args:
+        positions: The position of each image in its split.
+        pixels: The images, RGB, at the size of the network's input.
+        sizes: Height and width of each original image.
+        images: The same images as the network reads them.
+        classes: The class that is explained of each image.
+        seeds: A seed for whatever is drawn for each image, so that no result depends on which
+            images go together.
+        shown: How many of these images, the first, are kept for the test's picture.
+        maps_of: From a network and images [b, 3, H, W] to the maps [b, h, w] of `classes`, computed
+            in float32, at the method's own resolution.
+        logits_of: From a network and images to the logits [b, C] as float32, without gradients.
+        best_boxes: From maps [b, h, w] to the best box of each, float32 [b, 4] xyxy in pixels of
+            the original image; all zeros where there is none.
+    """
+
+    positions: Sequence[int]
+    pixels: UInt8[np.ndarray, "b H W 3"]
+    sizes: Sequence[Size]
+    images: Float[Tensor, "b 3 H W"]
+    classes: Int[Tensor, "b"]
+    seeds: Sequence[int]
+    shown: int
+    maps_of: Callable[[Network, Tensor], Tensor]
+    logits_of: Callable[[Network, Tensor], Tensor]
+    best_boxes: Callable[[Tensor], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSubject:
+    """One trained network, which a view of stage inspect looks into, and what it may ask for.
+
+    Args:
+        trained: The network, with its classes, mean and std.
+        network_name: The network's name in titles.
+        device: The device of the network.
+        size: Height and width that images are scaled to for the network.
+        seed: The seed of the run.
+        data: The images and their labels. A view that does not read them declares that.
+        split: The split that images are taken from.
+        method: The saliency method's name in titles.
+        explain: From images [b, 3, H, W] and a selector of classes to maps of the run's saliency
+            method, computed in the run's precision. A view that calls it declares that.
+        batch_size: How many images are computed together.
+        map_batches: From the title of a progress bar, positions of images in the split and a
+            function to the arrays that the function returns of each batch, in order. The function
+            is given the positions of a batch and its images as the network reads them; several
+            threads may call it. Images that cannot be read are left out.
+        show_progress: From the title of a progress bar, a count and a unit to a context that gives
+            a function to advance by.
+        compute_once: From a key and a function to what the function returns; computed once for all
+            views that ask with the same key.
+    """
+
+    trained: TrainedNetwork
+    network_name: str
+    device: torch.device
+    size: Size
+    seed: int
+    data: DataSet
+    split: Split
+    method: str
+    explain: Callable[[Tensor, ClassSelector], Explanation]
+    batch_size: int
+    map_batches: Callable[
+        [str, Sequence[int], Callable[[Sequence[int], Tensor], dict[str, np.ndarray]]],
+        Iterator[Mapping[str, np.ndarray]],
+    ]
+    show_progress: Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
+    compute_once: Callable[[Hashable, Callable[[], Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewResult:
+    """What a view gives to be written.
+
+    Args:
+        sheets: Pictures by what follows the view's name: "" is `<view>.png`, "rise" is
+            `<view>_rise.png`. Arrays are uint8 RGB.
+        numbers: The content of `<view>.json`; None: there is no such file.
+        pictures: Single pictures by name: `<view>/<name>.png`.
+        notes: What could not be shown, a line each.
+    """
+
+    sheets: Mapping[str, Image.Image | UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    numbers: Mapping[str, Any] | None = None
+    pictures: Mapping[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
