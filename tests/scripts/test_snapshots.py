@@ -88,7 +88,7 @@ def test_what_is_listed_may_differ_and_nothing_else(runs: tuple[Path, Path]) -> 
     write_json(train / "card.json", {"model": {"_target_": "pipeline.a.Net"}, "seconds": 9.25})
     write_json(train / "made_of.json", {"source": "4567"})
     page = PAGE.replace("2026-01-02 03:04", "2027-05-06 07:08").replace("0123456789ab+", "cdef0123")
-    (runs[1] / "index.html").write_text(page)
+    (runs[1] / "index.html").write_text(page.replace("0.1.0", "0.2.0"))
     assert compare(runs) == []
     found = compare(runs, allowed=())
     assert {one.split(":")[0] for one in found} == {
