@@ -20,6 +20,7 @@ from pipeline.types import (
     EvidenceKind,
     Example,
     Explanation,
+    FoundBoxes,
     GroundTruth,
     MetricNumber,
     NetworkOutput,
@@ -378,6 +379,18 @@ class View(Protocol):
         Raises:
             UserError: There is nothing to show: no image could be read, or the network cannot do
                 what the view asks for.
+        """
+        ...
+
+
+class Exporter(Protocol):
+    """Writes boxes as the files that a tool opens."""
+
+    def __call__(self, found: FoundBoxes, folder: Path) -> None:
+        """Write the files into a folder, each whole or not at all.
+
+        Raises:
+            UserError: Something found cannot be said in this format.
         """
         ...
 

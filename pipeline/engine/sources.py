@@ -80,10 +80,12 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
     """
     known = open_cache()
     hashes: dict[str, str] = {}
-    todo = set(modules)
+    named = set(modules)
+    todo = set(named)
     while todo:
         module = todo.pop()
-        if module in hashes or _is_skipped(module, drawing):
+        # What is named counts by itself: a stage that exports names its exporters.
+        if module in hashes or (module not in named and _is_skipped(module, drawing)):
             continue
         path = _find_source(module)
         if path is None:

@@ -164,10 +164,8 @@ def _find_text_constants(node: ast.expr) -> Iterator[ast.Constant]:
             todo += [part for part in node.values if isinstance(part, ast.Constant)]
         elif isinstance(node, ast.IfExp):
             todo += [node.body, node.orelse]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
             todo += [node.left, node.right]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
-            todo.append(node.left)
         elif (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)

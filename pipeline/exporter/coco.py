@@ -1,41 +1,54 @@
-"""COCO files: boxes.json, a results file, and predictions.json, a whole data set."""
+"""COCO: boxes.json, a results file, and predictions.json, a whole data set.
+
+Boxes are written as `[x, y, width, height]` in pixels of the upright image, masks as compressed
+run-length encodings; scores are kept in both files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.formats import coco
-from pipeline.types import Boxes, CocoIds, Size
+from pipeline.formats.files import atomic_write
+from pipeline.types import FoundBoxes
+
+RESULTS, DATA_SET = "boxes.json", "predictions.json"
 
 
-def iterate_results(boxes: Iterable[tuple[int, Boxes]], names: CocoIds) -> Iterator[dict[str, Any]]:
-    """Yield the records of a COCO results file, from boxes with the positions of their images."""
-    for position, found in boxes:
-        for n, (box, score) in enumerate(zip(found.boxes, found.scores.tolist(), strict=True)):
+@dataclass(frozen=True)
+class Coco:
+    """Write both files, a record a line as it comes: boxes of any number fit."""
+
+    def __call__(self, found: FoundBoxes, folder: Path) -> None:
+        """Write boxes.json and predictions.json into a folder."""
+        with atomic_write(folder / RESULTS) as path:
+            coco.dump(path, iterate_results(found))
+        with atomic_write(folder / DATA_SET) as path:
+            _write_data_set(path, found)
+
+
+def iterate_results(found: FoundBoxes) -> Iterator[dict[str, Any]]:
+    """Yield the records of a COCO results file."""
+    names = found.coco
+    for position, boxes in found.boxes():
+        for n, (box, score) in enumerate(zip(boxes.boxes, boxes.scores.tolist(), strict=True)):
             record = {
                 "image_id": int(names.image_ids[position]),
-                "category_id": int(names.category_ids[found.label]),
+                "category_id": int(names.category_ids[boxes.label]),
                 "bbox": coco.xywh(box),
                 "score": round(score, 5),
             }
-            if found.masks is not None:
-                record["segmentation"] = found.masks[n]
+            if boxes.masks is not None:
+                record["segmentation"] = boxes.masks[n]
             yield record
 
 
-def write_data_set(
-    path: Path,
-    boxes: Iterable[tuple[int, Boxes]],
-    sizes: Iterable[tuple[int, Size]],
-    classes: Sequence[str],
-    names: CocoIds,
-) -> None:
-    """Write a whole COCO data set, a record a line as it comes: one of any size fits.
-
-    `boxes` and `sizes` come with the positions of their images in the split.
-    """
+def _write_data_set(path: Path, found: FoundBoxes) -> None:
+    """Write images, categories and annotations with scores."""
+    names = found.coco
     images = (
         {
             "id": int(names.image_ids[position]),
@@ -43,11 +56,11 @@ def write_data_set(
             "width": width,
             "height": height,
         }
-        for position, (height, width) in sizes
+        for position, (height, width) in found.sizes()
     )
     categories = (
         {"id": int(number), "name": name}
-        for number, name in zip(names.category_ids, classes, strict=True)
+        for number, name in zip(names.category_ids, found.classes, strict=True)
     )
     annotations = (
         {
@@ -56,7 +69,7 @@ def write_data_set(
             "area": round(record["bbox"][2] * record["bbox"][3], 2),
             "iscrowd": 0,
         }
-        for n, record in enumerate(iterate_results(boxes, names), 1)
+        for n, record in enumerate(iterate_results(found), 1)
     )
     info = {"description": "Boxes found by label2box"}
     coco.dump_data_set(path, info, images, categories, annotations)

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json
+from pipeline.results.maps import load_classification
 from pipeline.results.shards import Arrays, Skipped, list_shards
-from pipeline.types import Boxes
+from pipeline.types import Boxes, CocoIds, FoundBoxes, Size
 
 
 def pack_boxes(found: Sequence[tuple[int, Boxes]], aside: Skipped) -> tuple[Arrays, Skipped]:
@@ -78,3 +79,26 @@ def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes
                     None if reasons is None else reasons[n],
                 ),
             )
+
+
+def open_boxes(
+    boxes: Path, maps: Path, ids: Sequence[str], classes: Sequence[str], coco: CocoIds
+) -> FoundBoxes:
+    """Return the boxes of a result as an exporter takes them.
+
+    Args:
+        boxes: the result of stage localize.
+        maps: the result of stage explain, which has the sizes of the images.
+        ids: the name of each image, by position.
+        classes: names of classes.
+        coco: what a COCO file knows images and classes by.
+    """
+
+    def sizes() -> Iterator[tuple[int, Size]]:
+        images = load_classification(maps)
+        frames = ((height, width) for height, width in images.size.tolist())
+        yield from zip(images.image.tolist(), frames, strict=True)
+
+    return FoundBoxes(
+        boxes=lambda: iterate_boxes(boxes, ids), sizes=sizes, ids=ids, classes=classes, coco=coco
+    )

@@ -23,6 +23,12 @@ def load_thresholds(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / "thresholds.json"))
 
 
+def read_cache_key(folder: Path) -> dict[str, Any]:
+    """Return what a result was made of; version 0.1.0 called the file made_of.json."""
+    path = folder / "cache_key.json"
+    return dict(read_json(path if path.is_file() else folder / "made_of.json"))
+
+
 def select_thresholds(picked: Mapping[str, Any], refines: bool) -> dict[str, Any]:
     """Those of what is cut: of the refined maps, where the segmenter makes them."""
     return dict(picked["refined"] if refines else picked)
@@ -50,8 +56,7 @@ def find_thresholds(
             f"has, as outputs/latest after +experiment=cam; {remedy}"
         )
     for place in chose:
-        made = read_json(place.with_name(place.name.replace("calibrate", "explain", 1))
-                               / "cache_key.json")  # fmt: skip
+        made = read_cache_key(place.with_name(place.name.replace("calibrate", "explain", 1)))
         if made["saliency"] == to_plain(saliency) and made["views"][:2] == to_plain(views):
             break
     else:
@@ -59,7 +64,7 @@ def find_thresholds(
             f"{told} chose none for these maps; give the saliency= (and explain.flips, "
             f"explain.scales) of that run; {remedy}"
         )
-    made = read_json(place / "cache_key.json")
+    made = read_cache_key(place)
     if refining is not None and made.get("segmenter") != without_threshold(refining):
         raise UserError(
             f"{told} chose none for what this segmenter makes of maps and images; give the "

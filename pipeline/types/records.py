@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -168,6 +168,26 @@ class CocoIds:
     image_ids: Sequence[int]
     file_names: Sequence[str]
     category_ids: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBoxes:
+    """All boxes found in the images of a split, as an exporter writes them: of any number, for
+    they are streamed.
+
+    Args:
+        boxes: gives a stream of boxes with the positions of their images, anew at each call.
+        sizes: the same for the size of each image that was explained.
+        ids: the name of each image, by position.
+        classes: names of classes.
+        coco: the numbers and file names that a COCO file knows images and classes by.
+    """
+
+    boxes: Callable[[], Iterator[tuple[int, Boxes]]]
+    sizes: Callable[[], Iterator[tuple[int, Size]]]
+    ids: Sequence[str]
+    classes: Sequence[str]
+    coco: CocoIds
 
 
 def check_size(size: Size, where: str) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import takewhile, zip_longest
@@ -391,7 +391,8 @@ class Values:
         new = [x for n, x in enumerate(new) if not self._allow_item("added", where, n, x)]
         if len(old) == len(new):
             for n, (one, other) in enumerate(zip(old, new, strict=True)):
-                yield from self.compare(one, other, f"{where}[{n}]")
+                for found in self.compare(one, other, f"{where}[{n}]"):
+                    yield replace(found, message=f"{found.message}{title_of(one)}")
             return
         yield self._differ(where, f"{len(old)} items != {len(new)} items")
         texts = [Counter(json.dumps(item, sort_keys=True) for item in each) for each in (old, new)]
@@ -414,6 +415,13 @@ class Values:
 
     def _differ(self, where: str, message: str, size: float = 0.0) -> Difference:
         return Difference(self.file, f"{where or 'the whole'}: {message}", size)
+
+
+def title_of(item: Any) -> str:
+    """Return the name of a list item in brackets, as its number alone says little."""
+    known = item if isinstance(item, dict) else {}
+    names = [known[key] for key in ("name", "id") if isinstance(known.get(key), str)]
+    return f" ({names[0]})" if names else ""
 
 
 def show(value: Any) -> str:

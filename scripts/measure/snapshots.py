@@ -94,8 +94,8 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("value", "*card.json", "how long training took", where="seconds"),
     Allowed("value", "*card.json", "how long refining took", where="refine.seconds"),
     Allowed(
-        "text", "*index.html", "when the page was made, and by which commit",
-        where=r"(?<=<p>Made )\d{4}-\d\d-\d\d \d\d:\d\d(?= by label2box )"
+        "text", "*index.html", "when the page was made, and by which commit and version",
+        where=r"(?<=<p>Made )\d{4}-\d\d-\d\d \d\d:\d\d by label2box [\w.+]+"
               r"|, commit [0-9a-f]{7,40}\+?(?=, PyTorch )",
     ),
     Allowed("text", "config.yaml", "the checkpoint's absolute path", where=r"^<work>(?=/outputs/)"),

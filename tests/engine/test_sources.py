@@ -291,7 +291,7 @@ def test_how_results_are_drawn_and_kept_keeps_the_key(
         ("picture", "plotting/sheet.py"),
         ("picture", "plotting/colours.py"),
         ("report", "plotting/boxes.py"),
-        ("report", "stages/report/stage.py"),
+        ("report", "stages/report/words.py"),
         ("inspect", "plotting/grids.py"),
     ],
 )
@@ -299,7 +299,7 @@ def test_what_draws_counts_where_the_result_is_a_drawing(
     stage: str, file: str, changed_code: Callable[[str], None]
 ) -> None:
     module = f"stages.{stage}.stage"
-    views = [f"stages.inspect.views.{view}" for view in ("filters", "features")]
+    views = [f"visualize.{view}" for view in ("filters", "features")]
     modules = [module, *(views if stage == "inspect" else [])]
     before, without = read_keys(*modules, drawing=True), read_keys(*modules)
     changed_code(file)

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine import terminal
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
-from pipeline.exporter.coco import iterate_results, write_data_set
-from pipeline.formats import coco
-from pipeline.formats.files import atomic_write, write_json
-from pipeline.results.boxes import describe_fallbacks, iterate_boxes
-from pipeline.results.maps import load_classification
+from pipeline.exporter.coco import Coco
+from pipeline.formats.files import write_json
+from pipeline.results.boxes import describe_fallbacks, open_boxes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -84,13 +82,8 @@ class Localize(Stage):
         for note in notes:
             terminal.print_line(f"localize: {note}")
         write_json(folder / "notes.json", notes)
-        names = run.coco_names()
-        with atomic_write(folder / "boxes.json") as path:
-            coco.dump(path, iterate_results(iterate_boxes(folder, ids), names))
-        with atomic_write(folder / "predictions.json") as path:
-            images = load_classification(maps)
-            sizes = zip(images.image.tolist(), map(tuple, images.size.tolist()), strict=True)
-            write_data_set(path, iterate_boxes(folder, ids), sizes, run.classes, names)
+        found = open_boxes(folder, maps, ids, run.classes, run.coco_names())
+        Coco()(found, folder)
 
     def _threshold_key(self, run: Run) -> dict[str, Any]:
         """Return what stands for the threshold that was chosen, where one was."""

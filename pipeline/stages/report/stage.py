@@ -27,7 +27,7 @@ class Report(Stage):
     """One HTML page."""
 
     name = "report"
-    after = ("picture", "localize", "evaluate", "compare", "draw", "audit", "inspect")
+    after = ("picture", "localize", "evaluate", "compare", "draw", "export", "audit", "inspect")
     needs = ("evaluate",)
     options = ReportOptions
     publishes = (Published("index.html", "report/index.html"),)

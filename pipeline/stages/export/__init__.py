@@ -1,0 +1,1 @@
+"""Stage export: boxes as the files that a tool opens."""

@@ -1,0 +1,63 @@
+"""Stage export: the boxes of stage localize as the files that a tool opens.
+
+    exported/<format>/    what each of `export.formats`, a choice of conf/exporter/, writes
+
+boxes.json and predictions.json are written by stage localize itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.sources import hash_sources
+from pipeline.engine.stage import Published, Stage
+from pipeline.results.boxes import open_boxes
+from pipeline.stages.export.config import ExportOptions
+
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
+    from pipeline.protocols import Exporter
+
+
+class Export(Stage):
+    """Boxes as the files that a tool opens."""
+
+    name = "export"
+    after = ("localize", "evaluate", "compare")
+    needs = ("explain", "localize")
+    per_method = True
+    options = ExportOptions
+    publishes = (Published("exported", how="link"),)
+
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return all that can change the files: here, the exporters' own source too."""
+        formats = run.config["export"]["formats"]
+        nodes = {name: complete_choice("exporter", name, {}) for name in formats}
+        targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes.values()]
+        return {
+            "source": run.sources(__name__) | hash_sources(targets),
+            "localize": run.key("localize"),
+            "formats": nodes,
+        }
+
+    def check(self, run: Run) -> None:
+        """Refuse an argument of an exporter that does not fit."""
+        build_choices("exporter", run.config["export"]["formats"], {})
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Write the files of each format into a folder of its own."""
+        found = open_boxes(
+            run.folder("localize"),
+            run.folder("explain"),
+            run.images().ids,
+            run.classes,
+            run.coco_names(),
+        )
+        exporters: dict[str, Exporter]
+        exporters = build_choices("exporter", run.config["export"]["formats"], {})
+        for name, write in exporters.items():
+            target = folder / "exported" / name
+            target.mkdir(parents=True, exist_ok=True)
+            write(found, target)
