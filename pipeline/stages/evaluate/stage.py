@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.engine.metrics import load_metrics, metrics_key
+from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
@@ -82,6 +82,7 @@ class Evaluate(Stage):
         anything is computed."""
         from pipeline.stages.evaluate import others
 
+        check_outside_metrics()
         if others.are_named(run.config):
             others.check(run.config)
             return
