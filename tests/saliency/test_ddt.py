@@ -94,7 +94,7 @@ def test_the_map_grows_with_the_sum_of_the_features():
 
 def test_two_components_of_the_same_size_are_found_the_slow_way():
     matrix = torch.diag(torch.tensor([1.0, 5.0, 5.0 - 1e-9, 2.0], dtype=torch.float64))
-    vector = ddt._first_eigenvector(matrix)
+    vector = ddt._find_first_eigenvector(matrix)
     torch.testing.assert_close(matrix @ vector, 5 * vector, rtol=1e-6, atol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_is_called_only_once_it_has_looked():
     net, (x, _) = network(), images(1)
     assert isinstance(DDT(), FittableMethod)
     with pytest.raises(
-        UserError, match="not yet looked at training images, which the stage explain"
+        UserError, match="not yet fitted to training images; the stage explain fits it"
     ):
         DDT()(net, x, top(1))
     with pytest.raises(UserError, match="no training image"):

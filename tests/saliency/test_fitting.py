@@ -46,7 +46,7 @@ def test_views_of_ddt():
     def choose(logits):
         return logits.argmax(1, keepdim=True)
 
-    with pytest.raises(UserError, match="not yet looked"):
+    with pytest.raises(UserError, match="not yet fitted"):
         whole(net, x, choose)
     done = with_fitted(whole, [one.fitted(one.statistics(net, x, labels)) for one in parts(whole)])
     assert parts(done) == []

@@ -54,13 +54,13 @@ def whole(name, classes=10):
 def shares_of(net, x, choose, monkeypatch):
     """What image and biases have in the scores, as the method multiplied them: [b, t]."""
     found = []
-    inner = FullGrad._map
+    inner = FullGrad._build_map
 
     def watched(self, scores, pairs):
         found.append(sum((slope * value).flatten(1).sum(1) for slope, value in pairs))
         return inner(self, scores, pairs)
 
-    monkeypatch.setattr(FullGrad, "_map", watched)
+    monkeypatch.setattr(FullGrad, "_build_map", watched)
     explained = FullGrad()(net, x, choose)
     return torch.stack(found, 1), explained
 

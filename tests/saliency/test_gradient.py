@@ -13,7 +13,7 @@ from pipeline.model.small import Small
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
-from pipeline.saliency.gradients import gradients
+from pipeline.saliency.gradients import compute_gradients
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
 from pipeline.saliency.integrated import GradientTimesInput, IntegratedGradients
@@ -123,7 +123,7 @@ def test_integrated_gradients_are_captum_s(rule, theirs, baseline):
 def test_smoothgrad_is_captum_s_noise_tunnel(squared, theirs, monkeypatch):
     net, x = network(), picture(2, 3, 32, 48)
     method = SmoothGrad(samples=6, squared=squared)
-    copies = torch.stack([one for _, one in method.noisy(x)], 1).flatten(0, 1)
+    copies = torch.stack([one for _, one in method.add_noise(x)], 1).flatten(0, 1)
 
     def noisy(x, stdev, samples):
         assert samples == 6
@@ -157,7 +157,7 @@ def test_completeness(rule, baseline):
         method = IntegratedGradients(steps, rule, baseline)
         found = method(net, x, classes(1, 4))
         with torch.no_grad():
-            start = net(method.start(x).expand_as(x)).logits
+            start = net(method.build_baseline(x).expand_as(x)).logits
         wanted = (found.logits - start).gather(1, found.classes)
         off.append((found.maps.sum((2, 3)) - wanted).abs().max() / wanted.abs().max())
     assert off[1] < 0.01
@@ -177,7 +177,7 @@ def test_one_step_is_exact_where_the_score_is_linear(rule):
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_weights_of_the_steps_add_up_to_one(rule, steps):
     x = torch.ones(1, 3, 1, 1)
-    points = list(IntegratedGradients(steps, rule).points(x, x))
+    points = list(IntegratedGradients(steps, rule).interpolate(x, x))
     assert sum(weight for weight, _ in points) == pytest.approx(1)
     places = [float(one.mean()) for _, one in points]
     assert len(places) == steps
@@ -202,13 +202,13 @@ def test_smoothgrad_without_noise_is_the_gradient():
 
 def test_noise_is_the_share_of_the_image_s_range_that_was_asked_for():
     x = torch.cat((picture(1, 3, 64, 64), 5 * picture(1, 3, 64, 64, seed=1)))
-    for image, copies in zip(x, zip(*(c for _, c in SmoothGrad(8, 0.2).noisy(x)), strict=True),
+    for image, copies in zip(x, zip(*(c for _, c in SmoothGrad(8, 0.2).add_noise(x)), strict=True),
                              strict=True):  # fmt: skip
         noise = torch.stack(copies) - image
         assert float(noise.std() / (image.max() - image.min())) == pytest.approx(0.2, rel=0.02)
         assert float(noise.mean().abs()) < 0.01 * float(image.max() - image.min())
-    other = next(iter(SmoothGrad(8, 0.2, seed=1).noisy(x)))
-    assert not torch.allclose(other[1], next(iter(SmoothGrad(8, 0.2).noisy(x)))[1])
+    other = next(iter(SmoothGrad(8, 0.2, seed=1).add_noise(x)))
+    assert not torch.allclose(other[1], next(iter(SmoothGrad(8, 0.2).add_noise(x)))[1])
 
 
 def test_normalised_maps_add_up_to_one():
@@ -310,7 +310,7 @@ def test_what_does_not_depend_on_the_image_is_told():
     x = picture(1, 3, 4, 4).requires_grad_()
     logits = torch.ones(1, 2, requires_grad=True) * 2
     with pytest.raises(UserError, match="does not depend on this layer"):
-        gradients(logits, torch.tensor([[0]]), [x])
+        compute_gradients(logits, torch.tensor([[0]]), [x])
 
 
 @pytest.mark.parametrize(

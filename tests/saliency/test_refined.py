@@ -10,7 +10,7 @@ from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.foreground import localizer
 from pipeline.model.small import Small
 from pipeline.protocols import Network
-from pipeline.saliency.average import averaged
+from pipeline.saliency.average import average_maps
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.foreground import Foreground
 from pipeline.saliency.refined import Refined
@@ -53,6 +53,6 @@ def test_else_it_is_the_mean_of_both_for_the_classes_that_were_chosen() -> None:
     found = Refined(CAM())(one, images, lambda logits: logits.topk(2).indices)
     student = Foreground()(one, images, lambda _: found.classes)
     teacher = CAM()(one, images, lambda _: found.classes)
-    assert torch.allclose(found.maps, averaged([student.maps, teacher.maps]), atol=1e-6)
+    assert torch.allclose(found.maps, average_maps([student.maps, teacher.maps]), atol=1e-6)
     assert isinstance(one(images), NetworkOutput)
     assert torch.allclose(found.logits, one(images).logits, atol=1e-5)

@@ -434,7 +434,7 @@ def test_the_graph_is_freed_at_once(form):
 
     def hooks():
         functions = [one for one in gc.get_objects() if type(one) is FunctionType]
-        return {id(one) for one in functions if one.__qualname__.startswith("_hook.<locals>")}
+        return {id(one) for one in functions if one.__qualname__.startswith("_make_hook.<locals>")}
 
     gc.collect()
     gc.disable()

@@ -7,7 +7,7 @@ import torchcam.methods
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.saliency.scorecam import ScoreCAM, masks
+from pipeline.saliency.scorecam import ScoreCAM, build_masks
 from tests.saliency.cam_peers import (
     NETWORKS,
     as_pytorch_grad_cam,
@@ -122,7 +122,7 @@ def test_passes_are_of_few_images_and_constant_channels_share_one():
 def test_a_mask_goes_from_0_to_1_even_of_hardly_any_difference():
     features = torch.zeros(3, 2, 2)
     features[0, 0, 0], features[1, 0, 0], features[2] = 1e-42, 1e30, -5
-    found = masks(features, torch.Size((8, 8)))
+    found = build_masks(features, torch.Size((8, 8)))
     assert found.isfinite().all()
     assert found.amin() >= 0
     assert found.amax() <= 1
