@@ -1,4 +1,4 @@
-"""Methods to be fitted are found within others, and take their places there once they are."""
+"""Methods that must be fitted are listed within others, and replaced by fitted ones there."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_parts_of_parts_are_replaced_in_their_order():
     assert with_fitted(first, [CAM()]) == CAM()
 
 
-def test_each_part_wants_its_own():
+def test_each_part_needs_a_fitted_method():
     with pytest.raises(ValueError, match="expected 1 fitted methods, got 0"):
         with_fitted(Views(DDT()), [])
 
@@ -48,6 +48,7 @@ def test_views_of_ddt():
 
     with pytest.raises(UserError, match="not yet fitted"):
         whole(net, x, choose)
-    done = with_fitted(whole, [one.fitted(one.statistics(net, x, labels)) for one in parts(whole)])
+    fitted = [part.fitted(part.statistics(net, x, labels)) for part in parts(whole)]
+    done = with_fitted(whole, fitted)
     assert parts(done) == []
     assert done(net, x, choose).maps.shape == (6, 1, 24, 40)
