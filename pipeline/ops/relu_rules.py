@@ -92,11 +92,11 @@ def guided(signal: Tensor, gated: Tensor) -> Tensor:
     return gated.relu_()
 
 
-def bend(logits: Tensor, rule: Rule) -> None:
+def apply_relu_rule(logits: Tensor, rule: Rule) -> None:
     """Make all later backward passes from `logits` use `rule` at each ReLU.
 
     Args:
-        logits: The output of a forward pass that ran within `InSight`.
+        logits: The output of a forward pass that ran within `OutOfPlaceActivations`.
         rule: The backward rule.
 
     Raises:
@@ -115,7 +115,7 @@ def bend(logits: Tensor, rule: Rule) -> None:
         node.register_hook(_make_hook(rule))
 
 
-class InSight(TorchFunctionMode):
+class OutOfPlaceActivations(TorchFunctionMode):
     """Run activations that are in place on a view on a copy, so that the graph shows them.
 
     Their result is copied into the view. It holds for this thread until the block ends.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.protocols import Network
-from pipeline.saliency.zoom import boxes_of, widened, zoomed
+from pipeline.saliency.zoom import crop_to_boxes, find_foreground_boxes, widen_boxes
 from pipeline.types import ClassSelector, Explanation, NetworkOutput
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class Foreground:
         near = likeliest[:, 0] - likeliest[:, -1] < self.look_again
         if not near.any() or scores.shape[1] < 2:
             return scores
-        boxes = widened(boxes_of(answer.activations["foreground"][near]))
-        scores[near] += _log_probabilities(network(zoomed(images[near], boxes), at=BOTH[1:]))
+        boxes = widen_boxes(find_foreground_boxes(answer.activations["foreground"][near]))
+        scores[near] += _log_probabilities(network(crop_to_boxes(images[near], boxes), at=BOTH[1:]))
         return scores
 
 

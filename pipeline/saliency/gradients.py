@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
-from pipeline.ops.relu_rules import InSight, Rule, bend
+from pipeline.ops.relu_rules import OutOfPlaceActivations, Rule, apply_relu_rule
 from pipeline.protocols import Network
 from pipeline.types import ClassSelector
 
@@ -105,9 +105,9 @@ def compute_modified_gradients(
         UserError: If the network has no ReLU, or another activation than ReLU.
     """
     with full_precision(images):
-        with InSight():
+        with OutOfPlaceActivations():
             answer = network(images, at=("input",))
-        bend(answer.logits, rule)
+        apply_relu_rule(answer.logits, rule)
         logits = answer.logits.detach()
         classes = choose(logits)
         (colour,) = compute_gradients(answer.logits, classes, [answer.activations["input"]])

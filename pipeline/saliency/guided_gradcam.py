@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.ops.precision import full_precision
-from pipeline.ops.relu_rules import InSight, bend, guided
+from pipeline.ops.relu_rules import OutOfPlaceActivations, apply_relu_rule, guided
 from pipeline.protocols import Network
 from pipeline.saliency.gradcam import weight_by_mean_gradient
 from pipeline.saliency.gradients import compute_gradients, reduce_channels
@@ -41,13 +41,13 @@ class GuidedGradCAM:
                 layer.
         """
         with full_precision(images):
-            with InSight():
+            with OutOfPlaceActivations():
                 answer = network(images, at=("input", self.layer))
             image, features = (answer.activations[name] for name in ("input", self.layer))
             logits = answer.logits.detach()
             classes = choose(logits)
             (plain,) = compute_gradients(answer.logits, classes, [features], keep_graph=True)
-            bend(answer.logits, guided)
+            apply_relu_rule(answer.logits, guided)
             (colour,) = compute_gradients(answer.logits, classes, [image])
             coarse = weight_by_mean_gradient(features.detach(), plain).relu()
             upsampled = F.interpolate(coarse, images.shape[2:], mode=self.upsampling)

@@ -18,7 +18,7 @@ THRESHOLD = 0.2  # of the foreground, which is from 0 to 1
 MARGIN = 0.1  # added on each side, as a share of the width or height of the box
 
 
-def boxes_of(foreground: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
+def find_foreground_boxes(foreground: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
     """Return the tightest box around all pixels of the foreground of each image.
 
     Args:
@@ -42,13 +42,13 @@ def boxes_of(foreground: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 4"]:
     return torch.stack((x0, y0, x1, y1), 1)
 
 
-def widened(boxes: Float[Tensor, "b 4"]) -> Float[Tensor, "b 4"]:
+def widen_boxes(boxes: Float[Tensor, "b 4"]) -> Float[Tensor, "b 4"]:
     """Add MARGIN of its width and height to each side of a box, within the image."""
     margin = MARGIN * (boxes[:, 2:] - boxes[:, :2])
     return torch.cat((boxes[:, :2] - margin, boxes[:, 2:] + margin), 1).clamp(0, 1)
 
 
-def zoomed(images: Float[Tensor, "b 3 H W"], boxes: Float[Tensor, "b 4"]) -> Tensor:
+def crop_to_boxes(images: Float[Tensor, "b 3 H W"], boxes: Float[Tensor, "b 4"]) -> Tensor:
     """Crop each image to its box and resize the crop bilinearly to the size of the image.
 
     Args:

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
-from pipeline.ops.relu_rules import InSight
+from pipeline.ops.relu_rules import OutOfPlaceActivations
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
@@ -452,7 +452,7 @@ def test_the_graph_is_freed_at_once(form):
 
 def test_what_is_no_activation_runs_in_place_as_ever():
     x = picture(2, 3, 4).clone()
-    with InSight():
+    with OutOfPlaceActivations():
         view = x[:, 1]
         assert view.mul_(2) is view
         assert view.transpose_(0, 1) is view

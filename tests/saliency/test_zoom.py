@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pipeline.protocols import Network
 from pipeline.saliency.foreground import Foreground
-from pipeline.saliency.zoom import boxes_of, widened, zoomed
+from pipeline.saliency.zoom import crop_to_boxes, find_foreground_boxes, widen_boxes
 from pipeline.types import NetworkOutput
 
 
@@ -17,15 +17,15 @@ def test_boxes_are_half_open_around_all_that_is_foreground() -> None:
     maps[0, 0, 1, 2] = maps[0, 0, 2, 5] = 0.9
     maps[1, 0, 3, 7] = 0.5
     expected = [[2 / 8, 1 / 4, 6 / 8, 3 / 4], [7 / 8, 3 / 4, 1, 1], [0, 0, 1, 1]]
-    assert boxes_of(maps).tolist() == expected  # the last: nothing is, so that all is
-    wide = widened(torch.tensor([[0.2, 0.0, 0.4, 0.5]]))
+    assert find_foreground_boxes(maps).tolist() == expected  # the last: nothing is, so that all is
+    wide = widen_boxes(torch.tensor([[0.2, 0.0, 0.4, 0.5]]))
     assert torch.allclose(wide, torch.tensor([[0.18, 0.0, 0.42, 0.55]]))
 
 
 def test_a_crop_is_resized_to_the_size_of_the_image() -> None:
     images = torch.randn(2, 3, 16, 24)
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    crops = zoomed(images, boxes)
+    crops = crop_to_boxes(images, boxes)
     part = F.interpolate(images[:1, :, 8:, 6:18], (16, 24), mode="bilinear")
     assert torch.allclose(crops[0, :, 2:-2, 2:-2], part[0, :, 2:-2, 2:-2], atol=1e-5)
     assert torch.allclose(crops[1], images[1], atol=1e-5)
