@@ -167,7 +167,6 @@ def compare(
     samples: int = 1000,
     permutations: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Comparison:
     """Compare two runs on the same images: row i of `a` and of `b` is the same image.
 
@@ -178,10 +177,9 @@ def compare(
         samples: Number of resamples for the interval.
         permutations: Number of random swaps for the p-value.
         seed: Seed of both.
-        level: Share of the resampled differences that lies within the interval.
 
     Returns:
-        The difference statistic(b) - statistic(a), its interval and its p-value.
+        The difference statistic(b) - statistic(a), its 95 % interval and its p-value.
 
     Raises:
         ValueError: If the numbers of images differ, or there are none.
@@ -196,17 +194,25 @@ def compare(
     k = len(mean_a)
     spread = statistic(pairs[:, k:]) - statistic(pairs[:, :k])
 
-    moved = np.zeros((permutations, k))  # change of a's means where images are swapped
+    moved = _swap_at_random(a, b, permutations, rng)
+    swapped = statistic(mean_b - moved) - statistic(mean_a + moved)
+    as_far = np.abs(swapped) >= abs(difference) - 1e-12
+    p_value = float((1 + as_far.sum()) / (1 + permutations))
+    return Comparison(difference, middle(spread), p_value, len(a))
+
+
+def _swap_at_random(
+    a: Rows, b: Rows, permutations: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "permutations k"]:
+    """Swap the two rows of random images; return by how much each swap moves the means of `a`."""
+    moved = np.zeros((permutations, a[:1].shape[1]))
     for chunk_a, chunk_b in zip(_chunks(a), _chunks(b), strict=True):
         change = chunk_b.astype(np.float64) - chunk_a
         change = change[change.any(1)]  # swapping equal rows changes nothing
         if len(change):
             swap = rng.integers(0, 2, (permutations, len(change)), np.uint8)
             moved += swap.astype(np.float64) @ change / len(a)
-    swapped = statistic(mean_b - moved) - statistic(mean_a + moved)
-    as_far = np.abs(swapped) >= abs(difference) - 1e-12
-    p_value = float((1 + as_far.sum()) / (1 + permutations))
-    return Comparison(difference, middle(spread, level), p_value, len(a))
+    return moved
 
 
 class _SideBySide:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AblationCAM:
+    """Ablation-CAM of a layer, by forward passes without gradients."""
+
     layer: str = "last"  # whose feature maps are ablated; below, or by name
     relu: bool = True  # false: signed, negative where it speaks against the class
     batch: int = 16  # ablated channels at once

@@ -2,8 +2,8 @@
 
     map = mean_m  (up(map_m) - min) / (max - min)
 
-Every map is upsampled to the finest one's resolution and scaled to [0, 1] there, each class of each
-image by itself: methods have different units (a share of a logit, a gradient, a probability), so
+Each map is upsampled to the resolution of the finest and scaled to [0, 1] there, each class of each
+image separately: methods have different units (a share of a logit, a gradient, a probability), so
 only positions can be averaged, not magnitudes. A segmenter scales a single map the same way. The
 zero of a signed map is lost; a constant map counts as 0.
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Average:
+    """The average of the maps of several methods, each scaled to [0, 1]."""
+
     methods: tuple[SaliencyMethod, ...]  # names of choices, or nodes with a _target_
 
     def __post_init__(self) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CAM:
+    """CAM, for networks with a GAP head."""
+
     weights: Literal["all", "positive"] = "all"
 
     def __call__(

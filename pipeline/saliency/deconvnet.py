@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deconvnet:
+    """Deconvnet maps, for networks whose activations are all ReLU."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
 
     def __call__(

@@ -6,9 +6,9 @@ Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components
 needs neither class nor gradient: all classes of an image have the same map.
 
 `centred: true` subtracts the mean of each channel first, which makes v_1 the first principal
-component over the places of the image; pytorch-grad-cam does so, the paper does not. The sign of a
-singular vector is arbitrary: here the inner product of the map with the mean of the features is not
-negative. The map of features that are never negative is then never negative, unless centred.
+component over the positions of the image; pytorch-grad-cam does so, the paper does not. The sign of
+a singular vector is arbitrary: here the inner product of the map with the mean of the features is
+not negative. The map of features that are never negative is then never negative, unless centred.
 
 v_1 comes from the smaller of A A^T and A^T A, in float64: late layers have fewer positions than
 channels.
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EigenCAM:
+    """Eigen-CAM of a layer, without classes and gradients."""
+
     layer: str = "last"  # whose feature maps are decomposed; below, or by name
     centred: bool = False  # true: without each channel's mean (principal component)
 
@@ -66,15 +68,16 @@ def project_on_first_vector(
     """
     # Apple's devices have neither float64 nor eigh.
     device = torch.device("cpu") if features.device.type == "mps" else features.device
-    places = features.flatten(2).mT.to(device, torch.float64)  # [b, h*w, K]
-    mean = places.mean(2)
+    positions = features.flatten(2).mT.to(device, torch.float64)  # [b, h*w, K]
+    mean = positions.mean(2)
     if centred:
-        places = places - places.mean(1, keepdim=True)
-    if places.shape[1] <= places.shape[2]:
-        values, vectors = torch.linalg.eigh(places @ places.mT)
+        positions = positions - positions.mean(1, keepdim=True)
+    if positions.shape[1] <= positions.shape[2]:
+        values, vectors = torch.linalg.eigh(positions @ positions.mT)
         projected = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
     else:
-        projected = (places @ torch.linalg.eigh(places.mT @ places).eigenvectors[..., -1:])[..., 0]
+        vectors = torch.linalg.eigh(positions.mT @ positions).eigenvectors
+        projected = (positions @ vectors[..., -1:])[..., 0]
     negative = (projected * mean).sum(1, keepdim=True) < 0
     projected = torch.where(negative, -projected, projected)
     return projected.to(features.device, torch.float32).reshape(-1, *features.shape[2:])

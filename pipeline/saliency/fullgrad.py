@@ -53,6 +53,8 @@ TOLERANCE = 5e-3
 
 @dataclass(frozen=True)
 class FullGrad:
+    """FullGrad maps, whose completeness is checked in each call."""
+
     rescale: Literal["layer", "channel"] = "layer"  # what psi scales to [0, 1]
 
     def __call__(

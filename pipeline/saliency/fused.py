@@ -9,6 +9,7 @@ begins at the earliest layer. Maps are made in float32 whatever the precision of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,15 +69,25 @@ def average_scaled(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b
     return upsample_to_largest([scale_to_peak(layer_maps) for layer_maps in maps]).mean(0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerMaps:
+    """How maps are made from one or more layers.
+
+    Args:
+        layers: Names of the layers.
+        rule: Makes the maps of a layer from its features and gradients, in float32.
+        relu: Whether values below zero become zero, before any fusion.
+        fusion: Combines the maps of several layers; not called for a single layer.
+    """
+
+    layers: Sequence[str]
+    rule: Rule
+    relu: bool
+    fusion: Fusion = average_scaled
+
+
 def explain_layers(
-    network: Network,
-    images: Float[Tensor, "b 3 H W"],
-    choose: ClassSelector,
-    layers: Sequence[str],
-    rule: Rule,
-    *,
-    relu: bool,
-    fusion: Fusion = average_scaled,
+    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, wanted: LayerMaps
 ) -> Explanation:
     """Compute maps of the chosen classes from the features and gradients of one or more layers.
 
@@ -84,25 +95,23 @@ def explain_layers(
         network: The classifier.
         images: Images as the network sees them.
         choose: Selects the classes from the logits.
-        layers: Names of the layers.
-        rule: Makes the maps of a layer from its features and gradients, in float32.
-        relu: Whether values below zero become zero, before any fusion.
-        fusion: Combines the maps of several layers; not called for a single layer.
+        wanted: The layers, and how their maps are made.
 
     Returns:
-        The raw maps of a single layer as `rule` gives them, or those of several layers fused.
+        The raw maps of a single layer as the rule gives them, or those of several layers fused.
 
     Raises:
         UserError: If a layer does not exist or the score does not depend on it.
     """
     with torch.enable_grad():
-        answer = network(images, at=layers)
+        answer = network(images, at=wanted.layers)
         logits = answer.logits.detach()
         classes = choose(logits)
-        features = [answer.activations[name] for name in layers]
+        features = [answer.activations[name] for name in wanted.layers]
         gradients = compute_gradients(answer.logits, classes, features)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        maps = [rule(a.float(), g.float()) for a, g in zip(features, gradients, strict=True)]
-        if relu:
+        maps = [wanted.rule(a.float(), g.float()) for a, g in zip(features, gradients, strict=True)]
+        if wanted.relu:
             maps = [layer_maps.relu() for layer_maps in maps]
-        return Explanation(maps[0] if len(maps) == 1 else fusion(maps), classes, logits)
+        fused = maps[0] if len(maps) == 1 else wanted.fusion(maps)
+        return Explanation(fused, classes, logits)

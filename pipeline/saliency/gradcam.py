@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explain_layers, weight_features
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradCAM:
+    """Grad-CAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
     relu: bool = True  # false: signed, negative where it speaks against the class
 
@@ -41,9 +43,8 @@ class GradCAM:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        return explain_layers(
-            network, images, choose, self.layers, weight_by_mean_gradient, relu=self.relu
-        )
+        wanted = LayerMaps(layers=self.layers, rule=weight_by_mean_gradient, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
 def weight_by_mean_gradient(

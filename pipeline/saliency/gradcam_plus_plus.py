@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explain_layers, weight_features
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradCAMPlusPlus:
+    """Grad-CAM++ of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
     relu: bool = True  # false: keep values below zero
 
@@ -50,9 +52,8 @@ class GradCAMPlusPlus:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        return explain_layers(
-            network, images, choose, self.layers, weight_by_position, relu=self.relu
-        )
+        wanted = LayerMaps(layers=self.layers, rule=weight_by_position, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
 def weight_by_position(

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gradient:
+    """The gradient of the class score at each pixel."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
     normalize: Literal["none", "sum"] = "none"  # sum: magnitudes of a map add up to 1
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GuidedBackprop:
+    """Guided backpropagation, for networks whose activations are all ReLU."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
 
     def __call__(

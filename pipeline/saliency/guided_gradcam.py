@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GuidedGradCAM:
+    """Guided backpropagation times the upsampled Grad-CAM of a layer."""
+
     layer: str = "last"  # Grad-CAM's: last, below, or one by name
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
     upsampling: Literal["bilinear", "nearest"] = "bilinear"  # of Grad-CAM's map, to the image

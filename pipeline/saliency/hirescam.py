@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explain_layers
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiResCAM:
+    """HiResCAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
     relu: bool = True  # false: signed, negative where it speaks against the class
 
@@ -43,7 +45,8 @@ class HiResCAM:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        return explain_layers(network, images, choose, self.layers, sum_products, relu=self.relu)
+        wanted = LayerMaps(layers=self.layers, rule=sum_products, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
 def sum_products(

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientTimesInput:
+    """The gradient times the image."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
 
     def __call__(
@@ -50,6 +52,8 @@ class GradientTimesInput:
 
 @dataclass(frozen=True)
 class IntegratedGradients:
+    """Integrated gradients, from a baseline to the image."""
+
     steps: int = 32  # points on the line, a forward and a backward pass each; more are more exact
     rule: Literal["gausslegendre", "middle", "right"] = "gausslegendre"  # right: the paper's
     # x': the mean colour of training, each image's own, or three numbers as the network sees them

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explain_layers, scale_to_peak, upsample_to_largest
+from pipeline.saliency.fused import (
+    LayerMaps,
+    check_layers,
+    explain_layers,
+    scale_to_peak,
+    upsample_to_largest,
+)
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -31,6 +37,8 @@ GAMMA = 2.0  # of the paper
 
 @dataclass(frozen=True)
 class LayerCAM:
+    """LayerCAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
     relu: bool = True  # false: keep values below zero
 
@@ -45,15 +53,13 @@ class LayerCAM:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        return explain_layers(
-            network,
-            images,
-            choose,
-            self.layers,
-            weight_by_positive_gradient,
+        wanted = LayerMaps(
+            layers=self.layers,
+            rule=weight_by_positive_gradient,
             relu=self.relu,
             fusion=take_largest,
         )
+        return explain_layers(network, images, choose, wanted)
 
 
 def weight_by_positive_gradient(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Occlusion:
+    """The drop of the class score where patches of the image are covered."""
+
     window: int = 32  # side of a patch in pixels of the network's input
     stride: int = 16  # pixels from one patch to the next; half as many cost four times the time
     value: float | Literal["mean"] = 0.0  # the cover, in normalised units; mean: the image's mean

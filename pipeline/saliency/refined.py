@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refined:
+    """The map of the localization head, alone or averaged with its teacher's."""
+
     teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
     flips: bool = False  # of the localization head: a second forward pass
     look_again: float = 0.15  # second pass where the two largest probabilities are nearer; 0: never

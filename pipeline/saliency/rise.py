@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RISE:
+    """RISE: random masks weighted by the class probability of the masked image."""
+
     masks: int = 4000  # forward passes for each image; a rough map needs some 500
     cells: int = 7  # of a mask, a side
     probability: float = 0.5  # that a cell is open

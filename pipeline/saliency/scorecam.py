@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreCAM:
+    """Score-CAM of a layer, by forward passes without gradients."""
+
     layer: str = "last"  # whose feature maps mask the image; below, or by name
     relu: bool = True  # false: keep values below zero
     batch: int = 8  # masked images at once; more are faster on an accelerator

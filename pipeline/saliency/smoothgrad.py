@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SmoothGrad:
+    """The mean of the gradients, or of their squares, at noisy copies of the image."""
+
     samples: int = 25  # noisy copies, each a forward and a backward pass
     noise: float = 0.15  # sigma as a share of the image's range of values
     squared: bool = False  # average the squared gradients

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
+    """A method averaged over mirrored and scaled views of the image."""
+
     method: SaliencyMethod  # the name of a choice, or a node with a _target_
     flips: bool = True  # each view mirrored, too
     scales: tuple[float, ...] = (1.0,)  # of the input's side; 2 takes four times as long

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explain_layers, weight_features
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class XGradCAM:
+    """XGrad-CAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
     relu: bool = True  # false: signed, negative where it speaks against the class
 
@@ -42,9 +44,8 @@ class XGradCAM:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        return explain_layers(
-            network, images, choose, self.layers, weight_by_feature, relu=self.relu
-        )
+        wanted = LayerMaps(layers=self.layers, rule=weight_by_feature, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
 def weight_by_feature(

@@ -320,7 +320,7 @@ def test_what_does_not_depend_on_the_image_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: IntegratedGradients(steps=0), "saliency.steps=0: expected at least 1"),
         (lambda: SmoothGrad(samples=0), "saliency.samples=0: expected at least 1"),

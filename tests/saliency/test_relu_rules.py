@@ -289,7 +289,7 @@ class Swish(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("activation", "told"),
+    ("activation", "message"),
     [
         (nn.GELU(), "GELU"),
         (nn.GELU("tanh"), "GELU"),
