@@ -160,6 +160,10 @@ def test_it_computes_what_it_declares(name: str) -> None:
     assert {score.name for score in metric.compute_classes()} <= declared.keys()
     assert all(score.label in SETTINGS.classes for score in metric.compute_classes())
     assert metric.notes() == []
+    assert metric.compute() == scores, "computing changes nothing"
+    for line in metric.curve():
+        assert line["iou"] in SETTINGS.ious
+        assert all(0 <= value <= 1 for point in line["points"] for value in point)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -169,6 +173,7 @@ def test_without_evidence_there_is_no_number(name: str) -> None:
     for evidence in images():
         used.update(evidence)
     empty = template.with_settings(SETTINGS)
+    assert type(empty) is type(template)
     assert empty.compute() == [], "accumulators share nothing"
     assert empty.compute_classes() == []
     assert list(empty.curve()) == []
