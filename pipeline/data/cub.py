@@ -154,7 +154,7 @@ class Cub(OnDisk):
                 continue
             box, where = self._boxes[self._numbers[file.id]]
             try:
-                size = photo.size_of(file.path, name=file.id)
+                size = photo.read_size(file.path, name=file.id)
             except SkippedImage:
                 continue  # as it is wherever it is read
             box, was_clipped = coco.clip(box, size, where)

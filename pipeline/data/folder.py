@@ -464,7 +464,7 @@ class Annotated:
     def _size(self, image: coco.CocoImage, file: File) -> Size | None:
         """The upright size of the image itself; the file's where the image cannot be read."""
         try:
-            size = photo.size_of(file.path, name=file.id)
+            size = photo.read_size(file.path, name=file.id)
         except SkippedImage:
             return image.size
         if image.size not in (None, size):

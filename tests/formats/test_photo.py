@@ -158,7 +158,7 @@ def test_orientation(painted, tmp_path, paint, orientation, suffix):
     }
     how = lossless.get(suffix, {})
     path = paint(tmp_path / f"a.{suffix}", stored, exif=exif, **how)
-    assert photo.size_of(path) == (32, 48)
+    assert photo.read_size(path) == (32, 48)
     image, size = photo.read(path)
     assert size == image.shape[:2] == (32, 48)
     assert np.abs(image.astype(int) - np.asarray(upright)).max() <= 12 * (suffix == "jpg")
@@ -191,7 +191,7 @@ def test_broken_exif_is_no_orientation(tmp_path, paint, block, suffix):
     path = paint(tmp_path / f"a.{suffix}", exif=block)
     image, size = photo.read(path, at=(15, 20))
     assert (size, image.shape) == ((30, 40), (15, 20, 3))
-    assert photo.size_of(path) == (30, 40)
+    assert photo.read_size(path) == (30, 40)
 
 
 # -- what is set aside
@@ -281,7 +281,7 @@ def test_bombs_are_refused_unread(tmp_path, width, height):
     refused(path, "pixels", "refused")
     refused(path, "pixels", "refused", at=(224, 224))
     with pytest.raises(SkippedImage, match="refused"):
-        photo.size_of(path)
+        photo.read_size(path)
 
 
 # -- large photographs, threads, names
@@ -322,20 +322,20 @@ def test_memory_of_a_huge_photograph(tmp_path, suffix, limit):
 
 def test_strips_are_the_same_as_one_piece(painted, monkeypatch):
     image = Image.fromarray(painted(700, 30))
-    whole = photo._array(image)
-    monkeypatch.setattr(photo, "LARGE", 10)
-    assert (photo._array(image) == whole).all()
+    whole = photo._to_array(image)
+    monkeypatch.setattr(photo, "LARGE_IMAGE_PIXELS", 10)
+    assert (photo._to_array(image) == whole).all()
 
 
 def test_large_images_one_at_a_time(tmp_path, paint, monkeypatch):
-    monkeypatch.setattr(photo, "LARGE", 10)
+    monkeypatch.setattr(photo, "LARGE_IMAGE_PIXELS", 10)
     path = paint(tmp_path / "a.png")
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda _: photo.read(path, at=(16, 16))[0], range(20)))
     assert all((image == images[0]).all() for image in images)
     refused(tmp_path / "gone.png")  # and the next one still gets its turn
-    assert photo._one_large.acquire(timeout=1)
-    photo._one_large.release()
+    assert photo._large_image_slot.acquire(timeout=1)
+    photo._large_image_slot.release()
 
 
 def test_threads_give_the_same_bytes(tmp_path, paint):
@@ -418,6 +418,6 @@ def test_real_photographs(shared):
     for path in files:
         image, size = photo.read(path, at=(224, 224))
         with Image.open(path) as reference:
-            assert size == (reference.height, reference.width) == photo.size_of(path)
+            assert size == (reference.height, reference.width) == photo.read_size(path)
             expected = np.asarray(reference.convert("RGB").resize((224, 224), 2), int)
         assert np.abs(image - expected).mean() < 1
