@@ -139,7 +139,7 @@ class Cub(OnDisk):
                 raise UserError(f"{where}: {values!r} are not numbers; correct it") from None
             if len(xywh) != 4:
                 raise UserError(f"{where}: {values!r} is not x, y, width and height; correct it")
-            boxes[number] = coco.xyxy(xywh, where), where
+            boxes[number] = coco.xywh_to_xyxy(xywh, where), where
         return boxes
 
     def _truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
@@ -160,7 +160,7 @@ class Cub(OnDisk):
             box, was_clipped = coco.clip(box, size, where)
             clipped += was_clipped
             found[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
-        notes = [coco.clipped_note(self._boxes_file, clipped)] if clipped else []
+        notes = [coco.describe_clipped_boxes(self._boxes_file, clipped)] if clipped else []
         if without:
             notes.append(f"{self._boxes_file.name}: no box of {list_some(without, 'image')}")
         return found, notes

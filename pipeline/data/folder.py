@@ -459,7 +459,7 @@ class Annotated:
                     [one.mask for one in crowds],
                 ) if crowds else None,
             )  # fmt: skip
-        return found, [coco.clipped_note(self.file.path, clipped)] if clipped else []
+        return found, [coco.describe_clipped_boxes(self.file.path, clipped)] if clipped else []
 
     def _size(self, image: coco.CocoImage, file: File) -> Size | None:
         """The upright size of the image itself; the file's where the image cannot be read."""
