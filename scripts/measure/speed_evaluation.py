@@ -215,10 +215,10 @@ def _score(folder: Path, count: int) -> dict[str, float]:
     cv2.setNumThreads(1)
     asked = Asked((0.3, 0.5, 0.7), 0, 2, "default", {"kind": "fixed", "value": 0.2})
     with tempfile.TemporaryDirectory() as made:
-        warm = wsolevaluation.read(folder, most=20)
+        warm = wsolevaluation.read(folder, max_images=20)
         score_maps(folder, warm, asked, Path(made) / "images.json").scores("warm")
         started = time.perf_counter()
-        metadata = wsolevaluation.read(folder, most=count)
+        metadata = wsolevaluation.read(folder, max_images=count)
         done = score_maps(folder, metadata, asked, Path(made) / "images.json")
         assert done.scores("maps")[0][0].n == count
         seconds = time.perf_counter() - started
