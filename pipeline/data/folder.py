@@ -44,7 +44,7 @@ class Folder(OnDisk):
     calibration: str | None = None  # a folder beside train/: its boxes choose the threshold
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.input_size(self.size))
+        object.__setattr__(self, "size", listing.parse_input_size(self.size))
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
-from pipeline.data.listing import fraction_of, input_size
+from pipeline.data.listing import hash_to_fraction, parse_input_size
 from pipeline.data.shape_outlines import (
     OUTLINES,
     Outline,
@@ -73,7 +73,7 @@ class Shapes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", input_size(self.size))
+        object.__setattr__(self, "size", parse_input_size(self.size))
         for name, least in (("images", 1), ("val_images", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"data.{name}={getattr(self, name)}: expected at least {least}")
@@ -152,7 +152,7 @@ class Shapes:
         learn: list[tuple[Pool, int]] = []
         held: list[tuple[Pool, int]] = []
         for number in range(self.images):
-            apart = fraction_of(self._id("train", number), "held_back") < self.held_back
+            apart = hash_to_fraction(self._id("train", number), "held_back") < self.held_back
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("val", number) for number in range(self.val_images)]
         return {"train": learn, "held_back": held, "calibration": [], "val": val,

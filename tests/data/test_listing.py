@@ -196,11 +196,11 @@ def test_fingerprint_of_a_listing():
 
 
 def test_input_size():
-    assert listing.input_size(224) == (224, 224)
-    assert listing.input_size([96, 128]) == (96, 128)
+    assert listing.parse_input_size(224) == (224, 224)
+    assert listing.parse_input_size([96, 128]) == (96, 128)
     for wrong in (0, 7, 9000, (224,), (1, 2, 3), [224, -1]):
         with pytest.raises(UserError, match=r"data\.size"):
-            listing.input_size(wrong)
+            listing.parse_input_size(wrong)
 
 
 def test_lines(tmp_path):
