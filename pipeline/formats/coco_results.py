@@ -98,13 +98,7 @@ def read(path: Path, known: CocoFile) -> Results:
     Raises:
         UserError: The file is not a results file, or none of its records can be scored.
     """
-    records = coco.read_json(path)
-    if not isinstance(records, list):
-        data_set = " (a whole data set? its list of annotations alone would be one)"
-        raise UserError(
-            f"{path}: expected COCO results, a list of records with image_id, category_id, bbox "
-            f"and score; got {_name_kind(records)}{data_set if isinstance(records, dict) else ''}"
-        )
+    records = _load_records(path)
     images = {image.id: image for image in known.images}
     left_out: dict[str, list[int]] = {}
     good: list[tuple[int, int, float, list[float]]] = []
@@ -150,6 +144,18 @@ def read(path: Path, known: CocoFile) -> Results:
         notes,
         len(records),
     )
+
+
+def _load_records(path: Path) -> list[Any]:
+    """Read the list of a results file. Raise UserError where the file is no list."""
+    records = coco.read_json(path)
+    if not isinstance(records, list):
+        data_set = " (a whole data set? its list of annotations alone would be one)"
+        raise UserError(
+            f"{path}: expected COCO results, a list of records with image_id, category_id, bbox "
+            f"and score; got {_name_kind(records)}{data_set if isinstance(records, dict) else ''}"
+        )
+    return records
 
 
 def _describe_boxes_beyond(path: Path, positions: Sequence[int], count: int) -> str:
