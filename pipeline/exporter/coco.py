@@ -38,7 +38,7 @@ def iterate_results(found: FoundBoxes) -> Iterator[dict[str, Any]]:
             record = {
                 "image_id": int(names.image_ids[position]),
                 "category_id": int(names.category_ids[boxes.label]),
-                "bbox": coco.xywh(box),
+                "bbox": coco.xyxy_to_xywh(box),
                 "score": round(score, 5),
             }
             if boxes.masks is not None:

@@ -81,10 +81,10 @@ def cache_key(config: Mapping[str, Any], threshold: Mapping[str, Any]) -> dict[s
             for name in ("boxes", "against", "annotations")
         }
     return key | {
-        "maps": wsolevaluation.maps_fingerprint(Path(config["maps"])),
+        "maps": wsolevaluation.fingerprint_maps(Path(config["maps"])),
         "against": None
         if config["against"] is None
-        else wsolevaluation.maps_fingerprint(Path(config["against"])),
+        else wsolevaluation.fingerprint_maps(Path(config["against"])),
         "metadata": wsolevaluation.fingerprint(_metadata_folder(config)),
         "protocol": config["protocol"],
         "threshold": fixed_threshold(threshold),
