@@ -21,7 +21,7 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
 
     Raises UserError with the key, the value and the choices.
     """
-    _use_config_folder(arguments)
+    use_config_folder(arguments)
     checked = [
         a if _is_flag(a, i, arguments) else _check_override(a) for i, a in enumerate(arguments)
     ]
@@ -35,7 +35,7 @@ VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
                "-p", "--info", "-i", "--cfg", "-c", "--experimental-rerun"}  # fmt: skip
 
 
-def _use_config_folder(arguments: Sequence[str]) -> None:
+def use_config_folder(arguments: Sequence[str]) -> None:
     """Let the choices in the folder of `--config-dir` be found, before anything asks for them."""
     for n, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
