@@ -35,7 +35,8 @@ from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, mean_score
 from pipeline.model.small import Small
 from pipeline.types import (
-    AuditNumber, Boxes, CocoIds, Example, Explanation, GroundTruth, MetricNumber, PairedRows, ViewResult,
+    AuditNumber, Boxes, CocoIds, Example, Explanation, GroundTruth, MetricNumber,
+    PairedRows, ViewResult,
 )
 
 
@@ -430,7 +431,8 @@ def test_test_of_maps_and_view(run: Cli) -> None:
         (["export.formats=[mina]"], ["no such format 'mina'", "did you mean 'mine'"]),
         (["stages=[mina]"], ["unknown stage 'mina'", "did you mean 'mine'"]),
         (["saliency._target_=outside_module.Nothing"], ["cannot be imported", "Nothing"]),
-        (["objective._target_=pipeline.model.small.Small"], ["objective/NAME.yaml", "--config-dir"]),
+        (["objective._target_=pipeline.model.small.Small"],
+         ["objective/NAME.yaml", "--config-dir"]),
     ],
     ids=lambda value: " ".join(value) if len(value) < 3 else "",
 )  # fmt: skip
