@@ -69,11 +69,34 @@ class Views:
         for size in sizes:
             here = size == images.shape[2:]
             view = images if here else _resized(images, size)
-            found.append(plain if here and plain else self.method(network, view, chosen))
+            found.append(plain if here and plain else self._explain(network, view, chosen, here))
             if self.flips:
-                found.append(_mirrored(self.method(network, view.flip(3), chosen)))
+                found.append(_mirrored(self._explain(network, view.flip(3), chosen, here)))
         maps = averaged([one.maps for one in found])
         return Explanation(maps, classes, logits, _mean_colour(found, images))
+
+    def _explain(
+        self, network: Network, view: Float[Tensor, "b 3 H W"], choose: ClassSelector, here: bool
+    ) -> Explanation:
+        """Return the maps of one view; `here`: it has the size that the network was asked with.
+
+        Raises:
+            UserError: The network reads images of one size alone.
+        """
+        try:
+            return self.method(network, view, choose)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if here:
+                raise
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            height, width = view.shape[2:]
+            raise UserError(
+                f"scales={[*self.scales]}: the network cannot read images of {height} x {width} "
+                f"pixels ({first_line}), as a transformer or fully connected "
+                "layers cannot; scales=[1] keeps the size of its input"
+            ) from error
 
 
 def _scaled(images: Float[Tensor, "b 3 H W"], scale: float) -> tuple[int, int]:
