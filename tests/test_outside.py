@@ -467,6 +467,14 @@ def test_help_lists_what_comes_from_outside(run: Cli, capsys: pytest.CaptureFixt
         assert [line for line in shown.split("\n") if "mine" in line.strip().split(", ")], family
 
 
+def test_config_dir_may_stand_anywhere(run: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also between overrides; and a folder that is not there is refused."""
+    assert run("saliency=mine", "--config-dir", "choices", *CAM, "--cfg", "job") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["saliency"]["power"] == 1.0
+    assert run(*CAM, "--config-dir=nowhere") == 2
+    assert "--config-dir nowhere: no such folder" in capsys.readouterr().err
+
+
 def test_cfg_job_shows_the_options_of_the_stage(
     run: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,9 +22,11 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
     Raises UserError with the key, the value and the choices.
     """
     use_config_folder(arguments)
-    checked = [
-        a if _is_flag(a, i, arguments) else _check_override(a) for i, a in enumerate(arguments)
-    ]
+    are_flags = [_is_flag(a, i, arguments) for i, a in enumerate(arguments)]
+    given = list(zip(arguments, are_flags, strict=True))
+    # Flags first: Hydra's parser refuses overrides on both sides of one.
+    checked = [argument for argument, is_flag in given if is_flag]
+    checked += [_check_override(argument) for argument, is_flag in given if not is_flag]
     keys = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     # An experiment's own list of methods is not meant for who names one.
     named = "saliency" in keys and "explain.methods" not in keys
