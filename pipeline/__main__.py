@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.engine import ranks, terminal
 from pipeline.engine.choices import conf_folder
-from pipeline.engine.overrides import prepare_overrides
+from pipeline.engine.overrides import prepare_overrides, use_config_folder
 from pipeline.engine.run_folder import RunFolder, format_summary
 from pipeline.errors import UserError
 
@@ -75,12 +75,14 @@ def _named() -> list[str]:
 def main() -> None:
     """The command line. A UserError is one clear message and exit code 2, never a traceback."""
     arguments = sys.argv[1:]
-    if "--help" in arguments or "-h" in arguments:
-        from pipeline.engine.help import help_text
-
-        terminal.print_line(help_text())
-        return
+    import_from_current_folder()
     try:
+        if "--help" in arguments or "-h" in arguments:
+            from pipeline.engine.help import help_text
+
+            use_config_folder(arguments)
+            terminal.print_line(help_text())
+            return
         # A scheduler's polite end is the user's Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         ranks.silence_nonzero_ranks()
@@ -101,6 +103,17 @@ def main() -> None:
         if message is None:
             raise
         _fail(message, 2)
+
+
+def import_from_current_folder() -> None:
+    """Let modules of the current folder be imported by the command label2box, too.
+
+    `python -m pipeline` has that folder on its path already, unless python -P or PYTHONSAFEPATH
+    says otherwise.
+    """
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {"", here} & set(sys.path):
+        sys.path.insert(0, here)
 
 
 def without_cfg(arguments: list[str]) -> tuple[list[str], bool]:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.engine.choices import EXTRA_FOLDER
 from pipeline.metric import box_counts, max_box_acc, pxap
 from pipeline.ops import bootstrap
 from pipeline.ops.bootstrap import resampled
@@ -115,6 +116,8 @@ def pipeline(*words: str) -> int:
     flags = [word for word in words[:1] if word == "-m"]
     with pytest.MonkeyPatch.context() as patch:
         # The page has the last word.
+        patch.setenv(EXTRA_FOLDER, "")  # what --config-dir sets ends with the command
+        patch.setattr(sys, "path", [*sys.path])
         patch.setattr(sys, "argv", ["pipeline", *flags, *quick, *words[len(flags) :]])
         try:
             main()
@@ -174,7 +177,8 @@ def test_every_command_of_a_page_runs(
             for words in block.commands:
                 run(words)
             if block.language == "python":
-                exec(compile(block.text, str(page), "exec"), {"__name__": "page"})
+                code = compile(block.text, str(page), "exec", dont_inherit=True)
+                exec(code, {"__name__": "__main__"})
         except Exception as error:
             told = capsys.readouterr().err[-2000:]
             pytest.fail(

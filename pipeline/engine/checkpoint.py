@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine.choices import instantiate
+from pipeline.engine.choices import instantiate, may_be_named
 from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
@@ -252,7 +252,7 @@ def _builder(path: Path, model: Mapping[str, Any]) -> Any:
     target = str(model.get("_target_"))
     module, _, name = target.rpartition(".")
     kind = None
-    if module.startswith("pipeline.model."):
+    if may_be_named("model", target):
         try:
             kind = getattr(importlib.import_module(module), name, None)
         except ImportError:

@@ -76,7 +76,7 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
     checkpoint's card). Raises UserError with the key, the value and what the target takes.
     """
     name = str(node["_target_"])
-    if within and not name.startswith(within):
+    if within and not may_be_named(within.split(".")[1], name):
         raise UserError(
             f"{where}: {name!r} is not one of {within}*: refused, a card must not run code"
         )
@@ -94,7 +94,35 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
         raise UserError(f"{where}: {error}") from error
 
 
+def may_be_named(family: str, target: str) -> bool:
+    """Return whether a file that somebody else may have written can name a target of a family.
+
+    It can name a class of this project, and a class that a choice of conf/ or of `--config-dir`
+    names, for the user gave that folder.
+    """
+    if target.startswith(f"pipeline.{family}."):
+        return True
+    return any(read_choice(family, name).get("_target_") == target for name in list_choices(family))
+
+
+def choice_name(family: str, target: str) -> str:
+    """Return what to call a target: the file of a class of this project, the choice of another.
+
+    Without a choice of that target it is the name of its module.
+    """
+    if not target.startswith("pipeline."):
+        for name in list_choices(family):
+            if read_choice(family, name).get("_target_") == target:
+                return name
+    return target.split(".")[-2]
+
+
 def locate(where: str, name: str) -> Any:
+    """Import what a `_target_` names.
+
+    Raises:
+        UserError: It cannot be imported.
+    """
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import yaml
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import (
+    choice_name,
     fill_defaults,
     instantiate,
     list_choices,
     list_targets,
+    locate,
+    may_be_named,
     read_choice,
 )
 from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
@@ -51,7 +55,7 @@ def complete_config(
     for key in nested_choices():
         stage, _, name = key.partition(".")
         config[stage] = {**config[stage], name: fill_defaults(key, get_value(config, key))}
-    methods = _complete_methods(config, chosen.get("saliency", "saliency"))
+    methods = _complete_methods(config, _main_method(config, chosen))
     scores_others = config["boxes"] is not None or config["maps"] is not None
     several = config["against"] is not None or len(methods) > 1
     if "evaluate" in config["stages"] and several and not scores_others:
@@ -59,9 +63,45 @@ def complete_config(
     # Built once here, so that a wrong argument is refused before anything is computed.
     for family in ("model", "objective", "segmenter"):
         instantiate(family, config[family])
+    if "train" in config["stages"]:
+        _check_named_in_checkpoint(config)
     for name, node in methods.items():
         instantiate(f"saliency {name}" if len(methods) > 1 else "saliency", node)
     return config, methods
+
+
+def _main_method(config: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
+    """Return the name of the method that saliency= chose, or saliency._target_= put in its place.
+
+    Raises:
+        UserError: explain.methods lists methods, and saliency._target_ is of none of them.
+    """
+    name, target = chosen.get("saliency", "saliency"), str(config["saliency"]["_target_"])
+    if name not in list_choices("saliency") or read_choice("saliency", name)["_target_"] == target:
+        return name
+    if config["explain"]["methods"]:
+        raise UserError(
+            f"saliency._target_={target}: explain.methods={config['explain']['methods']} names "
+            "choices; give explain.methods=[], or a YAML with this _target_ in saliency/ of the "
+            "folder of --config-dir, whose name explain.methods can have"
+        )
+    return choice_name("saliency", target)
+
+
+def _check_named_in_checkpoint(config: Mapping[str, Any]) -> None:
+    """Refuse to train what the checkpoint could not be built again from.
+
+    Raises:
+        UserError: A checkpoint's card may name classes of this project and of choices alone.
+    """
+    for family in ("model", "objective"):
+        target = str(config[family]["_target_"])
+        if not may_be_named(family, target):
+            raise UserError(
+                f"{family}._target_={target}: a checkpoint names its {family}, and is opened only "
+                f"where a choice has that _target_; write it into {family}/NAME.yaml of a folder, "
+                f"and give --config-dir FOLDER {family}=NAME"
+            )
 
 
 def _complete_methods(config: Mapping[str, Any], main: str) -> dict[str, Mapping[str, Any]]:
@@ -94,7 +134,7 @@ def _with_checkpoint_settings(
         if family in named:
             continue
         for target in list_targets(own[family]):
-            if not target.startswith(f"pipeline.{family}."):
+            if not may_be_named(family, target):
                 raise UserError(
                     f"{place}: {family}: {target!r} is refused, a file must not run code"
                 )
@@ -113,7 +153,7 @@ def _choice_name(family: str, node: Mapping[str, Any]) -> str:
         plainly = read_choice(family, choice)
         if plainly["_target_"] == node["_target_"] and fill_defaults(family, plainly) == node:
             return choice
-    return str(node["_target_"]).split(".")[-2]
+    return choice_name(family, str(node["_target_"]))
 
 
 def _without_training(config: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +161,9 @@ def _without_training(config: dict[str, Any]) -> dict[str, Any]:
     data.size says another."""
     stages = [stage for stage in config["stages"] if stage != "train"]
     card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
-    data = {"size": card["size"], **config["data"]}
+    data = dict(config["data"])
+    if "size" in inspect.signature(locate("data", str(data["_target_"]))).parameters:
+        data = {"size": card["size"], **data}
     return {**config, "data": data, "stages": stages}
 
 

@@ -21,10 +21,12 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
 
     Raises UserError with the key, the value and the choices.
     """
-    _use_config_folder(arguments)
-    checked = [
-        a if _is_flag(a, i, arguments) else _check_override(a) for i, a in enumerate(arguments)
-    ]
+    use_config_folder(arguments)
+    are_flags = [_is_flag(a, i, arguments) for i, a in enumerate(arguments)]
+    given = list(zip(arguments, are_flags, strict=True))
+    # Flags first: Hydra's parser refuses overrides on both sides of one.
+    checked = [argument for argument, is_flag in given if is_flag]
+    checked += [_check_override(argument) for argument, is_flag in given if not is_flag]
     keys = {argument.lstrip("+").partition("=")[0] for argument in arguments}
     # An experiment's own list of methods is not meant for who names one.
     named = "saliency" in keys and "explain.methods" not in keys
@@ -35,7 +37,7 @@ VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
                "-p", "--info", "-i", "--cfg", "-c", "--experimental-rerun"}  # fmt: skip
 
 
-def _use_config_folder(arguments: Sequence[str]) -> None:
+def use_config_folder(arguments: Sequence[str]) -> None:
     """Let the choices in the folder of `--config-dir` be found, before anything asks for them."""
     for n, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.engine import checkpoint, ranks, runtime, store, terminal
 from pipeline.engine.checkpoint import Checkpoint
-from pipeline.engine.choices import instantiate, list_targets
+from pipeline.engine.choices import choice_name, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
@@ -308,7 +308,7 @@ class Run:
         """Which network the checkpoint is, and what is done with it, in one line: `outputs/latest`
         is soon another run's."""
         card, cut = checkpoint.read_card(self.classifier), self.config["segmenter"]
-        model = card["model"].get("name") or str(card["model"]["_target_"]).split(".")[-2]
+        model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
         where = Path(self.config["checkpoint"]).resolve()
         shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
         at = f", boxes cut at {cut['threshold']}" if "threshold" in cut else ""
@@ -325,7 +325,7 @@ class Run:
     def network_name(self) -> str:
         """Return the name of the network that is explained, or that of its kind."""
         model = checkpoint.read_card(self.checkpoint)["model"]
-        return str(model.get("name", str(model["_target_"]).split(".")[-2]))
+        return str(model.get("name", choice_name("model", str(model["_target_"]))))
 
     def key(self, stage: str) -> str:
         return hash_of(self.cache_key(stage))

@@ -87,7 +87,7 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
         # What is named counts by itself: a stage that exports names its exporters.
         if module in hashes or (module not in named and _is_skipped(module, drawing)):
             continue
-        path = _find_source(module)
+        path = find_source(module)
         if path is None:
             hashes[module] = NO_SOURCE
             continue
@@ -120,7 +120,7 @@ def _list_followed(module: str, path: Path, source: Source) -> set[str]:
     followed = {parent} if parent else set()
     for written in source.imports:
         name = _resolve_import(written, package)
-        if name and _counts_with(module, name) and _find_source(name) is not None:
+        if name and _counts_with(module, name) and find_source(name) is not None:
             followed.add(name)
     return followed
 
@@ -149,7 +149,8 @@ def _counts_with(module: str, name: str) -> bool:
 # -- where sources are ---------------------------------------------------------------------------
 
 
-def _find_source(module: str) -> Path | None:
+def find_source(module: str) -> Path | None:
+    """Return the source file of a module, which is not imported; None where there is none."""
     if module.partition(".")[0] == PROJECT:
         return _list_project_modules(PACKAGE).get(module)
     return _find_foreign(module)

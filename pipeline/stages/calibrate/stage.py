@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from pipeline.data.unannotated import with_annotations
 from pipeline.engine import terminal
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
+from pipeline.protocols import RefiningSegmenter
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
     USED_IOU,
@@ -48,7 +49,7 @@ class Calibrate(Stage):
         """Return all that can change the result."""
         from pipeline.stages.calibrate.calibration import APART
 
-        data = cast(AnnotatedDataSet, run.data)
+        data = with_annotations(run.data)
         drawn = run.config["calibrate"]["boxes"]
         refines = isinstance(run.segmenter(), RefiningSegmenter)
         return {
@@ -105,7 +106,7 @@ class Calibrate(Stage):
         drawn = run.config["calibrate"]["boxes"]
         if drawn is not None:
             return read_drawn_boxes(run.data, Path(drawn))
-        return find_boxed_images(cast(AnnotatedDataSet, run.data))
+        return find_boxed_images(with_annotations(run.data))
 
     def _measure(self, run: Run, boxed: BoxedSplit) -> Measure:
         """Return a function that measures the maps of the boxed images, plain or refined."""

@@ -81,7 +81,13 @@ class Report(Stage):
             },
             notes=self._notes(run, first),
             links=words.list_files(self._before(run)),
-            essentials=words.command_line(run.config, card, list(run.methods)),
+            essentials=words.command_line(
+                data=run.config["data"],
+                segmenter=run.config["segmenter"],
+                card=card,
+                methods=list(run.methods),
+                seed=run.config["seed"],
+            ),
             made=store.provenance(),
         )
         write_text(folder / "index.html", page)

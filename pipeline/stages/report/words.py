@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
@@ -73,19 +74,15 @@ class ImageCounts:
 def page_title(name: str, methods: Sequence[str], data: Mapping[str, Any]) -> str:
     """Return experiment, methods and data set in one line; `data` is its configuration."""
     root = data.get("root")
-    data_name = Path(root).resolve().name if root else choice_name(data)
+    data_name = Path(root).resolve().name if root else choice_name("data", str(data["_target_"]))
     experiment = "" if name in methods else f"{name}: "
     return printable(f"{experiment}{', '.join(methods)} on {data_name}")
 
 
-def choice_name(node: Mapping[str, Any]) -> str:
-    """Return the name that a configuration's node is chosen by: its file's."""
-    return str(node["_target_"]).split(".")[-2]
-
-
 def network_name(card: Mapping[str, Any]) -> str:
     """Return the name of a checkpoint's network, or that of its kind."""
-    return str(card["model"].get("name", choice_name(card["model"])))
+    model = card["model"]
+    return str(model.get("name", choice_name("model", str(model["_target_"]))))
 
 
 def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str) -> list[str]:
@@ -110,17 +107,31 @@ def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
     return [f"localizer taught by {count} masks of training images, {so}"]
 
 
-def command_line(config: Mapping[str, Any], card: Mapping[str, Any], methods: Sequence[str]) -> str:
-    """Return the run as a command line would say it; without paths, as the page may be sent."""
-    segmenter = config["segmenter"]
+def command_line(
+    *,
+    data: Mapping[str, Any],
+    segmenter: Mapping[str, Any],
+    card: Mapping[str, Any],
+    methods: Sequence[str],
+    seed: int,
+) -> str:
+    """Return the run as a command line would say it; without paths, as the page may be sent.
+
+    Args:
+        data: the completed node of the data set.
+        segmenter: the completed node of the segmenter.
+        card: of the network's checkpoint.
+        methods: names of the saliency methods.
+        seed: of the run.
+    """
     arguments = [f"segmenter.{k}={v}" for k, v in segmenter.items() if k != "_target_"]
     parts = [
-        f"data={choice_name(config['data'])}",
+        f"data={choice_name('data', str(data['_target_']))}",
         f"model={network_name(card)}",
         f"saliency={','.join(methods)}",
-        f"segmenter={choice_name(segmenter)}",
+        f"segmenter={choice_name('segmenter', str(segmenter['_target_']))}",
         *arguments,
-        f"seed={config['seed']}",
+        f"seed={seed}",
     ]
     return " ".join(parts)
 
