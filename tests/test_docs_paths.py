@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.metric.gt_known import Localization
 from tests.conftest import ROOT
 
 ROOT_PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RELEASING", "SECURITY")]
@@ -81,7 +82,7 @@ def test_names_are_recognized() -> None:
 
 
 def test_missing_names_are_refused() -> None:
-    assert resolve("pipeline.metric.gt_known.Localization").__name__ == "Localization"
+    assert resolve("pipeline.metric.gt_known.Localization") is Localization
     for name in ("pipeline.records", "pipeline.ops.iou.no_such_function"):
         with pytest.raises(ImportError):
             resolve(name)
