@@ -21,7 +21,7 @@ from pipeline.protocols import (
     SaliencyMethod,
     WrappingObjective,
 )
-from pipeline.saliency.fitting import parts, with_fitted
+from pipeline.saliency.fitting import list_fittable, replace_fittable
 from pipeline.saliency.targets import top_count
 from pipeline.types import Size
 
@@ -66,7 +66,7 @@ def over_views(method: SaliencyMethod, flips: bool, scales: Sequence[float]) -> 
 
 def needs_fitting(method: SaliencyMethod) -> bool:
     """Whether a method, or a part of it, first looks at the training images (as DDT)."""
-    return bool(parts(method))
+    return bool(list_fittable(method))
 
 
 def untrained_network(
@@ -145,13 +145,13 @@ def fit_method(
     import torch
 
     def run(folder: Path) -> None:
-        sums = _sum_statistics(parts(method), images, compute, trained)
+        sums = _sum_statistics(list_fittable(method), images, compute, trained)
         write_arrays(folder / STATISTICS, sums)
 
     folder, _ = store.get_or_create("statistics", cache_key, run)
     arrays, _ = read_arrays(folder / STATISTICS)
     fitted = []
-    for n, part in enumerate(parts(method)):
+    for n, part in enumerate(list_fittable(method)):
         prefix = f"{n}/"
         sums = {
             name.removeprefix(prefix): torch.from_numpy(values)
@@ -159,7 +159,7 @@ def fit_method(
             if name.startswith(prefix)
         }
         fitted.append(part.fitted(sums))
-    return with_fitted(method, fitted)
+    return replace_fittable(method, fitted)
 
 
 def _sum_statistics(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.ops.precision import disable_autocast
-from pipeline.ops.relu_rules import InSight, Rule, bend, deconvnet, guided
+from pipeline.ops.relu_rules import OutOfPlaceActivations, Rule, apply_relu_rule, deconvnet, guided
 from pipeline.ops.sampling import spread_evenly
 from pipeline.protocols import Network
 from pipeline.types import ViewSubject
@@ -90,10 +90,10 @@ def project_back(
     Raises:
         UserError: Before the layer the network has another activation than ReLU, or none.
     """
-    with InSight(), torch.enable_grad():
+    with OutOfPlaceActivations(), torch.enable_grad():
         answer = network(images, at=("input", layer))
     picked = answer.activations[layer][:, channel].flatten(1).gather(1, places[:, None])[:, 0]
-    bend(picked, rule)
+    apply_relu_rule(picked, rule)
     (back,) = torch.autograd.grad(picked, answer.activations["input"], picked.detach())
     return back
 

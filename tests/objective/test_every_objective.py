@@ -18,7 +18,7 @@ from pipeline.engine.choices import fill_defaults, instantiate, list_choices, re
 from pipeline.errors import UserError
 from pipeline.ops.schedule import lr_factor
 from pipeline.protocols import WrappingObjective
-from pipeline.saliency.fitting import parts
+from pipeline.saliency.fitting import list_fittable
 from pipeline.stages.train import loop
 from tests.conftest import TINY, Cli
 from tests.objective.conftest import classifier
@@ -153,7 +153,7 @@ def test_every_saliency_method_still_works(name: str, batch: tuple[Tensor, Tenso
         node = fill_defaults(choice, read_choice("saliency", choice))
         asked = {key: value for key, value in quick.get(choice, {}).items() if key in node}
         method = instantiate(choice, {**node, **asked})
-        if parts(method) or choice in ("foreground", "refined"):
+        if list_fittable(method) or choice in ("foreground", "refined"):
             continue  # these look at training images first; those are tested above
         found = method(network, images, lambda logits: logits.argmax(1, keepdim=True))
         assert torch.isfinite(found.maps).all(), choice

@@ -27,7 +27,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.engine.store import Store
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.shards import list_shards
-from pipeline.saliency.zoom import boxes_of, zoomed
+from pipeline.saliency.zoom import crop_to_boxes, find_foreground_boxes
 from pipeline.stages.refine.pseudo_labels import PseudoLabels, choose_evenly
 
 if TYPE_CHECKING:
@@ -163,10 +163,10 @@ class ClassFitter:
         with torch.inference_mode():
             first, foreground, logits = _describe(network, head, images)
             views = {"seen0": first}
-            boxes = boxes_of(foreground).cpu()
+            boxes = find_foreground_boxes(foreground).cpu()
             for n in range(1, ZOOMS + 1) if with_crops else ():
                 crops, mirrored = _draw_crops(boxes, shards.stack_positions(batch), self.seed, n)
-                view = zoomed(images, crops.to(images.device))
+                view = crop_to_boxes(images, crops.to(images.device))
                 flags = mirrored.to(images.device)[:, None, None, None]
                 views[f"seen{n}"] = _describe(
                     network, head, torch.where(flags, view.flip(3), view)
