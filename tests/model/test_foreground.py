@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.engine import checkpoint
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.model.foreground import ForegroundHead, localizer, pyramid
+from pipeline.model.foreground import ForegroundHead, build_foreground_head, list_pyramid_layers
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
 from pipeline.saliency.foreground import Foreground
@@ -30,8 +30,10 @@ def test_the_last_layer_of_each_stride_is_read_finest_first(name: str) -> None:
     with torch.device("meta"):
         body, channels = model.body()
         network = Classifier(body, MeanLinear(channels, 5), "abcde", model.last, model.below)
-    assert pyramid(network, (224, 224)) == READS[name]
-    assert list(pyramid(network, (224, 320))) == list(READS[name])  # not told by the width
+    assert list_pyramid_layers(network, (224, 224)) == READS[name]
+    assert list(list_pyramid_layers(network, (224, 320))) == list(
+        READS[name]
+    )  # not told by the width
 
 
 def test_a_transformer_has_one_stride() -> None:
@@ -39,7 +41,7 @@ def test_a_transformer_has_one_stride() -> None:
     with torch.device("meta"):
         body, head = model.own(5)
         network = Classifier(body, head, "abcde", model.last, model.below)
-    assert pyramid(network, (224, 224)) == {"last": 768}
+    assert list_pyramid_layers(network, (224, 224)) == {"last": 768}
 
 
 def test_the_head_is_the_sum_of_standardized_layers() -> None:
@@ -67,7 +69,7 @@ def small_network() -> tuple[Small, Classifier]:
 
 def test_one_pass_answers_class_and_map_for_every_class() -> None:
     _, network = small_network()
-    network.branches["foreground"] = localizer(network, (64, 96), width=8)
+    network.branches["foreground"] = build_foreground_head(network, (64, 96), width=8)
     images = torch.randn(2, 3, 64, 96)
     found = Foreground()(network, images, lambda logits: logits.topk(2).indices)
     assert found.maps.shape[:2] == (2, 2)
@@ -103,7 +105,7 @@ def test_a_network_without_the_branch_says_what_trains_one() -> None:
 
 def test_it_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
     _, network = small_network()
-    network.branches["foreground"] = localizer(network, (64, 64), width=8).eval()
+    network.branches["foreground"] = build_foreground_head(network, (64, 64), width=8).eval()
     card = {"size": [64, 64], "mean": [0.5] * 3, "std": [0.2] * 3}
     checkpoint.save(tmp_path, network, {"_target_": "pipeline.model.small.Small"}, card)
     again = checkpoint.load(tmp_path, torch.device("cpu")).network
@@ -115,7 +117,7 @@ def test_it_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
 
 def test_a_card_may_name_no_foreign_branch(tmp_path: Path) -> None:
     _, network = small_network()
-    branch = localizer(network, (64, 64), width=8)
+    branch = build_foreground_head(network, (64, 64), width=8)
     branch.node = {"_target_": "os.system", "command": "true"}
     network.branches["foreground"] = branch
     card = {"size": [64, 64], "mean": [0.5] * 3, "std": [0.2] * 3}

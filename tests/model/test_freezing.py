@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model.freezing import stages_of
+from pipeline.model.freezing import list_stages
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
 
@@ -15,7 +15,7 @@ def tops(name: str) -> list[list[str]]:
     """The stages of a network by what they begin and end with."""
     with torch.device("meta"):
         body, _ = Torchvision(name, weights=None).own(2)
-    return [[stage[0], stage[-1]] for stage in stages_of(body)]
+    return [[stage[0], stage[-1]] for stage in list_stages(body)]
 
 
 def test_resnet() -> None:
@@ -48,7 +48,7 @@ def test_other_networks(name: str, count: int) -> None:
 
 def test_small_and_every_part_is_in_one_stage() -> None:
     body, _ = Small().body()
-    stages = stages_of(body)
+    stages = list_stages(body)
     assert [stage[0] for stage in stages] == ["block1.conv", "block2.conv"]
     every = [name for stage in stages for name in stage]
     assert len(every) == len(set(every))
@@ -60,4 +60,4 @@ def test_a_transformer_has_none() -> None:
     with torch.device("meta"):
         body, _ = Torchvision("vit_b_16", weights=None).own(2)
     with pytest.raises(UserError, match=r"one stage.*possible: backbone, none"):
-        stages_of(body)
+        list_stages(body)

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.engine import checkpoint
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.model.foreground import localizer
+from pipeline.model.foreground import build_foreground_head
 from pipeline.model.second_order import SecondOrderHead
 from pipeline.model.small import Small
 
@@ -19,7 +19,7 @@ READS = ("last", "fine", "foreground")
 def head(classes: int = 3) -> SecondOrderHead:
     torch.manual_seed(0)
     one = SecondOrderHead(READS, last=5, channels=4, classes=classes)
-    one.turn(torch.randn(20, 4, 6, 6) * torch.tensor([1.0, 5, 2, 3])[:, None, None])
+    one.fit_axes(torch.randn(20, 4, 6, 6) * torch.tensor([1.0, 5, 2, 3])[:, None, None])
     return one
 
 
@@ -30,7 +30,7 @@ def test_what_it_reads_is_the_weighted_mean_of_products() -> None:
         torch.randn(2, 4, 6, 6),
         torch.rand(2, 1, 6, 6),
     )
-    found = one.described(last, fine, foreground).numpy()
+    found = one.describe(last, fine, foreground).numpy()
     assert isinstance(one.axes, torch.Tensor)
     axes = one.axes.numpy()
     for n in range(2):
@@ -50,7 +50,7 @@ def test_what_it_reads_is_the_weighted_mean_of_products() -> None:
 def test_the_axes_whiten() -> None:
     features = torch.randn(40, 4, 6, 6) * torch.tensor([1.0, 5, 2, 3])[:, None, None] + 7
     one = head()
-    one.turn(features)
+    one.fit_axes(features)
     rows = torch.einsum("nkhw,ka->nahw", features, one.axes).permute(0, 2, 3, 1).flatten(0, 2)
     assert torch.allclose(torch.cov(rows.T), torch.eye(4), atol=1e-3)
 
@@ -62,7 +62,7 @@ def test_background_has_no_say_in_the_second_order() -> None:
     foreground[..., 1:4, 2:5] = 1
     other = torch.where(foreground > 0, fine, torch.randn(1, 4, 6, 6))
     assert torch.allclose(
-        one.described(last, fine, foreground), one.described(last, other, foreground), atol=1e-6
+        one.describe(last, fine, foreground), one.describe(last, other, foreground), atol=1e-6
     )
 
 
@@ -76,10 +76,10 @@ def test_it_learns_what_only_products_tell() -> None:
     fine[:, 1:2] += torch.where(labels[:, None, None, None] == 1, sign, -sign)
     last, foreground = torch.zeros(60, 5, 3, 3), torch.ones(60, 1, 6, 6)
     one = head(classes=2)
-    one.turn(fine)
-    described = one.described(last, fine, foreground)
-    one.learn(described[:40], labels[:40], decay=1e-4, steps=40)
-    assert (one.answer(described[40:]).argmax(1) == labels[40:]).all()
+    one.fit_axes(fine)
+    described = one.describe(last, fine, foreground)
+    one.fit(described[:40], labels[:40], decay=1e-4, steps=40)
+    assert (one.classify(described[40:]).argmax(1) == labels[40:]).all()
 
 
 def test_the_checkpoint_carries_it(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_checkpoint_carries_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     body, channels = model.body()
     network = Classifier(body, MeanLinear(channels, 3), "abc", model.last, model.below).eval()
-    foreground = localizer(network, (64, 64), width=8).eval()
+    foreground = build_foreground_head(network, (64, 64), width=8).eval()
     network.branches["foreground"] = foreground
     below = foreground.reads[0]
     wide = network(torch.zeros(1, 3, 64, 64), at=(below,)).activations[below].shape[1]

@@ -10,7 +10,7 @@ import torch
 from torch import distributed, nn
 
 from pipeline.errors import UserError
-from pipeline.model.synced_norm import SyncedBatchNorm2d, synced
+from pipeline.model.synced_norm import SyncedBatchNorm2d, synchronize_batch_norm
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def one_process() -> Iterator[None]:
 def test_it_is_batch_norm_forward_and_backward(momentum: float | None, affine: bool) -> None:
     torch.manual_seed(0)
     plain = nn.BatchNorm2d(3, momentum=momentum, affine=affine)
-    ours = synced(nn.Sequential(copy.deepcopy(plain)), "cpu")
+    ours = synchronize_batch_norm(nn.Sequential(copy.deepcopy(plain)), "cpu")
     assert isinstance(ours[0], SyncedBatchNorm2d)
     for _ in range(3):
         maps = (3 + 2 * torch.randn(4, 3, 5, 6)).requires_grad_()
@@ -48,4 +48,4 @@ def test_a_library_s_own_batch_norm_is_refused() -> None:
         pass
 
     with pytest.raises(UserError, match="Other cannot be computed over the images of several"):
-        synced(nn.Sequential(Other(3)), "cpu")
+        synchronize_batch_norm(nn.Sequential(Other(3)), "cpu")

@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.timm import Timm
-from pipeline.model.torchvision import imagenet_classes, select_classes
+from pipeline.model.torchvision import list_imagenet_classes, select_classes
 
 
 def images(side=64):
@@ -26,7 +26,7 @@ def test_logits_are_timm_s(name, side, gap, tmp_path):
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     builder = Timm(name, str(tmp_path / "w.pth"))
     body, head, known = builder.load()
-    assert known == imagenet_classes() == builder.known
+    assert known == list_imagenet_classes() == builder.known
     assert isinstance(head, MeanLinear) == gap
     net = Classifier(body, head, known, builder.last, builder.below).eval()
     x = images(side)

@@ -19,14 +19,14 @@ from pipeline.errors import UserError
 from pipeline.model import torchvision as ours
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import (
-    CUTS,
+    LAYOUTS,
     MEAN,
     STD,
     Torchvision,
     TransformInput,
-    imagenet_classes,
+    list_imagenet_classes,
+    match_classes,
     read_weights,
-    rows_by_name,
     select_classes,
 )
 
@@ -93,7 +93,7 @@ def test_maps_and_logits_are_torchvision_s(name, monkeypatch, tmp_path):
     network = original(name)
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     if name == "vgg16":  # half a gigabyte: not through a file
-        monkeypatch.setattr(ours, "_download", lambda name: state)
+        monkeypatch.setattr(ours, "_download_weights", lambda name: state)
         body, own, known = Torchvision(name).load()
     else:
         torch.save(state, tmp_path / "weights.pth")
@@ -106,19 +106,19 @@ def test_maps_and_logits_are_torchvision_s(name, monkeypatch, tmp_path):
             close(maps, wanted)
             network_of_ours = Classifier(body, own, known).eval()
             close(network_of_ours(x).logits, network(x))
-    assert maps.shape[1] == CUTS[name].channels
-    assert known == imagenet_classes()
+    assert maps.shape[1] == LAYOUTS[name].channels
+    assert known == list_imagenet_classes()
     kinds = {"vgg16": nn.Sequential, "squeezenet1_1": ConvMean, "squeezenet1_0": ConvMean}
     assert isinstance(own, kinds.get(name, MeanLinear))
 
 
-@pytest.mark.parametrize("name", sorted(CUTS))
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeypatch):
     """Every network as a whole, its head its own; `below` has a resolution of its own."""
     side = {"inception_v3": 128, "vit_b_16": 224}.get(name, 96)
     builder = Torchvision(name, None)
-    whole = alive(builder._whole(7))
-    monkeypatch.setattr(Torchvision, "_whole", lambda self, classes: copy.deepcopy(whole))
+    whole = alive(builder._build(7))
+    monkeypatch.setattr(Torchvision, "_build", lambda self, classes: copy.deepcopy(whole))
     body, head = builder.own(7)
     net = Classifier(body, head, "abcdefg", builder.last, builder.below).eval()
     x = images(side, side)
@@ -186,7 +186,7 @@ def expected(name, side, stride):
 
 @pytest.mark.parametrize(
     ("name", "stride"),
-    [(n, s) for n, c in sorted(CUTS.items()) if not c.last for s in (None, 16)
+    [(n, s) for n, c in sorted(LAYOUTS.items()) if not c.last for s in (None, 16)
      if s is None or c.last_stride or c.stride == 16],
 )  # fmt: skip
 def test_sizes_of_maps(name, stride):
@@ -390,14 +390,14 @@ def test_torchvision_s_own_files_of_old(tmp_path, monkeypatch):
         if "num_batches" not in key
     }  # fmt: skip
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    monkeypatch.setattr(ours, "_download", lambda name: old)
+    monkeypatch.setattr(ours, "_download_weights", lambda name: old)
     body, _, _ = Torchvision("densenet121").load()
     x = images(64, 64, 1)
     with torch.no_grad():
         close(body.eval()(x), own_features(network, "densenet121", x))
     network = original("googlenet")
     sided = {**network.state_dict(), "aux1.fc1.weight": torch.zeros(2), "aux2.b": torch.zeros(1)}
-    monkeypatch.setattr(ours, "_download", lambda name: sided)
+    monkeypatch.setattr(ours, "_download_weights", lambda name: sided)
     Torchvision("googlenet").load()
 
 
@@ -432,14 +432,14 @@ def test_a_broken_download_says_to_remove_it(monkeypatch, tmp_path):
 
 def test_rows_by_name():
     known = ("tench", "English springer", "crane", "crane", "Cardigan", "cardigan", "hot-dog")
-    assert rows_by_name(["English_Springer", " TENCH"], known) == [1, 0]
-    assert rows_by_name(["hot dog"], known) == [6]
-    assert rows_by_name(["tench", "unicorn"], known) is None
-    assert rows_by_name(["crane"], known) is None
-    assert rows_by_name(["Cardigan", "cardigan"], known) == [4, 5]
-    assert rows_by_name(["CARDIGAN"], known) is None
-    assert rows_by_name(["tench", "Tench"], known) is None  # two classes cannot share a row
-    assert rows_by_name(imagenet_classes(), imagenet_classes()) == list(range(1000))
+    assert match_classes(["English_Springer", " TENCH"], known) == [1, 0]
+    assert match_classes(["hot dog"], known) == [6]
+    assert match_classes(["tench", "unicorn"], known) is None
+    assert match_classes(["crane"], known) is None
+    assert match_classes(["Cardigan", "cardigan"], known) == [4, 5]
+    assert match_classes(["CARDIGAN"], known) is None
+    assert match_classes(["tench", "Tench"], known) is None  # two classes cannot share a row
+    assert match_classes(list_imagenet_classes(), list_imagenet_classes()) == list(range(1000))
 
 
 @pytest.mark.parametrize("head", [MeanLinear, ConvMean])
@@ -462,7 +462,7 @@ def test_real_weights_tell_real_images_apart(name):
     files = [file for folder in folders for file in sorted(folder.iterdir())[:4]]
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
     body, own, known = Torchvision(name, str(weights)).load()
-    rows = rows_by_name([names[folder.name] for folder in folders], known)
+    rows = match_classes([names[folder.name] for folder in folders], known)
     assert rows == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
     net = Classifier(body, select_classes(own, rows), [str(row) for row in rows]).eval()
     with torch.no_grad():

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.model.foreground import localizer
+from pipeline.model.foreground import build_foreground_head
 from pipeline.model.small import Small
 from pipeline.protocols import Network
 from pipeline.saliency.average import averaged
@@ -32,7 +32,7 @@ def network() -> Classifier:
     torch.manual_seed(0)
     body, channels = model.body()
     one = Classifier(body, MeanLinear(channels, 3), "abc", model.last, model.below).eval()
-    one.branches["foreground"] = localizer(one, (64, 96), width=8).eval()
+    one.branches["foreground"] = build_foreground_head(one, (64, 96), width=8).eval()
     return one
 
 
@@ -48,7 +48,7 @@ def test_alone_it_is_the_foreground_and_the_teacher_is_not_asked() -> None:
 def test_else_it_is_the_mean_of_both_for_the_classes_that_were_chosen() -> None:
     one, images = network(), torch.randn(2, 3, 64, 96)
     foreground: Any = one.branches["foreground"]
-    foreground.stand(False)
+    foreground.set_alone(False)
     assert not one.stands_alone
     found = Refined(CAM())(one, images, lambda logits: logits.topk(2).indices)
     student = Foreground()(one, images, lambda _: found.classes)
