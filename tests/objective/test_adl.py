@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.objective.adl import ADL, Attention, kept
+from pipeline.objective.adl import ADL, Attention, compute_drop_mask
 
 # Two channels whose mean, the attention, is 1 2 / 3 4.
 MAPS = torch.tensor([[[[0.0, 4.0], [6.0, 1.0]], [[2.0, 0.0], [0.0, 7.0]]]])
 
 
 def test_the_most_attended_is_dropped() -> None:
-    assert kept(MAPS.mean(1, keepdim=True), 0.75).tolist() == [[[[1, 1], [0, 0]]]]
-    assert kept(MAPS.mean(1, keepdim=True), 0.8).tolist() == [[[[1, 1], [1, 0]]]]
+    assert compute_drop_mask(MAPS.mean(1, keepdim=True), 0.75).tolist() == [[[[1, 1], [0, 0]]]]
+    assert compute_drop_mask(MAPS.mean(1, keepdim=True), 0.8).tolist() == [[[[1, 1], [1, 0]]]]
 
 
 def test_each_image_has_its_own_maximum() -> None:
     maps = torch.cat([MAPS, MAPS * 10])
-    one, other = kept(maps.mean(1, keepdim=True), 0.75)
+    one, other = compute_drop_mask(maps.mean(1, keepdim=True), 0.75)
     assert torch.equal(one, other)
 
 
@@ -54,7 +54,7 @@ def test_it_stands_behind_the_layers_named_and_only_in_training(
     before, after = (one.train()(images, at=("block5", "below")) for one in (plain, wrapped))
     assert torch.equal(after.activations["block5"], before.activations["block5"])
     maps = before.activations["below"]
-    mask = kept(maps.mean(1, keepdim=True), 0.5)
+    mask = compute_drop_mask(maps.mean(1, keepdim=True), 0.5)
     assert 0 < mask.mean() < 1
     assert torch.equal(after.activations["below"], maps * mask)
     assert not torch.equal(after.logits, before.logits)

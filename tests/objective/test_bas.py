@@ -11,24 +11,24 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.objective.bas import BAS, activation, suppression
+from pipeline.objective.bas import BAS, compute_activation, compute_suppression
 
 
 def test_the_activation_is_the_mean_of_what_speaks_for_the_class() -> None:
     weights = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
     features = torch.tensor([[[[3.0, 1.0]], [[1.0, 4.0]]]]).repeat(2, 1, 1, 1)
     # class 0: 2 and -3, so 2 and 0; class 1: 2 and 8
-    assert activation(weights, features, torch.tensor([0, 1])).tolist() == [1.0, 5.0]
+    assert compute_activation(weights, features, torch.tensor([0, 1])).tolist() == [1.0, 5.0]
 
 
 def test_what_is_left_counts_unless_it_is_no_less() -> None:
     left, whole = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([4.0, 4.0, 4.0])
-    assert suppression(left, whole).item() == pytest.approx((0.25 + 0.75 + 0) / 3)
+    assert compute_suppression(left, whole).item() == pytest.approx((0.25 + 0.75 + 0) / 3)
     left.requires_grad_()
-    suppression(left, whole).backward()
+    compute_suppression(left, whole).backward()
     assert left.grad is not None
     assert left.grad.tolist() == pytest.approx([1 / 12, 1 / 12, 0])
-    assert suppression(torch.zeros(2), torch.zeros(2)) == 0
+    assert compute_suppression(torch.zeros(2), torch.zeros(2)) == 0
 
 
 def test_the_loss_is_the_formula_of_its_docstring(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.objective.cross_entropy import CrossEntropy
-from pipeline.objective.has import HideAndSeek, kept_of
+from pipeline.objective.has import HideAndSeek, draw_kept_pixels
 from pipeline.types import NetworkOutput
 
 
@@ -27,7 +27,7 @@ def seen(objective: HideAndSeek, images: Tensor) -> Tensor:
 
 def test_whole_cells_are_hidden_with_their_probability() -> None:
     torch.manual_seed(0)
-    grids = torch.stack([kept_of(224, 224, 56, 0.3) for _ in range(400)])
+    grids = torch.stack([draw_kept_pixels(224, 224, 56, 0.3) for _ in range(400)])
     cells = grids.view(400, 4, 56, 4, 56).permute(0, 1, 3, 2, 4).flatten(3)
     assert torch.equal(cells.all(3), cells.any(3)), "a cell is hidden as a whole"
     assert cells.all(3).float().mean().item() == pytest.approx(0.7, abs=0.02)
@@ -35,7 +35,7 @@ def test_whole_cells_are_hidden_with_their_probability() -> None:
 
 def test_a_cell_scales_with_the_image_and_the_last_is_cut() -> None:
     torch.manual_seed(0)
-    kept = kept_of(50, 112, 44, 0.5)  # 44 / 224 of 50 and of 112: 10 by 22
+    kept = draw_kept_pixels(50, 112, 44, 0.5)  # 44 / 224 of 50 and of 112: 10 by 22
     assert kept.shape == (50, 112)
     for top in range(0, 50, 10):
         for left in range(0, 112, 22):
