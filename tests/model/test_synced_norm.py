@@ -1,4 +1,4 @@
-"""Batch norm over all processes: with one it is torch's own; with two, see tests/test_ranks.py."""
+"""Batch norm over all processes: with one it equals torch's; with two, see tests/test_ranks.py."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_it_is_batch_norm_forward_and_backward(momentum: float | None, affine: b
     for _ in range(3):
         maps = (3 + 2 * torch.randn(4, 3, 5, 6)).requires_grad_()
         same = maps.detach().clone().requires_grad_()
-        slopes = torch.randn(4, 3, 5, 6)
-        plain(maps).backward(slopes)
-        ours(same).backward(slopes)
+        gradients = torch.randn(4, 3, 5, 6)
+        plain(maps).backward(gradients)
+        ours(same).backward(gradients)
         torch.testing.assert_close(same.grad, maps.grad, rtol=1e-4, atol=1e-5)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(ours[0].state_dict()[name], tensor)
@@ -43,7 +43,7 @@ def test_it_is_batch_norm_forward_and_backward(momentum: float | None, affine: b
     torch.testing.assert_close(ours.eval()(maps), plain.eval()(maps))
 
 
-def test_a_library_s_own_batch_norm_is_refused() -> None:
+def test_another_batch_norm_is_refused() -> None:
     class Other(nn.BatchNorm2d):
         pass
 

@@ -1,4 +1,4 @@
-"""timm's networks by name, held to timm's own forward pass."""
+"""timm's networks by name, compared with timm's forward pass."""
 
 import pytest
 import timm
@@ -49,9 +49,9 @@ def test_layers_have_timm_s_names():
     builder = Timm("resnet18", None)
     body, channels = builder.body()
     net = Classifier(body, MeanLinear(channels, 2), "ab").eval()
-    found = net(images(), at=("layer3.1.conv2", "last")).activations
-    assert found["layer3.1.conv2"].shape == (2, 256, 4, 4)
-    assert found["last"].shape == (2, 512, 2, 2)
+    activations = net(images(), at=("layer3.1.conv2", "last")).activations
+    assert activations["layer3.1.conv2"].shape == (2, 256, 4, 4)
+    assert activations["last"].shape == (2, 512, 2, 2)
 
 
 def test_clear_errors(tmp_path):

@@ -1,4 +1,4 @@
-"""CutMix: where the box is, and what share of the label goes with it."""
+"""CutMix: where the box is, and how labels are mixed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_no_batch_is_mixed_at_probability_zero(network: Any, batch: tuple[Tensor
 
 
 def test_the_shares_are_uniform_at_beta_one() -> None:
-    """Of a box that is not clipped; the mean share pasted says so for beta = 1 and for a large."""
+    """The deviation of the shares is that of Beta(beta, beta), for beta = 1 and a large one."""
     torch.manual_seed(0)
     for beta, spread in ((1.0, 12**-0.5), (50.0, (4 * 101) ** -0.5)):
         drawn = torch.distributions.Beta(beta, beta).sample((4000,))

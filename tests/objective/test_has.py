@@ -14,7 +14,7 @@ from pipeline.types import NetworkOutput
 
 
 def seen(objective: HideAndSeek, images: Tensor) -> Tensor:
-    """What the network is given."""
+    """Return what the network is given."""
     got: list[Tensor] = []
 
     def network(inputs: Tensor) -> NetworkOutput:
@@ -33,7 +33,7 @@ def test_whole_cells_are_hidden_with_their_probability() -> None:
     assert cells.all(3).float().mean().item() == pytest.approx(0.7, abs=0.02)
 
 
-def test_a_cell_scales_with_the_image_and_the_last_is_cut() -> None:
+def test_a_cell_scales_with_the_image_and_the_last_is_clipped() -> None:
     torch.manual_seed(0)
     kept = draw_kept_pixels(50, 112, 44, 0.5)  # 44 / 224 of 50 and of 112: 10 by 22
     assert kept.shape == (50, 112)
@@ -51,7 +51,9 @@ def test_what_is_hidden_becomes_the_mean_colour_and_the_rest_stays() -> None:
     hidden = (given == 0).all(1, keepdim=True)
     torch.testing.assert_close(given, images * ~hidden)
     assert 0 < hidden.float().mean() < 1
-    assert len({tuple(one.flatten().tolist()) for one in hidden}) == 5, "each image has its own"
+    assert len({tuple(mask.flatten().tolist()) for mask in hidden}) == 5, (
+        "each image has another mask"
+    )
 
 
 @pytest.mark.parametrize("objective", [HideAndSeek(cells=(0,)), HideAndSeek(hide=0.0)])
