@@ -83,7 +83,7 @@ def untrained_network(
     import torch
 
     from pipeline.model.classifier import Classifier, MeanLinear
-    from pipeline.model.foreground import localizer
+    from pipeline.model.foreground import build_foreground_head
 
     with torch.device("meta"):
         head: torch.nn.Module
@@ -96,7 +96,7 @@ def untrained_network(
         if isinstance(objective, WrappingObjective):
             network = objective.wrap(network)
         if localizes_at is not None:
-            network.branches["foreground"] = localizer(network, localizes_at)
+            network.branches["foreground"] = build_foreground_head(network, localizes_at)
     return network
 
 

@@ -105,7 +105,7 @@ class HeadFitter:
         if share is None:
             share = 0.0 if alone else MAP_SHARE
         head, losses = self._fit(kept, share, self.options.steps, "refine")
-        head.stand(alone)
+        head.set_alone(alone)
         return FittedHead(head, agreement, share, len(kept), losses)
 
     def _fit(

@@ -129,7 +129,7 @@ class ClassFitter:
         names = ("last", reads[layer], "foreground")
         head = SecondOrderHead(names, channels[-1], channels[layer], len(network.classes))
         few = np.linspace(0, len(labels) - 1, min(len(labels), MAX_STANDARDIZED)).astype(int)
-        head.turn(labels.features(few, mirrored=False)[layer])
+        head.fit_axes(labels.features(few, mirrored=False)[layer])
         return head
 
     def _describe_split(
@@ -180,7 +180,7 @@ def _fit(head: SecondOrderHead, views: Sequence[np.ndarray], labels: np.ndarray)
     import torch
 
     described = torch.from_numpy(np.concatenate(views)).float()
-    head.learn(described, torch.from_numpy(np.tile(labels, len(views))), DECAY, STEPS)
+    head.fit(described, torch.from_numpy(np.tile(labels, len(views))), DECAY, STEPS)
 
 
 def _two_fold(
@@ -202,7 +202,7 @@ def _two_fold(
             return 0.0
         _fit(head, [view[~half] for view in views], labels[~half])
         with torch.no_grad():
-            named = head.answer(torch.from_numpy(views[0][half]).float()).argmax(1).numpy()
+            named = head.classify(torch.from_numpy(views[0][half]).float()).argmax(1).numpy()
         right += int((named == labels[half]).sum())
     return right / len(labels)
 
@@ -215,7 +215,7 @@ def _judge(head: SecondOrderHead, held: Sequence[shards.Arrays]) -> tuple[float,
     by_object, by_head = [], []
     for part in held:
         with torch.no_grad():
-            logits = head.answer(torch.from_numpy(part["seen0"]).float()).numpy()
+            logits = head.classify(torch.from_numpy(part["seen0"]).float()).numpy()
         by_object += (logits.argmax(1) == part["labels"]).tolist()
         by_head += (part["logits"].argmax(1) == part["labels"]).tolist()
     if not by_head:
@@ -230,7 +230,7 @@ def _describe(
 ) -> tuple[Tensor, Tensor, Tensor]:
     answer = network(images, at=head.reads)
     read = [answer.activations[name] for name in head.reads]
-    return head.described(*read), read[-1], answer.logits
+    return head.describe(*read), read[-1], answer.logits
 
 
 def _draw_crops(

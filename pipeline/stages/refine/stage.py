@@ -64,12 +64,12 @@ class Refine(Stage):
 
     def run(self, run: Run, folder: Path) -> None:
         """Make pseudo-labels, fit the localization head and perhaps the classes of the object."""
-        from pipeline.model.foreground import pyramid
+        from pipeline.model.foreground import list_pyramid_layers
         from pipeline.stages.refine.localization_head import HeadFitter
 
         started, options = time.time(), run.options("refine")
         trained = checkpoint.load(run.classifier, run.device)
-        layers = pyramid(trained.network, run.size)
+        layers = list_pyramid_layers(trained.network, run.size)
         labels = self._pseudo_labels(run, trained, tuple(layers))
         fitter = HeadFitter(
             labels=labels,

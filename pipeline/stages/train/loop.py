@@ -238,9 +238,9 @@ def _with_synced_batch_norm(network: Classifier, device: torch.device) -> Classi
     """The network, its batch norm over the images of all ranks."""
     if ranks.current_world().size == 1:
         return network
-    from pipeline.model.synced_norm import synced
+    from pipeline.model.synced_norm import synchronize_batch_norm
 
-    return synced(network, device.type)
+    return synchronize_batch_norm(network, device.type)
 
 
 def _together_at_last(fabric: Any, learner: Any, last: bool) -> Any:

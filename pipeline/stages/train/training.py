@@ -63,14 +63,14 @@ def list_frozen_parts(model: NetworkBuilder, freeze: str) -> tuple[str, ...]:
     """
     import torch
 
-    from pipeline.model.freezing import stages_of
+    from pipeline.model.freezing import list_stages
 
     if not freeze.startswith(STAGES):
         return ()
     wanted = int(freeze.removeprefix(STAGES))
     with torch.device("meta"):
         body, _ = model.at_trained_stride().own(2)
-    stages = stages_of(body)
+    stages = list_stages(body)
     if wanted > len(stages):
         raise UserError(
             f"train.freeze={freeze}: this network has {len(stages)} stages; possible: auto, "
@@ -84,12 +84,12 @@ def _own_rows(classes: Sequence[str], known: tuple[str, ...], must: bool) -> lis
 
     None where it does not know them all by name; UserError where it `must`.
     """
-    from pipeline.model.torchvision import rows_by_name
+    from pipeline.model.torchvision import match_classes
 
-    rows = rows_by_name(classes, known) if classes else list(range(len(known)))
+    rows = match_classes(classes, known) if classes else list(range(len(known)))
     if rows is not None:
         return rows
-    unknown = [name for name in classes if rows_by_name([name], known) is None]
+    unknown = [name for name in classes if match_classes([name], known) is None]
     if must:
         raise UserError(
             f"train.head=own: the pretrained network's head does not know {unknown[:3]}; "
