@@ -374,11 +374,11 @@ class AuditTest(Protocol):
 
     @property
     def is_costly(self) -> bool:
-        """Whether it takes tens of passes an image: it then sees `audit.few` images alone."""
+        """Whether it takes tens of passes an image: it is then done on `audit.few` images only."""
 
     @property
     def picture_arrays(self) -> Collection[str]:
-        """Names of the arrays that `draw` alone reads: images.json leaves them out."""
+        """Names of the arrays that only `draw` reads: images.json leaves them out."""
 
     def refusal(self, subject: AuditSubject) -> str:
         """Return why the test cannot be done on this network; empty where it can."""
@@ -387,16 +387,18 @@ class AuditTest(Protocol):
         """Test the maps of a batch.
 
         Returns:
-            Arrays by name. Each has a row for each image, those of `picture_arrays` perhaps for
-            fewer. `image` and `class` are the stage's own names.
+            Arrays by name, each with a row for each image; those of `picture_arrays` may have
+            fewer. The names `image` and `class` are reserved for the stage.
         """
 
     def part_values(
         self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]
     ) -> Sequence[PartValues]:
-        """Return the numbers of parts of the network, where the test looks at parts.
+        """Return numbers of parts of the network, for audit.json; the table leaves them out.
 
-        They stand in audit.json, not in the table. `arrays` are those of all images.
+        Args:
+            subject: the network and the method.
+            arrays: those of all images.
         """
 
     def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
@@ -412,14 +414,16 @@ class View(Protocol):
 
     @property
     def reads_maps(self) -> bool:
-        """Whether it asks for maps of the run's saliency method: the method and what it is fitted
-        on are part of the cache key then."""
+        """Whether it asks for maps of the run's saliency method.
+
+        Then the method and the images that it is fitted to are part of the cache key.
+        """
 
     def __call__(self, subject: ViewSubject) -> ViewResult:
-        """Look into the network, which stays as it is.
+        """Compute pictures and numbers of what the network looks for; leave it unchanged.
 
         Raises:
-            UserError: There is nothing to show: no image could be read, or the network cannot do
+            UserError: there is nothing to show: no image could be read, or the network cannot do
                 what the view asks for.
         """
 
