@@ -148,6 +148,13 @@ class Network(Protocol):
         """Whether it has the layer `object_class`: logits [b, C] of the foreground alone."""
 
 
+@runtime_checkable
+class RebuildableBranch(Protocol):
+    """A branch of a network that a checkpoint's card can build again, from its configuration."""
+
+    node: dict[str, Any]
+
+
 class SaliencyMethod(Protocol):
     """A choice of `saliency=`: computes where a classifier looked."""
 

@@ -23,7 +23,7 @@ from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
 from pipeline.ops.hashing import hash_file, hash_of
-from pipeline.protocols import NetworkBuilder, WrappingObjective
+from pipeline.protocols import NetworkBuilder, RebuildableBranch, WrappingObjective
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ def save(
         "channels": network.channels,
         "classes": list(network.classes),
         # Branches that an objective's wrap() adds have no node: wrap() adds them again.
-        "branches": {n: b.node for n, b in network.branches.items() if hasattr(b, "node")},
+        "branches": {
+            name: branch.node
+            for name, branch in network.branches.items()
+            if isinstance(branch, RebuildableBranch)
+        },
         "fingerprint": hash_file(folder / WEIGHTS),
         **card,
     }

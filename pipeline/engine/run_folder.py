@@ -204,8 +204,8 @@ def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
 def _settings(run: Run) -> dict[str, Any]:
     """Return the configuration for config.yaml.
 
-    With a checkpoint, the model is that of the checkpoint, and its path is resolved: `outputs/latest`
-    soon links to another run.
+    With a checkpoint, the model is that of the checkpoint, and its path is resolved:
+    `outputs/latest` soon links to another run.
     """
     settings = dict(run.config)
     if settings["checkpoint"] is not None:
