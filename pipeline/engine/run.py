@@ -18,7 +18,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     fit_method,
     needs_fitting,
-    over_views,
+    average_over_views,
     parse_targets,
     try_on_shapes,
     untrained_network,
@@ -135,7 +135,9 @@ class Run:
     def saliency(self) -> SaliencyMethod:
         """Build the saliency method, averaged over the views that explain.flips and scales name."""
         method = cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
-        return over_views(method, self.config["explain"]["flips"], self.config["explain"]["scales"])
+        return average_over_views(
+            method, self.config["explain"]["flips"], self.config["explain"]["scales"]
+        )
 
     def segmenter(self) -> Segmenter:
         """Build the segmenter."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,17 +34,31 @@ Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """How positions are divided into shards.
+
+    Args:
+        count: number of positions.
+        size: positions in a shard.
+        piece: positions that are computed together.
+        source: what the positions count, as JSON-like values.
+    """
+
+    count: int
+    size: int
+    piece: int
+    source: Any = None
+
+
 def write_shards(
     folder: Path,
     what: str,
-    count: int,
-    size: int,
-    piece: int,
+    plan: ShardPlan,
     flow: Callable[[Iterator[range]], Iterator[Part]],
     join: Callable[[Sequence[Part]], tuple[Arrays, Skipped]],
-    source: Any = None,
 ) -> None:
-    """Write the missing shards of `count` positions.
+    """Write the shards of a plan that are missing.
 
     Of several ranks each writes its part of the shards; all return once all are written.
 
@@ -52,20 +67,17 @@ def write_shards(
             hold for later runs, so that the shards of a killed run fit. Where `count` or `source`
             differ from those in plan.json, all shards are deleted.
         what: the title of the progress bar.
-        count: number of positions.
-        size: positions in a shard.
-        piece: positions that are computed together.
-        flow: from ranges of at most `piece` positions to the part of each, in order.
+        plan: how positions are divided.
+        flow: from ranges of at most `plan.piece` positions to the part of each, in order.
         join: from the parts of a shard to its arrays and its skipped images.
-        source: what the positions count, as JSON-like values.
     """
-    plan = folder / "plan.json"
+    path = folder / "plan.json"
     if ranks.current_world().rank == 0:
-        _begin(plan, {"shard": size, "piece": piece, "count": count, "source": source})
+        _begin(path, plan)
     ranks.barrier()
-    begun = read_json(plan)
+    begun = read_json(path)
     size, piece = begun["shard"], begun["piece"]
-    shards = ranks.shard_for_rank(runtime.split_into_shards(count, size))
+    shards = ranks.shard_for_rank(runtime.split_into_shards(plan.count, size))
     todo = [(n, p) for n, p in shards if not _is_complete(shard_path(folder, n))]
     pieces = [
         (number, positions[start : start + piece])
@@ -87,13 +99,14 @@ def write_shards(
     ranks.barrier()
 
 
-def _begin(plan: Path, wanted: dict[str, Any]) -> None:
-    """Write the plan of a folder, and delete its shards, unless its plan fits what is wanted."""
-    begun = read_json(plan) if plan.is_file() else {}
-    if any(begun.get(name) != wanted[name] for name in ("count", "source")):
-        for shard in list_shards(plan.parent):
+def _begin(path: Path, plan: ShardPlan) -> None:
+    """Write the plan of a folder, and delete its shards, unless it was begun with such a plan."""
+    begun = read_json(path) if path.is_file() else {}
+    if begun.get("count") != plan.count or begun.get("source") != plan.source:
+        for shard in list_shards(path.parent):
             shard.unlink()
-        write_json(plan, wanted)
+        sizes = {"shard": plan.size, "piece": plan.piece}
+        write_json(path, {**sizes, "count": plan.count, "source": plan.source})
 
 
 def _is_complete(path: Path) -> bool:
@@ -140,16 +153,13 @@ def write_image_shards(
             return compute_batches(pieces)
         return compute_batches(positions[piece].tolist() for piece in pieces)
 
-    write_shards(
-        folder,
-        what,
-        len(images if positions is None else positions),
-        compute.shard,
-        compute.batch,
-        flow,
-        concatenate_parts,
-        None if positions is None else positions.tolist(),
+    plan = ShardPlan(
+        count=len(images if positions is None else positions),
+        size=compute.shard,
+        piece=compute.batch,
+        source=None if positions is None else positions.tolist(),
     )
+    write_shards(folder, what, plan, flow, concatenate_parts)
 
 
 def network_flow(
