@@ -16,9 +16,9 @@ from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
+    average_over_views,
     fit_method,
     needs_fitting,
-    average_over_views,
     parse_targets,
     try_on_shapes,
     untrained_network,
