@@ -231,7 +231,7 @@ def describe_type(hint: Any) -> str:
 
 
 def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a node with all defaults of its target filled in, as config.yaml and cache keys have it.
+    """Return a node with all defaults of its target filled in, for config.yaml and cache keys.
 
     Raises:
         UserError: the target cannot be imported, or a nested choice is unknown.

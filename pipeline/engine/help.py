@@ -1,7 +1,7 @@
-"""What `--help` prints: experiments, families, their choices and every option with its default.
+"""The text of `--help`: experiments, families, their choices, and all options with their defaults.
 
-Read from YAML, from the options that stages declare, and from source as text, so that asking for
-help imports no heavy library.
+It is read from YAML, from the options that stages declare, and from source as text, so that
+`--help` imports no heavy library.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def help_text() -> str:
 
 
 def _first_comment(path: Path) -> str:
+    """Return the text of the first comment of a YAML file; empty where there is none."""
     lines = path.read_text(encoding="utf-8").split("\n")
     comments = (
         line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line
@@ -58,14 +59,16 @@ def _first_comment(path: Path) -> str:
 def _signature(family: str, name: str) -> str:
     """Return the options of a choice with their annotations and defaults, a line each."""
     node = read_choice(family, name)
-    module, _, wanted = str(node["_target_"]).rpartition(".")
+    module, _, class_name = str(node["_target_"]).rpartition(".")
     source = Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         return ""
     text = source.read_text(encoding="utf-8")
     lines = text.split("\n")
     definition = next(
-        c for c in ast.parse(text).body if isinstance(c, ast.ClassDef) and c.name == wanted
+        statement
+        for statement in ast.parse(text).body
+        if isinstance(statement, ast.ClassDef) and statement.name == class_name
     )
     described = []
     for field in definition.body:
@@ -75,13 +78,14 @@ def _signature(family: str, name: str) -> str:
         default = "(must be given)" if field.value is None else f"= {ast.unparse(field.value)}"
         option = field.target.id
         if option in node:
-            continue  # the choice settles it
+            continue  # the YAML of the choice gives it
         described.append(f"{family}.{option}: {ast.unparse(field.annotation)} {default}"
                     + _comment(lines[(field.end_lineno or field.lineno) - 1]))  # fmt: skip
     return "\n".join(described)
 
 
 def _comment(line: str) -> str:
+    """Return the comment at the end of a line of source; empty where there is none."""
     return f"  # {line.split('  # ', 1)[1]}" if "  # " in line else ""
 
 

@@ -85,7 +85,7 @@ def default_of(declared: Field[Any]) -> Any:
 
 
 def walk_options(node: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """Yield the dotted key and the field of each option of a dataclass and of nested dataclasses."""
+    """Yield the dotted key and the field of each option of a dataclass and of those in it."""
     hints = typing.get_type_hints(node)
     for declared in fields(node):
         key = f"{prefix}{declared.name}"
