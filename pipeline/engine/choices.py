@@ -104,7 +104,7 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
 
 
 def locate(where: str, name: str) -> Any:
-    """Import what a dotted name stands for.
+    """Return the object that a dotted name refers to, after importing its module.
 
     Args:
         where: the place in the configuration that names it, for error messages.

@@ -85,7 +85,7 @@ def shard_for_rank(items: Any) -> Any:
 
 
 def _init_process_group() -> None:
-    """Connect the ranks, unless they are connected already."""
+    """Start the process group that connects the ranks, unless it is started already."""
     import torch
     from torch import distributed
 
@@ -96,7 +96,7 @@ def _init_process_group() -> None:
 
 
 def destroy_process_group() -> None:
-    """Disconnect this rank from the others, before the process ends."""
+    """Stop the process group, before this process ends."""
     if "torch" in sys.modules:
         from torch import distributed
 

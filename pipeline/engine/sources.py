@@ -28,7 +28,7 @@ from pipeline.formats.files import atomic_write
 
 PACKAGE = Path(__file__).parents[1]
 PROJECT = "pipeline"
-# They configure, distribute and store work, and compute nothing. runtime is hashed: it has autocast.
+# They configure, distribute and store work, and compute nothing; runtime is hashed, for autocast.
 UNHASHED_MODULES = {
     "pipeline",
     "pipeline.api",
@@ -172,7 +172,7 @@ def _list_project_modules(package: Path) -> Mapping[str, Path]:
 
 @cache
 def _find_foreign(module: str) -> Path | None:
-    """Return the file of a module from outside the project; for a module in a zip file, that file."""
+    """Return the file of a module from outside the project; of one in a zip file, the zip file."""
     spec = _find_spec(module)
     if spec is not None:
         origin = spec.origin if spec.has_location else None
@@ -283,7 +283,7 @@ class SourceCache:
 
 
 def _load_records(file: Path) -> Iterator[tuple[str, tuple[Stamp, Source]]]:
-    """Yield the path, stamp and source of each record in a cache's file, up to an invalid record."""
+    """Yield path, stamp and source of each record in a cache's file, up to an invalid record."""
     try:
         for path, (stamp, digest, imports) in json.loads(file.read_bytes()).items():
             size, changed, recorded = map(int, stamp)

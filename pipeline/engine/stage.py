@@ -84,7 +84,7 @@ class Stage(ABC):
         """
 
     def reads_key(self, key: str, stages: Sequence[str]) -> bool:
-        """Return whether the stage reads a top-level key of the configuration in a run of `stages`."""
+        """Return whether the stage reads a top-level key of the configuration with `stages`."""
         return key in self.reads
 
     @abstractmethod

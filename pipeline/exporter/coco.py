@@ -20,7 +20,7 @@ RESULTS, DATA_SET = "boxes.json", "predictions.json"
 
 @dataclass(frozen=True)
 class Coco:
-    """An exporter of both files, which streams records, so that memory does not bound their number."""
+    """An exporter of both files, which streams records: memory does not grow with their number."""
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> None:
         """Write boxes.json and predictions.json into a folder, each atomically."""

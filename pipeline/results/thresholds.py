@@ -52,8 +52,8 @@ def find_thresholds(
     results = [path for path in sorted(folder.glob("stages/calibrate*")) if path.is_dir()]
     if not results:
         raise UserError(
-            f"{subject} has no stage calibrate, which chooses it; expected the folder of a run that "
-            f"has, as outputs/latest after +experiment=cam; {remedy}"
+            f"{subject} has no stage calibrate, which chooses it; expected the folder of a run "
+            f"that has, as outputs/latest after +experiment=cam; {remedy}"
         )
     for result in results:
         maps = result.with_name(result.name.replace("calibrate", "explain", 1))
@@ -108,7 +108,7 @@ def fold_of_image(id: str) -> int:
 
 
 def threshold_for_image(values: Sequence[float], id: str) -> float:
-    """Return the threshold of an image: of its half if there are two thresholds, else the only one."""
+    """Return the threshold of an image: that of its half if there are two, else the only one."""
     return values[fold_of_image(id) if len(values) > 1 else 0]
 
 
