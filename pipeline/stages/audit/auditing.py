@@ -68,12 +68,9 @@ def write_test(
     shards.write_shards(
         folder,
         title,
-        len(positions),
-        PIECE,
-        PIECE,
+        shards.ShardPlan(count=len(positions), size=PIECE, piece=PIECE, source=list(positions)),
         lambda pieces: flow([positions[n] for n in piece] for piece in pieces),
         shards.concatenate_parts,
-        list(positions),
     )
 
 

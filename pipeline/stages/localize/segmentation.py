@@ -60,8 +60,9 @@ class MapSegmenter:
         def join(parts: Any) -> tuple[shards.Arrays, Skipped]:
             return pack_boxes(*parts[0])
 
-        plan = read_json(maps / "plan.json")
-        shards.write_shards(folder, "localize", len(map_shards), 1, 1, flow, join, plan)
+        source = read_json(maps / "plan.json")
+        plan = shards.ShardPlan(count=len(map_shards), size=1, piece=1, source=source)
+        shards.write_shards(folder, "localize", plan, flow, join)
 
     def _segmenter_of_image(self) -> Callable[[str], Segmenter]:
         """Return the segmenter of each image: with validation thresholds one for each half."""

@@ -142,7 +142,7 @@ def _pooled(
         lambda folder: features.write_pooled(
             images, context.compute, folder, network, (context.mean, context.std)
         ),
-        spread=True,
+        distributed=True,
     )
     rows, labels, skipped = features.read_pooled(where)
     print_skipped(skipped, images.split)
