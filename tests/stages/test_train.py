@@ -110,13 +110,13 @@ def test_train_held_back_and_val_share_no_image() -> None:
 @pytest.mark.parametrize("split", [(64, 64), (50, 80)])
 def test_crops_lie_inside_and_keep_their_share(split: tuple[int, int]) -> None:
     for n in range(200):
-        top, left, height, width = images.crop_of(np.random.default_rng(n), split, 0.3)
+        top, left, height, width = images.draw_crop(np.random.default_rng(n), split, 0.3)
         assert 0 <= top <= split[0] - height
         assert 0 <= left <= split[1] - width
         assert height >= 1
         assert width >= 1
         assert height * width >= 0.2 * split[0] * split[1]
-    assert images.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
+    assert images.draw_crop(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
 
 
 REAL = ("+experiment=cam", "data=folder", "model=mobilenet_v2", "stages=[train]", "train.epochs=3")

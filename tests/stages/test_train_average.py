@@ -21,7 +21,7 @@ def test_it_follows_the_formula_and_goes_in_and_out() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network[0].weight.detach()
     learned = network[0].weight.detach().clone()
-    with average.in_place():
+    with average.swapped_in():
         torch.testing.assert_close(network[0].weight.detach(), expected)
         assert network[1].num_batches_tracked == 29
     assert torch.equal(network[0].weight, learned)
@@ -32,7 +32,7 @@ def test_without_a_decay_it_is_the_network_itself() -> None:
     average = Average(network, None)
     average.update(1)
     assert average.state == {}
-    with average.in_place():
+    with average.swapped_in():
         assert network.weight.requires_grad
 
 
@@ -50,6 +50,6 @@ def test_what_is_judged_is_put_back_when_judging_fails() -> None:
     with torch.no_grad():
         network.weight += 1
     learned = network.weight.detach().clone()
-    with pytest.raises(ValueError, match="failed"), average.in_place():
+    with pytest.raises(ValueError, match="failed"), average.swapped_in():
         raise ValueError("failed")
     assert torch.equal(network.weight, learned)

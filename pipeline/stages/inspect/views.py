@@ -12,7 +12,7 @@ from pipeline.engine import checkpoint, runtime, shards
 from pipeline.engine.progress import show_progress
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.files import write_json
-from pipeline.plotting.grids import save
+from pipeline.plotting.grids import save_png
 from pipeline.protocols import View
 from pipeline.types import ViewResult
 
@@ -50,9 +50,9 @@ def reads_data(views: Iterable[View]) -> bool:
 def write_view(folder: Path, name: str, result: ViewResult) -> None:
     """Write the sheets, numbers and single pictures of a view."""
     for suffix, sheet in result.sheets.items():
-        save(folder / (f"{name}_{suffix}.png" if suffix else f"{name}.png"), sheet)
+        save_png(folder / (f"{name}_{suffix}.png" if suffix else f"{name}.png"), sheet)
     for file, picture in result.pictures.items():
-        save(folder / name / f"{file}.png", picture)
+        save_png(folder / name / f"{file}.png", picture)
     if result.numbers is not None:
         write_json(folder / f"{name}.json", result.numbers, indent=1)
 

@@ -27,7 +27,7 @@ from pipeline.formats.files import (
 from pipeline.ops.maps import scale_size
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
-from pipeline.plotting.sheet import Row, Scale, contact
+from pipeline.plotting.sheet import ContactSheet, Row, Scale
 from pipeline.results.shards import list_shards
 from pipeline.stages.picture.config import PictureOptions
 
@@ -110,16 +110,16 @@ class ClassMap:
         """Return a picture of this kind, at the size of the image."""
         frame = image.shape[:2]
         if kind == "colour" and self.channels is not None:
-            return colours.in_colour(colours.at_frame(self.channels, frame), clip)
-        values = colours.at_frame(self.values, frame)
+            return colours.colour_channels(colours.resize_to_frame(self.channels, frame), clip)
+        values = colours.resize_to_frame(self.values, frame)
         if kind == "signed":
-            return colours.diverging(colours.balanced(values, clip))
+            return colours.apply_diverging(colours.scale_signed(values, clip))
         if kind == "signed_over":
-            return colours.signed_over(image, colours.balanced(values, clip))
-        unit = colours.for_class(values, clip)
+            return colours.overlay_signed_map(image, colours.scale_signed(values, clip))
+        unit = colours.scale_positive(values, clip)
         if kind == "over":
-            return colours.laid_over(image, unit)
-        return colours.grey(unit) if kind == "grey" else colours.sequential(unit)
+            return colours.overlay_map(image, unit)
+        return colours.apply_grey(unit) if kind == "grey" else colours.apply_inferno(unit)
 
 
 # -- one image -----------------------------------------------------------------------------------
@@ -260,15 +260,16 @@ def draw_sheet(maps: ImageMaps) -> UInt8[np.ndarray, "H W 3"]:
     heading = f"{drawing.network} takes it for {drawing.classes[maps.maps[0].predicted]}"
     if maps.label >= 0:
         heading += f", its label says {drawing.classes[maps.label]}"
-    return contact(
-        printable(maps.id),
-        heading,
-        ["image", *drawing.methods],
-        [row for row, _ in rows],
-        maps.small.shape[1],
-        legend({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
-        drawing.options.columns,
+    sheet = ContactSheet(
+        title=printable(maps.id),
+        note=heading,
+        columns=["image", *drawing.methods],
+        rows=[row for row, _ in rows],
+        width=maps.small.shape[1],
+        legend=list_scales({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
+        max_columns=drawing.options.columns,
     )
+    return sheet.draw()
 
 
 def overview_row(maps: ImageMaps) -> tuple[Row, set[str]] | None:
@@ -286,28 +287,29 @@ def draw_overview(
     drawing: Drawing, rows: Sequence[tuple[Row, set[str]]], wanted: int, count: int
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Return the sheet of several images below one another; `wanted` of `count` are on it."""
-    return contact(
-        f"{wanted} of {count} images" if wanted < count else f"{wanted} images",
-        drawing.network,
-        ["image", *drawing.methods],
-        [row for row, _ in rows],
-        max(row.panels[0].shape[1] for row, _ in rows),
-        legend({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
-        drawing.options.columns,
+    sheet = ContactSheet(
+        title=f"{wanted} of {count} images" if wanted < count else f"{wanted} images",
+        note=drawing.network,
+        columns=["image", *drawing.methods],
+        rows=[row for row, _ in rows],
+        width=max(row.panels[0].shape[1] for row, _ in rows),
+        legend=list_scales({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
+        max_columns=drawing.options.columns,
     )
+    return sheet.draw()
 
 
-def legend(kinds: set[str], clip: float) -> list[Scale]:
-    """Return bars for the colours that are on a sheet."""
+def list_scales(kinds: set[str], clip: float) -> list[Scale]:
+    """Return the colour bars for the kinds of pictures that are on a sheet."""
     up = np.linspace(0, 1, 120, dtype=np.float32)[None]
     high = f"brightest {100 - clip:g} % of a map" if clip < 100 else "a map's maximum"
     scales = []
     if kinds & {"map", "over"}:
-        scales.append(Scale(colours.sequential(up), "0", high))
+        scales.append(Scale(colours.apply_inferno(up), "0", high))
     if "grey" in kinds:
-        scales.append(Scale(colours.grey(up), "0", high))
+        scales.append(Scale(colours.apply_grey(up), "0", high))
     if kinds & {"signed", "signed_over"}:
-        scales.append(Scale(colours.diverging(2 * up - 1), "against", "for the class"))
+        scales.append(Scale(colours.apply_diverging(2 * up - 1), "against", "for the class"))
     return scales
 
 

@@ -14,7 +14,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.errors import SkippedImage
 from pipeline.ops.maps import scale_size, upsample
 from pipeline.plotting.boxes import PALETTE
-from pipeline.plotting.colours import blended
+from pipeline.plotting.colours import blend_map
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
@@ -130,7 +130,7 @@ class Gallery:
             lines = [*true, *((box, colours[c], False) for c, box, _ in reversed(found))]
             if len(self.methods) == 1:  # of several, each has its boxes on its map alone
                 plain = draw_lines(example.image, lines, scale)
-            heat = blended(example.image, upsample(saliency.raw(), frame))
+            heat = blend_map(example.image, upsample(saliency.raw(), frame))
             panels.append(
                 {
                     "method": method.method,
