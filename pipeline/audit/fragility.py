@@ -91,7 +91,7 @@ class Fragility:
         return ""
 
     def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
-        """Attack each image, and compare its map and box with those before, in float32."""
+        """Measure how maps and boxes change when images are attacked, in float32."""
         trained = subject.trained
         bounds = Bounds.of(trained.mean, trained.std, self.epsilon, batch.images.device)
         with disable_autocast(batch.images):
@@ -244,7 +244,7 @@ class AttackResult:
 def measure_fragility(
     network: Network, batch: AuditBatch, bounds: Bounds, steps: int
 ) -> tuple[Float[Tensor, "b h w"], dict[str, AttackResult]]:
-    """Attack the maps of a batch.
+    """Measure how an attack and random signs change the maps of a batch.
 
     Args:
         network: The network, which stays as it is.

@@ -62,7 +62,7 @@ def format_mean(name: str, values: Float[np.ndarray, "n"], seed: int) -> str:
 def colour_map(
     values: Float[np.ndarray, "h w"], scale_of: Float[np.ndarray, "h w"] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Colour a map: red and blue where it has both signs, else inferno.
+    """Convert a map to colours: red and blue where it has both signs, else inferno.
 
     Args:
         values: The map, at any scale; values that are not finite count as 0.

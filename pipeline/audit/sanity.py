@@ -347,6 +347,6 @@ def _draw_maps(sheet: Sheet, arrays: Arrays, names: Sequence[str], panel: tuple[
 
 
 def _break_name(name: str) -> str:
-    """Break a long name into two lines."""
+    """Split a long name into two lines."""
     short = name.replace("features.", "f.")
     return short if len(short) < 10 else short.replace("-", "-\n", 1)

@@ -105,7 +105,7 @@ class WeightsAndBiases:
         self.run.log({**metrics, "step": step})
 
     def save(self) -> None:
-        """Do nothing: wandb writes values when they are logged."""
+        """Return at once: wandb writes values when they are logged."""
 
     def finalize(self, status: str) -> None:
         """Close the log."""
