@@ -10,21 +10,22 @@ from pipeline.stages.train.average import Average
 
 
 def test_it_follows_the_formula_and_goes_in_and_out() -> None:
-    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    linear, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+    network = nn.Sequential(linear, norm)
     average = Average(network, 0.5)
-    expected = network[0].weight.detach().clone()
+    expected = linear.weight.detach().clone()
     for step in range(1, 30):
         with torch.no_grad():
-            network[0].weight += step
-            network[1].num_batches_tracked += 1
+            linear.weight += step
+            norm.num_batches_tracked += 1
         average.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * network[0].weight.detach()
-    learned = network[0].weight.detach().clone()
+        expected = decay * expected + (1 - decay) * linear.weight.detach()
+    learned = linear.weight.detach().clone()
     with average.swapped_in():
-        torch.testing.assert_close(network[0].weight.detach(), expected)
-        assert network[1].num_batches_tracked == 29
-    assert torch.equal(network[0].weight, learned)
+        torch.testing.assert_close(linear.weight.detach(), expected)
+        assert norm.num_batches_tracked == 29
+    assert torch.equal(linear.weight, learned)
 
 
 def test_without_a_decay_it_is_the_network_itself() -> None:

@@ -6,10 +6,10 @@
     loss     = BCE(head(features), target)        features of the image or of its mirror image
 
 A first head is trained on the masks of four fifths of the images. Its predictions of the others
-show whether masks are consistent, or random, as where GrabCut segments a part of the object, or the
-road together with the truck. Where held-out masks agree with predictions (birds), masks are the best
-target, without the 30 % that the head agrees with least; a head trained on these is better than its
-teacher, and is used alone. Where they do not agree (objects of many colours, in a crowd), targets
+show whether masks are consistent or random, as where GrabCut segments a part of the object, or the
+road together with the truck. Where held-out masks agree with predictions (birds), masks are the
+best target, without the 30 % that the head agrees with least; a head trained on these is better
+than its teacher, and is used alone. Where they do not agree (objects of many colours, in a crowd), targets
 are a mixture with the map, and localization uses the teacher's map, too (saliency/refined.py). No
 box is read; docs/refine.md has the gain of each rule.
 """
