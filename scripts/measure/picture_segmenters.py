@@ -30,8 +30,8 @@ from pycocotools import mask as coco_mask
 from pipeline.engine.choices import conf_folder, instantiate, list_choices
 from pipeline.ops.iou import best_iou
 from pipeline.ops.maps import frame_size
-from pipeline.plotting.colours import at_frame, for_class, laid_over
-from pipeline.plotting.sheet import Row, contact
+from pipeline.plotting.colours import overlay_map, resize_to_frame, scale_positive
+from pipeline.plotting.sheet import ContactSheet, Row
 from pipeline.protocols import Segmenter
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
@@ -81,11 +81,16 @@ def run(picture: str = "picture=outputs/segmenters.png", *arguments: str) -> lis
         records.append(Record(f"{name}_ms", times[name], None, None, "ms/image", note_of_images))
         records.append(Record(f"{name}_iou", mean(fits), None, None, "mean IoU", note_of_images))
     classes = [saliency.id for saliency, _, _ in items]
-    sheet = contact(
-        "What each segmenter makes of the same ten maps",
-        "bright: what it keeps; white: the true box; green: its box, right at IoU 0.5; red: wrong",
-        classes, rows, SIDE, [], len(items),
-    )  # fmt: skip
+    sheet = ContactSheet(
+        title="What each segmenter makes of the same ten maps",
+        note="bright: what it keeps; white: the true box; green: its box, right at IoU 0.5; red: "
+        "wrong",
+        columns=classes,
+        rows=rows,
+        width=SIDE,
+        legend=[],
+        max_columns=len(items),
+    ).draw()
     path.parent.mkdir(parents=True, exist_ok=True)
     few = Image.fromarray(sheet).quantize(COLOURS, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
@@ -157,8 +162,8 @@ def _first(boxes: Boxes) -> np.ndarray | None:
 
 
 def _map(saliency: SaliencyMap, example: Example) -> UInt8[np.ndarray, "h w 3"]:
-    values = for_class(at_frame(saliency.raw(), saliency.size), 100.0)
-    return _framed(np.asarray(laid_over(example.image, values)))
+    values = scale_positive(resize_to_frame(saliency.raw(), saliency.size), 100.0)
+    return _framed(np.asarray(overlay_map(example.image, values)))
 
 
 def _panel(
