@@ -9,9 +9,9 @@ A first head is trained on the masks of four fifths of the images. Its predictio
 show whether masks are consistent or random, as where GrabCut segments a part of the object, or the
 road together with the truck. Where held-out masks agree with predictions (birds), masks are the
 best target, without the 30 % that the head agrees with least; a head trained on these is better
-than its teacher, and is used alone. Where they do not agree (objects of many colours, in a crowd), targets
-are a mixture with the map, and localization uses the teacher's map, too (saliency/refined.py). No
-box is read; docs/refine.md has the gain of each rule.
+than its teacher, and is used alone. Where they do not agree (objects of many colours, in a crowd),
+targets are a mixture with the map, and localization uses the teacher's map, too
+(saliency/refined.py). No box is read; docs/refine.md has the gain of each rule.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class FittedHead:
     def describe(self, images: int) -> str:
         """Return a summary in one line; `images`: how many images had pseudo-labels."""
         agreed = (
-            "too few to tell"
+            "too few to compare with predictions"
             if self.agreement is None
-            else f"foretold with IoU {self.agreement:.2f}"
+            else f"agree with held-out predictions by IoU {self.agreement:.2f}"
         )
-        so = "it stands alone" if self.head.alone else "its teacher's map is asked too"
-        return f"learned from {self.count} of {images} images; masks {agreed}: {so}"
+        use = "it is used alone" if self.head.alone else "it is averaged with its teacher's map"
+        return f"learned from {self.count} of {images} images; masks {agreed}: {use}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class HeadFitter:
         kept, agreement = everything, None
         if len(self.labels) > FOLDS:
             seen = everything[everything % FOLDS > 0]
-            first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "foretell")
+            first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "first head")
             agreements = self._agreements(first)
             agreement = float(agreements[::FOLDS].mean())
             if agreement >= MIN_AGREEMENT:
