@@ -278,7 +278,7 @@ def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = place.path / "pipeline"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "PACKAGE", copy)
-    monkeypatch.setattr(report, "template_path", lambda: copy / "stages/report/page.html")
+    monkeypatch.setattr(report, "TEMPLATE", copy / "stages/report/page.html")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
     forget_sources()
     return copy
