@@ -7,6 +7,7 @@ put those that it downloads.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,12 @@ NETWORKS = ("mobilenet_v2", "squeezenet1_0", "resnet18")
 CLASSES = ("robin", "wren")
 
 
+# A fence of a page that follows `path`: is a file that the page's commands read.
+FILE_ON_PAGE = re.compile(r"`(?P<path>[\w./]+)`:\n\n```\w+\n(?P<content>.*?)^```", re.M | re.S)
+
+
 def furnish(folder: Path) -> None:
+    write_files_of_page(ROOT / "docs/outside.md", folder)
     (folder / "docs").symlink_to(ROOT / "docs")
     photos(folder / "photos")
     (folder / "imagenette").symlink_to("photos")
@@ -40,6 +46,14 @@ def furnish(folder: Path) -> None:
     for root in (folder / "FOLDER", folder / ".cache/label2box"):
         digits(root / "MNIST/raw")
     weights(folder)
+
+
+def write_files_of_page(page: Path, folder: Path) -> None:
+    """Write the files whose content stands on a page."""
+    for match in FILE_ON_PAGE.finditer(page.read_text(encoding="utf-8")):
+        path = folder / match["path"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(match["content"], encoding="utf-8")
 
 
 def save(path: Path, number: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.engine.choices import EXTRA_FOLDER
 from pipeline.metric import box_counts, max_box_acc, pxap
 from pipeline.ops import bootstrap
 from pipeline.ops.bootstrap import resampled
@@ -58,7 +59,7 @@ REPLACED = {
     "model=vgg16": ("model=squeezenet1_0", "the same, with a hundredth of the weights"),
     "model=resnet50": ("model=resnet18", "the same, with a quarter of the weights"),
     "images=photos/": ("images=unlabelled/", "two images of them"),
-    "runtime.devices=2": ("runtime.devices=1", "two processes: tests/test_ranks.py"),
+    "runtime.devices=2": ("runtime.devices=1", "two processes: tests/engine/test_ranks.py"),
     "train.epochs=100": ("train.epochs=7", "patience is 5"),
     "data.size=112": ("data.size=64", "smaller"),
     "train.epochs=8": ("train.epochs=1", "to the end"),
@@ -71,7 +72,7 @@ REPLACED = {
 NOT_RUN = {
     "source .venv/bin/activate": "enters the environment that this test runs in",
     "tensorboard --logdir outputs/latest/stages/train/logs": "a server, of an extra",
-    "torchrun --nnodes=2": "two machines; tests/test_ranks.py has torchrun on one",
+    "torchrun --nnodes=2": "two machines; tests/engine/test_ranks.py has torchrun on one",
 }
 SCRIPTS = {
     "demo": (),
@@ -115,6 +116,8 @@ def pipeline(*words: str) -> int:
     flags = [word for word in words[:1] if word == "-m"]
     with pytest.MonkeyPatch.context() as patch:
         # The page has the last word.
+        patch.setenv(EXTRA_FOLDER, "")  # what --config-dir sets ends with the command
+        patch.setattr(sys, "path", [*sys.path])
         patch.setattr(sys, "argv", ["pipeline", *flags, *quick, *words[len(flags) :]])
         try:
             main()
@@ -174,7 +177,8 @@ def test_every_command_of_a_page_runs(
             for words in block.commands:
                 run(words)
             if block.language == "python":
-                exec(compile(block.text, str(page), "exec"), {"__name__": "page"})
+                code = compile(block.text, str(page), "exec", dont_inherit=True)
+                exec(code, {"__name__": "__main__"})
         except Exception as error:
             told = capsys.readouterr().err[-2000:]
             pytest.fail(

@@ -45,9 +45,10 @@ def _load(name: str) -> Metric:
 
 
 def list_numbers(metrics: Iterable[Metric]) -> dict[str, MetricNumber]:
-    """Return what metrics say of their numbers, by name.
+    """Return the descriptions of the numbers of all metrics, by name.
 
-    Raises UserError where two metrics say different things of a number.
+    Raises:
+        UserError: two metrics describe a number differently.
     """
     numbers: dict[str, MetricNumber] = {}
     for metric in metrics:
@@ -55,13 +56,13 @@ def list_numbers(metrics: Iterable[Metric]) -> dict[str, MetricNumber]:
             if numbers.setdefault(number.name, number) != number:
                 raise UserError(
                     f"metric {type(metric).__name__}: another metric has a number named "
-                    f"{number.name!r}, and says something else of it; give it another name"
+                    f"{number.name!r}, and describes it differently; give it another name"
                 )
     return numbers
 
 
 def metrics_key() -> dict[str, Any]:
-    """Return what stands for the metrics in the key of a result: their choices and source."""
+    """Return the choices of metrics and the hashes of their source, for a cache key."""
     nodes = {name: dict(read_choice("metric", name)) for name in list_choices("metric")}
     modules = [target.rpartition(".")[0] for target in list_targets(nodes)]
     return {"choices": nodes, "source": hash_sources(modules)}

@@ -71,11 +71,42 @@ class Views:
         for size in sizes:
             is_plain = size == images.shape[2:]
             view = images if is_plain else _resize(images, size)
-            explanations.append(plain if is_plain and plain else self.method(network, view, chosen))
+            if is_plain and plain:
+                explanations.append(plain)
+            else:
+                explanations.append(self._explain(network, view, chosen, is_plain))
             if self.flips:
-                explanations.append(_mirror(self.method(network, view.flip(3), chosen)))
+                mirrored = self._explain(network, view.flip(3), chosen, is_plain)
+                explanations.append(_mirror(mirrored))
         maps = average_maps([explanation.maps for explanation in explanations])
         return Explanation(maps, classes, logits, _average_colour(explanations, images))
+
+    def _explain(
+        self,
+        network: Network,
+        view: Float[Tensor, "b 3 H W"],
+        choose: ClassSelector,
+        is_plain: bool,
+    ) -> Explanation:
+        """Return the maps of one view; `is_plain`: it has the size that the images have.
+
+        Raises:
+            UserError: The network reads images of one size alone.
+        """
+        try:
+            return self.method(network, view, choose)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            if is_plain:
+                raise
+            first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
+            height, width = view.shape[2:]
+            raise UserError(
+                f"scales={[*self.scales]}: the network cannot read images of {height} x {width} "
+                f"pixels ({first_line}), as a transformer or fully connected "
+                "layers cannot; scales=[1] keeps the size of its input"
+            ) from error
 
 
 def _scale_size(images: Float[Tensor, "b 3 H W"], scale: float) -> tuple[int, int]:

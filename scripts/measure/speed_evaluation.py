@@ -215,9 +215,9 @@ def _score(folder: Path, count: int) -> dict[str, float]:
     from pipeline.formats import wsolevaluation
 
     cv2.setNumThreads(1)
-    _evaluated(wsolevaluation.read(folder, most=20), folder)  # compiles and warms
+    _evaluated(wsolevaluation.read(folder, max_images=20), folder)  # compiles and warms
     started = time.perf_counter()
-    assert _evaluated(wsolevaluation.read(folder, most=count), folder) == count
+    assert _evaluated(wsolevaluation.read(folder, max_images=count), folder) == count
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_mb": peak / (1e6 if sys.platform == "darwin" else 1e3), "seconds": seconds}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.model.foreground import localizer
+from pipeline.model.foreground import build_foreground_head
 from pipeline.model.small import Small
 from pipeline.protocols import Network
 from pipeline.saliency.average import average_maps
@@ -32,7 +32,7 @@ def network() -> Classifier:
     torch.manual_seed(0)
     body, channels = model.body()
     net = Classifier(body, MeanLinear(channels, 3), "abc", model.last, model.below).eval()
-    net.branches["foreground"] = localizer(net, (64, 96), width=8).eval()
+    net.branches["foreground"] = build_foreground_head(net, (64, 96), width=8).eval()
     return net
 
 
@@ -48,7 +48,7 @@ def test_alone_it_is_the_foreground_and_the_teacher_is_not_asked() -> None:
 def test_else_it_is_the_mean_of_both_for_the_classes_that_were_chosen() -> None:
     net, images = network(), torch.randn(2, 3, 64, 96)
     foreground: Any = net.branches["foreground"]
-    foreground.stand(False)
+    foreground.set_alone(False)
     assert not net.stands_alone
     explanation = Refined(CAM())(net, images, lambda logits: logits.topk(2).indices)
     student = Foreground()(net, images, lambda _: explanation.classes)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.formats.coco import xywh
+from pipeline.formats.coco import xyxy_to_xywh
 from pipeline.metric.components import curves
 from pipeline.ops.bootstrap import Comparison
 from pipeline.ops.maps import upsample
@@ -410,7 +410,7 @@ def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path
         height, width = one.size
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         category = numbers.category_ids[one.label]
-        found += [{"image_id": number, "category_id": category, "bbox": xywh(box)}
+        found += [{"image_id": number, "category_id": category, "bbox": xyxy_to_xywh(box)}
                   for box in one.of_label()]  # fmt: skip
     named = zip(numbers.category_ids, data.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in named]

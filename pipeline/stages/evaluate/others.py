@@ -101,7 +101,7 @@ class Named:
         return {
             **key,
             **{
-                name: None if folder is None else wsolevaluation.maps_fingerprint(Path(folder))
+                name: None if folder is None else wsolevaluation.fingerprint_maps(Path(folder))
                 for name, folder in folders
             },
             "metadata": wsolevaluation.fingerprint(self.metadata_folder),

@@ -22,8 +22,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from pipeline.data.unannotated import with_annotations
 from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
@@ -122,7 +123,7 @@ class Evaluate(Stage):
 
     def _data(self, run: Run) -> AnnotatedDataSet:
         """Return the data set with the annotations that it may have."""
-        return cast(AnnotatedDataSet, run.data)
+        return with_annotations(run.data)
 
     def _thresholds(self, run: Run) -> Thresholds | None:
         """Return the thresholds that stage calibrate chose, or what the boxes were segmented at,

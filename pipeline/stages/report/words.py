@@ -1,4 +1,4 @@
-"""The words and numbers of the page, from what the stages left."""
+"""Texts and numbers of the page, from the results of the stages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
@@ -19,12 +20,12 @@ RECIPES = {
     "finetune": "the whole network fine-tuned on image labels",
     "scratch": "trained from scratch on image labels",
 }
-MAX_LISTED = 200  # images that were skipped, named one by one
+MAX_LISTED = 200  # skipped images that are named
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """What the stages left of one method: the folders of their results."""
+    """The results of the stages for a method."""
 
     method: str
     maps: Path
@@ -48,7 +49,7 @@ class MethodResult:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What evaluate found odd."""
+        """Notes of stage evaluate on files and annotations."""
         return list(read_json(self.evaluation / "notes.json"))
 
 
@@ -73,23 +74,19 @@ class ImageCounts:
 def page_title(name: str, methods: Sequence[str], data: Mapping[str, Any]) -> str:
     """Return experiment, methods and data set in one line; `data` is its configuration."""
     root = data.get("root")
-    data_name = Path(root).resolve().name if root else choice_name(data)
+    data_name = Path(root).resolve().name if root else choice_name("data", str(data["_target_"]))
     experiment = "" if name in methods else f"{name}: "
     return printable(f"{experiment}{', '.join(methods)} on {data_name}")
 
 
-def choice_name(node: Mapping[str, Any]) -> str:
-    """Return the name that a configuration's node is chosen by: its file's."""
-    return str(node["_target_"]).split(".")[-2]
-
-
 def network_name(card: Mapping[str, Any]) -> str:
     """Return the name of a checkpoint's network, or that of its kind."""
-    return str(card["model"].get("name", choice_name(card["model"])))
+    model = card["model"]
+    return str(model.get("name", choice_name("model", str(model["_target_"]))))
 
 
 def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str) -> list[str]:
-    """Return what was explained, by which network, how it was trained, in which precision."""
+    """Describe images, classes, network, training, input size and precision, a line each."""
     return [
         counts.describe(),
         f"{len(card['classes'])} classes",
@@ -101,26 +98,40 @@ def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str)
 
 
 def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
-    """Return what stage refine found, where it ran."""
+    """Describe the localization head, where stage refine ran."""
     if "refine" not in card:
         return []
     alone = card["branches"]["foreground"]["alone"]
-    so = "stands alone" if alone else "in the mean with its teacher"
+    use = "used alone" if alone else "averaged with its teacher's map"
     count = card["refine"]["learned_from"]
-    return [f"localizer taught by {count} masks of training images, {so}"]
+    return [f"localizer taught by {count} masks of training images, {use}"]
 
 
-def command_line(config: Mapping[str, Any], card: Mapping[str, Any], methods: Sequence[str]) -> str:
-    """Return the run as a command line would say it; without paths, as the page may be sent."""
-    segmenter = config["segmenter"]
+def command_line(
+    *,
+    data: Mapping[str, Any],
+    segmenter: Mapping[str, Any],
+    card: Mapping[str, Any],
+    methods: Sequence[str],
+    seed: int,
+) -> str:
+    """Return the run as a command line would say it; without paths, as the page may be sent.
+
+    Args:
+        data: the completed node of the data set.
+        segmenter: the completed node of the segmenter.
+        card: of the network's checkpoint.
+        methods: names of the saliency methods.
+        seed: of the run.
+    """
     arguments = [f"segmenter.{k}={v}" for k, v in segmenter.items() if k != "_target_"]
     parts = [
-        f"data={choice_name(config['data'])}",
+        f"data={choice_name('data', str(data['_target_']))}",
         f"model={network_name(card)}",
         f"saliency={','.join(methods)}",
-        f"segmenter={choice_name(segmenter)}",
+        f"segmenter={choice_name('segmenter', str(segmenter['_target_']))}",
         *arguments,
-        f"seed={config['seed']}",
+        f"seed={seed}",
     ]
     return " ".join(parts)
 
@@ -150,7 +161,7 @@ def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
 
 
 def describe_differences(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what stage compare found, a section for each pair: sentences, and a row a number."""
+    """Return a section for each pair of stage compare: sentences, and a row for each number."""
     return [
         {
             "title": f"{pair['b']} against {pair['a']}",
@@ -165,7 +176,7 @@ def describe_differences(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[
 
 
 def _difference_row(difference: Mapping[str, Any]) -> list[str]:
-    """Return name, difference, interval, p and number of images."""
+    """Return name, difference, interval, p value and number of images as texts."""
     record = difference["record"]
     kind = (record["threshold"] or {}).get("kind")
     name = difference["title"]
@@ -177,9 +188,12 @@ def _difference_row(difference: Mapping[str, Any]) -> list[str]:
 
 
 def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bool) -> str | None:
-    """Return why no box was measured, and what to do; None where some were.
+    """Explain why no box was measured, and what to do; None where some were.
 
-    `takes_boxes`: whether the data set has an option for a file of boxes.
+    Args:
+        result: Of the first method.
+        are_labelled: Whether the data set has labels.
+        takes_boxes: Whether the data set has an option for a file of boxes.
     """
     if any(record["iou"] is not None for record in result.images):
         return None

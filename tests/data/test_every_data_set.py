@@ -1,0 +1,154 @@
+"""What holds of every data set: ids, labels and images belong together, annotations stay apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.engine.choices import instantiate, list_choices, read_choice
+from pipeline.errors import UserError
+from pipeline.protocols import AnnotatedDataSet, DataSet
+from pipeline.types import Example, Split
+from tests import docs_workshop
+
+DATA_SETS = list_choices("data")
+SPLITS = get_args(Split)
+
+# The arguments that a data set needs, and what writes the files that it reads.
+BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
+    "shapes": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
+    "mnist": (lambda root: docs_workshop.digits(root / "MNIST/raw"), {"root": "."}),
+    "cub": (docs_workshop.birds, {"root": ".", "size": "32"}),
+    "folder": (docs_workshop.photos, {"root": ".", "size": "[32,48]", "held_back": "0.3"}),
+    "images": (docs_workshop.photos, {"paths": "train", "size": "32"}),
+}
+
+
+def test_every_choice_has_a_builder() -> None:
+    assert {*BUILDERS} == {*DATA_SETS}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of each data set, twice: what is the same in two places is no path."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, (write, _) in BUILDERS.items():
+        (folder / name).mkdir()
+        if write is not None:
+            write(folder / name)
+    return {name: folder / name for name in BUILDERS}
+
+
+def build(name: str, root: Path, **options: str) -> DataSet:
+    """The data set; arguments are as they stand on a command line."""
+    texts = {**BUILDERS[name][1], **options}
+    given: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items()}
+    for key in ("root", "paths"):
+        if key in given:
+            given[key] = str(root / given[key])
+    data: DataSet = instantiate("data", {**read_choice("data", name), **given})
+    return data
+
+
+@pytest.fixture(params=DATA_SETS)
+def data(request: pytest.FixtureRequest, roots: dict[str, Path]) -> DataSet:
+    return build(request.param, roots[request.param])
+
+
+def test_ids_are_unique_and_have_a_label_each(data: DataSet) -> None:
+    assert len(data.ids("all"))
+    for split in SPLITS:
+        ids, labels = data.ids(split), data.labels(split)
+        assert len(set(ids)) == len(ids) == len(labels)
+        assert np.issubdtype(labels.dtype, np.integer)
+        low = 0 if data.classes else -1
+        assert ((labels >= low) & (labels < max(len(data.classes), 0))).all(), split
+    assert len(set(data.classes)) == len(data.classes)
+
+
+def test_splits_are_disjoint_and_all_holds_them(data: DataSet) -> None:
+    apart = [set(data.ids(split)) for split in ("train", "held_back", "calibration", "val")]
+    for n, one in enumerate(apart):
+        for other in apart[n + 1 :]:
+            assert not one & other
+    whole = set(data.ids("all"))
+    for split in ("train", "held_back", "val"):
+        assert set(data.ids(split)) <= whole, split
+
+
+def test_images_are_of_the_size_that_is_asked_for(data: DataSet) -> None:
+    for split in SPLITS:
+        for position in range(len(data.ids(split)))[:2]:
+            plain = data.example(split, position)
+            assert plain.id == data.ids(split)[position]
+            assert plain.label == data.labels(split)[position]
+            assert plain.image.dtype == np.uint8
+            assert plain.image.ndim == 3
+            assert plain.image.shape == (*plain.size, 3)
+            assert plain.image.std() > 0
+            scaled = data.example(split, position, at=(20, 30))
+            assert scaled.image.shape == (20, 30, 3)
+            assert scaled.size == plain.size, "the size is that of the original"
+            larger = data.example(split, position, at_least=(40, 40))
+            height, width = larger.image.shape[:2]
+            assert min(height, width) >= 40
+            assert abs(height / width - plain.size[0] / plain.size[1]) < 0.1
+            again = data.example(split, position)
+            np.testing.assert_array_equal(again.image, plain.image)
+
+
+def test_an_image_carries_no_box(data: DataSet) -> None:
+    assert {field.name for field in fields(Example)} == {"id", "image", "label", "size"}
+    assert type(data.example("all", 0)) is Example
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_fingerprint_is_the_same_again_and_holds_no_path(name: str, roots: dict[str, Path]) -> None:
+    first, second = (build(name, roots[name]) for _ in range(2))
+    for split in SPLITS:
+        assert first.fingerprint(split) == second.fingerprint(split)
+        assert str(roots[name]) not in first.fingerprint(split)
+    assert first.size == second.size
+    assert len(first.size) == 2
+    used = [split for split in SPLITS if split in ("train", "val") and len(first.ids(split))]
+    assert len({first.fingerprint(split) for split in used}) == len(used)
+
+
+def test_names_for_coco_files(data: DataSet) -> None:
+    for split in SPLITS:
+        ids, names = data.ids(split), data.coco_names(split)
+        assert len(names.image_ids) == len(names.file_names) == len(ids)
+        assert len(set(names.image_ids)) == len(ids)
+        assert len(set(names.category_ids)) == len(names.category_ids) == len(data.classes)
+    assert all(isinstance(note, str) for note in data.notes())
+
+
+def test_annotations_are_asked_for_apart_and_lie_in_their_images(data: DataSet) -> None:
+    if not isinstance(data, AnnotatedDataSet):
+        return
+    for split in SPLITS:
+        assert data.truth_fingerprint(split) == data.truth_fingerprint(split)
+        truth, place = data.truth(split), {id: n for n, id in enumerate(data.ids(split))}
+        assert truth.keys() <= place.keys()
+        for id, known in list(truth.items())[:4]:
+            assert known.id == id
+            assert known.label == data.labels(split)[place[id]]
+            assert known.size == data.example(split, place[id]).size
+            x0, y0, x1, y1 = known.boxes.T
+            assert (x0 >= 0).all()
+            assert (y0 >= 0).all()
+            assert (x1 <= known.size[1]).all()
+            assert (y1 <= known.size[0]).all()
+    assert all(isinstance(note, str) for note in data.truth_notes())
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if "size" in BUILDERS[name][1]])
+def test_wrong_size_is_refused(name: str, roots: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="size"):
+        build(name, roots[name], size="-1")
