@@ -425,7 +425,7 @@ class Metric(Protocol):
     ) -> list[Score]:
         """Compute the numbers over the selected evidence, in the order of `update`; None: all.
 
-        `label` names the selection in the scores.
+        `label` names the selection in the scores. Without evidence there is no number.
         """
         ...
 
