@@ -61,8 +61,8 @@ def list_stages(body: nn.Module) -> list[tuple[str, ...]]:
         stages[-2:] = [stages[-2] + stages[-1]]
     if len(stages) < 2:
         raise UserError(
-            "train.freeze=stages:N: this network has one stage, its maps are never halved on the "
-            "way; possible: backbone, none"
+            "train.freeze=stages:N: this network has one stage, its maps are never halved; "
+            "possible: backbone, none"
         )
     return [tuple(stage) for stage in stages]
 

@@ -103,7 +103,7 @@ class Grey(nn.Module):
         height, width = images.shape[2:]
         if min(height, width) < MIN_SIDE:
             raise UserError(
-                f"data.size=[{height},{width}]: model=lenet looks at images of at least "
+                f"data.size=[{height},{width}]: model=lenet reads images of at least "
                 f"{MIN_SIDE}x{MIN_SIDE} pixels; a digit has 28x28"
             )
         return images.mean(1, keepdim=True)

@@ -21,8 +21,8 @@ from pipeline.model.torchvision import (
     STD,
     Weighted,
     list_imagenet_classes,
-    read_weights,
 )
+from pipeline.model.weights import read_weights
 
 
 class OwnHead(nn.Module):

@@ -121,11 +121,11 @@ class Fields:
         row, column = divmod(place, self.features.shape[3])
         spans = compute_receptive_field(self.features, self.image, row, column)
         sizes = self.image.shape[2:]
-        whole = [
+        clipped = [
             slice(0, size) if b - a + 1 >= size else slice(a, b + 1)
             for (a, b), size in zip(spans, sizes, strict=True)
         ]
-        return whole[0], whole[1]
+        return clipped[0], clipped[1]
 
     @property
     def size(self) -> tuple[int, int]:

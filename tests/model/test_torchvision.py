@@ -26,9 +26,9 @@ from pipeline.model.torchvision import (
     TransformInput,
     list_imagenet_classes,
     match_classes,
-    read_weights,
     select_classes,
 )
+from pipeline.model.weights import read_weights
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TESTED = [

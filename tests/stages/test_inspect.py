@@ -343,7 +343,7 @@ def test_a_checkpoint_alone_needs_no_data(
     ("wrong", "told"),
     [
         ("inspect.views=[clases]", "did you mean 'classes'"),
-        ("inspect.views=[]", "one at least"),
+        ("inspect.views=[]", "name at least one"),
         ("inspect.style=nice", "plain"),
         ("inspect.jitter=3", "inspect.style=pretty has jitter"),
         ("inspect.channels=[-1]", "counted from 0"),

@@ -28,7 +28,7 @@ def test_it_is_kept_where_unseen_images_do_not_speak_against_it() -> None:
     assert not learned(100, 0.9, two_fold=0.69).kept  # no better than means
     assert not learned(19, 1.0).kept
     assert "too few" in learned(19, 1.0).describe()
-    assert "the head is asked" in learned(100, 0.77).describe()
+    assert "classes are predicted by the head" in learned(100, 0.77).describe()
     assert learned(100, 0.77).record()["kept"] is False
 
 

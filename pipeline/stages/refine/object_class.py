@@ -71,7 +71,8 @@ class FittedClasses:
         return (
             f"top-1 by the object {self.by_object:.3f}, by the head {self.by_head:.3f} "
             f"({self.held_back} held-back images); two-fold {self.two_fold:.3f}, by means alone "
-            f"{self.two_fold_by_means:.3f}: the {'object' if self.kept else 'head'} is asked"
+            f"{self.two_fold_by_means:.3f}: classes are predicted by the "
+            f"{'object' if self.kept else 'head'}"
         )
 
     def record(self) -> dict[str, Any]:

@@ -102,9 +102,9 @@ def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
     if "refine" not in card:
         return []
     alone = card["branches"]["foreground"]["alone"]
-    so = "stands alone" if alone else "in the mean with its teacher"
+    use = "used alone" if alone else "averaged with its teacher's map"
     count = card["refine"]["learned_from"]
-    return [f"localizer taught by {count} masks of training images, {so}"]
+    return [f"localizer taught by {count} masks of training images, {use}"]
 
 
 def command_line(
