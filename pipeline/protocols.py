@@ -1,5 +1,4 @@
-"""What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets, exporters, metrics, tests of maps, views."""
+"""What a choice of each family must satisfy, from data sets and networks to views."""
 
 from __future__ import annotations
 

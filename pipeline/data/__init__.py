@@ -1,0 +1,1 @@
+"""Data sets: images, their classes and, where there are some, annotations."""

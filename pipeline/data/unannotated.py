@@ -23,10 +23,12 @@ class Unannotated:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes of the wrapped data set."""
         return self.data.classes
 
     @property
     def size(self) -> Size:
+        """Return the input size (height, width) of the wrapped data set."""
         return self.data.size
 
     def ids(self, split: Split) -> Sequence[str]:

@@ -152,7 +152,7 @@ def _get_new_id(path: Path, where: str, record: Any, known: Collection[int]) -> 
 
 
 def _get_text(path: Path, where: str, record: Any, name: str) -> str:
-    """Return text that UTF-8 can encode: JSON allows lone surrogates, which become `\\uNNNN`."""
+    r"""Return text that UTF-8 can encode: JSON allows lone surrogates, which become `\uNNNN`."""
     text: str = _get_field(path, where, record, name, str)
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -1,6 +1,7 @@
-"""Score maps and metadata in the layout of clovaai/wsolevaluation, which most code of the field
-can write. (Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR
-2020.)
+"""Score maps and metadata in the layout of clovaai/wsolevaluation.
+
+Most code of the field can write it. (Choe et al., "Evaluating Weakly Supervised Object Localization
+Methods Right", CVPR 2020.)
 
     image_ids.txt     path/to/image1.jpg                          which images are scored
     class_labels.txt  path/to/image1.jpg,0                        optional

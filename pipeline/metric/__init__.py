@@ -1,0 +1,1 @@
+"""Metrics of boxes, maps and classifications against annotations."""

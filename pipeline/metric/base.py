@@ -1,5 +1,7 @@
-"""What most metrics have in common: no comparison, no curve, no notes, no numbers of its own for
-classes."""
+"""What most metrics have in common.
+
+They have no comparison, no curve, no notes and no numbers of classes.
+"""
 
 from __future__ import annotations
 

@@ -32,11 +32,12 @@ FRACTIONS = tuple(i / 20 for i in range(1, 21))
 
 
 def full_image(size: Size) -> Float32[np.ndarray, "4"]:
+    """Return the box of the whole image of `size` (height, width)."""
     return centre_box(size, 1.0)
 
 
 def centre_box(size: Size, fraction: float) -> Float32[np.ndarray, "4"]:
-    """xyxy in pixels of the image; `fraction` is that of its sides."""
+    """Xyxy in pixels of the image; `fraction` is that of its sides."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction of the sides: expected above 0 and up to 1, got {fraction}")
     height, width = size
@@ -52,8 +53,11 @@ def _centre_boxes(size: Size) -> Float32[np.ndarray, "20 4"]:
 
 @lru_cache(maxsize=64)
 def pyramid(size: Size) -> Float32[np.ndarray, "h w"]:
-    """Return the pyramid at the centres of pixels; above 0 everywhere, below 1 but at a centre
-    pixel. It is kept for further images of the size, and cannot be written to."""
+    """Return the pyramid at the centres of pixels.
+
+    It is above 0 everywhere, and below 1 except at a centre pixel. It is kept for further images of
+    the size, and cannot be written to.
+    """
     height, width = size
     y = np.abs((np.arange(height) + 0.5) / (height / 2) - 1)
     x = np.abs((np.arange(width) + 0.5) / (width / 2) - 1)
@@ -63,8 +67,10 @@ def pyramid(size: Size) -> Float32[np.ndarray, "h w"]:
 
 
 class Baselines(MetricBase):
-    """GT-known Loc of the full image and of the best centre box. The pyramid is a map, and is
-    measured as all maps are."""
+    """GT-known Loc of the full image and of the best centre box.
+
+    The pyramid is a map, and is measured as all maps are.
+    """
 
     numbers: ClassVar[Sequence[MetricNumber]] = (
         MetricNumber(name="full_image_loc", title="full image", order=100, is_baseline=True),
@@ -89,13 +95,14 @@ class Baselines(MetricBase):
         self.add(evidence.true, evidence.size)
 
     def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
-        """True boxes of an image of `size` (height, width)."""
+        """Add the true boxes of an image of `size` (height, width)."""
         fits = pairwise_iou(_centre_boxes(size), boxes)
         self._found.append(fits.max(1) if fits.size else np.zeros(len(FRACTIONS)))
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute GT-known Loc of both boxes over the selected images."""
         found = chosen(np.array(self._found).reshape(-1, len(FRACTIONS)), select)
         scores: list[Score] = []
         for iou in self.ious if len(found) else ():

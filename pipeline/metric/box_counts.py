@@ -157,6 +157,7 @@ class BoxCounts(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute the shares of the selected images by their number of boxes."""
         counts = chosen(self.counts.astype(float), select)
         names = ("box_precision", "box_recall", "box_f1")
         wanted = names[1:2] if self._splits_classes(select) else names

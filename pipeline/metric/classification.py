@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def ranks(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n]) -> Int[np.ndarray, n]:
-    """The place of the true class among all, 0 for the first."""
+    """Count the classes with a higher score than the true class: 0 where it comes first."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise ValueError(
@@ -41,6 +41,7 @@ def ranks(scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n]) -> Int[n
 def top_k_accuracy(
     scores: Float[np.ndarray, "n C"], labels: Int[np.ndarray, n], k: int = 1
 ) -> float:
+    """Compute the share of images whose true class is among the k with the highest scores."""
     return float(np.mean(ranks(scores, labels) < k))
 
 
@@ -72,8 +73,13 @@ class Classification(MetricBase):
         self._rank: list[int] = []
 
     def add(self, label: int, predicted: Sequence[int]) -> None:
-        """`predicted`: the classes of one image, most likely first, at least max(ks) of them
-        where there are as many."""
+        """Add an image.
+
+        Args:
+            label: the true class.
+            predicted: the classes of the image, most likely first; at least max(ks) of them where
+                there are as many.
+        """
         classes = [int(c) for c in predicted]
         # A class that is not named lies behind every k.
         self._rank.append(classes.index(label) if label in classes else max(len(classes), *self.ks))
@@ -90,6 +96,7 @@ class Classification(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute Top-k accuracy over the selected images."""
         rank = chosen(np.array(self._rank, int), select)
         return [
             score

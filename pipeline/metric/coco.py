@@ -59,7 +59,7 @@ def coco_scores(
     threshold: Mapping[str, Any] | None = None,
     each: Mapping[int, str] | None = None,
 ) -> list[Score]:
-    """The twelve numbers of COCO, `coco_box_*` or `coco_mask_*`.
+    """Compute the twelve numbers of COCO, `coco_box_*` or `coco_mask_*`.
 
     `annotations`: a COCO file or what it holds; `results`: COCO's list of results, which may be
     empty. `image_ids`, `category_ids`: only these; None: all. `each`: names of categories whose
@@ -110,7 +110,7 @@ def _prefix(kind: Kind) -> str:
 def _of_category(
     true: COCO, found: COCO, kind: Kind, number: int, images: set[int]
 ) -> Float64[np.ndarray, "12"]:
-    """pycocotools' numbers of one category; NaN where it has none."""
+    """Pycocotools' numbers of one category; NaN where it has none."""
     if not images:
         return np.full(len(_NAMES), np.nan)
     evaluation = COCOeval(None, None, kind)  # with them it would list all images, every time
@@ -135,13 +135,13 @@ def _check(results: Sequence[Mapping[str, Any]], kind: Kind, images: set[int]) -
 
 
 def coco_box(box: Float[np.ndarray, "4"]) -> list[float]:
-    """xyxy half-open -> COCO's xywh."""
+    """Xyxy half-open -> COCO's xywh."""
     x0, y0, x1, y1 = (float(v) for v in box)
     return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _content(annotations: Mapping[str, Any] | str | Path, kind: Kind) -> dict[str, Any]:
-    """A copy with the fields that pycocotools needs and some files lack."""
+    """Copy annotations, with the fields that pycocotools needs and some files lack."""
     if isinstance(annotations, (str, Path)):
         try:
             annotations = json.loads(Path(annotations).read_text())

@@ -11,4 +11,5 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def njit(function: Function) -> Function:
+    """Compile a function with numba; the compiled code is cached and runs without the GIL."""
     return cast(Function, numba.njit(cache=True, nogil=True)(function))

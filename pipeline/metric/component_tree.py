@@ -32,9 +32,11 @@ _FIELDS = 8
 
 
 def _neighbourhoods(diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each set of the 8 neighbours (bit i: N, NE, E, SE, S, SW, W, NW): how many groups they
-    form among themselves, connected through sides only or `diagonal`ly too, and one neighbour of
-    each group. Without diagonals a group has a neighbour at a side."""
+    """Count the groups that each set of the 8 neighbours forms, and name one neighbour of each.
+
+    Bit i of a set stands for N, NE, E, SE, S, SW, W, NW. Groups are connected through sides only,
+    or `diagonal`ly too. Without diagonals a group has a neighbour at a side.
+    """
     groups = np.zeros(256, np.uint8)
     members = np.zeros((256, 4), np.uint8)
     for bits in range(256):
@@ -57,8 +59,10 @@ _SIDE_GROUPS, _SIDE_MEMBERS = _neighbourhoods(diagonal=False)
 
 
 def _contour_gains() -> np.ndarray:
-    """Twice the contour area that a pixel adds amid each set of neighbours: each of its four
-    squares gains 1/2 as it goes from two to three or three to four pixels."""
+    """Compute twice the contour area that a pixel adds amid each set of neighbours.
+
+    Each of its four squares gains 1/2 as it goes from two to three or three to four pixels.
+    """
     gain = np.zeros(256, np.uint8)
     for bits in range(256):
         for corner in (0, 2, 4, 6):
@@ -72,7 +76,7 @@ _BY_PIXELS = np.ones(256, np.uint8)
 
 @njit
 def _levels(values: np.ndarray, thresholds: np.ndarray) -> Any:
-    """The last threshold that each value reaches."""
+    """Find the last threshold that each value reaches."""
     last = len(thresholds) - 1
     levels = np.empty(values.shape, np.int16)
     for y in range(values.shape[0]):
@@ -114,8 +118,10 @@ def _sort(levels: np.ndarray, width: int, count: int) -> Any:
 
 @njit
 def _before(levels: np.ndarray, width: int) -> Any:
-    """For each pixel the set of neighbours that count before it, as `_neighbourhoods` has them:
-    the higher ones, and of equal ones those that precede it."""
+    """Find the neighbours that count before each pixel, as a set of `_neighbourhoods`.
+
+    These are the higher ones, and of equal ones those that precede it.
+    """
     bits = np.empty(levels.shape, np.uint8)
     for y in range(1, levels.shape[0] - 1):
         north, own, south, found = levels[y - 1], levels[y], levels[y + 1], bits[y]
@@ -165,8 +171,10 @@ def _start(
 
 @njit
 def _join(root: np.ndarray, top: np.ndarray, a: np.uint64, b: np.uint64) -> Any:
-    """Two components become one, under the number of the one that had more joined before: the
-    numbers of the other, a ring, are told anew. So `top` needs no search."""
+    """Join two components under the number of the one that had more joined before.
+
+    The numbers of the other, a ring, are written again, so that `top` needs no search.
+    """
     if root[b, _COUNT] > root[a, _COUNT]:
         a, b = b, a
     each = b
@@ -205,7 +213,7 @@ def _extend(root: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64) -> No
 
 @njit
 def _iou(x0: float, y0: float, x1: float, y1: float, true: np.ndarray) -> Any:
-    """The best IoU of a box with any of the true boxes, all half-open."""
+    """Compute the best IoU of a box with any of the true boxes, all half-open."""
     best = 0.0
     area = (x1 - x0) * (y1 - y0)
     for i in range(len(true)):
@@ -219,7 +227,7 @@ def _iou(x0: float, y0: float, x1: float, y1: float, true: np.ndarray) -> Any:
 
 @njit
 def _intervals(count: int) -> Any:
-    """An empty table for `_note` over levels 0..count-1, and the binary logarithms it needs."""
+    """Make an empty table for `_note` over levels 0..count-1, and its binary logarithms."""
     log = np.zeros(count + 1, np.int8)
     for i in range(2, count + 1):
         log[i] = log[i >> 1] + 1
@@ -248,7 +256,7 @@ def _change(
 
 @njit
 def _best(table: np.ndarray) -> Any:
-    """The largest value noted for each level."""
+    """Find the largest value noted for each level."""
     for k in range(table.shape[0] - 1, 0, -1):
         half = 1 << (k - 1)
         for low in range(table.shape[1] - 2 * half + 1):
@@ -267,8 +275,11 @@ def _engulf(root: np.ndarray, a: np.uint64) -> None:
 
 @njit
 def _box(root: np.ndarray, a: np.uint64, stride: Any, shape: Any, more: int, reach: int) -> Any:
-    """The half-open box of a component, `more` pixels wider on each side and `reach` to the right
-    and below, there no further than the map."""
+    """Compute the half-open box of a component.
+
+    It is `more` pixels wider on each side and `reach` to the right and below, there no further than
+    the map.
+    """
     x1 = int(root[a, _X1]) + more + reach
     y1 = int(root[a, _LAST]) // stride + more + reach
     return (
@@ -394,12 +405,12 @@ def _holes(
     true: np.ndarray,
     want_filled: bool,
 ) -> Any:
-    """The map without its holes, in the same frame, and the best IoU of any hole contour at each
-    level, with the habits of wsolevaluation.
+    """Fill the holes of the map, and find the best IoU of any hole contour at each level.
 
-    Holes are the 4-connected components of what lies below a level, from the lowest level up.
-    One drowns as it meets the outside, or one that has drowned; its pixels are filled up to there.
-    Without `want_filled` the map is empty.
+    The map has the same frame; IoU is that of wsolevaluation. Holes are the 4-connected components
+    of what lies below a level, from the lowest level up. A hole ends where it meets the outside, or
+    a hole that has ended; its pixels are filled up to there. Without `want_filled` the map is
+    empty.
     """
     height, width = shape
     stride = np.uint64(levels.shape[1])

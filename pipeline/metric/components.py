@@ -126,8 +126,10 @@ def wsolevaluation_curves(
 def wsolevaluation_boxes(
     boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size = (224, 224)
 ) -> Int[np.ndarray, "M 4"]:
-    """Half-open boxes in original pixels as that evaluator has them: inclusive, scaled to its
-    frame, truncated to integers."""
+    """Bring half-open boxes in original pixels to the form that wsolevaluation has them in.
+
+    They are inclusive, scaled to its frame and truncated to integers.
+    """
     (height, width), (frame_height, frame_width) = size, frame
     inclusive = np.asarray(boxes, np.float64).reshape(-1, 4) - (0, 0, 1, 1)
     scaled = inclusive.copy()
@@ -137,7 +139,7 @@ def wsolevaluation_boxes(
 
 
 def levels_of(values: Float[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """The index of the last of `THRESHOLDS` that each value reaches."""
+    """Find the index of the last of `THRESHOLDS` that each value reaches."""
     _check_map(values)
     return np.asarray(_levels(np.ascontiguousarray(values, np.float64), THRESHOLDS))
 

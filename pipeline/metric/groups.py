@@ -35,11 +35,13 @@ def relative_area(boxes: Float[np.ndarray, "M 4"], size: Size) -> float:
 
 
 def size_group(boxes: Float[np.ndarray, "M 4"], size: Size) -> str:
+    """Return the group of an image by the area of its boxes relative to the image."""
     area = relative_area(boxes, size)
     return "small" if area < SMALL else "medium" if area < LARGE else "large"
 
 
 def number_group(boxes: Float[np.ndarray, "M 4"]) -> str:
+    """Return the group of an image by its number of boxes."""
     return {0: "no objects", 1: "1 object", 2: "2 objects"}.get(len(boxes), "3+ objects")
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 def gt_known_loc(ious: Float[np.ndarray, n], iou: float = 0.5) -> float:
+    """Compute the share of images whose box reaches an IoU with a true box."""
     return float(np.mean(np.asarray(ious) >= iou))
 
 
@@ -70,7 +71,7 @@ def ilsvrc_error(
 def corloc(
     ious: Float[np.ndarray, n], labels: Int[np.ndarray, n], iou: float = 0.5
 ) -> tuple[float, dict[int, float]]:
-    """The mean over classes, and each class."""
+    """Compute the mean over classes, and that of each class."""
     found, labels = np.asarray(ious) > iou, np.asarray(labels)
     each = {int(c): float(found[labels == c].mean()) for c in np.unique(labels)}
     return float(np.mean(list(each.values()))), each
@@ -203,6 +204,7 @@ class Localization(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute the numbers over the selected images."""
         found = chosen(np.array(self._iou, float), select)
         labels = chosen(np.array(self._label, int), select)
         rank = chosen(np.array(self._rank, int), select)
@@ -239,8 +241,10 @@ class Localization(MetricBase):
 
 
 class LocalizationAtCuts(MetricBase):
-    """GT-known Loc and Top-k Loc at the other thresholds that can be known without these images'
-    boxes: the box is that of the map's largest component."""
+    """GT-known Loc and Top-k Loc at the other thresholds known without these images' boxes.
+
+    The box is that of the map's largest component.
+    """
 
     numbers: ClassVar[Sequence[MetricNumber]] = (GT_KNOWN, TOP1, TOP5)
     needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"cuts"})
@@ -279,8 +283,10 @@ class LocalizationAtCuts(MetricBase):
         ]
 
     def rows(self) -> Mapping[str, np.ndarray]:
-        """Return the IoU at each kind of threshold, [n]; at validation thresholds, of which each
-        of the IoUs has its own, [n, d]."""
+        """Return the IoU at each kind of threshold, [n].
+
+        At validation thresholds, of which each of the IoUs has its own, the shape is [n, d].
+        """
         return {
             f"{kind}_iou": np.stack([one.iou for _, one in group], 1)
             if kind == "validation"
@@ -338,11 +344,13 @@ class IlsvrcError(MetricBase):
 
     @property
     def error(self) -> Int[np.ndarray, n]:
+        """Return the error of each image, as a position among the kinds of error."""
         return np.array(self._error, int)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute the numbers over the selected images."""
         return mean_score(
             "ilsvrc_loc_error", chosen(self.error, select), iou=0.5,
             threshold=self.threshold, label=label, seed=self.seed,

@@ -87,8 +87,12 @@ class GtKnownOracle(MaxBoxAcc):
             )  # fmt: skip
 
     def two_fold(self) -> tuple[Bool[np.ndarray, "n d"], list[list[float]]]:
-        """Return which maps are right where each half is cut at the other's threshold, and the
-        thresholds of the halves at each IoU; no columns where too few images were added."""
+        """Segment each half at the best threshold of the other.
+
+        Returns:
+            Which maps are right, and the thresholds of the halves at each IoU; no columns where too
+            few images were added.
+        """
         if self._two_fold is None:
             self._two_fold = self._choose_two_fold()
         return self._two_fold
@@ -153,8 +157,10 @@ class TopOracle(MaxBoxAcc):
         return type(self)(settings.ious, settings.seed)
 
     def update(self, evidence: Evidence) -> None:
-        """Add an image whose map was measured; it is right nowhere if its class is not among the
-        first k."""
+        """Add an image whose map was measured.
+
+        It is right nowhere if its class is not among the first k.
+        """
         assert evidence.curves is not None
         assert evidence.ranking is not None
         named = evidence.label in evidence.ranking.classes[: self.k]

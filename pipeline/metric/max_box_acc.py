@@ -66,7 +66,7 @@ def map_curves(
 
 
 def max_box_acc(correct: Bool[np.ndarray, "n T"]) -> float:
-    """The best share of correct images over T thresholds."""
+    """Compute the best share of correct images over T thresholds."""
     return best_threshold(np.asarray(np.mean(correct, 0, dtype=np.float64)))[0]
 
 
@@ -74,7 +74,7 @@ STEADY = 0.08  # of the map's range, to each side
 
 
 def best_threshold(accuracy: Float64[np.ndarray, T]) -> tuple[float, float]:
-    """The best accuracy and its threshold: the middle one where several are equally good."""
+    """Find the best accuracy and its threshold: the middle one where several are equally good."""
     if accuracy.shape != THRESHOLDS.shape:
         raise ValueError(f"accuracy: expected [{len(THRESHOLDS)}], got {list(accuracy.shape)}")
     best = accuracy.max()
@@ -83,7 +83,7 @@ def best_threshold(accuracy: Float64[np.ndarray, T]) -> tuple[float, float]:
 
 
 def steady_threshold(accuracy: Float64[np.ndarray, T]) -> float:
-    """The threshold that serves other images best, as far as these can tell.
+    """Choose the threshold that is best for other images, as far as these can tell.
 
         argmax_t mean over |s - t| <= 0.08 of accuracy(s)
 
@@ -146,11 +146,13 @@ class MaxBoxAcc(MetricBase):
         self.add(evidence.curves)
 
     def add(self, found: Curves) -> None:
+        """Add a measured map."""
         curve = self._curve(found)
         self.correct.append((curve >= np.array(self.ious)[:, None]).ravel())
 
     @property
     def num_correct(self) -> dict[float, Float64[np.ndarray, T]]:
+        """Return how many images are right at each threshold, for each IoU."""
         counts = np.rint(means(self.correct) * len(self.correct))
         return dict(zip(self.ious, counts.reshape(len(self.ious), -1), strict=True))
 
@@ -167,8 +169,10 @@ class MaxBoxAcc(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        """A score for each IoU; where there are several, first their mean, which names one
-        threshold for each of them."""
+        """Compute a score for each IoU, after their mean where there are several.
+
+        The mean names one threshold for each of them.
+        """
         rows = self.correct.chosen(select)
         if len(rows) == 0:
             return []

@@ -33,7 +33,7 @@ IGNORE = 255
 def scale_map(
     raw: Float32[np.ndarray, "h w"], size: Size, protocol: Protocol
 ) -> Float[np.ndarray, "H W"]:
-    """A map in [0, 1] over the whole image of `size`, at the resolution it is measured at."""
+    """Bring a map to [0, 1] over the image of `size`, at the resolution it is measured at."""
     if protocol == "wsolevaluation":
         return np.asarray(upsample(raw, FRAME), np.float64)
     return upsample(raw, frame_size(size))
@@ -61,8 +61,10 @@ def pyramid_curves(true: Float[np.ndarray, "M 4"], size: Size, protocol: Protoco
 def merge_masks(
     objects: Sequence[Rle], ignore: Sequence[Rle], frame: Size
 ) -> UInt8[np.ndarray, "h w"]:
-    """1 where an object is, 255 where nothing counts (and no object is), else 0; brought to `frame`
-    by the nearest pixel."""
+    """Bring a mask to `frame`, by the nearest pixel.
+
+    It is 1 where an object is, 255 where nothing counts (and no object is), else 0.
+    """
     from pycocotools import mask as coco_mask
 
     def merged(masks: Sequence[Rle]) -> UInt8[np.ndarray, "h w"]:

@@ -156,21 +156,24 @@ class Pointing(MetricBase):
     def add(
         self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
     ) -> None:
+        """Measure and add a map of an image of `size` with the true `boxes`."""
         self.append(
             pointing_hit(values, boxes, size, self.tolerance), energy_inside(values, boxes, size)
         )
 
     def append(self, hit: bool, energy: float) -> None:
-        """An image that was measured already, by `pointing_hit` and `energy_inside`."""
+        """Add an image that was measured already, by `pointing_hit` and `energy_inside`."""
         self._hit.append(hit)
         self._energy.append(energy)
 
     @property
     def hit(self) -> Bool[np.ndarray, n]:
+        """Return whether the maximum of each map lies in a true box."""
         return np.array(self._hit, bool)
 
     @property
     def energy(self) -> Float64[np.ndarray, n]:
+        """Return the share of each map that lies in true boxes."""
         return np.array(self._energy, float)
 
     def rows(self) -> Mapping[str, np.ndarray]:
@@ -185,6 +188,7 @@ class Pointing(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute both numbers over the selected images."""
         hit = chosen(self.hit, select)
         energy = chosen(self.energy, select)
         return mean_score("pointing_game", hit, label=label, seed=self.seed) + mean_score(

@@ -121,10 +121,11 @@ class PxAP(MetricBase):
         self.append(evidence.pixels)
 
     def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
+        """Measure and add a map with the true mask of its image."""
         self.append(histograms(values, mask))
 
     def append(self, counts: Int[np.ndarray, "2 1001"]) -> None:
-        """An image that was measured already, by `histograms`."""
+        """Add an image that was measured already, by `histograms`."""
         self._rows.append(counts.astype(np.uint32).ravel())
 
     @property
@@ -143,6 +144,7 @@ class PxAP(MetricBase):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
+        """Compute PxAP over the selected images."""
         rows = chosen(self.pixels, select)
         total = rows.sum(0, dtype=np.float64).reshape(2, -1)
         if total[1].sum() == 0:  # no object: nothing to find

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def chosen(
     values: Shaped[np.ndarray, "n *k"], select: Bool[np.ndarray, n] | None
 ) -> Shaped[np.ndarray, "m *k"]:
-    """The values of a subset of images; None: of all."""
+    """Select the values of a subset of images; None: of all."""
     if select is None:
         return values
     if select.dtype != bool or select.shape != values.shape[:1]:
@@ -37,7 +37,7 @@ def mean_score(
     label: str | None = None,
     seed: int = 0,
 ) -> list[Score]:
-    """The mean over images with its 95 % interval; no score where there is no image."""
+    """Compute the mean over images with its 95 % interval; no score where there is no image."""
     if len(values) == 0:
         return []
     return [

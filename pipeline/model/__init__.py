@@ -1,0 +1,1 @@
+"""Networks: feature maps and a head, with published weights where there are some."""

@@ -1,0 +1,1 @@
+"""Training objectives: what a classifier is trained to minimize."""

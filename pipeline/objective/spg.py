@@ -1,5 +1,7 @@
-"""Self-produced guidance (SPG): train branches to segment the object from confident pixels of the
-class map, each branch from the map of the one before it.
+"""Self-produced guidance (SPG).
+
+Branches learn to segment the object from confident pixels of the class map, each branch from the
+map of the branch before it.
 
     mask(p; high, low) = 0 where p < low,  1 where p > high,  else ignored
     loss = CE(s, y) + BCE(B2, mask(M; .7, .01)) + BCE(B1, mask(B2; .5, .05))

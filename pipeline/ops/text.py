@@ -28,9 +28,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(name: str) -> str:
-    """Return a file name as text that can be written anywhere; different names stay different.
+    r"""Return a file name as text that can be written anywhere; different names stay different.
 
-    Bytes that are not UTF-8 become `\\xNN`, control characters their escapes, `\\` is doubled.
+    Bytes that are not UTF-8 become `\xNN`, control characters their escapes, `\` is doubled.
     """
     if name.isprintable() and "\\" not in name:
         return name

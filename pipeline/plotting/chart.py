@@ -69,7 +69,8 @@ class Sheet:
         """Write a text.
 
         Args:
-            x, y: Position on the sheet in pixels.
+            x: Position on the sheet in pixels, to the right.
+            y: Position on the sheet in pixels, down.
             text: What to write.
             size: The font size in pixels.
             colour: RGB.

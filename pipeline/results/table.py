@@ -67,7 +67,7 @@ def _rows(
 
 
 def _used(headline: Sequence[Score]) -> str:
-    """The kind of threshold that the boxes were cut at."""
+    """Name the kind of threshold that the boxes were segmented at."""
     return next((_kind(s) for s in headline if s.name == "gt_known_loc"), "")
 
 
@@ -158,8 +158,11 @@ def _stands_on(score: Score) -> str:
 
 
 def _spread(score: Score) -> str:
-    """The 95 % interval in words. Where all images agree the bootstrap has no width, which would be
-    read as certainty: there it is Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1."""
+    """Describe the 95 % interval in words.
+
+    Where all images agree the bootstrap has no width, which would be read as certainty: there it is
+    Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1.
+    """
     if score.value in (0, 1):
         bound = score.n / (score.n + 1.96**2)
         return (f"at least {to_percent(bound)} (Wilson)" if score.value else
@@ -226,7 +229,7 @@ def _per_class(
 
 
 def format_table(method: str, table: Mapping[str, Any]) -> str:
-    """The table as a terminal shows it."""
+    """Format the table as a terminal shows it."""
     lines = [[f"{method}, {table['head'][0]}", *table["head"][1:]]]
     lines += [row["cells"] for row in table["rows"]]
     widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]

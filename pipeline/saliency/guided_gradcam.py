@@ -4,7 +4,8 @@
 
 Selvaraju et al. 2017, section 3.1. One forward pass serves both: Grad-CAM takes its gradients from
 the plain graph, then the ReLU rule is attached to it. Float32 always, as the gradient. A network
-with another activation than ReLU is refused."""
+with another activation than ReLU is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Segmenters: boxes and masks of maps."""

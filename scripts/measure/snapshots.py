@@ -104,6 +104,7 @@ ALLOWED: tuple[Allowed, ...] = (
         for files in ("config.yaml", "*comparison.*", "*index.html")
     ),
     Allowed("text", "config.yaml", "stage score is evaluate", where="^(score|evaluate)$"),
+    Allowed("added", "config.yaml", "stage export is new", where="export"),
     # One evaluator: what it adds.
     Allowed("added", "*metrics.json", "of which images a number is", where="[*].group"),
     *(

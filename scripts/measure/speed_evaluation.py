@@ -46,6 +46,8 @@ FEW, MANY, WANTED = 2_000, 20_000, 50_000
 
 @dataclass(frozen=True)
 class Group:
+    """Maps with true boxes, and what the reference evaluator says about them."""
+
     maps: Sequence[np.ndarray]
     boxes: Sequence[np.ndarray]
     answers: dict[str, Any] | None  # the reference evaluator's own, single and multi
@@ -101,7 +103,7 @@ def _sweeps(kind: str) -> list[Record]:
 def _check(
     group: Group, name: str, ours: Callable[..., np.ndarray], theirs: Callable[..., np.ndarray]
 ) -> None:
-    """The same IoUs map by map, and the reference's counts where it is here."""
+    """Check that IoUs are the same map by map, and the reference's counts where it is here."""
     pairs = list(zip(group.maps, group.boxes, strict=True))
     mine = np.array([ours(*pair) for pair in pairs])
     other = np.array([theirs(*pair) for pair in pairs])
@@ -142,9 +144,12 @@ def _gradient_like(rng: np.random.Generator) -> np.ndarray:
 
 
 def _raw_gradient_like(rng: np.random.Generator) -> np.ndarray:
-    """With the statistics of the largest |gradient| of the three channels that MobileNetV2 has on
-    photographs of 224x224 (in brackets: six of Imagenette): mean 0.05 (0.05), deviation 0.07
-    (0.06), step between neighbours 0.53 (0.60) deviations, contours a threshold 440 (380)."""
+    """Make a map with the statistics of the largest |gradient| of the three channels.
+
+    MobileNetV2 has on photographs of 224x224 (in brackets: six of Imagenette): mean 0.05 (0.05),
+    deviation 0.07 (0.06), step between neighbours 0.53 (0.60) deviations, contours a threshold 440
+    (380).
+    """
     noise = np.abs(cv2.GaussianBlur(rng.normal(size=(224, 224, 3)), (0, 0), 0.4)).max(2)
     where = cv2.resize(rng.random((7, 7)), (224, 224), interpolation=cv2.INTER_CUBIC).clip(0)
     return _spread((noise * (0.1 + where) ** 2) ** 1.5)

@@ -59,8 +59,7 @@ class Compare(Stage):
         return key | {"against": [name, hash_file(path)]}
 
     def check(self, run: Run) -> None:
-        """Refuse a run with nothing to compare, and an `against=` that is no run on these
-        images."""
+        """Refuse a run with nothing to compare, and an `against=` of other images."""
         from pipeline.stages.compare.pairs import read_other
 
         given = run.config["against"]

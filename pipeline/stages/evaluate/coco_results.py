@@ -213,8 +213,10 @@ class CocoResults:
         return CocoRecords(image, annotations, results)
 
     def _ranking_places(self) -> int:
-        """Return up to which k Top-k Loc is known; 0 where it is not: it needs images of one
-        class, and results that predict the class."""
+        """Return up to which k Top-k Loc is known; 0 where it is not.
+
+        It needs images of one class, and results that predict the class.
+        """
         if not self.known.one_class_each:
             return 0
         ranks = [(list(self._found(place)), units[0].label)

@@ -99,8 +99,12 @@ class MapFolder:
             )
 
     def _measure(self, position: int) -> Measured | tuple[str, str] | None:
-        """Measure a map; its image and the reason where it cannot be; None without annotation,
-        which the metadata's notes name."""
+        """Measure a map.
+
+        Returns:
+            Its image and the reason where it cannot be measured; None without annotation, which the
+            metadata's notes name.
+        """
         id = self.metadata.ids[position]
         if id not in self.metadata.boxes and id not in self.metadata.masks:
             return None
@@ -206,8 +210,10 @@ class MapFolder:
 
 
 def to_reference_frame(values: np.ndarray) -> tuple[Float64[np.ndarray, "224 224"], bool]:
-    """Return a map as wsolevaluation takes it, and whether it had to be brought there; one that is
-    224x224 in [0, 1] stays as it is."""
+    """Bring a map to the frame of wsolevaluation, and return whether it had to be changed.
+
+    A map that is 224x224 in [0, 1] stays as it is.
+    """
     if values.shape == FRAME and values.min() >= 0 and values.max() <= 1:
         return values.astype(np.float64), False
     large = cv2.resize(values.astype(np.float32), FRAME[::-1], interpolation=cv2.INTER_LINEAR)

@@ -77,6 +77,5 @@ def _cut_value(info: Mapping[str, Any], auto: float, id: str) -> float:
 
 
 def iou_at(curves: Curves, value: float) -> float:
-    """Return the IoU of the largest component at a threshold, a multiple of a thousandth as the
-    curves are made."""
+    """Return the IoU of the largest component at a threshold, a multiple of a thousandth."""
     return float(curves.largest[int(np.searchsorted(THRESHOLDS, value - 1e-9))])

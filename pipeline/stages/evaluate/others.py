@@ -110,8 +110,7 @@ class Named:
         }
 
     def names(self) -> list[str]:
-        """Return what the table calls those that are scored: as little of their paths as tells
-        them apart."""
+        """Name those that are scored by the shortest part of their paths that is different."""
         given = [self.boxes or self.maps, self.against]
         parts = [Path(path).absolute().parts for path in given if path is not None]
         if len(parts) == 2 and parts[0] == parts[1]:

@@ -99,8 +99,13 @@ class Seen:
 
 @dataclass
 class OwnRun:
-    """The source. `boxes`: the folder of stage localize; `has_guesses`: whether the classes
-    predicted first have boxes; `given_notes`: what was odd before anything was measured."""
+    """The source.
+
+    Attributes:
+        boxes: the folder of stage localize.
+        has_guesses: whether the classes predicted first have boxes.
+        given_notes: what was odd before anything was measured.
+    """
 
     name: str
     explained: Explained
@@ -119,8 +124,11 @@ class OwnRun:
 
     @property
     def blocks(self) -> Blocks:
-        """Return what the evidence has. Images without annotations have a class, but no size; the
-        pyramid is the same for all classes."""
+        """Return what the evidence has.
+
+        Images without annotations have a class, but no size; the pyramid is the same for all
+        classes.
+        """
         guesses = [Offer("guesses")] if self.has_guesses else []
         return [[
             Offer("classification", ("class",)), Offer("ranking"), Offer("box"), Offer("cuts"),
@@ -171,8 +179,10 @@ class OwnRun:
         return Evidence(**fields)
 
     def _item(self, seen: Seen, evidence: Evidence) -> Item:
-        """Return the evidence with the records of the image's own maps, or of all its maps where
-        it has no class; note what is missing."""
+        """Return the evidence with the records of its maps; note what is missing.
+
+        These are the maps of the image's class, or all its maps where it has no class.
+        """
         label, known = evidence.label, self.explained.known(seen.id)
         own = [m for m in seen.maps if m.explained == label or label < 0]
         if known is None:
@@ -259,8 +269,7 @@ class RefinedMaps:
 
 
 def box_evidence(boxes: Boxes | None, true: Float32[np.ndarray, "M 4"]) -> dict[str, Any]:
-    """Return the boxes that were found of the image's class; none where its map could not be
-    segmented."""
+    """Return the boxes of the image's class; none where its map could not be segmented."""
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found, scores = nothing if boxes is None else (boxes.boxes, boxes.scores)
     return {"iou": best_iou(_best_box(boxes), true), "boxes": found, "scores": scores}

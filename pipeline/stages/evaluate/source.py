@@ -63,6 +63,8 @@ class Source(Protocol):
         ...
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
-        """Return what was left out, counted and named, with the notes of the metrics; to be asked
-        after `items`."""
+        """Return what was left out, counted and named, with the notes of the metrics.
+
+        It is complete after `items` is exhausted.
+        """
         ...

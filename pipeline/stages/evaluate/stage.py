@@ -77,8 +77,7 @@ class Evaluate(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse annotations that cannot be read, and where there is nothing to score, before
-        anything is computed."""
+        """Refuse unreadable annotations and nothing to score before anything is computed."""
         check_outside_metrics()
         if (named := self._named(run)) is not None:
             named.check()
@@ -126,8 +125,7 @@ class Evaluate(Stage):
         return with_annotations(run.data)
 
     def _thresholds(self, run: Run) -> Thresholds | None:
-        """Return the thresholds that stage calibrate chose, or what the boxes were segmented at,
-        if any."""
+        """Return the thresholds of stage calibrate, or those of the boxes, if any."""
         if run.uses_validation_threshold:
             return run.chosen_thresholds()
         if "calibrate" in run.config["stages"]:
@@ -135,8 +133,7 @@ class Evaluate(Stage):
         return None
 
     def _explained(self, run: Run, chosen: Thresholds | None) -> Explained:
-        """Return the images of this run; what somebody drew to choose the threshold is not
-        scored."""
+        """Return this run's images without those drawn to choose the threshold."""
         from pipeline.stages.evaluate.own_run import Explained
 
         drawn = set() if chosen is None else set(chosen["images"])

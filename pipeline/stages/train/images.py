@@ -1,5 +1,8 @@
-"""Training and held-back images: decoded once where memory allows, cropped and flipped in each
-epoch; each rank loads its part of each batch."""
+"""Training and held-back images.
+
+They are decoded once where memory allows, cropped and flipped in each epoch; each rank loads its
+part of each batch.
+"""
 
 from __future__ import annotations
 
@@ -221,7 +224,8 @@ class HeldBackImages:
 
         Args:
             network: In eval mode afterwards.
-            mean, std: Of red, green and blue, on the scale of pixels from 0 to 1.
+            mean: Of red, green and blue, on the scale of pixels from 0 to 1.
+            std: As `mean`.
         """
         import torch
 
