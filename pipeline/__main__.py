@@ -1,4 +1,4 @@
-"""The way through: for each stage of this run, reuse its folder or run it.
+"""The command line: run the stages of a configuration, or reuse their results.
 
 python -m pipeline +experiment=cam
 """
@@ -20,7 +20,18 @@ from pipeline.errors import UserError
 
 
 def go(config: Any, show_only: bool = False) -> RunFolder | None:
-    """Run the stages of one composed configuration, and lay out its run folder."""
+    """Run the stages of a composed configuration, and create the run's folder.
+
+    Args:
+        config: what Hydra composed.
+        show_only: print the completed configuration, and run nothing.
+
+    Returns:
+        The run's folder; None where nothing was run, and in all ranks but rank 0.
+
+    Raises:
+        UserError: a value is wrong, or a stage cannot be run.
+    """
     from omegaconf import OmegaConf
 
     from pipeline.engine.run import Run
@@ -28,7 +39,8 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
-    run = Run.of({str(key): value for key, value in plain.items()}, _choices(), _named())
+    values = {str(key): value for key, value in plain.items()}
+    run = Run.of(values, _chosen_groups(), _overridden_keys())
     if show_only:
         import yaml
 
@@ -37,21 +49,24 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     stages = [name for name in list_stages() if name in run.config["stages"]]
     run.check_stages(stages)
     if run.config["checkpoint"] is not None:
-        terminal.print_line(run.of_checkpoint())
-    if ranks.current_world().rank > 0:  # rank 0 lays out the run folder
-        for stage in stages:
-            for method in run.methods if find_stage(stage).per_method else [run.method]:
-                run.for_method(method).get_or_create(stage)
+        terminal.print_line(run.describe_checkpoint())
+    jobs = [
+        (stage, method)
+        for stage in stages
+        for method in (run.methods if find_stage(stage).per_method else [run.method])
+    ]
+    if ranks.current_world().rank > 0:  # only rank 0 creates the run's folder
+        for stage, method in jobs:
+            run.for_method(method).get_or_create(stage)
         return None
     folder = RunFolder.new(run)
     try:
-        for stage in stages:
-            for method in run.methods if find_stage(stage).per_method else [run.method]:
-                where, reused = run.for_method(method).get_or_create(stage)
-                several = len(run.methods) > 1 and find_stage(stage).per_method
-                named = f"{stage} ({method})" if several else stage
-                terminal.print_line(f"{named:<10} {'kept' if reused else 'made'}  {where}")
-                folder.publish(stage, method, where)
+        for stage, method in jobs:
+            result, reused = run.for_method(method).get_or_create(stage)
+            names_method = len(run.methods) > 1 and find_stage(stage).per_method
+            job = f"{stage} ({method})" if names_method else stage
+            terminal.print_line(f"{job:<10} {'kept' if reused else 'made'}  {result}")
+            folder.publish(stage, method, result)
     except BaseException:
         folder.discard_if_empty()
         raise
@@ -59,21 +74,27 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     return folder
 
 
-def _choices() -> Mapping[str, str]:
+def _chosen_groups() -> Mapping[str, str]:
+    """Return the choice of each config group that Hydra composed."""
     from hydra.core.hydra_config import HydraConfig
 
     return {str(k): str(v) for k, v in HydraConfig.get().runtime.choices.items()}
 
 
-def _named() -> list[str]:
+def _list_overrides() -> list[str]:
+    """Return the overrides of the command line for this job."""
     from hydra.core.hydra_config import HydraConfig
 
-    given = HydraConfig.get().overrides.task
-    return [str(one).lstrip("+~").partition("=")[0] for one in given]
+    return [str(override) for override in HydraConfig.get().overrides.task]
+
+
+def _overridden_keys() -> list[str]:
+    """Return the keys that the user gave."""
+    return [override.lstrip("+~").partition("=")[0] for override in _list_overrides()]
 
 
 def main() -> None:
-    """The command line. A UserError is one clear message and exit code 2, never a traceback."""
+    """Run the command line; print a UserError as a message without traceback, and exit with 2."""
     arguments = sys.argv[1:]
     import_from_current_folder()
     try:
@@ -83,19 +104,19 @@ def main() -> None:
             use_config_folder(arguments)
             terminal.print_line(help_text())
             return
-        # A scheduler's polite end is the user's Ctrl-C.
+        # Handle SIGTERM like SIGINT: schedulers send it before they kill.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         ranks.silence_nonzero_ranks()
-        # Hydra then raises what it would print its own way.
+        # With this Hydra raises its errors instead of printing them.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        arguments, show_only = without_cfg(arguments)
+        arguments, show_only = _remove_cfg_flag(arguments)
         sys.argv[1:] = prepare_overrides(arguments)
-        _hydra(show_only)
-    except UserError as problem:
-        _fail(str(problem), 2)
+        _run_hydra(show_only)
+    except UserError as error:
+        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
-    except BrokenPipeError:  # whoever reads what we print has seen enough: | head
+    except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
@@ -116,8 +137,11 @@ def import_from_current_folder() -> None:
         sys.path.insert(0, here)
 
 
-def without_cfg(arguments: list[str]) -> tuple[list[str], bool]:
-    """`--cfg job` shows the configuration with every default filled in, which Hydra's does not."""
+def _remove_cfg_flag(arguments: list[str]) -> tuple[list[str], bool]:
+    """Remove `--cfg job` from the arguments; return the others, and whether it was there.
+
+    Hydra's own `--cfg job` would print the configuration without the defaults of the classes.
+    """
     for flag in ("--cfg", "-c"):
         if flag in arguments and arguments[arguments.index(flag) + 1 :][:1] == ["job"]:
             place = arguments.index(flag)
@@ -125,7 +149,12 @@ def without_cfg(arguments: list[str]) -> tuple[list[str], bool]:
     return arguments, False
 
 
-def _hydra(show_only: bool) -> None:
+def _run_hydra(show_only: bool) -> None:
+    """Let Hydra compose the configuration of each job, run the jobs, and print a sweep's table.
+
+    Raises:
+        UserError: the configuration is wrong, or a job cannot be run.
+    """
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
@@ -141,10 +170,10 @@ def _hydra(show_only: bool) -> None:
     done: list[tuple[list[str], RunFolder]] = []
 
     def job(config: Any) -> None:
-        # Hydra announces what a job raises in its own words: keep it, and end the sweep.
+        # Hydra would print an error of a job itself: keep it, and skip the jobs after it.
         if failed:
             return
-        overrides = [str(one) for one in HydraConfig.get().overrides.task]
+        overrides = _list_overrides()
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 terminal.print_line(f"\n-- {' '.join(overrides)}")
@@ -166,7 +195,7 @@ def _hydra(show_only: bool) -> None:
         raise failed[0]
 
 
-DISK = {
+DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space, and the same command goes on from here",
     errno.EDQUOT: "the disk quota is used up; free some space and give the same command",
     errno.EROFS: "the file system is read-only; outputs=DIR writes elsewhere",
@@ -176,14 +205,15 @@ DISK = {
 
 
 def disk_message(error: OSError) -> str | None:
-    """One line for what a disk can do to a run; None for any other error."""
-    if error.errno not in DISK:
+    """Return the message for an error of the disk, on a line; None for any other error."""
+    if error.errno not in DISK_ERRORS:
         return None
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{DISK[error.errno]}"
+    prefix = f"{error.filename}: " if error.filename else ""
+    return f"{prefix}{DISK_ERRORS[error.errno]}"
 
 
 def _fail(message: str, code: int) -> None:
+    """Print an error message and exit with a code."""
     terminal.print_error(message)
     sys.exit(code)
 

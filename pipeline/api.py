@@ -2,9 +2,9 @@
 
     import pipeline
     predict = pipeline.load("outputs/latest")
-    found = predict("photo.jpg")
+    predictions = predict("photo.jpg")
 
-The same functions as stages explain and localize, without files between them.
+It calls the functions that the stages explain and localize call, without files between them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import yaml
 
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
+from pipeline.engine.completion import read_run_config
 from pipeline.errors import UserError
 from pipeline.formats import photo
 from pipeline.ops.maps import frame_size
@@ -30,7 +30,7 @@ from pipeline.results.thresholds import (
     load_thresholds,
     select_thresholds,
 )
-from pipeline.saliency.targets import class_selector
+from pipeline.saliency.targets import class_selector, top_count
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
@@ -38,10 +38,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One class in one image: `label` by name, its probability, boxes `xyxy` in pixels of the
-    upright image, best first, with their scores, masks (COCO RLE) where the segmenter makes them,
-    and the map that they were cut from."""
+class Prediction:
+    """A class in an image, and its boxes.
+
+    Attributes:
+        label: the name of the class.
+        probability: that the network gives the class.
+        boxes: xyxy in pixels of the upright image, half-open, best score first.
+        scores: the score of each box.
+        masks: the mask of each box as COCO RLE, where the segmenter makes masks.
+        map: the map that the boxes were segmented from.
+    """
 
     label: str
     probability: float
@@ -52,7 +59,14 @@ class Found:
 
 
 class Predictor:
-    """A checkpoint with a saliency method and a segmenter, ready to be called."""
+    """A trained network with a saliency method and a segmenter, to be called with an image.
+
+    Args:
+        trained: the network, in eval mode.
+        saliency: the method that computes maps.
+        segmenter: turns a map into boxes.
+        precision: what the network runs in.
+    """
 
     def __init__(
         self,
@@ -66,22 +80,32 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the network's classes."""
         return self.trained.classes
 
     def __call__(
         self, image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], target: str = "predicted"
-    ) -> list[Found]:
-        """Boxes of the classes that `target` names: predicted, topK or a class.
+    ) -> list[Prediction]:
+        """Compute the boxes of some classes in an image.
 
-        `image`: a path, or uint8 RGB [H, W, 3]. Raises SkippedImage for an image that cannot be
-        used, UserError for a target that is none.
+        Args:
+            image: a path, or RGB pixels.
+            target: which classes: `predicted`, `topK` as in `top5`, or the name of a class.
+
+        Returns:
+            A prediction for each class; of `topK`, the most likely class first.
+
+        Raises:
+            SkippedImage: the image cannot be used.
+            UserError: `target` names no class of this network.
+            ValueError: the array is not uint8 [H, W, 3].
         """
-        if target != "predicted" and target not in self.classes and not _is_top(target):
+        if target != "predicted" and target not in self.classes and not top_count(target):
             raise UserError(
                 f"target={target!r}: expected predicted, topK or a class of this network"
             )
-        example, at_input = self._read(image)
-        tensor = self.trained.tensor(at_input[None])
+        example, network_input = self._read(image)
+        tensor = self.trained.tensor(network_input[None])
         import torch
 
         labels = torch.full((1,), -1, device=tensor.device)
@@ -91,12 +115,12 @@ class Predictor:
         probabilities = explained.logits.detach().float().softmax(1)[0].cpu().numpy()
         maps = explained.maps.detach().float().cpu().numpy()[0]
         return [
-            self._cut(values, int(label), probabilities, example)
+            self._segment(values, int(label), probabilities, example)
             for values, label in zip(maps, explained.classes[0].tolist(), strict=True)
         ]
 
     def _read(self, image: Any) -> tuple[Example, UInt8[np.ndarray, "h w 3"]]:
-        """The image itself, and scaled to the network's input."""
+        """Return the image for the segmenter, and the image at the network's input size."""
         if isinstance(image, np.ndarray):
             example = Example("array", image, -1, (image.shape[0], image.shape[1]))
             from PIL import Image as Pillow
@@ -104,21 +128,21 @@ class Predictor:
             height, width = self.trained.size
             scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
             return example, np.array(scaled)
-        at_input, size = photo.read(Path(image), at=self.trained.size)
+        network_input, size = photo.read(Path(image), at=self.trained.size)
         side = self.segmenter.needs_image
-        shown = photo.read(Path(image), at=frame_size(size, side))[0] if side else at_input
-        return Example(str(image), shown, -1, size), at_input
+        pixels = photo.read(Path(image), at=frame_size(size, side))[0] if side else network_input
+        return Example(str(image), pixels, -1, size), network_input
 
-    def _cut(
+    def _segment(
         self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
-    ) -> Found:
+    ) -> Prediction:
         saliency = SaliencyMap.of(
             example.id, label, int(probabilities.argmax()), float(probabilities[label]), values,
             example.size,
         )  # fmt: skip
         boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
-        return Found(self.classes[label], float(probabilities[label]), boxes.boxes, boxes.scores,
-                     boxes.masks, saliency)  # fmt: skip
+        return Prediction(self.classes[label], float(probabilities[label]), boxes.boxes,
+                          boxes.scores, boxes.masks, saliency)  # fmt: skip
 
 
 def load(
@@ -127,46 +151,47 @@ def load(
     segmenter: str | None = None,
     device: str = "auto",
 ) -> Predictor:
-    """A Predictor from a run (`outputs/latest`) or a checkpoint folder.
+    """Return a predictor that uses the network of a run or of a checkpoint.
 
-    `saliency` and `segmenter` name choices of conf/; by default those of the run, else cam and
-    threshold (for other maps than the run's, its cut means nothing); with
-    segmenter.threshold=validation the one that the run chose. Raises UserError where there is no
-    checkpoint, no such threshold, or a choice is unknown.
+    With segmenter.threshold=validation the threshold is the one that the run chose.
+
+    Args:
+        where: the folder of a run, as `outputs/latest`, or of a checkpoint.
+        saliency: a choice of conf/saliency/; None: the run's method, or cam where there is no run.
+        segmenter: a choice of conf/segmenter/; None: the run's segmenter, or threshold where there
+            is no run or `saliency` is given (the run's threshold was chosen for the run's maps).
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UserError: there is no checkpoint or no such choice, or the run chose no threshold.
     """
-    given = Path(where)
-    place = runtime.select_device(device)
-    trained = checkpoint.load(checkpoint.find(given), place)
-    own: dict[str, Any] = {}
-    if (given / "config.yaml").is_file():
-        own = yaml.safe_load((given / "config.yaml").read_text(encoding="utf-8"))
-    method = own.get("saliency") if saliency is None else read_choice("saliency", saliency)
+    folder = Path(where)
+    torch_device = runtime.select_device(device)
+    trained = checkpoint.load(checkpoint.find(folder), torch_device)
+    config = read_run_config(folder)
+    method = config.get("saliency") if saliency is None else read_choice("saliency", saliency)
     method = method or read_choice("saliency", "cam")
-    own_cut = own.get("segmenter") if saliency is None and segmenter is None else None
-    cut = own_cut or read_choice("segmenter", segmenter or "threshold")
-    if cut.get("threshold") == "validation":
-        views = [own["explain"][name] for name in ("flips", "scales")]
-        cut = {**cut, "threshold": _validation(given, method, views, cut)}
-    # What stands in a run's config.yaml may name this project's own classes alone.
+    run_segmenter = config.get("segmenter") if saliency is None and segmenter is None else None
+    node = run_segmenter or read_choice("segmenter", segmenter or "threshold")
+    if node.get("threshold") == "validation":
+        views = [config["explain"][name] for name in ("flips", "scales")]
+        node = {**node, "threshold": _load_validation_threshold(folder, method, views, node)}
+    # A run's config.yaml is a file: it may only name classes of this project.
     return Predictor(
         trained,
         cast(SaliencyMethod, instantiate("saliency", method, within="pipeline.saliency.")),
-        cast(Segmenter, instantiate("segmenter", cut, within="pipeline.segmenter.")),
-        runtime.select_precision("auto", place),
+        cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter.")),
+        runtime.select_precision("auto", torch_device),
     )
 
 
-def _validation(
+def _load_validation_threshold(
     run: Path, saliency: Mapping[str, Any], views: Sequence[Any], segmenter: Mapping[str, Any]
 ) -> float:
-    """The threshold that a run's stage calibrate chose, for images that it has not seen."""
+    """Return the threshold that a run's stage calibrate chose for images that it has not seen."""
     refines = isinstance(
         instantiate("segmenter", segmenter, within="pipeline.segmenter."), RefiningSegmenter
     )
     method = fill_defaults("saliency", saliency)
-    place = find_thresholds(run, method, views, segmenter if refines else None)
-    return float(select_thresholds(load_thresholds(place), refines)["elsewhere"][f"{USED_IOU:g}"])
-
-
-def _is_top(target: str) -> bool:
-    return target.startswith("top") and target[3:].isdecimal() and int(target[3:]) > 0
+    folder = find_thresholds(run, method, views, segmenter if refines else None)
+    return float(select_thresholds(load_thresholds(folder), refines)["elsewhere"][f"{USED_IOU:g}"])

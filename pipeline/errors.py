@@ -1,4 +1,4 @@
-"""How the project refuses: errors that are shown to the user as one clear message."""
+"""The errors that are shown to the user as a clear message, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What a user did or has that cannot work: what was expected, what came, where, what to do.
+    """Input or configuration that cannot work: what was expected, what came, where, what to do.
 
-    Shown as one clear message without a traceback; anything else that escapes is our defect.
+    It is shown as a clear message without a traceback; any other exception that reaches the user is
+    a defect of this project.
     """
 
 
 class SkippedImage(UserError):
-    """One image that cannot be used: it is counted and named, and the run goes on without it."""
+    """An image that cannot be used: it is counted and named, and the run goes on without it."""
 
 
-MANY_CHOICES = 60  # choices; a message that lists more hides what it says
+MANY_CHOICES = 60  # a longer list would hide the message
 
 
 def suggest_choices(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean ...?` where a choice is close, and the choices."""
+    """Return "did you mean ...?" where a choice is similar to `name`, followed by the choices.
+
+    Of more than MANY_CHOICES choices only the eight most similar are listed.
+    """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -1,5 +1,5 @@
 """What a choice of each family must satisfy: networks, methods, segmenters, objectives, data
-sets, metrics, tests of maps, views."""
+sets, exporters, metrics, tests of maps, views."""
 
 from __future__ import annotations
 
@@ -43,165 +43,205 @@ if TYPE_CHECKING:
 
 
 class NetworkBuilder(Protocol):
-    """A choice of `model=`: builds a network's body and heads. pipeline/model/builder.py has the
-    defaults of one without weights."""
+    """A choice of `model=`, which builds a network's body and heads.
+
+    pipeline/model/builder.py has the defaults of a builder without weights.
+    """
 
     @property
     def weights(self) -> str | None:
-        """What the weights are: a name or a file; None: random."""
-        ...
+        """The weights: a name or a file; None: random."""
 
     @property
-    def weight_file(self) -> Path | None: ...
+    def weight_file(self) -> Path | None:
+        """The file of the weights; None where they are random or come by name."""
 
     @property
-    def pretrained(self) -> bool: ...
+    def pretrained(self) -> bool:
+        """Whether the body starts from trained weights."""
 
     @property
     def known(self) -> tuple[str, ...]:
         """The classes that the pretrained head tells apart; empty where there is none."""
-        ...
 
     @property
-    def has_own_head(self) -> bool: ...
+    def has_own_head(self) -> bool:
+        """Whether `own` gives the architecture's head, not a new GAP head."""
 
     @property
-    def own_head_from_scratch(self) -> bool: ...
+    def own_head_from_scratch(self) -> bool:
+        """Whether the architecture's head needs no weights to start from."""
 
     @property
     def mean(self) -> Sequence[float]:
-        """Of red, green and blue from 0 to 1, subtracted from every image."""
-        ...
+        """The mean of red, green and blue, for pixels from 0 to 1."""
 
     @property
-    def std(self) -> Sequence[float]: ...
+    def std(self) -> Sequence[float]:
+        """The standard deviation of red, green and blue, for pixels from 0 to 1."""
 
     @property
     def last(self) -> str:
         """The layer of the last feature maps; empty: the body's output."""
-        ...
 
     @property
     def below(self) -> str:
         """The layer of the feature maps below the last; empty where none is known."""
-        ...
 
     def body(self) -> tuple[nn.Module, int]:
-        """Return the part that makes feature maps, with random weights, and its channels."""
-        ...
+        """Return the part that computes feature maps, with random weights, and its channels."""
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
-        """Return body and the network's own head, with random weights."""
-        ...
+        """Return the body and the architecture's head for so many classes, with random weights."""
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Return the body with its weights, the head that came with them, and its classes."""
-        ...
 
     def at_trained_stride(self) -> NetworkBuilder:
         """Return the network with the stride that it was trained at."""
-        ...
 
 
 class Network(Protocol):
-    """A classifier that answers with its activations.
-
-    The graph is cut at the earliest layer named in `at`: what lies before runs without gradients,
-    what lies after can be differentiated. `last` names the feature maps that the head reads,
-    `input` the images, which no gradient reaches otherwise, `foreground` what a network that was
-    trained to localize takes for the object: [b, 1 or C, h, w] from 0 to 1.
-    """
+    """A classifier that answers with its activations."""
 
     classes: tuple[str, ...]
 
-    def __call__(
-        self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()
-    ) -> NetworkOutput: ...
+    def __call__(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> NetworkOutput:
+        """Compute the logits and the activations of the layers named in `at`.
+
+        The layers before the earliest of these run without gradients; what lies after it can be
+        differentiated.
+
+        Args:
+            images: normalized by mean and std.
+            at: names of layers. `last` are the feature maps that the head reads; `input` the
+                images, which no gradient reaches otherwise; `foreground` what a network that was
+                trained to localize takes for the object, [b, 1 or C, h, w] from 0 to 1.
+
+        Raises:
+            UserError: the network has no such layer.
+        """
 
     def behind(
         self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
     ) -> Float[Tensor, "n C"]:
-        """Logits of one image, or of n, if `layer` answered with each of `features`, which may be
-        written over, instead of its own. What comes before the layer is not run n times where it
-        can be helped."""
-        ...
+        """Compute the logits that follow if the output of `layer` is replaced by `features`.
+
+        Layers before `layer` are not run n times where this can be avoided.
+
+        Args:
+            layer: a name as in `at`.
+            features: outputs of the layer, which may be overwritten.
+            image: a single image for all of them, or an image for each (m = 1 or n).
+        """
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
-        """The weights of the GAP head. Raises UserError where the head is another."""
-        ...
+        """The weights of the GAP head. Raises UserError where the network has another head."""
 
     @property
     def stands_alone(self) -> bool:
-        """Whether `foreground` is better alone than in the mean with its teacher's map."""
-        ...
+        """Whether `foreground` is used without averaging it with its teacher's map."""
 
     @property
     def tells_objects(self) -> bool:
-        """Whether it answers at `object_class`: logits [b, C] by what is foreground alone."""
-        ...
+        """Whether it has the layer `object_class`: logits [b, C] of the foreground alone."""
+
+
+@runtime_checkable
+class RebuildableBranch(Protocol):
+    """A branch of a network that a checkpoint's card can build again, from its configuration."""
+
+    node: dict[str, Any]
 
 
 class SaliencyMethod(Protocol):
+    """A choice of `saliency=`: computes where a classifier looked."""
+
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation: ...
+    ) -> Explanation:
+        """Compute the maps of the classes that `choose` selects from the logits.
+
+        Args:
+            network: the classifier, whose weights, gradients and mode stay as they are.
+            images: normalized by mean and std.
+            choose: from the logits [b, C] to the classes to explain, [b, t].
+
+        Returns:
+            Raw maps [b, t, h, w] at the method's resolution, not normalized, with the classes and
+            the logits.
+
+        Raises:
+            UserError: the method cannot explain such a network.
+        """
 
 
 @runtime_checkable
 class FittableMethod(Protocol):
-    """A saliency method that first looks at the training images and their labels, never at boxes.
+    """A saliency method that is fitted to the training images and their labels, never to boxes.
 
-    It is called only as what `fitted` gives.
+    It is called only as what `fitted` returns.
     """
 
     def statistics(
         self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
     ) -> Mapping[str, Tensor]:
-        """Sums over a batch: those of all batches are added up, in any order."""
-        ...
+        """Compute sums over a batch, by name; the caller adds up those of all batches."""
 
-    def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod: ...
+    def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod:
+        """Return the method, fitted: `statistics` are the sums over all batches."""
 
 
 class Segmenter(Protocol):
+    """A choice of `segmenter=`: turns a map into scored boxes, and masks where it has them."""
+
     @property
     def needs_image(self) -> int:
-        """The longer side in pixels that the image is wanted at; 0: it is not."""
-        ...
+        """The longer side in pixels at which the image is read; 0: it is not needed."""
 
     @property
     def threshold_info(self) -> Mapping[str, Any]:
         """The threshold as metrics.json names it: {"kind": ThresholdKind, "value": float}."""
-        ...
 
-    def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes: ...
+    def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes:
+        """Segment a map.
+
+        Args:
+            saliency: the map, at its method's resolution.
+            example: its image, `needs_image` pixels on the longer side; None where that is 0.
+
+        Returns:
+            Boxes in pixels of the original image, best score first.
+        """
 
     def with_threshold(self, threshold: float) -> Segmenter:
         """Return the same segmenter with a number for its threshold."""
-        ...
 
 
 @runtime_checkable
 class RefiningSegmenter(Segmenter, Protocol):
-    """A segmenter that makes a better map of a map and its image, and cuts that."""
+    """A segmenter that refines a map by its image before it applies the threshold."""
 
     def refined(
         self, saliency: SaliencyMap, example: Example | None
     ) -> tuple[Float32[np.ndarray, "H W"], str | None]:
-        """The refined map in [0, 1]; and why it is the map as it was, where it is."""
-        ...
+        """Return the refined map in [0, 1]; and the reason where the map was left as it was."""
 
 
 class Objective(Protocol):
-    """What a classifier is trained to do. Whatever it draws, it draws from torch's generator, which
-    is seeded anew for every step, so that a resumed training is the same."""
+    """A choice of `objective=`: what a classifier is trained to do.
+
+    Random numbers come from torch's generator, which is seeded for each step, so that a resumed
+    training is the same.
+    """
 
     @property
     def needs_images(self) -> bool:
-        """Whether it changes the images or what lies in the network, so that no head can be trained
-        by it on features that were computed before."""
-        ...
+        """Whether it changes the images or the network's inner activations.
+
+        Then a head cannot be trained by it on features that were computed before.
+        """
 
     def __call__(
         self,
@@ -209,109 +249,127 @@ class Objective(Protocol):
         inputs: Float[Tensor, "b ..."],
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
-        """The loss to go down on, and the logits."""
-        ...
+        """Compute the loss to minimize, and the logits.
+
+        Args:
+            network: from inputs to logits and activations.
+            inputs: images [b, 3, H, W], or features where `needs_images` is False.
+            labels: the class of each.
+        """
 
 
 @runtime_checkable
 class WrappingObjective(Protocol):
-    """An objective that changes the network: before it is trained, and as it is built again."""
+    """An objective that changes the network before training, and when a checkpoint is loaded."""
 
     def wrap(self, network: Any) -> Any:
-        """The network, changed: with branches that answer by name, say. Draws the weights that it
-        adds. Raises UserError where the network cannot be changed so."""
-        ...
+        """Add to the network what the objective needs, with random weights, and return it.
+
+        Raises:
+            UserError: the network cannot be changed in this way.
+        """
 
 
 class DataSet(Protocol):
-    """Images and their labels: all that training, maps and boxes may see."""
+    """A choice of `data=`: images and labels, all that training, maps and boxes may see."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty where images have no labels."""
 
     @property
     def size(self) -> Size:
-        """What images are scaled to for the network."""
-        ...
+        """Height and width that images are scaled to for the network."""
 
-    def ids(self, split: Split) -> Sequence[str]: ...
+    def ids(self, split: Split) -> Sequence[str]:
+        """Return the name of each image of a split; an image's index here is its position."""
 
-    def labels(self, split: Split) -> Int[np.ndarray, n]: ...
+    def labels(self, split: Split) -> Int[np.ndarray, n]:
+        """Return the class of each image of a split; -1 where it has none."""
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
     ) -> Example:
-        """The image scaled to exactly `at`; or no smaller than `at_least`, aspect kept, as cheap
-        as its format allows; or as it is. Raises SkippedImage where it cannot be read."""
-        ...
+        """Read an image of a split.
 
-    def coco_names(self, split: Split) -> CocoIds: ...
+        Args:
+            split: the split.
+            position: the image's index in `ids`.
+            at: scale it to exactly this size.
+            at_least: scale it to no less than this, aspect kept, as cheaply as its format allows.
+
+        Raises:
+            SkippedImage: it cannot be read.
+        """
+
+    def coco_names(self, split: Split) -> CocoIds:
+        """Return the numbers and names that COCO files use for images and classes."""
 
     def fingerprint(self, split: Split) -> str:
-        """Changes when an image or a label of the split does; never holds an absolute path."""
-        ...
+        """Return a hash of the images and labels of a split, independent of absolute paths."""
 
     def notes(self) -> list[str]:
-        """What was odd about the images' files and folders, a line each."""
-        ...
+        """Return what is unusual about the images' files and folders, a line each."""
 
 
 @runtime_checkable
 class AnnotatedDataSet(DataSet, Protocol):
-    """A data set with annotated boxes, which only those who measure see: the stages evaluate and
-    calibrate import this type, and a test refuses it elsewhere."""
+    """A data set with annotated boxes.
+
+    Only the stages evaluate and calibrate may import this type: a test holds that.
+    """
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
-        """Annotations by image id; of images without any there is none."""
-        ...
+        """Return the annotations by image id; images without annotations are left out.
+
+        Raises:
+            UserError: the annotations cannot be read.
+        """
 
     def truth_fingerprint(self, split: Split) -> str:
-        """Changes when an annotation of the split does."""
-        ...
+        """Return a hash of the annotations of a split."""
 
     def truth_notes(self) -> list[str]:
-        """What was odd about the annotations but could be mended, a line each."""
-        ...
+        """Return what was wrong in the annotations and could be corrected, a line each."""
 
 
 @runtime_checkable
 class ReadsDrawnBoxes(Protocol):
-    """A data set that reads a file of boxes which somebody drew on a few of its images."""
+    """A data set that reads a file of boxes which a person drew on a few of its images."""
 
     def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
-        """Return these boxes by image id. Raises UserError where the file cannot be read."""
-        ...
+        """Return the boxes of such a file by image id.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
 
 
 class TrainedNetwork(Protocol):
-    """A network with what its input looks like, as a checkpoint holds it."""
+    """A network with the size and normalization of its input, as a checkpoint holds it."""
 
     @property
     def network(self) -> Network:
         """The network in eval mode, its weights frozen; it is a torch.nn.Module."""
-        ...
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
 
     @property
     def size(self) -> Size:
         """Height and width of the images that the network was trained on."""
-        ...
 
     @property
     def mean(self) -> tuple[float, float, float]:
         """The mean of red, green and blue, for pixels from 0 to 1."""
-        ...
 
     @property
     def std(self) -> tuple[float, float, float]:
         """The standard deviation of red, green and blue, for pixels from 0 to 1."""
-        ...
 
     def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
-        """Return images of one size as the network reads them, on the network's device."""
-        ...
+        """Normalize images of one size by mean and std, on the network's device."""
 
 
 class AuditTest(Protocol):
@@ -320,43 +378,38 @@ class AuditTest(Protocol):
     @property
     def numbers(self) -> Sequence[AuditNumber]:
         """The numbers of the table. The values of each are among the arrays, under its name."""
-        ...
 
     @property
     def is_costly(self) -> bool:
-        """Whether it takes tens of passes an image: it then sees `audit.few` images alone."""
-        ...
+        """Whether it takes tens of passes an image: it is then done on `audit.few` images only."""
 
     @property
     def picture_arrays(self) -> Collection[str]:
-        """Names of the arrays that `draw` alone reads: images.json leaves them out."""
-        ...
+        """Names of the arrays that only `draw` reads: images.json leaves them out."""
 
     def refusal(self, subject: AuditSubject) -> str:
         """Return why the test cannot be done on this network; empty where it can."""
-        ...
 
     def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
         """Test the maps of a batch.
 
         Returns:
-            Arrays by name. Each has a row for each image, those of `picture_arrays` perhaps for
-            fewer. `image` and `class` are the stage's own names.
+            Arrays by name, each with a row for each image; those of `picture_arrays` may have
+            fewer. The names `image` and `class` are reserved for the stage.
         """
-        ...
 
     def part_values(
         self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]
     ) -> Sequence[PartValues]:
-        """Return the numbers of parts of the network, where the test looks at parts.
+        """Return numbers of parts of the network, for audit.json; the table leaves them out.
 
-        They stand in audit.json, not in the table. `arrays` are those of all images.
+        Args:
+            subject: the network and the method.
+            arrays: those of all images.
         """
-        ...
 
     def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
         """Draw the picture of the test from the arrays of all images."""
-        ...
 
 
 class View(Protocol):
@@ -365,86 +418,81 @@ class View(Protocol):
     @property
     def reads_data(self) -> bool:
         """Whether it reads images of the split: they are part of the cache key then."""
-        ...
 
     @property
     def reads_maps(self) -> bool:
-        """Whether it asks for maps of the run's saliency method: the method and what it is fitted
-        on are part of the cache key then."""
-        ...
+        """Whether it asks for maps of the run's saliency method.
+
+        Then the method and the images that it is fitted to are part of the cache key.
+        """
 
     def __call__(self, subject: ViewSubject) -> ViewResult:
-        """Look into the network, which stays as it is.
+        """Compute pictures and numbers of what the network looks for; leave it unchanged.
 
         Raises:
-            UserError: There is nothing to show: no image could be read, or the network cannot do
+            UserError: there is nothing to show: no image could be read, or the network cannot do
                 what the view asks for.
         """
-        ...
 
 
 class Exporter(Protocol):
-    """Writes boxes as the files that a tool opens."""
+    """A choice of conf/exporter/: writes boxes as the files that a tool opens."""
 
-    def __call__(self, found: FoundBoxes, folder: Path) -> None:
-        """Write the files into a folder, each whole or not at all.
+    def __call__(self, detections: FoundBoxes, folder: Path) -> None:
+        """Write the files into a folder, each atomically.
 
         Raises:
-            UserError: Something found cannot be said in this format.
+            UserError: the format cannot represent some of the boxes.
         """
-        ...
 
 
 class Metric(Protocol):
     """What is computed from evidence about images, and how it is shown and compared.
 
     A choice of conf/metric/ is built without data; `with_settings` gives an accumulator of it.
-    `pipeline.metric.base.MetricBase` has what most metrics need no other way.
+    `pipeline.metric.base.MetricBase` has the methods that are the same for most metrics.
     """
 
     numbers: ClassVar[Sequence[MetricNumber]]
-    """All numbers that it can compute; several metrics may compute a number, each at another
-    threshold, and then say the same of it."""
+    """All numbers that it can compute. Several metrics may compute a number, each at another
+    threshold; their descriptions of it are then equal."""
     needs: ClassVar[frozenset[EvidenceKind]]
-    """It gets the evidence that holds all of these."""
+    """The kinds of evidence that it needs: it gets the evidence that holds all of these."""
     order: ClassVar[int]
     """Place of its records in metrics.json among those of metrics with the same needs."""
     row_names: ClassVar[Sequence[str]]
-    """The arrays of `rows` without which `pairs` gives nothing."""
+    """The arrays of `rows` that `pairs` needs."""
 
     def with_settings(self, settings: EvaluationSettings) -> Metric:
         """Return an empty accumulator with these settings."""
-        ...
 
     def update(self, evidence: Evidence) -> None:
-        """Add evidence, which holds what the metric needs."""
-        ...
+        """Add a piece of evidence, which holds all of `needs`."""
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        """Compute the numbers over the selected evidence, in the order of `update`; None: all.
+        """Compute the numbers over the selected evidence.
 
-        `label` names the selection in the scores. Without evidence there is no number.
+        Args:
+            select: which evidence, in the order of `update`; None: all.
+            label: the name of the selection in the scores.
+
+        Returns:
+            The numbers; none where there is no evidence.
         """
-        ...
 
     def compute_classes(self) -> list[Score]:
         """Compute numbers of classes that are not those of a selection of images."""
-        ...
 
     def rows(self) -> Mapping[str, np.ndarray]:
         """Return arrays by name with a row for each piece of evidence, for a paired comparison."""
-        ...
 
     def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterable[PairedRows]:
-        """Return what is compared, from such arrays."""
-        ...
+        """Return what a paired comparison takes from the arrays of `rows`."""
 
     def curve(self) -> Sequence[Mapping[str, Any]]:
         """Return lines over the threshold for the report, each with `iou` and `points`."""
-        ...
 
     def notes(self) -> list[str]:
-        """Return what is to be said about numbers that could not be computed."""
-        ...
+        """Return why numbers could not be computed, a line each."""

@@ -32,7 +32,7 @@ LAYERS = (
 APART = (*FAMILIES, "metric", "exporter", "audit", "visualize")
 """Families, which do not import one another although they lie in one layer."""
 
-GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet")
+GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet", "Evidence")
 """The types that carry annotated boxes; who imports none of them cannot see any."""
 
 MAY_SEE_GROUND_TRUTH = (

@@ -59,7 +59,7 @@ REPLACED = {
     "model=vgg16": ("model=squeezenet1_0", "the same, with a hundredth of the weights"),
     "model=resnet50": ("model=resnet18", "the same, with a quarter of the weights"),
     "images=photos/": ("images=unlabelled/", "two images of them"),
-    "runtime.devices=2": ("runtime.devices=1", "two processes: tests/test_ranks.py"),
+    "runtime.devices=2": ("runtime.devices=1", "two processes: tests/engine/test_ranks.py"),
     "train.epochs=100": ("train.epochs=7", "patience is 5"),
     "data.size=112": ("data.size=64", "smaller"),
     "train.epochs=8": ("train.epochs=1", "to the end"),
@@ -72,7 +72,7 @@ REPLACED = {
 NOT_RUN = {
     "source .venv/bin/activate": "enters the environment that this test runs in",
     "tensorboard --logdir outputs/latest/stages/train/logs": "a server, of an extra",
-    "torchrun --nnodes=2": "two machines; tests/test_ranks.py has torchrun on one",
+    "torchrun --nnodes=2": "two machines; tests/engine/test_ranks.py has torchrun on one",
 }
 SCRIPTS = {
     "demo": (),

@@ -122,7 +122,7 @@ def test_wheel_has_all_that_runs(release: Release) -> None:
         packed = set(wheel.namelist())
     ours = [path for folder in ("pipeline", "conf") for path in (ROOT / folder).rglob("*.*")]
     for path in ours:
-        if path.is_file() and path.suffix != ".pyc":
+        if path.is_file() and path.parent.name != "__pycache__":
             name = path.relative_to(ROOT).as_posix()
             assert (f"pipeline/{name}" if name.startswith("conf/") else name) in packed
     assert "pipeline/py.typed" in packed

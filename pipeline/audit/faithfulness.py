@@ -1,11 +1,13 @@
-"""Does the class score hang on the pixels that the map marks? Faithfulness, by changing the image.
+"""Faithfulness: does the class score depend on the pixels that the map marks?
 
-    deletion    the most important pixels first become the mean colour; area under p_c, low is good
-    insertion   they come back first into a blurred image; area under p_c, high is good
+    deletion    pixels are replaced by the mean colour, the most important first; area under p_c,
+                low is good
+    insertion   pixels are put into a blurred image, the most important first; area under p_c, high
+                is good
                 Petsiuk et al., "RISE", BMVC 2018, section 4.1. p_c is the softmax of the class.
-    road        the pixels removed are interpolated from their neighbours, with a little noise, so
-                that the gap itself tells nothing; most relevant first (MoRF, low is good) and
-                least relevant first (LeRF, high is good): is the class still predicted?
+    road        removed pixels are interpolated from their neighbours, with a little noise, so that
+                the shape of the gap carries no information; most relevant first (MoRF, low is good)
+                and least relevant first (LeRF, high is good): is the class still predicted?
                 Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution
                 Methods", ICML 2022, section 4.2.
     drop        max(0, p_c - p_c') / p_c, low is good; increase: p_c' > p_c, high is good; p_c' is
@@ -16,9 +18,9 @@ of 5 pixels in a window of 11, and so is ours. The mean colour is zero on the ne
 
 ROAD's linear system: every removed pixel is the weighted mean of its eight neighbours, 1/6 across
 an edge, 1/12 across a corner, less at the border of the image. The matrix is symmetric and positive
-definite, so that conjugate gradients solve it on the device; they begin at the solution of half the
-size, so that the error of far reach is gone first. They end where what is left is less than the
-noise, which would drown it.
+definite, so that conjugate gradients solve it on the device; they start from the solution at half
+the resolution, which removes the low-frequency error first. They stop where the residual is far
+below the noise that is added.
 """
 
 from __future__ import annotations
@@ -33,10 +35,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.audit.likeness import enlarged, importance, min_max
+from pipeline.audit.likeness import enlarge, normalize_min_max, order_by_importance
 from pipeline.audit.pictures import WIDTH, Arrays, format_mean, mean_line, write_heading
 from pipeline.ops.tensors import to_numpy
-from pipeline.plotting.chart import BLUE, RED, Sheet, chart
+from pipeline.plotting.chart import BLUE, RED, Axes, Sheet, draw_chart
 from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
 
 if TYPE_CHECKING:
@@ -48,9 +50,20 @@ Logits = Callable[[Tensor], Tensor]
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels that ROAD removes
 NOISE = 0.01  # of ROAD, standard deviation on the network's scale
-TOLERANCE = NOISE / 100  # of a pixel against its neighbours: the error of a wide gap is larger
+TOLERANCE = NOISE / 100  # residual of a pixel; the error inside a wide gap is larger
 EDGE, CORNER = 1 / 6, 1 / 12
-MOST = 2000  # steps of conjugate gradients: what is left after them stays
+MAX_ITERATIONS = 2000  # of conjugate gradients; the residual after them stays
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoadSettings:
+    """Which shares of the pixels ROAD removes, and the noise of what replaces them."""
+
+    shares: Sequence[float] = SHARES
+    noise: float = NOISE  # standard deviation on the network's scale
+
+
+ROAD = RoadSettings()
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class Faithfulness:
         return arrays
 
     def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
-        """Return none: no part of the network is looked at alone."""
+        """Return no values: no part of the network is tested alone."""
         return ()
 
     def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
@@ -105,7 +118,7 @@ class Faithfulness:
         )
         _draw_insertion_and_deletion(sheet, arrays, seed)
         _draw_road(sheet, arrays, seed)
-        return sheet.image()
+        return sheet.to_image()
 
 
 def measure_faithfulness(
@@ -121,32 +134,37 @@ def measure_faithfulness(
     Args:
         logits: From images to the logits of all classes.
         images: As the network reads them.
-        classes: The class of each whose score is watched.
+        classes: The class of each image whose score is measured.
         maps: Of these classes, at any resolution.
-        seeds: A seed for each image, of whatever is drawn.
-        steps: Of insertion and deletion.
-    """
-    large = enlarged(maps, images.shape[2:])
-    order = importance(large, seeds)
+        seeds: A seed for each image, of the order of equal values and of ROAD's noise.
+        steps: Steps of insertion and deletion.
 
-    def score(some: Tensor) -> Tensor:
-        return _probability(logits(some), classes)
+    Returns:
+        [b]: `score`, `deletion`, `insertion`, `average_drop`, `increase`, `road`, `road_morf`,
+        `road_lerf`; [b, steps + 1]: `deletion_curve`, `insertion_curve`; [b, len(SHARES)]:
+        `road_<order>_curve`, `road_<order>_score_curve`.
+    """
+    large = enlarge(maps, images.shape[2:])
+    order = order_by_importance(large, seeds)
+
+    def score(changed: Tensor) -> Tensor:
+        return _probability(logits(changed), classes)
 
     original = score(images)
-    deletion = curve(score, images, torch.zeros_like(images), order, steps)
-    insertion = curve(score, blurred(images), images, order, steps)
-    drop, increase = drop_and_increase(score, original, images, large)
+    deletion = measure_curve(score, images, torch.zeros_like(images), order, steps)
+    insertion = measure_curve(score, blur(images), images, order, steps)
+    drop, increase = measure_drop_and_increase(score, original, images, large)
     measured = {
         "score": original,
         "deletion_curve": deletion,
-        "deletion": area(deletion),
+        "deletion": compute_area(deletion),
         "insertion_curve": insertion,
-        "insertion": area(insertion),
+        "insertion": compute_area(insertion),
         "average_drop": drop,
         "increase": increase,
     }
     for name, by_relevance in (("morf", order), ("lerf", order.flip(1))):
-        kept, probability = road(logits, images, classes, by_relevance, seeds)
+        kept, probability = measure_road(logits, images, classes, by_relevance, seeds)
         measured[f"road_{name}_curve"] = kept
         measured[f"road_{name}_score_curve"] = probability
         measured[f"road_{name}"] = kept.mean(1)
@@ -161,14 +179,22 @@ def _probability(logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]) -> Flo
 # -- insertion and deletion ----------------------------------------------------------------------
 
 
-def curve(
+def measure_curve(
     score: Callable[[Tensor], Tensor],
     start: Float[Tensor, "b 3 H W"],
     end: Float[Tensor, "b 3 H W"],
     order: Int[Tensor, "b n"],
     steps: int,
 ) -> Float[Tensor, "b steps+1"]:
-    """The score on the way from `start` to `end`, as many pixels changed in each step."""
+    """Measure the score while pixels change from one image to another, equally many in each step.
+
+    Args:
+        score: From images to scores [b].
+        start: The images before the first step.
+        end: The images after the last step.
+        order: Indices of the flattened pixels, in the order in which they change.
+        steps: How many.
+    """
     place = torch.empty_like(order)
     place.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
     place = place.view(len(start), 1, *start.shape[2:])
@@ -177,15 +203,21 @@ def curve(
     return torch.stack([score(torch.where(place < count, end, start)) for count in counts], 1)
 
 
-def area(curves: Float[Tensor, "b s"]) -> Float[Tensor, "b"]:
-    """Under a curve over [0, 1]."""
+def compute_area(curves: Float[Tensor, "b s"]) -> Float[Tensor, "b"]:
+    """Compute the area under curves over [0, 1], by the trapezoid rule."""
     return torch.trapezoid(curves, dim=1) / (curves.shape[1] - 1)
 
 
-def blurred(
+def blur(
     images: Float[Tensor, "b 3 H W"], width: int = 11, sigma: float = 5.0
 ) -> Float[Tensor, "b 3 H W"]:
-    """A Gaussian's window, one axis at a time; beyond the border the nearest pixel goes on."""
+    """Blur images with a Gaussian; beyond the border the nearest pixel is repeated.
+
+    Args:
+        images: At any scale.
+        width: Of the window, in pixels; odd.
+        sigma: The standard deviation in pixels.
+    """
     at = torch.arange(width, device=images.device, dtype=images.dtype) - width // 2
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
     kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1, 1, 1)
@@ -198,14 +230,24 @@ def blurred(
 # -- average drop and increase -------------------------------------------------------------------
 
 
-def drop_and_increase(
+def measure_drop_and_increase(
     score: Callable[[Tensor], Tensor],
     original: Float[Tensor, "b"],
     images: Float[Tensor, "b 3 H W"],
     maps: Float[Tensor, "b H W"],
 ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-    """`maps` at the size of the images; they are scaled to [0, 1]."""
-    seen = score(images * min_max(maps)[:, None])
+    """Measure how the probability changes when each image is multiplied by its map.
+
+    Args:
+        score: From images to the probability of their class [b].
+        original: The probability for the unchanged images.
+        images: As the network reads them.
+        maps: At the size of the images, at any scale; they are scaled to [0, 1].
+
+    Returns:
+        Drop of each image in [0, 1], relative to the original; 1 where the probability increases.
+    """
+    seen = score(images * normalize_min_max(maps)[:, None])
     tiny = torch.finfo(original.dtype).tiny
     return (original - seen).clamp(min=0) / original.clamp(min=tiny), (seen > original).float()
 
@@ -213,79 +255,101 @@ def drop_and_increase(
 # -- ROAD ----------------------------------------------------------------------------------------
 
 
-def road(
+def measure_road(
     logits: Logits,
     images: Float[Tensor, "b 3 H W"],
     classes: Int[Tensor, "b"],
     order: Int[Tensor, "b n"],
     seeds: Sequence[int],
-    shares: Sequence[float] = SHARES,
-    noise: float = NOISE,
+    settings: RoadSettings = ROAD,
 ) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b s"]]:
-    """Whether the class is still predicted, and its probability, at each share removed in order."""
+    """Measure whether the class is still predicted when a share of the pixels is removed.
+
+    Args:
+        logits: From images to the logits of all classes.
+        images: As the network reads them.
+        classes: The class of each image.
+        order: Indices of the flattened pixels, in the order in which they are removed.
+        seeds: A seed for each image, of the noise.
+        settings: The shares of pixels, each removed from the unchanged image, and the noise.
+
+    Returns:
+        1 where the class is still predicted, else 0; the probability of the class.
+    """
     kept, probability = [], []
-    for share in shares:
+    for share in settings.shares:
         gone = torch.zeros_like(order, dtype=torch.bool)
         gone.scatter_(1, order[:, : int(order.shape[1] * share)], True)
         gone = gone.view(len(images), *images.shape[2:])
-        answer = logits(imputed(images, gone, seeds, noise))
+        answer = logits(impute(images, gone, seeds, settings.noise))
         kept.append((answer.argmax(1) == classes).float())
         probability.append(_probability(answer, classes))
     return torch.stack(kept, 1), torch.stack(probability, 1)
 
 
-def imputed(
+def impute(
     images: Float[Tensor, "b c H W"],
     gone: Bool[Tensor, "b H W"],
     seeds: Sequence[int],
     noise: float = NOISE,
     tolerance: float = TOLERANCE,
 ) -> Float[Tensor, "b c H W"]:
-    """Noisy linear imputation of the pixels that are gone."""
+    """Fill removed pixels by noisy linear imputation.
+
+    Args:
+        images: At any scale.
+        gone: The pixels that are removed.
+        seeds: A seed for each image, of the noise.
+        noise: The standard deviation, on the images' scale.
+        tolerance: The largest residual of the linear system.
+    """
     filled = []
-    # One by one: on a CPU an image then stays in the cache, and each stops when it is solved.
+    # Image by image: on a CPU an image then stays in the cache, and each stops when it is solved.
     for image, hole, seed in zip(images, gone, seeds, strict=True):
         drawn = np.random.default_rng(seed).standard_normal(tuple(image.shape), np.float32)
         extra = torch.from_numpy(drawn).to(image.device) * noise
-        filled.append(harmonic(image.contiguous(), hole, tolerance) + extra * hole)
+        filled.append(solve_harmonic(image.contiguous(), hole, tolerance) + extra * hole)
     return torch.stack(filled).contiguous(memory_format=torch.channels_last)
 
 
-def harmonic(
+def solve_harmonic(
     image: Float[Tensor, "c H W"], gone: Bool[Tensor, "H W"], tolerance: float
 ) -> Float[Tensor, "c H W"]:
-    """The image whose pixels that are gone are the weighted mean of their neighbours."""
+    """Fill removed pixels so that each is the weighted mean of its eight neighbours.
+
+    By conjugate gradients, preconditioned by the diagonal. An image without any known pixel is 0.
+    """
     hole = gone.to(image.dtype)
     if not gone.any() or gone.all():
         return image * (1 - hole)
     known = image * (1 - hole)
-    start = _from_half_the_size(known, gone, tolerance)
-    weight = _around(torch.ones_like(hole)[None])[0]
+    start = _guess_from_half_size(known, gone, tolerance)
+    weight = _sum_neighbours(torch.ones_like(hole)[None])[0]
 
     def apply(x: Tensor) -> Tensor:
-        return (weight * x - _around(x)) * hole
+        return (weight * x - _sum_neighbours(x)) * hole
 
     x = start * hole
-    residue = _around(known) * hole - apply(x)
-    ready = residue / weight  # divided by the diagonal: less is to be done at the border
-    way = ready.clone()
-    power = (residue * ready).sum((1, 2), keepdim=True)
-    for step in range(MOST):
-        # The test waits for the device: not in every step.
-        if step % 8 == 0 and residue.abs().max() <= tolerance:
+    residual = _sum_neighbours(known) * hole - apply(x)
+    preconditioned = residual / weight
+    direction = preconditioned.clone()
+    power = (residual * preconditioned).sum((1, 2), keepdim=True)
+    for step in range(MAX_ITERATIONS):
+        # Not in every step: the test synchronizes with the device.
+        if step % 8 == 0 and residual.abs().max() <= tolerance:
             break
-        through = apply(way)
-        length = power / (way * through).sum((1, 2), keepdim=True).clamp(min=1e-30)
-        x = x + length * way
-        residue = residue - length * through
-        ready = residue / weight
-        before, power = power, (residue * ready).sum((1, 2), keepdim=True)
-        way = ready + power / before.clamp(min=1e-30) * way
+        product = apply(direction)
+        length = power / (direction * product).sum((1, 2), keepdim=True).clamp(min=1e-30)
+        x = x + length * direction
+        residual = residual - length * product
+        preconditioned = residual / weight
+        before, power = power, (residual * preconditioned).sum((1, 2), keepdim=True)
+        direction = preconditioned + power / before.clamp(min=1e-30) * direction
     return known + x * hole
 
 
-def _around(x: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
-    """The weighted sum of the eight neighbours: ([1 2 1] x [1 2 1] - 4) / 12."""
+def _sum_neighbours(x: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
+    """Return the weighted sum of the eight neighbours: ([1 2 1] x [1 2 1] - 4) / 12."""
     padded = F.pad(x, (1, 1, 1, 1))
     rows = padded[:, :-2] + padded[:, 2:]
     rows.add_(padded[:, 1:-1], alpha=2)
@@ -294,10 +358,10 @@ def _around(x: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
     return total.mul_(CORNER)
 
 
-def _from_half_the_size(
+def _guess_from_half_size(
     known: Float[Tensor, "c H W"], gone: Bool[Tensor, "H W"], tolerance: float
 ) -> Float[Tensor, "c H W"]:
-    """A first guess: a cell of half the size is known where any of its pixels is."""
+    """Return a first guess: the solution at half the size, of cells with any known pixel."""
     if min(known.shape[1:]) < 4:
         there = (~gone).sum()
         return known.sum((1, 2), keepdim=True).div(there).expand_as(known)
@@ -305,7 +369,7 @@ def _from_half_the_size(
     odd = (0, width % 2, 0, height % 2)
     there = F.avg_pool2d(F.pad((~gone).to(known.dtype)[None], odd), 2)
     small = F.avg_pool2d(F.pad(known, odd), 2) / there.clamp(min=0.25)
-    solved = harmonic(small, there[0] == 0, tolerance)
+    solved = solve_harmonic(small, there[0] == 0, tolerance)
     size = [2 * solved.shape[1], 2 * solved.shape[2]]
     large = F.interpolate(solved[None], size, mode="bilinear", align_corners=False)[0]
     return large[:, :height, :width]
@@ -325,10 +389,14 @@ def _draw_insertion_and_deletion(sheet: Sheet, arrays: Arrays, seed: int) -> Non
         )
         for name, good, colour in (("deletion", "low", RED), ("insertion", "high", BLUE))
     ]  # fmt: skip
-    chart(
-        sheet, (100, 162, 720, 500), lines, "Insertion and deletion (Petsiuk et al. 2018)",
-        "pixels changed, the most important first (%)", "probability of the class", PERCENT,
-    )  # fmt: skip
+    axes = Axes(
+        box=(100, 162, 720, 500),
+        title="Insertion and deletion (Petsiuk et al. 2018)",
+        x_label="pixels changed, the most important first (%)",
+        y_label="probability of the class",
+        ticks=PERCENT,
+    )
+    draw_chart(sheet, axes, lines)
 
 
 def _draw_road(sheet: Sheet, arrays: Arrays, seed: int) -> None:
@@ -341,7 +409,11 @@ def _draw_road(sheet: Sheet, arrays: Arrays, seed: int) -> None:
         for order, name, good, colour in (
             ("most", "road_morf", "low", RED), ("least", "road_lerf", "high", BLUE))
     ]  # fmt: skip
-    chart(
-        sheet, (880, 162, 1500, 500), lines, "ROAD (Rong et al. 2022)",
-        "pixels removed and interpolated (%)", "class still predicted", PERCENT,
-    )  # fmt: skip
+    axes = Axes(
+        box=(880, 162, 1500, 500),
+        title="ROAD (Rong et al. 2022)",
+        x_label="pixels removed and interpolated (%)",
+        y_label="class still predicted",
+        ticks=PERCENT,
+    )
+    draw_chart(sheet, axes, lines)

@@ -1,23 +1,23 @@
-"""Can a change too small to see move the map, though the prediction stays? Fragility.
+"""Fragility: can a change too small to see alter the map, though the prediction stays?
 
     x_{t+1} = clip(x_t - step * sign(d D(x_t) / d x))        |x_t - x| <= epsilon, all pixels valid
-    D(x)    = the share of the map that lies on the k pixels that stood out before
+    D(x)    = the share of the map that lies on the k most important pixels of the original's map
 
 Ghorbani et al., "Interpretation of Neural Networks is Fragile", AAAI 2019, algorithm 1, the top-k
-attack. Of the images on this way whose predicted class is that of the original, the one counts
-whose own map shares the fewest of its top k pixels with the original's: so what is found is a lower
-bound, whatever the slopes were taken from. Where the class was lost on the way, a step goes back
-towards it. Random signs of the same epsilon are the yardstick.
+attack. Among the images of these steps whose predicted class is that of the original, the result is
+the image whose map shares the fewest of its top k pixels with the original's: a lower bound of the
+fragility, whatever map the gradients are of. Where a step loses the class, the next step goes
+back towards it. Random signs of the same epsilon are the baseline.
 
-A method's map is nothing to take slopes of in general, so D is that of a map of its kind: where
-maps are as fine as the image, the magnitude of the gradient; where they are coarse, Grad-CAM at the
-layer that the head reads. For gradient and gradcam themselves this is the paper's attack; others
-are attacked by transfer, and may be more fragile than what is found.
+A method's map has no gradient in general, so D is taken of a similar map: where maps are as fine as
+the image, the magnitude of the gradient; where they are coarse, Grad-CAM at the layer that the head
+reads. For gradient and gradcam themselves this is the paper's attack; other methods are attacked by
+transfer, and may be more fragile than this test shows.
 
-The gradient's own slope is a product with the Hessian, H u with u = d D / d g. A ReLU network's
+The gradient of a gradient is a product with the Hessian, H u with u = d D / d g. A ReLU network's
 Hessian is zero almost everywhere. The paper puts softplus in place of ReLU; here the product is a
-difference, g(x + u) - g(x), over half of epsilon: it needs no other network, which would predict
-another class, costs two gradients, and found smaller shares in a quarter of the time.
+difference, g(x + u) - g(x), over half of epsilon: it needs no changed network, which would predict
+other classes, costs two gradients, and reached smaller shares in a quarter of the time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.audit.likeness import enlarged, importance, rank_correlation, top_cells, top_k_shared
+from pipeline.audit.likeness import (
+    compare_top_k,
+    enlarge,
+    mark_top_cells,
+    order_by_importance,
+    rank_correlation,
+)
 from pipeline.audit.pictures import (
     EDGE,
     WIDTH,
@@ -54,7 +60,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TOP = 0.02  # of the pixels: 1000 of 224 x 224, as in the paper
-LOOKS = 5  # on the way, at the method's own map
+CHECKS = 5  # of the attack's steps, evenly, in which the method's map is computed
 SIDE, GAP = 276, 14  # of the panels, in pixels
 CAPTION = 58  # pixels below a row
 ROWS = 4  # images on the picture at most
@@ -62,7 +68,7 @@ ROWS = 4  # images on the picture at most
 
 @dataclass(frozen=True)
 class Fragility:
-    """Test whether a change too small to see moves the map though the prediction stays."""
+    """Test whether a change too small to see alters the map though the prediction stays."""
 
     epsilon: float = 8 / 255  # how far a pixel from 0 to 1 may change
     attack_steps: int = 10
@@ -85,7 +91,7 @@ class Fragility:
         return ""
 
     def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
-        """Attack each image, and compare its map and box with those before, in float32."""
+        """Measure how maps and boxes change when images are attacked, in float32."""
         trained = subject.trained
         bounds = Bounds.of(trained.mean, trained.std, self.epsilon, batch.images.device)
         with disable_autocast(batch.images):
@@ -109,7 +115,7 @@ class Fragility:
         }
 
     def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
-        """Return none: no part of the network is looked at alone."""
+        """Return no values: no part of the network is tested alone."""
         return ()
 
     def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
@@ -134,17 +140,17 @@ class Fragility:
         titles = ("image, its box", "map", "attacked image, its box", "map",
                   "change, from -1 to +1 of the bound")  # fmt: skip
         for k, title in enumerate(titles):
-            sheet.text(EDGE + k * (SIDE + GAP), 120, title, 17, FAINT)
+            sheet.write_text(EDGE + k * (SIDE + GAP), 120, title, 17, FAINT)
         # Pictures are kept of some images: their numbers are those of the same positions.
         places = arrays["image"].tolist()
         for row in range(rows):
             self._draw_row(sheet, subject, arrays, row, places.index(arrays["seen"][row]))
-        return sheet.image()
+        return sheet.to_image()
 
     def _draw_row(
         self, sheet: Sheet, subject: AuditSubject, arrays: Arrays, row: int, place: int
     ) -> None:
-        """Draw the image `row` of those kept, which is `place` among all."""
+        """Draw image number `row` of those kept for pictures, number `place` in the arrays."""
         y = 148 + row * (SIDE + CAPTION)
         image, attacked = arrays["seen_image"][row], arrays["seen_attack"][row]
         change = (attacked.astype(np.float32) - image) / max(255 * self.epsilon, 1e-6)
@@ -159,11 +165,11 @@ class Fragility:
         for k, panel in enumerate(panels):
             sheet.paste(EDGE + k * (SIDE + GAP), y, panel)
         name = subject.trained.classes[int(arrays["class"][place])]
-        sheet.text(EDGE, y + SIDE + 10, f"{name}: {_caption(arrays, place)}", 17)
+        sheet.write_text(EDGE, y + SIDE + 10, f"{name}: {_caption(arrays, place)}", 17)
 
 
 def _caption(arrays: Arrays, place: int) -> str:
-    """Return the numbers of an image."""
+    """Return the numbers of an image as a caption."""
     attack, random = (
         ", ".join(f"{arrays[f'{kind}_{key}'][place]:.2f}" for key in ("top_k", "rank", "iou"))
         for kind in ("attack", "random")
@@ -176,9 +182,9 @@ def _caption(arrays: Arrays, place: int) -> str:
 
 
 def _compare(
-    moved: Moved, before: Float32[np.ndarray, "b 4"], after: Float32[np.ndarray, "b 4"]
+    moved: AttackResult, before: Float32[np.ndarray, "b 4"], after: Float32[np.ndarray, "b 4"]
 ) -> Mapping[str, np.ndarray]:
-    """Return how alike maps and boxes are before and after an attack."""
+    """Return how similar maps and boxes are before and after an attack."""
     overlaps = [pairwise_iou(a[None], b[None])[0, 0] for a, b in zip(before, after, strict=True)]
     return {
         "top_k": to_numpy(moved.top_k),
@@ -203,7 +209,7 @@ def _to_pixels(
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a pixel may be, and how far it may go, on the network's scale: [3, 1, 1] each."""
+    """The range of pixels and of their change, on the network's scale: [3, 1, 1] each."""
 
     low: Tensor
     high: Tensor
@@ -220,55 +226,56 @@ class Bounds:
     def clip(self, images: Tensor, around: Tensor) -> Tensor:
         """Return images within the bounds around the originals."""
         near = images.clamp(around - self.epsilon, around + self.epsilon)
-        # An image may touch the bounds up to rounding: it may stay where it is.
+        # Rounding may put an original pixel beyond the bounds: it may keep its value.
         return near.clamp(torch.minimum(self.low, around), torch.maximum(self.high, around))
 
 
 @dataclass(frozen=True)
-class Moved:
-    """The worst image found within the bounds, and its map."""
+class AttackResult:
+    """Of each image the changed image whose map differs most, within the bounds."""
 
     images: Float[Tensor, "b 3 H W"]
     maps: Float[Tensor, "b h w"]
     top_k: Float[Tensor, "b"]
     rank: Float[Tensor, "b"]
-    kept: Bool[Tensor, "b"]  # any image on the way kept the class; else it is the original
+    kept: Bool[Tensor, "b"]  # whether any changed image kept the class; else it is the original
 
 
 def measure_fragility(
     network: Network, batch: AuditBatch, bounds: Bounds, steps: int
-) -> tuple[Float[Tensor, "b h w"], dict[str, Moved]]:
-    """Attack the maps of a batch.
+) -> tuple[Float[Tensor, "b h w"], dict[str, AttackResult]]:
+    """Measure how an attack and random signs change the maps of a batch.
 
     Args:
         network: The network, which stays as it is.
         batch: The images, their classes, and how they are explained.
-        bounds: What a pixel may be, and how far it may go.
-        steps: Of the attack.
+        bounds: The range of pixels and of their change.
+        steps: Steps of the attack.
 
     Returns:
-        The maps before; what random signs (`random`) and the attack (`attack`) made of them.
+        The maps of the original images; the results of random signs (`random`) and of the attack
+        (`attack`).
     """
     original, images = Original.of(network, batch), batch.images
     signs = np.stack(
         [np.random.default_rng(seed).choice([-1.0, 1.0], images.shape[1:]) for seed in batch.seeds]
     )
     noisy = bounds.clip(images + bounds.epsilon * torch.from_numpy(signs).to(images), images)
-    random = original.keep_worse(original.unmoved(), noisy)
-    attacked, current = original.unmoved(), images
-    looks = {round(steps * (n + 1) / LOOKS) for n in range(LOOKS)}
+    random = original.keep_worse(original.start(), noisy)
+    attacked, current = original.start(), images
+    checked_steps = {round(steps * (n + 1) / CHECKS) for n in range(CHECKS)}
     for step in range(1, steps + 1):
-        direction = original.descent(current, bounds)
-        # 2.5 times the radius over all steps: it can be crossed, and turned in.
+        direction = original.compute_descent(current, bounds)
+        # 2.5 times epsilon over all steps: enough to cross the bounds, and to turn within them.
         current = bounds.clip(current + 2.5 / steps * bounds.epsilon * direction.sign(), images)
-        if step in looks:
+        if step in checked_steps:
             attacked = original.keep_worse(attacked, current)
     return original.maps, {"random": random, "attack": attacked}
 
 
 @dataclass(frozen=True)
 class Original:
-    """Images before an attack, which attacked images are compared with."""
+    """Original images, which attacked images are compared with."""
 
     network: Network
     batch: AuditBatch
@@ -278,57 +285,64 @@ class Original:
 
     @classmethod
     def of(cls, network: Network, batch: AuditBatch) -> Original:
-        """Return what the network makes of the images of a batch."""
+        """Compute the predicted classes, maps and orders of importance of a batch."""
         predicted = batch.logits_of(network, batch.images).argmax(1)
         maps = batch.maps_of(network, batch.images)
-        large = enlarged(maps, batch.images.shape[2:])
-        return cls(network, batch, maps, predicted, importance(large, batch.seeds))
+        large = enlarge(maps, batch.images.shape[2:])
+        return cls(network, batch, maps, predicted, order_by_importance(large, batch.seeds))
 
     @property
     def top(self) -> int:
-        """The number of pixels that count as standing out."""
+        """The number k of most important pixels."""
         return max(1, round(TOP * self.order.shape[1]))
 
     @property
     def marked(self) -> Bool[Tensor, "b H W"]:
-        """The pixels that stand out."""
+        """The k most important pixels."""
         images = self.batch.images
-        return top_cells(self.order, self.top).view(len(images), *images.shape[2:])
+        return mark_top_cells(self.order, self.top).view(len(images), *images.shape[2:])
 
     @property
     def has_fine_maps(self) -> bool:
         """Whether maps are as fine as the image."""
         return list(self.maps.shape[1:]) == list(self.batch.images.shape[2:])
 
-    def unmoved(self) -> Moved:
-        """Return the images as they are."""
+    def start(self) -> AttackResult:
+        """Return the result of an attack that has changed nothing."""
         images = self.batch.images
-        whole = torch.ones(len(images), dtype=torch.float64, device=images.device)
-        return Moved(images, self.maps, whole, whole, whole == 0)
+        ones = torch.ones(len(images), dtype=torch.float64, device=images.device)
+        return AttackResult(images, self.maps, ones, ones, ones == 0)
 
-    def keep_worse(self, moved: Moved, images: Float[Tensor, "b 3 H W"]) -> Moved:
-        """Return of each image the version whose map shares less, where the class is kept."""
+    def keep_worse(self, best: AttackResult, images: Float[Tensor, "b 3 H W"]) -> AttackResult:
+        """Replace images where others keep the class and their maps share fewer top pixels.
+
+        Args:
+            best: The result so far.
+            images: Other changed images, within the bounds.
+        """
         maps = self.batch.maps_of(self.network, images)
-        large = enlarged(maps, images.shape[2:])
-        shared = top_k_shared(self.order, importance(large, self.batch.seeds), self.top)
+        large = enlarge(maps, images.shape[2:])
+        shared = compare_top_k(self.order, order_by_importance(large, self.batch.seeds), self.top)
         same = self.batch.logits_of(self.network, images).argmax(1) == self.predicted
-        take = same & (shared < moved.top_k)
+        take = same & (shared < best.top_k)
 
         def choose(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(take.view(-1, *[1] * (new.ndim - 1)), new, old)
 
-        return Moved(
-            choose(images, moved.images),
-            choose(maps, moved.maps),
-            choose(shared, moved.top_k),
-            choose(rank_correlation(self.maps, maps), moved.rank),
-            moved.kept | same,
+        return AttackResult(
+            choose(images, best.images),
+            choose(maps, best.maps),
+            choose(shared, best.top_k),
+            choose(rank_correlation(self.maps, maps), best.rank),
+            best.kept | same,
         )
 
-    def descent(self, images: Float[Tensor, "b 3 H W"], bounds: Bounds) -> Float[Tensor, "b 3 H W"]:
-        """Return where to go so that less of the map lies on the marked pixels.
+    def compute_descent(
+        self, images: Float[Tensor, "b 3 H W"], bounds: Bounds
+    ) -> Float[Tensor, "b 3 H W"]:
+        """Return the direction in which a smaller share of the map lies on the marked pixels.
 
-        Where an image's class was lost, it is the way back to the class.
+        Where the predicted class is lost, it is the direction back to the class.
         """
         with torch.enable_grad():
             answer = self.network(images, at=("input", "last"))
@@ -341,7 +355,7 @@ class Original:
         return down if back is None else torch.where(lost[:, None, None, None], back, down)
 
     def _margin_gradient(self, answer: NetworkOutput) -> Float[Tensor, "b 3 H W"]:
-        """Return the gradient of the predicted class's logit over the highest of the others."""
+        """Return the gradient of the predicted class's logit minus the highest other logit."""
         column = self.predicted[:, None]
         with torch.enable_grad():
             others = answer.logits.scatter(1, column, -torch.inf).amax(1)
@@ -351,31 +365,35 @@ class Original:
         return back
 
     def _descent_of_gradcam(self, answer: NetworkOutput) -> Float[Tensor, "b 3 H W"]:
-        """Return the gradient that lessens the marked share of Grad-CAM's map."""
+        """Return the direction that reduces the marked share of Grad-CAM's map."""
         pixels, features = answer.activations["input"], answer.activations["last"]
         with torch.enable_grad():
             score = answer.logits.gather(1, self.batch.classes[:, None]).sum()
             (alpha,) = torch.autograd.grad(score, features, create_graph=True)
             maps = (alpha.mean((2, 3), keepdim=True) * features).sum(1).relu()
-            share = _share(enlarged(maps, pixels.shape[2:]), self.marked)
+            share = _share(enlarge(maps, pixels.shape[2:]), self.marked)
             (down,) = torch.autograd.grad(-share.sum(), pixels)
         return down
 
     def _descent_of_gradient(
         self, images: Float[Tensor, "b 3 H W"], answer: NetworkOutput, bounds: Bounds
     ) -> Float[Tensor, "b 3 H W"]:
-        """Return the gradient that lessens the marked share of the gradient map.
+        """Return the direction that reduces the marked share of the gradient map.
 
-        It is a product with the Hessian: the difference of two gradients.
+        It is a product with the Hessian, computed as the difference of two gradients.
         """
         with torch.enable_grad():
             score = answer.logits.gather(1, self.batch.classes[:, None]).sum()
             (gradient,) = torch.autograd.grad(score, answer.activations["input"])
             leaf = gradient.requires_grad_()
             share = _share(leaf.abs().sum(1), self.marked).sum()
-            (way,) = torch.autograd.grad(share, leaf)
-        largest = way.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(way.dtype).tiny)
-        ahead = images + bounds.epsilon / 2 * way / largest
+            (direction,) = torch.autograd.grad(share, leaf)
+        largest = (
+            direction.abs()
+            .amax((1, 2, 3), keepdim=True)
+            .clamp(min=torch.finfo(direction.dtype).tiny)
+        )
+        ahead = images + bounds.epsilon / 2 * direction / largest
         return gradient.detach() - _gradient(self.network, ahead, self.batch.classes)
 
 

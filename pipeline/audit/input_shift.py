@@ -1,19 +1,19 @@
-"""Does a shift of the input, which the network does not see, move the map? Input invariance.
+"""Input invariance: does a shift of the input that leaves the logits alone alter the map?
 
     f_2(x + m) = f_1(x)        b_2 = b_1 - W m
 
 Kindermans et al., "The (Un)reliability of Saliency Methods", 2017, section 2. A constant is added
-to every pixel and taken away again in the bias of the first layer: both networks answer alike and
-have the same gradients, so the maps must be the same. Those of the gradient and of the CAM family
-are; what multiplies by the image, or replaces pixels by a fixed colour, is not.
+to every pixel and subtracted in the bias of the first layer: both networks have the same logits and
+the same gradients, so the maps must be the same. Those of the gradient and of the CAM family are;
+those of methods that multiply by the image, or replace pixels by a fixed colour, are not.
 
-The first layer is a convolution: in the copy it is given a bias where it has none, as those with
-batch normalization behind do not. Its zero padding would break the identity along the border, for
-zero is another colour after the shift: the copy's convolution pads with the shifted zero. A fixed
-affine step before it (GoogLeNet's) is seen by what reaches the convolution. The answers are
-compared too: `answer` is the largest difference of the logits over their largest magnitude.
+The first layer is a convolution: in the copy it gets a bias where it has none, as before batch
+normalization. Zero padding would break the identity along the border, because zero is another
+colour after the shift: the copy's convolution pads with the shifted zero. A fixed affine step
+before the convolution (GoogLeNet's) is measured at the convolution's input. The logits are
+compared, too: `answer` is the largest difference of the logits over their largest magnitude.
 
-    moved    sum |M' - M| / sum |M|: 0 where the map stayed, 1 and more where it is another
+    moved    sum |M' - M| / sum |M|: 0 for the same map, 1 and more for a different one
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.audit.likeness import enlarged, rank_correlation, ssim
+from pipeline.audit.likeness import enlarge, rank_correlation, ssim
 from pipeline.audit.pictures import (
     EDGE,
     WIDTH,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Explain = Callable[[Any, Tensor], Tensor]
-"""From a network and images to their maps [b, h, w], of classes that are settled."""
+"""From a network and images to their maps [b, h, w], of fixed classes."""
 
 SIDE, GAP = 276, 14  # of the panels, in pixels
 ROWS = 4  # images on the picture at most
@@ -58,7 +58,7 @@ ROWS = 4  # images on the picture at most
 
 @dataclass(frozen=True)
 class InputShift:
-    """Test whether a shift of the input that the network does not see moves the map."""
+    """Test whether a shift of the input that leaves the logits alone alters the map."""
 
     shift: float = -1.0  # added to the pixels, which are from 0 to 1
 
@@ -70,12 +70,12 @@ class InputShift:
     picture_arrays: ClassVar[tuple[str, ...]] = ("seen", "seen_image", "seen_before", "seen_after")
 
     def refusal(self, subject: AuditSubject) -> str:
-        """Return why the first layer cannot take a shift away; empty where it can."""
+        """Return why the first layer cannot compensate a shift; empty where it can."""
         network = cast(nn.Module, subject.trained.network)
         device = next(network.parameters()).device
         image = torch.zeros(1, 3, *subject.trained.size, device=device)
         try:
-            shifted(network, image, self._scaled_shift(subject, device))
+            build_shifted_network(network, image, self._scaled_shift(subject, device))
         except UserError as error:
             return str(error)
         return ""
@@ -100,7 +100,7 @@ class InputShift:
         }
 
     def part_values(self, subject: AuditSubject, arrays: Arrays) -> Sequence[PartValues]:
-        """Return none: no part of the network is looked at alone."""
+        """Return no values: no part of the network is tested alone."""
         return ()
 
     def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
@@ -120,7 +120,7 @@ class InputShift:
         titles = ("image", f"shifted by {self.shift:+g}, made visible", "map before", "map after",
                   "difference, same scale")  # fmt: skip
         for k, title in enumerate(titles):
-            sheet.text(EDGE + k * (SIDE + GAP), 118, title, 17, FAINT)
+            sheet.write_text(EDGE + k * (SIDE + GAP), 118, title, 17, FAINT)
         for row in range(rows):
             image = arrays["seen_image"][row]
             before, after = arrays["seen_before"][row], arrays["seen_after"][row]
@@ -129,20 +129,28 @@ class InputShift:
             for k, panel in enumerate(panels):
                 where = EDGE + k * (SIDE + GAP), 146 + row * (SIDE + GAP)
                 sheet.paste(*where, resize(panel, SIDE, SIDE))
-        return sheet.image()
+        return sheet.to_image()
 
     def _scaled_shift(self, subject: AuditSubject, device: torch.device) -> Float[Tensor, "3"]:
         """Return the shift of each channel on the network's scale."""
         return self.shift / torch.tensor(subject.trained.std, device=device)
 
     def _show_shifted(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Show a shifted image from its lowest to its highest value: below black is nothing."""
+        """Show a shifted image, its lowest value as black: negative pixels cannot be shown."""
         moved = image.astype(np.float32) + 255 * self.shift
         return np.asarray(((moved - moved.min()) * 0.55).clip(0, 255).astype(np.uint8))
 
 
-class Shifted(nn.Module):
-    """A convolution that takes away in its bias what was added to its input."""
+class ShiftCompensation(nn.Module):
+    """A convolution whose bias subtracts what was added to its input.
+
+    Args:
+        conv: The original convolution.
+        shift: What was added to each channel of its input.
+
+    Raises:
+        UserError: The convolution has groups, or pads with other values than zeros.
+    """
 
     def __init__(self, conv: nn.Conv2d, shift: Float[Tensor, "3"]) -> None:
         super().__init__()
@@ -152,14 +160,15 @@ class Shifted(nn.Module):
                 "zeros, can take a shift away"
             )
         self.conv = conv
-        taken = (conv.weight * shift[:, None, None]).sum((1, 2, 3))
+        subtracted = (conv.weight * shift[:, None, None]).sum((1, 2, 3))
         self.bias = nn.Parameter(
-            (torch.zeros_like(taken) if conv.bias is None else conv.bias) - taken, False
+            (torch.zeros_like(subtracted) if conv.bias is None else conv.bias) - subtracted, False
         )
         self.register_buffer("shift", shift[:, None, None])
         self.shift: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute the original convolution of the images before the shift."""
         conv = self.conv
         margins = _margins(conv)
         if any(margins):
@@ -169,7 +178,7 @@ class Shifted(nn.Module):
 
 
 def _margins(conv: nn.Conv2d) -> list[int]:
-    """Left, right, above, below."""
+    """Return the padding of a convolution: left, right, above, below."""
     if conv.padding == "valid":
         return [0, 0, 0, 0]
     if conv.padding == "same":
@@ -178,29 +187,34 @@ def _margins(conv: nn.Conv2d) -> list[int]:
     return [across, across, down, down]
 
 
-def shifted(
+def build_shifted_network(
     network: nn.Module, images: Float[Tensor, "b 3 H W"], shift: Float[Tensor, "3"]
 ) -> nn.Module:
-    """Return the copy f_2, whose first layer takes away a shift of the images.
+    """Return the copy f_2, whose first layer subtracts a shift of the images.
+
+    Args:
+        network: The network f_1, which stays as it is.
+        images: Some images, of which the first is used to find the first layer.
+        shift: A constant for each channel, on the network's scale.
 
     Raises:
-        UserError: The first layer is not what can take a shift away.
+        UserError: The first layer is not a convolution that can subtract a shift.
     """
     changed = copy.deepcopy(network)
     image = images[:1]
-    name, before = _first(changed, image)
-    _, after = _first(changed, image + shift[:, None, None])
+    name, before = _find_first_layer(changed, image)
+    _, after = _find_first_layer(changed, image + shift[:, None, None])
     added = after - before
     of_channels = added.mean((0, 2, 3))
     if not torch.allclose(added, of_channels[:, None, None].expand_as(added), atol=1e-4):
         raise UserError(f"what reaches the first convolution, {name}, is not the image or affine")
     parent, _, child = name.rpartition(".")
     conv = cast(nn.Conv2d, changed.get_submodule(name))
-    setattr(changed.get_submodule(parent), child, Shifted(conv, of_channels))
+    setattr(changed.get_submodule(parent), child, ShiftCompensation(conv, of_channels))
     return changed
 
 
-def _first(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, Tensor]:
+def _find_first_layer(network: nn.Module, images: Float[Tensor, "1 3 H W"]) -> tuple[str, Tensor]:
     """Return the name of the first layer that has parameters, and what it reads."""
     seen: list[tuple[str, Tensor]] = []
 
@@ -232,7 +246,7 @@ def measure_input_shift(
     images: Float[Tensor, "b 3 H W"],
     shift: Float[Tensor, "3"],
 ) -> dict[str, Tensor]:
-    """Compare maps and answers before and after a shift.
+    """Compare maps and logits before and after a shift.
 
     Args:
         network: The network, which stays as it is.
@@ -245,9 +259,9 @@ def measure_input_shift(
         `moved`, `rank`, `ssim`, `answer` [b]; the maps `before` and `after` [b, h, w].
 
     Raises:
-        UserError: The first layer cannot take a shift away.
+        UserError: The first layer is not a convolution that can subtract a shift.
     """
-    other = shifted(network, images, shift)
+    other = build_shifted_network(network, images, shift)
     added = images + shift[:, None, None]
     before, after = explain(network, images), explain(other, added)
     first, second = logits(network, images), logits(other, added)
@@ -256,7 +270,7 @@ def measure_input_shift(
     return {
         "moved": (after - before).abs().sum((1, 2)) / total.clamp(min=tiny),
         "rank": rank_correlation(before, after),
-        "ssim": ssim(*(enlarged(maps, images.shape[2:]) for maps in (before, after))),
+        "ssim": ssim(*(enlarge(maps, images.shape[2:]) for maps in (before, after))),
         "answer": (second - first).abs().amax(1) / first.abs().amax(1).clamp(min=tiny),
         "before": before,
         "after": after,

@@ -1,14 +1,14 @@
-"""How alike two maps are: rank correlation, structural similarity, the cells that stand out most.
+"""Compare two maps: rank correlation, structural similarity, overlap of the top k cells.
 
     rank      Spearman, "The proof and measurement of association between two things", 1904:
-              Pearson's correlation of the ranks, equals sharing their mean rank
+              Pearson's correlation of the ranks; ties get their mean rank
     ssim      Wang et al., "Image quality assessment", 2004, equation 13, mean over 7x7 windows;
               maps are scaled to [0, 1] first
     top_k     the share of the k highest cells of one map that are among the k highest of the other
               (Ghorbani et al. 2019)
 
-All three ignore the scale of a map and its offset: so do boxes that are cut from it. A map without
-any difference in it (a ReLU that shut everything) has no ranks: its correlation with another is 0.
+All three ignore the scale of a map and its offset, as boxes segmented from it do. A constant map
+(as after a ReLU that is 0 everywhere) has no ranks: its correlation with any map is 0.
 """
 
 from __future__ import annotations
@@ -28,16 +28,21 @@ WINDOW = 7
 C1, C2 = 0.01**2, 0.03**2  # Wang et al., for a range of 1
 
 
-def enlarged(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b H W"]:
-    """Bilinear, half-pixel centres, as maps are scaled wherever they are used."""
+def enlarge(maps: Float[Tensor, "b h w"], size: Sequence[int]) -> Float[Tensor, "b H W"]:
+    """Upsample maps bilinearly with half-pixel centres, as maps are scaled everywhere.
+
+    Args:
+        maps: At any resolution.
+        size: Height and width of the result.
+    """
     if list(maps.shape[1:]) == list(size):
         return maps
     large = F.interpolate(maps[:, None], list(size), mode="bilinear", align_corners=False)
     return large[:, 0]
 
 
-def min_max(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
-    """To [0, 1]; what is not finite counts as the lowest, a constant map gives zeros."""
+def normalize_min_max(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
+    """Scale each map to [0, 1]: values that are not finite become 0, as does a constant map."""
     finite = maps.isfinite()
     lowest = maps.where(finite, torch.inf).amin((1, 2), keepdim=True)
     maps = maps.where(finite, lowest.where(lowest.isfinite(), 0))
@@ -46,8 +51,8 @@ def min_max(maps: Float[Tensor, "b h w"]) -> Float[Tensor, "b h w"]:
     return torch.where(spread > 0, (maps - low) / spread.where(spread > 0, 1), 0)
 
 
-def ranks(values: Float[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
-    """From 1 up; equals have the mean of the ranks that they take."""
+def compute_ranks(values: Float[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
+    """Compute ranks from 1 up within each row; ties get the mean of the ranks that they share."""
     ordered, order = values.sort(1)
     n = values.shape[1]
     place = torch.arange(n, device=values.device).expand_as(order)
@@ -62,16 +67,21 @@ def ranks(values: Float[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
 
 
 def rank_correlation(a: Float[Tensor, "b h w"], b: Float[Tensor, "b h w"]) -> Float64[Tensor, "b"]:
-    x, y = (ranks(one.flatten(1)) for one in (a, b))
+    """Compute Spearman's rank correlation of each pair of maps, in [-1, 1]."""
+    x, y = (compute_ranks(maps.flatten(1)) for maps in (a, b))
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     spread = (x.square().sum(1) * y.square().sum(1)).sqrt()
     return torch.where(spread > 0, (x * y).sum(1) / spread.where(spread > 0, 1), 0)
 
 
 def ssim(a: Float[Tensor, "b H W"], b: Float[Tensor, "b H W"]) -> Float64[Tensor, "b"]:
-    """Of maps scaled to [0, 1], over windows that lie wholly inside; smaller ones if need be."""
+    """Compute the mean structural similarity of each pair of maps, in [-1, 1].
+
+    Maps are scaled to [0, 1]. Windows of 7 x 7 pixels lie inside the map; smaller maps have smaller
+    windows.
+    """
     window = min(WINDOW, *a.shape[1:])
-    x, y = min_max(a).double()[:, None], min_max(b).double()[:, None]
+    x, y = normalize_min_max(a).double()[:, None], normalize_min_max(b).double()[:, None]
     pixels = window**2
     sample = pixels / max(1, pixels - 1)  # variances as of a sample, as Wang's code has them
 
@@ -79,17 +89,25 @@ def ssim(a: Float[Tensor, "b H W"], b: Float[Tensor, "b H W"]) -> Float64[Tensor
         return F.avg_pool2d(of, window, 1)
 
     mx, my = mean(x), mean(y)
-    vx, vy = (sample * (mean(one * one) - m * m) for one, m in ((x, mx), (y, my)))
+    vx, vy = (sample * (mean(values * values) - m * m) for values, m in ((x, mx), (y, my)))
     vxy = sample * (mean(x * y) - mx * my)
     above = (2 * mx * my + C1) * (2 * vxy + C2)
     below = (mx**2 + my**2 + C1) * (vx + vy + C2)
-    found: Tensor = (above / below).mean((1, 2, 3))
-    return found
+    similarity: Tensor = (above / below).mean((1, 2, 3))
+    return similarity
 
 
-def importance(maps: Float[Tensor, "b H W"], seeds: Sequence[int]) -> Int[Tensor, "b n"]:
-    """Pixels from the most to the least important; equals in an order drawn from each image's
-    seed, for in raster order an empty map would mean: from the top."""
+def order_by_importance(maps: Float[Tensor, "b H W"], seeds: Sequence[int]) -> Int[Tensor, "b n"]:
+    """Order the pixels of each map from the most to the least important.
+
+    Args:
+        maps: The maps.
+        seeds: For each map, the seed of the order of equal values: in raster order, a constant map
+            would rank the upper pixels first.
+
+    Returns:
+        Indices of the flattened pixels.
+    """
     flat = maps.flatten(1)
     mixed = torch.from_numpy(
         np.stack([np.random.default_rng(seed).permutation(flat.shape[1]) for seed in seeds])
@@ -97,11 +115,12 @@ def importance(maps: Float[Tensor, "b H W"], seeds: Sequence[int]) -> Int[Tensor
     return mixed.gather(1, flat.gather(1, mixed).argsort(dim=1, descending=True, stable=True))
 
 
-def top_cells(order: Int[Tensor, "b n"], k: int) -> Bool[Tensor, "b n"]:
+def mark_top_cells(order: Int[Tensor, "b n"], k: int) -> Bool[Tensor, "b n"]:
+    """Return a mask of the first `k` cells of each order of importance."""
     chosen = torch.zeros_like(order, dtype=torch.bool)
     return chosen.scatter_(1, order[:, :k], True)
 
 
-def top_k_shared(a: Int[Tensor, "b n"], b: Int[Tensor, "b n"], k: int) -> Float64[Tensor, "b"]:
-    """Of two orders of importance."""
-    return (top_cells(a, k) & top_cells(b, k)).sum(1).double() / k
+def compare_top_k(a: Int[Tensor, "b n"], b: Int[Tensor, "b n"], k: int) -> Float64[Tensor, "b"]:
+    """Return the share of the first `k` cells that two orders of importance have in common."""
+    return (mark_top_cells(a, k) & mark_top_cells(b, k)).sum(1).double() / k

@@ -1,4 +1,4 @@
-"""What the pictures of all tests of maps share: heading, mean curves, maps in colours, boxes."""
+"""Parts of the pictures of tests of maps: heading, mean curves, coloured maps, boxes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.ops.bootstrap import interval, middle, resampled
 from pipeline.plotting import colours
 from pipeline.plotting.chart import Colour, Line, Sheet
-from pipeline.plotting.sheet import FAINT, fitted
+from pipeline.plotting.sheet import FAINT, shorten_to_width
 from pipeline.types import AuditSubject
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ CLIP = 99.0  # the percentile of a map that is the brightest
 
 
 def write_heading(sheet: Sheet, subject: AuditSubject, question: str, note: str) -> None:
-    """Write method, network and question at the top of a sheet, the note below."""
-    sheet.text(EDGE, 28, f"{subject.method} on {subject.network_name}: {question}", 27)
-    sheet.text(EDGE, 66, fitted(note, 17, WIDTH - 2 * EDGE), 17, FAINT)
+    """Write method, network and question at the top of a sheet, and a note below."""
+    sheet.write_text(EDGE, 28, f"{subject.method} on {subject.network_name}: {question}", 27)
+    sheet.write_text(EDGE, 66, shorten_to_width(note, 17, WIDTH - 2 * EDGE), 17, FAINT)
 
 
 def mean_line(
@@ -38,7 +38,16 @@ def mean_line(
     seed: int,
     **style: Any,
 ) -> Line:
-    """Return the mean of the images' curves with its 95 % bootstrap band."""
+    """Return the mean of the images' curves with its 95 % bootstrap band.
+
+    Args:
+        name: What the legend says.
+        x: The values of the horizontal axis [k].
+        rows: A curve for each image.
+        colour: RGB.
+        seed: Of the bootstrap.
+        style: `dashed` and `dots` of a Line.
+    """
     drawn = resampled(rows.astype(np.float64), 1000, np.random.default_rng(seed))
     low, high = np.array([middle(column) for column in drawn.T]).T
     return Line(name, x, rows.mean(0), (low, high), colour, **style)
@@ -53,25 +62,25 @@ def format_mean(name: str, values: Float[np.ndarray, "n"], seed: int) -> str:
 def colour_map(
     values: Float[np.ndarray, "h w"], scale_of: Float[np.ndarray, "h w"] | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Show a map in colours: red and blue where it has both signs.
+    """Convert a map to colours: red and blue where it has both signs, else inferno.
 
     Args:
-        values: The map.
-        scale_of: Another map, whose scale is used; by default the map's.
+        values: The map, at any scale; values that are not finite count as 0.
+        scale_of: Another map, whose scale is used; None: the map's.
     """
     values = np.nan_to_num(values.astype(np.float32))
     if scale_of is not None:
-        most = float(np.percentile(np.abs(scale_of), CLIP)) or 1.0
-        return colours.diverging((values / most).clip(-1, 1))
+        largest = float(np.percentile(np.abs(scale_of), CLIP)) or 1.0
+        return colours.apply_diverging((values / largest).clip(-1, 1))
     if values.min() < -0.05 * max(values.max(), 1e-30):
-        return colours.diverging(colours.balanced(values, CLIP))
-    return colours.sequential(colours.for_class(values, CLIP))
+        return colours.apply_diverging(colours.scale_signed(values, CLIP))
+    return colours.apply_inferno(colours.scale_positive(values, CLIP))
 
 
 def resize(
     picture: UInt8[np.ndarray, "h w 3"], width: int, height: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Scale a picture to a size."""
+    """Resize a picture: area averages where it shrinks, cubic where it grows."""
     shrinks = height < picture.shape[0]
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how))
@@ -80,13 +89,13 @@ def resize(
 def draw_box(
     image: UInt8[np.ndarray, "h w 3"], box: Float[np.ndarray, "4"], size: np.ndarray, side: int
 ) -> UInt8[np.ndarray, "side side 3"]:
-    """Scale an image to a square of `side` pixels, and draw a box on it.
+    """Resize an image to a square, and draw a box on it.
 
     Args:
         image: The image.
-        box: xyxy in pixels of the original image; none is drawn of no size.
+        box: xyxy, half-open, in pixels of the original image; an empty box is not drawn.
         size: Height and width of the original image.
-        side: Of the square.
+        side: Of the square, in pixels.
     """
     canvas = np.array(resize(image, side, side))
     x, y = side / size[1], side / size[0]

@@ -1,18 +1,19 @@
-"""Does the map hang on what the network learned? Sanity, by making its weights random.
+"""Sanity: does the map depend on what the network learned? Its weights are made random.
 
-    cascading     the top layers random, then more and more of them down to the first
-    independent   one part random, all others as they were
+    cascading     the top layers are random, then more and more layers down to the first
+    independent   a single part is random, all others are as trained
 
 Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3. A map that explains the
-network must change; one that does not shows the image's outlines whatever the network knows. How
-alike the maps stay: SSIM at the size of the image, rank correlation of the cells with their sign
-(`rank`) and of their magnitudes (`rank_abs`), as there; the class explained stays the same one.
+network must change; a map that does not change shows the image's edges whatever the network knows.
+The similarity of the maps is measured as in the paper: SSIM at the size of the image, rank
+correlation of the cells with their sign (`rank`) and of their magnitudes (`rank_abs`). The class
+explained stays the same.
 
-What is made random is a copy. A layer gets the weights that torch would begin to train it with
-(`reset_parameters`, drawn as torch.manual_seed(seed) would), its normalization what that begins
-with; a parameter that no layer resets is drawn from its own mean and deviation. Layers are taken in
-the order in which the network names them, the head on top; a network of more than `parts` has
-neighbours put together, the head always alone.
+A copy is made random. A layer gets torch's initial weights (`reset_parameters`, drawn as
+torch.manual_seed(seed) would), a normalization layer its initial state; any other parameter is
+drawn from a normal distribution of its mean and standard deviation. Layers are taken in the order
+in which the network names them, the head on top; in a network of more layers than `layers`,
+neighbouring layers form a part, the head always alone.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.audit.likeness import enlarged, rank_correlation, ssim
+from pipeline.audit.likeness import enlarge, rank_correlation, ssim
 from pipeline.audit.pictures import (
     EDGE,
     WIDTH,
@@ -39,8 +40,8 @@ from pipeline.audit.pictures import (
 )
 from pipeline.ops.precision import disable_autocast
 from pipeline.ops.tensors import to_numpy
-from pipeline.plotting.chart import BLUE, RED, Line, Sheet, chart
-from pipeline.plotting.sheet import FAINT, fitted
+from pipeline.plotting.chart import BLUE, RED, Axes, Line, Sheet, draw_chart
+from pipeline.plotting.sheet import FAINT, shorten_to_width
 from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Explain = Callable[[Any, Tensor], Tensor]
-"""From a network and images to their maps [b, h, w], of classes that are settled."""
+"""From a network and images to their maps [b, h, w], of fixed classes."""
 
 MODES = ("cascading", "independent")
 MEASURES = ("ssim", "rank", "rank_abs")
-SEEN = 112  # the longer side of maps kept to look at
+PICTURE_SIDE = 112  # the longer side of maps that are kept for the picture
 LABEL = 104  # pixels on the left of a row of maps, for its name
 
 
@@ -105,7 +106,7 @@ class Sanity:
         ]
 
     def draw(self, subject: AuditSubject, arrays: Arrays) -> Image.Image:
-        """Draw how alike the maps stay from part to part, and the maps of an image."""
+        """Draw how similar the maps stay from part to part, and the maps of an image."""
         names = self._part_names(subject)
         image = arrays["seen_image"][0]
         side = (WIDTH - 2 * EDGE - LABEL - 8 * (len(names) + 1)) // (len(names) + 2)
@@ -118,11 +119,11 @@ class Sanity:
         )  # fmt: skip
         _draw_curves(sheet, arrays, names, subject.seed)
         _draw_maps(sheet, arrays, names, (side, height))
-        return sheet.image()
+        return sheet.to_image()
 
     def _part_names(self, subject: AuditSubject) -> list[str]:
         network = cast(nn.Module, subject.trained.network)
-        return [part.name for part in parts(network, self.layers)]
+        return [part.name for part in split_into_parts(network, self.layers)]
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,14 @@ class Part:
     layers: tuple[str, ...]  # modules that own parameters, in the network's order
 
 
-def parts(network: nn.Module, most: int) -> list[Part]:
-    """Divide a network from the top down: the head, then at most `most` - 1 parts of about as many
-    layers."""
-    # What has no parameters (no branch was trained) is no part.
+def split_into_parts(network: nn.Module, most: int) -> list[Part]:
+    """Divide a network, from the top down, into the head and parts of about equally many layers.
+
+    Args:
+        network: The network, whose last child with parameters is the head.
+        most: Parts at most, the head included.
+    """
+    # A child without parameters, as the branches where none was trained, is no part.
     children = [
         (name, child)
         for name, child in network.named_children()
@@ -147,7 +152,7 @@ def parts(network: nn.Module, most: int) -> list[Part]:
         (name, layers)
         for child, module in children
         if child != top
-        for name, layers in _blocks(child, module, _count(network) / max(1, most))
+        for name, layers in _iterate_blocks(child, module, _count_layers(network) / max(1, most))
     ]
     groups: list[list[tuple[str, list[str]]]] = []
     share = sum(len(layers) for _, layers in blocks) / max(1, most - 1)
@@ -159,38 +164,38 @@ def parts(network: nn.Module, most: int) -> list[Part]:
         groups[-1].append((name, layers))
         done += len(layers)
     below = [
-        Part(_spanned([name for name, _ in group]), tuple(n for _, names in group for n in names))
+        Part(_name_part([name for name, _ in group]), tuple(n for _, names in group for n in names))
         for group in groups
     ]
-    head = Part(top, tuple(_layers(network.get_submodule(top), top)))
+    head = Part(top, tuple(_iterate_layers(network.get_submodule(top), top)))
     return [head, *reversed(below)]
 
 
-def _blocks(name: str, module: nn.Module, most: float) -> Iterator[tuple[str, list[str]]]:
-    """Yield a module, or what it is made of where it has more than `most` layers."""
-    layers = list(_layers(module, name))
+def _iterate_blocks(name: str, module: nn.Module, most: float) -> Iterator[tuple[str, list[str]]]:
+    """Yield a module, or its children if it has more than `most` layers, with the layers."""
+    layers = list(_iterate_layers(module, name))
     inner = list(module.named_children())
     if len(layers) > most and inner:
-        if layers[0] == name:  # parameters of its own, a class token
+        if layers[0] == name:  # parameters of the module itself, as a class token
             yield name, [name]
         for child, part in inner:
-            yield from _blocks(f"{name}.{child}", part, most)
+            yield from _iterate_blocks(f"{name}.{child}", part, most)
     elif layers:
         yield name, layers
 
 
-def _layers(module: nn.Module, name: str) -> Iterator[str]:
+def _iterate_layers(module: nn.Module, name: str) -> Iterator[str]:
     """Yield the names of modules that have parameters."""
     for inner, layer in module.named_modules():
         if any(True for _ in layer.parameters(recurse=False)):
             yield f"{name}.{inner}" if inner else name
 
 
-def _count(network: nn.Module) -> int:
-    return sum(1 for _ in _layers(network, ""))
+def _count_layers(network: nn.Module) -> int:
+    return sum(1 for _ in _iterate_layers(network, ""))
 
 
-def _spanned(names: Sequence[str]) -> str:
+def _name_part(names: Sequence[str]) -> str:
     """Return the name of a part, as features.3-5."""
     first, last = (name.removeprefix("body.") for name in (names[0], names[-1]))
     if first == last:
@@ -199,7 +204,7 @@ def _spanned(names: Sequence[str]) -> str:
     return f"{first}-{end if within == first.rpartition('.')[0] else last}"
 
 
-def make_random(network: nn.Module, part: Part, seed: int) -> None:
+def randomize(network: nn.Module, part: Part, seed: int) -> None:
     """Draw the weights of a part anew; the same seed gives the same weights on any device."""
     with torch.no_grad():
         for name in part.layers:
@@ -208,16 +213,17 @@ def make_random(network: nn.Module, part: Part, seed: int) -> None:
 
 
 def _reset(layer: nn.Module, generator: torch.Generator) -> None:
+    """Draw the parameters of a layer, without those of its children."""
     if isinstance(layer, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm):
         layer.reset_parameters()
         return
     parameters = dict(layer.named_parameters(recurse=False))
-    usual = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    is_standard = isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     for name, parameter in parameters.items():
         drawn = torch.empty(parameter.shape)
-        if usual and name == "weight":
+        if is_standard and name == "weight":
             nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
-        elif usual and name == "bias":
+        elif is_standard and name == "bias":
             fan = parameters["weight"][0].numel()
             nn.init.uniform_(drawn, -(fan**-0.5), fan**-0.5, generator=generator)
         else:
@@ -239,31 +245,31 @@ def measure_sanity(
         network: The trained network, which stays as it is.
         explain: From a network and images to maps.
         images: As the network reads them.
-        most: Parts that the network is divided into at most.
+        most: Parts that the network is divided into, at most.
         seed: Of the random weights.
 
     Returns:
-        Each of MEASURES [b, mode, part]; `maps` to look at, [b, mode, 1 + part, h, w].
+        Each of MEASURES [b, mode, part]; `maps` for the picture [b, mode, 1 + part, h, w].
     """
-    all_parts = parts(network, most)
+    all_parts = split_into_parts(network, most)
     size = images.shape[2:]
     before = explain(network, images)
-    large = enlarged(before, size)
+    large = enlarge(before, size)
     values: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
     seen = []
     for mode in MODES:
         changed = copy.deepcopy(network)
-        seen.append(_small(large))
+        seen.append(_shrink(large))
         for part in all_parts:
             if mode == "independent":
                 changed.load_state_dict(network.state_dict())
-            make_random(changed, part, seed)
+            randomize(changed, part, seed)
             after = explain(changed, images)
-            larger = enlarged(after, size)
+            larger = enlarge(after, size)
             values["ssim"].append(ssim(large, larger))
             values["rank"].append(rank_correlation(before, after))
             values["rank_abs"].append(rank_correlation(before.abs(), after.abs()))
-            seen.append(_small(larger))
+            seen.append(_shrink(larger))
     shape = (len(images), len(MODES), len(all_parts))
     measured = {name: torch.stack(rows, 1).view(shape) for name, rows in values.items()}
     pictures = torch.stack(seen, 1)
@@ -271,12 +277,12 @@ def measure_sanity(
     return measured
 
 
-def _small(maps: Float[Tensor, "b H W"]) -> Float[Tensor, "b h w"]:
-    """Shrink maps by averaging, so that thin lines stay."""
-    shrink = max(1.0, max(maps.shape[1:]) / SEEN)
+def _shrink(maps: Float[Tensor, "b H W"]) -> Float[Tensor, "b h w"]:
+    """Shrink maps by averaging, which keeps thin lines, and scale them to the range of float16."""
+    shrink = max(1.0, max(maps.shape[1:]) / PICTURE_SIDE)
     size = max(1, round(maps.shape[1] / shrink)), max(1, round(maps.shape[2] / shrink))
     small: Tensor = nn.functional.adaptive_avg_pool2d(maps[:, None], size)[:, 0]
-    peak = small.abs().amax((1, 2), keepdim=True)  # float16 holds it then
+    peak = small.abs().amax((1, 2), keepdim=True)
     return small / peak.clamp(min=torch.finfo(small.dtype).tiny)
 
 
@@ -285,20 +291,27 @@ def _small(maps: Float[Tensor, "b H W"]) -> Float[Tensor, "b h w"]:
 
 def _draw_curves(sheet: Sheet, arrays: Arrays, names: Sequence[str], seed: int) -> None:
     """Draw SSIM on the left, rank correlation on the right, over the parts made random."""
-    ticks = [(0.0, "none")] + [(float(k + 1), _break(name)) for k, name in enumerate(names)]
+    ticks = [(0.0, "none")] + [(float(k + 1), _break_name(name)) for k, name in enumerate(names)]
     boxes = ((100, 162, 740, 500), (880, 162, 1520, 500))
     for box, measure, title in zip(
         boxes, ("ssim", "rank"), ("SSIM", "Rank correlation (Spearman)"), strict=True
     ):
-        lines = _lines(arrays[measure], seed)
+        lines = _build_lines(arrays[measure], seed)
         lowest = min(float(line.band[0].min()) for line in lines if line.band)
         low = 0.0 if lowest >= -0.02 else -0.5 if lowest > -0.5 else -1.0
-        chart(sheet, box, lines, title, "part made random", "likeness to the map before", ticks,
-              low)  # fmt: skip
+        axes = Axes(
+            box=box,
+            title=title,
+            x_label="part made random",
+            y_label="likeness to the map before",
+            ticks=ticks,
+            low=low,
+        )
+        draw_chart(sheet, axes, lines)
 
 
-def _lines(values: Float[np.ndarray, "n mode part"], seed: int) -> list[Line]:
-    """Return the curve of each mode, which begins at 1: the map as it was."""
+def _build_lines(values: Float[np.ndarray, "n mode part"], seed: int) -> list[Line]:
+    """Return the curve of each mode, which begins at 1: the trained network's map."""
     count, _, parts_count = values.shape
     return [
         mean_line(
@@ -320,10 +333,12 @@ def _draw_maps(sheet: Sheet, arrays: Arrays, names: Sequence[str], panel: tuple[
     y = 690
     for k, name in enumerate(["image", "trained", *names]):
         x = EDGE + LABEL + k * (width + 8)
-        sheet.text(x, y, fitted(name.replace("features.", "f."), 15, width), 15, FAINT)
+        sheet.write_text(
+            x, y, shorten_to_width(name.replace("features.", "f."), 15, width), 15, FAINT
+        )
     y += 24
     for row, mode in zip(maps, MODES, strict=True):
-        sheet.text(EDGE, y + height / 2, mode, 16, FAINT, "lm")
+        sheet.write_text(EDGE, y + height / 2, mode, 16, FAINT, "lm")
         sheet.paste(EDGE + LABEL, y, resize(image, width, height))
         for k, values in enumerate(row):
             x = EDGE + LABEL + (k + 1) * (width + 8)
@@ -331,7 +346,7 @@ def _draw_maps(sheet: Sheet, arrays: Arrays, names: Sequence[str], panel: tuple[
         y += height + 12
 
 
-def _break(name: str) -> str:
-    """Return a name, in two lines where it is long."""
+def _break_name(name: str) -> str:
+    """Split a long name into two lines."""
     short = name.replace("features.", "f.")
     return short if len(short) < 10 else short.replace("-", "-\n", 1)

@@ -1,4 +1,4 @@
-"""CUB-200-2011, birds of 200 kinds with one box each, in its own layout, untouched.
+"""CUB-200-2011: birds of 200 kinds, a box in each image, in the layout that it is published in.
 
     data.root/ or data.root/CUB_200_2011/
         images.txt                  image id, path below images/
@@ -8,8 +8,8 @@
         bounding_boxes.txt          image id, x, y, width, height in pixels
         images/001.Black_footed_Albatross/*.jpg
 
-Its test part is what is scored. A class is called as in classes.txt, in words: `Black footed
-Albatross`. A part of the set works too: what is listed but not on disk is left out and counted.
+The test images are scored. A class is named as in classes.txt, in words: `Black footed Albatross`.
+A part of the data set works too: images that are listed but not on disk are left out and counted.
 
 Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
 """
@@ -35,12 +35,23 @@ from pipeline.types import CocoIds, GroundTruth, Split
 
 @dataclass(frozen=True)
 class Cub(OnDisk):
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) in the layout of CUB-200-2011.
+
+    Args:
+        root: The folder with images.txt, or the folder around it.
+        size: What images are scaled to in pixels: a side of a square, or height and width.
+        held_back: Share of the train images that selects the best epoch, from 0 to below 1.
+
+    Raises:
+        UserError: An option is out of range, a file is missing, or a line of a table is wrong.
+    """
+
     root: str
-    size: int | tuple[int, int] = 224  # what images are scaled to: one side, or height and width
-    held_back: float = 0.1  # share of train that selects the best epoch
+    size: int | tuple[int, int] = 224
+    held_back: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.input_size(self.size))
+        object.__setattr__(self, "size", listing.parse_input_size(self.size))
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
             raise UserError(
@@ -50,6 +61,7 @@ class Cub(OnDisk):
 
     @property
     def folder(self) -> Path:
+        """The folder with images.txt."""
         root = Path(self.root)
         inside = root / "CUB_200_2011"
         return inside if (inside / "images.txt").is_file() else root
@@ -58,39 +70,41 @@ class Cub(OnDisk):
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of classes.txt."""
         return tuple(self._classes.values())
 
     @cached_property
     def _classes(self) -> dict[int, str]:
-        """Names by the numbers that CUB gives them, in the order of classes.txt."""
-        folders = dict(self._table("classes.txt", "class id and folder name"))
+        """Class names by CUB's class number, in the order of classes.txt."""
+        folders = dict(self._read_table("classes.txt", "class id and folder name"))
         names = {n: re.sub(r"^\d+\.", "", name).replace("_", " ") for n, name in folders.items()}
-        # Names are how users and reports tell classes apart.
+        # Names identify classes in reports and options, so they must differ.
         return names if len({*names.values()}) == len(names) else folders
 
     @cached_property
     def _paths(self) -> dict[int, str]:
-        """Every image that is listed, by its number."""
-        paths = dict(self._table("images.txt", "image id and path"))
+        """Paths of all listed images below images/, by CUB's image number."""
+        paths = dict(self._read_table("images.txt", "image id and path"))
         if not paths:
             raise UserError(f"{self.folder / 'images.txt'}: lists no image; unpack the set again")
         return paths
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """CUB's image numbers by our ids."""
+        """CUB's image number by image id."""
         return {printable(path): number for number, path in self._paths.items()}
 
     @cached_property
     def splits(self) -> Splits:
+        """The listed images that are on disk: `train` and `held_back` to learn from, `val`."""
         position = {number: n for n, number in enumerate(self._classes)}
-        class_of = self._choice("image_class_labels.txt", "class id", position)
-        trains = self._choice("train_test_split.txt", "1 or 0", {1: 1, 0: 0})
+        class_of = self._read_choices("image_class_labels.txt", "class id", position)
+        is_train = self._read_choices("train_test_split.txt", "1 or 0", {1: 1, 0: 0})
         files: list[File] = []
         missing: list[str] = []
         for path in self._paths.values():
             try:
-                files.append(File.at(printable(path), str(self.folder / "images" / path)))
+                files.append(File.from_path(printable(path), str(self.folder / "images" / path)))
             except (OSError, ValueError):  # ValueError: a null byte in the name
                 missing.append(path)
         if not files:
@@ -99,26 +113,33 @@ class Cub(OnDisk):
                 f"there, {missing[0]!r} for one; unpack the set again"
             )
         labels = [class_of[self._numbers[file.id]] for file in files]
-        learned = np.array([trains[self._numbers[file.id]] for file in files], bool)
-        val, train = Listing(files, labels, self.classes).split(learned)
+        apart = np.array([is_train[self._numbers[file.id]] for file in files], bool)
+        val, train = Listing(files, labels, self.classes).split(apart)
         train, held_back = listing.set_apart(train, self.held_back, "held_back")
         notes = [f"images.txt: {list_some(missing, 'image')} not there"] if missing else []
         return Splits(train, held_back, val, notes)
 
     def coco_names(self, split: Split) -> CocoIds:
+        """Return CUB's image and class numbers, and ids as file names."""
         ids = self.ids(split)
         return CocoIds([self._numbers[id] for id in ids], ids, list(self._classes))
 
     # -- annotations: for evaluate and calibrate
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
-        return self._truth(split)[0]
+        """Return the box of each image by id; images without one or that are broken are left out.
+
+        Raises:
+            UserError: A line of bounding_boxes.txt is wrong.
+        """
+        return self._read_truth(split)[0]
 
     def truth_notes(self) -> list[str]:
-        """Of the scored images."""
-        return self._truth("val")[1]
+        """Return what was unusual about the boxes of the scored images, a line each."""
+        return self._read_truth("val")[1]
 
     def truth_fingerprint(self, split: Split) -> str:
+        """Hash bounding_boxes.txt."""
         return content_hash(self._boxes_file)
 
     @property
@@ -127,10 +148,10 @@ class Cub(OnDisk):
 
     @cached_property
     def _boxes(self) -> dict[int, tuple[coco.Box, str]]:
-        """Boxes, not clipped yet, and the line each is from, by CUB's image numbers."""
+        """Boxes, not clipped, and the place of their lines, by CUB's image number."""
         boxes = {}
         holds = "image id, x, y, width and height"
-        for number, values, where in self._rows(self._boxes_file.name, holds):
+        for number, values, where in self._read_rows(self._boxes_file.name, holds):
             if number not in self._paths:
                 raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
             try:
@@ -139,36 +160,44 @@ class Cub(OnDisk):
                 raise UserError(f"{where}: {values!r} are not numbers; correct it") from None
             if len(xywh) != 4:
                 raise UserError(f"{where}: {values!r} is not x, y, width and height; correct it")
-            boxes[number] = coco.xyxy(xywh, where), where
+            boxes[number] = coco.xywh_to_xyxy(xywh, where), where
         return boxes
 
-    def _truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
-        """Ground truth by id, and what was odd about it."""
-        found: dict[str, GroundTruth] = {}
+    def _read_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
+        """Return ground truth by id, and what was unusual about it."""
+        truth: dict[str, GroundTruth] = {}
         without: list[str] = []
         clipped = 0
-        whole = self.splits[split]
-        for file, label in zip(whole.files, whole.labels, strict=True):
+        images = self.splits[split]
+        for file, label in zip(images.files, images.labels, strict=True):
             if self._numbers[file.id] not in self._boxes:
                 without.append(file.id)
                 continue
             box, where = self._boxes[self._numbers[file.id]]
             try:
-                size = photo.size_of(file.path, name=file.id)
+                size = photo.read_size(file.path, name=file.id)
             except SkippedImage:
-                continue  # as it is wherever it is read
+                continue  # counted and named by the stages that read the image
             box, was_clipped = coco.clip(box, size, where)
             clipped += was_clipped
-            found[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
-        notes = [coco.clipped_note(self._boxes_file, clipped)] if clipped else []
+            truth[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
+        notes = [coco.describe_clipped_boxes(self._boxes_file, clipped)] if clipped else []
         if without:
             notes.append(f"{self._boxes_file.name}: no box of {list_some(without, 'image')}")
-        return found, notes
+        return truth, notes
 
     # -- CUB's tables: a number, then the rest of the line
 
-    def _rows(self, name: str, holds: str) -> Iterator[tuple[int, str, str]]:
-        """Number, rest and place of each line. Raises UserError if a number is there twice."""
+    def _read_rows(self, name: str, holds: str) -> Iterator[tuple[int, str, str]]:
+        """Yield number, rest and place of each line of a table.
+
+        Args:
+            name: The file.
+            holds: What its lines hold, for messages.
+
+        Raises:
+            UserError: The file is missing, a line is of another form, or a number is there twice.
+        """
         path, seen = self.folder / name, set[int]()
         if not path.is_file():
             raise UserError(f"{path}: no such file; it belongs to the set (lines of {holds})")
@@ -186,19 +215,28 @@ class Cub(OnDisk):
             seen.add(int(number))
             yield int(number), rest.strip(), where
 
-    def _table(self, name: str, holds: str) -> Iterator[tuple[int, str]]:
-        """Like `_rows`, of texts that are each there once."""
+    def _read_table(self, name: str, holds: str) -> Iterator[tuple[int, str]]:
+        """Yield number and text of each line. Raise UserError if a text is there twice."""
         seen: set[str] = set()
-        for number, text, where in self._rows(name, holds):
+        for number, text, where in self._read_rows(name, holds):
             if text in seen:
                 raise UserError(f"{where}: {text!r} is there twice; drop one of the lines")
             seen.add(text)
             yield number, text
 
-    def _choice(self, name: str, what: str, choices: Mapping[int, int]) -> dict[int, int]:
-        """What a table says of every image, one of `choices`."""
-        found: dict[int, int] = {}
-        for number, text, where in self._rows(name, f"image id and {what}"):
+    def _read_choices(self, name: str, what: str, choices: Mapping[int, int]) -> dict[int, int]:
+        """Return the value that a table gives each image.
+
+        Args:
+            name: The file.
+            what: What the table gives, for messages.
+            choices: The value by the number in the table.
+
+        Raises:
+            UserError: A line has another number, or an image has no line.
+        """
+        values: dict[int, int] = {}
+        for number, text, where in self._read_rows(name, f"image id and {what}"):
             if number not in self._paths:
                 raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
             if not (text.isascii() and text.isdecimal()):
@@ -206,11 +244,11 @@ class Cub(OnDisk):
             if int(text) not in choices:
                 unknown = "is not in classes.txt" if what == "class id" else f"is not {what}"
                 raise UserError(f"{where}: {int(text)} {unknown}; correct it")
-            found[number] = choices[int(text)]
-        lacking = next((number for number in self._paths if number not in found), None)
-        if lacking is not None:
+            values[number] = choices[int(text)]
+        missing = next((number for number in self._paths if number not in values), None)
+        if missing is not None:
             raise UserError(
-                f"{self.folder / name}: no line for image id {lacking} "
-                f"({self._paths[lacking]!r}); add it"
+                f"{self.folder / name}: no line for image id {missing} "
+                f"({self._paths[missing]!r}); add it"
             )
-        return found
+        return values

@@ -1,4 +1,4 @@
-"""Files of images and their labels, in a fixed order: what data sets on disk have in common."""
+"""Listings of image files and their labels in a fixed order, which all data sets on disk share."""
 
 from __future__ import annotations
 
@@ -21,52 +21,66 @@ from pipeline.types import Example, Size, Split
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
-# What Pillow reads, less what photo.NOT_READ names. Spelt out, for asking Pillow would import all
-# its formats at every start; a test compares.
+# What Pillow reads, without what photo.NOT_READ names. Listed here because asking Pillow would
+# import all its formats at every start; a test compares the lists.
 ENDINGS = """
     apng avif avifs blp bmp bw cur dcx dds dib fit fits flc fli ftc ftu gbr gif icb icns ico
     im j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx msp pbm pcd pcx pfm pgm png pnm ppm psd pxr
     qoi ras rgb rgba sgi tga tif tiff vda vst webp xbm xpm
 """
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
-DEEPEST = 200  # folders within folders; more is a mistake, and recursion has an end
+MAX_FOLDER_DEPTH = 200  # more is a mistake in the folders, and would exceed Python's recursion
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An image file: its id (the relative path, printable and unique), where it is, how it was."""
+    """An image file as it was when it was listed.
+
+    Attributes:
+        id: The relative path, printable and unique in the data set.
+        path: Where it is.
+        stamp: Size in bytes and time of change in nanoseconds.
+    """
 
     id: str
     path: str
-    stamp: tuple[int, int]  # size in bytes, time of change in nanoseconds
+    stamp: tuple[int, int]
 
     @classmethod
-    def at(cls, id: str, path: str) -> File:
-        """Raises OSError where there is no such file."""
+    def from_path(cls, id: str, path: str) -> File:
+        """Create the entry of an existing file. Raise OSError where there is none."""
         stat = os.stat(path)
         return cls(id, path, (stat.st_size, stat.st_mtime_ns))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of one split. Positions in it are what shards and results refer to."""
+    """The files of a split. Shards and results refer to images by their positions in it.
+
+    Attributes:
+        files: In a fixed order.
+        labels: Class of each file; -1 where an image has none.
+        classes: Class names.
+    """
 
     files: Sequence[File]
-    labels: Sequence[int]  # -1 where an image has none
+    labels: Sequence[int]
     classes: Sequence[str]
 
     @cached_property
     def ids(self) -> list[str]:
+        """The id of each file."""
         return [file.id for file in self.files]
 
     def fingerprint(self) -> str:
+        """Hash the class names, and id, label, size and time of each file; not where they are."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for file, label in zip(self.files, self.labels, strict=True):
             digest.update(f"\0{file.id}\0{label}\0{file.stamp}".encode())
         return digest.hexdigest()[:16]
 
     def split(self, apart: Bool[np.ndarray, n]) -> tuple[Listing, Listing]:
-        """The files that are not set apart, and those that are."""
+        """Return the files that are not set apart, and those that are."""
         kept, taken = (
             Listing([self.files[n] for n in chosen], [self.labels[n] for n in chosen], self.classes)
             for chosen in (np.flatnonzero(~apart).tolist(), np.flatnonzero(apart).tolist())
@@ -74,12 +88,21 @@ class Listing:
         return kept, taken
 
     def __add__(self, other: Listing) -> Listing:
+        """Return the files of both, in this order, with the class names of the first."""
         return Listing([*self.files, *other.files], [*self.labels, *other.labels], self.classes)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """All that a data set on disk holds, and what was odd about its files, a line each."""
+    """The splits of a data set on disk.
+
+    Attributes:
+        train: Trained on.
+        held_back: Selects the best epoch.
+        val: Scored.
+        notes: What was unusual about the files, a line each.
+        calibration: Its boxes choose the threshold; neither trained on nor scored.
+    """
 
     train: Listing
     held_back: Listing
@@ -89,123 +112,169 @@ class Splits:
 
     @cached_property
     def all(self) -> Listing:
+        """All splits, one after the other."""
         return self.train + self.held_back + self.calibration + self.val
 
     def __getitem__(self, split: Split) -> Listing:
-        whole: Listing = getattr(self, split)
-        return whole
+        """Return the listing of a split."""
+        listings: dict[Split, Listing] = {
+            "train": self.train,
+            "held_back": self.held_back,
+            "calibration": self.calibration,
+            "val": self.val,
+        }
+        return self.all if split == "all" else listings[split]
 
 
 class OnDisk(ABC):
-    """The half of a data set (`pipeline.protocols.DataSet`) that follows from its listings."""
+    """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings."""
 
     @property
     @abstractmethod
-    def splits(self) -> Splits: ...
+    def splits(self) -> Splits:
+        """The listings, and what was unusual about the files."""
 
     def ids(self, split: Split) -> Sequence[str]:
+        """Return the id of each image, by position."""
         return self.splits[split].ids
 
     def labels(self, split: Split) -> Int[np.ndarray, n]:
+        """Return the class of each image, by position; -1 where an image has none."""
         return np.asarray(self.splits[split].labels, np.int64)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
     ) -> Example:
+        """Read an image.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+            at: The (height, width) to scale to; the aspect is not kept. None: not scaled.
+            at_least: Without `at`: the smallest (height, width) that is needed, see `photo.read`.
+
+        Raises:
+            SkippedImage: The image cannot be read.
+        """
         listing = self.splits[split]
         file = listing.files[position]
         image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id)
         return Example(file.id, image, int(listing.labels[position]), size)
 
     def fingerprint(self, split: Split) -> str:
+        """Hash ids, labels, sizes and times of a split's files; not where they are."""
         return self.splits[split].fingerprint()
 
     def notes(self) -> list[str]:
+        """Return what was unusual about the files and folders, a line each."""
         return list(self.splits.notes)
 
 
-# -- looking for files
+# -- search for files
 
 
 @dataclass
 class Search:
-    """Files found below a folder, and what could not be looked into."""
+    """Image files below a folder, and notes on what was left out, a line each."""
 
     files: list[File] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def is_image_name(name: str) -> bool:
+    """Return whether a file name is not hidden and has a suffix of an image format."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def search(folder: Path | str, prefix: str = "") -> Search:
-    """The image files below a folder in the order of their names, links followed, loops cut."""
-    found = Search()
-    _walk(os.fspath(folder), prefix, found, _folders_above(folder))
-    return found
+    """List the image files below a folder, at any depth, in the order of their names.
+
+    Links are followed, except those back to a folder above them.
+
+    Args:
+        folder: Where to search.
+        prefix: What ids begin with, without a slash at its end; empty: nothing.
+    """
+    result = Search()
+    _walk(os.fspath(folder), prefix, result, _folders_above(folder))
+    return result
 
 
 def _folders_above(folder: Path | str) -> frozenset[tuple[int, int]]:
-    """A link back to any of these would bring the whole data set in again, under a wrong class."""
+    """Return device and inode of all folders above.
+
+    A link back to any of these would list the whole data set again, under a wrong class.
+    """
     above = {*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents}
     return frozenset((stat.st_dev, stat.st_ino) for stat in map(os.stat, above))
 
 
-def _walk(folder: str, prefix: str, found: Search, above: frozenset[tuple[int, int]]) -> None:
+def _walk(folder: str, prefix: str, result: Search, above: frozenset[tuple[int, int]]) -> None:
+    """Add the image files below a folder to the result; `above`: device and inode of parents."""
     name = prefix or "."
     try:
-        own = os.stat(folder)
-        if (own.st_dev, own.st_ino) in above:
-            found.notes.append(f"{name}: a link back to a folder above it, not followed")
+        stat = os.stat(folder)
+        inode = (stat.st_dev, stat.st_ino)
+        if inode in above:
+            result.notes.append(f"{name}: a link back to a folder above it, not followed")
             return
-        if len(above) > DEEPEST:
-            found.notes.append(f"{name}: more than {DEEPEST} folders deep, not looked into")
+        if len(above) > MAX_FOLDER_DEPTH:
+            result.notes.append(
+                f"{name}: more than {MAX_FOLDER_DEPTH} folders deep, not looked into"
+            )
             return
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        found.notes.append(f"{name}: the folder cannot be read ({error.strerror})")
+        result.notes.append(f"{name}: the folder cannot be read ({error.strerror})")
         return
     for entry in entries:
         name = f"{prefix}/{printable(entry.name)}" if prefix else printable(entry.name)
         try:
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    _walk(entry.path, name, found, above | {(own.st_dev, own.st_ino)})
+                    _walk(entry.path, name, result, above | {inode})
             elif is_image_name(entry.name):
                 if entry.is_file():
                     stat = entry.stat()
-                    found.files.append(File(name, entry.path, (stat.st_size, stat.st_mtime_ns)))
+                    result.files.append(File(name, entry.path, (stat.st_size, stat.st_mtime_ns)))
                 else:
                     what = "a link to nothing" if entry.is_symlink() else "not a file"
-                    found.notes.append(f"{name}: {what}, left out")
+                    result.notes.append(f"{name}: {what}, left out")
         except OSError as error:
-            found.notes.append(f"{name}: cannot be looked at ({error.strerror}), left out")
+            result.notes.append(f"{name}: cannot be looked at ({error.strerror}), left out")
 
 
 # -- splits by hash
 
 
-def fraction_of(name: str, salt: str) -> float:
-    """A number in [0, 1) that a name always gives, however many other images there are."""
+def hash_to_fraction(name: str, salt: str) -> float:
+    """Return a number in [0, 1) that depends on the name and the salt alone."""
     digest = hashlib.sha256(f"{salt}\0{name}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listing]:
-    """A listing without a share of it, and that share, by hash of the ids.
+    """Split a listing by hash of its ids, which does not change when images are added.
 
-    A class keeps at least one image, and where any can be spared at least one is taken: sets of
-    a dozen images work too.
+    A class keeps at least one image. At least one image is set apart, if a class has more than
+    one: sets of a dozen images work too.
+
+    Args:
+        listing: What to split.
+        share: The fraction to set apart, from 0 to below 1.
+        salt: Another salt gives another split.
+
+    Returns:
+        The images that are kept, and those that are set apart.
     """
-    fractions = np.array([fraction_of(id, salt) for id in listing.ids])
+    fractions = np.array([hash_to_fraction(id, salt) for id in listing.ids])
     labels = np.asarray(listing.labels, np.int64)
     apart = fractions < share
     for label in np.unique(labels[apart]):
-        mine = np.flatnonzero(labels == label)
-        if apart[mine].all():
-            apart[mine[fractions[mine].argmax()]] = False
+        of_class = np.flatnonzero(labels == label)
+        if apart[of_class].all():
+            apart[of_class[fractions[of_class].argmax()]] = False
     if share > 0 and len(labels) and not apart.any():
         spare = np.bincount(labels)[labels] > 1
         if spare.any():
@@ -213,16 +282,24 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
     return listing.split(apart)
 
 
-# -- small things that data sets check alike
+# -- checks that data sets share
 
 
 def check_share(name: str, value: float) -> None:
+    """Raise UserError unless the value of option `data.<name>` is from 0 to below 1."""
     if not 0 <= value < 1:
         raise UserError(f"data.{name}={value}: expected a share of the images, from 0 to below 1")
 
 
-def input_size(size: int | Sequence[int]) -> Size:
-    """`data.size`: one number, or [height, width]. Raises UserError where it is neither."""
+def parse_input_size(size: int | Sequence[int]) -> Size:
+    """Return the (height, width) in pixels that option `data.size` stands for.
+
+    Args:
+        size: A side of a square, or height and width.
+
+    Raises:
+        UserError: It is neither, or a side is not from 8 to 8192.
+    """
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2 or not all(8 <= side <= 8192 for side in both):
         raise UserError(f"data.size={size}: expected pixels from 8 to 8192, or [height,width]")

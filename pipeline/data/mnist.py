@@ -1,10 +1,10 @@
 """MNIST: handwritten digits, 28 x 28, white on black, ten classes, no boxes.
 
     data.root/MNIST/raw/
-        train-images-idx3-ubyte    train-labels-idx1-ubyte    learned from
+        train-images-idx3-ubyte    train-labels-idx1-ubyte    trained on
         t10k-images-idx3-ubyte     t10k-labels-idx1-ubyte     scored
 
-As torchvision.datasets.MNIST lays them out. What is not there is downloaded, once. The files may
+The layout is that of torchvision.datasets.MNIST. Missing files are downloaded, once. The files may
 hold fewer digits than the original's 60,000 and 10,000.
 
 LeCun, Cortes and Burges, "The MNIST database of handwritten digits", 1998.
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.data.listing import check_share, fraction_of, input_size
+from pipeline.data.listing import check_share, hash_to_fraction, parse_input_size
 from pipeline.errors import UserError
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
@@ -37,32 +37,52 @@ EXPECTED = "MNIST/raw/train-images-idx3-ubyte and the three files beside it"
 
 @dataclass(frozen=True)
 class Mnist:
-    """A data set (`pipeline.protocols.DataSet`) of digits, grey in all three colours."""
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) of digits, grey as equal RGB channels.
 
-    root: str = "~/.cache/label2box"  # the folder with MNIST/raw; where they are not, they go there
-    size: int | tuple[int, int] = 28  # what images are scaled to: one side, or height and width
-    held_back: float = 0.1  # share of train that selects the best epoch
+    Args:
+        root: The folder with MNIST/raw, which is downloaded where it is missing.
+        size: What images are scaled to in pixels: a side of a square, or height and width.
+        held_back: Share of the train images that selects the best epoch, from 0 to below 1.
+
+    Raises:
+        UserError: An option is out of range, or, once digits are read, the files are damaged or
+            cannot be downloaded.
+    """
+
+    root: str = "~/.cache/label2box"
+    size: int | tuple[int, int] = 28
+    held_back: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", input_size(self.size))
+        object.__setattr__(self, "size", parse_input_size(self.size))
         check_share("held_back", self.held_back)
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The digits."""
         return tuple("0123456789")
 
     def ids(self, split: Split) -> Sequence[str]:
-        """Names such as `test/00017-7.png`: the pool, the number in it and the digit."""
+        """Return ids such as `test/00017-7.png`: the pool, the number in it and the digit."""
         return [self._id(pool, number) for pool, number in self._members[split]]
 
     def labels(self, split: Split) -> Int[np.ndarray, "n"]:
-        found = [self._digits[pool].labels[number] for pool, number in self._members[split]]
-        return np.array(found, np.int64)
+        """Return the class of each image, by position."""
+        labels = [self._digits[pool].labels[number] for pool, number in self._members[split]]
+        return np.array(labels, np.int64)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
     ) -> Example:
-        """A digit as it is or scaled to `at`; `at_least`, which only ever enlarges, is kept to."""
+        """Return an image, 28 x 28 or scaled.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+            at: The (height, width) to scale to; the aspect is not kept. None: not scaled.
+            at_least: Without `at`: the smallest (height, width) that is needed. A smaller image
+                is enlarged to it, its aspect kept.
+        """
         pool, number = self._members[split][position]
         digits = self._digits[pool]
         image = digits.images[number]
@@ -72,42 +92,48 @@ class Mnist:
             at = (round(size[0] * grow), round(size[1] * grow))
         if at is not None and at != size:
             shrinks = at[0] < size[0] and at[1] < size[1]
-            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            image = np.asarray(cv2.resize(image, at[::-1], interpolation=how))
+            interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            image = np.asarray(cv2.resize(image, at[::-1], interpolation=interpolation))
         rgb = np.repeat(image[:, :, None], 3, 2)
         return Example(self._id(pool, number), rgb, int(digits.labels[number]), size)
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Return no annotations."""
         return {}
 
     def coco_names(self, split: Split) -> CocoIds:
+        """Return image and category numbers from 1 on, and ids as file names."""
         ids = self.ids(split)
         return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     def fingerprint(self, split: Split) -> str:
-        """Of the pixels and labels themselves."""
+        """Hash the pixels and labels of a split."""
         digest = hashlib.sha256(repr(("mnist", split)).encode())
         for pool in ("train", "test"):
-            numbers = [number for own, number in self._members[split] if own == pool]
+            numbers = [number for name, number in self._members[split] if name == pool]
             digest.update(self._digits[pool].images[numbers].tobytes())
             digest.update(self._digits[pool].labels[numbers].tobytes())
         return digest.hexdigest()[:16]
 
     def truth_fingerprint(self, split: Split) -> str:
+        """Return `none`, as there are no annotations."""
         return "none"
 
     def truth_notes(self) -> list[str]:
+        """Return no notes."""
         return []
 
     def notes(self) -> list[str]:
+        """Return no notes."""
         return []
 
     @cached_property
     def _members(self) -> dict[Split, list[tuple[Pool, int]]]:
+        """Pool and number in it of each image of each split."""
         learn: list[tuple[Pool, int]] = []
         held: list[tuple[Pool, int]] = []
         for number in range(len(self._digits["train"].labels)):
-            apart = fraction_of(f"train/{number:05d}", "held_back") < self.held_back
+            apart = hash_to_fraction(f"train/{number:05d}", "held_back") < self.held_back
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("test", n) for n in range(len(self._digits["test"].labels))]
         return {"train": learn, "held_back": held, "calibration": [], "val": val,
@@ -124,32 +150,35 @@ class Mnist:
 
 @dataclass(frozen=True)
 class Digits:
+    """All images of a pool with their labels."""
+
     images: UInt8[np.ndarray, "n h w"]
     labels: Int[np.ndarray, "n"]
 
 
 def _read(root: Path, train: bool) -> Digits:
-    """One of both pools, downloaded where there is none. Raises UserError where it cannot be
-    had."""
+    """Read a pool, and download both where there is none. Raise UserError where this fails."""
     from torchvision.datasets import MNIST  # here: it imports torch, slowly
 
     try:
-        found = MNIST(str(root), train=train)
+        pool = MNIST(str(root), train=train)
     except RuntimeError as error:
         if "not found" not in str(error):
-            raise _broken(root, error) from error
+            raise _describe_damage(root, error) from error
         _download(MNIST, root)
         return _read(root, train)
     except (AssertionError, ValueError, TypeError, KeyError, OSError) as error:
-        raise _broken(root, error) from error
-    images, labels = found.data.numpy(), found.targets.numpy().astype(np.int64)
+        raise _describe_damage(root, error) from error
+    images, labels = pool.data.numpy(), pool.targets.numpy().astype(np.int64)
     if len(images) != len(labels) or labels.min(initial=0) < 0 or labels.max(initial=0) > 9:
-        raise _broken(root, f"{len(images)} images, {len(labels)} labels; expected one of 0-9 each")
+        raise _describe_damage(
+            root, f"{len(images)} images, {len(labels)} labels; expected one of 0-9 each"
+        )
     return Digits(images, labels)
 
 
 def _download(mnist: Any, root: Path) -> None:
-    """Fetch all four files; each appears below `root` whole."""
+    """Download all four files, and move each below `root` once it is complete."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".mnist-") as beside:
@@ -167,7 +196,8 @@ def _download(mnist: Any, root: Path) -> None:
         ) from error
 
 
-def _broken(root: Path, why: object) -> UserError:
+def _describe_damage(root: Path, why: object) -> UserError:
+    """Return the error for files that cannot be read."""
     reason = " ".join(str(why).split())[:200] or type(why).__name__
     return UserError(
         f"data.root={root}: the files in MNIST/raw cannot be read as MNIST's ({reason}); remove "

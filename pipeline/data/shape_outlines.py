@@ -1,4 +1,4 @@
-"""The outlines of the embedded data set's classes, and how they are turned, placed and filled."""
+"""Outlines of the embedded data set's classes, and how they are turned, placed and filled."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from pipeline.types import Rle, Size
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, UInt8
 Outline = list["Float64[np.ndarray, 'n 2']"]
-"""Closed curves, (x, y) points, filled even-odd: a hole is a second curve."""
+"""Closed curves of (x, y) points, filled by the even-odd rule: a hole is a second curve."""
 MARGIN = 3  # pixels between a shape and the border of its image
-SUPERSAMPLE = 4
+SUPERSAMPLE = 4  # coverage is counted on a grid so many times finer
 
 
 # ------------------------------------------------------------------------------------- outlines
 
 
 def _arc(start: float, stop: float, radius: float = 1.0, n: int = 48) -> np.ndarray:
-    """Points on a circle around 0 from one angle to another, in degrees."""
+    """Return points on a circle around 0 between two angles in degrees."""
     angle = np.radians(np.linspace(start, stop, n))
     return radius * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def _rounded(corners: Sequence[tuple[float, float]] | np.ndarray, cut: float = 0.12) -> np.ndarray:
-    """A polygon with its corners rounded: Chaikin's corner cutting, three times."""
+def round_corners(
+    corners: Sequence[tuple[float, float]] | np.ndarray, first_ratio: float = 0.12
+) -> Float64[np.ndarray, "n 2"]:
+    """Return a polygon with rounded corners: Chaikin's corner cutting, three times.
+
+    Args:
+        corners: (x, y) points.
+        first_ratio: Share of each side that is cut off at both ends the first time.
+    """
     points = np.asarray(corners, float)
-    for ratio in (cut, 0.25, 0.25):
+    for ratio in (first_ratio, 0.25, 0.25):
         ahead = np.roll(points, -1, 0)
         near, far = points + ratio * (ahead - points), ahead - ratio * (ahead - points)
         points = np.stack([near, far], 1).reshape(-1, 2)
@@ -41,7 +48,7 @@ def _rounded(corners: Sequence[tuple[float, float]] | np.ndarray, cut: float = 0
 
 def _arrow() -> Outline:
     right = [(0.0, -1.0), (0.88, -0.1), (0.38, -0.1), (0.38, 0.95)]
-    return [_rounded(right + [(-x, y) for x, y in right[:0:-1]], 0.06)]
+    return [round_corners(right + [(-x, y) for x, y in right[:0:-1]], 0.06)]
 
 
 def _crescent() -> Outline:
@@ -55,7 +62,7 @@ def _cross() -> Outline:
     turns = [quarter]
     for _ in range(3):
         turns.append([(-y, x) for x, y in turns[-1]])
-    return [_rounded([point for each in turns for point in each], 0.08)]
+    return [round_corners([point for turn in turns for point in turn], 0.08)]
 
 
 def _drop() -> Outline:
@@ -80,18 +87,18 @@ def _ring() -> Outline:
 
 
 def _square() -> Outline:
-    return [_rounded([(-1, -1), (1, -1), (1, 1), (-1, 1)], 0.07)]
+    return [round_corners([(-1, -1), (1, -1), (1, 1), (-1, 1)], 0.07)]
 
 
 def _star() -> Outline:
     points = np.empty((10, 2))
     points[::2] = _arc(-90, 270, 1.0, 6)[:5]
     points[1::2] = _arc(-54, 306, 0.46, 6)[:5]
-    return [_rounded(points, 0.08)]
+    return [round_corners(points, 0.08)]
 
 
 def _triangle() -> Outline:
-    return [_rounded(_arc(-90, 270, 1.0, 4)[:3], 0.06)]
+    return [round_corners(_arc(-90, 270, 1.0, 4)[:3], 0.06)]
 
 
 OUTLINES: dict[str, Callable[[], Outline]] = {
@@ -110,11 +117,12 @@ OUTLINES: dict[str, Callable[[], Outline]] = {
 
 @cache
 def unit_outline(name: str) -> Outline:
+    """Return the outline of a class, about from -1 to 1 on both axes."""
     return OUTLINES[name]()
 
 
 def turn(rng: np.random.Generator, outline: Outline) -> Outline:
-    """Stretched a little along one axis, then rotated by up to 34 degrees."""
+    """Stretch an outline a little along an axis, then rotate it by up to 34 degrees."""
     angle, stretch = rng.uniform(-0.6, 0.6), rng.uniform(0.85, 1.18)
     cos, sin = math.cos(angle), math.sin(angle)
     matrix = np.array([[cos, sin], [-sin * stretch, cos * stretch]])
@@ -122,7 +130,17 @@ def turn(rng: np.random.Generator, outline: Outline) -> Outline:
 
 
 def place(rng: np.random.Generator, outline: Outline, side: float, frame: Size) -> Outline:
-    """Scaled until its longer extent is `side` of the frame's shorter one, anywhere inside."""
+    """Scale an outline and move it to a random place inside the frame.
+
+    Args:
+        rng: Draws the place.
+        outline: To place.
+        side: Longer side of the result, as a share of the frame's shorter side.
+        frame: (height, width) of the image in pixels.
+
+    Returns:
+        The outline in pixels.
+    """
     low, high = outline[0].min(0), outline[0].max(0)
     scale = side * min(frame) / (high - low).max()
     room = np.array([frame[1], frame[0]]) - scale * (high - low) - 2 * MARGIN
@@ -130,44 +148,57 @@ def place(rng: np.random.Generator, outline: Outline, side: float, frame: Size) 
     return [(curve - low) * scale + corner for curve in outline]
 
 
-def _apart(one: Outline, other: Outline, gap: float = 6.0) -> bool:
-    low, high = one[0].min(0) - gap, one[0].max(0) + gap
-    return bool((other[0].min(0) > high).any() or (other[0].max(0) < low).any())
+def are_apart(first: Outline, second: Outline, gap: float = 6.0) -> bool:
+    """Return whether the boxes of two outlines are more than `gap` pixels apart."""
+    low, high = first[0].min(0) - gap, first[0].max(0) + gap
+    return bool((second[0].min(0) > high).any() or (second[0].max(0) < low).any())
 
 
 # ------------------------------------------------------------------------------------- coverage
 
 
 def cover(outline: Outline, frame: Size, pad: int = 0) -> tuple[UInt8[np.ndarray, "h w"], int, int]:
-    """How much of each pixel the outline covers (255: all), with the window's x and y."""
+    """Compute how much of each pixel an outline covers.
+
+    Args:
+        outline: In pixels.
+        frame: (height, width) of the image.
+        pad: Pixels that the window has on each side of the outline, inside the frame.
+
+    Returns:
+        Coverage from 0 to 255 in a window of the image, and the window's left x and top y.
+    """
     low, high = outline[0].min(0), outline[0].max(0)
-    x0, y0 = (max(0, math.floor(v) - pad) for v in low)
-    x1, y1 = (min(n, math.ceil(v) + pad) for v, n in zip(high, frame[::-1], strict=True))
+    x0, y0 = (max(0, math.floor(start) - pad) for start in low)
+    x1, y1 = (min(n, math.ceil(end) + pad) for end, n in zip(high, frame[::-1], strict=True))
     if x1 <= x0 or y1 <= y0:
         return np.zeros((0, 0), np.uint8), 0, 0
     canvas = np.zeros(((y1 - y0) * SUPERSAMPLE, (x1 - x0) * SUPERSAMPLE), np.uint8)
     origin = np.array([x0, y0])
-    curves = [((c - origin) * SUPERSAMPLE * 16 - 8).round().astype(np.int32) for c in outline]
+    curves = [
+        ((curve - origin) * SUPERSAMPLE * 16 - 8).round().astype(np.int32) for curve in outline
+    ]
     cv2.fillPoly(canvas, curves, (255,), shift=4)
     return cv2.resize(canvas, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA), x0, y0
 
 
-def mask(outline: Outline, frame: Size) -> UInt8[np.ndarray, "H W"]:
-    """1 where the outline covers at least half of a pixel."""
-    found = np.zeros(frame, np.uint8)
+def draw_mask(outline: Outline, frame: Size) -> UInt8[np.ndarray, "H W"]:
+    """Return 1 where the outline covers at least half of a pixel, else 0."""
+    mask = np.zeros(frame, np.uint8)
     alpha, x, y = cover(outline, frame)
-    found[y : y + alpha.shape[0], x : x + alpha.shape[1]] = alpha >= 128
-    return found
+    mask[y : y + alpha.shape[0], x : x + alpha.shape[1]] = alpha >= 128
+    return mask
 
 
-def box(found: UInt8[np.ndarray, "H W"]) -> Float32[np.ndarray, "4"]:
-    """The tight half-open xyxy box of a mask."""
-    x, y, width, height = cv2.boundingRect(found)
+def compute_box(mask: UInt8[np.ndarray, "H W"]) -> Float32[np.ndarray, "4"]:
+    """Return the tightest half-open xyxy box around a mask."""
+    x, y, width, height = cv2.boundingRect(mask)
     return np.array([x, y, x + width, y + height], np.float32)
 
 
-def _rle(found: UInt8[np.ndarray, "H W"]) -> Rle:
+def encode_mask(mask: UInt8[np.ndarray, "H W"]) -> Rle:
+    """Return a mask as COCO's compressed run-length encoding."""
     from pycocotools import mask as coco  # here: only ground truth needs it
 
-    encoded = coco.encode(np.asfortranarray(found))
+    encoded = coco.encode(np.asfortranarray(mask))
     return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}

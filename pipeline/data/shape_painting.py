@@ -1,4 +1,4 @@
-"""The paint of the embedded data set: scenery, papers, shadows."""
+"""Painting of the embedded data set's images: scenery, pieces of patterned paper, shadows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from pipeline.data.shape_outlines import (
-    Outline,
-    _apart,
-    _rounded,
-    cover,
-)
+from pipeline.data.shape_outlines import Outline, are_apart, cover, round_corners
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -41,11 +36,20 @@ PALETTES: tuple[tuple[str, str], ...] = (
     ("84a98c b7ceb4 dde5d5", "6d2e46 a26769 2f3e46 d58936"),  # sage
     ("9d4b62 c9748a f0b6bc", "fff3e2 ffe066 247ba0 50514f"),  # rose
 )
-PAD = 7  # room for the shadow
+PAD = 7  # pixels around a piece of paper that its shadow may cover
 
 
 def paint(rng: np.random.Generator, frame: Size, shapes: Sequence[Outline]) -> np.ndarray:
-    """The image: scenery, ribbons, offcuts, then the shapes, which nothing covers."""
+    """Paint an image: scenery, ribbons, offcuts, then the shapes, which nothing covers.
+
+    Args:
+        rng: Draws all that is not given.
+        frame: (height, width) in pixels.
+        shapes: Outlines of the objects in pixels.
+
+    Returns:
+        The image, uint8 [height, width, 3] RGB.
+    """
     scenery, paper = _colours()[rng.integers(len(PALETTES))]
     image = _scene(rng, frame, scenery)
     for _ in range(rng.integers(0, 3)):
@@ -55,11 +59,11 @@ def paint(rng: np.random.Generator, frame: Size, shapes: Sequence[Outline]) -> n
         scale = rng.uniform(0.06, 0.17) * min(frame)
         for middle in rng.random((4, 2)) * frame[::-1]:
             offcut = [curve * scale + middle for curve in unit]
-            if all(_apart(shape, offcut, 2) for shape in shapes):
-                _lay(rng, image, offcut, paper)
+            if all(are_apart(shape, offcut, 2) for shape in shapes):
+                paint_paper(rng, image, offcut, paper)
                 break
     for shape in shapes:
-        _lay(rng, image, shape, paper)
+        paint_paper(rng, image, shape, paper)
     y, x = rng.integers(0, _grain().shape[0] - np.array(frame))
     grain = _grain()[y : y + frame[0], x : x + frame[1]]
     return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U))
@@ -67,27 +71,29 @@ def paint(rng: np.random.Generator, frame: Size, shapes: Sequence[Outline]) -> n
 
 @cache
 def _colours() -> list[tuple[np.ndarray, np.ndarray]]:
-    def read(colours: str) -> np.ndarray:
-        return np.array([list(bytes.fromhex(each)) for each in colours.split()], np.float32)
+    """Return the palettes as RGB of the scenery and of the paper, [n, 3] from 0 to 255."""
 
-    return [(read(scenery), read(paper)) for scenery, paper in PALETTES]
+    def parse(colours: str) -> np.ndarray:
+        return np.array([list(bytes.fromhex(code)) for code in colours.split()], np.float32)
+
+    return [(parse(scenery), parse(paper)) for scenery, paper in PALETTES]
 
 
 @cache
 def _grain() -> Int16[np.ndarray, "n n 3"]:
-    """The tooth of the paper: a tile that each image takes a window of."""
+    """Return noise like the grain of paper; a window of it is added to each image."""
     grey = np.random.default_rng(0).normal(0, 2.2, (256, 256, 1))
     return np.repeat(grey, 3, 2).round().astype(np.int16)
 
 
 def _noise(rng: np.random.Generator, frame: Size, cells: int) -> Float32[np.ndarray, "h w"]:
-    """Smooth noise, about [0, 1], with about `cells` bumps along a side."""
+    """Draw smooth noise, about from 0 to 1, with about `cells` bumps along a side."""
     coarse = rng.random((cells + 1, cells + 1), np.float32)
     return np.asarray(cv2.resize(coarse, frame[::-1], interpolation=cv2.INTER_CUBIC))
 
 
 def _ramp(rng: np.random.Generator, frame: Size, angle: float | None = None) -> np.ndarray:
-    """A plane in pixels along a direction, 0 in the middle."""
+    """Return distances in pixels from the middle along a direction, a random one by default."""
     angle = rng.uniform(0, 2 * math.pi) if angle is None else angle
     y = (np.arange(frame[0], dtype=np.float32) - frame[0] / 2) * np.float32(math.sin(angle))
     x = (np.arange(frame[1], dtype=np.float32) - frame[1] / 2) * np.float32(math.cos(angle))
@@ -95,7 +101,7 @@ def _ramp(rng: np.random.Generator, frame: Size, angle: float | None = None) -> 
 
 
 def _tint(field: Float32[np.ndarray, "h w"], colours: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    """A field of [0, 1] as a gradient through the colours."""
+    """Map values from 0 to 1 to a gradient through the colours."""
     level = cv2.addWeighted(field, 255, field, 0, 0, dtype=cv2.CV_8U)  # clips, too
     table = (_stops(len(colours)) @ colours).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(level, table[:, None]))
@@ -103,15 +109,15 @@ def _tint(field: Float32[np.ndarray, "h w"], colours: np.ndarray) -> UInt8[np.nd
 
 @cache
 def _stops(count: int) -> Float32[np.ndarray, "256 c"]:
-    """How much of each of the evenly spaced colours is in each level of a gradient."""
+    """Return the share of each colour in each of 256 levels of a gradient."""
     levels, stops = np.arange(256)[:, None], np.linspace(0, 255, count)
     share = 1 - np.abs(levels - stops) * (count - 1) / 255
     return np.maximum(share, 0).astype(np.float32)
 
 
 def _scene(rng: np.random.Generator, frame: Size, colours: np.ndarray) -> np.ndarray:
-    """One of six kinds of scenery in three colours."""
-    height, width = frame
+    """Paint scenery of a random kind in three colours."""
+    height = frame[0]
     colours = colours if rng.random() < 0.7 else colours[::-1]
     kind = rng.integers(6)
     slope = _ramp(rng, frame, rng.uniform(0.3, 0.7) * math.pi) / height + 0.5
@@ -121,44 +127,56 @@ def _scene(rng: np.random.Generator, frame: Size, colours: np.ndarray) -> np.nda
     if kind == 1:  # dunes
         waves = np.sin(_ramp(rng, frame) / rng.uniform(4, 8) + 6 * _noise(rng, frame, 3))
         return _tint(0.5 * slope + 0.25 + 0.16 * waves, colours)
-    if kind == 2:  # sheets of paper, one on another
+    if kind == 2:  # overlapping sheets of paper
         field = (0.6 * _noise(rng, frame, 4) + 0.4 * slope) * 7
         step = np.floor(field)
         return _tint((step + 0.35 * (field - step)) / 7, colours)
     image = _tint(0.6 * slope + 0.4 * _noise(rng, frame, 3), colours)
-    if kind == 3:  # hills
-        x = np.linspace(0, width, 24)
-        layers = int(rng.integers(3, 6))
-        for layer in range(layers):
-            phase, bend = rng.uniform(0, 6.3, 3), rng.uniform(0.5, 1, 3) / (1, 2.2, 4)
-            crest = sum(bend[i] * np.sin(x / width * (4, 9, 17)[i] + phase[i]) for i in range(3))
-            base = height * (0.3 + 0.65 * (layer + rng.uniform(0, 0.5)) / layers)
-            ridge = np.stack([x, base + 0.07 * height * crest], 1)
-            curve = np.concatenate([ridge, [[width + 9, height + 9], [-9, height + 9]]])
-            fill = _between(colours, 1 - (layer + 0.5) / layers)
-            cv2.fillPoly(image, [(curve * 16).astype(np.int32)], fill, cv2.LINE_AA, 4)
-    elif kind == 4:  # leaves
-        count = 34
-        spots, lengths = rng.random((count, 2)) * (width, height), rng.uniform(6, 20, count)
-        angles, shades = rng.uniform(0, 180, count), rng.random(count)
-        for spot, length, angle, shade in zip(spots, lengths, angles, shades, strict=True):
-            middle = (int(spot[0] * 16), int(spot[1] * 16))
-            axes = (int(length * 16), int(length * 5.5))
-            fill = _between(colours, shade)
-            cv2.ellipse(image, middle, axes, angle, 0, 360, fill, -1, cv2.LINE_AA, 4)
-    else:  # lights, out of focus
-        for _ in range(int(rng.integers(7, 14))):
-            layer_ = image.copy()
-            spot, radius = rng.random(2) * (width, height), rng.uniform(5, 22)
-            middle = (int(spot[0] * 16), int(spot[1] * 16))
-            fill = _between(colours, rng.random())
-            cv2.circle(layer_, middle, int(radius * 16), fill, -1, cv2.LINE_AA, 4)
-            cv2.addWeighted(layer_, 0.45, image, 0.55, 0, image)
+    paint_on = {3: _paint_hills, 4: _paint_leaves, 5: _paint_lights}[int(kind)]
+    paint_on(rng, image, colours)
     return image
 
 
+def _paint_hills(rng: np.random.Generator, image: np.ndarray, colours: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    x = np.linspace(0, width, 24)
+    layers = int(rng.integers(3, 6))
+    for layer in range(layers):
+        phase, bend = rng.uniform(0, 6.3, 3), rng.uniform(0.5, 1, 3) / (1, 2.2, 4)
+        crest = sum(bend[i] * np.sin(x / width * (4, 9, 17)[i] + phase[i]) for i in range(3))
+        base = height * (0.3 + 0.65 * (layer + rng.uniform(0, 0.5)) / layers)
+        ridge = np.stack([x, base + 0.07 * height * crest], 1)
+        curve = np.concatenate([ridge, [[width + 9, height + 9], [-9, height + 9]]])
+        fill = _between(colours, 1 - (layer + 0.5) / layers)
+        cv2.fillPoly(image, [(curve * 16).astype(np.int32)], fill, cv2.LINE_AA, 4)
+
+
+def _paint_leaves(rng: np.random.Generator, image: np.ndarray, colours: np.ndarray) -> None:
+    height, width = image.shape[:2]
+    count = 34
+    spots, lengths = rng.random((count, 2)) * (width, height), rng.uniform(6, 20, count)
+    angles, shades = rng.uniform(0, 180, count), rng.random(count)
+    for spot, length, angle, shade in zip(spots, lengths, angles, shades, strict=True):
+        middle = (int(spot[0] * 16), int(spot[1] * 16))
+        axes = (int(length * 16), int(length * 5.5))
+        fill = _between(colours, shade)
+        cv2.ellipse(image, middle, axes, angle, 0, 360, fill, -1, cv2.LINE_AA, 4)
+
+
+def _paint_lights(rng: np.random.Generator, image: np.ndarray, colours: np.ndarray) -> None:
+    """Paint discs that look like lights out of focus."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(7, 14))):
+        with_disc = image.copy()
+        spot, radius = rng.random(2) * (width, height), rng.uniform(5, 22)
+        middle = (int(spot[0] * 16), int(spot[1] * 16))
+        fill = _between(colours, rng.random())
+        cv2.circle(with_disc, middle, int(radius * 16), fill, -1, cv2.LINE_AA, 4)
+        cv2.addWeighted(with_disc, 0.45, image, 0.55, 0, image)
+
+
 def _between(colours: np.ndarray, where: float) -> tuple[float, float, float]:
-    """A colour of the gradient, 0 to 1, through the colours."""
+    """Return the colour at a place, from 0 to 1, of the gradient through the colours."""
     at = where * (len(colours) - 1)
     low = min(int(at), len(colours) - 2)
     red, green, blue = colours[low] + (at - low) * (colours[low + 1] - colours[low])
@@ -166,12 +184,13 @@ def _between(colours: np.ndarray, where: float) -> tuple[float, float, float]:
 
 
 def _mix(rng: np.random.Generator, scenery: np.ndarray, paper: np.ndarray) -> np.ndarray:
-    some, other = scenery[rng.integers(len(scenery))], paper[rng.integers(len(paper))]
-    return np.asarray(some + rng.uniform(0.3, 0.9) * (other - some))
+    """Draw a colour between a colour of the scenery and a colour of the paper."""
+    first, second = scenery[rng.integers(len(scenery))], paper[rng.integers(len(paper))]
+    return np.asarray(first + rng.uniform(0.3, 0.9) * (second - first))
 
 
 def _ribbon(rng: np.random.Generator, image: np.ndarray, colour: np.ndarray) -> None:
-    """A curved line across a part of the image."""
+    """Paint a curved line across a part of the image."""
     height, width = image.shape[:2]
     t = np.linspace(0, 1, 24)[:, None]
     ends = rng.uniform(-0.1, 1.1, (4, 2)) * (width, height)  # a cubic Bezier curve
@@ -183,7 +202,7 @@ def _ribbon(rng: np.random.Generator, image: np.ndarray, colour: np.ndarray) -> 
 
 
 def _blob(rng: np.random.Generator) -> Outline:
-    """A smooth closed curve without symmetry."""
+    """Draw a smooth closed curve without symmetry."""
     t = np.linspace(0, 2 * math.pi, 48, endpoint=False)[:, None]
     size, phase = rng.uniform(0.1, 0.3, 3) / (1, 1.3, 1.8), rng.uniform(0, 6.3, 3)
     radius = 1 + (size * np.sin(t * (1, 2, 3) + phase)).sum(1, keepdims=True)
@@ -191,20 +210,32 @@ def _blob(rng: np.random.Generator) -> Outline:
 
 
 def _crooked(rng: np.random.Generator) -> Outline:
-    """A crooked polygon of five to eight corners."""
+    """Draw an irregular polygon of five to eight corners."""
     count = int(rng.integers(5, 9))
     angle = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * math.pi / count
     radius = rng.uniform(0.55, 1.25, count)
-    return [_rounded(radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 0.05)]
+    return [round_corners(radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1), 0.05)]
 
 
-def _lay(rng: np.random.Generator, image: np.ndarray, outline: Outline, paper: np.ndarray) -> None:
-    """Lay a piece of patterned paper, with its shadow and a lit edge, on the image."""
+def paint_paper(
+    rng: np.random.Generator,
+    image: UInt8[np.ndarray, "H W 3"],
+    outline: Outline,
+    paper: Float32[np.ndarray, "n 3"],
+) -> None:
+    """Paint a piece of patterned paper with its shadow and a lit edge onto the image.
+
+    Args:
+        rng: Draws pattern and colours.
+        image: Painted on.
+        outline: Of the piece, in pixels.
+        paper: At least two RGB colours, from 0 to 255.
+    """
     alpha, x, y = cover(outline, (image.shape[0], image.shape[1]), PAD)
     if alpha.size == 0:
         return
     first, second = rng.choice(len(paper), 2, replace=False)
-    blend = rng.uniform(0.15, 0.55)  # how far the pattern stands out
+    blend = rng.uniform(0.15, 0.55)  # contrast of the pattern
     pair = np.stack([paper[first], paper[first] + blend * (paper[second] - paper[first])])
     sheet = _tint(_pattern(rng, (alpha.shape[0], alpha.shape[1])), pair)
     soft = cv2.GaussianBlur(alpha, (9, 9), 1.8)
@@ -219,7 +250,7 @@ def _lay(rng: np.random.Generator, image: np.ndarray, outline: Outline, paper: n
 
 
 def _pattern(rng: np.random.Generator, frame: Size) -> Float32[np.ndarray, "h w"]:
-    """One of six patterns: fade, marble, stripes, dots, checks, waves."""
+    """Draw a pattern, about from 0 to 1: fade, marble, stripes, dots, checks or waves."""
     kind = rng.integers(6)
     angle, step = rng.uniform(0, 2 * math.pi), rng.uniform(1.2, 3.2)
     along = _ramp(rng, frame, angle)

@@ -1,16 +1,16 @@
 """Shapes: paper cut-outs over painted scenery, drawn from a seed, with exact boxes and masks.
 
-The embedded data set: nothing to download, and boxes and masks that are right to the pixel, so
-that the whole way from labels to measured boxes runs on any machine, in two minutes on two cores.
+The embedded data set: it needs no download, and its boxes and masks are exact to the pixel, so the
+pipeline runs from labels to measured boxes on any machine, in two minutes on two cores.
 
-Ten classes are told apart by outline alone. Colour, pattern, size (44 to 72 % of the shorter
-side), rotation (up to 34 degrees) and place are drawn without regard to the class, over hills,
-leaves, dunes, clouds and lights, among ribbons and offcuts (blobs and crooked polygons cut from
-the same papers, with the same shadows): contrast alone finds an offcut as soon as a shape. One
-image in sixteen holds two shapes of its class, somewhat smaller.
+Its ten classes differ by outline alone. Colour, pattern, size (44 to 72 % of the shorter side),
+rotation (up to 34 degrees) and place do not depend on the class. The shapes lie over hills, leaves,
+dunes, clouds and lights, among ribbons and offcuts (blobs and irregular polygons of the same
+papers, with the same shadows), so contrast alone does not tell a shape from an offcut. An image in
+sixteen holds two shapes of its class, somewhat smaller.
 
-An image is a pure function of (seed, pool, number), so any of them can be drawn alone, in any
-order, by any worker. Its geometry is drawn before its paint, so ground truth paints nothing.
+An image is a pure function of (seed, pool, number), so any image can be drawn alone, in any order,
+by any worker. Its geometry is drawn before its paint, so ground truth needs no painting.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
-from pipeline.data.listing import fraction_of, input_size
+from pipeline.data.listing import hash_to_fraction, parse_input_size
 from pipeline.data.shape_outlines import (
     OUTLINES,
     Outline,
-    _apart,
-    _rle,
-    box,
-    mask,
+    are_apart,
+    compute_box,
+    draw_mask,
+    encode_mask,
     place,
     turn,
     unit_outline,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 Pool = Literal["train", "val"]
 
 FRAMES: tuple[Size, ...] = ((144, 144), (128, 160), (160, 128), (144, 176), (176, 144))
-TWINS = 1 / 16  # how many images hold two shapes
+TWO_SHAPES_SHARE = 1 / 16  # share of the images that hold two shapes
 
 
 # ------------------------------------------------------------------------------------- the set
@@ -55,15 +55,19 @@ TWINS = 1 / 16  # how many images hold two shapes
 
 @dataclass(frozen=True)
 class Shapes:
-    """A data set (`pipeline.protocols.DataSet`) of drawn images.
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) of drawn images.
 
     Args:
-        size: what images are scaled to: one side, or height and width. They are drawn larger,
-            144 pixels or so, and most are not square.
-        images: how many there are to learn from, `train` and `held_back` together.
-        val_images: how many are scored.
-        held_back: share of `images` that selects the best epoch, chosen by hash of their ids.
-        seed: another seed gives other images of the same kind.
+        size: What images are scaled to in pixels: a side of a square, or height and width. They
+            are drawn larger, with about 144 pixels a side, and most are not square.
+        images: Number of images to train on, `train` and `held_back` together.
+        val_images: Number of images that are scored.
+        held_back: Share of `images` that selects the best epoch, from 0 to below 1, chosen by hash
+            of their ids.
+        seed: Another seed gives other images of the same kind.
+
+    Raises:
+        UserError: An option is out of range.
     """
 
     size: int | tuple[int, int] = 64
@@ -73,28 +77,40 @@ class Shapes:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", input_size(self.size))
-        for name, least in (("images", 1), ("val_images", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name}={getattr(self, name)}: expected at least {least}")
+        object.__setattr__(self, "size", parse_input_size(self.size))
+        for name, value, minimum in (
+            ("images", self.images, 1), ("val_images", self.val_images, 1), ("seed", self.seed, 0)
+        ):  # fmt: skip
+            if value < minimum:
+                raise UserError(f"data.{name}={value}: expected at least {minimum}")
         if not 0 <= self.held_back < 1:
             raise UserError(f"data.held_back={self.held_back}: expected a share from 0 to 1")
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Names of the shapes."""
         return tuple(OUTLINES)
 
     def ids(self, split: Split) -> Sequence[str]:
-        """Names such as `train/00017-ring.png`: the pool, the number in it and the class."""
+        """Return ids such as `train/00017-ring.png`: the pool, the number in it and the class."""
         return [self._id(pool, number) for pool, number in self._members[split]]
 
     def labels(self, split: Split) -> Int[np.ndarray, "n"]:
+        """Return the class of each image, by position."""
         return np.array([self._label(number) for _, number in self._members[split]], np.int64)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
     ) -> Example:
-        """Draw an image, as it is or scaled to `at`; `at_least` only ever enlarges."""
+        """Draw an image, and scale it if asked.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+            at: The (height, width) to scale to; the aspect is not kept. None: not scaled.
+            at_least: Without `at`: the smallest (height, width) that is needed. A smaller image
+                is enlarged to it, its aspect kept.
+        """
         pool, number = self._members[split][position]
         rng, frame, outlines = self._geometry(pool, number)
         image = paint(rng, frame, outlines)
@@ -108,29 +124,30 @@ class Shapes:
         return Example(self._id(pool, number), image, self._label(number), frame)
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
-        """The tight box and the mask of each shape, from the outlines that images are drawn of."""
-        found: dict[str, GroundTruth] = {}
+        """Return the tightest box and the mask of each shape, by image id."""
+        truth: dict[str, GroundTruth] = {}
         for pool, number in self._members[split]:
             _, frame, outlines = self._geometry(pool, number)
-            masks = [mask(outline, frame) for outline in outlines]
+            masks = [draw_mask(outline, frame) for outline in outlines]
             name = self._id(pool, number)
-            found[name] = GroundTruth(
+            truth[name] = GroundTruth(
                 name,
                 self._label(number),
                 frame,
-                np.stack([box(each) for each in masks]),
-                masks=[_rle(each) for each in masks],
+                np.stack([compute_box(mask) for mask in masks]),
+                masks=[encode_mask(mask) for mask in masks],
             )
-        return found
+        return truth
 
     def coco_names(self, split: Split) -> CocoIds:
+        """Return image and category numbers from 1 on, and ids as file names."""
         ids = self.ids(split)
         return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     def fingerprint(self, split: Split) -> str:
-        """A hash of what the split is drawn from; how it is drawn is this file, hashed elsewhere.
+        """Hash what the split is drawn from; the source code is hashed elsewhere.
 
-        `size` is no part of it: images are the same whatever they are scaled to.
+        `size` is not hashed: images are the same whatever they are scaled to.
         """
         learned, scored = (self.images, self.held_back), (self.val_images,)
         cache_key = {"val": scored, "all": (*learned, *scored)}.get(split, learned)
@@ -138,21 +155,24 @@ class Shapes:
         return hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]
 
     def notes(self) -> list[str]:
+        """Return no notes."""
         return []
 
     def truth_notes(self) -> list[str]:
+        """Return no notes."""
         return []
 
     def truth_fingerprint(self, split: Split) -> str:
-        """Boxes and masks are made of what the images are made of."""
+        """Return the fingerprint of the images: boxes and masks follow from the same numbers."""
         return self.fingerprint(split)
 
     @cached_property
     def _members(self) -> dict[Split, list[tuple[Pool, int]]]:
+        """Pool and number in it of each image of each split."""
         learn: list[tuple[Pool, int]] = []
         held: list[tuple[Pool, int]] = []
         for number in range(self.images):
-            apart = fraction_of(self._id("train", number), "held_back") < self.held_back
+            apart = hash_to_fraction(self._id("train", number), "held_back") < self.held_back
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("val", number) for number in range(self.val_images)]
         return {"train": learn, "held_back": held, "calibration": [], "val": val,
@@ -165,15 +185,19 @@ class Shapes:
         return f"{pool}/{number:05d}-{self.classes[self._label(number)]}.png"
 
     def _geometry(self, pool: Pool, number: int) -> tuple[np.random.Generator, Size, list[Outline]]:
-        """The frame and the placed outlines; the generator goes on to the paint."""
+        """Draw the frame and the placed outlines.
+
+        Returns:
+            The generator, which then draws the paint; the (height, width); the outlines in pixels.
+        """
         rng = np.random.default_rng((self.seed, 0 if pool == "train" else 1, number))
         frame = FRAMES[rng.integers(len(FRAMES))]
         unit = unit_outline(self.classes[self._label(number)])
-        if rng.random() < TWINS:
+        if rng.random() < TWO_SHAPES_SHARE:
             first = place(rng, turn(rng, unit), rng.uniform(0.36, 0.46), frame)
             for _ in range(12):
                 second = place(rng, turn(rng, unit), rng.uniform(0.36, 0.46), frame)
-                if _apart(first, second):
+                if are_apart(first, second):
                     return rng, frame, [first, second]
             return rng, frame, [first]
         return rng, frame, [place(rng, turn(rng, unit), rng.uniform(0.44, 0.72), frame)]

@@ -1,8 +1,8 @@
 """A trained classifier on disk: `weights.safetensors`, and `card.json` that a person can read.
 
-The card says how to build the network again, its classes, its input and how it was made. Nothing
-in either file can run code: tensors are safetensors, and a card may only name this project's own
-models.
+The card says how to build the network again, its classes, its input and how it was trained. Nothing
+in either file can run code: tensors are safetensors, and a card may only name models of this
+project.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
 from pipeline.ops.hashing import hash_file, hash_of
-from pipeline.protocols import WrappingObjective
+from pipeline.protocols import NetworkBuilder, RebuildableBranch, WrappingObjective
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -34,13 +34,21 @@ if TYPE_CHECKING:
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 1
-# What save() finds out itself, and no card of another checkpoint hands on.
+# The fields that save() derives from the network; they are not copied from another card.
 DERIVED_FIELDS = ("format", "model", "head", "channels", "classes", "branches", "fingerprint")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, how to build the network again, class names, input size, mean and std."""
+    """A trained network, the size and normalization of its input, and its card.
+
+    Attributes:
+        network: in eval mode, channels_last, its weights frozen.
+        size: height and width of its input.
+        mean: of red, green and blue, for pixels from 0 to 1.
+        std: of red, green and blue, for pixels from 0 to 1.
+        card: the content of card.json.
+    """
 
     network: Classifier
     size: Size
@@ -50,14 +58,16 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
         return self.network.classes
 
     def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> torch.Tensor:
-        """Images of one size as the network takes them: [b, 3, H, W], on its device."""
+        """Normalize images of the same size to [b, 3, H, W], on the network's device."""
         return to_tensor(images, self.mean, self.std, network_device(self.network))
 
 
 def network_device(network: Classifier) -> torch.device:
+    """Return the device of a network's weights."""
     return next(network.parameters()).device
 
 
@@ -67,7 +77,10 @@ def to_tensor(
     std: Sequence[float],
     device: torch.device,
 ) -> torch.Tensor:
-    """(image / 255 - mean) / std as float32 [b, 3, H, W] in channels_last, the layout it has."""
+    """Compute (image / 255 - mean) / std as float32 [b, 3, H, W] on a device.
+
+    The memory layout is that of the images, which torch calls channels_last.
+    """
     import torch
 
     pixels = torch.from_numpy(images).to(device, non_blocking=True).permute(0, 3, 1, 2)
@@ -79,32 +92,52 @@ def to_tensor(
 def save(
     folder: Path, network: Classifier, model: Mapping[str, Any], card: Mapping[str, Any]
 ) -> None:
-    """Write weights and card. `model` is the configuration's node, completed; `card` adds `size`,
-    `mean`, `std` and whatever a person should know."""
+    """Write the weights and the card of a network.
+
+    Args:
+        folder: where the two files are written, each atomically.
+        network: the network.
+        model: the completed node of the configuration that builds it.
+        card: `size`, `mean` and `std` of the input, and what else a person should know.
+
+    Raises:
+        UserError: a field of the card is missing or wrong.
+    """
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file(state, str(temporary))
     rebuilt = {**model, "weights": None} if "weights" in model else dict(model)
-    whole = {
+    content = {
         "format": FORMAT,
         "model": rebuilt,
         "head": network.head_kind,
         "channels": network.channels,
         "classes": list(network.classes),
-        # Those that an objective's wrap() makes know of no node.
-        "branches": {n: b.node for n, b in network.branches.items() if hasattr(b, "node")},
+        # Branches that an objective's wrap() adds have no node: wrap() adds them again.
+        "branches": {
+            name: branch.node
+            for name, branch in network.branches.items()
+            if isinstance(branch, RebuildableBranch)
+        },
         "fingerprint": hash_file(folder / WEIGHTS),
         **card,
     }
-    _check_card(folder / CARD, whole)
-    write_json(folder / CARD, whole, indent=1)
+    _check_card(folder / CARD, content)
+    write_json(folder / CARD, content, indent=1)
 
 
 def find(given: Path) -> Path:
-    """The checkpoint that a path names: its folder, a file in it, or a run that trained it, as
-    stage refine left it where there was one."""
+    """Return the folder of the checkpoint that a path names.
+
+    Args:
+        given: the folder, a file in it, or the folder of a run; of a run with stage refine, the
+            refined network counts.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
     folder = given.parent if given.name in (WEIGHTS, CARD) else given
     stages = [folder / "stages" / "refine", folder / "stages" / "train", folder / "train"]
     for place in (folder, *stages):
@@ -117,20 +150,24 @@ def find(given: Path) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """Stands for what a checkpoint computes: its weights, network, classes and input."""
+    """Return a hash of what a checkpoint computes: its weights, network, classes and input."""
     card = read_card(folder)
     names = ("fingerprint", "model", "head", "classes", "size", "mean", "std")
     parts = [card[name] for name in names]
     if card.get("branches"):
         parts.append(card["branches"])
-    if _wrapping(folder / CARD, card) is not None:
+    if _build_wrapping_objective(folder / CARD, card) is not None:
         target = str(card["objective"]["_target_"])
         parts += [card["objective"], hash_sources([target.rpartition(".")[0]])]
     return hash_of(parts)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The card, its fields checked. Raises UserError where it is not one."""
+    """Read the card of a checkpoint.
+
+    Raises:
+        UserError: it is missing, no JSON, of another format, or one of its fields is wrong.
+    """
     path = folder / CARD
     if not path.is_file():
         raise UserError(
@@ -145,7 +182,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 @cache
-def _fields() -> Any:
+def _card_model() -> Any:
+    """Return the pydantic model of a card; pydantic is imported when it is first used."""
     from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt
 
     class Card(BaseModel):
@@ -171,7 +209,7 @@ def _check_card(path: Path, card: Any) -> dict[str, Any]:
     if isinstance(card, dict) and card.get("format", FORMAT) != FORMAT:
         raise UserError(f"{path}: format {card['format']}, this version reads {FORMAT}")
     try:
-        _fields().model_validate(card)
+        _card_model().model_validate(card)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the card"
@@ -180,9 +218,11 @@ def _check_card(path: Path, card: Any) -> dict[str, Any]:
 
 
 def load(folder: Path, device: torch.device) -> Checkpoint:
-    """The network of a checkpoint, in eval mode, channels_last, weights frozen.
+    """Load the network of a checkpoint, in eval mode, channels_last, its weights frozen.
 
-    Raises UserError where the files are not whole, not each other's, or name foreign code.
+    Raises:
+        UserError: a file is missing or incomplete, the two do not belong together, or the card
+            names a class from outside this project.
     """
     import torch
     from safetensors import SafetensorError
@@ -199,10 +239,10 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         state = parse(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a whole file of safetensors ({error})") from error
-    builder = _builder(folder / CARD, card["model"])
-    with torch.device("meta"):  # random weights would only cost time
-        network = _network(folder / CARD, builder, card)
-        objective = _wrapping(folder / CARD, card)
+    builder = _build_builder(folder / CARD, card["model"])
+    with torch.device("meta"):  # drawing random weights would only cost time
+        network = _build_network(folder / CARD, builder, card)
+        objective = _build_wrapping_objective(folder / CARD, card)
         if objective is not None:
             network = objective.wrap(network)
         for name, node in card.get("branches", {}).items():
@@ -222,11 +262,11 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     )
 
 
-def _network(path: Path, builder: Any, card: Mapping[str, Any]) -> Classifier:
+def _build_network(path: Path, builder: NetworkBuilder, card: Mapping[str, Any]) -> Classifier:
     from pipeline.model.classifier import HEADS, OWN, Classifier
 
     count = len(card["classes"])
-    if card["head"] == OWN and hasattr(builder, "own"):
+    if card["head"] == OWN:
         body, head = builder.own(count)
     else:
         body, channels = builder.body()
@@ -239,16 +279,16 @@ def _network(path: Path, builder: Any, card: Mapping[str, Any]) -> Classifier:
     return Classifier(body, head, card["classes"], builder.last, builder.below)
 
 
-def _wrapping(path: Path, card: Mapping[str, Any]) -> WrappingObjective | None:
-    """The objective that the network was trained by, where that changed the network."""
+def _build_wrapping_objective(path: Path, card: Mapping[str, Any]) -> WrappingObjective | None:
+    """Build the objective that the network was trained with, if it changes the network."""
     if "objective" not in card:
         return None
     objective = instantiate(f"{path}: objective", card["objective"], within="pipeline.objective.")
     return objective if isinstance(objective, WrappingObjective) else None
 
 
-def _builder(path: Path, model: Mapping[str, Any]) -> Any:
-    """What the card's `model` names: a class of this project that builds a body, nothing else."""
+def _build_builder(path: Path, model: Mapping[str, Any]) -> NetworkBuilder:
+    """Build what the card's `model` names; refuse what is not a network builder of this project."""
     target = str(model.get("_target_"))
     module, _, name = target.rpartition(".")
     kind = None
@@ -257,10 +297,11 @@ def _builder(path: Path, model: Mapping[str, Any]) -> Any:
             kind = getattr(importlib.import_module(module), name, None)
         except ImportError:
             kind = None
-    own = inspect.isclass(kind) and kind.__module__ == module and hasattr(kind, "body")
-    if not own:
+    # Classes that the module imports are refused, too.
+    is_builder = inspect.isclass(kind) and kind.__module__ == module and hasattr(kind, "body")
+    if not is_builder:
         raise UserError(
             f"{path}: model._target_={target}: refused; a card may only name a model of "
             "pipeline.model, so that opening a checkpoint never runs what it brings along"
         )
-    return instantiate(f"{path}: model", model)
+    return cast(NetworkBuilder, instantiate(f"{path}: model", model))

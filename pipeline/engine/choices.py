@@ -1,7 +1,8 @@
-"""The choices of conf/: which there are, and how one is read, completed, checked and built.
+"""The choices of conf/: list, read, complete, check and build them.
 
-An argument of a choice is checked against the annotations of its class, so its default stands in
-one place, the class, and a YAML need not repeat it."""
+The arguments of a choice are checked against the annotations of its class. Their defaults are
+those of the class, and a YAML need not repeat them.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +24,21 @@ from pipeline.protocols import SaliencyMethod, Segmenter
 
 
 def conf_folder() -> Path:
-    """`conf/` of the checkout, or its copy in an installed wheel."""
+    """Return the folder `conf/` of the checkout, or its copy in an installed wheel."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 EXTRA_FOLDER = "LABEL2BOX_CONFIG_DIR"
-"""The environment variable that holds the folder of `--config-dir`, for this process and those that
-it starts: further choices, a folder for each group as in conf/."""
+"""The environment variable that holds the folder of `--config-dir`, for this process and the
+processes that it starts. The folder has further choices, in a folder for each group as in conf/."""
 
 
 def choice_files(group: str) -> dict[str, Path]:
     """Return the YAML file of each choice of a config group, sorted by name.
 
-    A choice of the user's own folder (`--config-dir`) comes before one of conf/ of that name.
+    A choice in the folder of `--config-dir` replaces a choice of the same name in conf/.
     """
     extra = os.environ.get(EXTRA_FOLDER)
     folders = [conf_folder(), *([Path(extra)] if extra else [])]
@@ -51,10 +52,10 @@ def list_choices(group: str) -> list[str]:
 
 
 def read_choice(group: str, name: str) -> Mapping[str, Any]:
-    """Return one choice of a group as its YAML has it.
+    """Return the content of the YAML file of a choice.
 
     Raises:
-        UserError: where the group has no such choice.
+        UserError: the group has no such choice.
     """
     files = choice_files(group)
     if name not in files:
@@ -65,15 +66,21 @@ def read_choice(group: str, name: str) -> Mapping[str, Any]:
 
 @cache
 def _read(path: Path, changed: int) -> Mapping[str, Any]:
-    """Read a YAML; `changed`, its time stamp, is a part of what it is remembered by."""
+    """Read a YAML file once for each time of its last change, in nanoseconds."""
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
-    """Build what `_target_` names, its arguments checked against the target's annotations.
+    """Build the object that `_target_` names, after checking arguments against its annotations.
 
-    `within` restricts the targets, for nodes that come from a file and not from the user (a
-    checkpoint's card). Raises UserError with the key, the value and what the target takes.
+    Args:
+        where: the node's place in the configuration, for error messages.
+        node: `_target_` and its arguments.
+        within: a prefix that `_target_` must have, for nodes that come from a file and not from
+            the user, as from the card of a checkpoint.
+
+    Raises:
+        UserError: the target cannot be imported, or an argument is unknown, missing or wrong.
     """
     name = str(node["_target_"])
     if within and not may_be_named(within.split(".")[1], name):
@@ -83,11 +90,13 @@ def instantiate(where: str, node: Mapping[str, Any], within: str = "") -> Any:
     target = locate(where, name)
     given = {key: value for key, value in node.items() if key != "_target_"}
     parts = {
-        key: _map_each(value, lambda n, one: instantiate(n, one, within), f"{where}.{key}")
-        for key, value in _nested_choices(where, target, given).items()
+        key: _map_each(
+            value, lambda place, part: instantiate(place, part, within), f"{where}.{key}"
+        )
+        for key, value in _complete_nested_choices(where, target, given).items()
     }
-    plain_ones = {key: value for key, value in given.items() if key not in parts}
-    arguments = {**check_arguments(where, target, plain_ones, parts), **parts}
+    values = {key: value for key, value in given.items() if key not in parts}
+    arguments = {**check_arguments(where, target, values, parts), **parts}
     try:
         return target(**arguments)
     except (ValueError, TypeError) as error:
@@ -118,10 +127,14 @@ def choice_name(family: str, target: str) -> str:
 
 
 def locate(where: str, name: str) -> Any:
-    """Import what a `_target_` names.
+    """Return the object that a dotted name refers to, after importing its module.
+
+    Args:
+        where: the place in the configuration that names it, for error messages.
+        name: the full name of a module's attribute.
 
     Raises:
-        UserError: It cannot be imported.
+        UserError: it cannot be imported.
     """
     module, _, attribute = name.rpartition(".")
     try:
@@ -134,29 +147,31 @@ def locate(where: str, name: str) -> Any:
 
 
 NESTED_FAMILIES = {SaliencyMethod: "saliency", Segmenter: "segmenter"}
-"""What an argument may be annotated as to take a choice of that family, by name or as a node."""
+"""The annotation of an argument that takes a choice of a family, by its name or as a node."""
 
 
-def _nested_choices(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are choices of a family themselves, completed: a node or a tuple."""
+def _complete_nested_choices(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are choices of a family, completed: each a node or a tuple."""
     subject = target if inspect.isfunction(target) else target.__init__
-    found: dict[str, Any] = {}
+    completed: dict[str, Any] = {}
     for key, hint in typing.get_type_hints(subject).items():
-        several = typing.get_origin(hint) is tuple
-        family = NESTED_FAMILIES.get(typing.get_args(hint)[0] if several else hint)
+        is_tuple = typing.get_origin(hint) is tuple
+        family = NESTED_FAMILIES.get(typing.get_args(hint)[0] if is_tuple else hint)
         if family is None or key not in given:
             continue
         value = given[key]
-        if several and not isinstance(value, list | tuple):
+        if is_tuple and not isinstance(value, list | tuple):
             raise UserError(f"{where}.{key}={value}: a list of choices of {family} is expected")
         nodes = [
-            _nested_choice(f"{where}.{key}", family, one) for one in (value if several else [value])
+            _complete_nested_choice(f"{where}.{key}", family, choice)
+            for choice in (value if is_tuple else [value])
         ]
-        found[key] = tuple(nodes) if several else nodes[0]
-    return found
+        completed[key] = tuple(nodes) if is_tuple else nodes[0]
+    return completed
 
 
-def _nested_choice(where: str, family: str, value: Any) -> dict[str, Any]:
+def _complete_nested_choice(where: str, family: str, value: Any) -> dict[str, Any]:
+    """Return the completed node of a choice that is given by its name or as a node."""
     if isinstance(value, str):
         if value not in list_choices(family):
             raise UserError(
@@ -171,17 +186,18 @@ def _nested_choice(where: str, family: str, value: Any) -> dict[str, Any]:
     return fill_defaults(where, value)
 
 
-def _map_each(value: Any, change: Callable[[str, Any], Any], where: str) -> Any:
-    return (
-        tuple(change(where, v) for v in value) if isinstance(value, tuple) else change(where, value)
-    )
+def _map_each(value: Any, function: Callable[[str, Any], Any], where: str) -> Any:
+    """Apply a function to a value, or to each item of a tuple."""
+    if isinstance(value, tuple):
+        return tuple(function(where, item) for item in value)
+    return function(where, value)
 
 
 def list_targets(node: Any) -> list[str]:
-    """Every `_target_` in a node, those of its parts too."""
+    """List each `_target_` in a node and in its parts."""
     if isinstance(node, Mapping):
-        own = [str(node["_target_"])] if "_target_" in node else []
-        return own + [name for value in node.values() for name in list_targets(value)]
+        targets = [str(node["_target_"])] if "_target_" in node else []
+        return targets + [name for value in node.values() for name in list_targets(value)]
     if isinstance(node, list | tuple):
         return [name for value in node for name in list_targets(value)]
     return []
@@ -190,6 +206,20 @@ def list_targets(node: Any) -> list[str]:
 def check_arguments(
     where: str, target: Any, given: Mapping[str, Any], checked_before: Iterable[str] = ()
 ) -> dict[str, Any]:
+    """Check arguments against the annotations of a target.
+
+    Args:
+        where: the node's place in the configuration, for error messages.
+        target: a class or a function.
+        given: the arguments.
+        checked_before: names of further arguments, which are neither checked nor missing.
+
+    Returns:
+        The arguments, converted to the annotated types.
+
+    Raises:
+        UserError: an argument is unknown, missing or does not fit its annotation.
+    """
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     parameters = inspect.signature(target).parameters
@@ -205,13 +235,13 @@ def check_arguments(
             adapter = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True))
             checked[key] = adapter.validate_python(value)
         except ValidationError as error:
-            reasons = "; ".join(dict.fromkeys(one["msg"] for one in error.errors()))
+            reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
             raise UserError(
                 f"{where}.{key}={value}: {reasons} (expected {describe_type(hint)})"
             ) from error
     for key, parameter in parameters.items():
-        absent = key not in checked and key not in checked_before
-        if parameter.default is inspect.Parameter.empty and absent:
+        is_absent = key not in checked and key not in checked_before
+        if parameter.default is inspect.Parameter.empty and is_absent:
             raise UserError(
                 f"{where}.{key} is missing: give {where}.{key}=... ({describe_type(hints[key])})"
             )
@@ -219,11 +249,16 @@ def check_arguments(
 
 
 def describe_type(hint: Any) -> str:
+    """Return an annotation as error messages show it."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
-    """The node with every default of its target filled in, as config.yaml and keys have it."""
+    """Return a node with all defaults of its target filled in, for config.yaml and cache keys.
+
+    Raises:
+        UserError: the target cannot be imported, or a nested choice is unknown.
+    """
     target = locate(where, str(node["_target_"]))
     defaults = {
         key: parameter.default
@@ -231,7 +266,7 @@ def fill_defaults(where: str, node: Mapping[str, Any]) -> dict[str, Any]:
         if parameter.default is not inspect.Parameter.empty
     }
     node = {**to_plain(defaults), **node}
-    return {**node, **to_plain(_nested_choices(where, target, node))}
+    return {**node, **to_plain(_complete_nested_choices(where, target, node))}
 
 
 def complete_choice(family: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,8 +275,11 @@ def complete_choice(family: str, name: str, options: Mapping[str, Any]) -> dict[
     Args:
         family: A folder of conf/.
         name: A choice of it.
-        options: Options of the stage. Those that the target takes an argument of the same name for
-            are handed on; an argument that the choice's YAML gives stands.
+        options: Options of the stage. They are passed to the arguments of the target that have the
+            same name, unless the YAML of the choice gives the argument.
+
+    Raises:
+        UserError: There is no such choice.
     """
     where, node = f"{family} {name}", read_choice(family, name)
     parameters = inspect.signature(locate(where, str(node["_target_"]))).parameters

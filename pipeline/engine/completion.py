@@ -1,4 +1,4 @@
-"""From a composed configuration to a complete one: defaults filled in, choices checked."""
+"""Complete a composed configuration: defaults filled in, choices checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from pipeline.engine.config import FAMILIES, check_config, get_value, nested_cho
 from pipeline.errors import UserError
 from pipeline.ops.hashing import to_plain
 
-PREDICT_EXPERIMENT = "predict"  # does with other images what the checkpoint's run did
+CONFIG_FILE = "config.yaml"  # of a run's folder
+PREDICT_EXPERIMENT = "predict"  # computes maps and boxes as the checkpoint's run did
 
 
 def complete_config(
@@ -48,19 +49,19 @@ def complete_config(
     config = {**to_plain(config)}
     if config["checkpoint"] is not None:
         if chosen.get("experiment") == PREDICT_EXPERIMENT:
-            config, chosen = _with_checkpoint_settings(config, chosen, named)
-        config = _without_training(config)
+            config, chosen = _use_checkpoint_settings(config, chosen, named)
+        config = _drop_training(config)
     for family in FAMILIES:
         config[family] = fill_defaults(family, config[family])
     for key in nested_choices():
         stage, _, name = key.partition(".")
         config[stage] = {**config[stage], name: fill_defaults(key, get_value(config, key))}
     methods = _complete_methods(config, _main_method(config, chosen))
-    scores_others = config["boxes"] is not None or config["maps"] is not None
-    several = config["against"] is not None or len(methods) > 1
-    if "evaluate" in config["stages"] and several and not scores_others:
+    evaluates_files = config["boxes"] is not None or config["maps"] is not None
+    compares = config["against"] is not None or len(methods) > 1
+    if "evaluate" in config["stages"] and compares and not evaluates_files:
         config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
-    # Built once here, so that a wrong argument is refused before anything is computed.
+    # Built here so that a wrong argument is refused before anything is computed.
     for family in ("model", "objective", "segmenter"):
         instantiate(family, config[family])
     if "train" in config["stages"]:
@@ -117,48 +118,63 @@ def _complete_methods(config: Mapping[str, Any], main: str) -> dict[str, Mapping
     }
 
 
-def _with_checkpoint_settings(
+def _use_checkpoint_settings(
     config: dict[str, Any], chosen: Mapping[str, str], named: Collection[str]
 ) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """What the user did not name as the checkpoint's run has it: how maps are made and cut. For
-    who names other maps, that run's threshold means nothing.
+    """Take over how the checkpoint's run computes and segments maps, where the user named nothing.
 
-    Raises UserError where that run's configuration names what is not of this project.
+    Where the user names a saliency method, nothing is taken over: the run's threshold was chosen
+    for the maps of the run.
+
+    Raises:
+        UserError: that run's configuration names a class from outside this project.
     """
-    place = Path(config["checkpoint"]) / "config.yaml"
-    if "saliency" in named or "explain.methods" in named or not place.is_file():
+    folder = Path(config["checkpoint"])
+    if "saliency" in named or "explain.methods" in named:
         return config, chosen
-    own = yaml.safe_load(place.read_text(encoding="utf-8"))
+    run_config = read_run_config(folder)
+    if not run_config:
+        return config, chosen
     config, chosen = {**config, "explain": {**config["explain"]}}, {**chosen}
     for family in ("saliency", "segmenter"):
         if family in named:
             continue
-        for target in list_targets(own[family]):
+        for target in list_targets(run_config[family]):
             if not may_be_named(family, target):
                 raise UserError(
-                    f"{place}: {family}: {target!r} is refused, a file must not run code"
+                    f"{folder / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run "
+                    "code"
                 )
         given = [key.split(".")[1] for key in named if key.startswith(f"{family}.")]
-        config[family] = {**own[family], **{key: config[family][key] for key in given}}
-        chosen[family] = _choice_name(family, own[family])
+        config[family] = {**run_config[family], **{key: config[family][key] for key in given}}
+        chosen[family] = _find_choice_name(family, run_config[family])
     for view in ("flips", "scales"):
         if f"explain.{view}" not in named:
-            config["explain"][view] = own["explain"][view]
+            config["explain"][view] = run_config["explain"][view]
     return config, chosen
 
 
-def _choice_name(family: str, node: Mapping[str, Any]) -> str:
-    """The name of the choice that a completed node is; that of its file where options differ."""
-    for choice in list_choices(family):
-        plainly = read_choice(family, choice)
-        if plainly["_target_"] == node["_target_"] and fill_defaults(family, plainly) == node:
-            return choice
+def read_run_config(run: Path) -> dict[str, Any]:
+    """Read the configuration in a run's folder; return an empty one where there is none."""
+    path = run / CONFIG_FILE
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _find_choice_name(family: str, node: Mapping[str, Any]) -> str:
+    """Return the name of the choice that equals a completed node.
+
+    Where its options differ from those of all choices, return the name of its class's choice or
+    module.
+    """
+    for name in list_choices(family):
+        choice = read_choice(family, name)
+        if choice["_target_"] == node["_target_"] and fill_defaults(family, choice) == node:
+            return name
     return choice_name(family, str(node["_target_"]))
 
 
-def _without_training(config: dict[str, Any]) -> dict[str, Any]:
-    """Nothing to train, and images at the size that the checkpoint was trained at, unless
-    data.size says another."""
+def _drop_training(config: dict[str, Any]) -> dict[str, Any]:
+    """Drop stage train, and scale images to the checkpoint's size unless data.size is given."""
     stages = [stage for stage in config["stages"] if stage != "train"]
     card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
     data = dict(config["data"])
@@ -168,10 +184,9 @@ def _without_training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_options_used(main: str, names: Sequence[str], node: Mapping[str, Any]) -> None:
-    """Options of `saliency.` reach the method of `saliency=` alone; refuse them where it is not
-    among those that run."""
-    plainly = fill_defaults("saliency", read_choice("saliency", main))
-    options = [f"saliency.{key}={node[key]}" for key in node if node[key] != plainly.get(key)]
+    """Refuse options of the method of `saliency=` where that method does not run."""
+    defaults = fill_defaults("saliency", read_choice("saliency", main))
+    options = [f"saliency.{key}={node[key]}" for key in node if node[key] != defaults.get(key)]
     if options:
         raise UserError(
             f"{' '.join(options)}: an option of saliency={main}, which is not among "

@@ -1,4 +1,4 @@
-"""How a run computes: device, precision, threads, batch. Only the precision can change a result."""
+"""How a run computes: device, precision, threads, batch. Only the precision changes cache keys."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pipeline.engine import runtime
 if TYPE_CHECKING:
     import torch
 
-CPU_BATCH = 16  # images in one forward pass: as many as fit the caches of a core
-ACCELERATOR_BATCH = 128  # as many as keep an accelerator busy
+CPU_BATCH = 16  # images in a forward pass: as many as fit the caches of a core
+ACCELERATOR_BATCH = 128  # images in a forward pass: as many as keep an accelerator busy
 
 
 @dataclass(frozen=True)
 class Compute:
-    """The means of one process.
+    """The device, precision, threads and batch size of a process.
 
     Args:
         device: where networks run.
-        precision: what they run in; a part of every result's name.
-        workers: threads that decode, segment and draw; 0: this thread alone.
-        batch: images in one forward pass.
-        shard: images in one shard.
+        precision: what they run in; a part of each cache key.
+        workers: threads that decode, segment and draw; 0: no further thread.
+        batch: images in a forward pass.
+        shard: images in a shard.
     """
 
     device: torch.device
@@ -35,7 +35,7 @@ class Compute:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether networks run on the CPU, where each worker computes for itself."""
+        """Whether networks run on the CPU; then each worker computes batches by itself."""
         return self.device.type == "cpu"
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -44,5 +44,5 @@ class Compute:
 
 
 def batch_size(wanted: int | None, device: torch.device) -> int:
-    """Return `runtime.batch`, or what suits the device where it is None."""
+    """Return `runtime.batch`; where it is None, a batch size that suits the device."""
     return wanted or (CPU_BATCH if device.type == "cpu" else ACCELERATOR_BATCH)

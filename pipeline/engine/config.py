@@ -1,7 +1,7 @@
-"""The typed skeleton of the configuration, and the checks that refuse a wrong one at start.
+"""The typed skeleton of the configuration, and its checks at start.
 
-What belongs to a stage is declared by the stage (config.py beside its stage.py); the rest stands
-here. The families are chosen by `_target_`: pipeline/engine/choices.py checks their arguments.
+The options of a stage are declared by the stage (config.py beside its stage.py), all others here.
+The arguments of a family's choice are checked by pipeline/engine/choices.py.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.engine.stage import all_stages, find_stage, list_stages
 from pipeline.errors import UserError
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-"""The families of which a run has one choice each."""
+"""The families of which each run has a choice."""
 
 
 @dataclass
 class RuntimeOptions:
-    """How work is spread, never what it computes: no result's name depends on it."""
+    """How work is distributed, never what it computes: it is no part of any cache key."""
 
     device: str = option("auto", "auto | cpu | cuda | cuda:N | mps")
     workers: int | None = option(
@@ -40,7 +40,7 @@ class RuntimeOptions:
 
 @dataclass
 class Base:
-    """What stands at the top of the configuration beside the stages' own options."""
+    """The keys at the top of the configuration besides the options of stages."""
 
     data: Any = None
     model: Any = None
@@ -72,20 +72,23 @@ class Base:
 
 
 def skeleton() -> type[Any]:
-    """Return the dataclass of the whole configuration, the options of all stages in it."""
+    """Return the dataclass of the configuration, with the options of all stages."""
     return _skeleton(list_stages())
 
 
 @cache
 def _skeleton(stages: tuple[str, ...]) -> type[Any]:
-    """Build it; the argument is what it is remembered by."""
+    """Build the dataclass once for each tuple of stages."""
     options = [(stage.name, stage.options) for stage in all_stages() if stage.options is not None]
     members: list[Any] = [(name, kind, field(default_factory=kind)) for name, kind in options]
     return make_dataclass("Skeleton", members, bases=(Base,))
 
 
 def nested_choices() -> dict[str, str]:
-    """Return where a stage has a whole choice of a family, as in saliency@refine.teacher=ddt."""
+    """Return the family of each option of a stage that takes a choice of a family.
+
+    An example is refine.teacher, which `saliency@refine.teacher=ddt` sets.
+    """
     return {
         key: family
         for key, declared in walk_options(skeleton())
@@ -94,10 +97,10 @@ def nested_choices() -> dict[str, str]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse values that no type can tell apart: unknown stages, choices, ranges.
+    """Check what types cannot express: names of stages, choices, ranges, keys that nothing reads.
 
     Raises:
-        UserError: with the key, the value and what is allowed.
+        UserError: names the key, the value and what is allowed.
     """
     if not config["stages"]:
         raise UserError(
@@ -113,15 +116,15 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, family in {**{name: name for name in FAMILIES}, **nested_choices()}.items():
         node = get_value(config, key)
         if not isinstance(node, Mapping) or "_target_" not in node:
-            named = family if key == family else f"{family}@{key}"
+            group = family if key == family else f"{family}@{key}"
             raise UserError(
-                f"{named}={node}: expected one of its choices; choices: "
+                f"{group}={node}: expected one of its choices; choices: "
                 f"{', '.join(list_choices(family))}"
             )
 
 
 def _check_all_read(config: Mapping[str, Any]) -> None:
-    """Refuse a key that is given although none of the stages of this run reads it."""
+    """Raise UserError if a key is given that none of the run's stages reads."""
     for key in dict.fromkeys(key for stage in all_stages() for key in stage.reads):
         if config[key] is None:
             continue
@@ -134,18 +137,19 @@ def _check_all_read(config: Mapping[str, Any]) -> None:
 
 
 def _check_unlabelled(config: Mapping[str, Any]) -> None:
-    """Refuse unlabelled images without a trained network: there is nothing to train on."""
+    """Raise UserError if unlabelled images are given without a trained network."""
     if "paths" not in config["data"]:
         return
-    own = config["train"]["head"] == "own"
-    needed = {"images": "photos/"} if own else {"checkpoint": "outputs/latest", "images": "photos/"}
-    for key, example in needed.items():
+    examples = {"checkpoint": "outputs/latest", "images": "photos/"}
+    if config["train"]["head"] == "own":  # the pretrained network with its head
+        del examples["checkpoint"]
+    for key, example in examples.items():
         if config[key] is None and config["data"]["paths"] == config["images"]:
             raise UserError(f"{key} is missing: give {key}=..., as in {key}={example}")
 
 
 def get_value(config: Mapping[str, Any], key: str) -> Any:
-    """Return what stands at a dotted key."""
+    """Return the value at a dotted key."""
     value: Any = config
     for part in key.split("."):
         value = value[part]

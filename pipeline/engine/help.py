@@ -1,7 +1,7 @@
-"""What `--help` prints: experiments, families, their choices and every option with its default.
+"""The text of `--help`: experiments, families, their choices, and all options with their defaults.
 
-Read from YAML, from the options that stages declare, and from source as text, so that asking for
-help imports no heavy library.
+It is read from YAML, from the options that stages declare, and from source as text, so that
+`--help` imports no heavy library.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def _choice_lines(family: str, prefix: str) -> Iterator[str]:
 
 
 def _first_comment(path: Path) -> str:
+    """Return the text of the first comment of a YAML file; empty where there is none."""
     lines = path.read_text(encoding="utf-8").split("\n")
     comments = (
         line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line
@@ -138,6 +139,7 @@ def _describe_argument(
 
 
 def _comment(line: str) -> str:
+    """Return the comment at the end of a line of source; empty where there is none."""
     return f"  # {line.split('  # ', 1)[1]}" if "  # " in line else ""
 
 

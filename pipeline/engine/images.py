@@ -1,4 +1,4 @@
-"""The images of one split, read one by one; and a map segmented with the image it is of."""
+"""The images of a split, read by position; and the segmentation of a map with its image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SplitImages:
-    """The images and labels of one split. No boxes: weak supervision is visible in the type.
+    """The images and labels of a split, without boxes, as supervision is weak.
 
-    Positions are those of the split; what is written of an image is found by its position.
+    Results refer to an image by its position in the split.
+
+    Attributes:
+        data: the data set.
+        split: the split.
     """
 
     data: DataSet
@@ -41,20 +45,25 @@ class SplitImages:
 
     @property
     def size(self) -> Size:
-        """What images are scaled to for the network, (height, width)."""
+        """Height and width that images are scaled to for the network."""
         return self.data.size
 
     @property
     def are_labelled(self) -> bool:
-        """Whether the data set has classes at all."""
+        """Whether the data set has classes."""
         return bool(self.data.classes)
 
     def fingerprint(self) -> str:
-        """Return what changes when an image or a label of the split does."""
+        """Return a hash of the images and labels of the split."""
         return self.data.fingerprint(self.split)
 
     def read(self, position: int, at: Size | None = None) -> Example | SkippedImage:
-        """Return an image scaled to `at`, or as it is; or the reason why it cannot be used."""
+        """Return an image, or the reason why it cannot be used.
+
+        Args:
+            position: of the image in the split.
+            at: scale it to exactly this size; None: leave it as it is.
+        """
         try:
             return self.data.example(self.split, position, at=at)
         except SkippedImage as problem:
@@ -64,14 +73,22 @@ class SplitImages:
 def read_for_segmenter(
     images: SplitImages, needs_image: int, position: int, saliency: SaliencyMap
 ) -> Example | SkippedImage:
-    """Read an image at the size at which a segmenter takes it: `needs_image` on its longer side."""
+    """Read the image of a map for a segmenter, `needs_image` pixels on its longer side.
+
+    Returns:
+        The image, or the reason why it cannot be used.
+    """
     return images.read(position, frame_size(saliency.size, needs_image))
 
 
 def segment_map(
     images: SplitImages, segmenter: Segmenter, position: int, saliency: SaliencyMap
 ) -> Boxes | SkippedImage:
-    """Segment a map of an image, which is read where the segmenter wants it."""
+    """Segment a map; read its image if the segmenter needs it.
+
+    Returns:
+        Boxes in pixels of the original image, or the reason why the image cannot be used.
+    """
     if not segmenter.needs_image:
         return segmenter(saliency, None)
     example = read_for_segmenter(images, segmenter.needs_image, position, saliency)

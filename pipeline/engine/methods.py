@@ -1,4 +1,4 @@
-"""Saliency methods of a run: built, tried on shapes alone, and fitted to the training images."""
+"""Saliency methods of a run: averaged over views, tried on a network of shapes, and fitted."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from pipeline.protocols import (
     SaliencyMethod,
     WrappingObjective,
 )
-from pipeline.saliency.fitting import parts, with_fitted
+from pipeline.saliency.fitting import list_fittable, replace_fittable
 from pipeline.saliency.targets import top_count
 from pipeline.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 STATISTICS = "statistics.safetensors"
 
 
@@ -35,28 +36,36 @@ def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> li
 
     Args:
         target: a rule, a class name, or a list of these.
-        classes: those of the network.
-        are_labelled: whether every image to explain has a label, which `true` wants.
+        classes: the names of the network's classes.
+        are_labelled: whether each image to explain has a label, which the rule `true` needs.
 
     Raises:
-        UserError: for what is neither a rule nor a class, for `true` without labels, for nothing.
+        UserError: an item is neither a rule nor a class, `true` is given for images without
+            labels, or the list is empty.
     """
-    given = target if isinstance(target, list) else [target]
-    wanted = ["true" if item is True else str(item) for item in given]  # YAML reads true as a bool
-    for item in wanted:
-        if item not in ("true", "predicted", *classes) and not top_count(item):
-            known = suggest_choices(item, ["true", "predicted", "top5", *classes])
-            raise UserError(f"explain.target={item}: neither a rule nor a class; {known}")
-    if "true" in wanted and not are_labelled:
+    items = target if isinstance(target, list) else [target]
+    targets = ["true" if item is True else str(item) for item in items]  # YAML's true is a bool
+    for name in targets:
+        if name not in ("true", "predicted", *classes) and not top_count(name):
+            known = suggest_choices(name, ["true", "predicted", "top5", *classes])
+            raise UserError(f"explain.target={name}: neither a rule nor a class; {known}")
+    if "true" in targets and not are_labelled:
         raise UserError("explain.target=true: the images have no labels; use predicted or top5")
-    if not wanted:
+    if not targets:
         raise UserError("explain.target=[]: name at least one; true, predicted, top5 or a class")
-    return wanted
+    return targets
 
 
-def over_views(method: SaliencyMethod, flips: bool, scales: Sequence[float]) -> SaliencyMethod:
-    """Return the method averaged over mirrored and scaled images, as explain.flips and
-    explain.scales ask for."""
+def average_over_views(
+    method: SaliencyMethod, flips: bool, scales: Sequence[float]
+) -> SaliencyMethod:
+    """Return a method whose maps are averaged over views of the image.
+
+    Args:
+        method: the method.
+        flips: whether the mirrored image is a view, too.
+        scales: factors by which the image is scaled.
+    """
     if not flips and tuple(scales) == (1.0,):
         return method
     from pipeline.saliency.views import Views
@@ -65,8 +74,8 @@ def over_views(method: SaliencyMethod, flips: bool, scales: Sequence[float]) -> 
 
 
 def needs_fitting(method: SaliencyMethod) -> bool:
-    """Whether a method, or a part of it, first looks at the training images (as DDT)."""
-    return bool(parts(method))
+    """Return whether a method, or a part of it, is fitted to training images, as DDT is."""
+    return bool(list_fittable(method))
 
 
 def untrained_network(
@@ -76,14 +85,19 @@ def untrained_network(
     own_head: bool,
     localizes_at: Size | None,
 ) -> Network:
-    """Return a network as it would be trained, on the meta device: shapes alone, no weights.
+    """Build a network as it would be trained, on the meta device: with shapes, without weights.
 
-    `localizes_at`: the size of its input where stage refine adds a localization head; else None.
+    Args:
+        model: builds the body and the head.
+        objective: the training objective, which may change the network.
+        classes: the names of the classes.
+        own_head: whether the head is the architecture's; else a new GAP head.
+        localizes_at: the size of the input if stage refine adds a localization head; else None.
     """
     import torch
 
     from pipeline.model.classifier import Classifier, MeanLinear
-    from pipeline.model.foreground import localizer
+    from pipeline.model.foreground import build_foreground_head
 
     with torch.device("meta"):
         head: torch.nn.Module
@@ -96,15 +110,20 @@ def untrained_network(
         if isinstance(objective, WrappingObjective):
             network = objective.wrap(network)
         if localizes_at is not None:
-            network.branches["foreground"] = localizer(network, localizes_at)
+            network.branches["foreground"] = build_foreground_head(network, localizes_at)
     return network
 
 
 def try_on_shapes(method: SaliencyMethod, build: Callable[[], Network], size: Size) -> None:
-    """Let a method look at a network of shapes alone: no weights, nothing computed.
+    """Check that a method accepts a network, on the meta device, which computes only shapes.
+
+    Args:
+        method: the method.
+        build: builds the network; is called on any device.
+        size: height and width of its input.
 
     Raises:
-        UserError: where the method cannot explain such a network.
+        UserError: the method cannot explain such a network.
     """
     import torch
 
@@ -112,7 +131,7 @@ def try_on_shapes(method: SaliencyMethod, build: Callable[[], Network], size: Si
         pass
 
     def choose(logits: Tensor) -> Tensor:
-        raise NetworkAccepted  # the network ran with all layers, and the method found it fit
+        raise NetworkAccepted  # the network has computed all layers that the method asked for
 
     try:
         network = build()
@@ -120,7 +139,7 @@ def try_on_shapes(method: SaliencyMethod, build: Callable[[], Network], size: Si
             method(network, torch.zeros(1, 3, *size), choose)
     except UserError:
         raise
-    except Exception:  # shapes alone do not serve everything: the real run will tell
+    except Exception:  # not all operations run on the meta device: the real run will tell
         return
 
 
@@ -132,34 +151,37 @@ def fit_method(
     store: Store,
     cache_key: Mapping[str, Any],
 ) -> SaliencyMethod:
-    """Return the method with what its parts learn from images and labels, kept for other runs.
+    """Return a method, fitted to images and labels; keep the statistics for other runs.
 
     Args:
-        method: one whose parts want fitting (`needs_fitting`).
-        images: what they look at.
+        method: a method that needs fitting (see `needs_fitting`).
+        images: the images that it is fitted to.
         compute: device, threads, batch.
         trained: the network.
         store: where the statistics are kept.
-        cache_key: all that can change them.
+        cache_key: all that can change the statistics.
+
+    Raises:
+        UserError: no image could be read.
     """
     import torch
 
-    def run(folder: Path) -> None:
-        sums = _sum_statistics(parts(method), images, compute, trained)
+    def create(folder: Path) -> None:
+        sums = _sum_statistics(list_fittable(method), images, compute, trained)
         write_arrays(folder / STATISTICS, sums)
 
-    folder, _ = store.get_or_create("statistics", cache_key, run)
+    folder, _ = store.get_or_create("statistics", cache_key, create)
     arrays, _ = read_arrays(folder / STATISTICS)
-    fitted = []
-    for n, part in enumerate(parts(method)):
+    fitted_parts = []
+    for n, part in enumerate(list_fittable(method)):
         prefix = f"{n}/"
         sums = {
             name.removeprefix(prefix): torch.from_numpy(values)
             for name, values in arrays.items()
             if name.startswith(prefix)
         }
-        fitted.append(part.fitted(sums))
-    return with_fitted(method, fitted)
+        fitted_parts.append(part.fitted(sums))
+    return replace_fittable(method, fitted_parts)
 
 
 def _sum_statistics(
@@ -168,7 +190,7 @@ def _sum_statistics(
     compute: Compute,
     trained: checkpoint.Checkpoint,
 ) -> shards.Arrays:
-    """Return the sums over all batches of a split, those of the n-th part as `n/<name>`."""
+    """Return the sums over all batches of a split, named `n/<name>` for the n-th part."""
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
         pixels = trained.tensor(shards.stack_pixels(batch))
@@ -182,14 +204,15 @@ def _sum_statistics(
     count, step = len(images), compute.batch
     pieces = [range(n, min(n + step, count)) for n in range(0, count, step)]
     flow = shards.network_flow(images, compute, work)
-    total: shards.Arrays = {}
+    totals: shards.Arrays = {}
     with show_progress(f"look at {images.split}", count) as advance:
         for piece, (sums, _) in zip(pieces, flow(iter(pieces)), strict=True):
             for name, values in sums.items():
-                total[name] = total[name] + values if name in total else values
+                totals[name] = totals[name] + values if name in totals else values
             advance(len(piece))
-    if not total:
+    if not totals:
         raise UserError(
-            f"explain: no image of {images.split} could be read, which the saliency method looks at"
+            f"explain: no image of {images.split} could be read, to which the saliency method is "
+            "fitted"
         )
-    return total
+    return totals

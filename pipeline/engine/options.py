@@ -1,4 +1,4 @@
-"""Options of stages: a default, a range or choices, and help, all in the field's own metadata.
+"""Options of stages: default, range or choices, and help, all in the metadata of the field.
 
     @dataclass
     class DrawOptions:
@@ -19,27 +19,41 @@ from typing import Any
 from pipeline.engine.choices import list_choices
 from pipeline.errors import UserError, suggest_choices
 
-RULES = "rules"  # under which a field's metadata holds its Rules
+RULES = "rules"  # the key of a field's Rules in its metadata
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What an option may be; of a list, what each of its items may be."""
+    """The allowed values of an option; of a list, those of each item.
+
+    Args:
+        help: what the option does, in a few words.
+        low: the least number allowed.
+        high: the greatest number allowed.
+        choices: the texts allowed; empty: all.
+        group: the folder of conf/ whose choices are allowed.
+        pattern: a regular expression that the complete text must match.
+        expected: what `pattern`, or `low` and `high` of items, mean, in words.
+        item: what an item of a list is called in messages.
+        required: whether a list must not be empty.
+        distinct: whether the items of a list must differ.
+        family: the family of which the option takes a choice, as a group of conf/ does.
+    """
 
     help: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
-    group: str | None = None  # the choices are those of this folder of conf/
-    pattern: str | None = None  # a regular expression that the whole text matches
-    expected: str = ""  # what `pattern`, or `low` and `high` of items, mean, in words
-    item: str = "choice"  # what the choices of a list are called in messages
-    required: bool = False  # a list names at least one
-    distinct: bool = False  # a list names each once
-    family: str | None = None  # a whole choice of this family stands here, as in a group of conf/
+    group: str | None = None
+    pattern: str | None = None
+    expected: str = ""
+    item: str = "choice"
+    required: bool = False
+    distinct: bool = False
+    family: str | None = None
 
     def allowed(self) -> tuple[str, ...]:
-        """Return the choices, those of `group` where one is named."""
+        """Return `choices`, or those of `group` if it is given; empty: all texts are allowed."""
         return tuple(list_choices(self.group)) if self.group else self.choices
 
 
@@ -47,7 +61,7 @@ def option(default: Any, help: str, **rules: Any) -> Any:
     """Return a dataclass field with a default and its rules.
 
     Args:
-        default: the value where the user gives none; a list or a dict is copied for each use.
+        default: the value if the user gives none; a list or a dict is copied for each use.
         help: what the option does, in a few words, for `--help`.
         rules: the other fields of `Rules`.
     """
@@ -58,7 +72,7 @@ def option(default: Any, help: str, **rules: Any) -> Any:
 
 
 def rules_of(declared: Field[Any]) -> Rules:
-    """Return the rules of a field; those of a field without any allow everything."""
+    """Return the rules of a field; if it has none, rules that allow all values."""
     rules: Rules = declared.metadata.get(RULES, Rules(help=""))
     return rules
 
@@ -71,7 +85,7 @@ def default_of(declared: Field[Any]) -> Any:
 
 
 def walk_options(node: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
-    """Yield the key and the field of every option of a dataclass and of those within it."""
+    """Yield the dotted key and the field of each option of a dataclass and of those in it."""
     hints = typing.get_type_hints(node)
     for declared in fields(node):
         key = f"{prefix}{declared.name}"
@@ -82,10 +96,14 @@ def walk_options(node: type[Any], prefix: str = "") -> Iterator[tuple[str, Field
 
 
 def check_options(node: type[Any], config: Mapping[str, Any]) -> None:
-    """Check every value of a configuration against the rules of its option.
+    """Check the values of a configuration against the rules of their options.
+
+    Args:
+        node: the dataclass that declares the options.
+        config: the values, with a mapping for each nested dataclass.
 
     Raises:
-        UserError: with the key, the value and what is allowed.
+        UserError: names the key, the value and what is allowed.
     """
     for key, declared in walk_options(node):
         value: Any = config
@@ -99,6 +117,7 @@ def check_options(node: type[Any], config: Mapping[str, Any]) -> None:
 
 
 def _check_value(key: str, value: Any, rules: Rules) -> None:
+    """Raise UserError unless a value, which is no list, follows its rules."""
     allowed = rules.allowed()
     if allowed and value not in allowed:
         raise UserError(f"{key}={value}: no such choice; {suggest_choices(str(value), allowed)}")
@@ -109,6 +128,7 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
 
 
 def _check_list(key: str, values: Sequence[Any], rules: Rules) -> None:
+    """Raise UserError unless a list and its items follow the rules."""
     allowed = rules.allowed()
     if rules.required and not values:
         choices = f"; choices: {', '.join(allowed)}" if allowed else ""
@@ -124,7 +144,8 @@ def _check_list(key: str, values: Sequence[Any], rules: Rules) -> None:
 
 
 def _in_range(value: Any, rules: Rules) -> bool:
+    """Return whether a value is a text, or a number from `low` to `high`."""
     if isinstance(value, str):
         return True
-    low = rules.low is None or value >= rules.low
-    return low and (rules.high is None or value <= rules.high)
+    is_above = rules.low is None or value >= rules.low
+    return is_above and (rules.high is None or value <= rules.high)

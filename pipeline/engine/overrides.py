@@ -1,4 +1,4 @@
-"""The command line's overrides, checked before Hydra sees them."""
+"""Check the overrides of the command line before Hydra reads them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ from pipeline.errors import UserError, suggest_choices
 
 
 def prepare_overrides(arguments: Sequence[str]) -> list[str]:
-    """Check the overrides, and let an argument of a choice through as Hydra's `++key=value`.
+    """Check the arguments of the command line, and return them as Hydra takes them.
 
-    Raises UserError with the key, the value and the choices.
+    An argument of a choice becomes `++key=value`, as it need not be in the YAML of the choice.
+
+    Args:
+        arguments: overrides, and flags of Hydra, which are returned unchanged.
+
+    Raises:
+        UserError: names the key, the value and the choices.
     """
     use_config_folder(arguments)
     are_flags = [_is_flag(a, i, arguments) for i, a in enumerate(arguments)]
@@ -28,9 +34,9 @@ def prepare_overrides(arguments: Sequence[str]) -> list[str]:
     checked = [argument for argument, is_flag in given if is_flag]
     checked += [_check_override(argument) for argument, is_flag in given if not is_flag]
     keys = {argument.lstrip("+").partition("=")[0] for argument in arguments}
-    # An experiment's own list of methods is not meant for who names one.
-    named = "saliency" in keys and "explain.methods" not in keys
-    return [*checked, "++explain.methods=[]"] if named else checked
+    # saliency= selects a method, so the experiment's list of methods does not apply.
+    names_method = "saliency" in keys and "explain.methods" not in keys
+    return [*checked, "++explain.methods=[]"] if names_method else checked
 
 
 VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package",
@@ -38,7 +44,7 @@ VALUE_FLAGS = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
 
 
 def use_config_folder(arguments: Sequence[str]) -> None:
-    """Let the choices in the folder of `--config-dir` be found, before anything asks for them."""
+    """Let the choices in the folder of `--config-dir` be listed from now on."""
     for n, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag in ("--config-dir", "-cd"):
@@ -48,11 +54,13 @@ def use_config_folder(arguments: Sequence[str]) -> None:
             os.environ[EXTRA_FOLDER] = str(folder.resolve())
 
 
-def _is_flag(argument: str, place: int, arguments: Sequence[str]) -> bool:
-    return argument.startswith("-") or (place > 0 and arguments[place - 1] in VALUE_FLAGS)
+def _is_flag(argument: str, index: int, arguments: Sequence[str]) -> bool:
+    """Return whether an argument is a flag of Hydra, or the value of the flag before it."""
+    return argument.startswith("-") or (index > 0 and arguments[index - 1] in VALUE_FLAGS)
 
 
 def _check_override(argument: str) -> str:
+    """Check an override, and return it as Hydra takes it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -85,6 +93,13 @@ def _check_override(argument: str) -> str:
 
 
 def _check_group(group: str, text: str, parsed: Any) -> None:
+    """Raise UserError unless an override of a config group names choices of it.
+
+    Args:
+        group: the group.
+        text: what stands before the `=`, with a plus perhaps.
+        parsed: Hydra's override.
+    """
     from hydra.core.override_parser.types import Glob
 
     values = parsed.value()
@@ -109,6 +124,7 @@ def _check_group(group: str, text: str, parsed: Any) -> None:
 
 
 def quote_for_shell(key: str, value: str) -> str:
+    """Return an override, quoted for Hydra and then for a shell."""
     escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
     inner = f"{key}='{escaped}'"
     for mark in ("\\", '"', "$", "`"):
@@ -117,11 +133,12 @@ def quote_for_shell(key: str, value: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message."""
     return str(error).strip().split("\n")[0]
 
 
 def explain_hydra_error(error: Exception) -> str:
-    """What Hydra or OmegaConf found wrong, as key, value and reason."""
+    """Return the message of an error of Hydra or OmegaConf as key, value and reason."""
     cause = error.__cause__ or error
     lines = [line.strip() for line in str(cause).split("\n") if line.strip()]
     override = re.search(r"override (\S+)", str(error))
@@ -130,12 +147,12 @@ def explain_hydra_error(error: Exception) -> str:
         return f"{key}={value}: a list is expected, as in '{key}=[{value}]'"
     if override and isinstance(cause, Exception) and cause is not error:
         return f"{override.group(1).lstrip('+')}: {lines[0]}"
-    told = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=")
-    return "\n".join(line for line in lines if not line.startswith(told))
+    details = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=")
+    return "\n".join(line for line in lines if not line.startswith(details))
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that the skeleton does not have."""
+    """Raise UserError unless the skeleton of the configuration has a dotted key."""
     node: Any = skeleton()
     path: list[str] = []
     for part in key.split("."):
@@ -144,9 +161,9 @@ def check_key(key: str) -> None:
             where = ".".join(path) or "the configuration"
             if not names:
                 raise UserError(f"{key}: {where} is a value, it has no {part!r}")
-            whole = [".".join([*path, name]) for name in names]
+            keys = [".".join([*path, name]) for name in names]
             renamed = describe_renaming(KEYS, key)
-            known = suggest_choices(".".join([*path, part]), whole)
+            known = suggest_choices(".".join([*path, part]), keys)
             raise UserError(f"{key}: no such key{renamed or f'; {known}'}")
         path.append(part)
         node = typing.get_type_hints(node)[part]

@@ -10,7 +10,17 @@ Advance = Callable[[int], None]
 
 @contextmanager
 def show_progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
-    """A bar with rate and time left on a terminal, silence elsewhere. Yields `advance(n)`."""
+    """Show a progress bar with rate and time left, if stdout is a terminal.
+
+    Args:
+        what: the title.
+        total: the number of items.
+        done: how many are done already.
+        unit: what the items are.
+
+    Yields:
+        A function that advances the bar by a number of items.
+    """
     from pipeline.engine.terminal import console
 
     if not console.is_terminal:

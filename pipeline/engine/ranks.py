@@ -1,11 +1,12 @@
-"""Several processes at work on one result: who does which part, and who writes.
+"""Ranks: several processes that compute a result together.
 
-`runtime.devices=N` spawns N processes inside a stage, on one machine. torchrun starts them all,
-over as many nodes as there are, and each runs the whole command. Either way a process finds
-torchrun's variables in its environment; rank 0 alone writes what is not a shard, and speaks.
+`runtime.devices=N` spawns N processes inside a stage, on one machine. torchrun starts all
+processes, on as many nodes as there are, and each runs the complete command. In both cases a
+process reads torchrun's variables from its environment; only rank 0 prints, and writes what is not
+a shard.
 
-Numbers pass between processes through their CPUs (gloo), gradients through NCCL where there is
-CUDA. Every function here is without effect where there is one process.
+Numbers are exchanged through the CPUs (gloo), gradients through NCCL where there is CUDA. In a
+single process the functions of this module have no effect.
 """
 
 from __future__ import annotations
@@ -25,15 +26,24 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# A rank may wait for hours while another works; one that died ends the others by itself.
+# A rank may wait for hours while another works. If a rank dies, its starter ends the others.
 TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class World:
+    """The place of a process among the processes that work together.
+
+    Attributes:
+        rank: its number, from 0.
+        size: the number of processes.
+        local_rank: its number on this machine.
+        local_size: the number of processes on this machine.
+    """
+
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among the processes of this machine
+    local_rank: int = 0
     local_size: int = 1
 
 
@@ -41,7 +51,7 @@ _SINGLE_PROCESS = False
 
 
 def launched_world() -> World:
-    """As torchrun, or `spawn`, started this process."""
+    """Return the ranks as torchrun or `spawn_ranks` started this process."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
     if any(name not in os.environ for name in names):
         return World()
@@ -51,13 +61,13 @@ def launched_world() -> World:
 
 
 def current_world() -> World:
-    """Who takes part in what is being done now."""
+    """Return the ranks that work together now: within `single_process` only this one."""
     return World() if _SINGLE_PROCESS else launched_world()
 
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """What rank 0 does while the others wait."""
+    """Let this process work as if it were the only one, while the other ranks wait."""
     global _SINGLE_PROCESS
     before, _SINGLE_PROCESS = _SINGLE_PROCESS, True
     try:
@@ -67,14 +77,15 @@ def single_process() -> Iterator[None]:
 
 
 def shard_for_rank(items: Any) -> Any:
-    """This rank's part of a sequence or an array: every size-th."""
+    """Return this rank's part of a sequence or an array: each `size`-th item from `rank` on."""
     return items[current_world().rank :: current_world().size]
 
 
-# -- between ranks -------------------------------------------------------------------------------
+# -- communication -------------------------------------------------------------------------------
 
 
 def _init_process_group() -> None:
+    """Start the process group that connects the ranks, unless it is started already."""
     import torch
     from torch import distributed
 
@@ -85,7 +96,7 @@ def _init_process_group() -> None:
 
 
 def destroy_process_group() -> None:
-    """Before the process ends."""
+    """Stop the process group, before this process ends."""
     if "torch" in sys.modules:
         from torch import distributed
 
@@ -94,7 +105,7 @@ def destroy_process_group() -> None:
 
 
 def all_reduce_sum(values: Sequence[float]) -> list[float]:
-    """The sums of each rank's values, in every rank, once all have come here."""
+    """Return in all ranks the sums of their values; wait until all have called this."""
     if current_world().size == 1:
         return list(values)
     import torch
@@ -103,26 +114,35 @@ def all_reduce_sum(values: Sequence[float]) -> list[float]:
     _init_process_group()
     sums = torch.tensor(values, dtype=torch.float64)
     distributed.all_reduce(sums)
-    return [float(one) for one in sums]
+    return [float(value) for value in sums]
 
 
 def barrier() -> None:
-    """Wait until all ranks have come here."""
+    """Wait until all ranks have called this."""
     all_reduce_sum([0.0])
 
 
 def broadcast_flag(flag: bool) -> bool:
-    """What rank 0 says, in every rank; the others' own word does not count."""
+    """Broadcast rank 0's flag: return it in all ranks, whatever they pass themselves."""
     return all_reduce_sum([float(flag and current_world().rank == 0)])[0] > 0
 
 
-# -- starting them -------------------------------------------------------------------------------
+# -- starting processes --------------------------------------------------------------------------
 
 
 def spawn_ranks(count: int, function: Callable[..., None], *arguments: Any) -> None:
-    """Run a module's function in `count` processes of this machine, each a rank; wait for all.
+    """Run a function in `count` new processes of this machine, each a rank, and wait for all.
 
-    The first UserError or OSError of a rank ends all and is raised here; so does an interrupt.
+    An interrupt ends all ranks.
+
+    Args:
+        count: number of processes.
+        function: a function of a module, so that it can be imported in the processes.
+        arguments: its arguments.
+
+    Raises:
+        UserError: the first that a rank raises; it ends all ranks.
+        OSError: likewise.
     """
     from torch import multiprocessing
     from torch.multiprocessing.spawn import ProcessException, start_processes
@@ -158,10 +178,11 @@ def _run_rank(
     function: Callable[..., None],
     arguments: Sequence[Any],
 ) -> None:
+    """Run a function in a spawned process as one of `count` ranks; hand on what it raises."""
     import torch
 
-    # By this signal torch ends a rank whose starter was killed; a shell's background job, and what
-    # it starts, would ignore it.
+    # torch sends SIGINT to the ranks of a process that was killed. The background jobs of a shell,
+    # and what they start, ignore SIGINT unless its handler is set.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                 "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
@@ -178,44 +199,53 @@ def _run_rank(
 
 
 def _free_port() -> int:
+    """Return a TCP port of this machine that is free now."""
     import socket
 
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def silence_nonzero_ranks() -> None:
-    """Rank 0 speaks for all; what went wrong is said by whom it happened to, on stderr."""
+    """Discard what ranks other than 0 print; errors still go to their stderr."""
     if launched_world().rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def device_for_rank(wanted: torch.device) -> torch.device:
-    """Of the GPUs of this machine, this rank's."""
+    """Return the GPU of this rank, where several ranks use CUDA; else the device as it is."""
     import torch
 
-    here = launched_world()
-    if here.size == 1 or wanted.type != "cuda":
+    world = launched_world()
+    if world.size == 1 or wanted.type != "cuda":
         return wanted
-    return torch.device("cuda", here.local_rank)
+    return torch.device("cuda", world.local_rank)
 
 
 def check_devices(runtime: Mapping[str, Any], wanted: torch.device) -> None:
-    """Raises UserError where so many processes cannot share this machine's devices."""
-    devices, here = runtime["devices"], launched_world()
-    if devices > 1 and here.size > 1:
+    """Check that this machine has a device for each process.
+
+    Args:
+        runtime: the options `runtime.*`.
+        wanted: the device that runtime.device selects.
+
+    Raises:
+        UserError: there are more processes than devices, or two ways to start processes.
+    """
+    devices, world = runtime["devices"], launched_world()
+    if devices > 1 and world.size > 1:
         raise UserError(
-            f"runtime.devices={devices}: torchrun starts the processes itself, {here.size} of "
+            f"runtime.devices={devices}: torchrun starts the processes itself, {world.size} of "
             "them; leave runtime.devices away"
         )
-    count = max(devices, here.local_size)
+    count = max(devices, world.local_size)
     if count == 1 or wanted.type == "cpu":
         return
     if wanted.type != "cuda" or runtime["device"] not in ("auto", "cuda"):
         raise UserError(
             f"runtime.device={runtime['device']}: {count} processes cannot share it; use "
-            "runtime.device=cuda, of which each takes its own, or cpu"
+            "runtime.device=cuda, which gives each process a GPU, or cpu"
         )
     import torch
 

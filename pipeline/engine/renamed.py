@@ -1,6 +1,6 @@
-"""What was called otherwise before version 0.2: each old name answers with its successor.
+"""Old names of configuration keys, stages and classes, with the names that replaced them.
 
-A name stays here for one release after its renaming.
+A name stays here for one release after it is renamed; messages then name its successor.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSES: dict[str, str] = {
 
 
 def describe_renaming(table: dict[str, str], name: str) -> str:
-    """Return "; renamed to NEW" where a name, or the module it begins with, has a successor."""
+    """Return "; renamed to NEW" if a name, or the module that it begins with, was renamed."""
     for old, new in table.items():
         if name == old or name.startswith(f"{old}."):
             return f"; renamed to {new}{name[len(old) :]}"

@@ -1,4 +1,4 @@
-"""One run: its configuration, what that names, and where each stage's result is."""
+"""A run: its configuration, what the configuration names, and where each stage's result is."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
+    average_over_views,
     fit_method,
     needs_fitting,
-    over_views,
     parse_targets,
     try_on_shapes,
     untrained_network,
@@ -50,19 +50,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """The configuration, complete; for one saliency method of those that it names."""
+    """A complete configuration, for one of the saliency methods that it names.
+
+    Attributes:
+        config: the configuration with all defaults filled in.
+        methods: the completed node of each saliency method by name, the main method first.
+        method: the name of the method that this run is for.
+        data: the data set, opened once for all methods.
+    """
 
     config: Mapping[str, Any]
-    methods: Mapping[str, Mapping[str, Any]]  # name -> completed node, the first is the main one
+    methods: Mapping[str, Mapping[str, Any]]
     method: str
-    data: DataSet  # opened once for all methods
-    _keys: dict[tuple[str, str, str], dict[str, Any]]  # computed once, as the same for all methods
+    data: DataSet
+    _keys: dict[tuple[str, str, str], dict[str, Any]]  # shared by the runs of all methods
 
     @classmethod
     def of(
         cls, config: Mapping[str, Any], chosen: Mapping[str, str], named: Collection[str] = ()
     ) -> Run:
-        """Return the run of a composed configuration (see `complete_config`)."""
+        """Return the run of a composed configuration; the arguments are those of complete_config.
+
+        Raises:
+            UserError: a value of the configuration is wrong.
+        """
         complete, methods = complete_config(config, chosen, named)
         return cls.complete(complete, methods, next(iter(methods)))
 
@@ -70,7 +81,11 @@ class Run:
     def complete(
         cls, config: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], method: str
     ) -> Run:
-        """Return the run of a complete configuration, its data set opened."""
+        """Return the run of a complete configuration, and open its data set.
+
+        Raises:
+            UserError: the data set cannot be opened.
+        """
         return cls(config, methods, method, cast(DataSet, instantiate("data", config["data"])), {})
 
     def for_method(self, name: str) -> Run:
@@ -78,22 +93,29 @@ class Run:
         return replace(self, method=name)
 
     def for_split(self, split: Split) -> Run:
-        """Return the same run over other images: calibrate wants maps of the held-back ones."""
+        """Return the same run over the images of another split."""
         explain = {**self.config["explain"], "split": split}
         return replace(self, config={**self.config, "explain": explain})
 
     def for_teacher(self) -> Run:
-        """Return the run whose maps refine learns from: the teacher's, of the classifier before,
-        on the training images, for their labels."""
-        plain = {"split": "train", "target": "true", "flips": False, "scales": [1.0]}
-        explain = {**self.config["explain"], **plain, "colour": False}
+        """Return the run whose maps are the pseudo-labels of stage refine.
+
+        They are the teacher's maps, of the classifier that stage train trained, on the training
+        images, for their labels.
+        """
+        changes = {"split": "train", "target": "true", "flips": False, "scales": [1.0]}
+        explain = {**self.config["explain"], **changes, "colour": False}
         stages = [stage for stage in self.config["stages"] if stage != "refine"]
         config = {**self.config, "explain": explain, "stages": stages}
         methods = {"teacher": self.config["refine"]["teacher"]}
         return replace(self, config=config, methods=methods, method="teacher")
 
     def check_stages(self, stages: Sequence[str]) -> None:
-        """Refuse at start what a stage could only refuse later, hours into a run."""
+        """Check at start what the stages need, which they could only refuse hours into the run.
+
+        Raises:
+            UserError: what a stage needs is missing or wrong.
+        """
         _ = self.precision
         ranks.check_devices(self.config["runtime"], self.device)
         runtime.set_deterministic(self.config["runtime"]["deterministic"])
@@ -103,30 +125,32 @@ class Run:
     # -- what the configuration names
 
     def model(self) -> NetworkBuilder:
-        """Build what builds the network."""
+        """Build the network builder."""
         return cast(NetworkBuilder, instantiate("model", self.config["model"]))
 
     def objective(self) -> Objective:
-        """Build what the classifier is trained to do."""
+        """Build the training objective."""
         return cast(Objective, instantiate("objective", self.config["objective"]))
 
     def saliency(self) -> SaliencyMethod:
         """Build the saliency method, averaged over the views that explain.flips and scales name."""
         method = cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
-        return over_views(method, self.config["explain"]["flips"], self.config["explain"]["scales"])
+        return average_over_views(
+            method, self.config["explain"]["flips"], self.config["explain"]["scales"]
+        )
 
     def segmenter(self) -> Segmenter:
         """Build the segmenter."""
         return cast(Segmenter, instantiate("segmenter", self.config["segmenter"]))
 
     def options(self, stage: str) -> Any:
-        """Return the options of a stage, as its own dataclass."""
+        """Return the options of a stage, as the dataclass that the stage declares."""
         kind = find_stage(stage).options
         assert kind is not None, f"stage {stage} declares no options"
         return kind(**self.config[stage])
 
     def images(self, split: Split | None = None) -> SplitImages:
-        """Return the images of a split; of the one that is explained where none is named."""
+        """Return the images of a split; None: of the split that is explained."""
         return SplitImages(self.data, split or self.split)
 
     def targets(self) -> list[str]:
@@ -135,12 +159,14 @@ class Run:
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
     def fitting_images(self) -> SplitImages:
-        """Return what a method is fitted to: the training images; those to explain themselves
-        where there are no others."""
+        """Return the images that a method is fitted to.
+
+        They are the training images, or the images to explain where the data set has no others.
+        """
         return self.images("train" if len(self.data.ids("train")) else None)
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
-        """Return the saliency method, fitted to the training images where it wants to be."""
+        """Return the saliency method, fitted to `fitting_images` if it needs fitting."""
         method = self.saliency()
         if not needs_fitting(method):
             return method
@@ -150,8 +176,11 @@ class Run:
         return fit_method(method, images, self.compute, trained, self.store, key)
 
     def check_methods(self) -> None:
-        """Refuse targets that the data set cannot have, and, before hours of training, a method
-        that the network to be trained cannot have."""
+        """Check the targets, and the methods on the network before it is trained.
+
+        Raises:
+            UserError: the data set has no such class, or a method cannot explain the network.
+        """
         self.targets()
         for name in self.methods:
             method = self.for_method(name).saliency()
@@ -161,20 +190,30 @@ class Run:
                 try_on_shapes(method, self._untrained_network, self.size)
 
     def _untrained_network(self) -> Network:
+        """Return the network that the stages train and refine will train, without weights."""
         refines = "refine" in self.config["stages"]
-        own_head = self.config["train"]["head"] == "own"
+        has_own_head = self.config["train"]["head"] == "own"
         return untrained_network(
-            self.model(), self.objective(), self.classes, own_head, self.size if refines else None
+            self.model(),
+            self.objective(),
+            self.classes,
+            has_own_head,
+            self.size if refines else None,
         )
 
     @property
     def split(self) -> Split:
+        """The split that is explained."""
         return cast(Split, self.config["explain"]["split"])
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Of the data set; of the checkpoint where one is given; of the pretrained network where
-        images have no labels. Raises UserError if data set and checkpoint differ."""
+        """The names of the classes.
+
+        They are those of the checkpoint where checkpoint= is given, else of the data set, or of the
+        pretrained network where images have no labels. Raises UserError if the classes of data set
+        and checkpoint differ.
+        """
         if self.config["checkpoint"] is None:
             return self.data.classes or self.model().known
         known = tuple(checkpoint.read_card(self.classifier)["classes"])
@@ -188,10 +227,11 @@ class Run:
 
     @property
     def size(self) -> Size:
-        """What images are scaled to for the network."""
+        """Height and width that images are scaled to for the network."""
         return self.data.size
 
     def coco_names(self) -> CocoIds:
+        """Return the ids and file names that COCO files use for images and classes."""
         names = self.data.coco_names(self.split)
         if self.data.classes:
             return names
@@ -201,10 +241,12 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
+        """The device that this process computes on."""
         return ranks.device_for_rank(runtime.select_device(self.config["runtime"]["device"]))
 
     @cached_property
     def precision(self) -> runtime.Precision:
+        """The precision that networks run in."""
         return runtime.select_precision(self.config["precision"], self.device)
 
     @property
@@ -222,7 +264,7 @@ class Run:
         batch = batch_size(options["batch"], self.device)
         return Compute(self.device, self.precision, self.workers, batch, options["shard"])
 
-    # -- where results are
+    # -- where results are kept
 
     @property
     def outputs(self) -> Path:
@@ -231,16 +273,19 @@ class Run:
 
     @property
     def store(self) -> store.Store:
-        """Where the results of stages lie."""
+        """The store of the results of stages."""
         return store.Store(self.outputs)
 
     def sources(self, module: str, *families: str, drawing: bool = False) -> dict[str, str]:
-        """Hash the source of a module and of what it instantiates.
+        """Hash the source of a module and of the targets that it instantiates.
 
         Args:
             module: full name.
-            families: the parts of the configuration whose targets count, by dotted name.
-            drawing: whether the result is a drawing: what draws counts, too.
+            families: dotted names of the parts of the configuration whose targets are included.
+            drawing: whether the result is a drawing: the modules that draw are included, too.
+
+        Returns:
+            The hash of each module by its name.
         """
         nodes = [
             self.methods[self.method] if family == "saliency" else get_value(self.config, family)
@@ -250,11 +295,11 @@ class Run:
         return hash_sources([module, *targets], drawing)
 
     def cache_key(self, stage: str) -> dict[str, Any]:
-        """All that can change a stage's result."""
-        place = (stage, self.method if find_stage(stage).per_method else "", self.split)
-        if place not in self._keys:
-            self._keys[place] = to_plain(find_stage(stage).cache_key(self))
-        return self._keys[place]
+        """Return all that can change a stage's result, computed once for each method and split."""
+        name = (stage, self.method if find_stage(stage).per_method else "", self.split)
+        if name not in self._keys:
+            self._keys[name] = to_plain(find_stage(stage).cache_key(self))
+        return self._keys[name]
 
     # -- the threshold that stage calibrate chooses
 
@@ -264,18 +309,24 @@ class Run:
         return str(self.segmenter().threshold_info["kind"]) == "validation"
 
     def chooses_own_threshold(self) -> bool:
-        """Whether this run's stage calibrate chooses it, and not the run that checkpoint= names."""
+        """Return whether the threshold comes from this run's stage calibrate.
+
+        Otherwise it comes from the run that checkpoint= names.
+        """
         if self.config["checkpoint"] is None or "calibrate" in self.config["stages"]:
             return True
         folder = self.store.folder("calibrate", self.cache_key("calibrate"))
         return store.is_done(folder) and load_thresholds(folder)["source"] is not None
 
     def chosen_thresholds(self) -> dict[str, Any]:
-        """Return what boxes are segmented at: `source`, the `images` that are not to be scored,
-        `thresholds` by IoU.
+        """Return the thresholds that maps are segmented at, as stage calibrate records them.
+
+        Returns:
+            `source`: the images that they were chosen on; `images`: those of them that must not be
+            evaluated; `thresholds`: by IoU, a value for all images or one for each half.
 
         Raises:
-            UserError: where nothing was chosen.
+            UserError: no threshold was chosen.
         """
         refines = isinstance(self.segmenter(), RefiningSegmenter)
         if self.chooses_own_threshold():
@@ -288,7 +339,11 @@ class Run:
         return {**chosen, "source": "checkpoint", "thresholds": thresholds}
 
     def checkpoint_thresholds_folder(self) -> Path:
-        """Return the folder of stage calibrate of the run that checkpoint= names."""
+        """Return the result of stage calibrate in the run that checkpoint= names.
+
+        Raises:
+            UserError: that run chose no threshold for the maps of this run.
+        """
         views = [self.config["explain"][name] for name in ("flips", "scales")]
         refines = isinstance(self.segmenter(), RefiningSegmenter)
         node = self.config["segmenter"] if refines else None
@@ -299,73 +354,85 @@ class Run:
 
     @property
     def classifier(self) -> Path:
-        """The folder of the classifier: the one that was given, or what stage train made."""
+        """The folder of the classifier: of checkpoint= where it is given, else of stage train."""
         if self.config["checkpoint"] is not None:
             return checkpoint.find(Path(self.config["checkpoint"]))
         return self.folder("train")
 
-    def of_checkpoint(self) -> str:
-        """Which network the checkpoint is, and what is done with it, in one line: `outputs/latest`
-        is soon another run's."""
-        card, cut = checkpoint.read_card(self.classifier), self.config["segmenter"]
+    def describe_checkpoint(self) -> str:
+        """Return a line that names the checkpoint and what is done with it.
+
+        Its path is resolved: `outputs/latest` soon links to another run.
+        """
+        card, segmenter = checkpoint.read_card(self.classifier), self.config["segmenter"]
         model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
-        where = Path(self.config["checkpoint"]).resolve()
-        shown = where.relative_to(Path.cwd()) if where.is_relative_to(Path.cwd()) else where
-        at = f", boxes cut at {cut['threshold']}" if "threshold" in cut else ""
+        path = Path(self.config["checkpoint"]).resolve()
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        threshold = f", boxes cut at {segmenter['threshold']}" if "threshold" in segmenter else ""
         return (
             f"{'checkpoint':<10} {shown}: {model}, {len(card['classes'])} classes; "
-            f"maps of {', '.join(self.methods)}{at}"
+            f"maps of {', '.join(self.methods)}{threshold}"
         )
 
     @property
     def checkpoint(self) -> Path:
-        """The folder of what is explained: the classifier, or what stage refine made of it."""
+        """The folder of the network that is explained: of stage refine, or the classifier."""
         return self.folder("refine") if "refine" in self.config["stages"] else self.classifier
 
     def network_name(self) -> str:
-        """Return the name of the network that is explained, or that of its kind."""
+        """Return the name of the network that is explained, or of its module where it has none."""
         model = checkpoint.read_card(self.checkpoint)["model"]
         return str(model.get("name", choice_name("model", str(model["_target_"]))))
 
     def key(self, stage: str) -> str:
+        """Return the hash of a stage's cache key."""
         return hash_of(self.cache_key(stage))
 
     def folder(self, stage: str) -> Path:
-        """The folder of a result that is whole. Raises UserError where it is not."""
+        """Return the folder of a stage's complete result.
+
+        Raises:
+            UserError: there is none for this configuration.
+        """
         folder = self.store.folder(stage, self.cache_key(stage))
         if not store.is_done(folder):
-            wanted = [*self.config["stages"]]
+            stages = [*self.config["stages"]]
             raise UserError(
                 f"stage {stage} has no result for this configuration under {self.outputs}/, and "
-                f"is not among stages={wanted}: run it first, with "
-                f"'stages=[{','.join(stages_between(stage, wanted))}]', or leave stages= away"
+                f"is not among stages={stages}: run it first, with "
+                f"'stages=[{','.join(stages_between(stage, stages))}]', or leave stages= away"
             )
         return folder
 
     def get_or_create(self, stage: str) -> tuple[Path, bool]:
-        """Make a stage's result, or find it made."""
+        """Return the folder of a stage's result, and whether it was complete; compute it if not.
+
+        Raises:
+            UserError: the stage cannot be run.
+        """
         return self.store.get_or_create(
             stage,
             self.cache_key(stage),
-            lambda folder: self._make(stage, folder),
+            lambda folder: self._run_stage(stage, folder),
             lambda folder: terminal.print_line(
                 f"{stage}: another run is making {folder}, waiting for it"
             ),
-            spread=find_stage(stage).distributed,
+            distributed=find_stage(stage).distributed,
         )
 
-    def _make(self, stage: str, folder: Path) -> None:
+    def _run_stage(self, stage: str, folder: Path) -> None:
+        """Compute a stage's result, in several processes where runtime.devices asks for them."""
         devices = self.config["runtime"]["devices"]
         if find_stage(stage).distributed and devices > 1 and ranks.launched_world().size == 1:
             parts = (self.config, self.methods, self.method)
-            ranks.spawn_ranks(devices, _make_in_rank, parts, stage, folder)
+            ranks.spawn_ranks(devices, _run_stage_in_rank, parts, stage, folder)
             return
         with runtime.explain_nondeterminism():
             find_stage(stage).run(self, folder)
 
 
-def _make_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:
-    """What each of the processes of runtime.devices does: data and keys are read anew in it."""
+def _run_stage_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:
+    """Run a stage in a spawned process, which opens the data set and computes keys itself."""
     run = Run.complete(*parts)
     runtime.set_deterministic(run.config["runtime"]["deterministic"])
-    run._make(stage, folder)
+    run._run_stage(stage, folder)

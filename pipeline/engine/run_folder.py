@@ -1,7 +1,7 @@
-"""`outputs/runs/<experiment>/<time>/`: what a person opens, and `outputs/latest`, the newest.
+"""The folder of a run, `outputs/runs/<experiment>/<time>/`; `outputs/latest` links to the newest.
 
 config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
-comparison.json  against another run, and of several methods: better, or luck?
+comparison.json  differences from another run and between methods, with their significance
 explained/   each image's maps as pictures, and its sheet, where stage picture was run
 audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
 inspected/   what the network looks for, where stage inspect was run
@@ -24,21 +24,34 @@ from typing import Any
 import yaml
 
 from pipeline.engine import checkpoint, terminal
+from pipeline.engine.completion import CONFIG_FILE
 from pipeline.engine.run import Run
 from pipeline.engine.stage import find_stage, list_stages
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
 
-STALE = 3600  # seconds after which a link that nobody put in its place was left by a killed run
+STALE = 3600  # seconds after which a temporary link counts as left behind by a killed run
 
 
 @dataclass
 class RunFolder:
+    """The folder of a run, into which the results of its stages are copied or linked.
+
+    Attributes:
+        run: the run, for its main method.
+        path: the folder.
+    """
+
     run: Run
     path: Path
 
     @classmethod
     def new(cls, run: Run) -> RunFolder:
+        """Create the folder of a run, named by the time, with its configuration.
+
+        Raises:
+            UserError: the folder of outputs cannot be written to.
+        """
         parent = run.outputs / "runs" / str(run.config["name"])
         try:
             parent.mkdir(parents=True, exist_ok=True)
@@ -53,61 +66,73 @@ class RunFolder:
             try:
                 path.mkdir()
                 break
-            except FileExistsError:  # another run, or the same sweep, within the same second
+            except FileExistsError:  # of another run that began in the same second
                 continue
         folder = cls(run, path)
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
             folder.publish("train", run.method, run.checkpoint)
-            folder.link_chosen()
-        write_text(path / "config.yaml", yaml.safe_dump(_settings(run), sort_keys=False))
+            folder.link_checkpoint_thresholds()
+        write_text(path / CONFIG_FILE, yaml.safe_dump(_settings(run), sort_keys=False))
         return folder
 
-    def link_chosen(self) -> None:
-        """The thresholds of the checkpoint's run, where boxes are cut at them: likewise."""
+    def link_checkpoint_thresholds(self) -> None:
+        """Link the thresholds of the checkpoint's run, where boxes are segmented at them."""
         if "localize" in self.run.config["stages"] and self.run.uses_validation_threshold:
             for method in self.run.methods:
-                one = self.run.for_method(method)
-                if not one.chooses_own_threshold():
-                    self.publish("calibrate", method, one.checkpoint_thresholds_folder())
+                run = self.run.for_method(method)
+                if not run.chooses_own_threshold():
+                    self.publish("calibrate", method, run.checkpoint_thresholds_folder())
 
     def publish(self, name: str, method: str, result: Path) -> None:
-        """Lay a stage's result into the run folder, and print what the stage says of it."""
+        """Copy or link a stage's result into the run folder, and print the stage's lines about it.
+
+        Args:
+            name: of the stage.
+            method: the saliency method that the result is of.
+            result: the folder of the result.
+        """
         stage = find_stage(name)
-        main = method == self.run.method or not stage.per_method
-        link = self.path / "stages" / (name if main else f"{name}-{method}")
+        is_main = method == self.run.method or not stage.per_method
+        link = self.path / "stages" / (name if is_main else f"{name}-{method}")
         _link(link, result)
-        into = self.path if main else self.path / method
+        folder = self.path if is_main else self.path / method
         for item in stage.publishes:
             if item.how == "append":
-                self._append(item.path, read_json(result / item.source), main)
+                self._append(item.path, read_json(result / item.source), is_main)
             elif item.how == "link":
-                _link(into / item.path, result / item.source)
+                _link(folder / item.path, result / item.source)
             else:
-                (into / item.path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(result / item.source, into / item.path)
+                (folder / item.path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(result / item.source, folder / item.path)
         if stage.prints is not None:
             _print_text((result / stage.prints).read_text(encoding="utf-8"))
         for line in stage.announce(result, self.path):
             terminal.print_line(line)
 
-    def _append(self, name: str, records: Any, main: bool) -> None:
-        """Keep all methods' records in one list, the main method's first."""
+    def _append(self, name: str, records: Any, is_main: bool) -> None:
+        """Add records to the list of all methods in a file; the main method's begin a new list."""
         path = self.path / name
-        before = [] if main or not path.is_file() else read_json(path)
+        before = [] if is_main or not path.is_file() else read_json(path)
         added = records if isinstance(records, list) else [records]
         write_json(path, [*before, *added], indent=1)
 
     def finish(self) -> None:
-        """Point `outputs/latest` here, in one step, and say where the results are."""
+        """Complete the folder, let `outputs/latest` link to it, and print where the results are."""
         for name in list_stages():
             if name in self.run.config["stages"]:
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
+        self._link_latest()
+        report = self.path / "report" / "index.html"
+        terminal.print_line(f"results    {report if report.is_file() else self.path}")
+
+    def _link_latest(self) -> None:
+        """Let `outputs/latest` link to this folder, atomically."""
         latest = self.run.outputs / "latest"
-        for left in self.run.outputs.glob(".latest.*.tmp"):
-            with suppress(FileNotFoundError):  # another run does the same
-                if time.time() - left.lstat().st_mtime > STALE:
-                    left.unlink()
+        for stale in self.run.outputs.glob(".latest.*.tmp"):
+            with suppress(FileNotFoundError):  # another run removes it, too
+                if time.time() - stale.lstat().st_mtime > STALE:
+                    stale.unlink()
         temporary = latest.with_name(f".latest.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(os.path.relpath(self.path, self.run.outputs))
@@ -116,14 +141,12 @@ class RunFolder:
             temporary.unlink()
         else:
             os.replace(temporary, latest)
-        report = self.path / "report" / "index.html"
-        terminal.print_line(f"results    {report if report.is_file() else self.path}")
 
     def discard_if_empty(self) -> None:
-        """Leave no folder behind for a run that was refused before it made anything."""
-        if not {path.name for path in self.path.iterdir()} - {"config.yaml", "stages"} and not {
-            path.name.partition("-")[0] for path in self.path.glob("stages/*")
-        } - {"train", "calibrate"}:
+        """Delete the folder if it holds no result: the run was refused before it computed any."""
+        files = {path.name for path in self.path.iterdir()}
+        stages = {path.name.partition("-")[0] for path in self.path.glob("stages/*")}
+        if files <= {CONFIG_FILE, "stages"} and stages <= {"train", "calibrate"}:
             shutil.rmtree(self.path)
 
 
@@ -134,6 +157,7 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _print_text(text: str) -> None:
+    """Print a text unless it is empty."""
     if stripped := text.rstrip("\n"):
         terminal.print_line(stripped)
 
@@ -149,19 +173,26 @@ SUMMARY = {
 
 
 def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
-    """The main numbers of a sweep, a row a job, named by what differs between the jobs."""
-    same = set.intersection(*(set(overrides) for overrides, _ in done))
+    """Format the main numbers of a sweep as a table.
+
+    Args:
+        done: the overrides of each job, and the folder of its run.
+
+    Returns:
+        A row for each job, which is named by the overrides that not all jobs have.
+    """
+    common = set.intersection(*(set(overrides) for overrides, _ in done))
     rows = [["percent", *SUMMARY.values(), "run"]]
     for overrides, folder in done:
         path = folder.path / "metrics.json"
-        found = {
+        values = {
             (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r["value"]
             for r in (read_json(path) if path.is_file() else [])
             if r["class"] is None and r["method"] == folder.run.method
         }
-        numbers = [f"{100 * found[key]:.1f}" if key in found else "-" for key in SUMMARY]
-        name = " ".join(one.lstrip("+") for one in overrides if one not in same)
-        rows.append([name, *numbers, str(folder.path)])
+        cells = [f"{100 * values[key]:.1f}" if key in values else "-" for key in SUMMARY]
+        name = " ".join(override.lstrip("+") for override in overrides if override not in common)
+        rows.append([name, *cells, str(folder.path)])
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]),
@@ -171,7 +202,11 @@ def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Every setting; with a checkpoint its network, and where it is: `outputs/latest` moves on."""
+    """Return the configuration for config.yaml.
+
+    With a checkpoint, the model is that of the checkpoint, and its path is resolved:
+    `outputs/latest` soon links to another run.
+    """
     settings = dict(run.config)
     if settings["checkpoint"] is not None:
         settings["model"] = checkpoint.read_card(run.classifier)["model"]

@@ -1,4 +1,4 @@
-"""Device, workers, shards: how work is spread, never what it computes."""
+"""Device, precision, threads, batches and shards: how work is distributed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ Precision = Literal["float32", "bf16"]
 
 
 def select_device(name: str) -> torch.device:
-    """The device that `runtime.device` names; `auto` takes an accelerator where there is one."""
+    """Return the device that `runtime.device` names; switch off TF32 where it is a GPU.
+
+    Args:
+        name: auto (a GPU where there is one, else the CPU), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
     import torch
 
     if name == "auto":
@@ -40,20 +47,27 @@ def select_device(name: str) -> torch.device:
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("runtime.device=mps: not available here; use runtime.device=cpu or auto")
-    if chosen.type == "cuda":  # float32 is float32 there, too: TF32 keeps 10 bits of 23
+    if chosen.type == "cuda":  # TF32 would keep only 10 of the 23 bits of float32
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
     return chosen
 
 
 def select_precision(wanted: str, where: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware multiplies it: CUDA since Ampere, CPUs with AVX512-BF16."""
+    """Return the precision that networks run in.
+
+    Args:
+        wanted: float32, bf16 or auto, which is bf16 where the hardware multiplies it (CUDA since
+            Ampere, CPUs with AVX512-BF16 or AMX) and float32 elsewhere.
+        where: the device.
+    """
     if wanted in ("float32", "bf16"):
         return wanted  # type: ignore[return-value]
     return "bf16" if _has_fast_bf16(where) else "float32"
 
 
 def _has_fast_bf16(where: torch.device) -> bool:
+    """Return whether a device multiplies bf16 in hardware."""
     import torch
 
     if where.type == "cuda":
@@ -68,18 +82,18 @@ def _has_fast_bf16(where: torch.device) -> bool:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """`runtime.deterministic`: only algorithms that give the same twice; or torch's usual ones."""
+    """Let torch use only deterministic algorithms, or all of its algorithms."""
     import torch
 
-    if wanted:  # what cuBLAS asks for, before it is first used
+    if wanted:  # cuBLAS requires this before it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if torch.are_deterministic_algorithms_enabled() != wanted:  # asking loads torch's compiler
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # the call imports torch's compiler
         torch.use_deterministic_algorithms(wanted)
 
 
 @contextmanager
 def explain_nondeterminism() -> Iterator[None]:
-    """Raises UserError for torch's error about an operation that has no such algorithm."""
+    """Turn torch's error about an operation without deterministic algorithm into a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -93,6 +107,7 @@ def explain_nondeterminism() -> Iterator[None]:
 
 @contextmanager
 def autocast(where: torch.device, chosen: Precision) -> Iterator[None]:
+    """Let torch compute in a precision on a device."""
     import torch
 
     with torch.autocast(where.type, torch.bfloat16, enabled=chosen == "bf16"):
@@ -100,7 +115,7 @@ def autocast(where: torch.device, chosen: Precision) -> Iterator[None]:
 
 
 def count_workers(wanted: int | None) -> int:
-    """`runtime.workers`, or one for each core that this process may use."""
+    """Return `runtime.workers`; where it is None, the number of cores that this process may use."""
     if wanted is not None:
         return wanted
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -109,10 +124,16 @@ def count_workers(wanted: int | None) -> int:
 def map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = 64
 ) -> Iterator[Result]:
-    """`map(function, items)` in order, at most `ahead` results made before they are asked for.
+    """Map a function over items in threads; yield the results in order.
 
-    Threads suffice: decoding, scaling and arithmetic all let go of the interpreter, and memory
-    does not grow with the number of items.
+    Threads suffice: decoding, scaling and arithmetic release the GIL. Memory does not grow with the
+    number of items.
+
+    Args:
+        function: is called in the threads.
+        items: are read in this thread.
+        threads: number of threads; 0: this thread computes each result when it is asked for.
+        ahead: how many results are computed at most before they are asked for.
     """
     if threads == 0:
         yield from map(function, items)
@@ -122,21 +143,21 @@ def map_in_threads(
         pending = deque(pool.submit(function, item) for item in islice(queue, ahead))
         try:
             while pending:
-                made = pending.popleft().result()
+                result = pending.popleft().result()
                 pending.extend(pool.submit(function, item) for item in islice(queue, 1))
-                yield made
+                yield result
         finally:
             for future in pending:
                 future.cancel()
 
 
 def split_into_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items, the last one shorter."""
+    """Yield lists of `size` items; the last list may be shorter."""
     queue = iter(items)
     while batch := list(islice(queue, size)):
         yield batch
 
 
 def split_into_shards(count: int, size: int) -> list[tuple[int, range]]:
-    """Number and positions of each shard of `count` items."""
+    """Return the number and the positions of each shard of `size` of `count` items."""
     return [(n, range(a, min(a + size, count))) for n, a in enumerate(range(0, count, size))]

@@ -1,14 +1,14 @@
-"""Work is shards: a pure function over numbered pieces of images, each shard written whole.
+"""Shards: map a function over numbered pieces of images, and write each shard atomically.
 
-A killed run goes on from the shards that are there, and memory does not grow with the data set.
-Pieces flow through the workers without a stop between shards; a shard is written when its last
-piece has come.
+A killed run continues from the shards that exist, and memory does not grow with the data set.
+The workers do not stop between shards; a shard is written when its last piece is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,64 +34,83 @@ Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """How positions are divided into shards.
+
+    Args:
+        count: number of positions.
+        size: positions in a shard.
+        piece: positions that are computed together.
+        source: what the positions count, as JSON-like values.
+    """
+
+    count: int
+    size: int
+    piece: int
+    source: Any = None
+
+
 def write_shards(
     folder: Path,
     what: str,
-    count: int,
-    size: int,
-    piece: int,
+    plan: ShardPlan,
     flow: Callable[[Iterator[range]], Iterator[Part]],
     join: Callable[[Sequence[Part]], tuple[Arrays, Skipped]],
-    source: Any = None,
 ) -> None:
-    """Write every shard of `count` positions that is not there yet.
+    """Write the shards of a plan that are missing.
 
-    `flow` turns ranges of at most `piece` positions into parts, in order; `join` makes one shard's
-    arrays of its parts. The sizes are those that the folder was begun with, so that what a killed
-    run left fits; where it cannot fit, as other positions are counted or those of another
-    `source`, it goes.
+    Of several ranks each writes its part of the shards; all return once all are written.
 
-    Of several ranks each takes its part of the shards; all come back once all are written.
+    Args:
+        folder: where the shards are. Its plan.json holds the sizes of the first run, which also
+            hold for later runs, so that the shards of a killed run fit. Where `count` or `source`
+            differ from those in plan.json, all shards are deleted.
+        what: the title of the progress bar.
+        plan: how positions are divided.
+        flow: from ranges of at most `plan.piece` positions to the part of each, in order.
+        join: from the parts of a shard to its arrays and its skipped images.
     """
-    plan = folder / "plan.json"
+    path = folder / "plan.json"
     if ranks.current_world().rank == 0:
-        _begin(plan, {"shard": size, "piece": piece, "count": count, "source": source})
+        _begin(path, plan)
     ranks.barrier()
-    begun = read_json(plan)
+    begun = read_json(path)
     size, piece = begun["shard"], begun["piece"]
-    own = ranks.shard_for_rank(runtime.split_into_shards(count, size))
-    todo = [(n, p) for n, p in own if not _is_whole(shard_path(folder, n))]
+    shards = ranks.shard_for_rank(runtime.split_into_shards(plan.count, size))
+    todo = [(n, p) for n, p in shards if not _is_complete(shard_path(folder, n))]
     pieces = [
         (number, positions[start : start + piece])
         for number, positions in todo
         for start in range(0, len(positions), piece)
     ]
     left = sum(len(positions) for _, positions in todo)
-    mine = sum(len(positions) for _, positions in own)
-    with show_progress(what, mine, mine - left) as advance:
+    total = sum(len(positions) for _, positions in shards)
+    with show_progress(what, total, total - left) as advance:
         parts = flow(iter([positions for _, positions in pieces]))
         numbered = zip(pieces, parts, strict=True)
         for number, group in groupby(numbered, key=lambda item: item[0][0]):
-            found: list[Part] = []
+            shard_parts: list[Part] = []
             for (_, positions), part in group:
-                found.append(part)
+                shard_parts.append(part)
                 advance(len(positions))
-            arrays, aside = join(found)
-            write_arrays(shard_path(folder, number), arrays, set_aside=aside)
+            arrays, skipped = join(shard_parts)
+            write_arrays(shard_path(folder, number), arrays, set_aside=skipped)
     ranks.barrier()
 
 
-def _begin(plan: Path, wanted: dict[str, Any]) -> None:
-    """Keep the sizes that a folder was begun with; begin it anew where its shards cannot fit."""
-    begun = read_json(plan) if plan.is_file() else {}
-    if any(begun.get(name) != wanted[name] for name in ("count", "source")):
-        for shard in list_shards(plan.parent):
+def _begin(path: Path, plan: ShardPlan) -> None:
+    """Write the plan of a folder, and delete its shards, unless it was begun with such a plan."""
+    begun = read_json(path) if path.is_file() else {}
+    if begun.get("count") != plan.count or begun.get("source") != plan.source:
+        for shard in list_shards(path.parent):
             shard.unlink()
-        write_json(plan, wanted)
+        sizes = {"shard": plan.size, "piece": plan.piece}
+        write_json(path, {**sizes, "count": plan.count, "source": plan.source})
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a shard can be read: its header says how long the file is."""
+def _is_complete(path: Path) -> bool:
+    """Return whether a shard can be read: its header tells how long the file is."""
     if not path.is_file():
         return False
     try:
@@ -102,11 +121,11 @@ def _is_whole(path: Path) -> bool:
 
 
 def concatenate_parts(parts: Sequence[tuple[Arrays, Skipped]]) -> tuple[Arrays, Skipped]:
-    """The `join` of parts that are arrays themselves; one without images has none."""
-    found = [arrays for arrays, _ in parts if arrays]
-    names = found[0] if found else ()
-    whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in names}
-    return whole, [one for _, aside in parts for one in aside]
+    """Concatenate the arrays of parts by name; parts of which no image was readable have none."""
+    nonempty = [arrays for arrays, _ in parts if arrays]
+    names = nonempty[0] if nonempty else ()
+    joined = {name: np.concatenate([arrays[name] for arrays in nonempty]) for name in names}
+    return joined, [item for _, skipped in parts for item in skipped]
 
 
 def write_image_shards(
@@ -117,72 +136,77 @@ def write_image_shards(
     work: Callable[[PositionedExamples], Arrays],
     positions: Int[np.ndarray, m] | None = None,
 ) -> None:
-    """Write shards of what `work` makes of the images of a split, a batch at a time.
+    """Write shards of the arrays that `work` computes from the images of a split.
 
     Args:
         images: the split.
         compute: device, threads, and how many images a batch and a shard have.
-        folder: where the shards are written; those that are there already are kept.
-        what: what a progress bar calls it.
-        work: from a batch of examples with their positions to arrays, a row an example.
-        positions: of the images, where not all are wanted.
+        folder: where the shards are written; existing shards are kept.
+        what: the title of the progress bar.
+        work: from a batch of examples with their positions to arrays, a row for each example.
+        positions: of the images; None: all images of the split.
     """
-    through = network_flow(images, compute, work)
+    compute_batches = network_flow(images, compute, work)
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
         if positions is None:
-            return through(pieces)
-        return through(positions[piece].tolist() for piece in pieces)
+            return compute_batches(pieces)
+        return compute_batches(positions[piece].tolist() for piece in pieces)
 
-    write_shards(
-        folder,
-        what,
-        len(images if positions is None else positions),
-        compute.shard,
-        compute.batch,
-        flow,
-        concatenate_parts,
-        None if positions is None else positions.tolist(),
+    plan = ShardPlan(
+        count=len(images if positions is None else positions),
+        size=compute.shard,
+        piece=compute.batch,
+        source=None if positions is None else positions.tolist(),
     )
+    write_shards(folder, what, plan, flow, concatenate_parts)
 
 
 def network_flow(
     images: SplitImages, compute: Compute, work: Callable[[PositionedExamples], Arrays]
 ) -> Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Skipped]]]:
-    """A `flow`: images read at the input's size and handed to `work`, a batch at a time.
+    """Return a function from pieces of positions to what `work` computes from their images.
 
-    On a CPU each worker reads and computes its own batches with one thread: nothing waits for
-    anything, whereas operations spread over threads wait for the slowest at every layer. An
-    accelerator gets its batches from this thread, read ahead by the workers.
+    Images are read at the network's input size. On a CPU each worker reads and computes its
+    batches with a single thread, as operations that are split over threads wait for the slowest
+    thread at each layer. An accelerator is fed by this thread, with batches that the workers read
+    ahead.
+
+    Returns:
+        From an iterator of pieces to an iterator of arrays and skipped images, in the same order.
     """
 
     def read(positions: Sequence[int]) -> tuple[PositionedExamples, Skipped]:
-        found = [images.read(position, images.size) for position in positions]
-        good = [(p, e) for p, e in zip(positions, found, strict=True) if isinstance(e, Example)]
-        bad = [
-            (p, str(e))
-            for p, e in zip(positions, found, strict=True)
-            if isinstance(e, SkippedImage)
+        results = [images.read(position, images.size) for position in positions]
+        examples = [
+            (position, result)
+            for position, result in zip(positions, results, strict=True)
+            if isinstance(result, Example)
         ]
-        return good, bad
+        skipped = [
+            (position, str(result))
+            for position, result in zip(positions, results, strict=True)
+            if isinstance(result, SkippedImage)
+        ]
+        return examples, skipped
 
-    def answer(batch: tuple[PositionedExamples, Skipped]) -> tuple[Arrays, Skipped]:
-        good, bad = batch
-        if not good:
-            return {}, bad
+    def compute_batch(batch: tuple[PositionedExamples, Skipped]) -> tuple[Arrays, Skipped]:
+        examples, skipped = batch
+        if not examples:
+            return {}, skipped
         with compute.autocast():
-            return work(good), bad
+            return work(examples), skipped
 
     def flow(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
         if not compute.is_cpu:
             yield from map(
-                answer,
+                compute_batch,
                 runtime.map_in_threads(read, pieces, compute.workers, 2 * compute.workers + 2),
             )
             return
         with single_threaded_torch():
             yield from runtime.map_in_threads(
-                lambda positions: answer(read(positions)),
+                lambda positions: compute_batch(read(positions)),
                 pieces,
                 compute.workers,
                 compute.workers + 2,
@@ -193,7 +217,7 @@ def network_flow(
 
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
-    """Threads that start within compute with one thread each; this one gets its own back."""
+    """Let threads that start within compute with a single thread each; restore the number after."""
     import torch
 
     before = torch.get_num_threads()
@@ -205,15 +229,17 @@ def single_threaded_torch() -> Iterator[None]:
 
 
 def stack_pixels(batch: PositionedExamples) -> np.ndarray:
-    """uint8 [b, H, W, 3] of a batch of one size."""
+    """Stack the images of a batch, which have the same size, to uint8 [b, H, W, 3]."""
     return np.stack([example.image for _, example in batch])
 
 
 def stack_positions(batch: PositionedExamples) -> np.ndarray:
+    """Return the positions of a batch as int32 [b]."""
     return np.array([position for position, _ in batch], np.int32)
 
 
 def stack_labels(batch: PositionedExamples, device: torch.device) -> torch.Tensor:
+    """Return the classes of a batch as int64 [b] on a device; -1 where an image has none."""
     import torch
 
     return torch.tensor([example.label for _, example in batch], device=device)

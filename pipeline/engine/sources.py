@@ -1,10 +1,10 @@
 """Hashes of source code: of a module and of all that it imports from this project.
 
-A source is hashed by its syntax tree (pipeline/engine/syntax.py), so that a comment or a wording
-never makes a result again. What cannot change a result is not hashed at all: how work is asked for,
-spread and kept (UNHASHED_MODULES), how results are drawn (DRAWING_PACKAGES) and exported
-(EXPORTER_PACKAGE). A stage whose result is a drawing asks for `drawing=True`: then what draws
-counts in its key, too, and it never shows a picture that older code drew.
+A source is hashed by its syntax tree (pipeline/engine/syntax.py), so that a changed comment or
+message does not invalidate a result. Modules that cannot change a result are not hashed: those that
+configure, distribute and store work (UNHASHED_MODULES), draw results (DRAWING_PACKAGES) and export
+them (EXPORTER_PACKAGE). A stage whose result is a drawing passes `drawing=True`: then the modules
+that draw are hashed, too, and it never shows a picture that older code drew.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.formats.files import atomic_write
 
 PACKAGE = Path(__file__).parents[1]
 PROJECT = "pipeline"
-# How work is asked for, spread and kept, never what it computes. Not runtime: autocast is there.
+# They configure, distribute and store work, and compute nothing; runtime is hashed, for autocast.
 UNHASHED_MODULES = {
     "pipeline",
     "pipeline.api",
@@ -56,24 +56,24 @@ UNHASHED_MODULES = {
 }
 DRAWING_PACKAGES = ("pipeline.plotting", "pipeline.stages.report")
 EXPORTER_PACKAGE = "pipeline.exporter"
-# What the project itself computes with. Nothing of it counts in the key of our own code, which
-# imports it; of a target that lies in it, only the file does (following torch reads 1,800 files).
+# The libraries of the project. They are not hashed where our code imports them; of a target in a
+# library, only its file is hashed (following the imports of torch would read 1,800 files).
 LIBRARIES = {"PIL", "cv2", "numba", "numpy", "timm", "torch", "torchvision"}
 INSTALL_FOLDERS = ("site-packages", "dist-packages")
 NO_SOURCE = "built-in"
-RECENT = 2.0  # seconds; a file may change again without a new time stamp
+RECENT = 2.0  # seconds in which a file may change again without a new time stamp
 
 
 def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str]:
-    """Hash the sources of modules, and of the modules of this project that these import in turn.
+    """Hash the sources of modules and of the modules of this project that they import, recursively.
 
-    They are read as text, so that seeing that all is done already imports nothing. A module from
+    Sources are read as text, so that a run whose results all exist imports nothing. A module from
     outside the project (a user's method) is hashed in the same way, with the modules of its package
     and folder that it imports; where its source cannot be parsed, by its file's bytes.
 
     Args:
         modules: full names.
-        drawing: whether the result is a drawing: DRAWING_PACKAGES count, too.
+        drawing: whether the result is a drawing: DRAWING_PACKAGES are hashed, too.
 
     Returns:
         module -> 16 hex digits, or "built-in" where there is no file, sorted by name.
@@ -84,7 +84,7 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
     todo = set(named)
     while todo:
         module = todo.pop()
-        # What is named counts by itself: a stage that exports names its exporters.
+        # A module in `modules` is hashed in any case: a stage that exports names its exporters.
         if module in hashes or (module not in named and _is_skipped(module, drawing)):
             continue
         path = find_source(module)
@@ -99,12 +99,13 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
 
 
 def forget_sources() -> None:
-    """Read sources anew that this process has read already."""
-    for kept in (open_cache, _list_project_modules, _find_foreign):
-        kept.cache_clear()
+    """Let sources that this process has read already be read anew."""
+    for function in (open_cache, _list_project_modules, _find_foreign):
+        function.cache_clear()
 
 
 def _is_skipped(module: str, drawing: bool) -> bool:
+    """Return whether an imported module is left out of the hashes."""
     packages = (EXPORTER_PACKAGE,) if drawing else (EXPORTER_PACKAGE, *DRAWING_PACKAGES)
     return module in UNHASHED_MODULES or any(
         module == package or module.startswith(f"{package}.") for package in packages
@@ -112,7 +113,7 @@ def _is_skipped(module: str, drawing: bool) -> bool:
 
 
 def _list_followed(module: str, path: Path, source: Source) -> set[str]:
-    """Return the modules that count with a module: the packages it lies in, and what it imports."""
+    """Return the modules that are hashed with a module: its package, and what it imports."""
     if module.partition(".")[0] in LIBRARIES | sys.stdlib_module_names:
         return set()
     parent = module.rpartition(".")[0]
@@ -120,7 +121,7 @@ def _list_followed(module: str, path: Path, source: Source) -> set[str]:
     followed = {parent} if parent else set()
     for written in source.imports:
         name = _resolve_import(written, package)
-        if name and _counts_with(module, name) and find_source(name) is not None:
+        if name and _belongs_with(module, name) and find_source(name) is not None:
             followed.add(name)
     return followed
 
@@ -133,15 +134,15 @@ def _resolve_import(written: str, package: str) -> str:
         return ""
 
 
-def _counts_with(module: str, name: str) -> bool:
-    """Return whether a module that `module` imports is of the project, or lies beside it."""
+def _belongs_with(module: str, name: str) -> bool:
+    """Return whether a module that `module` imports is of this project, or beside `module`."""
     top, of_module = name.partition(".")[0], module.partition(".")[0]
     if top in (PROJECT, of_module):
         return True
     if of_module == PROJECT:
         return False
     folder = _find_import_folder(of_module)
-    if folder is None or folder.name in INSTALL_FOLDERS:  # what lies there need not belong together
+    if folder is None or folder.name in INSTALL_FOLDERS:  # modules there are unrelated
         return False
     return folder == _find_import_folder(top)
 
@@ -171,11 +172,11 @@ def _list_project_modules(package: Path) -> Mapping[str, Path]:
 
 @cache
 def _find_foreign(module: str) -> Path | None:
-    """Return the file that a module from outside comes from (of one in a zip file: that file)."""
+    """Return the file of a module from outside the project; of one in a zip file, the zip file."""
     spec = _find_spec(module)
     if spec is not None:
         origin = spec.origin if spec.has_location else None
-    else:  # a script, or made while the program runs
+    else:  # a script, or a module that was created at run time
         origin = vars(sys.modules[module]).get("__file__") if module in sys.modules else None
     if origin is None:
         return None
@@ -184,7 +185,7 @@ def _find_foreign(module: str) -> Path | None:
 
 
 def _find_spec(module: str) -> ModuleSpec | None:
-    """Find a module without importing the packages that it lies in."""
+    """Find a module without importing its packages."""
     top, *parts = module.split(".")
     try:
         spec = find_spec(top)
@@ -202,7 +203,7 @@ def _find_spec(module: str) -> ModuleSpec | None:
 def _find_within(module: str, folders: Iterable[str]) -> ModuleSpec | None:
     """Find a module in the folders of its package.
 
-    Not by importlib's PathFinder: for folders without __init__.py it wants their parent imported.
+    importlib's PathFinder would import the parent of folders without __init__.py.
     """
     finders = [get_importer(folder) for folder in folders]
     specs = [finder.find_spec(module) for finder in finders if finder is not None]
@@ -219,62 +220,70 @@ def _find_import_folder(top: str) -> Path | None:
     return Path(places[0]).absolute().parent if places else None
 
 
-# -- what is remembered of them ------------------------------------------------------------------
+# -- the cache of parsed sources -----------------------------------------------------------------
 
-Stamp = tuple[int, int, int]  # a file's size, time of change, and time of change of its record
+Stamp = tuple[int, int, int]  # size, st_mtime_ns and st_ctime_ns of a file
 
 
 class SourceCache:
-    """What sources were found to be: in this process, and in a file for the next.
+    """Parsed sources: in the memory of this process, and in a file for later processes.
 
-    A process reads a file once: its results are made by the code that it imported, whatever is
-    edited meanwhile. The next parses only what changed, which its time stamps tell. A file that
-    cannot be read or written costs the time of parsing, and is ignored.
+    A process reads a source once, as its results are computed by the code that it imported, even if
+    files are edited meanwhile. Later processes parse only sources whose size or time stamps have
+    changed. If the cache's file cannot be read or written, it is ignored.
+
+    Args:
+        file: the cache's file; None: the cache is only in memory.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._kept = dict(_load_records(file)) if file is not None else {}
+        self._records = dict(_load_records(file)) if file is not None else {}
         self._read: dict[Path, Source] = {}
         self._changed = False
 
     def read(self, path: Path) -> Source:
-        """Return what a source file is. Raises OSError where it cannot be read."""
+        """Return the hash and the imports of a source file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         if path not in self._read:
             self._read[path] = self._look_up(path)
         return self._read[path]
 
     def _look_up(self, path: Path) -> Source:
+        """Return the record of a source file if it is up to date; else parse the file."""
         stat = path.stat()
         stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        kept = self._kept.get(str(path))
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
+        record = self._records.get(str(path))
+        if record is not None and record[0] == stamp:
+            return record[1]
         source = parse_source(path.read_bytes())
         if max(stat.st_mtime, stat.st_ctime) < time.time() - RECENT:
-            self._kept[str(path)] = stamp, source
+            self._records[str(path)] = stamp, source
             self._changed = True
         return source
 
     def save(self) -> None:
-        """Keep what was read since for the next process."""
+        """Write the records of parsed sources for later processes, if there are new ones."""
         if self._file is None or not self._changed:
             return
         self._changed = False
         records = {
             path: [stamp, source.digest, source.imports]
-            for path, (stamp, source) in list(self._kept.items())
+            for path, (stamp, source) in list(self._records.items())
             if os.path.exists(path)
         }
         try:
             with atomic_write(self._file) as temporary:
                 temporary.write_text(json.dumps(records), encoding="ascii")
         except OSError:
-            pass  # parsed again the next time
+            pass  # later processes parse the sources again
 
 
 def _load_records(file: Path) -> Iterator[tuple[str, tuple[Stamp, Source]]]:
-    """Yield what a file of a SourceCache holds; nothing after what is not as it should be."""
+    """Yield path, stamp and source of each record in a cache's file, up to an invalid record."""
     try:
         for path, (stamp, digest, imports) in json.loads(file.read_bytes()).items():
             size, changed, recorded = map(int, stamp)
@@ -285,7 +294,7 @@ def _load_records(file: Path) -> Iterator[tuple[str, tuple[Stamp, Source]]]:
 
 @cache
 def open_cache() -> SourceCache:
-    """Return this process's cache: a file of its own for each place and version of the code."""
+    """Return the cache of this process; its file is for this folder, Python and parser."""
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(folder):
         return SourceCache(None)

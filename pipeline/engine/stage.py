@@ -1,8 +1,8 @@
-"""What a stage declares, and the stages that there are: those with a YAML in conf/stage/.
+"""The base class of stages, and the stages that have a YAML in conf/stage/.
 
-A stage is a folder of pipeline/stages/ (or a module of yours): stage.py with one subclass of
-`Stage`, config.py with its options, and its helpers. The order of stages, the typed skeleton,
-`--help`, every check of a range and what a run's folder holds follow from what is declared here.
+A stage is a folder of pipeline/stages/ (or a user's module): stage.py with a subclass of `Stage`,
+config.py with its options, and its helpers. The order of stages, the typed skeleton, `--help`, all
+checks of ranges and the contents of a run's folder are derived from what a stage declares.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from pipeline.errors import UserError, suggest_choices
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
 
-GROUP = "stage"  # the folder of conf/ that names them
+GROUP = "stage"  # the folder of conf/ that lists the stages
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file or folder of a stage's result that a run's folder shows.
+    """A file or folder of a stage's result that is published in the run's folder.
 
     Args:
         source: its path within the stage's result.
-        target: its path within the run's folder; the same where none is given.
-        how: `copy` a file; `link` to a file or folder, "." being the whole result; `append` a
-            JSON list to the list of the methods before.
+        target: its path within the run's folder; empty: as `source`.
+        how: `copy` a file; `link` to a file or folder, "." being the result's folder; `append` a
+            JSON list to that of the methods before.
     """
 
     source: str
@@ -42,22 +42,24 @@ class Published:
 
     @property
     def path(self) -> str:
+        """The path within the run's folder."""
         return self.target or self.source
 
 
 class Stage(ABC):
-    """One step of a run, which leaves its result in a folder of its own.
+    """A step of a run, whose result is a folder.
 
     Attributes:
-        name: what `stages=[...]` calls it, and its options' place in the configuration.
-        after: the stages that come before it where they run too.
-        needs: the stages whose results it cannot do without.
+        name: in `stages=[...]`, and the key of its options in the configuration.
+        after: the stages that run before it, if they are in the same run.
+        needs: the stages whose results it requires.
         per_method: whether it runs once for each of `explain.methods`.
-        distributed: whether all processes of `runtime.devices` make it, each its part.
+        distributed: whether all processes of `runtime.devices` run it, each for its part.
         options: the dataclass of its options (pipeline/engine/options.py), if it has any.
-        reads: the keys at the top of the configuration that it alone, or with others, reads.
-        publishes: what a run's folder shows of its result.
-        prints: a text file of its result that the terminal shows.
+        reads: keys at the top of the configuration that are refused in runs in which no stage
+            reads them.
+        publishes: the files of its result that are published in the run's folder.
+        prints: a text file of its result that is printed on the terminal.
     """
 
     name: ClassVar[str]
@@ -75,32 +77,36 @@ class Stage(ABC):
         """Return all that can change the result: JSON-like values, never an absolute path."""
 
     def check(self, run: Run) -> None:  # noqa: B027
-        """Refuse at start what could only be refused later, hours into a run.
+        """Check at start what the stage needs, which it could only refuse hours into the run.
 
         Raises:
-            UserError: what was expected, what came, what to do.
+            UserError: what the stage needs is missing or wrong.
         """
 
     def reads_key(self, key: str, stages: Sequence[str]) -> bool:
-        """Return whether it reads a key at the top of the configuration, in a run of `stages`."""
+        """Return whether the stage reads a top-level key of the configuration with `stages`."""
         return key in self.reads
 
     @abstractmethod
     def run(self, run: Run, folder: Path) -> None:
-        """Make the result in its folder; what a killed run left there is used where it can be."""
+        """Write the result into its folder, which may hold what a killed run wrote.
+
+        Raises:
+            UserError: the result cannot be computed.
+        """
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Return lines for the terminal once the result is in the run's folder."""
+        """Return lines to print when the result is published in the run's folder."""
         return ()
 
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
-        """Complete the run's folder once all stages are done; return lines for the terminal."""
+        """Complete the run's folder after all stages have run; return lines to print."""
         return ()
 
 
 @cache
 def _stages(names: tuple[str, ...]) -> dict[str, Stage]:
-    """Build the stages of these names, in the order in which they run."""
+    """Build the stages of these names, sorted in the order in which they run."""
     built = {name: _build(name) for name in names}
     before = {name: {a for a in stage.after if a in built} for name, stage in built.items()}
     ready = [name for name, earlier in before.items() if not earlier]
@@ -121,6 +127,7 @@ def _stages(names: tuple[str, ...]) -> dict[str, Stage]:
 
 
 def _build(name: str) -> Stage:
+    """Build the stage that a YAML of conf/stage/ names."""
     target = str(read_choice(GROUP, name)["_target_"])
     kind = locate(f"{GROUP} {name}", target)
     if not (isinstance(kind, type) and issubclass(kind, Stage)):
@@ -136,10 +143,10 @@ def list_stages() -> tuple[str, ...]:
 
 
 def find_stage(name: str) -> Stage:
-    """Return a stage by its name.
+    """Return the stage of a name.
 
     Raises:
-        UserError: where there is no such stage.
+        UserError: there is no such stage.
     """
     stages = _stages(tuple(list_choices(GROUP)))
     if name not in stages:
@@ -155,7 +162,15 @@ def all_stages() -> Sequence[Stage]:
 
 
 def stages_between(first: str, wanted: Sequence[str]) -> list[str]:
-    """Return the stages from `first` on that are wanted, or whose results the wanted ones need."""
+    """Return the stages from `first` on that are wanted or whose results wanted stages need.
+
+    Args:
+        first: the first stage to return.
+        wanted: the stages of a run.
+
+    Returns:
+        Their names in the order in which they run, up to the last wanted stage.
+    """
     needed = set(wanted)
     for name in reversed(list_stages()):
         if name in needed:

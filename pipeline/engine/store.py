@@ -1,8 +1,8 @@
-"""Where a stage's result lives on disk, and whether it is whole.
+"""The store of results: where a stage's result is on disk, and whether it is complete.
 
 `outputs/<stage>/<key>/`, key = hash of all that can change the result. DONE is written last, so a
-folder without it is work in progress that the next run goes on with; a lock, which the system
-frees when its process dies, makes two runs that want the same folder wait for one another.
+folder without it is work in progress, which the next run continues. Of two runs that need the same
+folder, one waits for the other by a lock, which the system releases when its process dies.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of
 
 DONE = "DONE"
-LOGS = "logs"  # within a result: for whoever watches it being made, no part of it
+LOGS = "logs"  # a folder within a result for watching the progress; not part of the result
 
 
 def is_done(folder: Path) -> bool:
-    """Whether a result is whole: DONE is there, and all the files that it names."""
+    """Return whether a result is complete: DONE exists, and all files that it lists are intact."""
     done = _read_done(folder)
-    return done is not None and not _broken(folder, done)
+    return done is not None and not _list_broken_files(folder, done)
 
 
 def _read_done(folder: Path) -> dict[str, Any] | None:
+    """Return the content of DONE; None where it is missing or damaged."""
     try:
         return dict(read_json(folder / DONE))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
 
 
-def _files(folder: Path) -> dict[str, int]:
-    """The sizes of a result's files."""
-    found = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DONE)
-    named = {path.relative_to(folder): path for path in sorted(found)}
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """Return the size in bytes of each file of a result, by relative path."""
+    files = (path for path in folder.rglob("[!.]*") if path.is_file() and path.name != DONE)
+    by_name = {path.relative_to(folder): path for path in sorted(files)}
     return {
         name.as_posix(): path.stat().st_size
-        for name, path in named.items()
+        for name, path in by_name.items()
         if name.parts[0] != LOGS
     }
 
 
-def _broken(folder: Path, done: Mapping[str, Any]) -> list[Path]:
-    """Files of a result that are gone, or no longer of the size that they were written with."""
+def _list_broken_files(folder: Path, done: Mapping[str, Any]) -> list[Path]:
+    """List the files of a result that are missing or not of the size that DONE records."""
 
     def size(path: Path) -> int:
         try:
@@ -61,85 +62,93 @@ def _broken(folder: Path, done: Mapping[str, Any]) -> list[Path]:
         except OSError:
             return -1
 
-    named = ((folder / name, wanted) for name, wanted in done.get("files", {}).items())
-    return [path for path, wanted in named if size(path) != wanted]
+    recorded = ((folder / name, expected) for name, expected in done.get("files", {}).items())
+    return [path for path, expected in recorded if size(path) != expected]
 
 
 class Store:
-    """The tree under `outputs/`."""
+    """The results of stages in the folders under `outputs/`.
+
+    Args:
+        root: the folder of outputs.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, stage: str, cache_key: Mapping[str, Any]) -> Path:
+        """Return the folder of a result, which may not exist yet."""
         return self.root / stage / hash_of({"stage": stage, **cache_key})
 
     def get_or_create(
         self,
         stage: str,
         cache_key: Mapping[str, Any],
-        make: Callable[[Path], None],
-        waiting: Callable[[Path], None] = lambda folder: None,
-        spread: bool = False,
+        create: Callable[[Path], None],
+        on_wait: Callable[[Path], None] = lambda folder: None,
+        distributed: bool = False,
     ) -> tuple[Path, bool]:
-        """The folder of a result, made now unless it is whole already; and whether it was.
+        """Return the folder of a result, and whether it was complete; create the result if not.
 
-        `make(folder)` may find the shards of a run that was killed and goes on from them; likewise
-        where files of a whole result were deleted or cut short since.
+        Where several ranks ask, rank 0 checks and writes, and all return once the result is
+        complete.
 
-        Where several ranks ask, rank 0 looks and writes; `spread`: all of them make, each its part.
-        They go on together, once the result is whole.
+        Args:
+            stage: the folder below the root.
+            cache_key: all that can change the result, as JSON-like values.
+            create: writes the result into its folder. What a killed run left there is still there,
+                as are the intact files of a result of which others are missing or damaged.
+            on_wait: is called with the folder before waiting for another run that creates it.
+            distributed: whether all ranks call `create`, each for its part.
         """
         folder = self.folder(stage, cache_key)
         if ranks.current_world().rank == 0:
-            kept = self._obtain(folder, stage, cache_key, make, waiting, spread)
+            kept = is_done(folder)
+            if kept:
+                ranks.broadcast_flag(False)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                with _lock(folder, on_wait):
+                    key = {"stage": stage, **cache_key}
+                    kept = _create_unless_done(folder, key, create, distributed)
         else:
             kept = not ranks.broadcast_flag(False)
-            if spread and not kept:
-                make(folder)
+            if distributed and not kept:
+                create(folder)
         ranks.barrier()
         return folder, kept
 
-    def _obtain(
-        self,
-        folder: Path,
-        stage: str,
-        cache_key: Mapping[str, Any],
-        make: Callable[[Path], None],
-        waiting: Callable[[Path], None],
-        spread: bool,
-    ) -> bool:
-        """Whether the result was whole already; if not, it is now."""
-        if is_done(folder):
-            ranks.broadcast_flag(False)
-            return True
-        folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, waiting):
-            if is_done(folder):
-                ranks.broadcast_flag(False)
-                return True
-            for path in _broken(folder, _read_done(folder) or {}):
-                path.unlink(missing_ok=True)
-            (folder / DONE).unlink(missing_ok=True)
-            write_json(folder / "cache_key.json", {"stage": stage, **cache_key}, indent=1)
-            remove_temporary_files(folder)
-            ranks.broadcast_flag(True)
-            started = time.time()
-            with nullcontext() if spread else ranks.single_process():
-                make(folder)
-            seconds = round(time.time() - started, 3)
-            done = {**provenance(), "seconds": seconds, "files": _files(folder)}
-            write_json(folder / DONE, done, indent=1)
-        return False
+
+def _create_unless_done(
+    folder: Path, key: Mapping[str, Any], create: Callable[[Path], None], distributed: bool
+) -> bool:
+    """Create a result unless it is complete; return whether it was. The caller holds the lock."""
+    if is_done(folder):
+        ranks.broadcast_flag(False)
+        return True
+    for path in _list_broken_files(folder, _read_done(folder) or {}):
+        path.unlink(missing_ok=True)
+    (folder / DONE).unlink(missing_ok=True)
+    write_json(folder / "cache_key.json", key, indent=1)
+    remove_temporary_files(folder)
+    ranks.broadcast_flag(True)
+    started = time.time()
+    with nullcontext() if distributed else ranks.single_process():
+        create(folder)
+    seconds = round(time.time() - started, 3)
+    done = {**provenance(), "seconds": seconds, "files": _file_sizes(folder)}
+    write_json(folder / DONE, done, indent=1)
+    return False
 
 
 @contextmanager
-def _lock(folder: Path, waiting: Callable[[Path], None]) -> Iterator[None]:
+def _lock(folder: Path, on_wait: Callable[[Path], None]) -> Iterator[None]:
+    """Hold the lock of a folder; call `on_wait` first where another process holds it."""
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        waiting(folder)
+        on_wait(folder)
         lock.acquire()
     try:
         yield
@@ -148,13 +157,13 @@ def _lock(folder: Path, waiting: Callable[[Path], None]) -> Iterator[None]:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what a killed run was in the middle of writing; the caller holds the lock."""
+    """Remove files that a killed run had not finished writing; the caller holds the lock."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def provenance() -> dict[str, Any]:
-    """The versions and the commit that a result was made with."""
+    """Return the time, the versions of libraries and the commit that a result is computed with."""
     versions = {}
     for name in ("label2box", "torch", "torchvision", "opencv-python", "numpy", "pillow"):
         try:
@@ -171,7 +180,7 @@ def provenance() -> dict[str, Any]:
 
 @cache
 def git_commit() -> str | None:
-    """The project's git commit, with a + where the tree has changes; None outside a checkout."""
+    """Return the project's git commit, + appended if files are changed; None outside a checkout."""
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],

@@ -1,9 +1,8 @@
-"""The hash of a Python source by its syntax tree, in which prose does not count.
+"""The hash of a Python source by its syntax tree, without its prose.
 
 Comments, formatting, docstrings and the texts of errors and log lines may be reworded without
 changing the hash; everything else changes it. `ast.dump` differs between versions of Python, so the
-tree is written here, with the fields that are set: the same source has the same hash under all of
-them.
+tree is written here, with only the fields that are set: then all versions give the same hash.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ PRINT_FUNCTIONS = {
     "warnings.warn",
 }
 GET_LOGGER = "logging.getLogger"
-LOGGERS = {"logging", f"{GET_LOGGER}()"}  # the module and what getLogger returns
+LOGGERS = {"logging", f"{GET_LOGGER}()"}  # the module, and the object that getLogger returns
 LOG_METHODS = {"debug", "info", "warning", "warn", "error", "exception", "critical", "log"}
 IGNORED_FIELDS = {
     "ctx",  # the field that holds a name says whether it is read or set
@@ -31,10 +30,10 @@ IGNORED_FIELDS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What is kept of a source file.
+    """The hash and the imports of a source file.
 
     Attributes:
-        digest: 16 hex digits that stand for what the code does.
+        digest: the hash, 16 hex digits.
         imports: what it imports, as written: "a.b" for `import a.b`; "..a" and "..a.b" for
             `from ..a import b`, where b may be a module or not.
     """
@@ -44,13 +43,13 @@ class Source:
 
 
 def parse_source(content: bytes) -> Source:
-    """Hash a source file's syntax tree, or its bytes where they are no Python source.
+    """Hash the syntax tree of a source file, or its bytes if they are no Python source.
 
     Args:
         content: the file's bytes, in the encoding that the source declares.
     """
     try:
-        with warnings.catch_warnings():  # about old escapes in other people's sources
+        with warnings.catch_warnings():  # about invalid escapes in users' sources
             warnings.simplefilter("ignore")
             tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -73,7 +72,8 @@ def _list_imports(node: ast.AST) -> Iterator[str]:
 def write_canonical_text(tree: ast.AST) -> str:
     """Write a syntax tree in ASCII, without positions, prose and fields that are not set.
 
-    Written with a stack: how deep a tree may be must not depend on who calls.
+    It uses a stack instead of recursion, so that the depth of the call does not limit that of the
+    tree.
     """
     messages = {id(constant) for constant in _find_message_constants(list(ast.walk(tree)))}
     written: list[str] = []
@@ -88,7 +88,7 @@ def write_canonical_text(tree: ast.AST) -> str:
 
 
 def _split_node(node: ast.AST, messages: set[int]) -> list[str | ast.AST]:
-    """Return a node's text, with the nodes within it still to be written."""
+    """Return the text of a node, in which the nodes below it are still to be written."""
     if isinstance(node, ast.Constant):
         return [f"Constant({'' if id(node) in messages else ascii(node.value)})"]
     parts: list[str | ast.AST] = [f"{type(node).__name__}("]
@@ -111,19 +111,20 @@ def _split_node(node: ast.AST, messages: set[int]) -> list[str | ast.AST]:
 
 
 def _write_leaf(value: object) -> str | ast.AST:
+    """Return a node as it is, and any other value as ASCII text."""
     # Not repr: which letters it escapes depends on the version's Unicode tables.
     return value if isinstance(value, ast.AST) else ascii(value)
 
 
 def _has_no_effect(node: object) -> bool:
-    """Return whether a statement is a docstring, of whatever it follows, or `pass`."""
+    """Return whether a statement is a string alone, as a docstring is, or `pass`."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     return isinstance(node, ast.Pass)
 
 
 def _merge_constants(values: Sequence[ast.expr], messages: set[int]) -> list[ast.expr]:
-    """Return an f-string's parts without a message's text, neighbouring text as a single part."""
+    """Return the parts of an f-string without texts of messages; join neighbouring texts."""
     parts: list[ast.expr] = []
     text = ""
     for value in values:
@@ -140,7 +141,7 @@ def _merge_constants(values: Sequence[ast.expr], messages: set[int]) -> list[ast
 
 
 def _find_message_constants(nodes: Sequence[ast.AST]) -> Iterator[ast.Constant]:
-    """Yield the string constants that are the text of an error raised or of a line printed."""
+    """Yield the string constants that are the text of a raised error or of a printed line."""
     names = _resolve_names(nodes)
     for node in nodes:
         call = node.exc if isinstance(node, ast.Raise) else node
@@ -150,9 +151,9 @@ def _find_message_constants(nodes: Sequence[ast.AST]) -> Iterator[ast.Constant]:
 
 
 def _find_text_constants(node: ast.expr) -> Iterator[ast.Constant]:
-    """Yield the string constants that a text is put together from.
+    """Yield the string constants that a text is composed of.
 
-    Not those of an expression within it: what is looked up, compared or given to another function.
+    The strings in its expressions are not yielded: keys, operands of comparisons, arguments.
     """
     todo = [node]
     while todo:
@@ -164,10 +165,8 @@ def _find_text_constants(node: ast.expr) -> Iterator[ast.Constant]:
             todo += [part for part in node.values if isinstance(part, ast.Constant)]
         elif isinstance(node, ast.IfExp):
             todo += [node.body, node.orelse]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mod):
             todo += [node.left, node.right]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
-            todo.append(node.left)
         elif (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
@@ -177,20 +176,21 @@ def _find_text_constants(node: ast.expr) -> Iterator[ast.Constant]:
 
 
 def _is_print_call(call: ast.Call, names: Mapping[str, str]) -> bool:
+    """Return whether a call prints or logs its arguments."""
     function = _resolve_expression(call.func, names)
     logger, _, method = function.rpartition(".")
     return function in PRINT_FUNCTIONS or (logger in LOGGERS and method in LOG_METHODS)
 
 
 def _resolve_expression(node: ast.expr, names: Mapping[str, str]) -> str:
-    """Return the dotted name that an expression stands for, with `()` for a call.
+    """Return the dotted name that an expression refers to, with `()` for a call.
 
     Args:
         node: the expression.
-        names: what the names of its module stand for.
+        names: the dotted name that each name of its module refers to.
 
     Returns:
-        "logging.getLogger().info" for `log.info`, for instance; "" where it is not known.
+        "logging.getLogger().info" for `log.info`, for instance; "" if it is unknown.
     """
     suffix = ""
     while not isinstance(node, ast.Name):
@@ -206,10 +206,10 @@ def _resolve_expression(node: ast.expr, names: Mapping[str, str]) -> str:
 
 
 def _resolve_names(nodes: Sequence[ast.AST]) -> dict[str, str]:
-    """Return the dotted names of what a module imports, and which of its names are loggers.
+    """Return the dotted names that the imports and loggers of a module refer to.
 
-    A name that the module sets in any other place, too, is left out, and all are after a star
-    import: then it is not known what it stands for.
+    A name that the module also sets elsewhere is left out, and after a star import all names are:
+    then it is unknown what they refer to.
     """
     bound = Counter(name for node in nodes for name in _list_bound_names(node))
     imported: dict[str, set[str]] = {}
@@ -242,7 +242,7 @@ def _list_loggers(nodes: Iterable[ast.AST], names: Mapping[str, str]) -> Iterato
 
 
 def _resolve_alias(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> tuple[str, str]:
-    """Return the name that an import sets, and the dotted name of what it stands for."""
+    """Return the name that an import sets, and the dotted name that it refers to."""
     if isinstance(node, ast.ImportFrom):
         return alias.asname or alias.name, f"{'.' * node.level}{node.module or ''}.{alias.name}"
     if alias.asname:
@@ -252,7 +252,7 @@ def _resolve_alias(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> tuple
 
 
 def _list_bound_names(node: ast.AST) -> list[str]:
-    """Return the names that a node sets, imports aside."""
+    """Return the names that a node sets, without those of imports."""
     if isinstance(node, ast.Name):
         return [node.id] if isinstance(node.ctx, ast.Store) else []
     if isinstance(node, ast.arg):

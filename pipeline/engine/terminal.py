@@ -1,4 +1,4 @@
-"""What is printed: lines about stages, tables of numbers, one clear message for a problem."""
+"""Output on the terminal: lines, tables and error messages."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ if TYPE_CHECKING:
 
 @cache
 def _console(stderr: bool) -> Console:
+    """Return rich's console; rich is imported when it is first used."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 def __getattr__(name: str) -> Any:
-    # Made when first used: importing rich takes longer than a run in which all is done.
+    # Created when first used: importing rich takes longer than a run whose results all exist.
     if name == "console":
         return _console(stderr=False)
     raise AttributeError(name)
 
 
 def print_line(text: str) -> None:
+    """Print a text and a line break on stdout."""
     print(text, flush=True)
 
 
 def print_error(text: str) -> None:
+    """Print an error message on stderr, after the name of the program."""
     import sys
 
     print(f"label2box: {text}", file=sys.stderr, flush=True)

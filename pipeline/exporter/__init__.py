@@ -1,1 +1,1 @@
-"""From boxes to the files that a tool opens: one format a file."""
+"""Exporters write boxes as the files that a tool opens; each module has a format."""

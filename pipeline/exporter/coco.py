@@ -20,25 +20,25 @@ RESULTS, DATA_SET = "boxes.json", "predictions.json"
 
 @dataclass(frozen=True)
 class Coco:
-    """Write both files, a record a line as it comes: boxes of any number fit."""
+    """An exporter of both files, which streams records: memory does not grow with their number."""
 
-    def __call__(self, found: FoundBoxes, folder: Path) -> None:
-        """Write boxes.json and predictions.json into a folder."""
+    def __call__(self, detections: FoundBoxes, folder: Path) -> None:
+        """Write boxes.json and predictions.json into a folder, each atomically."""
         with atomic_write(folder / RESULTS) as path:
-            coco.dump(path, iterate_results(found))
+            coco.dump(path, iterate_results(detections))
         with atomic_write(folder / DATA_SET) as path:
-            _write_data_set(path, found)
+            _write_data_set(path, detections)
 
 
-def iterate_results(found: FoundBoxes) -> Iterator[dict[str, Any]]:
-    """Yield the records of a COCO results file."""
-    names = found.coco
-    for position, boxes in found.boxes():
+def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
+    """Yield the records of a COCO results file, a box each."""
+    names = detections.coco
+    for position, boxes in detections.boxes():
         for n, (box, score) in enumerate(zip(boxes.boxes, boxes.scores.tolist(), strict=True)):
             record = {
                 "image_id": int(names.image_ids[position]),
                 "category_id": int(names.category_ids[boxes.label]),
-                "bbox": coco.xywh(box),
+                "bbox": coco.xyxy_to_xywh(box),
                 "score": round(score, 5),
             }
             if boxes.masks is not None:
@@ -46,9 +46,9 @@ def iterate_results(found: FoundBoxes) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def _write_data_set(path: Path, found: FoundBoxes) -> None:
-    """Write images, categories and annotations with scores."""
-    names = found.coco
+def _write_data_set(path: Path, detections: FoundBoxes) -> None:
+    """Write a COCO data set: images, categories, and annotations with scores."""
+    names = detections.coco
     images = (
         {
             "id": int(names.image_ids[position]),
@@ -56,11 +56,11 @@ def _write_data_set(path: Path, found: FoundBoxes) -> None:
             "width": width,
             "height": height,
         }
-        for position, (height, width) in found.sizes()
+        for position, (height, width) in detections.sizes()
     )
     categories = (
         {"id": int(number), "name": name}
-        for number, name in zip(names.category_ids, found.classes, strict=True)
+        for number, name in zip(names.category_ids, detections.classes, strict=True)
     )
     annotations = (
         {
@@ -69,7 +69,7 @@ def _write_data_set(path: Path, found: FoundBoxes) -> None:
             "area": round(record["bbox"][2] * record["bbox"][3], 2),
             "iscrowd": 0,
         }
-        for n, record in enumerate(iterate_results(found), 1)
+        for n, record in enumerate(iterate_results(detections), 1)
     )
     info = {"description": "Boxes found by label2box"}
     coco.dump_data_set(path, info, images, categories, annotations)

@@ -1,4 +1,4 @@
-"""NumPy arrays with JSON-like notes in safetensors files: written whole, read in part or mapped."""
+"""NumPy arrays with JSON notes in safetensors files: written atomically, read in part or mapped."""
 
 from __future__ import annotations
 
@@ -13,40 +13,68 @@ from pipeline.formats.files import atomic_write
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
-    """NumPy arrays and JSON-like notes in one safetensors file, whole or not at all."""
+    """Write arrays and notes into one safetensors file, atomically.
+
+    Args:
+        path: The file.
+        arrays: NumPy arrays, or what `np.asarray` takes, by name.
+        notes: Values that JSON can express, by name.
+    """
     import numpy as np
     from safetensors.numpy import save_file
 
-    # safetensors writes memory as it lies: an array in another order would come back scrambled.
+    # safetensors writes the memory of an array without looking at its strides: an array that is
+    # not in C order would be read with its elements permuted.
     in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic_write(path) as temporary:
         save_file(in_order, str(temporary), {name: json.dumps(n) for name, n in notes.items()})
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What write_arrays wrote: the arrays, and the notes. Raises UserError where it is not
-    whole."""
+    """Read the arrays and the notes that `write_arrays` wrote.
+
+    Raises:
+        UserError: The file is damaged or truncated.
+    """
     with _open(path) as file:
         notes = {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
         return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
 
 
 def read_rows(path: Path, names: Iterable[str], rows: slice = slice(None)) -> dict[str, Any]:
-    """Some rows of those of the named arrays that are there: nothing else of the file is read."""
+    """Read some rows of the named arrays, and nothing else of the file.
+
+    Args:
+        path: What `write_arrays` wrote.
+        names: Names of arrays; those that the file lacks are skipped.
+        rows: Which rows along the first axis.
+
+    Raises:
+        UserError: The file is damaged or truncated.
+    """
     with _open(path) as file:
-        there = set(file.keys())
-        return {name: file.get_slice(name)[rows] for name in names if name in there}
+        present = set(file.keys())
+        return {name: file.get_slice(name)[rows] for name in names if name in present}
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """The notes alone."""
+    """Read the notes that `write_arrays` wrote, without the arrays.
+
+    Raises:
+        UserError: The file is damaged or truncated.
+    """
     with _open(path) as file:
         return {name: json.loads(note) for name, note in (file.metadata() or {}).items()}
 
 
 def map_arrays(path: Path) -> dict[str, Any]:
-    """The arrays that write_arrays wrote, read-only through the memory map: what is never looked
-    at is never read. Raises UserError where the file is not whole."""
+    """Map the arrays that `write_arrays` wrote into memory, read-only.
+
+    Parts of the file that are never accessed are never read from the disk.
+
+    Raises:
+        UserError: The file is damaged or truncated.
+    """
     import numpy as np
 
     with _open(path) as file:
@@ -57,18 +85,19 @@ def map_arrays(path: Path) -> dict[str, Any]:
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header = json.loads(content[8:start].tobytes())
-    kinds = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64,
-             "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
-    found = {}
+    dtypes = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64,
+              "I32": np.int32, "U8": np.uint8, "BOOL": np.bool_}  # fmt: skip
+    arrays = {}
     for name in names:
         first, last = header[name]["data_offsets"]
-        kind = kinds[header[name]["dtype"]]
-        found[name] = content[start + first : start + last].view(kind).reshape(shapes[name])
-    return found
+        dtype = dtypes[header[name]["dtype"]]
+        arrays[name] = content[start + first : start + last].view(dtype).reshape(shapes[name])
+    return arrays
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    """Yield the open safetensors file. Raise UserError where it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:

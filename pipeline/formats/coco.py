@@ -1,4 +1,4 @@
-"""COCO annotation files (boxes `xywh` in pixels), read strictly, and the files that we write.
+"""COCO annotation files (boxes `xywh` in pixels): strict reading, and writing record by record.
 
 https://cocodataset.org/#format-data
 """
@@ -17,12 +17,12 @@ from pipeline.errors import UserError
 from pipeline.types import Rle, Size
 
 Box = tuple[float, float, float, float]
-"""Half-open `xyxy`."""
+"""Half-open `xyxy` in pixels of the upright image."""
 
 
 @dataclass
 class Crowd:
-    """A region of uncounted objects: what is found there is neither right nor wrong."""
+    """A region of uncounted objects (`iscrowd`): boxes found there are neither right nor wrong."""
 
     box: Box
     category: int
@@ -31,19 +31,42 @@ class Crowd:
 
 @dataclass
 class CocoImage:
+    """An image of a COCO file with its annotations.
+
+    Attributes:
+        id: The number that the file knows it by.
+        file_name: As in the file.
+        size: (height, width) as in the file; None where the file has none.
+        record: Position in the file's list of images, for messages.
+        boxes: Clipped to the image, where its size is known.
+        categories: Category id of each box.
+        masks: Mask of each box; None where there is none.
+        records: Position in the file's list of annotations of each box, for messages.
+        crowds: Regions of uncounted objects, apart from the boxes.
+    """
+
     id: int
     file_name: str
-    size: Size | None  # as the file has it
-    record: int  # its place in the file's list, for messages
-    boxes: list[Box] = field(default_factory=list)  # inside the image, where its size is known
+    size: Size | None
+    record: int
+    boxes: list[Box] = field(default_factory=list)
     categories: list[int] = field(default_factory=list)
     masks: list[Rle | None] = field(default_factory=list)
-    records: list[int] = field(default_factory=list)  # of the boxes
+    records: list[int] = field(default_factory=list)
     crowds: list[Crowd] = field(default_factory=list)
 
 
 @dataclass
 class CocoFile:
+    """The content of a COCO annotation file.
+
+    Attributes:
+        path: Where it was read from.
+        images: In the order of the file, with their annotations.
+        categories: Names by category id, in the order of the file.
+        notes: What was unusual about the annotations, a line each.
+    """
+
     path: Path
     images: list[CocoImage]
     categories: dict[int, str]
@@ -51,32 +74,39 @@ class CocoFile:
 
 
 def read(path: Path) -> CocoFile:
-    """A COCO annotation file. Boxes that stick out of their image are clipped and counted.
+    """Read a COCO annotation file. Boxes that stick out of their image are clipped and counted.
 
-    Raises UserError naming the file, the record and the remedy: wrong JSON, a missing field, ids
-    that are unknown or there twice, boxes that are empty, negative, not finite or outside.
+    Raises:
+        UserError: The JSON is wrong, a field is missing or of another type, an id is unknown or
+            there twice, or a box is empty, negative, not finite or outside its image. The message
+            names the file, the record and the remedy.
     """
-    whole = read_json(path)
-    if not isinstance(whole, dict):
-        results = " (a results file? it has no images)" if isinstance(whole, list) else ""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        results = " (a results file? it has no images)" if isinstance(content, list) else ""
         raise UserError(
             f"{path}: expected a COCO data set, an object with images, annotations and categories; "
-            f"got a {type(whole).__name__}{results}"
+            f"got a {type(content).__name__}{results}"
         )
     for name in ("images", "annotations", "categories"):
-        if not isinstance(whole.get(name), list):
+        if not isinstance(content.get(name), list):
             raise UserError(
                 f"{path}: the list {name!r} is missing; a COCO data set has images, annotations "
                 "and categories"
             )
-    categories = _categories(path, whole["categories"])
-    images = _images(path, whole["images"])
-    notes = _annotations(path, whole["annotations"], images, categories)
+    categories = _read_categories(path, content["categories"])
+    images = _read_images(path, content["images"])
+    notes = _read_annotations(path, content["annotations"], images, categories)
     return CocoFile(path, list(images.values()), categories, notes)
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError with the line of what is wrong."""
+    """Read a JSON file that somebody else wrote.
+
+    Raises:
+        UserError: The file is missing, cannot be read, is not UTF-8 or not JSON; in the last case
+            with line and column.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -101,7 +131,8 @@ def read_json(path: Path) -> Any:
 EXPECTED = {int: "a whole number", str: "text", list: "a list"}
 
 
-def _field(path: Path, where: str, record: Any, name: str, kind: type) -> Any:
+def _get_field(path: Path, where: str, record: Any, name: str, kind: type) -> Any:
+    """Return a field of a record. Raise UserError where it is missing or of another type."""
     if not isinstance(record, dict):
         raise UserError(f"{path}, {where}: expected an object, got {record!r}")
     if name not in record:
@@ -112,66 +143,68 @@ def _field(path: Path, where: str, record: Any, name: str, kind: type) -> Any:
     return value
 
 
-def _new_id(path: Path, where: str, record: Any, known: Collection[int]) -> int:
-    number: int = _field(path, where, record, "id", int)
+def _get_new_id(path: Path, where: str, record: Any, known: Collection[int]) -> int:
+    """Return the id of a record. Raise UserError where it is already known."""
+    number: int = _get_field(path, where, record, "id", int)
     if number in known:
         raise UserError(f"{path}, {where}: the id {number} is there twice; give each its own")
     return number
 
 
-def _as_text(path: Path, where: str, record: Any, name: str) -> str:
-    """Text that can be written again: JSON can spell half characters, UTF-8 cannot."""
-    text: str = _field(path, where, record, name, str)
+def _get_text(path: Path, where: str, record: Any, name: str) -> str:
+    """Return text that UTF-8 can encode: JSON allows lone surrogates, which become `\\uNNNN`."""
+    text: str = _get_field(path, where, record, name, str)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _categories(path: Path, records: Sequence[Any]) -> dict[int, str]:
-    found: dict[int, str] = {}
+def _read_categories(path: Path, records: Sequence[Any]) -> dict[int, str]:
+    categories: dict[int, str] = {}
     for n, record in enumerate(records):
         where = f"categories[{n}]"
-        found[_new_id(path, where, record, found)] = _as_text(path, where, record, "name")
-    return found
+        number = _get_new_id(path, where, record, categories)
+        categories[number] = _get_text(path, where, record, "name")
+    return categories
 
 
-def _images(path: Path, records: Sequence[Any]) -> dict[int, CocoImage]:
-    found: dict[int, CocoImage] = {}
+def _read_images(path: Path, records: Sequence[Any]) -> dict[int, CocoImage]:
+    images: dict[int, CocoImage] = {}
     for n, record in enumerate(records):
         where = f"images[{n}]"
-        number = _new_id(path, where, record, found)
+        number = _get_new_id(path, where, record, images)
         size = None
         if "width" in record or "height" in record:
-            width = _field(path, where, record, "width", int)
-            height = _field(path, where, record, "height", int)
+            width = _get_field(path, where, record, "width", int)
+            height = _get_field(path, where, record, "height", int)
             if width < 1 or height < 1:
                 raise UserError(
                     f"{path}, {where}: width {width}, height {height} is no size; correct it or "
                     "leave both away"
                 )
             size = (height, width)
-        found[number] = CocoImage(number, _as_text(path, where, record, "file_name"), size, n)
-    return found
+        images[number] = CocoImage(number, _get_text(path, where, record, "file_name"), size, n)
+    return images
 
 
-def _annotations(
+def _read_annotations(
     path: Path,
     records: Sequence[Any],
     images: Mapping[int, CocoImage],
     categories: Mapping[int, str],
 ) -> list[str]:
-    """Puts the boxes into their images, and returns what was odd about them."""
+    """Add the annotations to their images, and return what was unusual about them."""
     seen: set[int] = set()
     clipped = crowds = 0
     for n, record in enumerate(records):
         where = f"annotations[{n}]"
-        image = images.get(_field(path, where, record, "image_id", int))
+        image = images.get(_get_field(path, where, record, "image_id", int))
         if image is None:
             raise UserError(
                 f"{path}, {where}: image_id {record['image_id']} is not among the images; "
                 "add the image or drop the annotation"
             )
         if "id" in record:
-            seen.add(_new_id(path, where, record, seen))
-        category = _field(path, where, record, "category_id", int)
+            seen.add(_get_new_id(path, where, record, seen))
+        category = _get_field(path, where, record, "category_id", int)
         if category not in categories:
             raise UserError(
                 f"{path}, {where}: category_id {category} is not among the categories "
@@ -179,19 +212,20 @@ def _annotations(
             )
         if record.get("iscrowd"):
             crowds += 1
-            image.crowds += _crowd(record, category, image.size, f"{path}, {where}")
+            image.crowds += _read_crowd(record, category, image.size, f"{path}, {where}")
             continue
-        box = xyxy(_field(path, where, record, "bbox", list), f"{path}, {where}")
+        bbox = _get_field(path, where, record, "bbox", list)
+        box = xywh_to_xyxy(bbox, f"{path}, {where}")
         if image.size is not None:
             box, was_clipped = clip(box, image.size, f"{path}, {where}")
             clipped += was_clipped
         image.boxes.append(box)
         image.categories.append(category)
-        image.masks.append(as_rle(record.get("segmentation"), image.size, f"{path}, {where}"))
+        image.masks.append(to_rle(record.get("segmentation"), image.size, f"{path}, {where}"))
         image.records.append(n)
     notes = []
     if clipped:
-        notes.append(clipped_note(path, clipped))
+        notes.append(describe_clipped_boxes(path, clipped))
     if crowds:
         notes.append(
             f"{path.name}: {crowds} crowd annotations: nothing is counted there by COCO's AP and "
@@ -200,13 +234,16 @@ def _annotations(
     return notes
 
 
-def _crowd(record: Any, category: int, size: Size | None, where: str) -> list[Crowd]:
-    """One, or none where it cannot be read: it would only forgive."""
+def _read_crowd(record: Any, category: int, size: Size | None, where: str) -> list[Crowd]:
+    """Return a list of the crowd region, empty where the region cannot be read.
+
+    A broken region is no error: without it, boxes there count as wrong instead of being ignored.
+    """
     try:
-        box = xyxy(_field(Path(), where, record, "bbox", list), where)
+        box = xywh_to_xyxy(_get_field(Path(), where, record, "bbox", list), where)
         if size is not None:
             box, _ = clip(box, size, where)
-        return [Crowd(box, category, as_rle(record.get("segmentation"), size, where))]
+        return [Crowd(box, category, to_rle(record.get("segmentation"), size, where))]
     except UserError:
         return []
 
@@ -214,7 +251,7 @@ def _crowd(record: Any, category: int, size: Size | None, where: str) -> list[Cr
 # -- boxes
 
 
-def xyxy(bbox: Sequence[Any], where: str) -> Box:
+def xywh_to_xyxy(bbox: Sequence[Any], where: str) -> Box:
     """Convert COCO's `xywh` to half-open `xyxy`.
 
     Args:
@@ -228,28 +265,41 @@ def xyxy(bbox: Sequence[Any], where: str) -> Box:
         UserError: If these are not four numbers, not finite, or the box is empty.
 
     Examples:
-        >>> xyxy([1, 2, 10, 20], "boxes.json, annotations[0]")
+        >>> xywh_to_xyxy([1, 2, 10, 20], "boxes.json, annotations[0]")
         (1.0, 2.0, 11.0, 22.0)
     """
     if len(bbox) != 4 or not all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in bbox
+        isinstance(value, int | float) and not isinstance(value, bool) for value in bbox
     ):
         raise UserError(f"{where}: bbox is {bbox!r}, expected four numbers x, y, width, height")
     # Beyond this float32 has no half pixels, and no image is as large.
-    if not all(abs(v) <= 1 << 22 for v in bbox):
-        what = "is not finite" if any(v - v != 0 for v in bbox) else "is far beyond any image"
+    if not all(abs(value) <= 1 << 22 for value in bbox):
+        finite = not any(value - value != 0 for value in bbox)
+        what = "is far beyond any image" if finite else "is not finite"
         raise UserError(f"{where}: bbox {bbox} {what}; correct it or drop the annotation")
     x, y, width, height = map(float, bbox)
     if width <= 0 or height <= 0:
         what = "empty" if width >= 0 and height >= 0 else "of negative size"
         raise UserError(f"{where}: bbox {bbox} is {what}; correct it or drop the annotation")
     box = (x, y, x + width, y + height)
-    _not_empty(box, where)
+    _check_not_empty(box, where)
     return box
 
 
 def clip(box: Box, size: Size, where: str) -> tuple[Box, bool]:
-    """The part of the box inside the image, and whether it stuck out. Raises UserError if none."""
+    """Clip a box to its image.
+
+    Args:
+        box: Half-open `xyxy` in pixels.
+        size: (height, width) of the image.
+        where: The file and the record, for messages.
+
+    Returns:
+        The part inside the image, and whether the box stuck out by a pixel or more.
+
+    Raises:
+        UserError: No part of the box is inside.
+    """
     height, width = size
     x0, y0, x1, y1 = box
     inside = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
@@ -258,12 +308,13 @@ def clip(box: Box, size: Size, where: str) -> tuple[Box, bool]:
             f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) lies outside its image of "
             f"{width} x {height} pixels (width x height); correct it or drop the annotation"
         )
-    _not_empty(inside, where)
-    # Less than a pixel is rounding, not an error worth a line in the report.
+    _check_not_empty(inside, where)
+    # Less than a pixel is rounding, which no note mentions.
     return inside, max(abs(a - b) for a, b in zip(box, inside, strict=True)) >= 1
 
 
-def _not_empty(box: Box, where: str) -> None:
+def _check_not_empty(box: Box, where: str) -> None:
+    """Raise UserError where the box is empty once its corners are float32."""
     x0, y0, x1, y1 = np.asarray(box, np.float32).tolist()
     if x1 <= x0 or y1 <= y0:
         raise UserError(
@@ -272,14 +323,24 @@ def _not_empty(box: Box, where: str) -> None:
         )
 
 
-def clipped_note(path: Path, count: int) -> str:
+def describe_clipped_boxes(path: Path, count: int) -> str:
+    """Return a note that boxes of a file were clipped."""
     return f"{path.name}: {count} boxes stuck out of their image and were clipped"
 
 
-def as_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
-    """Polygons or run lengths as compressed run lengths; None where there are none.
+def to_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
+    """Convert a segmentation of a COCO record to a compressed run-length encoding.
 
-    Raises UserError, with `where` it is, for what is neither, or of another size.
+    Args:
+        segmentation: Polygons, or run lengths, compressed or not; None or empty: no mask.
+        size: (height, width) of the image; None: not known, so there is no mask.
+        where: The file and the record, for messages.
+
+    Returns:
+        The mask; None without a segmentation or a size.
+
+    Raises:
+        UserError: The segmentation is neither, or is of another size.
     """
     if not segmentation or size is None:
         return None
@@ -288,10 +349,10 @@ def as_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
     height, width = size
     try:
         if isinstance(segmentation, list):
-            # pycocotools would take four numbers for a box, and read beyond an odd number.
+            # pycocotools takes four numbers for a box, and reads beyond the end of an odd number.
             if not all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
                 raise ValueError("a polygon is x, y of three points or more")
-            polygons = [[float(v) for v in polygon] for polygon in segmentation]
+            polygons = [[float(value) for value in polygon] for polygon in segmentation]
             if not np.isfinite(np.concatenate(polygons)).all():
                 raise ValueError("a polygon is not finite")
             rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
@@ -299,7 +360,7 @@ def as_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
             raise ValueError(f"its size is {segmentation['size']}, the image's {[height, width]}")
         else:
             counts = segmentation["counts"]
-            runs = counts if isinstance(counts, list) else _run_lengths(counts)
+            runs = counts if isinstance(counts, list) else _decode_run_lengths(counts)
             if min(runs) < 0 or sum(runs) != height * width:
                 raise ValueError(f"its counts do not sum up to {height * width} pixels")
             if not isinstance(counts, list):
@@ -312,9 +373,13 @@ def as_rle(segmentation: Any, size: Size | None, where: str) -> Rle | None:
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
-def _run_lengths(text: str) -> list[int]:
-    """What COCO packs five bits a character, from the fourth on as difference to the one before
-    the last. pycocotools would read beyond the mask where they do not fit."""
+def _decode_run_lengths(text: str) -> list[int]:
+    """Decode COCO's compressed run lengths.
+
+    A character holds five bits of a number and whether more follow. From the fourth number on,
+    the difference to the number two places before is stored. pycocotools would read beyond the
+    mask where the run lengths do not fit it, so they are decoded and checked here.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text.encode("ascii"):
@@ -330,11 +395,11 @@ def _run_lengths(text: str) -> list[int]:
     return runs
 
 
-def xywh(box: np.ndarray) -> list[float]:
+def xyxy_to_xywh(box: np.ndarray) -> list[float]:
     """Convert half-open `xyxy` to COCO's `xywh`, rounded to a hundredth of a pixel.
 
     Examples:
-        >>> xywh(np.array([1.234, 2, 11.236, 22], np.float32))
+        >>> xyxy_to_xywh(np.array([1.234, 2, 11.236, 22], np.float32))
         [1.23, 2.0, 10.01, 20.0]
     """
     x0, y0, x1, y1 = (round(float(v), 2) for v in box)
@@ -342,7 +407,7 @@ def xywh(box: np.ndarray) -> list[float]:
 
 
 def dump(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON list, one record a line, without holding it in memory."""
+    """Write records as a JSON list, a line each, without holding them in memory."""
     with path.open("w", encoding="utf-8") as file:
         _dump_list(file, records)
         file.write("\n")
@@ -355,7 +420,7 @@ def dump_data_set(
     categories: Iterable[Mapping[str, Any]],
     annotations: Iterable[Mapping[str, Any]],
 ) -> None:
-    """A whole COCO data set, written record by record."""
+    """Write a COCO data set record by record, without holding the records in memory."""
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info": ' + json.dumps(info, ensure_ascii=False))
         for name, records in (

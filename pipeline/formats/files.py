@@ -16,14 +16,32 @@ from pipeline.errors import UserError
 
 
 def content_hash(path: Path | None) -> str:
-    """Of an annotation file, which is small enough to be read; `none` where there is none."""
+    """Compute a hash of the bytes of a small file.
+
+    Args:
+        path: The file, which is read into memory; None: there is no file.
+
+    Returns:
+        16 hexadecimal digits of SHA-256; `none` without a file.
+    """
     if path is None or not path.is_file():
         return "none"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """Numbered lines of a small text file that are not blank. Raises UserError if not UTF-8."""
+    """Yield the lines of a small text file that are not blank, with their numbers.
+
+    Args:
+        path: The file, UTF-8 with or without a byte order mark.
+        errors: How bytes that are not UTF-8 are decoded, as in `bytes.decode`.
+
+    Yields:
+        The number of the line, from 1, and its text without white space at both ends.
+
+    Raises:
+        UserError: The file is missing, cannot be read, or is not UTF-8 (with errors="strict").
+    """
     try:
         text = path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
@@ -34,14 +52,20 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    # Not splitlines(): names may hold its rarer line ends, and editors do not count them.
+    # splitlines() would also split at characters that file names may hold, such as U+2028, and
+    # that editors do not count as line ends.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def image_file_stem(id: str) -> str:
-    """An image's name as a file's, with nothing in it that a system could stumble over."""
+    """Return the last part of an image id, without suffix, as a name that file systems accept.
+
+    Examples:
+        >>> image_file_stem("val/n01/a photo.jpg")
+        'a_photo'
+    """
     return to_file_name(id.rsplit("/", 1)[-1].rsplit(".", 1)[0])
 
 
@@ -49,7 +73,13 @@ def image_file_stem(id: str) -> str:
 
 
 def unique_file_names(classes: Sequence[str]) -> list[str]:
-    """Return a file name for each class; with its number where two would have the same.
+    """Return a file name for each class, with the number of the class where two would be equal.
+
+    Args:
+        classes: Class names, any text.
+
+    Returns:
+        As many names, without suffix, that differ even where upper and lower case do not count.
 
     Examples:
         >>> unique_file_names(["tabby", "Crane", "crane", ".."])
@@ -57,11 +87,11 @@ def unique_file_names(classes: Sequence[str]) -> list[str]:
     """
     names = [to_file_name(name) for name in classes]
     while True:
-        lower = [name.lower() for name in names]  # some systems do not tell A from a
+        lower = [name.lower() for name in names]  # some file systems ignore case
         count = Counter(lower)
         if "" not in count and len(count) == len(names):
             return names
-        # A name with its number may be the name of another class: then look again.
+        # A name with its number may be the name of another class: check again.
         names = [
             name if name and count[same] == 1 else f"{name}-{number}".lstrip("-")
             for number, (name, same) in enumerate(zip(names, lower, strict=True))
@@ -70,10 +100,19 @@ def unique_file_names(classes: Sequence[str]) -> list[str]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name only when the block ends well.
+    """Yield a temporary path that is renamed to `path` only if the block raises nothing.
 
-    Raises OSError with the file's name for whatever a disk does, also where a library that writes
-    has an error of its own for it.
+    A reader sees the old file or the whole new file, never a part.
+
+    Args:
+        path: The file to write. Missing parent folders are made.
+
+    Yields:
+        A path in the same folder, where the block writes the file.
+
+    Raises:
+        OSError: The disk is full or fails. The error names the file, also where the library that
+            wrote raised an error of another type.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{truncate_name(path.name, 100)}.{os.getpid()}.tmp")
@@ -94,10 +133,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _disk_error(error: Exception, file: Path) -> int | None:
-    """The system's number of what a library says in its own words; None if the disk is well."""
-    if told := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
-        return int(told[1])
-    try:  # torch says nothing of use: ask the disk again
+    """Return the errno behind the error of a library; None where the disk works."""
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return int(match[1])
+    try:  # torch's errors do not say why: write to the disk again
         with open(file, "ab") as same:
             same.write(bytes(1 << 20))
     except OSError as again:
@@ -105,24 +144,42 @@ def _disk_error(error: Exception, file: Path) -> int | None:
     return None
 
 
-def truncate_name(name: str, most: int) -> str:
-    """A file's name of at most so many bytes: that is what systems count, not letters."""
-    return name.encode()[:most].decode(errors="ignore")
+def truncate_name(name: str, max_bytes: int) -> str:
+    """Return the longest beginning of a name with at most `max_bytes` bytes of UTF-8.
+
+    File systems limit bytes, not characters.
+    """
+    return name.encode()[:max_bytes].decode(errors="ignore")
 
 
-def to_file_name(name: str, most: int = 80) -> str:
-    """A name as a file's, with nothing in it that a system could stumble over; perhaps empty."""
-    return truncate_name(re.sub(r"[^\w.-]+", "_", name), most).strip(".")
+def to_file_name(name: str, max_bytes: int = 80) -> str:
+    """Return a name that any file system accepts: letters, digits, `_`, `-` and `.`.
+
+    Args:
+        name: Any text.
+        max_bytes: The most bytes of UTF-8 that the result may have.
+
+    Returns:
+        The name without dots at its ends, so never hidden; empty where nothing is left.
+
+    Examples:
+        >>> to_file_name("a/b: c?")
+        'a_b_c_'
+    """
+    return truncate_name(re.sub(r"[^\w.-]+", "_", name), max_bytes).strip(".")
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Write a JSON file atomically, with characters beyond ASCII as they are."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file that this project wrote. Other people's are read by `coco.read_json`."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
-"""Score maps and metadata as clovaai/wsolevaluation keeps them: what most of this field's code can
-write. (Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020.)
+"""Score maps and metadata in the layout of clovaai/wsolevaluation, which most code of the field
+can write. (Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR
+2020.)
 
     image_ids.txt     path/to/image1.jpg                          which images are scored
     class_labels.txt  path/to/image1.jpg,0                        optional
@@ -10,8 +11,9 @@ write. (Choe et al., "Evaluating Weakly Supervised Object Localization Methods R
                       path/to/image1.jpg,masks/1b.png,            (below the metadata's folder)
     maps              <maps>/path/to/image1.jpg.npy, or without .jpg: [h, w], of the whole image
 
-What is not of this shape is refused, with the file, the line and the field; boxes that cannot be
-right (reversed, outside their image, not finite) and maps that cannot are left out, counted, named.
+A line of another format is refused, with the file, the line and the field. Boxes that cannot be
+right (reversed, outside their image, not finite) and maps that cannot be scored are left out,
+counted and named.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,40 +38,61 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Float64, UInt8
 
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
-IGNORE = 255
+IGNORE = 255  # in a mask: pixels that count neither as object nor as background
+SHOWN = 5  # lines that a note names
 
 
 @dataclass(frozen=True)
 class Masks:
+    """The mask files of an image.
+
+    Attributes:
+        objects: A mask for each object.
+        ignore: A mask of what is not counted; None: all is counted.
+    """
+
     objects: Sequence[Path]
     ignore: Path | None
 
 
 @dataclass(frozen=True)
 class Metadata:
+    """The content of a metadata folder.
+
+    Attributes:
+        folder: Where it was read from.
+        ids: Paths of the images that are scored, in the order of image_ids.txt.
+        labels: Class by image id; images without one are not there.
+        sizes: (height, width) by image id.
+        boxes: By image id, as in the file: xyxy in pixels, the last pixels included.
+        masks: Mask files by image id.
+        notes: What was left out or unusual, a line each.
+    """
+
     folder: Path
     ids: Sequence[str]
     labels: dict[str, int]
     sizes: dict[str, Size]
-    boxes: dict[str, Float64[np.ndarray, "M 4"]]  # as in the file: xyxy, the last pixels included
+    boxes: dict[str, Float64[np.ndarray, "M 4"]]
     masks: dict[str, Masks]
     notes: Sequence[str]
 
     @cached_property
     def classes(self) -> tuple[int, ...]:
-        return tuple(sorted({self.labels[one] for one in self.ids if one in self.labels}))
+        """The classes of the scored images, sorted."""
+        return tuple(sorted({self.labels[id] for id in self.ids if id in self.labels}))
 
-    def half_open(self, one: str) -> Float32[np.ndarray, "m 4"]:
-        """The boxes as the rest of this project has them, inside the image."""
-        height, width = self.sizes[one]
-        boxes = self.boxes[one] + (0, 0, 1, 1)
+    def get_half_open_boxes(self, id: str) -> Float32[np.ndarray, "m 4"]:
+        """Return the boxes of an image as half-open xyxy in pixels, clipped to the image."""
+        height, width = self.sizes[id]
+        boxes = self.boxes[id] + (0, 0, 1, 1)
         high = np.array([width, height, width, height])
         return np.clip(boxes, 0, high).astype(np.float32)
 
 
 def check(folder: Path) -> None:
-    """Raises UserError where a file that is needed is not there."""
-    for name in (one for one in FILES if one != "class_labels.txt"):
+    """Raise UserError unless all files of the metadata are there that must be."""
+    for name in (name for name in FILES if name != "class_labels.txt"):
         if not (folder / name).is_file():
             raise UserError(
                 f"metadata={folder}: {name} is not there; the metadata of wsolevaluation is "
@@ -77,42 +100,54 @@ def check(folder: Path) -> None:
             )
 
 
-def read(folder: Path, most: int | None = None) -> Metadata:
-    """`most`: only so many images, the first."""
+def read(folder: Path, max_images: int | None = None) -> Metadata:
+    """Read a metadata folder.
+
+    Args:
+        folder: With the files that this module's docstring lists.
+        max_images: Read only the first images of image_ids.txt, at most so many; None: all.
+
+    Raises:
+        UserError: A file is missing or a line cannot be read.
+    """
     check(folder)
-    ids = _ids(folder / "image_ids.txt")[:most]
+    ids = _read_ids(folder / "image_ids.txt")[:max_images]
     known = set(ids)
     notes: list[str] = []
-    sizes = _sizes(folder / "image_sizes.txt", known)
+    sizes = _read_sizes(folder / "image_sizes.txt", known)
     labels: dict[str, int] = {}
     if (folder / "class_labels.txt").is_file():
-        labels = _labels(folder / "class_labels.txt", known)
-        if without := [one for one in ids if one not in labels]:
+        labels = _read_labels(folder / "class_labels.txt", known)
+        if without := [id for id in ids if id not in labels]:
             notes.append(f"class_labels.txt: {list_some(without, 'image')} have no class")
     else:
         notes.append("class_labels.txt is not there: no number is given for each class")
-    boxes, masks, odd = _localization(folder / "localization.txt", known, sizes, most is None)
-    if without := [one for one in ids if one not in boxes and one not in masks]:
+    localization = _read_localization(folder / "localization.txt", known, sizes)
+    boxes, masks = localization.boxes, localization.masks
+    if without := [id for id in ids if id not in boxes and id not in masks]:
         notes.append(
             f"localization.txt: {list_some(without, 'image')} have no annotation: not scored"
         )
-    return Metadata(folder, ids, labels, sizes, boxes, masks, [*notes, *odd])
+    notes += localization.notes(max_images is None)
+    arrays = {id: np.array(values, np.float64) for id, values in boxes.items()}
+    return Metadata(folder, ids, labels, sizes, arrays, masks, notes)
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the metadata's content, and of its masks' names, sizes and times."""
+    """Hash the metadata's text files, and the names, sizes and times of its mask files."""
     digest = hashlib.sha256()
     for name in FILES:
         digest.update(content_hash(folder / name).encode())
     metadata = read(folder)
-    masks = {path for one in metadata.masks.values() for path in (*one.objects, one.ignore) if path}
-    for path in sorted(masks):
+    masks = metadata.masks.values()
+    paths = {path for files in masks for path in (*files.objects, files.ignore) if path}
+    for path in sorted(paths):
         digest.update(f"\0{os.path.relpath(path, folder)}\0{_stamp(path)}".encode())
     return digest.hexdigest()[:16]
 
 
-def maps_fingerprint(folder: Path) -> str:
-    """Of the maps' names, sizes and times."""
+def fingerprint_maps(folder: Path) -> str:
+    """Hash the names, sizes and times of the map files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.npy")):
         digest.update(f"\0{path.relative_to(folder).as_posix()}\0{_stamp(path)}".encode())
@@ -120,39 +155,40 @@ def maps_fingerprint(folder: Path) -> str:
 
 
 def _stamp(path: Path) -> str:
+    """Return size and time of change of a file as text."""
     try:
-        known = path.stat()
+        stat = path.stat()
     except OSError:
         return "missing"
-    return f"{known.st_size}-{known.st_mtime_ns}"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
 
 
 # -- the text files
 
 
-def _ids(path: Path) -> list[str]:
-    found: dict[str, int] = {}
+def _read_ids(path: Path) -> list[str]:
+    line_of: dict[str, int] = {}
     for number, text in read_lines(path):
-        if text in found:
+        if text in line_of:
             raise UserError(
-                f"{path}, line {number}: {text!r} is there twice, first in line {found[text]}; "
+                f"{path}, line {number}: {text!r} is there twice, first in line {line_of[text]}; "
                 "drop one"
             )
-        found[text] = number
-    if not found:
+        line_of[text] = number
+    if not line_of:
         raise UserError(f"{path}: it names no image; expected a path a line")
-    return list(found)
+    return list(line_of)
 
 
-def _split(path: Path, number: int, text: str, fields: Sequence[str]) -> list[str]:
-    """From the right: a path may hold commas."""
+def _split_fields(path: Path, number: int, text: str, fields: Sequence[str]) -> list[str]:
+    """Split a line at its last commas: a path may hold commas. Raise UserError for too few."""
     parts = text.rsplit(",", len(fields) - 1)
     if len(parts) != len(fields):
         raise UserError(f"{path}, line {number}: {text!r}, expected {','.join(fields)}")
     return parts
 
 
-def _whole(path: Path, number: int, name: str, text: str) -> int:
+def _parse_whole_number(path: Path, number: int, name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
@@ -161,101 +197,133 @@ def _whole(path: Path, number: int, name: str, text: str) -> int:
         ) from None
 
 
-def _labels(path: Path, known: set[str]) -> dict[str, int]:
-    found = {}
+def _read_labels(path: Path, known: set[str]) -> dict[str, int]:
+    labels = {}
     for number, text in read_lines(path):
-        one, label = _split(path, number, text, ("image", "class"))
-        if one in known:
-            found[one] = _whole(path, number, "class", label)
-    return found
+        id, label = _split_fields(path, number, text, ("image", "class"))
+        if id in known:
+            labels[id] = _parse_whole_number(path, number, "class", label)
+    return labels
 
 
-def _sizes(path: Path, known: set[str]) -> dict[str, Size]:
-    found = {}
+def _read_sizes(path: Path, known: set[str]) -> dict[str, Size]:
+    sizes = {}
     for number, text in read_lines(path):
-        one, width, height = _split(path, number, text, ("image", "width", "height"))
-        if one in known:
-            size = _whole(path, number, "height", height), _whole(path, number, "width", width)
+        id, width, height = _split_fields(path, number, text, ("image", "width", "height"))
+        if id in known:
+            size = (
+                _parse_whole_number(path, number, "height", height),
+                _parse_whole_number(path, number, "width", width),
+            )
             if min(size) < 1:
                 raise UserError(
                     f"{path}, line {number}: width {width}, height {height} is no size; correct it"
                 )
-            found[one] = size
-    return found
+            sizes[id] = size
+    return sizes
 
 
-def _localization(
-    path: Path, known: set[str], sizes: dict[str, Size], whole: bool
-) -> tuple[dict[str, np.ndarray], dict[str, Masks], list[str]]:
-    boxes: dict[str, list[list[float]]] = {}
-    masks: dict[str, Masks] = {}
-    left_out: dict[str, list[str]] = {}
-    clipped: list[str] = []
-    strangers: list[str] = []
+@dataclass
+class _Localization:
+    """Annotations of localization.txt, and the lines that were left out or unusual.
+
+    Attributes:
+        boxes: By image id, as in the file.
+        masks: By image id.
+        left_out: Lines by the reason that their boxes were left out for.
+        clipped: Lines whose boxes stick out of their image.
+        unknown: Lines of images that are not scored.
+    """
+
+    boxes: dict[str, list[list[float]]] = field(default_factory=dict)
+    masks: dict[str, Masks] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    clipped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def add_box(self, id: str, box: list[float], size: Size | None, where: str) -> None:
+        """Add a box of an image, unless it cannot be right."""
+        if (reason := _find_fault(box, size)) is not None:
+            self.left_out.setdefault(reason, []).append(where)
+            return
+        assert size is not None
+        height, width = size
+        # wsolevaluation's own files have boxes that end one pixel after the last.
+        if min(box[:2]) < 0 or box[2] > width or box[3] > height:
+            self.clipped.append(where)
+        self.boxes.setdefault(id, []).append(box)
+
+    def add_mask(self, id: str, mask: Path, ignore: Path | None) -> None:
+        """Add the mask of an object; `ignore` replaces that of the image's lines before."""
+        before = self.masks.get(id, Masks((), None))
+        self.masks[id] = Masks([*before.objects, mask], ignore or before.ignore)
+
+    def notes(self, reports_unknown: bool) -> list[str]:
+        """Return what was left out or unusual, a line each."""
+        notes = [
+            f"localization.txt: {_describe_lines(lines, 'box', 'boxes')} {reason}: left out"
+            for reason, lines in self.left_out.items()
+        ]
+        if self.clipped:
+            notes.append(
+                f"localization.txt: {_describe_lines(self.clipped, 'box', 'boxes')} stick out of "
+                "their image; protocol=default clips them"
+            )
+        if self.unknown and reports_unknown:
+            notes.append(
+                f"localization.txt: {_describe_lines(self.unknown, 'line')} of images that "
+                "image_ids.txt does not have: left out"
+            )
+        return notes
+
+
+def _read_localization(path: Path, known: set[str], sizes: dict[str, Size]) -> _Localization:
+    localization = _Localization()
     for number, text in read_lines(path):
         where = f"line {number}"
-        if (masked := _mask_line(path, number, text)) is not None:
-            one, own, ignore = masked
-            if one not in known:
-                strangers.append(where)
-                continue
-            before = masks.get(one)
-            ignored = path.parent / ignore if ignore else before.ignore if before else None
-            objects = [*(before.objects if before else ()), path.parent / own]
-            masks[one] = Masks(objects, ignored)
+        if (fields := _split_mask_line(text)) is not None:
+            id, mask, ignore = fields
+            if id in known:
+                ignore_path = path.parent / ignore if ignore else None
+                localization.add_mask(id, path.parent / mask, ignore_path)
+            else:
+                localization.unknown.append(where)
             continue
-        one, *texts = _split(path, number, text, ("image", "x0", "y0", "x1", "y1"))
+        id, *texts = _split_fields(path, number, text, ("image", "x0", "y0", "x1", "y1"))
         box = [
-            _number(path, number, *pair)
+            _parse_number(path, number, *pair)
             for pair in zip(("x0", "y0", "x1", "y1"), texts, strict=True)
         ]
-        if one not in known:
-            strangers.append(where)
-        elif (reason := _reason(box, sizes.get(one))) is not None:
-            left_out.setdefault(reason, []).append(where)
+        if id in known:
+            localization.add_box(id, box, sizes.get(id), where)
         else:
-            height, width = sizes[one]
-            # wsolevaluation's own files have boxes that end one pixel after the last.
-            if min(box[:2]) < 0 or box[2] > width or box[3] > height:
-                clipped.append(where)
-            boxes.setdefault(one, []).append(box)
-    notes = [
-        f"localization.txt: {_some(found, 'box', 'boxes')} {reason}: left out"
-        for reason, found in left_out.items()
-    ]
-    if clipped:
-        notes.append(
-            f"localization.txt: {_some(clipped, 'box', 'boxes')} stick out of their image; "
-            "protocol=default clips them"
-        )
-    if strangers and whole:
-        notes.append(
-            f"localization.txt: {_some(strangers, 'line')} of images that image_ids.txt does not "
-            "have: left out"
-        )
-    return {one: np.array(found, np.float64) for one, found in boxes.items()}, masks, notes
+            localization.unknown.append(where)
+    return localization
 
 
-def _some(where: Sequence[str], one: str, several: str = "") -> str:
-    shown = ", ".join(where[:5]) + (", ..." if len(where) > 5 else "")
-    return f"{len(where)} {one if len(where) == 1 else several or one + 's'} ({shown})"
+def _describe_lines(lines: Sequence[str], singular: str, plural: str = "") -> str:
+    """Return how many lines there are, and the first of them; `plural`: if not with an s."""
+    shown = ", ".join(lines[:SHOWN]) + (", ..." if len(lines) > SHOWN else "")
+    return f"{len(lines)} {singular if len(lines) == 1 else plural or singular + 's'} ({shown})"
 
 
-def _mask_line(path: Path, number: int, text: str) -> tuple[str, str, str] | None:
+def _split_mask_line(text: str) -> tuple[str, str, str] | None:
+    """Return image, mask and ignore mask of a line that names masks; None for another."""
     parts = text.rsplit(",", 2)
     if len(parts) != 3 or not parts[1].lower().endswith((".png", ".jpg", ".jpeg", ".bmp")):
         return None
     return parts[0], parts[1], parts[2]
 
 
-def _number(path: Path, number: int, name: str, text: str) -> float:
+def _parse_number(path: Path, number: int, name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
         raise UserError(f"{path}, line {number}: {name} is {text!r}, expected a number") from None
 
 
-def _reason(box: Sequence[float], size: Size | None) -> str | None:
+def _find_fault(box: Sequence[float], size: Size | None) -> str | None:
+    """Return why a box cannot be right; None where it can."""
     if size is None:
         return "of images that image_sizes.txt does not have"
     if not np.isfinite(box).all():
@@ -271,15 +339,23 @@ def _reason(box: Sequence[float], size: Size | None) -> str | None:
 # -- maps and masks
 
 
-def map_path(folder: Path, one: str) -> Path:
-    """The evaluator's code has the image's suffix before .npy, its description does not."""
-    path = folder / f"{one}.npy"
-    return path if path.is_file() else folder / f"{os.path.splitext(one)[0]}.npy"
+def map_path(folder: Path, id: str) -> Path:
+    """Return where the map of an image is: with the image's suffix before .npy, or without.
+
+    The evaluator's code writes the suffix, its description has none.
+    """
+    path = folder / f"{id}.npy"
+    return path if path.is_file() else folder / f"{os.path.splitext(id)[0]}.npy"
 
 
-def read_map(folder: Path, one: str) -> Float[np.ndarray, "h w"]:
-    """Raises SkippedImage with what is wrong, in words that fit several maps."""
-    path = map_path(folder, one)
+def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
+    """Read the map of an image, of any size, not normalised.
+
+    Raises:
+        SkippedImage: There is no map, or it cannot be scored. The message has no subject, so that
+            it can follow the number of such maps.
+    """
+    path = map_path(folder, id)
     if not path.is_file():
         raise SkippedImage("have no map")
     try:
@@ -299,30 +375,41 @@ def read_map(folder: Path, one: str) -> Float[np.ndarray, "h w"]:
     return np.asarray(values)
 
 
-def strangers(folder: Path, ids: Iterable[str]) -> list[str]:
-    """Maps of images that are not among `ids`."""
-    known = {path for one in ids for path in (f"{one}.npy", f"{os.path.splitext(one)[0]}.npy")}
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    return sorted(name for name in found if name not in known)
+def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Return the paths, below the folder, of maps of images that are not among `ids`."""
+    known = {name for id in ids for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+    return sorted(name for name in names if name not in known)
 
 
 def read_masks(masks: Masks, size: Size | None = None) -> UInt8[np.ndarray, "h w"]:
-    """1 object, 0 background, 255 ignore (where no object is); brought to `size` by the nearest
-    pixel. Raises SkippedImage."""
+    """Read the masks of an image into one.
+
+    Args:
+        masks: Its files.
+        size: (height, width) to scale to, by the nearest pixel; None: not scaled.
+
+    Returns:
+        1 for objects, 0 for background, 255 (IGNORE) for what is ignored and is no object.
+
+    Raises:
+        SkippedImage: A file cannot be read, or the sizes differ.
+    """
     objects = [_read_mask(path, size) for path in masks.objects]
-    if any(one.shape != objects[0].shape for one in objects):
+    if any(mask.shape != objects[0].shape for mask in objects):
         raise SkippedImage("have masks of several sizes")
     covered = np.asarray(np.any(objects, 0), bool)
-    answer: UInt8[np.ndarray, "h w"] = covered.astype(np.uint8)
+    combined: UInt8[np.ndarray, "h w"] = covered.astype(np.uint8)
     if masks.ignore is not None:
         ignored = _read_mask(masks.ignore, size)
         if ignored.shape != covered.shape:
             raise SkippedImage("have masks of several sizes")
-        answer[ignored & ~covered] = IGNORE
-    return answer
+        combined[ignored & ~covered] = IGNORE
+    return combined
 
 
 def _read_mask(path: Path, size: Size | None) -> np.ndarray:
+    """Return a boolean mask: True where the image file is not black."""
     try:
         data = np.fromfile(path, np.uint8)
         mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None

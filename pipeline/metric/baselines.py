@@ -45,6 +45,12 @@ def centre_box(size: Size, fraction: float) -> Float32[np.ndarray, "4"]:
 
 
 @lru_cache(maxsize=64)
+def _centre_boxes(size: Size) -> Float32[np.ndarray, "20 4"]:
+    """Return the centred boxes of all fractions, kept for further images of the size."""
+    return np.stack([centre_box(size, fraction) for fraction in FRACTIONS])
+
+
+@lru_cache(maxsize=64)
 def pyramid(size: Size) -> Float32[np.ndarray, "h w"]:
     """Return the pyramid at the centres of pixels; above 0 everywhere, below 1 but at a centre
     pixel. It is kept for further images of the size, and cannot be written to."""
@@ -84,8 +90,7 @@ class Baselines(MetricBase):
 
     def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
         """True boxes of an image of `size` (height, width)."""
-        guesses = np.stack([centre_box(size, fraction) for fraction in FRACTIONS])
-        fits = pairwise_iou(guesses, boxes)
+        fits = pairwise_iou(_centre_boxes(size), boxes)
         self._found.append(fits.max(1) if fits.size else np.zeros(len(FRACTIONS)))
 
     def compute(

@@ -164,7 +164,7 @@ class BoxCounts(MetricBase):
         for i, iou in enumerate(self.ious if len(counts) else ()):
             rows = counts[:, i]
             values = precision_recall_f1(rows.mean(0))
-            spread = precision_recall_f1(resampled(rows, 1000, np.random.default_rng(self.seed)))
+            spread = precision_recall_f1(resampled(rows, 1000, self.seed))
             scores += [
                 Score(name, float(value), len(rows), iou, self.threshold, label, middle(again))
                 for name, value, again in zip(names, values, spread, strict=True)

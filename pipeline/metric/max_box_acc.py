@@ -174,7 +174,7 @@ class MaxBoxAcc(MetricBase):
             return []
         accuracy = means(rows).reshape(len(self.ious), -1)
         found = [best_threshold(curve) for curve in accuracy]
-        maxima = self._maxima(resampled(rows, 1000, np.random.default_rng(self.seed)))
+        maxima = self._maxima(resampled(rows, 1000, self.seed))
         scores = [
             Score(self.name, value, len(rows), iou, _oracle(at), label, middle(maxima[:, i]))
             for i, (iou, (value, at)) in enumerate(zip(self.ious, found, strict=True))

@@ -147,7 +147,7 @@ class PxAP(MetricBase):
         total = rows.sum(0, dtype=np.float64).reshape(2, -1)
         if total[1].sum() == 0:  # no object: nothing to find
             return []
-        again = resampled(rows, 1000, np.random.default_rng(self.seed)).reshape(-1, *total.shape)
+        again = resampled(rows, 1000, self.seed).reshape(-1, *total.shape)
         above = _above(again)  # most of the time goes here: once for both
         curve, curves = pxiou(total), _pxiou(*above)
         best = int(curve.argmax())

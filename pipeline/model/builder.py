@@ -1,4 +1,4 @@
-"""What every choice of `model=` has, with the defaults of a network without weights."""
+"""Base of the choices of `model=`: the defaults of a network without pretrained weights."""
 
 from __future__ import annotations
 
@@ -14,39 +14,51 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """The half of `pipeline.protocols.NetworkBuilder` that a network without weights has.
+    """Defaults of `pipeline.protocols.NetworkBuilder` for a network without pretrained weights.
 
-    A network adds `body`, `mean`, `std`, `last` and `below`; one with weights or with a head of its
-    own overrides what stands here.
+    A subclass adds `body`, `mean`, `std`, `last` and `below`. It overrides `weights`, `known` and
+    `load` where it has pretrained weights, `own` where the network has a head of its own.
+
+    Attributes:
+        weights: the name or the file of the pretrained weights; None: random weights.
+        has_own_head: whether `own` builds a head that differs from a new GAP head.
+        own_head_from_scratch: whether that head can be trained without pretrained weights.
     """
 
     weights: str | None = None
-    has_own_head = False  # whether `own` gives a head that is not new
-    own_head_from_scratch = False  # whether that head needs no weights to start from
+    has_own_head = False
+    own_head_from_scratch = False
 
     @property
     def pretrained(self) -> bool:
-        """Whether there are weights to start from."""
+        """Whether there are pretrained weights."""
         return self.weights is not None
 
     @property
     def weight_file(self) -> Path | None:
-        """The file that `weights` names, where it names one."""
+        """The file that `weights` names; None where it names none."""
         return None
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The classes that the pretrained head tells apart."""
+        """The names of the classes of the pretrained head, in order; empty without such a head."""
         return ()
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
-        """Raise UserError: this network has no head of its own."""
+        """Raise UserError, as this network has no head of its own.
+
+        A subclass that has one returns body and head for so many classes, with random weights.
+        """
         raise UserError(
             f"train.head=own: {type(self).__name__} has no head of its own; use train.head=new"
         )
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
-        """Raise UserError: this network has no weights."""
+        """Raise UserError, as this network has no pretrained weights.
+
+        A subclass that has them returns the body, the head (None where it does not fit the known
+        classes) and the names of the head's classes.
+        """
         raise UserError(f"model.weights: {type(self).__name__} has no weights to load")
 
     def at_trained_stride(self) -> Self:

@@ -5,8 +5,8 @@ body:  image -> feature maps f_k            head: feature maps -> logits
 MeanLinear    s_c = sum_k w_k^c mean_ij f_k(i, j) + b_c        Zhou et al. 2016, equation 1
 ConvMean      s_c = mean_ij relu(sum_k w_k^c f_k(i, j) + b_c)  SqueezeNet, Iandola et al. 2016
 
-Any other head (VGG's fully connected layers, a transformer's class token) is a network's own: every
-method that reads no class weights works on it.
+Any other head (VGG's fully connected layers, a transformer's class token) has no class weights: CAM
+cannot explain it, methods that read no class weights can.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import difflib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 
 INPUT, LAST, BELOW = "input", "last", "below"
 FOREGROUND = "foreground"  # the branch that was trained to localize
-OBJECT_CLASS = "object_class"  # the branch that tells the class by what is foreground
-OWN = "own"  # the head of a card whose network has no GAP head
+OBJECT_CLASS = "object_class"  # the branch that classifies by the foreground alone
+OWN = "own"  # `head_kind` of a network without a GAP head
+MAX_OTHER_TOKENS = 8  # class token and registers, before the tokens of the patches
 
 
 class MeanLinear(nn.Module):
-    """Global average pooling, then a linear layer."""
+    """A GAP head: global average pooling, then a linear layer."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -41,19 +42,22 @@ class MeanLinear(nn.Module):
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
         return self.linear.weight
 
     @property
     def bias(self) -> Float[Tensor, "C"]:
+        """The constant of each class's score."""
         return self.linear.bias
 
     def forward(self, features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C"]:
-        pooled: Tensor = self.linear(features.mean((2, 3)))
-        return pooled
+        """Compute logits from feature maps."""
+        logits: Tensor = self.linear(features.mean((2, 3)))
+        return logits
 
 
 class ConvMean(nn.Module):
-    """A 1x1 convolution to one map a class, ReLU, then global average pooling."""
+    """A GAP head: a 1x1 convolution to one map a class, ReLU, then global average pooling."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -61,14 +65,17 @@ class ConvMean(nn.Module):
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
         return self.conv.weight[:, :, 0, 0]
 
     @property
     def bias(self) -> Float[Tensor, "C"]:
+        """The constant of each class's score, added to its map before the ReLU."""
         assert self.conv.bias is not None
         return self.conv.bias
 
     def forward(self, features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C"]:
+        """Compute logits from feature maps."""
         maps: Tensor = self.conv(features)
         return maps.relu().mean((2, 3))
 
@@ -79,15 +86,35 @@ HEADS: dict[str, type[MeanLinear] | type[ConvMean]] = {
 }
 
 
+@runtime_checkable
+class ComparedBranch(Protocol):
+    """A branch whose map was compared with the map that it was trained on."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether its map is better alone than in the mean with the map that it was trained on."""
+        ...
+
+
 class Classifier(nn.Module):
-    """Satisfies records.Network. `last` are the feature maps that the head reads.
+    """A body, a head and further branches; satisfies `pipeline.protocols.Network`.
 
-    They are what the body gives; or what the argument `last` names within it, where the body gives
-    something else (a transformer: its class token). `below` names what the last block reads.
+    A layer is named by its path within the body, as in `body.named_modules()`. Four names have a
+    meaning of their own: `input` (the images), `last` (the feature maps that the head reads),
+    `below` (what the last block reads), and the body itself, the empty string.
 
-    `branches` are further heads, each of which answers to its name as a layer does: a module with
-    `reads`, the names of layers and of branches before it, that is called with their activations
-    (model/foreground.py, model/second_order.py).
+    Args:
+        body: from images [b, 3, H, W] to feature maps [b, K, h, w], or to what the head reads.
+        head: from the body's output to logits [b, C].
+        classes: names of the C classes.
+        last: the layer `last`; empty where it is the body's output. A transformer's body gives the
+            class token, and `last` names the layer of the patches' tokens.
+        below: the layer `below`; empty where none is known.
+
+    Attributes:
+        branches: further heads by name. A branch answers to its name as a layer does. It is a
+            module with `reads`, the names of the layers and branches that it reads, and is called
+            with their activations (model/foreground.py, model/second_order.py).
     """
 
     def __init__(
@@ -100,7 +127,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        self.head: Any = head  # a GAP head where `gap` says so
+        self.head: Any = head
         self.classes = tuple(classes)
         self.last = last
         self.below = below
@@ -108,7 +135,11 @@ class Classifier(nn.Module):
 
     @property
     def gap(self) -> MeanLinear | ConvMean:
-        """The head, where it is a GAP head; raises UserError where it is another."""
+        """The head, where it is a GAP head.
+
+        Raises:
+            UserError: The head is another.
+        """
         if not isinstance(self.head, MeanLinear | ConvMean):
             raise UserError(
                 "the network's head is its own, no global average pooling with one linear layer: "
@@ -119,18 +150,24 @@ class Classifier(nn.Module):
 
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
+        """The class weights of the GAP head.
+
+        Raises:
+            UserError: The head is another.
+        """
         return self.gap.class_weights
 
     @property
     def stands_alone(self) -> bool:
-        """Whether the branch `foreground` is better alone than with the map that taught it."""
-        return FOREGROUND not in self.branches or bool(
-            getattr(self.branches[FOREGROUND], "alone", True)
-        )
+        """Whether `foreground` is better alone than in the mean with the map it was trained on."""
+        if FOREGROUND not in self.branches:
+            return True
+        branch = self.branches[FOREGROUND]
+        return not isinstance(branch, ComparedBranch) or bool(branch.alone)
 
     @property
     def tells_objects(self) -> bool:
-        """Whether it answers at `object_class`: logits by what is foreground alone."""
+        """Whether there is a branch `object_class`: logits [b, C] by the foreground alone."""
         return OBJECT_CLASS in self.branches
 
     @property
@@ -140,65 +177,82 @@ class Classifier(nn.Module):
 
     @property
     def head_kind(self) -> str:
+        """The key of the head in HEADS; `own` where it is another."""
         return next((name for name, kind in HEADS.items() if type(self.head) is kind), OWN)
 
     def forward(self, images: Float[Tensor, "b 3 H W"], at: Sequence[str] = ()) -> NetworkOutput:
-        """Logits, and the activations of the layers named in `at`.
+        """Compute logits, and the activations of the layers and branches named in `at`.
 
-        The graph starts at the first of them that runs: what comes before keeps none. The layer
-        `input` is the images themselves: without it no gradient reaches them. Without `at`, and
-        under no_grad, torch's usual rules hold. A layer that runs several times answers with its
-        last run. Tokens of a transformer [b, n, d] come as a grid [b, d, h, w] without the class
-        token, which stays what it is.
+        The graph starts at the first of these layers that runs: what runs before it keeps none. No
+        gradient reaches the images unless `input` is among the layers. Without `at`, and under
+        no_grad, torch's usual rules hold. A layer that runs several times answers with its last
+        run. Tokens of a transformer [b, n, K] are returned as a grid [b, K, h, w] without the class
+        token, which runs on unchanged.
 
-        Raises UserError for a layer that is not there, with the near ones.
+        Args:
+            images: float, standardised by the network's mean and deviation.
+            at: names of layers and branches.
+
+        Returns:
+            Logits [b, C], and activations by name, in the order of `at`.
+
+        Raises:
+            UserError: A layer is not there (similar names are listed), does not run, or gives
+                neither feature maps nor tokens.
         """
         if not at:
             return NetworkOutput(self.head(self.body(images)))
-        branches = self._branches(at)
+        branches = self._order_branches(at)
         read = [name for branch in branches.values() for name in branch.reads]
         names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
-        layers = {name: self._layer(name) for name in names if name != INPUT}
-        with _watching(layers, images, INPUT in names) as (found, watched):
-            logits = self.head(self.body(watched))
+        layers = {name: self._find_layer(name) for name in names if name != INPUT}
+        with _record_activations(layers, images, INPUT in names) as (activations, inputs):
+            logits = self.head(self.body(inputs))
         for name in names:
-            if name not in found:
+            if name not in activations:
                 raise UserError(f"layer {name!r}: the network has it but does not run it")
         for name, branch in branches.items():
-            found[name] = branch(*(found[layer] for layer in branch.reads))
-        return NetworkOutput(logits, {name: found[name] for name in at})
+            activations[name] = branch(*(activations[layer] for layer in branch.reads))
+        return NetworkOutput(logits, {name: activations[name] for name in at})
 
-    def _branches(self, at: Sequence[str]) -> dict[str, Any]:
-        """The branches that are asked for, each behind those that it reads."""
-        found: dict[str, Any] = {}
+    def _order_branches(self, at: Sequence[str]) -> dict[str, Any]:
+        """Return the branches among `at` and those that they read, each after what it reads."""
+        ordered: dict[str, Any] = {}
         for name in at:
             if name in self.branches:
                 branch: Any = self.branches[name]
-                found |= {**self._branches(branch.reads), name: branch}
-        return found
+                ordered |= {**self._order_branches(branch.reads), name: branch}
+        return ordered
 
     def behind(
         self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
     ) -> Float[Tensor, "n C"]:
-        """Logits if `layer` answered with `features` instead of its own: those of one image, or
-        each that of an image of its own.
+        """Compute the logits that follow if the layer's output is replaced.
 
-        What comes before the layer runs once or not at all, as far as the body is made of
-        nn.Sequential, and n times where only its code could tell what that is. `features` may be
-        written over.
+        What runs before the layer runs once or not at all, as far as the body is made of
+        nn.Sequential; it runs n times where only the code of a module defines the order.
 
-        Raises UserError for a layer that is not there, or runs several times.
+        Args:
+            layer: its name.
+            features: replace the layer's output. They may be overwritten.
+            image: the image that all features belong to (m = 1), or the image of each (m = n).
+
+        Returns:
+            Logits for each of the features.
+
+        Raises:
+            UserError: The layer is not there, or runs several times.
         """
         if layer == INPUT:
             return self.forward(features).logits
-        before, step, after = self._around(layer)
+        before, step, after = self._split_at(layer)
         if step is not None:
             maps = image
             for module in before:
                 maps = module(maps)
             if len(maps) == 1:
                 maps = maps.repeat(len(features), *[1] * (maps.ndim - 1))
-            with _replacing(layer, self._layer(layer), features, image):
+            with _replace_output(layer, self._find_layer(layer), features, image):
                 features = step(maps)
         for module in after:
             features = module(features)
@@ -206,28 +260,30 @@ class Classifier(nn.Module):
         return logits
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b K h w"]:
+        """Compute the body's output; of a CNN, the last feature maps."""
         maps: Tensor = self.body(images)
         return maps
 
-    def _path(self, name: str) -> str:
-        """Where within the body a layer is; empty: it is the body itself."""
+    def _resolve_path(self, name: str) -> str:
+        """Return a layer's path within the body; empty: it is the body itself."""
         if name == LAST:
             return self.last
         return self.below if name == BELOW and self.below else name
 
-    def _around(self, name: str) -> tuple[list[nn.Module], nn.Module | None, list[nn.Module]]:
-        """What the body runs before a layer, what the layer lies in, and what runs after that.
+    def _split_at(self, name: str) -> tuple[list[nn.Module], nn.Module | None, list[nn.Module]]:
+        """Split the body into what runs before a layer, what contains it, and what runs after.
 
-        The middle is None where it is the layer itself.
+        The second is the innermost part of chains (nn.Sequential) that contains the layer; None
+        where that is the layer itself.
         """
-        layer = self._layer(name)
-        every = self.body.named_modules(remove_duplicate=False)
-        if sum(module is layer for _, module in every) > 1:
-            raise _runs_several_times(name)
+        layer = self._find_layer(name)
+        modules = self.body.named_modules(remove_duplicate=False)
+        if sum(module is layer for _, module in modules) > 1:
+            raise _repeated_layer_error(name)
         before: list[nn.Module] = []
         after: list[nn.Module] = []
         within: nn.Module = self.body
-        for part in filter(None, self._path(name).split(".")):
+        for part in filter(None, self._resolve_path(name).split(".")):
             if type(within).forward is not nn.Sequential.forward:
                 return before, within, after
             names, steps = zip(*within._modules.items(), strict=True)
@@ -237,9 +293,10 @@ class Classifier(nn.Module):
             within = steps[place]
         return before, None, after
 
-    def _layer(self, name: str) -> nn.Module:
+    def _find_layer(self, name: str) -> nn.Module:
+        """Return a layer; raise UserError, which lists similar names, where it is not there."""
         try:
-            return self.body.get_submodule(self._path(name))
+            return self.body.get_submodule(self._resolve_path(name))
         except AttributeError:
             if name == FOREGROUND:
                 raise UserError(
@@ -257,9 +314,16 @@ class Classifier(nn.Module):
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, what: str) -> None:
-    """Make the tensors of `state` the network's own; it may lie on the meta device.
+    """Replace a network's parameters and buffers by the tensors of a state dict.
 
-    Raises UserError, which begins with `where`, unless names and shapes are those of `what`.
+    Args:
+        network: may be on the meta device, as its tensors are replaced and not copied into.
+        state: tensors by name.
+        where: what an error begins with: the file or the option that the state is from.
+        what: the network's name, for an error.
+
+    Raises:
+        UserError: Names or shapes are not those of the network.
     """
     wanted = network.state_dict()
     given = dict(state)
@@ -269,7 +333,7 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
     missing = [key for key in wanted if key not in given]
     unknown = [key for key in given if key not in wanted]
     shapes = [key for key in wanted if key in given and wanted[key].shape != given[key].shape]
-    amiss = [
+    differences = [
         f"{len(keys)} of {count} tensors {why} ({example(keys[0])})"
         for keys, count, why, example in (
             (missing, len(wanted), "it needs are missing", str),
@@ -279,8 +343,8 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
         )
         if keys
     ]  # fmt: skip
-    if amiss:
-        raise UserError(f"{where}: these weights do not fit {what}: {'; '.join(amiss)}")
+    if differences:
+        raise UserError(f"{where}: these weights do not fit {what}: {'; '.join(differences)}")
     network.load_state_dict(given, assign=True)
 
 
@@ -291,110 +355,114 @@ def _check_activation(name: str, output: Any) -> None:
         raise UserError(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
 
 
-# torch numbers hooks by a counter that two threads could read at once.
-_HOOKS = threading.Lock()
+# torch numbers hooks by a counter, which two threads could read at the same time.
+_HOOKS_LOCK = threading.Lock()
 
 
 @contextmanager
-def _watching(
+def _record_activations(
     layers: Mapping[str, nn.Module], images: Tensor, from_input: bool
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Activations of `layers` in this thread's forward pass; no hook is left behind.
+    """Record the outputs of layers in this thread's forward pass, and remove the hooks after it.
 
-    The pass starts without a graph; from the first of the layers on it keeps one. An activation
-    that hangs on no graph yet becomes its start. What goes on is a copy, so that a ReLU in place
-    behind the layer changes nothing that was given out. Yields the activations, filled as the pass
-    goes, and the images to run it on.
+    The pass starts without a graph and keeps one from the first of the layers on. An activation
+    that belongs to no graph yet becomes the start of one. The network continues on a copy, so that
+    a ReLU in place behind the layer does not change the recorded activation.
+
+    Yields:
+        The activations, which are filled during the pass; and the images to run it on.
     """
-    found: dict[str, Tensor] = {}
-    owner = threading.get_ident()
+    activations: dict[str, Tensor] = {}
+    thread = threading.get_ident()
     graph = torch.is_grad_enabled()
 
-    def start(output: Tensor) -> Tensor:
+    def start_graph(output: Tensor) -> Tensor:
         return output.detach().requires_grad_() if graph and not output.requires_grad else output
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-            if threading.get_ident() != owner:
+            if threading.get_ident() != thread:
                 return None
             _check_activation(name, output)
             torch.set_grad_enabled(graph)
             if output.ndim == 3:  # tokens of a transformer
-                others, (height, width) = _token_grid(name, output, images)
+                others, (height, width) = _infer_token_grid(name, output, images)
                 grid = output[:, others:].mT.reshape(len(output), -1, height, width)
-                found[name] = grid = start(grid)
+                activations[name] = grid = start_graph(grid)
                 behind = grid.permute(0, 2, 3, 1).flatten(1, 2)
                 return torch.cat((output[:, :others], behind), 1)
-            if any(output is one for one in inputs):  # Identity, Dropout: others may change it
+            # Identity and Dropout return their input, which another module may change in place.
+            if any(output is tensor for tensor in inputs):
                 output = output.clone()
-            found[name] = output = start(output)
-            passed: Tensor = output.clone()
-            return passed
+            activations[name] = output = start_graph(output)
+            copy: Tensor = output.clone()
+            return copy
 
         return hook
 
     handles = []
     try:
-        with _HOOKS:
+        with _HOOKS_LOCK:
             for name, layer in layers.items():
                 handles.append(layer.register_forward_hook(watch(name)))
         if from_input:
-            found[INPUT] = images = images.detach().requires_grad_(graph)
+            activations[INPUT] = images = images.detach().requires_grad_(graph)
             images = images.clone()
         else:
             torch.set_grad_enabled(False)
-        yield found, images
+        yield activations, images
     finally:
         torch.set_grad_enabled(graph)
-        with _HOOKS:
+        with _HOOKS_LOCK:
             for handle in handles:
                 handle.remove()
 
 
 @contextmanager
-def _replacing(name: str, layer: nn.Module, features: Tensor, image: Tensor) -> Iterator[None]:
-    """In this thread's forward pass `layer` answers with `features`; no hook is left behind."""
-    owner = threading.get_ident()
+def _replace_output(name: str, layer: nn.Module, features: Tensor, image: Tensor) -> Iterator[None]:
+    """Replace a layer's output in this thread's forward pass, and remove the hook after it."""
+    thread = threading.get_ident()
     runs = 0
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
         nonlocal runs
-        if threading.get_ident() != owner:
+        if threading.get_ident() != thread:
             return None
         runs += 1
         if runs > 1:
-            raise _runs_several_times(name)
+            raise _repeated_layer_error(name)
         if output.ndim == 3:
-            others, _ = _token_grid(name, output, image)
+            others, _ = _infer_token_grid(name, output, image)
             return torch.cat((output[:, :others], features.permute(0, 2, 3, 1).flatten(1, 2)), 1)
         return features
 
-    with _HOOKS:
+    with _HOOKS_LOCK:
         handle = layer.register_forward_hook(hook)
     try:
         yield
     finally:
-        with _HOOKS:
+        with _HOOKS_LOCK:
             handle.remove()
 
 
-def _runs_several_times(name: str) -> UserError:
+def _repeated_layer_error(name: str) -> UserError:
     return UserError(
-        f"layer {name!r}: it runs several times, so that its answer is not one to replace"
+        f"layer {name!r}: it runs several times, so that its output cannot be replaced"
     )
 
 
-def _token_grid(name: str, tokens: Tensor, images: Tensor) -> tuple[int, tuple[int, int]]:
-    """How many tokens come before those of the patches (class token, registers), and their grid.
+def _infer_token_grid(name: str, tokens: Tensor, images: Tensor) -> tuple[int, tuple[int, int]]:
+    """Infer the number of tokens before those of the patches, and the grid (h, w) of the patches.
 
-    Patches are square and cover the image: n = others + (H / p) (W / p).
+    Patches are square and cover the image: n = others + (H / p) (W / p). The others are the class
+    token and registers. Of several solutions the one with the smallest patches is returned.
     """
     height, width = images.shape[2:]
     count = tokens.shape[1]
     for patch in range(1, min(height, width) + 1):
         if height % patch == 0 and width % patch == 0:
             others = count - (height // patch) * (width // patch)
-            if 0 <= others <= 8:
+            if 0 <= others <= MAX_OTHER_TOKENS:
                 return others, (height // patch, width // patch)
     raise UserError(
         f"layer {name!r}: {count} tokens of an image of {height} x {width} are no grid of patches"

@@ -1,10 +1,10 @@
-"""A small head that answers where the object is, on a classifier's features of several strides.
+"""A small head that predicts where the object is from a classifier's features of several strides.
 
     x = relu(sum_l up(conv1x1_l((f_l - mean_l) / std_l)))        map = sigmoid(conv1x1(x + ...))
 
-The last layer of each stride, 8, 16 and 32, is read: what is deep knows the object, what is shallow
-knows its edge (Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017). The map has
-the finest of these resolutions, and one forward pass of the classifier gives both answers.
+The last layer of each stride, 8, 16 and 32, is read: deep layers recognise the object, shallow ones
+locate its edge (Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017). The map
+has the finest of these resolutions, and one forward pass gives both logits and map.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ if TYPE_CHECKING:
 
     from pipeline.model.classifier import Classifier
 
-FINEST = 3  # 2^3: what is finer knows colours, not objects
+MIN_OCTAVE = 3  # a stride of 2^3: finer layers respond to colours and edges, not to objects
 
 
 class ForegroundHead(nn.Module):
-    """`reads` are the layers, finest first, with so many `channels`; see Classifier.branches.
-    `alone`: whether its map is better alone than in the mean with its teacher's."""
+    """A branch that predicts the foreground; see `Classifier.branches`.
+
+    Args:
+        reads: the layers that it reads, finest first.
+        channels: the channels of each of them.
+        width: channels of the head.
+        depth: number of its 3x3 convolutions.
+        alone: whether its map is better alone than in the mean with the map it was trained on.
+
+    Attributes:
+        node: the arguments, as a checkpoint stores them to build the head again.
+    """
 
     def __init__(
         self,
@@ -59,86 +69,109 @@ class ForegroundHead(nn.Module):
 
     @property
     def alone(self) -> bool:
+        """Whether its map is better alone than in the mean with the map it was trained on."""
         return bool(self.node["alone"])
 
-    def stand(self, alone: bool) -> None:
-        """Write down whether the map is better alone."""
+    def set_alone(self, alone: bool) -> None:
+        """Record whether the map is better alone, for `alone` and for the checkpoint."""
         self.node["alone"] = alone
 
     @torch.no_grad()
     def standardize(self, features: Sequence[Float[Tensor, "n K h w"]]) -> None:
-        """Take mean and deviation of each channel from features of some images."""
-        for n, one in enumerate(features):
-            self.get_buffer(f"mean{n}").copy_(one.float().mean((0, 2, 3)))
-            self.get_buffer(f"std{n}").copy_(one.float().std((0, 2, 3)) + 1e-3)
+        """Set the mean and deviation of each channel to those of features of some images.
+
+        Args:
+            features: of each layer of `reads`.
+        """
+        for n, maps in enumerate(features):
+            self.get_buffer(f"mean{n}").copy_(maps.float().mean((0, 2, 3)))
+            self.get_buffer(f"std{n}").copy_(maps.float().std((0, 2, 3)) + 1e-3)
 
     def logits(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Compute the map before the sigmoid, at the resolution of the first features.
+
+        Args:
+            features: of each layer of `reads`.
+        """
         size = features[0].shape[2:]
         total: Tensor | None = None
-        for n, (one, side) in enumerate(zip(features, self.sides, strict=True)):
+        for n, (maps, side) in enumerate(zip(features, self.sides, strict=True)):
             # Standardizing and a 1x1 convolution are one 1x1 convolution.
             assert isinstance(side, nn.Conv2d)
             assert side.bias is not None
             weight = side.weight / self.get_buffer(f"std{n}")[:, None, None]
             bias = side.bias - weight[:, :, 0, 0] @ self.get_buffer(f"mean{n}")
-            own = F.conv2d(one, weight, bias)
-            if own.shape[2:] != size:
-                own = F.interpolate(own, size, mode="bilinear")
-            total = own if total is None else total + own
+            projected = F.conv2d(maps, weight, bias)
+            if projected.shape[2:] != size:
+                projected = F.interpolate(projected, size, mode="bilinear")
+            total = projected if total is None else total + projected
         if total is None:
             raise ValueError("a foreground head reads at least one layer")
         x = total.relu()
         for step in self.steps:
             x = x + step(x).relu()
-        answer: Tensor = self.out(x)
-        return answer
+        logits: Tensor = self.out(x)
+        return logits
 
     def forward(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b 1 h w"]:
+        """Compute the foreground map, from 0 to 1, at the resolution of the first features."""
         return self.logits(*features).sigmoid()
 
 
-def localizer(network: Classifier, size: Size, width: int = 64) -> ForegroundHead:
-    """A new head on the last layer of each stride of a network, for images of a size."""
-    layers = pyramid(network, size)
+def build_foreground_head(network: Classifier, size: Size, width: int = 64) -> ForegroundHead:
+    """Build a head on the last layer of each stride of a network, with random weights.
+
+    Args:
+        network: the classifier, which is not changed.
+        size: of its images.
+        width: channels of the head.
+    """
+    layers = list_pyramid_layers(network, size)
     return ForegroundHead(tuple(layers), tuple(layers.values()), width)
 
 
-def pyramid(network: Classifier, size: Size) -> dict[str, int]:
-    """The last layer of each stride that a network has of 8, 16 and 32, finest first, with its
-    channels. The coarsest is `last`, what the classifier reads.
+def list_pyramid_layers(network: Classifier, size: Size) -> dict[str, int]:
+    """List the last layer of each stride from 8 on that a network has.
 
-    A layer is a part of the body, or of an nn.Sequential in it, that answers with feature maps.
+    A layer is a part of the body, or of an nn.Sequential in it, that gives feature maps. Shapes
+    alone are computed, on a copy of the network.
+
+    Args:
+        network: the classifier, which is not changed.
+        size: of its images.
+
+    Returns:
+        Channels by layer, finest first. The coarsest is `last`, which the classifier's head reads.
     """
-    found: dict[int, tuple[str, int]] = {}
+    layers: dict[int, tuple[str, int]] = {}
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 4:
-                found[_octave(size, output)] = (name, int(output.shape[1]))
+                layers[_compute_octave(size, output)] = (name, int(output.shape[1]))
 
         return hook
 
     copy = deepcopy(network).to("meta").eval()
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in _trunk(copy.body)]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in _list_trunk(copy.body)]
     with torch.no_grad():
         last = copy(torch.zeros(1, 3, *size, device="meta"), at=("last",)).activations["last"]
     for handle in handles:
         handle.remove()
-    deepest = _octave(size, last)
-    below = {octave: layer for octave, layer in found.items() if FINEST <= octave < deepest}
-    named = [below[octave] for octave in sorted(below)]
-    return dict([*named, ("last", int(last.shape[1]))])
+    deepest = _compute_octave(size, last)
+    below = [layers[octave] for octave in sorted(layers) if MIN_OCTAVE <= octave < deepest]
+    return dict([*below, ("last", int(last.shape[1]))])
 
 
-def _octave(size: Size, maps: Tensor) -> int:
-    """The stride of maps of an image of that size, as a power of 2."""
+def _compute_octave(size: Size, maps: Tensor) -> int:
+    """Compute the binary logarithm of the stride of maps of an image of a size, rounded."""
     return round(math.log2(max(size[0] / maps.shape[2], 1)))
 
 
-def _trunk(body: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The parts of a body, and of each nn.Sequential among them, by name."""
+def _list_trunk(body: nn.Module) -> list[tuple[str, nn.Module]]:
+    """List the parts of a body, and of each nn.Sequential among them, with their names."""
     parts = []
     for name, part in body.named_children():
-        inside = _trunk(part) if isinstance(part, nn.Sequential) else []
-        parts += [(name, part), *((f"{name}.{below}", one) for below, one in inside)]
+        inside = _list_trunk(part) if isinstance(part, nn.Sequential) else []
+        parts += [(name, part), *((f"{name}.{below}", child) for below, child in inside)]
     return parts

@@ -1,8 +1,9 @@
-"""Batch norm over the images of all processes, so that several train what one would.
+"""Batch norm over the images of all processes, so that they train the network that one would.
 
-    mean and variance of all ranks' images;  y = (x - mean) / sqrt(variance + eps) * weight + bias
+    y = (x - mean) / sqrt(variance + eps) * weight + bias
+    with mean and variance over the images of all ranks
 
-Ioffe and Szegedy 2015. torch.nn.SyncBatchNorm is the same for GPUs alone; this serves CPUs.
+Ioffe and Szegedy 2015. torch.nn.SyncBatchNorm computes the same, on GPUs alone; this is for CPUs.
 """
 
 from __future__ import annotations
@@ -17,23 +18,25 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-Network = TypeVar("Network", bound=nn.Module)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """When training; otherwise it is nn.BatchNorm2d."""
+    """Batch norm over the images of all ranks in training, nn.BatchNorm2d otherwise."""
 
     def forward(self, maps: Float[Tensor, "b K h w"]) -> Float[Tensor, "b K h w"]:
+        """Normalize maps; in training, also update the running statistics."""
         if not self.training:
             normed: Tensor = super().forward(maps)
             return normed
         values = maps.float()
-        own = torch.tensor([values.numel() // values.shape[1]], device=maps.device)
-        count = int(_summed(own))
-        mean = _summed(values.sum((0, 2, 3))) / count
+        local_count = torch.tensor([values.numel() // values.shape[1]], device=maps.device)
+        count = int(_sum_over_ranks(local_count))
+        mean = _sum_over_ranks(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _summed(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * (count / max(1, count - 1)))
+        variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
+        unbiased = variance.detach() * (count / max(1, count - 1))
+        self._update_running_statistics(mean.detach(), unbiased)
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
@@ -41,7 +44,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         return (centred * scale[:, None, None]).to(maps.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Float[Tensor, "K"], variance: Float[Tensor, "K"]) -> None:
+    def _update_running_statistics(
+        self, mean: Float[Tensor, "K"], variance: Float[Tensor, "K"]
+    ) -> None:
         if self.running_mean is None or self.running_var is None:
             return
         assert self.num_batches_tracked is not None
@@ -51,43 +56,56 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(variance, share)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all ranks; its gradient is the sum of theirs."""
+class _AllReduceSum(torch.autograd.Function):
+    """The sum of a tensor over all ranks; its gradient is the sum of the gradients of all ranks."""
 
     @staticmethod
-    def forward(context: Any, own: Tensor) -> Tensor:
-        whole = own.clone()
-        distributed.all_reduce(whole)
-        return whole
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
 
     @staticmethod
-    def backward(context: Any, *slopes: Tensor) -> Tensor:
-        whole = slopes[0].clone()
-        distributed.all_reduce(whole)
-        return whole
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
 
 
-def _summed(own: Tensor) -> Tensor:
-    whole: Tensor = _Sum.apply(own)
-    return whole
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    total: Tensor = _AllReduceSum.apply(values)
+    return total
 
 
-def synced(network: Network, device: str) -> Network:
-    """The network with every batch norm over all processes, for a device of this type.
+def synchronize_batch_norm(network: Module, device: str) -> Module:
+    """Replace each batch norm of a network by one over the images of all processes.
 
-    Raises UserError for a batch norm of a library's own kind, which would stay each process's own.
+    Args:
+        network: is changed.
+        device: the type of the device that it is trained on: cuda or cpu.
+
+    Returns:
+        The network; on cuda it may be another object.
+
+    Raises:
+        UserError: A batch norm is not nn.BatchNorm2d but a library's subclass or another dimension,
+            which would be computed over the images of each process alone.
     """
-    every = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    for one in every:
-        if type(one) is not nn.BatchNorm2d:
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
+    for norm in norms:
+        if type(norm) is not nn.BatchNorm2d:
             raise UserError(
-                f"runtime.devices: {type(one).__module__}.{type(one).__name__} cannot be computed "
-                "over the images of several processes; train this network with one, "
+                f"runtime.devices: {type(norm).__module__}.{type(norm).__name__} cannot be "
+                "computed over the images of several processes; train this network with one, "
                 "runtime.devices=1"
             )
     if device == "cuda":
-        whole = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-        return cast(Network, whole)
-    for one in every:
-        one.__class__ = SyncedBatchNorm2d
+        synced = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return cast(Module, synced)
+    for norm in norms:
+        norm.__class__ = SyncedBatchNorm2d
     return network

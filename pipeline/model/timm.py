@@ -1,7 +1,8 @@
 """timm's networks by name: `model=timm model.name=resnet50.a1_in1k`; an extra, `label2box[timm]`.
 
-What timm calls forward_features is the body and forward_head the head. Where the head is a mean
-and one linear layer it is a GAP head, which CAM reads; this is found out by comparing the two.
+The body is what timm calls forward_features, the head what it calls forward_head. A head that is a
+mean and one linear layer becomes a GAP head, which CAM reads; this is decided by comparing the
+logits of both.
 """
 
 from __future__ import annotations
@@ -14,37 +15,54 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import MeanLinear, load_strictly
-from pipeline.model.torchvision import Weighted, imagenet_classes, read_weights
+from pipeline.model.torchvision import (
+    IMAGENET_CLASSES,
+    MEAN,
+    STD,
+    Weighted,
+    list_imagenet_classes,
+)
+from pipeline.model.weights import read_weights
 
 
 class OwnHead(nn.Module):
-    """timm's forward_head; the weights are the body's, which is the whole network."""
+    """The head of a timm network: its forward_head. The weights belong to the body."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self._network = (network,)  # in a tuple: no module of this one
+        self._network = (network,)  # in a tuple: its weights are the body's, not this module's
 
     @property
     def last_layer(self) -> nn.Module:
+        """The layer with a row of weights for each class."""
         layer: nn.Module = self._network[0].get_classifier()
         return layer
 
     def forward(self, features: Tensor) -> Tensor:
+        """Compute logits from what the body gives."""
         logits: Tensor = self._network[0].forward_head(features)
         return logits
 
 
 @dataclass(frozen=True)
 class Timm(Weighted):
-    """`weights`: imagenet (timm's download), a file, or null."""
+    """Builder of a timm network.
 
-    name: str = "resnet50"  # as timm.list_models() has it
+    Args:
+        name: as in timm.list_models(), perhaps with the tag of the weights.
+        weights: imagenet (timm's download), a file, or null for random weights.
+
+    Raises:
+        UserError: timm is not installed, or has no such network; or the file is not there.
+    """
+
+    name: str = "resnet50"
     weights: str | None = "imagenet"
 
     below = ""
 
     def __post_init__(self) -> None:
-        timm = _timm()
+        timm = _import_timm()
         bare = self.name.split(".")[0]
         if not timm.is_model(bare):
             from difflib import get_close_matches
@@ -58,74 +76,81 @@ class Timm(Weighted):
 
     @property
     def mean(self) -> tuple[float, ...]:
+        """Mean of red, green and blue, from 0 to 1."""
         return tuple(self._settings().mean)
 
     @property
     def std(self) -> tuple[float, ...]:
+        """Deviation of red, green and blue, from 0 to 1."""
         return tuple(self._settings().std)
 
     @property
     def known(self) -> tuple[str, ...]:
-        own = self.pretrained and self._settings().num_classes == 1000
-        return imagenet_classes() if own else ()
+        """ImageNet's classes where the weights are timm's for them; otherwise empty."""
+        is_imagenet = self.pretrained and self._settings().num_classes == IMAGENET_CLASSES
+        return list_imagenet_classes() if is_imagenet else ()
 
     @property
     def last(self) -> str:
-        """The feature maps: what forward_features gives; of a transformer, its last block's."""
+        """The layer of the last feature maps: the body's output; in a transformer, a layer."""
         with torch.device("meta"):
-            network = self._whole(1000)
+            network = self._build(IMAGENET_CLASSES)
         blocks = getattr(network, "blocks", None)
         tokens = hasattr(network, "patch_embed") and isinstance(blocks, nn.Sequential)
         return f"blocks.{len(blocks) - 1}.norm1" if tokens and blocks is not None else ""
 
     def body(self) -> tuple[nn.Module, int]:
-        """The feature maps' part, with random weights, and its number of channels.
+        """Return the part that computes feature maps, with random weights, and its channels.
 
-        Raises UserError where there are no feature maps that a GAP head could read.
+        Raises:
+            UserError: The network is a transformer, or gives its channels last.
         """
         if self.last:
             raise UserError(
                 f"model.name={self.name}: a transformer gives tokens, which no GAP head reads; "
                 "train.head=own keeps its own, or choose a CNN"
             )
-        network = self._whole(0)
-        return _features_only(network), int(network.num_features)
+        network = self._build(0)
+        return _keep_features(network), int(network.num_features)
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
-        """Body and own head, with random weights."""
-        network = self._whole(classes)
-        return _features_only(network), OwnHead(network)
+        """Return body and timm's head for so many classes, with random weights."""
+        network = self._build(classes)
+        return _keep_features(network), OwnHead(network)
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
-        """Body with the pretrained weights, the network's own head, and its class names.
+        """Return the body with its pretrained weights, the pretrained head, and its classes.
 
-        The head is None where its classes are not ImageNet's. Raises UserError where weights cannot
-        be had or do not fit.
+        Returns:
+            Body, head and the names of its classes; None and no names where the weights are for
+            other classes than ImageNet's.
+
+        Raises:
+            UserError: The weights cannot be downloaded or read, or do not fit.
         """
         if self.weight_file is None:
             network = self._download()
         else:
-            network = self._whole(1000)
+            network = self._build(IMAGENET_CLASSES)
             state = read_weights(self.weight_file)
             load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        if network.num_classes != 1000:
+        if network.num_classes != IMAGENET_CLASSES:
             network.reset_classifier(0)
-            return _features_only(network), None, ()
+            return _keep_features(network), None, ()
         linear = network.get_classifier()
         head: nn.Module = OwnHead(network)
-        if not self.last and _is_gap(network, linear):
+        if not self.last and _is_gap_head(network, linear):
             head = MeanLinear(linear.in_features, linear.out_features)
             head.linear = linear
             network.reset_classifier(0)
-        return _features_only(network), head, imagenet_classes()
+        return _keep_features(network), head, list_imagenet_classes()
 
     def _settings(self) -> Any:
-        settings = _timm().get_pretrained_cfg(self.name, allow_unregistered=False)
-        return settings or _timm().models.PretrainedCfg(mean=(0.485, 0.456, 0.406),
-                                                        std=(0.229, 0.224, 0.225))  # fmt: skip
+        settings = _import_timm().get_pretrained_cfg(self.name, allow_unregistered=False)
+        return settings or _import_timm().models.PretrainedCfg(mean=MEAN, std=STD)  # fmt: skip
 
-    def _whole(self, classes: int) -> Any:
-        network = _timm().create_model(self.name, pretrained=False, num_classes=classes)
+    def _build(self, classes: int) -> Any:
+        network = _import_timm().create_model(self.name, pretrained=False, num_classes=classes)
         if str(getattr(network, "output_fmt", "")).endswith("NHWC"):
             raise UserError(
                 f"model.name={self.name}: gives its feature maps channels last, which is not "
@@ -135,8 +160,8 @@ class Timm(Weighted):
 
     def _download(self) -> Any:
         try:
-            return _timm().create_model(self.name, pretrained=True).eval()
-        except Exception as error:  # the hub's, the network's and timm's own kinds
+            return _import_timm().create_model(self.name, pretrained=True).eval()
+        except Exception as error:  # errors of the hub, of the network connection and of timm
             raise UserError(
                 f"model.weights=imagenet: timm's weights of {self.name} could not be had "
                 f"({type(error).__name__}: {str(error).splitlines()[0]:.200}). Without a network: "
@@ -144,7 +169,7 @@ class Timm(Weighted):
             ) from error
 
 
-def _timm() -> Any:
+def _import_timm() -> Any:
     try:
         import timm
     except ImportError:
@@ -154,18 +179,18 @@ def _timm() -> Any:
     return timm
 
 
-def _features_only(network: Any) -> nn.Module:
-    """The network, its layers called what timm calls them, giving its feature maps."""
+def _keep_features(network: Any) -> nn.Module:
+    """Let a network return its feature maps; its layers keep their names."""
     network.forward = network.forward_features
-    whole: nn.Module = network
-    return whole
+    body: nn.Module = network
+    return body
 
 
-def _is_gap(network: Any, linear: Any) -> bool:
-    """Whether its head is the mean of the feature maps and one linear layer."""
+def _is_gap_head(network: Any, linear: Any) -> bool:
+    """Return whether the head is the mean of the feature maps and one linear layer."""
     if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
         return False
     features = torch.randn(2, linear.in_features, 3, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found, expected = network.forward_head(features), linear(features.mean((2, 3)))
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+        logits, expected = network.forward_head(features), linear(features.mean((2, 3)))
+    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)

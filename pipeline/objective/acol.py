@@ -1,4 +1,4 @@
-"""Adversarial complementary learning (ACoL): a second classifier on what the first did not look at.
+"""Adversarial complementary learning (ACoL): a second classifier on what the first does not use.
 
     M_A = unit(sum_k w_k^y f_k)              f' = f where M_A < delta, else 0
     loss = CE(A(f), y) + CE(B(f'), y)        map_c = max(M_A^c, unit(M_B^c of f'))
@@ -8,11 +8,11 @@
 Zhang et al., "Adversarial Complementary Learning for Weakly Supervised Object Localization", CVPR
 2018; delta = 0.6 is its best (wsolevaluation: 0.7).
 
-What differs: A is the network's own GAP head and B another of its kind, a 1x1 convolution of the
-same features and their mean. In the paper each has two 3x3 convolutions of 1024 channels before
-that; so the head stays one that CAM reads, pretrained where it is, and the maps of all classes cost
-no more than CAM. They are the branch `foreground`: `saliency=foreground` shows them, `saliency=cam`
-those of A alone.
+What differs: A is the network's GAP head and B another of its type, on the same features. In the
+paper each has two 3x3 convolutions of 1024 channels before that. Without them the head remains a
+GAP head, which CAM reads and which may be pretrained, and the maps of all classes take no more time
+than CAM. They are the branch `foreground`: `saliency=foreground` shows them, `saliency=cam` those
+of A alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.objective.cross_entropy import check_share, check_smoothing, cross_entropy
-from pipeline.objective.wrapped import FOREGROUND, add_branch, class_maps, unit, with_layers
+from pipeline.objective.wrapped import (
+    FOREGROUND,
+    add_branch,
+    compute_class_maps,
+    run_with_layers,
+    scale_to_unit,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -32,8 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ACoL:
-    delta: float = 0.6  # of the first classifier's map: from there on it is erased
-    label_smoothing: float = 0.1  # 0 in the paper
+    """Adversarial complementary learning.
+
+    Args:
+        delta: features are erased where the first classifier's map reaches this, from 0 to 1.
+        label_smoothing: from 0 to below 1; 0 in the paper.
+    """
+
+    delta: float = 0.6
+    label_smoothing: float = 0.1
 
     needs_images = True
 
@@ -42,17 +55,25 @@ class ACoL:
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with its second classifier. Raises UserError where it has no GAP head."""
+        """Add the second classifier to a network, and return the network.
+
+        Args:
+            network: a `pipeline.model.classifier.Classifier`, which is changed.
+
+        Raises:
+            UserError: The network has no GAP head, or has a branch `foreground` already.
+        """
         add_branch(network, FOREGROUND, Complementary(network.gap, self.delta), "acol")
         return network
 
     def __call__(
         self, network: Any, inputs: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
-        answer = with_layers(network, inputs, ("last",))
-        features, logits = answer.activations["last"], answer.logits.float()
+        """Compute the loss and the logits of a batch; see `pipeline.protocols.Objective`."""
+        output = run_with_layers(network, inputs, ("last",))
+        features, logits = output.activations["last"], output.logits.float()
         with torch.no_grad():
-            first = unit(class_maps(network.class_weights, features, labels))
+            first = scale_to_unit(compute_class_maps(network.class_weights, features, labels))
         erased = features * (first < self.delta)[:, None]
         second = network.branches[FOREGROUND].second(erased)
         loss = cross_entropy(logits, labels, self.label_smoothing)
@@ -60,7 +81,12 @@ class ACoL:
 
 
 class Complementary(nn.Module):
-    """The second classifier, and the maps of both together."""
+    """A branch: the second classifier, and the maximum of the class maps of both.
+
+    Args:
+        first: the network's GAP head.
+        delta: the second classifier reads features where the first one's map is below this.
+    """
 
     reads = ("last",)
 
@@ -72,9 +98,10 @@ class Complementary(nn.Module):
         self.delta = delta
 
     def forward(self, features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C h w"]:
+        """Compute the map of each class, from 0 to 1."""
         first, second = (
             torch.einsum("ck,bkhw->bchw", head.class_weights.float(), features.float())
             for head in (*self._first, self.second)
         )
-        first = unit(first)
-        return torch.maximum(first, unit(second * (first < self.delta)))
+        first = scale_to_unit(first)
+        return torch.maximum(first, scale_to_unit(second * (first < self.delta)))

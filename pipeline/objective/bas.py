@@ -1,23 +1,23 @@
-"""Background activation suppression (BAS): a foreground map which leaves no evidence outside.
+"""Background activation suppression (BAS): a foreground map with no evidence of the class outside.
 
     M = sigmoid(conv(g)), one map a class, of the features g of `layer`; M_y that of the label
     S = mean_ij relu(sum_k w_k^y f_k(i, j))       the activation of the image
     S_b, the same of g (1 - M_y)                  of what is outside the map
     loss = CE(s, y) + lambda CE(s of f M_y, y) + S_b / S + alpha mean_ij M_y
 
-The third term, background activation suppression, wants the map to cover all that speaks for the
-class, the fourth wants it small; the second, that the foreground alone is of the class. S_b / S is
-0 where S_b >= S. In S_b neither g nor the weights behind it learn, in S nothing does: both terms
-teach the map alone.
+The second term trains the foreground alone to be classified as the label. The third, background
+activation suppression, enlarges the map until it covers the evidence of the class; the fourth makes
+it small. S_b / S is 0 where S_b >= S. S_b has no gradient to g or to the weights behind it, and S
+has none at all: the third term trains the map alone.
 
 Wu, Zhai and Cao, "Background Activation Suppression for Weakly Supervised Object Localization",
 CVPR 2022; lambda = 0.5, alpha = 1.5 are its code's for MobileNetV1 on CUB.
 
-What differs: the network's own GAP head is the classifier, without the paper's further convolutions
-and with no ReLU on the class maps, so that S applies one. S and S_b are taken with batch norm's
-running statistics: those of the batch, which the paper's code uses, normalise back what is hidden,
-and the map can end as nothing (so it did on 32 generated pictures). At test the paper averages the
-maps of all classes, or of the likeliest; `saliency=foreground` shows that of the class explained.
+What differs: the network's GAP head is the classifier, without the paper's further convolutions and
+without a ReLU on the class maps, so that S applies one. S and S_b are computed with batch norm's
+running statistics. Those of the batch, which the paper's code uses, compensate for what is hidden,
+and the map can vanish (it did on 32 generated images). At test the paper averages the maps of all
+classes, or of the most likely ones; `saliency=foreground` shows that of the class explained.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from pipeline.objective.cross_entropy import check_smoothing, cross_entropy
 from pipeline.objective.wrapped import (
     FOREGROUND,
     add_branch,
-    behind,
-    channels_of,
-    class_maps,
-    with_layers,
+    collect_modules_behind,
+    compute_class_maps,
+    count_channels,
+    run_with_layers,
 )
 
 if TYPE_CHECKING:
@@ -47,25 +47,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BAS:
-    layer: str = "below"  # whose features the map is made of and hides: below, or a name
-    foreground: float = 0.5  # lambda, of the loss of the foreground alone
-    area: float = 1.5  # alpha, of the map's mean
-    label_smoothing: float = 0.1  # 0 in the paper
+    """Background activation suppression.
+
+    Args:
+        layer: the layer whose features the map is computed from and hides: below, or a name.
+        foreground: lambda, the weight of the loss of the foreground alone, 0 or more.
+        area: alpha, the weight of the map's mean, 0 or more.
+        label_smoothing: from 0 to below 1; 0 in the paper.
+    """
+
+    layer: str = "below"
+    foreground: float = 0.5
+    area: float = 1.5
+    label_smoothing: float = 0.1
 
     needs_images = True
 
     def __post_init__(self) -> None:
-        for name in ("foreground", "area"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a weight, 0 or more")
+        for name, weight in (("foreground", self.foreground), ("area", self.area)):
+            if weight < 0:
+                raise ValueError(f"{name}={weight}: expected a weight, 0 or more")
         check_smoothing(self.label_smoothing)
 
     def wrap(self, network: Any) -> Any:
-        """The network with the generator of its maps. Raises UserError where it has no GAP head, no
-        such layer, or does not run as a chain behind it."""
+        """Add the generator of the maps to a network, and return the network.
+
+        Args:
+            network: a `pipeline.model.classifier.Classifier`, which is changed.
+
+        Raises:
+            UserError: The network has no GAP head or no such layer, does not run as a chain behind
+                it, or has a branch `foreground` already.
+        """
         classes = network.class_weights.shape[0]
-        (channels,) = channels_of(network, (self.layer,))
-        if not len(behind(network, self.layer, "bas")):
+        (channels,) = count_channels(network, (self.layer,))
+        if not len(collect_modules_behind(network, self.layer, "bas")):
             raise UserError(
                 f"objective.layer={self.layer}: nothing runs behind it that would read what the "
                 "map leaves; give one below, as objective.layer=below"
@@ -77,31 +93,39 @@ class BAS:
     def __call__(
         self, network: Any, inputs: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
-        answer = with_layers(network, inputs, (self.layer, "last", FOREGROUND))
-        found, logits = answer.activations, answer.logits.float()
-        map_of = found[FOREGROUND][torch.arange(len(labels)), labels][:, None]
-        below, features = found[self.layer].detach(), found["last"]
+        """Compute the loss and the logits of a batch; see `pipeline.protocols.Objective`."""
+        output = run_with_layers(network, inputs, (self.layer, "last", FOREGROUND))
+        activations, logits = output.activations, output.logits.float()
+        label_maps = activations[FOREGROUND][torch.arange(len(labels)), labels][:, None]
+        below, features = activations[self.layer].detach(), activations["last"]
 
-        # A copy, whose weights stay as they are; by running statistics, for those of the batch
-        # would make up for what is hidden.
-        rest = copy.deepcopy(behind(network, self.layer, "bas")).requires_grad_(False).eval()
+        # A copy, whose weights take no gradient; in eval mode, as the statistics of the batch would
+        # compensate for what is hidden.
+        behind = collect_modules_behind(network, self.layer, "bas")
+        behind = copy.deepcopy(behind).requires_grad_(False).eval()
         weights = network.class_weights.detach()
-        whole = activation(weights, rest(below), labels)
-        left = activation(weights, rest(below * (1 - map_of)), labels)
+        total = compute_activation(weights, behind(below), labels)
+        outside = compute_activation(weights, behind(below * (1 - label_maps)), labels)
 
-        inside = functional.adaptive_avg_pool2d(map_of, (features.shape[2], features.shape[3]))
+        inside = functional.adaptive_avg_pool2d(label_maps, (features.shape[2], features.shape[3]))
         loss = (
             cross_entropy(logits, labels, self.label_smoothing)
             + self.foreground
             * cross_entropy(network.head(features * inside), labels, self.label_smoothing)
-            + suppression(left, whole)
-            + self.area * map_of.mean()
+            + compute_suppression(outside, total)
+            + self.area * label_maps.mean()
         )
         return loss, logits
 
 
 class Generator(nn.Module):
-    """One foreground map a class [b, C, h, w], from 0 to 1."""
+    """A branch: a foreground map for each class.
+
+    Args:
+        layer: the layer that it reads.
+        channels: of that layer.
+        classes: number of maps.
+    """
 
     def __init__(self, layer: str, channels: int, classes: int) -> None:
         super().__init__()
@@ -109,17 +133,25 @@ class Generator(nn.Module):
         self.conv = nn.Conv2d(channels, classes, 3, padding=1)
 
     def forward(self, features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C h w"]:
+        """Compute the map of each class, from 0 to 1."""
         maps: Tensor = self.conv(features)
         return maps.float().sigmoid()
 
 
-def activation(
+def compute_activation(
     weights: Float[Tensor, "C K"], features: Float[Tensor, "b K h w"], labels: Int[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """How much speaks for each image's class: the mean of its class map's positive part."""
-    return class_maps(weights, features, labels).relu().mean((1, 2))
+    """Compute the mean of the positive part of the class map of each image's label."""
+    return compute_class_maps(weights, features, labels).relu().mean((1, 2))
 
 
-def suppression(left: Float[Tensor, "b"], whole: Float[Tensor, "b"]) -> Float[Tensor, ""]:
-    """The mean of left / whole, 0 where as much is left as there was."""
-    return torch.where(left < whole, left / (whole + 1e-8), 0).mean()
+def compute_suppression(
+    outside: Float[Tensor, "b"], total: Float[Tensor, "b"]
+) -> Float[Tensor, ""]:
+    """Compute the mean of outside / total, which counts as 0 where outside is no less than total.
+
+    Args:
+        outside: the activation S_b of each image where the foreground is hidden.
+        total: the activation S of each image.
+    """
+    return torch.where(outside < total, outside / (total + 1e-8), 0).mean()

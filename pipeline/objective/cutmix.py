@@ -2,10 +2,10 @@
 
     x' = x_a outside a box, x_b inside         loss = l CE(s(x'), y_a) + (1 - l) CE(s(x'), y_b)
     l ~ Beta(beta, beta); the box has sides H sqrt(1 - l), W sqrt(1 - l), its centre uniform;
-    where it is clipped by the image, l is made the share of x' that is left of x_a
+    where the image clips it, l becomes the share of x' that is still of x_a
 
 Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
-ICCV 2019. One box a batch, b a permutation of a, beta = 1 and every batch mixed: as in
+ICCV 2019. One box a batch, b a permutation of a, beta = 1 and all batches mixed: as in
 wsolevaluation (Choe et al. 2020).
 """
 
@@ -28,9 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CutMix:
-    beta: float = 1.0  # of Beta(beta, beta), which the share of each image is drawn from
-    mixed: float = 1.0  # the probability that a batch is mixed
-    label_smoothing: float = 0.1  # 0 in the paper
+    """CutMix.
+
+    Args:
+        beta: of Beta(beta, beta), which the share l is drawn from; above 0.
+        mixed: the probability that a batch is mixed.
+        label_smoothing: from 0 to below 1; 0 in the paper.
+    """
+
+    beta: float = 1.0
+    mixed: float = 1.0
+    label_smoothing: float = 0.1
 
     needs_images = True
 
@@ -46,6 +54,7 @@ class CutMix:
         inputs: Float[Tensor, "b 3 H W"],
         labels: Int[Tensor, "b"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
+        """Compute the loss and the logits of a batch; see `pipeline.protocols.Objective`."""
         if torch.rand(()) >= self.mixed:
             logits = network(inputs).logits.float()
             return cross_entropy(logits, labels, self.label_smoothing), logits
@@ -53,7 +62,7 @@ class CutMix:
         share = float(torch.distributions.Beta(self.beta, self.beta).sample())
         centre = int(torch.randint(height, ())), int(torch.randint(width, ()))
         other = torch.randperm(len(inputs)).to(inputs.device)
-        top, left, bottom, right = box_of((height, width), centre, share)
+        top, left, bottom, right = compute_box((height, width), centre, share)
         pasted = inputs.clone()
         pasted[:, :, top:bottom, left:right] = inputs[other, :, top:bottom, left:right]
         share = 1 - (bottom - top) * (right - left) / (height * width)
@@ -63,10 +72,19 @@ class CutMix:
         return loss, logits
 
 
-def box_of(
+def compute_box(
     size: tuple[int, int], centre: tuple[int, int], share: float
 ) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right, half-open, of the box that leaves `share` of the image, clipped."""
+    """Compute the box that leaves a share of an image, clipped by the image.
+
+    Args:
+        size: height and width of the image in pixels.
+        centre: of the box, row and column.
+        share: the part of the area that an unclipped box leaves, from 0 to 1.
+
+    Returns:
+        Top, left, bottom and right in pixels, half-open.
+    """
     edges = []
     for side, middle in zip(size, centre, strict=True):
         half = int(side * math.sqrt(1 - share)) // 2

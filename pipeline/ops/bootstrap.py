@@ -1,14 +1,13 @@
-"""How sure a number is, and whether a difference is more than luck. Seeded, so it can be repeated.
+"""Bootstrap intervals of metrics, and paired tests of differences between two runs; both seeded.
 
 A metric here is a function of means over images: `rows[n, k]` holds k values of each image, and
 `statistic` turns the k means into the metric (the mean itself; the best of 1000 thresholds; a
 ratio of counts). Resampling images with replacement, computing the metric each time, and taking the
 middle 95 % gives the interval (the percentile bootstrap; Efron & Tibshirani, "An Introduction to
-the Bootstrap", 1993). So the choice of an oracle threshold is repeated in every resample, as it
-should.
+the Bootstrap", 1993). So an oracle threshold is chosen anew in each resample.
 
 Two runs on the same images are compared pair by pair. Under the hypothesis that they do not
-differ, each image's two rows could as well be swapped: p is the share of random swaps that give at
+differ, the two rows of an image may be swapped: p is the share of random swaps that give at
 least the difference seen (Fisher's randomization test; Edgington, "Randomization Tests", 1980).
 """
 
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +23,19 @@ import numpy as np
 from pipeline.types import Rows, Statistic
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int, UInt8
+    from jaxtyping import Bool, Float32, Float64, Int, UInt8
 
 _CHUNK = 1024  # rows at a time: memory grows with this, never with the number of images
 
 
 class BitRows:
-    """Rows of yes and no, eight to a byte: 125 bytes an image for 1000 thresholds."""
+    """Boolean rows packed into bits: 125 bytes an image for 1000 thresholds.
+
+    A slice gives rows [n, width] as uint8, 0 or 1.
+
+    Args:
+        width: Number of values of a row.
+    """
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -38,7 +44,15 @@ class BitRows:
 
     @classmethod
     def of(cls, packed: UInt8[np.ndarray, "n b"], width: int) -> BitRows:
-        """Rows that `packed` gave."""
+        """Return the rows that were stored as `packed`.
+
+        Args:
+            packed: What the property `packed` gave.
+            width: Number of values of a row.
+
+        Raises:
+            ValueError: If `packed` has another shape or dtype than rows of `width` have.
+        """
         rows = cls(width)
         if packed.dtype != np.uint8 or packed.shape[1:] != rows._packed.shape[1:]:
             raise ValueError(
@@ -50,23 +64,31 @@ class BitRows:
 
     @property
     def packed(self) -> UInt8[np.ndarray, "n b"]:
-        """All rows as they are kept, for a file."""
+        """All rows, eight values to a byte, to be stored in a file."""
         return self._packed[: self._count]
 
     def append(self, row: Bool[np.ndarray, k]) -> None:
+        """Append a row; raise ValueError unless it has `width` values."""
         if row.shape != (self.width,):
             raise ValueError(f"row: expected [{self.width}], got {list(row.shape)}")
         if self._count == len(self._packed):
-            room = np.empty((max(64, self._count), self._packed.shape[1]), np.uint8)
-            self._packed = np.concatenate([self._packed, room])
+            space = np.empty((max(64, self._count), self._packed.shape[1]), np.uint8)
+            self._packed = np.concatenate([self._packed, space])
         self._packed[self._count] = np.packbits(row)
         self._count += 1
 
     def chosen(self, select: Bool[np.ndarray, n] | None) -> BitRows:
-        """The rows of a subset, still packed."""
+        """Return a subset of the rows, still packed.
+
+        Args:
+            select: Which rows are kept; None: all.
+
+        Raises:
+            ValueError: If `select` is not a boolean for each row.
+        """
         if select is None:
             return self
-        return BitRows.of(self.packed[_checked(select, self._count)], self.width)
+        return BitRows.of(self.packed[_check_selection(select, self._count)], self.width)
 
     def __len__(self) -> int:
         return self._count
@@ -77,7 +99,14 @@ class BitRows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run b against run a on the same images: b - a, its interval, and how likely by luck."""
+    """The difference b - a of two runs on the same images.
+
+    Args:
+        difference: The metric of b minus the metric of a.
+        interval: The percentile bootstrap interval of the difference.
+        p_value: Share of random swaps that give at least this difference in magnitude.
+        n: Number of images.
+    """
 
     difference: float
     interval: tuple[float, float]
@@ -86,16 +115,17 @@ class Comparison:
 
 
 def first(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
-    """The statistic of a plain mean."""
+    """Return the first of the k means: the statistic of a metric with a single value an image."""
     return means[..., 0]
 
 
 def best(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
-    """The statistic of the best of k thresholds."""
+    """Return the largest of the k means: the statistic of the best of k thresholds."""
     return np.asarray(means.max(-1))
 
 
 def means(rows: Rows) -> Float64[np.ndarray, k]:
+    """Average rows [n, k] over the images, in float64; raise ValueError where there are none."""
     total: np.ndarray | None = None
     for chunk in _chunks(rows):
         part = chunk.sum(0, dtype=np.float64)
@@ -112,8 +142,22 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of statistic(means(rows)). `rows`: [n, k], or [n]."""
-    values = statistic(resampled(_two_dimensional(rows), samples, np.random.default_rng(seed)))
+    """Compute the percentile bootstrap interval of statistic(means(rows)).
+
+    Args:
+        rows: k values of each image, [n, k], or a single value of each, [n].
+        statistic: Turns k means into the metric.
+        samples: Number of resamples.
+        seed: Seed of the resamples.
+        level: Share of the resampled values that lies within the interval.
+
+    Returns:
+        Lower and upper end.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    values = statistic(resampled(_two_dimensional(rows), samples, seed))
     return middle(values, level)
 
 
@@ -124,33 +168,55 @@ def compare(
     samples: int = 1000,
     permutations: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Comparison:
-    """statistic(b) - statistic(a), paired: row i of both is the same image."""
+    """Compare two runs on the same images: row i of `a` and of `b` is the same image.
+
+    Args:
+        a: Rows of the first run, [n, k] or [n].
+        b: Rows of the second run, of the same shape.
+        statistic: Turns k means into the metric.
+        samples: Number of resamples for the interval.
+        permutations: Number of random swaps for the p-value.
+        seed: Seed of both.
+
+    Returns:
+        The difference statistic(b) - statistic(a), its 95 % interval and its p-value.
+
+    Raises:
+        ValueError: If the numbers of images differ, or there are none.
+    """
     a, b = _two_dimensional(a), _two_dimensional(b)
     if len(a) != len(b):
         raise ValueError(f"a paired test needs the same images: {len(a)} rows against {len(b)}")
     mean_a, mean_b = means(a), means(b)
-    seen = float(statistic(mean_b) - statistic(mean_a))
+    difference = float(statistic(mean_b) - statistic(mean_a))
     rng = np.random.default_rng(seed)
-    pairs = resampled(_Beside(a, b), samples, rng)
+    pairs = resampled(_SideBySide(a, b), samples, rng)
     k = len(mean_a)
     spread = statistic(pairs[:, k:]) - statistic(pairs[:, :k])
 
-    moved = np.zeros((permutations, k))  # mean change of a where images are swapped
+    moved = _swap_at_random(a, b, permutations, rng)
+    swapped = statistic(mean_b - moved) - statistic(mean_a + moved)
+    as_far = np.abs(swapped) >= abs(difference) - 1e-12
+    p_value = float((1 + as_far.sum()) / (1 + permutations))
+    return Comparison(difference, middle(spread), p_value, len(a))
+
+
+def _swap_at_random(
+    a: Rows, b: Rows, permutations: int, rng: np.random.Generator
+) -> Float64[np.ndarray, "permutations k"]:
+    """Swap the two rows of random images; return by how much each swap moves the means of `a`."""
+    moved = np.zeros((permutations, a[:1].shape[1]))
     for chunk_a, chunk_b in zip(_chunks(a), _chunks(b), strict=True):
         change = chunk_b.astype(np.float64) - chunk_a
         change = change[change.any(1)]  # swapping equal rows changes nothing
         if len(change):
             swap = rng.integers(0, 2, (permutations, len(change)), np.uint8)
             moved += swap.astype(np.float64) @ change / len(a)
-    swapped = statistic(mean_b - moved) - statistic(mean_a + moved)
-    as_far = np.abs(swapped) >= abs(seen) - 1e-12
-    p_value = float((1 + as_far.sum()) / (1 + permutations))
-    return Comparison(seen, middle(spread, level), p_value, len(a))
+    return moved
 
 
-class _Beside:
+class _SideBySide:
     """Two runs' rows side by side, so that both are resampled alike."""
 
     def __init__(self, a: Rows, b: Rows) -> None:
@@ -169,7 +235,7 @@ def _two_dimensional(rows: Rows) -> Rows:
     return rows
 
 
-def _checked(select: np.ndarray, count: int) -> np.ndarray:
+def _check_selection(select: np.ndarray, count: int) -> np.ndarray:
     if select.dtype != bool or select.shape != (count,):
         raise ValueError(
             f"select: expected bool [{count}], one for each image added, "
@@ -179,45 +245,77 @@ def _checked(select: np.ndarray, count: int) -> np.ndarray:
 
 
 def _chunks(rows: Rows) -> Iterator[np.ndarray]:
-    for at in range(0, len(rows), _CHUNK):
-        yield rows[at : at + _CHUNK]
+    for start in range(0, len(rows), _CHUNK):
+        yield rows[start : start + _CHUNK]
 
 
 def resampled(
-    rows: Rows, samples: int, rng: np.random.Generator
+    rows: Rows, samples: int, seed: int | np.random.Generator
 ) -> Float64[np.ndarray, "samples k"]:
-    """Means of `rows` [n, k] over resampled images: for who needs several statistics of them."""
+    """Compute the means of rows over resampled images, for callers with several statistics.
+
+    Args:
+        rows: k values of each image, [n, k].
+        samples: Number of resamples.
+        seed: Number, which draws the same images for all rows of one length, or a generator.
+
+    Returns:
+        The k means of each resample.
+
+    Raises:
+        ValueError: If there are no images.
+    """
     n = len(rows)
     if n == 0:
         raise ValueError("no images: there is nothing to resample")
+    rng = np.random.default_rng(seed)  # a generator comes back as it is
     if rows[:1].shape[1] <= 4:
-        # Few values, as in correct or not: draw how often each occurs, not image by image.
+        # Few distinct rows, as correct or not: draw how often each occurs, not image by image.
         distinct, counts = np.unique(np.asarray(rows[:], np.float64), axis=0, return_counts=True)
         if len(distinct) <= 64:
             return rng.multinomial(n, counts / n, samples) @ distinct / n
-    sizes = np.array([min(_CHUNK, n - at) for at in range(0, n, _CHUNK)])
-    drawn = rng.multinomial(n, sizes / n, samples)  # of each chunk, in each sample
+    if n <= _CHUNK and not isinstance(seed, np.random.Generator):
+        return _resample_chunk(_draw_weights_once(n, samples, seed), rows[:n]) / n
+    sizes = np.array([min(_CHUNK, n - start) for start in range(0, n, _CHUNK)])
+    drawn = rng.multinomial(n, sizes / n, samples)  # images of each chunk, in each sample
     total: np.ndarray | None = None
     for i, chunk in enumerate(_chunks(rows)):
-        weights = _weights(drawn[:, i], int(sizes[i]), rng)
-        # Whole numbers below 2**24 are exact in float32, which is twice as fast.
-        kind = np.float32 if chunk.dtype in (np.bool_, np.uint8) else np.float64
-        part = (weights.astype(kind) @ chunk.astype(kind)).astype(np.float64)
+        part = _resample_chunk(_draw_weights(drawn[:, i], int(sizes[i]), rng), chunk)
         total = part if total is None else total + part
     assert total is not None
     return total / n
 
 
-def _weights(
+def _resample_chunk(weights: np.ndarray, chunk: np.ndarray) -> Float64[np.ndarray, "samples k"]:
+    """Compute the sums of some rows, weighted by how often each is drawn."""
+    # Integers below 2**24 are exact in float32, which is twice as fast.
+    dtype = np.float32 if chunk.dtype in (np.bool_, np.uint8) else np.float64
+    return np.asarray(weights.astype(dtype, copy=False) @ chunk.astype(dtype), np.float64)
+
+
+@lru_cache(maxsize=2)
+def _draw_weights_once(n: int, samples: int, seed: int) -> Float32[np.ndarray, "samples n"]:
+    """Draw how often each of at most _CHUNK rows occurs in each sample.
+
+    The result is kept, 4 MB at most: several metrics of the same images draw the same.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, [1.0], samples)
+    weights = _draw_weights(drawn[:, 0], n, rng).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+def _draw_weights(
     drawn: Int[np.ndarray, samples], size: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "samples size"]:
-    """How often each of `size` rows is drawn in each sample, `drawn` in all."""
+    """Draw how often each of `size` rows occurs in each sample, where `drawn` are drawn in all."""
     samples = len(drawn)
     cells = np.repeat(np.arange(samples) * size, drawn) + rng.integers(0, size, drawn.sum())
     return np.bincount(cells, minlength=samples * size).reshape(samples, size)
 
 
 def middle(values: Float64[np.ndarray, samples], level: float = 0.95) -> tuple[float, float]:
-    """The interval that holds the middle `level` of resampled values."""
+    """Return the ends of the interval that holds the middle `level` of resampled values."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

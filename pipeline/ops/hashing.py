@@ -1,5 +1,4 @@
-"""Hashes that are the same on every machine, and the plain form of values that they are taken
-of."""
+"""Hashes that are the same on all machines, and the plain form of the values that are hashed."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def to_plain(value: Any) -> Any:
 
 
 def hash_of(value: Any) -> str:
-    """Return 16 hex digits that stand for a JSON-like value, the same on every machine.
+    """Return the first 16 hex digits of the SHA-256 of a JSON-like value, keys sorted.
 
     Examples:
         >>> hash_of({"a": 1, "b": [2]})
@@ -38,6 +37,6 @@ def hash_of(value: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """The content of a file that is read whole anyway, as a hash (a weight file, annotations)."""
+    """Return the first 16 hex digits of the SHA-256 of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,7 +1,8 @@
-"""From a map back to pixels: upsample to the image, min-max to [0, 1], then whoever cuts, cuts.
+"""From a map back to pixels: upsample to the frame, then min-max to [0, 1], then threshold.
 
-The one place that owns this order. A map covers the whole image, so going back is one scaling:
-pixel x of the frame covers the original pixels x * W / w <= . < (x + 1) * W / w.
+The frame is the size at which a map is thresholded: that of the image, or smaller. Only this module
+defines that order. A map covers the whole image, so pixel x of a frame of width w covers the pixels
+x * W / w <= . < (x + 1) * W / w of an image of width W.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pipeline.types import Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
-# The longer side at which maps are cut. A map has some ten cells a side: finer than this a cut
-# only costs time, and memory is bounded whatever the size of the photograph.
+# The longer side of a frame. A map has some ten cells a side: a larger frame would only cost time,
+# and this bounds the memory whatever the size of the photograph.
 LONGER_SIDE = 512
 
 
 def frame_size(size: Size, longer_side: int = LONGER_SIDE) -> Size:
-    """Return the (height, width) at which an image's map is cut.
+    """Return the (height, width) at which the map of an image is thresholded.
 
     Args:
         size: (height, width) of the image in pixels.
@@ -43,15 +44,29 @@ def frame_size(size: Size, longer_side: int = LONGER_SIDE) -> Size:
 
 
 def upsample(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.ndarray, "H W"]:
-    """Bilinear, half-pixel centres, then min-max to [0, 1]."""
+    """Upsample a map bilinearly, with half-pixel centres, and scale the result to [0, 1].
+
+    Args:
+        values: A raw map; values that are not finite count as the lowest finite value.
+        frame: (height, width) of the result in pixels.
+
+    Returns:
+        The scaled map; zeros where all values are equal.
+    """
     large = upsample_raw(values, frame)
     return min_max(large, out=large)
 
 
 def upsample_raw(values: Float32[np.ndarray, "h w"], frame: Size) -> Float32[np.ndarray, "H W"]:
-    """Bilinear, half-pixel centres, values kept.
+    """Upsample a map bilinearly, with half-pixel centres, without scaling its values.
 
-    Values that are not finite count as the lowest, before they could spread to their neighbours.
+    Args:
+        values: A raw map; values that are not finite count as the lowest finite value, so that they
+            do not spread to their neighbours, and as 0 where none is finite.
+        frame: (height, width) of the result in pixels.
+
+    Returns:
+        The upsampled map.
     """
     height, width = frame
     finite = np.ascontiguousarray(values, np.float32)
@@ -106,13 +121,20 @@ def boxes_to_image(
         array([[  0.,   0.,  70., 280.]], dtype=float32)
     """
     y, x = size[0] / frame[0], size[1] / frame[1]
-    # In float64, so that the frame's edge lands on the image's edge and not a rounding beyond it.
+    # In float64: in float32 the frame's edge could be rounded to beyond the image's edge.
     scaled: Float32[np.ndarray, "N 4"] = (boxes * np.array([x, y, x, y])).astype(np.float32)
     return scaled
 
 
 def scale_size(size: Sequence[int], longer_side: int) -> Size:
     """Return (height, width) scaled so that the longer side has `longer_side` pixels.
+
+    Args:
+        size: (height, width) in pixels; further axes are ignored.
+        longer_side: The longer side of the result in pixels.
+
+    Returns:
+        The scaled size, each side at least 1.
 
     Examples:
         >>> scale_size((30, 60), 512)

@@ -1,4 +1,4 @@
-"""The precision that gradients and maps are computed in, whatever the run's is."""
+"""The precision in which gradients and maps are computed, whatever that of the run is."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 def full_precision(images: Tensor, graph: bool = True) -> Iterator[None]:
     """Compute in float32 within the block: gradients at the image are noise in bfloat16.
 
-    Their boxes agree with float32's on few images, whereas those of maps that are made of late
-    activations do.
+    Boxes from such gradients agree with those of float32 on few images; boxes from maps of late
+    activations agree.
 
     Args:
-        images: A tensor on the device that computes, or a tensor of shapes alone.
-        graph: Whether gradients are recorded, whatever the caller chose.
+        images: A tensor on the device that computes, or on the meta device.
+        graph: Whether the graph for gradients is recorded, whatever the mode of the caller.
     """
     with disable_autocast(images), torch.set_grad_enabled(graph):
         yield
 
 
 def disable_autocast(images: Tensor) -> torch.autocast:
-    """Return a context within which nothing is computed in less than float32.
+    """Return a context in which torch does not autocast to a lower precision than float32.
 
     Args:
-        images: A tensor on the device that computes, or a tensor of shapes alone.
+        images: A tensor on the device that computes, or on the meta device.
     """
-    # Autocast does not know the device of tensors that have shapes alone.
+    # Autocast does not know the meta device.
     return torch.autocast("cpu" if images.is_meta else images.device.type, enabled=False)

@@ -1,20 +1,21 @@
-"""Other ways back through a ReLU, which is all that deconvnet and guided backprop change.
+"""Backward rules of ReLU, which are all that deconvnet and guided backprop change.
 
-    y = relu(x), g the signal that comes back to y, what goes on to x is
+    y = relu(x), g is the signal that arrives at y; the signal that goes on to x is
 
     gradient          g * [x > 0]
     deconvnet         relu(g)                 Zeiler and Fergus 2014
     guided backprop   relu(g) * [x > 0]       Springenberg et al. 2014, equation 1
 
-A ReLU is what autograd recorded as one. So it does not matter how the network writes it: a module,
-one module used twice, in place, a function, a method, clamp(min=0), scripted code, or ReLU6, which
-is open where 0 < x < 6. The rule hangs on the nodes of one call's graph and goes with it: nothing
-is ever put on the network, so threads do not mix and an exception leaves nothing behind.
+A ReLU is a node that autograd recorded as such. So it does not matter how the network writes it: a
+module, a module used twice, in place, a function, a method, clamp(min=0), scripted code, or ReLU6,
+which is open where 0 < x < 6. The rule is a hook on the nodes of the graph of a single call and is
+freed with it: the network itself is never changed, so threads do not interfere and an exception
+leaves nothing behind.
 
-The rules mean nothing for other activations, so a network that has them is refused, also where
+The rules are not defined for other activations, so a network that has them is refused, also where
 they are written out (x * sigmoid(x)). Gates are no activations: sigmoid and softmax as in
-squeeze-and-excitation keep their gradient. A ReLU written as arithmetic, x * (x > 0), is a product
-like any other to autograd and to us.
+squeeze-and-excitation keep their gradient. A ReLU written as arithmetic, x * (x > 0), is recorded
+as a product, and is treated as a product.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import UserError
 
 Rule = Callable[[Tensor, Tensor], Tensor]
-"""From g and g * [open] to what goes on. The second is the rule's own to overwrite."""
+"""From g and g * [open] to the signal that goes on. The rule may overwrite its second argument."""
 
-# What autograd calls them, without "Backward" and a number.
-OTHERS = {
+# Activations that are no ReLU: autograd's name without "Backward" and a number, and ours.
+OTHER_ACTIVATIONS = {
     "Abs": "abs",
     "Celu": "CELU",
     "Elu": "ELU or SELU",
@@ -56,48 +57,68 @@ OTHERS = {
     "Tanh": "tanh",
     "Where": "torch.where",
 }
-# In place on a view, they are hidden from autograd's graph by its node CopySlices.
-HIDDEN = {f"{name}_" for name in (
+# In place on a view, autograd's graph shows only its node CopySlices for them.
+HIDDEN_IN_PLACE = {f"{name}_" for name in (
     "celu", "clamp", "clamp_min", "clip", "elu", "hardtanh", "leaky_relu", "relu", "rrelu", "selu",
     "tanh", "threshold",
 )}  # fmt: skip
-# From x to gate(x) in activations that are written out: swish, hard swish.
-SCALAR = {"Add", "Div", "Hardsigmoid", "Hardtanh", "Mul", "Sigmoid"}
+# The operations from x to gate(x) in activations that are written out: swish, hard swish.
+GATE_OPERATIONS = {"Add", "Div", "Hardsigmoid", "Hardtanh", "Mul", "Sigmoid"}
 
 
-def deconvnet(above: Tensor, through: Tensor) -> Tensor:
-    """Let pass what is positive on the way back, whether or not the ReLU was open."""
-    return torch.clamp_min(above, 0, out=through)
+def deconvnet(signal: Tensor, gated: Tensor) -> Tensor:
+    """Let a positive signal pass, whether or not the ReLU was open.
+
+    Args:
+        signal: g, the signal that arrives at the output of the ReLU.
+        gated: g * [open]; it is overwritten.
+
+    Returns:
+        relu(g), in the memory of `gated`.
+    """
+    return torch.clamp_min(signal, 0, out=gated)
 
 
-def guided(above: Tensor, through: Tensor) -> Tensor:
-    """Let pass what is positive on the way back, where the ReLU was open."""
-    return through.relu_()
+def guided(signal: Tensor, gated: Tensor) -> Tensor:
+    """Let a positive signal pass where the ReLU was open.
+
+    Args:
+        signal: g, the signal that arrives at the output of the ReLU.
+        gated: g * [open]; it is overwritten.
+
+    Returns:
+        relu(g) * [open], in the memory of `gated`.
+    """
+    return gated.relu_()
 
 
-def bend(logits: Tensor, rule: Rule) -> None:
-    """From now on, what comes back from `logits` goes through every ReLU by `rule`.
+def apply_relu_rule(logits: Tensor, rule: Rule) -> None:
+    """Make all later backward passes from `logits` use `rule` at each ReLU.
 
-    The forward pass has to have run within `InSight`. Raises UserError where it met an activation
-    that is no ReLU, or no ReLU at all.
+    Args:
+        logits: The output of a forward pass that ran within `OutOfPlaceActivations`.
+        rule: The backward rule.
+
+    Raises:
+        UserError: If the graph has an activation that is no ReLU, or no ReLU at all.
     """
     relus = []
-    for node in _nodes(logits):
-        if other := _other(node):
-            raise _refused(other)
+    for node in _walk_graph(logits):
+        if obstacle := _describe_obstacle(node):
+            raise _refusal(obstacle)
         if _is_relu(node):
             relus.append(node)
     if not relus:
-        raise _refused("has no ReLU between the image and the score")
+        raise _refusal("has no ReLU between the image and the score")
     for node in relus:
-        # Its hook must not hold the node: the circle would keep the graph alive.
-        node.register_hook(_hook(rule))
+        # The hook must not refer to the node: the cycle would keep the graph alive.
+        node.register_hook(_make_hook(rule))
 
 
-class InSight(TorchFunctionMode):
-    """Activations in place on a view run beside it and are copied in: the graph then shows them.
+class OutOfPlaceActivations(TorchFunctionMode):
+    """Run activations that are in place on a view on a copy, so that the graph shows them.
 
-    Of this thread alone, until the block ends.
+    Their result is copied into the view. It holds for this thread until the block ends.
     """
 
     def __torch_function__(
@@ -107,20 +128,20 @@ class InSight(TorchFunctionMode):
         if args and isinstance(args[0], Tensor) and args[0]._is_view():
             view, *others = args
             name = getattr(func, "__name__", "")
-            # A clone, since some keep what they read for the way back.
+            # A clone, since some save their input for the backward pass.
             if kwargs.get("inplace"):
-                beside = {**kwargs, "inplace": False}
-                return view.copy_(func(view.clone(), *others, **beside))
-            if name in HIDDEN:
+                out_of_place = {**kwargs, "inplace": False}
+                return view.copy_(func(view.clone(), *others, **out_of_place))
+            if name in HIDDEN_IN_PLACE:
                 return view.copy_(
                     getattr(torch.ops.aten, name[:-1])(view.clone(), *others, **kwargs)
                 )
         return func(*args, **kwargs)
 
 
-def _nodes(of: Tensor) -> Iterator[Node]:
-    """Every node of the graph behind a tensor, once."""
-    waiting = [of.grad_fn]
+def _walk_graph(tensor: Tensor) -> Iterator[Node]:
+    """Yield each node of the graph behind a tensor once."""
+    waiting = [tensor.grad_fn]
     seen: set[Node] = set()
     while waiting:
         node = waiting.pop()
@@ -132,11 +153,12 @@ def _nodes(of: Tensor) -> Iterator[Node]:
 
 
 def _kind(node: Node | None) -> str:
+    """Return autograd's name of an operation without "Backward" and a number; empty for None."""
     return "" if node is None else node.name().partition("Backward")[0]
 
 
 def _is_relu(node: Any) -> bool:
-    """ReLU, ReLU6, and what they may be written as: hardtanh(0, 6), clamp(min=0), threshold."""
+    """Return whether a node is ReLU or ReLU6, or hardtanh(0, 6), clamp(min=0) or threshold."""
     kind = _kind(node)
     if kind in ("Hardtanh", "Clamp", "ClampMin"):
         return bool(_bounds(node)[0] == 0)
@@ -144,29 +166,29 @@ def _is_relu(node: Any) -> bool:
 
 
 def _bounds(node: Any) -> tuple[Any, Any]:
-    """Numbers, tensors or None."""
+    """Return lower and upper bound of a clamp or hardtanh: numbers, tensors or None."""
     if _kind(node) == "Hardtanh":
         return node._saved_min_val, node._saved_max_val
-    return node._saved_min, getattr(node, "_saved_max", None)
+    return node._saved_min, None if _kind(node) == "ClampMin" else node._saved_max
 
 
-def _other(node: Any) -> str:
-    """What stands in the rules' way: an activation that is no ReLU, or hidden work."""
+def _describe_obstacle(node: Any) -> str:
+    """Say why the rules do not hold at a node: another activation, or hidden work; else empty."""
     kind = _kind(node)
     if isinstance(node, BackwardCFunction):
-        # A user's own full backward hook is a function that changes nothing.
+        # A user's full backward hook is recorded as a function that changes nothing.
         return "" if kind == "BackwardHookFunction" else f"hides work in a function, {kind}"
     if "DifferentiableGraph" in kind:
         return "hides work in compiled code"
-    named = _activation(node)
-    return f"has another activation, {named}" if named else ""
+    name = _name_activation(node)
+    return f"has another activation, {name}" if name else ""
 
 
-def _activation(node: Any) -> str:
-    """The name of an activation that is no ReLU; empty for all else."""
+def _name_activation(node: Any) -> str:
+    """Return the name of an activation that is no ReLU; empty for all other nodes."""
     kind = _kind(node)
-    if kind in OTHERS:
-        return OTHERS[kind]
+    if kind in OTHER_ACTIVATIONS:
+        return OTHER_ACTIVATIONS[kind]
     if kind in ("Hardtanh", "Clamp", "ClampMin"):
         low, high = _bounds(node)
         if isinstance(low, Tensor) or isinstance(high, Tensor):
@@ -183,12 +205,12 @@ def _activation(node: Any) -> str:
 
 
 def _gates_itself(product: Node) -> bool:
-    """x * gate(x), where gate is element by element."""
+    """Return whether a product is x * gate(x), where gate is computed element by element."""
     edges = [edge for edge in product.next_functions if edge[0] is not None]
     for (gate, _), other in permutations(edges, 2):
         node: Node | None = gate
         gated = False
-        while _kind(node) in SCALAR:
+        while _kind(node) in GATE_OPERATIONS:
             assert node is not None
             gated = gated or _kind(node) in ("Hardsigmoid", "Hardtanh", "Sigmoid")
             before = [edge for edge in node.next_functions if edge[0] is not None]
@@ -200,19 +222,19 @@ def _gates_itself(product: Node) -> bool:
     return False
 
 
-def _hook(rule: Rule) -> Callable[..., tuple[Tensor | None, ...]]:
+def _make_hook(rule: Rule) -> Callable[..., tuple[Tensor | None, ...]]:
     def hook(
-        through: tuple[Tensor | None, ...], above: tuple[Tensor, ...]
+        gated: tuple[Tensor | None, ...], signals: tuple[Tensor, ...]
     ) -> tuple[Tensor | None, ...]:
-        first, *rest = through
-        return through if first is None else (rule(above[0], first), *rest)
+        first, *rest = gated
+        return gated if first is None else (rule(signals[0], first), *rest)
 
     return hook
 
 
-def _refused(why: str) -> UserError:
+def _refusal(reason: str) -> UserError:
     return UserError(
-        "deconvnet, guided_backprop and guided_gradcam change the way back through ReLU alone, but "
-        f"the network {why}. Methods for any network: gradient, integrated_gradients, smoothgrad, "
-        "gradcam, layercam and all others"
+        "deconvnet, guided_backprop and guided_gradcam change the backward rule of ReLU alone, but "
+        f"the network {reason}. Methods for any network: gradient, integrated_gradients, "
+        "smoothgrad, gradcam, layercam and all others"
     )

@@ -6,7 +6,16 @@ import numpy as np
 
 
 def lr_factor(step: int, steps: int, warmup: int) -> float:
-    """The learning rate's factor: linear warm-up, then half a cosine down to 0."""
+    """Return the factor of the learning rate: linear warm-up, then half a cosine down to 0.
+
+    Args:
+        step: The step, counted from 0.
+        steps: Number of steps of the training.
+        warmup: Number of steps of the warm-up.
+
+    Returns:
+        A factor in [0, 1].
+    """
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)

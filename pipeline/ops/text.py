@@ -10,6 +10,10 @@ from collections.abc import Sequence
 def list_some(names: Sequence[str], what: str) -> str:
     """Say how many names there are, and the first three of them.
 
+    Args:
+        names: At least a name.
+        what: The singular of what is named.
+
     Examples:
         >>> list_some(["a.jpg"], "image")
         "1 image ('a.jpg')"
@@ -24,15 +28,23 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def printable(name: str) -> str:
-    """A file name as text that can be written anywhere; two names never become one.
+    """Return a file name as text that can be written anywhere; different names stay different.
 
-    Bytes that are not UTF-8 become `\\xNN`, control characters their escapes, `\\` doubles.
+    Bytes that are not UTF-8 become `\\xNN`, control characters their escapes, `\\` is doubled.
     """
     if name.isprintable() and "\\" not in name:
         return name
     text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def format_probability(score: float) -> str:
+    """Format a probability in [0, 1] as a percentage with a decimal; small values as a bound.
+
+    Examples:
+        >>> format_probability(0.123)
+        '12.3 %'
+        >>> format_probability(0.0001)
+        'below 0.1 %'
+    """
     return f"{100 * score:.1f} %" if score >= 0.001 else "below 0.1 %"

@@ -10,27 +10,44 @@ from pipeline.types import Rle
 PALETTE = ((255, 64, 96), (64, 160, 255), (60, 190, 110), (255, 170, 40), (170, 110, 255))  # RGB
 
 
-def outline(canvas: np.ndarray, mask: Rle, colour: tuple[int, int, int], thick: int) -> None:
-    """Where a mask over the whole image ends, on a canvas of any size."""
+def draw_outline(
+    canvas: np.ndarray, mask: Rle, colour: tuple[int, int, int], thickness: int
+) -> None:
+    """Draw the outline of a mask on a canvas, in place.
+
+    Args:
+        canvas: uint8 RGB [H, W, 3], the image at any size.
+        mask: RLE of a mask over the whole image, at the size of the original image.
+        colour: RGB of the line; it has a dark edge.
+        thickness: of the line, in pixels of the canvas.
+    """
     from pycocotools import mask as coco_mask
 
     inside = cv2.resize(coco_mask.decode(mask), canvas.shape[1::-1], interpolation=cv2.INTER_AREA)
     borders, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, borders, -1, (24, 24, 24), thick + 2)
-    cv2.drawContours(canvas, borders, -1, colour, thick)
+    cv2.drawContours(canvas, borders, -1, (24, 24, 24), thickness + 2)
+    cv2.drawContours(canvas, borders, -1, colour, thickness)
 
 
-def label(
-    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thick: int, text: str
+def draw_labelled_box(
+    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int, text: str
 ) -> None:
-    """A box with its name, legible on any ground."""
+    """Draw a box with its name in its upper left corner, in place.
+
+    Args:
+        canvas: uint8 RGB [H, W, 3].
+        box: xyxy, half-open, in pixels of the canvas.
+        colour: RGB of the box and of the name's background.
+        thickness: of the lines, in pixels of the canvas.
+        text: the name, in white.
+    """
     x0, y0, x1, y1 = (round(float(v)) for v in box)
     corners = (max(0, x0), max(0, y0)), (min(canvas.shape[1], x1) - 1, min(canvas.shape[0], y1) - 1)
-    cv2.rectangle(canvas, *corners, (24, 24, 24), thick + 2)
-    cv2.rectangle(canvas, *corners, colour, thick)
+    cv2.rectangle(canvas, *corners, (24, 24, 24), thickness + 2)
+    cv2.rectangle(canvas, *corners, colour, thickness)
     size = max(canvas.shape[:2]) / 1200 + 0.2
-    (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, thick // 2))
+    (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, thickness // 2))
     left, top = corners[0][0], max(0, corners[0][1] - high - 6)
     cv2.rectangle(canvas, (left, top), (left + wide + 6, top + high + 6), colour, -1)
     cv2.putText(canvas, text, (left + 3, top + high + 2), cv2.FONT_HERSHEY_SIMPLEX, size,
-                (255, 255, 255), max(1, thick // 2), cv2.LINE_AA)  # fmt: skip
+                (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA)  # fmt: skip

@@ -1,8 +1,8 @@
-"""A map as a picture: alone, over its image, grey, with its sign, in colour.
+"""Colour a map: alone, over its image, in grey, with its sign, or in red, green and blue.
 
 Pure functions from raw values to uint8 RGB; the values themselves are never changed. A picture is
-scaled by the map's own values: what few pixels have would leave all others dark, so the scale ends
-at a percentile (`clip`), beyond which everything is as bright as can be.
+scaled by the map's values up to a percentile (`clip`): values above it have the brightest colour.
+With the maximum instead, a few outliers would leave all other pixels dark.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ FAINT, THICK = 0.12, 0.72  # of the colours over an image, where the map is lowe
 # -- numbers -------------------------------------------------------------------------------------
 
 
-def at_frame(values: Float32[np.ndarray, "h w ..."], frame: Size) -> Float32[np.ndarray, "H W ..."]:
-    """Scaled to the picture: bilinear, or by areas where it shrinks, so that no line is lost.
+def resize_to_frame(
+    values: Float32[np.ndarray, "h w ..."], frame: Size
+) -> Float32[np.ndarray, "H W ..."]:
+    """Resize a map to a picture: bilinear, or by area averages where it shrinks.
 
-    Values that are not finite count as 0: nothing to see.
+    Args:
+        values: the map, with or without channels; values that are not finite count as 0.
+        frame: height and width of the picture in pixels. Averages keep thin lines visible.
     """
     height, width = frame
     finite = np.nan_to_num(np.ascontiguousarray(values, np.float32), posinf=0, neginf=0)
@@ -38,9 +42,13 @@ def at_frame(values: Float32[np.ndarray, "h w ..."], frame: Size) -> Float32[np.
     return scaled
 
 
-def for_class(values: Float32[np.ndarray, "h w"], clip: float) -> Float32[np.ndarray, "h w"]:
-    """What speaks for the class, in [0, 1]: from 0, or the lowest value where all are above it, to
-    the percentile `clip`. What speaks against it counts as 0."""
+def scale_positive(values: Float32[np.ndarray, "h w"], clip: float) -> Float32[np.ndarray, "h w"]:
+    """Scale the evidence for a class to [0, 1]; evidence against it (below 0) becomes 0.
+
+    Args:
+        values: the map, at any scale. Its 0, or its lowest value where all are above 0, becomes 0.
+        clip: the percentile that becomes 1; 100 is the maximum.
+    """
     low, high = max(0.0, float(values.min())), float(np.percentile(values, clip))
     if not high > low:  # fewer pixels than the percentile leaves out have any value
         high = float(values.max())
@@ -49,8 +57,13 @@ def for_class(values: Float32[np.ndarray, "h w"], clip: float) -> Float32[np.nda
     return ((values - low) / (high - low)).clip(0, 1)
 
 
-def balanced(values: Float32[np.ndarray, "..."], clip: float) -> Float32[np.ndarray, "..."]:
-    """For and against, in [-1, 1]: 0 stays 0, both ends are the percentile `clip` of magnitudes."""
+def scale_signed(values: Float32[np.ndarray, "..."], clip: float) -> Float32[np.ndarray, "..."]:
+    """Scale evidence for and against a class to [-1, 1]; 0 stays 0.
+
+    Args:
+        values: the map, at any scale.
+        clip: the percentile of the magnitudes that becomes 1 and -1; 100 is the maximum.
+    """
     magnitudes = np.abs(values)
     most = float(np.percentile(magnitudes, clip)) or float(magnitudes.max())
     return (values / most).clip(-1, 1) if most > 0 else np.zeros_like(values)
@@ -59,63 +72,72 @@ def balanced(values: Float32[np.ndarray, "..."], clip: float) -> Float32[np.ndar
 # -- colours -------------------------------------------------------------------------------------
 
 
-def sequential(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """[0, 1] in inferno: black, purple, orange, light yellow, in even steps of brightness."""
+def apply_inferno(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Map [0, 1] to inferno: black, purple, orange, light yellow, in even steps of brightness."""
     return np.take(_table(cv2.COLORMAP_INFERNO), _levels(unit), axis=0)
 
 
-def rainbow(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """[0, 1] in turbo: blue, green, yellow, red, which few photographs are made of."""
+def apply_turbo(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Map [0, 1] to turbo: blue, green, yellow, red, saturated colours rare in photographs."""
     return np.take(_table(cv2.COLORMAP_TURBO), _levels(unit), axis=0)
 
 
-def diverging(signed: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """[-1, 1] from blue (against) over white (0) to red (for)."""
+def apply_diverging(signed: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Map [-1, 1] to blue (against the class), white (0) and red (for the class)."""
     levels = np.rint(signed * 127 + 127).astype(np.uint8)
     return np.asarray(np.take(_red_white_blue(), levels, axis=0))
 
 
-def grey(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """[0, 1] from black to white."""
+def apply_grey(unit: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Map [0, 1] to grey levels from black to white."""
     return _levels(unit[..., None].repeat(3, -1))
 
 
-def in_colour(channels: Float32[np.ndarray, "h w 3"], clip: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Red, green and blue as they are, mid-grey where they are 0; black there if none is below."""
-    scaled = balanced(channels, clip)
+def colour_channels(
+    channels: Float32[np.ndarray, "h w 3"], clip: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Show three channels as red, green and blue.
+
+    Args:
+        channels: at any scale. Their 0 is mid-grey where some value is negative, else black.
+        clip: the percentile of the magnitudes that has full colour.
+    """
+    scaled = scale_signed(channels, clip)
     return _levels(scaled if channels.min() >= 0 else 0.5 + 0.5 * scaled)
 
 
-def blended(
+def blend_map(
     image: UInt8[np.ndarray, "H W 3"], unit: Float32[np.ndarray, "H W"], share: float = 0.55
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A map in [0, 1] in colours over the image, which keeps its brightness where nothing is."""
-    return _mixed(image, rainbow(unit), np.full_like(unit, share))
+    """Blend a map in [0, 1], in turbo's colours, with its image at a constant share."""
+    return _mix(image, apply_turbo(unit), np.full_like(unit, share))
 
 
-def laid_over(
+def overlay_map(
     image: UInt8[np.ndarray, "H W 3"], unit: Float32[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A map in [0, 1] in `sequential`'s colours over the image: the higher, the less of the image
-    is seen through them."""
-    return _mixed(image, sequential(unit), FAINT + (THICK - FAINT) * unit**0.7)
+    """Overlay an image with a map in [0, 1], in inferno's colours: higher is more opaque."""
+    return _mix(image, apply_inferno(unit), FAINT + (THICK - FAINT) * unit**0.7)
 
 
-def signed_over(
+def overlay_signed_map(
     image: UInt8[np.ndarray, "H W 3"], signed: Float32[np.ndarray, "H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A map in [-1, 1] in `diverging`'s colours over the image in grey, where no colour misleads:
-    the larger a magnitude, the less of the image is seen; where the map is 0, all of it."""
+    """Overlay an image with a map in [-1, 1], in blue and red: larger magnitudes are more opaque.
+
+    The image is grey, so that its colours are not taken for the map's; where the map is 0, nothing
+    covers it.
+    """
     bare = image.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)
-    return _mixed(bare, diverging(signed), THICK * np.abs(signed))
+    return _mix(bare, apply_diverging(signed), THICK * np.abs(signed))
 
 
-def _mixed(
+def _mix(
     image: UInt8[np.ndarray, "H W 3"],
     colour: UInt8[np.ndarray, "H W 3"],
     share: Float32[np.ndarray, "H W"],
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """A share of the colour, the rest of the image, paler so that its own colours mislead less."""
+    """Mix a share of the colours with the image, which is made paler so that it stands out less."""
     pale = 0.6 * image + 0.4 * image.mean(2, keepdims=True)
     mixed = pale + share[..., None] * (colour - pale)
     return np.asarray(mixed.clip(0, 255).astype(np.uint8))
@@ -123,7 +145,7 @@ def _mixed(
 
 @cache
 def _red_white_blue() -> UInt8[np.ndarray, "255 3"]:
-    """Straight lines in Lab from white to either end: even steps, alike on both sides."""
+    """Return the diverging scale: straight lines in Lab from white, even on both sides."""
     ends = np.array([[BLUE, (255, 255, 255), RED]], np.float32) / 255
     blue, white, red = cv2.cvtColor(ends, cv2.COLOR_RGB2Lab)[0]
     steps = np.linspace(0, 1, 128, dtype=np.float32)[:, None]

@@ -1,6 +1,6 @@
-"""A contact sheet: pictures side by side in rows, each row and column with its name.
+"""Contact sheets: pictures side by side in rows, each row and column with its name.
 
-Pure functions from pictures and words to one picture, uint8 RGB.
+Pure functions from pictures and texts to one picture, uint8 RGB.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 PAPER, INK, FAINT = (255, 255, 255), (26, 26, 26), (105, 105, 105)
 MARGIN, GAP = 24, 8
-TITLE, ROW, SMALL = 23, 18, 15  # sizes of letters, in pixels
-NARROWEST = 132  # a cell at least, so that the names above the columns can be read
+TITLE, ROW, SMALL = 23, 18, 15  # font sizes in pixels
+MIN_CELL_WIDTH = 132  # so that the names above the columns can be read
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures of one row, its name, and what more is to be said of it."""
+    """Pictures of one row of a sheet, its name, and a note beside the name."""
 
     name: str
     note: str
@@ -33,70 +33,114 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """A bar of colours for the legend, and what its ends mean."""
+    """A colour bar of the legend, and what its ends mean."""
 
     bar: UInt8[np.ndarray, "h w 3"]
     low: str
     high: str
 
 
-def contact(
-    title: str,
-    note: str,
-    columns: Sequence[str],
-    rows: Sequence[Row],
-    width: int,
-    legend: Sequence[Scale],
-    most: int,
-) -> UInt8[np.ndarray, "H W 3"]:
-    """The sheet, pictures in columns of `width`; at most `most` of them side by side: a longer row
-    goes on below itself."""
-    width = max(width, NARROWEST)
-    heights = [max(len(panel) for panel in row.panels) for row in rows]
-    across = min(most, len(columns))
-    lines = [range(n, min(n + across, len(columns))) for n in range(0, len(columns), across)]
-    # Names stand above the first row alone where columns go through all of them.
-    named = [n for n in range(len(rows)) if n == 0 or len(lines) > 1]
-    head = MARGIN + TITLE + 10 + (SMALL + 8 if note else 0)
-    of_rows = [ROW + 22 + len(lines) * (height + GAP) for height in heights]
-    foot = (2 * SMALL + 8 if legend else 0) + MARGIN
-    total = head + sum(of_rows) + len(named) * len(lines) * (SMALL + 8) + foot
-    sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP) - GAP, total), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    room = sheet.width - 2 * MARGIN
-    pen.text((MARGIN, MARGIN), fitted(title, TITLE, room), INK, font(TITLE), "lt")
-    pen.text((MARGIN, MARGIN + TITLE + 10), fitted(note, SMALL, room), FAINT, font(SMALL), "lt")
-    y = head
-    for n, row in enumerate(rows):
+@dataclass(frozen=True, kw_only=True)
+class ContactSheet:
+    """Pictures in rows and columns with their names.
+
+    Args:
+        title: The first line of the sheet.
+        note: The line below the title; empty: none.
+        columns: The name of each column.
+        rows: The rows, each with a panel for each column.
+        width: The width of a panel in pixels.
+        legend: Colour bars below the pictures; empty: none.
+        max_columns: Panels side by side at most; a longer row continues below itself.
+    """
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    width: int
+    legend: Sequence[Scale]
+    max_columns: int
+
+    @property
+    def cell_width(self) -> int:
+        """The width of a cell: wide enough for the names above the columns."""
+        return max(self.width, MIN_CELL_WIDTH)
+
+    @property
+    def lines(self) -> list[range]:
+        """The columns of each line that a row takes."""
+        count = len(self.columns)
+        across = min(self.max_columns, count)
+        return [range(n, min(n + across, count)) for n in range(0, count, across)]
+
+    @property
+    def named_rows(self) -> list[int]:
+        """The rows below column names: the first alone where all columns fit side by side."""
+        return [n for n in range(len(self.rows)) if n == 0 or len(self.lines) > 1]
+
+    @property
+    def row_heights(self) -> list[int]:
+        """The height of each row's pictures in pixels."""
+        return [max(len(panel) for panel in row.panels) for row in self.rows]
+
+    def draw(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw the sheet."""
+        across = min(self.max_columns, len(self.columns))
+        head = MARGIN + TITLE + 10 + (SMALL + 8 if self.note else 0)
+        lines = len(self.lines)
+        of_rows = [ROW + 22 + lines * (height + GAP) for height in self.row_heights]
+        foot = (2 * SMALL + 8 if self.legend else 0) + MARGIN
+        total = head + sum(of_rows) + len(self.named_rows) * lines * (SMALL + 8) + foot
+        sheet = Image.new(
+            "RGB", (2 * MARGIN + across * (self.cell_width + GAP) - GAP, total), PAPER
+        )
+        pen = ImageDraw.Draw(sheet)
+        room = sheet.width - 2 * MARGIN
+        title = shorten_to_width(self.title, TITLE, room)
+        pen.text((MARGIN, MARGIN), title, INK, load_font(TITLE), "lt")
+        note = shorten_to_width(self.note, SMALL, room)
+        pen.text((MARGIN, MARGIN + TITLE + 10), note, FAINT, load_font(SMALL), "lt")
+        y = head
+        for n in range(len(self.rows)):
+            y = self._draw_row(sheet, pen, n, y)
+        _draw_legend(sheet, pen, self.legend, y + SMALL + 4)
+        return np.asarray(sheet)
+
+    def _draw_row(self, sheet: Image.Image, pen: ImageDraw.ImageDraw, n: int, y: int) -> int:
+        """Draw row `n` below height `y`; return the height below it."""
+        row, room, step = self.rows[n], sheet.width - 2 * MARGIN, self.cell_width + GAP
         y += 12
-        name = fitted(row.name, ROW, room)
-        pen.text((MARGIN, y + ROW), name, INK, font(ROW), "ls")
-        x = MARGIN + font(ROW).getlength(name) + 12
-        rest = fitted(row.note, SMALL, room + MARGIN - x)
-        pen.text((x, y + ROW), rest, FAINT, font(SMALL), "ls")
+        name = shorten_to_width(row.name, ROW, room)
+        pen.text((MARGIN, y + ROW), name, INK, load_font(ROW), "ls")
+        x = MARGIN + load_font(ROW).getlength(name) + 12
+        note = shorten_to_width(row.note, SMALL, room + MARGIN - x)
+        pen.text((x, y + ROW), note, FAINT, load_font(SMALL), "ls")
         y += ROW + 10
-        for line in lines:
-            if n in named:
+        for line in self.lines:
+            if n in self.named_rows:
                 for place, column in enumerate(line):
-                    where = (MARGIN + place * (width + GAP), y + SMALL)
-                    text = fitted(columns[column], SMALL, width)
-                    pen.text(where, text, FAINT, font(SMALL), "ls")
+                    text = shorten_to_width(self.columns[column], SMALL, self.cell_width)
+                    position = (MARGIN + place * step, y + SMALL)
+                    pen.text(position, text, FAINT, load_font(SMALL), "ls")
                 y += SMALL + 8
             for place, column in enumerate(line):
                 panel = Image.fromarray(row.panels[column])
-                sheet.paste(panel, (MARGIN + place * (width + GAP), y))
-            y += heights[n] + GAP
-    _legend(sheet, pen, legend, y + SMALL + 4)
-    return np.asarray(sheet)
+                sheet.paste(panel, (MARGIN + place * step, y))
+            y += self.row_heights[n] + GAP
+        return y
 
 
-def _legend(sheet: Image.Image, pen: ImageDraw.ImageDraw, legend: Sequence[Scale], y: int) -> None:
+def _draw_legend(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, legend: Sequence[Scale], y: int
+) -> None:
+    """Draw the colour bars side by side, their middle at height `y`."""
     x: float = MARGIN
     for scale in legend:
         for part in (scale.low, scale.bar, scale.high):
             if isinstance(part, str):
-                pen.text((x, y), part, FAINT, font(SMALL), "lm")
-                x += font(SMALL).getlength(part) + GAP
+                pen.text((x, y), part, FAINT, load_font(SMALL), "lm")
+                x += load_font(SMALL).getlength(part) + GAP
             else:
                 bar = Image.fromarray(part).resize((120, 12), Image.Resampling.NEAREST)
                 sheet.paste(bar, (round(x), y - 6))
@@ -105,19 +149,26 @@ def _legend(sheet: Image.Image, pen: ImageDraw.ImageDraw, legend: Sequence[Scale
         x += 3 * GAP
 
 
-def fitted(text: str, size: int, width: float) -> str:
-    """The text, or as much of both its ends as fits: names often differ in their last letters."""
-    if font(size).getlength(text) <= width:
+def shorten_to_width(text: str, size: int, width: float) -> str:
+    """Shorten a text in its middle until it fits: names often differ in their last letters.
+
+    Args:
+        text: What to write.
+        size: The font size in pixels.
+        width: The room in pixels.
+    """
+    if load_font(size).getlength(text) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
         short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-        if font(size).getlength(short) <= width:
+        if load_font(size).getlength(short) <= width:
             return short
     return ""
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    found = ImageFont.load_default(size)
-    assert isinstance(found, ImageFont.FreeTypeFont)
-    return found
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Load the font of all sheets at a size in pixels."""
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font

@@ -1,4 +1,4 @@
-"""The numbers of stage audit, and the table that shows them: a row a number, a column a method."""
+"""The table of stage audit: a row for each number, a column for each saliency method."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def format_audits(
     metrics: Sequence[Mapping[str, Any]],
     numbers: Sequence[AuditNumber],
 ) -> str:
-    """Return the table over all methods of a run, with what their boxes are worth where known.
+    """Format the table of all methods of a run, with their localization metrics where available.
 
     Args:
         audits: The content of audit.json of each method.
-        metrics: The records of metrics.json; empty where boxes were not measured.
-        numbers: Those of the tests, in the order of the rows.
+        metrics: The records of metrics.json; empty where boxes were not evaluated.
+        numbers: The numbers of the tests, in the order of the rows.
     """
     records = {
         (r["name"], r["threshold"]["kind"], r["method"]): r
@@ -45,12 +45,12 @@ def format_audit(
     numbers: Sequence[AuditNumber],
     localization: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Return a table of a row a number, a column a method: the mean and its interval.
+    """Format a table of means and confidence intervals.
 
     Args:
         methods: The name of each method, and its records of audit.json.
-        numbers: Those of the tests, in the order of the rows.
-        localization: Further rows, a cell a method, of what the boxes are worth.
+        numbers: The numbers of the tests, in the order of the rows.
+        localization: Further rows by title: a localization metric, with a cell for each method.
     """
     by_name = [{r["name"]: r for r in records if r["part"] is None} for _, records in methods]
     rows = [["", "good", *(method for method, _ in methods), "n"]]
@@ -66,6 +66,7 @@ def format_audit(
 
 
 def _cell(record: Mapping[str, Any] | None) -> str:
+    """Format the mean and the interval of a record; empty where there is none."""
     if record is None:
         return ""
     low, high = record["interval"]
@@ -73,6 +74,7 @@ def _cell(record: Mapping[str, Any] | None) -> str:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Align the columns of rows, the first of which is the header."""
     width = max(len(row) for row in rows)
     filled = [[*row, *[""] * (width - len(row))] for row in rows]
     widths = [max(len(row[n]) for row in filled) for n in range(width)]

@@ -1,4 +1,4 @@
-"""The boxes that stage localize leaves, packed into shards and read from them."""
+"""The boxes that stage localize writes: pack them into shards, and read them."""
 
 from __future__ import annotations
 
@@ -15,29 +15,38 @@ from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.types import Boxes, CocoIds, FoundBoxes, Size
 
 
-def pack_boxes(found: Sequence[tuple[int, Boxes]], aside: Skipped) -> tuple[Arrays, Skipped]:
-    """Boxes of many images as flat arrays, `count` of them for each image and class."""
-    every = [boxes for _, boxes in found]
+def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tuple[Arrays, Skipped]:
+    """Pack the boxes of many images into the flat arrays of a shard.
+
+    Args:
+        positioned: boxes, each with the position of its image.
+        skipped: positions of images that could not be used, and why.
+
+    Returns:
+        Arrays with a row for each item of `positioned` (`row_image`, `row_class`, `row_size`, and
+        `count` of its boxes) and a row for each box (`boxes`, `scores`); and `skipped`.
+    """
+    items = [boxes for _, boxes in positioned]
     arrays = {
-        "row_image": np.array([position for position, _ in found], np.int32),
-        "row_class": np.array([boxes.label for boxes in every], np.int32),
-        "row_size": np.array([boxes.size for boxes in every], np.int32).reshape(-1, 2),
-        "count": np.array([len(boxes.boxes) for boxes in every], np.int32),
-        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(b.boxes for b in every)]),
-        "scores": np.concatenate([np.zeros(0, np.float32), *(b.scores for b in every)]),
+        "row_image": np.array([position for position, _ in positioned], np.int32),
+        "row_class": np.array([boxes.label for boxes in items], np.int32),
+        "row_size": np.array([boxes.size for boxes in items], np.int32).reshape(-1, 2),
+        "count": np.array([len(boxes.boxes) for boxes in items], np.int32),
+        "boxes": np.concatenate([np.zeros((0, 4), np.float32), *(b.boxes for b in items)]),
+        "scores": np.concatenate([np.zeros(0, np.float32), *(b.scores for b in items)]),
     }
-    masks = [boxes.masks for boxes in every]
-    if any(one is not None for one in masks):
+    masks = [boxes.masks for boxes in items]
+    if any(rles is not None for rles in masks):
         text = json.dumps(masks).encode()
         arrays["masks"] = np.frombuffer(text, np.uint8)
-    reasons = [boxes.fell_back for boxes in every]
+    reasons = [boxes.fell_back for boxes in items]
     if any(reasons):
         arrays["fell_back"] = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
-    return arrays, aside
+    return arrays, skipped
 
 
 def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[str]:
-    """How often the segmenter fell back, by reason, a line each."""
+    """Return for how many maps the segmenter used a simpler method, a line for each reason."""
     reasons: dict[str, int] = {}
     count = 0
     for _, boxes in iterate_boxes(folder, ids):
@@ -46,17 +55,22 @@ def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[str]:
             reasons[boxes.fell_back] = reasons.get(boxes.fell_back, 0) + 1
     return [
         f"{number} of {count} maps were cut alone, without the image: {reason}"
-        for reason, number in sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
+        for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
 
 
 def load_notes(folder: Path) -> list[str]:
-    """What is to be said about how boxes were cut."""
+    """Return the notes that stage localize wrote about the segmentation, a line each."""
     return list(read_json(folder / "notes.json"))
 
 
 def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
-    """Every Boxes with the position of its image, streamed from the shards."""
+    """Yield all boxes of a result with the positions of their images, streamed from the shards.
+
+    Args:
+        folder: the result of stage localize.
+        ids: the name of each image, by position.
+    """
     for shard in list_shards(folder):
         arrays, _ = read_arrays(shard)
         ends = np.cumsum(arrays["count"])
@@ -65,15 +79,15 @@ def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes
         for n, (position, label) in enumerate(
             zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
         ):
-            own = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
+            rows = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
             height, width = arrays["row_size"][n].tolist()
             yield (
                 position,
                 Boxes(
                     ids[position],
                     label,
-                    arrays["boxes"][own],
-                    arrays["scores"][own],
+                    arrays["boxes"][rows],
+                    arrays["scores"][rows],
                     (height, width),
                     None if masks is None else masks[n],
                     None if reasons is None else reasons[n],
@@ -90,8 +104,8 @@ def open_boxes(
         boxes: the result of stage localize.
         maps: the result of stage explain, which has the sizes of the images.
         ids: the name of each image, by position.
-        classes: names of classes.
-        coco: what a COCO file knows images and classes by.
+        classes: the names of the classes.
+        coco: the ids and file names that a COCO file uses for images and classes.
     """
 
     def sizes() -> Iterator[tuple[int, Size]]:

@@ -232,13 +232,16 @@ def _difference(place: Place, a: Pairs, b: Pairs, settings: ComparisonSettings) 
 def sort_places(
     places: Iterable[Place], numbers: Mapping[str, MetricNumber], first: Sequence[str] = ()
 ) -> list[Place]:
-    """Return places as a comparison shows them: by number, threshold, and IoU, 0.5 before all."""
+    """Return places as a comparison shows them: by number, threshold and IoU.
+
+    IoU 0.5 comes before the others, as a sentence is about it, unless it is about what is `first`.
+    """
 
     def order(place: Place) -> tuple[Any, ...]:
         name, iou, kind = place
         before = first.index(name) if name in first else len(first)
         at = ("", "validation", "oracle").index(kind)
-        near = 0.0 if iou is None else abs(iou - 0.5)
+        near = 0.0 if iou is None or first else abs(iou - 0.5)
         return before, numbers[name].comparison_order, name, at, near, iou or 0.0
 
     return sorted(places, key=order)

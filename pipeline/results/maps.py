@@ -1,4 +1,4 @@
-"""The maps and the classification that stage explain leaves, read from its shards."""
+"""The maps and the classification that stage explain writes, read from its shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def iterate_maps(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, SaliencyMap]]:
-    """The maps of one shard with the positions of their images."""
+    """Yield the maps of a shard with the positions of their images.
+
+    Args:
+        shard: the file.
+        ids: the name of each image, by position.
+    """
     arrays, _ = read_arrays(shard)
     for n, position in enumerate(arrays.get("row_image", ())):
         height, width = arrays["row_size"][n].tolist()
@@ -37,7 +42,11 @@ def iterate_maps(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, Salienc
 
 
 def iterate_channels(shard: Path) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Position, class and per-channel values [3, H, W] in [-1, 1] where a method has them."""
+    """Yield the values of red, green and blue of each map of a shard, if the method has them.
+
+    Yields:
+        The position of the image, the class, and float16 [3, H, W] from -1 to 1.
+    """
     arrays, _ = read_arrays(shard)
     for n, channels in enumerate(arrays.get("row_colour", ())):
         yield int(arrays["row_image"][n]), int(arrays["row_class"][n]), channels
@@ -45,7 +54,14 @@ def iterate_channels(shard: Path) -> Iterator[tuple[int, int, np.ndarray]]:
 
 @dataclass(frozen=True)
 class Classification:
-    """What the network took each image for, the best first."""
+    """The classes that the network predicts for each image.
+
+    Attributes:
+        image: the position of each image.
+        size: height and width of the original image.
+        top: the most likely classes, the most likely first.
+        score: their probabilities.
+    """
 
     image: Int32[np.ndarray, n]
     size: Int32[np.ndarray, "n 2"]
@@ -54,19 +70,21 @@ class Classification:
 
 
 def load_classification(folder: Path) -> Classification:
-    found = [read_arrays(shard)[0] for shard in list_shards(folder)]
-    found = [arrays for arrays in found if arrays]
+    """Return the classification of all images that a result of stage explain has."""
+    shards = [read_arrays(shard)[0] for shard in list_shards(folder)]
+    shards = [arrays for arrays in shards if arrays]
     return Classification(
         *(
-            np.concatenate([a[name] for a in found])
+            np.concatenate([arrays[name] for arrays in shards])
             for name in ("image", "size", "top", "top_score")
         )
     )
 
 
 def load_skipped(folder: Path) -> dict[int, str]:
-    """Positions of the images that could not be used, and why."""
-    bad: dict[int, str] = {}
+    """Return why images could not be used, by their positions."""
+    skipped: dict[int, str] = {}
     for shard in list_shards(folder):
-        bad.update((int(position), why) for position, why in read_arrays(shard)[1]["set_aside"])
-    return bad
+        reasons = read_arrays(shard)[1]["set_aside"]
+        skipped.update((int(position), reason) for position, reason in reasons)
+    return skipped

@@ -1,4 +1,4 @@
-"""Where the shards of a result lie."""
+"""The files of a result's shards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ Skipped = list[tuple[int, str]]
 
 
 def shard_path(folder: Path, number: int) -> Path:
+    """Return the file of a shard."""
     return folder / f"shard-{number:06d}.safetensors"
 
 
 def list_shards(folder: Path) -> list[Path]:
+    """List the files of the shards of a result, in the order of their numbers."""
     return sorted(folder.glob("shard-*.safetensors"))

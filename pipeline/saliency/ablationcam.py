@@ -1,16 +1,16 @@
-"""Ablation-CAM: weigh each feature map by how much of the score is lost without it. No gradients.
+"""Ablation-CAM: weight each feature map by how much of the score is lost without it. No gradients.
 
     w_k = (s_c - s_c[A_k := 0]) / |s_c|        map = relu(sum_k w_k A_k)
 
 Desai and Ramaswamy, "Ablation-CAM: Visual Explanations for Deep Convolutional Network via
-Gradient-free Localization", WACV 2020; s_c is the logit. The paper divides by s_c, which would turn
-the map of a class with a negative logit round; its size only scales the map. On a head that is mean
-then linear, w_k = w_k^c mean_ij A_k / |s_c|.
+Gradient-free Localization", WACV 2020; s_c is the logit. The paper divides by s_c, which would flip
+the sign of the map of a class with a negative logit; its size only scales the map. On a head that
+is mean then linear, w_k = w_k^c mean_ij A_k / |s_c|.
 
 A map is ablated by setting it to zero, as in the paper, also where features can be negative (there
 pytorch-grad-cam sets them to ten million below the least). Only what follows the layer runs again,
-`batch` channels at once, where the network can tell what that is (`last` of any CNN, blocks of most
-of them); a map that is zero already need not. One channel's share of a logit is less than bfloat16
+`batch` channels at once, where the network knows what that is (`last` of any CNN, blocks of most of
+them); a map that is zero already is left out. One channel's share of a logit is less than bfloat16
 resolves, so all is computed in float32.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.fused import weighted
+from pipeline.saliency.fused import weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AblationCAM:
+    """Ablation-CAM of a layer, by forward passes without gradients."""
+
     layer: str = "last"  # whose feature maps are ablated; below, or by name
-    relu: bool = True  # false: signed, with what speaks against the class
+    relu: bool = True  # false: signed, negative where it speaks against the class
     batch: int = 16  # ablated channels at once
 
     def __post_init__(self) -> None:
@@ -45,6 +47,11 @@ class AblationCAM:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
+        """Compute maps of the chosen classes at the resolution of the layer.
+
+        Raises:
+            UserError: If the layer does not exist.
+        """
         with full_precision(images, graph=False):
             answer = network(images, at=(self.layer,))
             classes = choose(answer.logits)
@@ -53,7 +60,7 @@ class AblationCAM:
                 self._weights(network, images[n : n + 1], features[n : n + 1], classes[n])
                 for n in range(len(images))
             ]
-            maps = weighted(torch.stack(weights), features)
+            maps = weight_features(torch.stack(weights), features)
             return Explanation(maps.relu() if self.relu else maps, classes, answer.logits)
 
     def _weights(
@@ -63,13 +70,12 @@ class AblationCAM:
         features: Float[Tensor, "1 K h w"],
         classes: Int[Tensor, "t"],
     ) -> Float[Tensor, "t K"]:
-        """The part of each class's logit that is lost without each channel."""
-
-        whole = network.behind(self.layer, features.clone(), image)[:, classes]
+        """Compute the part of each class's logit that is lost without each channel."""
+        logits = network.behind(self.layer, features.clone(), image)[:, classes]
         lost = features.new_zeros((features.shape[1], len(classes)))
         alive = features[0].flatten(1).any(1).nonzero()[:, 0]
         for channels in torch.split(alive, self.batch):
             ablated = features.repeat(len(channels), 1, 1, 1)
             ablated[torch.arange(len(channels), device=alive.device), channels] = 0
-            lost[channels] = whole - network.behind(self.layer, ablated, image)[:, classes]
-        return (lost / whole.abs().clamp(min=torch.finfo(whole.dtype).tiny)).T
+            lost[channels] = logits - network.behind(self.layer, ablated, image)[:, classes]
+        return (lost / logits.abs().clamp(min=torch.finfo(logits.dtype).tiny)).T

@@ -1,4 +1,4 @@
-"""Class activation mapping (CAM): the head's own weights, applied before it averages.
+"""Class activation mapping (CAM): the weights of the head, applied before it averages.
 
     map_c(i, j) = sum_k w_k^c f_k(i, j)
 
@@ -28,17 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CAM:
+    """CAM, for networks with a GAP head."""
+
     weights: Literal["all", "positive"] = "all"
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes at the resolution of the last feature maps, signed.
+        """Compute signed maps of the chosen classes at the resolution of the last feature maps.
 
-        Raises UserError where the network has no GAP head.
+        Raises:
+            UserError: If the network has no GAP head.
         """
         with torch.no_grad():
-            head = network.class_weights  # first: where there are none, nothing need run
+            head = network.class_weights  # first: raises before the network runs
             answer = network(images, at=("last",))
             classes = choose(answer.logits)
             weights = head[classes].float()

@@ -1,17 +1,17 @@
-"""Eigen-CAM: what most of the features agree on, whatever the class.
+"""Eigen-CAM: the features projected on their first singular vector, whatever the class.
 
-    A = U S V^T with a row for each place, a column for each channel        map = A v_1
+    A = U S V^T with a row for each position, a column for each channel        map = A v_1
 
 Muhammad and Yeasin, "Eigen-CAM: Class Activation Map using Principal Components", IJCNN 2020. It
-asks for no class and no gradient: every class of an image has the same map.
+needs neither class nor gradient: all classes of an image have the same map.
 
-`centred: true` takes each channel's mean away first, which makes v_1 the first principal component
-over the places of the image; pytorch-grad-cam does so, the paper does not. A singular vector has no
-sign: the map is turned so that it goes along with the mean of the features (their inner product is
-not negative). From features that are never negative it is never negative then, unless centred.
+`centred: true` subtracts the mean of each channel first, which makes v_1 the first principal
+component over the positions of the image; pytorch-grad-cam does so, the paper does not. The sign of
+a singular vector is arbitrary: here the inner product of the map with the mean of the features is
+not negative. The map of features that are never negative is then never negative, unless centred.
 
-v_1 comes from the smaller of A A^T and A^T A, in float64: places are fewer than channels at the
-layers that matter.
+v_1 comes from the smaller of A A^T and A^T A, in float64: late layers have fewer positions than
+channels.
 """
 
 from __future__ import annotations
@@ -31,32 +31,53 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EigenCAM:
-    layer: str = "last"  # whose feature maps are taken apart; below, or by name
+    """Eigen-CAM of a layer, without classes and gradients."""
+
+    layer: str = "last"  # whose feature maps are decomposed; below, or by name
     centred: bool = False  # true: without each channel's mean (principal component)
 
     @torch.no_grad()
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
+        """Compute maps at the resolution of the layer, the same for all classes of an image.
+
+        Raises:
+            UserError: If the layer does not exist.
+        """
         answer = network(images, at=(self.layer,))
         classes = choose(answer.logits)
         with torch.autocast(images.device.type, enabled=False):
-            maps = first_component(answer.activations[self.layer], self.centred)
-        every = maps[:, None].expand(-1, classes.shape[1], -1, -1)
-        return Explanation(every, classes, answer.logits)
+            maps = project_on_first_vector(answer.activations[self.layer], self.centred)
+        expanded = maps[:, None].expand(-1, classes.shape[1], -1, -1)
+        return Explanation(expanded, classes, answer.logits)
 
 
-def first_component(features: Float[Tensor, "b K h w"], centred: bool) -> Float[Tensor, "b h w"]:
+def project_on_first_vector(
+    features: Float[Tensor, "b K h w"], centred: bool
+) -> Float[Tensor, "b h w"]:
+    """Project the features of each image on their first right singular vector.
+
+    Args:
+        features: Feature maps.
+        centred: Whether the mean of each channel is subtracted first.
+
+    Returns:
+        A v_1 for each image, in float32, signed so that its inner product with the mean of the
+        features is not negative.
+    """
     # Apple's devices have neither float64 nor eigh.
-    home = torch.device("cpu") if features.device.type == "mps" else features.device
-    places = features.flatten(2).mT.to(home, torch.float64)  # [b, h*w, K]
-    mean = places.mean(2)
+    device = torch.device("cpu") if features.device.type == "mps" else features.device
+    positions = features.flatten(2).mT.to(device, torch.float64)  # [b, h*w, K]
+    mean = positions.mean(2)
     if centred:
-        places = places - places.mean(1, keepdim=True)
-    if places.shape[1] <= places.shape[2]:
-        values, vectors = torch.linalg.eigh(places @ places.mT)
-        found = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
+        positions = positions - positions.mean(1, keepdim=True)
+    if positions.shape[1] <= positions.shape[2]:
+        values, vectors = torch.linalg.eigh(positions @ positions.mT)
+        projected = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
     else:
-        found = (places @ torch.linalg.eigh(places.mT @ places).eigenvectors[..., -1:])[..., 0]
-    found = torch.where((found * mean).sum(1, keepdim=True) < 0, -found, found)
-    return found.to(features.device, torch.float32).reshape(-1, *features.shape[2:])
+        vectors = torch.linalg.eigh(positions.mT @ positions).eigenvectors
+        projected = (positions @ vectors[..., -1:])[..., 0]
+    negative = (projected * mean).sum(1, keepdim=True) < 0
+    projected = torch.where(negative, -projected, projected)
+    return projected.to(features.device, torch.float32).reshape(-1, *features.shape[2:])

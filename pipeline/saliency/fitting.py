@@ -1,8 +1,8 @@
-"""Methods that look at the training images first, also where another method is made of them.
+"""Find and replace the methods that must be fitted, also within other methods.
 
-`Views` and `Average` hold methods, and any of those may be one to be fitted. Whoever fits asks for
-the `parts`, adds up the statistics of each, and gets the whole back `with_fitted` ones in their
-place. They are fitted to plain images: views are for explaining.
+`Views` and `Average` hold methods, any of which may have to be fitted to training images. The
+caller lists them (`list_fittable`), adds up the statistics of each, and replaces them by the fitted
+methods (`replace_fittable`). They are fitted to plain images: views are for explaining.
 """
 
 from __future__ import annotations
@@ -14,37 +14,60 @@ from typing import Any
 from pipeline.protocols import FittableMethod, SaliencyMethod
 
 
-def parts(method: SaliencyMethod | FittableMethod) -> list[FittableMethod]:
-    """What in a method is to be fitted, itself perhaps; mostly nothing."""
-    return list(_parts(method))
+def list_fittable(method: SaliencyMethod | FittableMethod) -> list[FittableMethod]:
+    """List the methods that must be fitted: `method` itself, or those that it holds.
+
+    Args:
+        method: Any saliency method; dataclasses and tuples are searched in order.
+
+    Returns:
+        The methods to fit, in order; empty for most methods.
+    """
+    return list(_walk_fittable(method))
 
 
-def with_fitted(
+def replace_fittable(
     method: SaliencyMethod | FittableMethod, fitted: Sequence[SaliencyMethod]
 ) -> SaliencyMethod:
-    """The method with each of its `parts` replaced, in their order."""
-    if len(fitted) != len(parts(method)):
-        raise ValueError(f"expected {len(parts(method))} fitted methods, got {len(fitted)}")
-    whole: SaliencyMethod = _replaced(method, iter(fitted))
-    return whole
+    """Replace each method that `list_fittable` lists by a fitted method.
+
+    Args:
+        method: The method to replace in.
+        fitted: A fitted method for each listed method, in their order.
+
+    Returns:
+        A new method, ready to be called.
+
+    Raises:
+        ValueError: If the numbers differ.
+    """
+    if len(fitted) != len(list_fittable(method)):
+        raise ValueError(f"expected {len(list_fittable(method))} fitted methods, got {len(fitted)}")
+    replaced: SaliencyMethod = _replace_fittable(method, iter(fitted))
+    return replaced
 
 
-def _parts(one: Any) -> Iterator[FittableMethod]:
-    if isinstance(one, FittableMethod):
-        yield one
-    elif is_dataclass(one):
-        for field in fields(one):
-            yield from _parts(getattr(one, field.name))
-    elif isinstance(one, tuple):
-        for inner in one:
-            yield from _parts(inner)
+def _walk_fittable(value: Any) -> Iterator[FittableMethod]:
+    if isinstance(value, FittableMethod):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _walk_fittable(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _walk_fittable(item)
 
 
-def _replaced(one: Any, fitted: Iterator[SaliencyMethod]) -> Any:
-    if isinstance(one, FittableMethod):
+def _replace_fittable(value: Any, fitted: Iterator[SaliencyMethod]) -> Any:
+    if isinstance(value, FittableMethod):
         return next(fitted)
-    if is_dataclass(one) and not isinstance(one, type) and any(True for _ in _parts(one)):
-        return replace(
-            one, **{f.name: _replaced(getattr(one, f.name), fitted) for f in fields(one)}
-        )
-    return tuple(_replaced(inner, fitted) for inner in one) if isinstance(one, tuple) else one
+    if (
+        is_dataclass(value)
+        and not isinstance(value, type)
+        and any(True for _ in _walk_fittable(value))
+    ):
+        changes = {f.name: _replace_fittable(getattr(value, f.name), fitted) for f in fields(value)}
+        return replace(value, **changes)
+    if isinstance(value, tuple):
+        return tuple(_replace_fittable(item, fitted) for item in value)
+    return value

@@ -1,6 +1,6 @@
-"""What the Grad-CAM family shares: features and slopes from one pass, and maps of several layers.
+"""What the Grad-CAM family shares: features and gradients from one pass, maps of several layers.
 
-    map(i, j) = rule(features A_k, slopes d s_c / d A_k)(i, j)        for each layer
+    map(i, j) = rule(features A_k, gradients d s_c / d A_k)(i, j)        for each layer
 
 One forward pass serves all classes and layers, one backward pass a class all layers; the graph
 begins at the earliest layer. Maps are made in float32 whatever the precision of the run.
@@ -9,6 +9,7 @@ begins at the earliest layer. Maps are made in float32 whatever the precision of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,21 +18,21 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import gradients
+from pipeline.saliency.gradients import compute_gradients
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 Rule = Callable[[Tensor, Tensor], Tensor]
-"""From features [b, K, h, w] and slopes [b, t, K, h, w] to maps [b, t, h, w]."""
+"""From features [b, K, h, w] and gradients [b, t, K, h, w] to maps [b, t, h, w]."""
 
 Fusion = Callable[[Sequence[Tensor]], Tensor]
-"""From maps [b, t, h, w] of several layers, each at its own resolution, to one."""
+"""From maps [b, t, h, w] of several layers, each at its own resolution, to maps [b, t, H, W]."""
 
 
 def check_layers(layers: tuple[str, ...]) -> None:
-    """Raises UserError where no layer is named, or a bare name stands for a list of them."""
+    """Raise UserError where no layer is named, or where a bare name stands for a list of names."""
     if isinstance(layers, str) or not layers:
         raise UserError(
             f"saliency.layers={layers}: expected one or more layers, [last] or [below,last]; last "
@@ -39,51 +40,78 @@ def check_layers(layers: tuple[str, ...]) -> None:
         )
 
 
-def weighted(
+def weight_features(
     weights: Float[Tensor, "b t K"], features: Float[Tensor, "b K h w"]
 ) -> Float[Tensor, "b t h w"]:
-    """sum_k w_k A_k: one weight a channel, as most of the family have it."""
+    """Compute sum_k w_k A_k, the sum of the feature maps with one weight a channel."""
     return torch.einsum("btk,bkhw->bthw", weights, features)
 
 
-def scaled(maps: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
-    """Each map divided by its largest magnitude; a map of zeros stays one."""
+def scale_to_peak(maps: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
+    """Divide each map by its largest magnitude; a map of zeros stays a map of zeros."""
     peak = maps.abs().amax((2, 3), keepdim=True)
     return maps / peak.clamp(min=torch.finfo(maps.dtype).tiny)
 
 
-def enlarged(maps: Sequence[Float[Tensor, "b t h w"]]) -> Float[Tensor, "n b t H W"]:
-    """All at the largest height and width, bilinearly."""
-    size = [max(one.shape[axis] for one in maps) for axis in (2, 3)]
+def upsample_to_largest(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "n b t H W"]:
+    """Upsample all maps bilinearly to the largest height and the largest width among them."""
+    size = [max(layer_maps.shape[axis] for layer_maps in maps) for axis in (2, 3)]
     return torch.stack(
-        [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+        [
+            F.interpolate(layer_maps, size, mode="bilinear", align_corners=False)
+            for layer_maps in maps
+        ]
     )
 
 
-def mean_of_scaled(maps: Sequence[Float[Tensor, "b t h w"]]) -> Float[Tensor, "b t H W"]:
-    """The plain rule of fusing: every layer has the same say."""
-    return enlarged([scaled(one) for one in maps]).mean(0)
+def average_scaled(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b t H W"]:
+    """Average the maps of several layers, each scaled to its peak, at the largest resolution."""
+    return upsample_to_largest([scale_to_peak(layer_maps) for layer_maps in maps]).mean(0)
 
 
-def explained(
-    network: Network,
-    images: Float[Tensor, "b 3 H W"],
-    choose: ClassSelector,
-    layers: Sequence[str],
-    rule: Rule,
-    *,
-    relu: bool,
-    fusion: Fusion = mean_of_scaled,
+@dataclass(frozen=True, kw_only=True)
+class LayerMaps:
+    """How maps are made from one or more layers.
+
+    Args:
+        layers: Names of the layers.
+        rule: Makes the maps of a layer from its features and gradients, in float32.
+        relu: Whether values below zero become zero, before any fusion.
+        fusion: Combines the maps of several layers; not called for a single layer.
+    """
+
+    layers: Sequence[str]
+    rule: Rule
+    relu: bool
+    fusion: Fusion = average_scaled
+
+
+def explain_layers(
+    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, wanted: LayerMaps
 ) -> Explanation:
-    """Raw maps of one layer as the rule gives them, or those of several fused."""
+    """Compute maps of the chosen classes from the features and gradients of one or more layers.
+
+    Args:
+        network: The classifier.
+        images: Images as the network sees them.
+        choose: Selects the classes from the logits.
+        wanted: The layers, and how their maps are made.
+
+    Returns:
+        The raw maps of a single layer as the rule gives them, or those of several layers fused.
+
+    Raises:
+        UserError: If a layer does not exist or the score does not depend on it.
+    """
     with torch.enable_grad():
-        answer = network(images, at=layers)
+        answer = network(images, at=wanted.layers)
         logits = answer.logits.detach()
         classes = choose(logits)
-        features = [answer.activations[name] for name in layers]
-        found = gradients(answer.logits, classes, features)
+        features = [answer.activations[name] for name in wanted.layers]
+        gradients = compute_gradients(answer.logits, classes, features)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        maps = [rule(a.float(), s.float()) for a, s in zip(features, found, strict=True)]
-        if relu:
-            maps = [one.relu() for one in maps]
-        return Explanation(maps[0] if len(maps) == 1 else fusion(maps), classes, logits)
+        maps = [wanted.rule(a.float(), g.float()) for a, g in zip(features, gradients, strict=True)]
+        if wanted.relu:
+            maps = [layer_maps.relu() for layer_maps in maps]
+        fused = maps[0] if len(maps) == 1 else wanted.fusion(maps)
+        return Explanation(fused, classes, logits)

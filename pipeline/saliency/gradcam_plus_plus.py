@@ -1,4 +1,4 @@
-"""Grad-CAM++: Grad-CAM whose weights count each place by itself, so that several objects show.
+"""Grad-CAM++: Grad-CAM whose weights count each position by itself, so that several objects show.
 
     w_k = sum_ij alpha_k(i, j) relu(d Y_c / d A_k(i, j))        map = relu(sum_k w_k A_k)
 
@@ -10,13 +10,13 @@ exp(s_c) times the square and the cube of g = d s_c / d A_k(i, j), so that
 
     w_k = exp(s_c) sum_ij relu(g(i, j)) / (2 + g(i, j) sum_ab A_k(a, b))
 
-exp(s_c) only scales the map, and is left out: it overflows. In this form no power of a small slope
-is lost, whereas pytorch-grad-cam adds 1e-6 to 2 g^2, which is often smaller, and torchcam divides a
-copy, so that its alpha is g^2. The paper takes features that are never negative: elsewhere the
-denominator can come near zero and one channel outshout the others.
+exp(s_c) only scales the map, and is left out: it overflows. In this form no power of a small
+gradient is lost, whereas pytorch-grad-cam adds 1e-6 to 2 g^2, which is often smaller, and torchcam
+divides a copy, so that its alpha is g^2. The paper takes features that are never negative:
+elsewhere the denominator can come near zero, and one channel then dominates the map.
 
 Maps of several layers are each divided by their largest magnitude, upsampled to the largest
-resolution, and averaged (`fused.mean_of_scaled`).
+resolution, and averaged (`fused.average_scaled`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explained, weighted
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradCAMPlusPlus:
+    """Grad-CAM++ of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: with what is below zero where features are
+    relu: bool = True  # false: keep values below zero
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -45,12 +47,19 @@ class GradCAMPlusPlus:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        return explained(network, images, choose, self.layers, by_place, relu=self.relu)
+        """Compute maps of the chosen classes at the resolution of the finest layer.
+
+        Raises:
+            UserError: If a layer does not exist or the score does not depend on it.
+        """
+        wanted = LayerMaps(layers=self.layers, rule=weight_by_position, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
-def by_place(
-    features: Float[Tensor, "b K h w"], slopes: Float[Tensor, "b t K h w"]
+def weight_by_position(
+    features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
 ) -> Float[Tensor, "b t h w"]:
-    denominator = 2 + slopes * features.sum((2, 3))[:, None, :, None, None]
-    shares = (slopes.relu() / denominator).masked_fill(denominator == 0, 0)
-    return weighted(shares.sum((3, 4)), features)
+    """Compute sum_k w_k A_k with the weights above, without their factor exp(s_c)."""
+    denominator = 2 + gradients * features.sum((2, 3))[:, None, :, None, None]
+    shares = (gradients.relu() / denominator).masked_fill(denominator == 0, 0)
+    return weight_features(shares.sum((3, 4)), features)

@@ -3,7 +3,7 @@
     colour_c = d s_c / d image        map_c(i, j) = max_channel |colour_c(channel, i, j)|
 
 Simonyan et al., "Deep Inside Convolutional Networks: Visualising Image Classification Models and
-Saliency Maps", 2013, section 3; s_c is the logit. The image is the one that the network sees,
+Saliency Maps", 2013, section 3; s_c is the logit. The image is as the network sees it,
 scaled by mean and deviation. `channels="sum"` keeps the sign: red where more of every colour
 speaks for the class, blue where it speaks against it.
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import gradients_at_image, one_channel
+from pipeline.saliency.gradients import compute_image_gradients, reduce_channels
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gradient:
+    """The gradient of the class score at each pixel."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
     normalize: Literal["none", "sum"] = "none"  # sum: magnitudes of a map add up to 1
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes at the resolution of the image."""
-        colour, classes, logits = gradients_at_image(network, images, choose)
-        maps = one_channel(colour, self.channels)
+        """Compute maps of the chosen classes at the resolution of the image."""
+        colour, classes, logits = compute_image_gradients(network, images, choose)
+        maps = reduce_channels(colour, self.channels)
         if self.normalize == "sum":
             total = maps.abs().sum((2, 3), keepdim=True)
             maps = maps / total.where(total > 0, 1)

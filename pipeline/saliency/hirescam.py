@@ -1,14 +1,15 @@
-"""HiResCAM: features times slopes, place by place, without Grad-CAM's average.
+"""HiResCAM: features times gradients, position by position, without Grad-CAM's average.
 
     map = relu(sum_k A_k d s_c / d A_k)
 
 Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional
 neural networks", 2020. Where what follows the layer is linear (mean or flatten, then one linear
 layer), the map before relu sums up to the logit without its bias; on a head that is mean then
-linear it is Grad-CAM. `relu: false` is that sum itself, true what its kin show.
+linear it is Grad-CAM. `relu: false` gives that signed map; true its positive part, as the
+rest of the family gives it.
 
 Maps of several layers are each divided by their largest magnitude, upsampled to the largest
-resolution, and averaged (`fused.mean_of_scaled`).
+resolution, and averaged (`fused.average_scaled`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explained
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HiResCAM:
+    """HiResCAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: signed, with what speaks against the class
+    relu: bool = True  # false: signed, negative where it speaks against the class
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -37,10 +40,17 @@ class HiResCAM:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        return explained(network, images, choose, self.layers, product, relu=self.relu)
+        """Compute maps of the chosen classes at the resolution of the finest layer.
+
+        Raises:
+            UserError: If a layer does not exist or the score does not depend on it.
+        """
+        wanted = LayerMaps(layers=self.layers, rule=sum_products, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
-def product(
-    features: Float[Tensor, "b K h w"], slopes: Float[Tensor, "b t K h w"]
+def sum_products(
+    features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
 ) -> Float[Tensor, "b t h w"]:
-    return (slopes * features[:, None]).sum(2)
+    """Compute sum_k A_k d s_c / d A_k at each position."""
+    return (gradients * features[:, None]).sum(2)

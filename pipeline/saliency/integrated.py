@@ -1,11 +1,11 @@
-"""Gradient times input, and its mean over the way from a baseline: integrated gradients.
+"""Gradient times input, and integrated gradients: the same averaged from a baseline to the image.
 
     gradient times input     colour_c = x * d s_c(x) / dx
     integrated gradients     colour_c = (x - x') * int_0^1 d s_c / dx at x' + a (x - x') da
 
 Shrikumar et al., "Not Just a Black Box", 2016; Sundararajan et al., "Axiomatic Attribution for Deep
 Networks", ICML 2017, equation 1. Completeness: the pixels of a map of integrated gradients add up
-to s_c(x) - s_c(x'), as well as `steps` points can tell; those of gradient times input to s_c(x), if
+to s_c(x) - s_c(x'), the closer the more `steps`; those of gradient times input to s_c(x), if
 the network has no biases. So R, G and B are added with their signs unless asked otherwise.
 
 x is the image as the network sees it, scaled by mean and deviation: its zero is the mean colour.
@@ -24,7 +24,11 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import gradients_at_image, one_channel, total_gradients
+from pipeline.saliency.gradients import (
+    compute_image_gradients,
+    reduce_channels,
+    sum_gradients,
+)
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -33,20 +37,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientTimesInput:
+    """The gradient times the image."""
+
     channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes at the resolution of the image."""
-        colour, classes, logits = gradients_at_image(network, images, choose)
+        """Compute maps of the chosen classes at the resolution of the image."""
+        colour, classes, logits = compute_image_gradients(network, images, choose)
         colour = colour * images[:, None]
-        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+        return Explanation(reduce_channels(colour, self.channels), classes, logits, colour)
 
 
 @dataclass(frozen=True)
 class IntegratedGradients:
-    steps: int = 32  # points on the way, each a forward and a backward pass; more, more complete
+    """Integrated gradients, from a baseline to the image."""
+
+    steps: int = 32  # points on the line, a forward and a backward pass each; more are more exact
     rule: Literal["gausslegendre", "middle", "right"] = "gausslegendre"  # right: the paper's
     # x': the mean colour of training, each image's own, or three numbers as the network sees them
     # (black: -mean / std).
@@ -60,32 +68,40 @@ class IntegratedGradients:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes at the resolution of the image."""
+        """Compute maps of the chosen classes at the resolution of the image."""
         with full_precision(images, graph=False):
             logits = network(images).logits
         classes = choose(logits)
-        way = images - self.start(images)
-        total = total_gradients(network, self.points(images, way), classes)
-        colour = total * way[:, None]
-        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+        difference = images - self.build_baseline(images)
+        total = sum_gradients(network, self.interpolate(images, difference), classes)
+        colour = total * difference[:, None]
+        return Explanation(reduce_channels(colour, self.channels), classes, logits, colour)
 
-    def start(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "#b 3 1 1"]:
-        """x', the baseline."""
+    def build_baseline(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "#b 3 1 1"]:
+        """Return x', the baseline, in the units of the network's input."""
         if self.baseline == "image_mean":
             return images.mean((2, 3), keepdim=True)
         numbers = (0.0, 0.0, 0.0) if self.baseline == "mean" else self.baseline
         return images.new_tensor(numbers)[None, :, None, None]
 
-    def points(
-        self, images: Float[Tensor, "b 3 H W"], way: Float[Tensor, "b 3 H W"]
+    def interpolate(
+        self, images: Float[Tensor, "b 3 H W"], difference: Float[Tensor, "b 3 H W"]
     ) -> Iterator[tuple[float, Float[Tensor, "b 3 H W"]]]:
-        """The points on the way from x' to x, and how much each counts; weights add up to 1."""
+        """Yield the weight and the images of each point on the line from x' to x.
+
+        Args:
+            images: x.
+            difference: x - x'.
+
+        Yields:
+            A weight and images; the weights add up to 1.
+        """
         n = self.steps
         if self.rule == "gausslegendre":
-            places, weights = np.polynomial.legendre.leggauss(n)
-            places, weights = (places + 1) / 2, weights / 2
+            positions, weights = np.polynomial.legendre.leggauss(n)
+            positions, weights = (positions + 1) / 2, weights / 2
         else:
             last = 1 if self.rule == "right" else 1 - 0.5 / n
-            places, weights = last - np.arange(n) / n, np.full(n, 1 / n)
-        for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
-            yield weight, images - (1 - place) * way
+            positions, weights = last - np.arange(n) / n, np.full(n, 1 / n)
+        for position, weight in zip(positions.tolist(), weights.tolist(), strict=True):
+            yield weight, images - (1 - position) * difference

@@ -1,15 +1,15 @@
-"""Occlusion: cover one patch after another, and see how far the class score falls.
+"""Occlusion: cover one patch after another and measure how far the class score falls.
 
     drop_p = s_c(image) - s_c(image with patch p covered)
     map(i, j) = mean of drop_p over the patches p that cover (i, j)
 
 Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 4.2:
-they watch the probability of the class and cover with grey, which is 0 in the units of a network
+they measure the probability of the class and cover with grey, which is 0 in the units of a network
 whose inputs are normalised. The mean over patches that overlap is captum's, and so are the borders:
-patches start at 0, `stride`, 2 `stride`, ..., until the last pixel is covered, and what stands out
-of the image is cut off.
+patches start at 0, `stride`, 2 `stride`, ..., until the last pixel is covered, and are clipped to
+the image.
 
-Forward passes alone, one set of them for all classes: (H / stride) * (W / stride) an image.
+It needs forward passes only, shared by all classes: (H / stride) * (W / stride) for each image.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Occlusion:
+    """The drop of the class score where patches of the image are covered."""
+
     window: int = 32  # side of a patch in pixels of the network's input
     stride: int = 16  # pixels from one patch to the next; half as many cost four times the time
-    value: float | Literal["mean"] = 0.0  # the cover, in normalised units; mean: the image's own
-    score: Literal["logit", "probability"] = "logit"  # what is seen to fall
-    batch: int = 8  # covered copies in one forward pass; an accelerator likes more
+    value: float | Literal["mean"] = 0.0  # the cover, in normalised units; mean: the image's mean
+    score: Literal["logit", "probability"] = "logit"  # whose drop is measured
+    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -53,9 +55,10 @@ class Occlusion:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes, a value for each pixel, signed.
+        """Compute signed maps of the chosen classes at the resolution of the image.
 
-        Raises UserError where the window is larger than the images.
+        Raises:
+            UserError: If the window is larger than the images.
         """
         height, width = images.shape[2:]
         if self.window > min(height, width):
@@ -63,53 +66,56 @@ class Occlusion:
                 f"saliency.window={self.window}: larger than the network's input of {height} x "
                 f"{width} pixels; as in saliency.window={max(1, min(height, width) // 7)}"
             )
-        down, across = self._starts(height), self._starts(width)
-        corners = [(y, x) for y in down for x in across]
+        tops, lefts = self._list_starts(height), self._list_starts(width)
+        corners = [(y, x) for y in tops for x in lefts]
         with torch.no_grad():
             logits = network(images).logits
             classes = choose(logits)
             drops = torch.stack(
                 [
-                    self._scores(whole[None], named) - self._covered(network, image, corners, named)
-                    for image, whole, named in zip(images, logits, classes, strict=True)
+                    self._select_scores(row[None], targets)
+                    - self._score_covered(network, image, corners, targets)
+                    for image, row, targets in zip(images, logits, classes, strict=True)
                 ]
             )
-            grids = drops.mT.reshape(*classes.shape, len(down), len(across))
-            rows = self._covers(down, height).to(grids)
-            columns = self._covers(across, width).to(grids)
+            grids = drops.mT.reshape(*classes.shape, len(tops), len(lefts))
+            rows = self._mark_covered(tops, height).to(grids)
+            columns = self._mark_covered(lefts, width).to(grids)
             with torch.autocast(grids.device.type, enabled=False):
                 maps = rows @ grids @ columns.T / torch.outer(rows.sum(1), columns.sum(1))
         return Explanation(maps, classes, logits)
 
-    def _covered(
+    def _score_covered(
         self,
         network: Network,
         image: Float[Tensor, "3 H W"],
         corners: list[tuple[int, int]],
         classes: Int[Tensor, "t"],
     ) -> Float[Tensor, "p t"]:
-        """Class scores of one image with the patch at each corner covered."""
+        """Compute class scores of an image with the patch at each corner (y, x) covered."""
         cover = image.mean((1, 2)) if self.value == "mean" else image.new_tensor(self.value)
         cover = cover.expand(3)[:, None, None]
         scores = []
         for start in range(0, len(corners), self.batch):
-            some = corners[start : start + self.batch]
-            copies = image.expand(len(some), *image.shape).clone(memory_format=torch.channels_last)
-            for copy, (y, x) in zip(copies, some, strict=True):
+            patches = corners[start : start + self.batch]
+            copies = image.expand(len(patches), *image.shape).clone(
+                memory_format=torch.channels_last
+            )
+            for copy, (y, x) in zip(copies, patches, strict=True):
                 copy[:, y : y + self.window, x : x + self.window] = cover
-            scores.append(self._scores(network(copies).logits, classes))
+            scores.append(self._select_scores(network(copies).logits, classes))
         return torch.cat(scores)
 
-    def _scores(
+    def _select_scores(
         self, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
     ) -> Float[Tensor, "n t"]:
         logits = logits.float()
         return (logits if self.score == "logit" else logits.softmax(1))[:, classes]
 
-    def _starts(self, side: int) -> list[int]:
+    def _list_starts(self, side: int) -> list[int]:
         return [n * self.stride for n in range(math.ceil((side - self.window) / self.stride) + 1)]
 
-    def _covers(self, starts: list[int], side: int) -> Float[Tensor, "side p"]:
-        """1 where a pixel of a side lies under a patch."""
+    def _mark_covered(self, starts: list[int], side: int) -> Float[Tensor, "side p"]:
+        """Return 1 where a pixel of a side lies under the patch at a start, else 0."""
         pixels, first = torch.arange(side)[:, None], torch.tensor(starts)
         return ((pixels >= first) & (pixels < first + self.window)).float()

@@ -1,12 +1,12 @@
-"""Refined: the student's map where it stands alone, else its mean with the teacher's.
+"""Refined: the map of the localization head, alone or averaged with its teacher's.
 
-    map = foreground                                     the network says that it stands alone
-    map = (minmax(foreground) + minmax(teacher)) / 2     it does not
+    map = foreground                                     where `network.stands_alone`
+    map = (minmax(foreground) + minmax(teacher)) / 2     elsewhere
 
-Stage `refine` finds out which, without boxes (pipeline/stages/refine/localization_head.py), and
-the network carries the answer. Alone, class and map come from one forward pass; with its teacher
-it costs as much as the teacher, and is better than either where masks of the training images
-cannot be foretold.
+Stage `refine` decides which, without boxes (pipeline/stages/refine/localization_head.py), and
+stores the decision in the network. Alone, class and map come from one forward pass. With the
+teacher it costs as much as the teacher, and is better than either where predictions agree little
+with the pseudo-masks of held-out training images.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refined:
+    """The map of the localization head, alone or averaged with its teacher's."""
+
     teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
-    flips: bool = False  # of the student: a second forward pass
-    look_again: float = 0.15  # at images whose two likeliest classes are nearer than this; 0: never
+    flips: bool = False  # of the localization head: a second forward pass
+    look_again: float = 0.15  # second pass where the two largest probabilities are nearer; 0: never
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        student = Foreground(self.flips, self.look_again)
-        method = student if network.stands_alone else Average((student, self.teacher))
+        """Compute maps of the chosen classes in [0, 1].
+
+        Raises:
+            UserError: If the network has no branch `foreground`.
+        """
+        foreground = Foreground(self.flips, self.look_again)
+        method = foreground if network.stands_alone else Average((foreground, self.teacher))
         return method(network, images, choose)

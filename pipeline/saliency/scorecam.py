@@ -1,17 +1,17 @@
-"""Score-CAM: weigh each feature map by the score of the image seen through it. No gradients.
+"""Score-CAM: weight each feature map by the score of the image masked by it. No gradients.
 
     H_k = min-max(upsample(A_k))    w = softmax_k(s_c(H_k * image))    map = relu(sum_k w_k A_k)
 
-Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks",
-CVPR workshops 2020, algorithm 1: s_c is the logit and the softmax is over the channels, as in both
-peers (the authors' code weighs by the probability of the class instead). The paper's "increase of
-confidence" over a black image (after normalisation: grey) takes one constant from all scores,
-which the softmax drops. Masks are upsampled between pixels' centres and scaled after, as in the
-authors' code; pytorch-grad-cam upsamples between corners, torchcam scales before.
+Wang et al., "Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks", CVPR
+workshops 2020, algorithm 1: s_c is the logit and the softmax is over the channels, as in both peers
+(the authors' code weights by the probability of the class instead). The paper's "increase of
+confidence" over a black image (after normalisation: grey) subtracts a constant from all scores,
+which does not change the softmax. Masks are upsampled with half-pixel centres and scaled
+afterwards, as in the authors' code; pytorch-grad-cam aligns the corners, torchcam scales before.
 
-A constant map masks everything: all such channels share one score. All classes asked for come from
-the same passes, one an image and channel, `batch` of them at once; nothing grows with the number of
-channels but their maps and scores.
+A constant map masks the whole image: all such channels share one score. The same passes serve all
+classes asked for: one pass for each image and channel, `batch` of them at once. Memory grows with
+the number of channels only by their maps and scores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.fused import weighted
+from pipeline.saliency.fused import weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScoreCAM:
+    """Score-CAM of a layer, by forward passes without gradients."""
+
     layer: str = "last"  # whose feature maps mask the image; below, or by name
-    relu: bool = True  # false: with what is below zero where features are
-    batch: int = 8  # masked images at once; an accelerator likes more
+    relu: bool = True  # false: keep values below zero
+    batch: int = 8  # masked images at once; more are faster on an accelerator
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -46,6 +48,11 @@ class ScoreCAM:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
+        """Compute maps of the chosen classes at the resolution of the layer.
+
+        Raises:
+            UserError: If the layer does not exist.
+        """
         answer = network(images, at=(self.layer,))
         classes = choose(answer.logits)
         features = answer.activations[self.layer].float()
@@ -54,7 +61,7 @@ class ScoreCAM:
             for n in range(len(images))
         ]
         with torch.autocast(images.device.type, enabled=False):
-            maps = weighted(torch.stack(scores).softmax(2), features)
+            maps = weight_features(torch.stack(scores).softmax(2), features)
         return Explanation(maps.relu() if self.relu else maps, classes, answer.logits)
 
     def _scores(
@@ -64,20 +71,23 @@ class ScoreCAM:
         features: Float[Tensor, "K h w"],
         classes: Int[Tensor, "t"],
     ) -> Float[Tensor, "t K"]:
-        """Logits of the classes for the image seen through each feature map."""
+        """Compute the logits of the classes for the image masked by each feature map."""
         flat = features.flatten(1)
         constant = flat.amin(1) == flat.amax(1)
         scores = features.new_empty((len(features), len(classes)))
         for channels in torch.split((~constant).nonzero()[:, 0], self.batch):
-            seen = image * masks(features[channels], image.shape[2:])
-            scores[channels] = network(seen).logits[:, classes].float()
+            masked = image * build_masks(features[channels], image.shape[2:])
+            scores[channels] = network(masked).logits[:, classes].float()
         if constant.any():
             scores[constant] = network(torch.zeros_like(image)).logits[:, classes].float()
         return scores.T
 
 
-def masks(features: Float[Tensor, "n h w"], size: torch.Size) -> Float[Tensor, "n 1 H W"]:
-    """Feature maps at the image's size, each from 0 to 1."""
+def build_masks(features: Float[Tensor, "n h w"], size: torch.Size) -> Float[Tensor, "n 1 H W"]:
+    """Upsample feature maps to `size` (height, width) and scale each to [0, 1].
+
+    A constant map gives a mask of zeros.
+    """
     large = F.interpolate(features[:, None], size, mode="bilinear", align_corners=False)
     large -= large.amin((2, 3), keepdim=True)
     large /= large.amax((2, 3), keepdim=True).clamp(min=torch.finfo(large.dtype).tiny)

@@ -6,8 +6,8 @@ Smilkov et al., "SmoothGrad: removing noise by adding noise", 2017, section 3; `
 mean of the squared gradients (Hooker et al., "A Benchmark for Interpretability Methods in Deep
 Neural Networks", NeurIPS 2019, section 4.3). Without noise it is the gradient.
 
-All images get the same noise, from a generator of its own: neither the batch that an image comes in
-nor the worker nor the device changes its map. Float32 always, as the gradient.
+All images get the same noise, from a separate generator: neither the batch of an image nor the
+worker nor the device changes its map. Float32 always, as the gradient.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.gradients import one_channel, total_gradients
+from pipeline.saliency.gradients import reduce_channels, sum_gradients
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SmoothGrad:
+    """The mean of the gradients, or of their squares, at noisy copies of the image."""
+
     samples: int = 25  # noisy copies, each a forward and a backward pass
     noise: float = 0.15  # sigma as a share of the image's range of values
-    squared: bool = False  # the mean of squares in place of the mean
+    squared: bool = False  # average the squared gradients
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
     seed: int = 0  # of the noise
 
@@ -46,18 +48,18 @@ class SmoothGrad:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes at the resolution of the image."""
+        """Compute maps of the chosen classes at the resolution of the image."""
         with full_precision(images, graph=False):
             logits = network(images).logits
         classes = choose(logits)
-        copies = self.noisy(images)
-        colour = total_gradients(network, copies, classes, power=2 if self.squared else 1)
-        return Explanation(one_channel(colour, self.channels), classes, logits, colour)
+        copies = self.add_noise(images)
+        colour = sum_gradients(network, copies, classes, power=2 if self.squared else 1)
+        return Explanation(reduce_channels(colour, self.channels), classes, logits, colour)
 
-    def noisy(
+    def add_noise(
         self, images: Float[Tensor, "b 3 H W"]
     ) -> Iterator[tuple[float, Float[Tensor, "b 3 H W"]]]:
-        """Noisy copies of the images, and how much each counts."""
+        """Yield the weight and the images of each noisy copy; the weights add up to 1."""
         generator = torch.Generator().manual_seed(self.seed)
         spread = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
         sigma = self.noise * spread

@@ -1,16 +1,16 @@
-"""Any method over several views of an image: mirrored, and at several sizes.
+"""Views: any method averaged over several views of an image, mirrored and at several sizes.
 
     map = mean_v  (up(back(map_v)) - min) / (max - min)
 
-A larger input makes a finer map, in which small objects are seen but large ones fall into parts;
-the average has both. A view's map is mirrored back, upsampled to the finest view's and scaled to
-[0, 1] before it counts (average.py says why; besides, behind global average pooling slopes fall
-with the number of cells, so that at twice the side a map's values are a quarter).
+A larger input makes a finer map, which shows small objects but splits large ones into parts; the
+average has both. The map of a view is mirrored back, upsampled to the resolution of the finest view
+and scaled to [0, 1] before it is averaged (average.py says why; besides, behind global average
+pooling gradients decrease with the number of cells: at twice the side they are a quarter).
 
-The classes are chosen once, on the plain image, whose logits are the ones given.
+The classes are chosen once, on the plain image, whose logits are returned.
 
-`layercam_multiscale` names the recipe that found the best boxes without any training: LayerCAM one
-block below the top, both ways round, at 1, 1.43 and 2 times the input's side (224, 320, 448).
+`layercam_multiscale` names the recipe with the best boxes without any training: LayerCAM one block
+below the top, mirrored and not, at 1, 1.43 and 2 times the input's side (224, 320, 448).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network, SaliencyMethod
-from pipeline.saliency.average import averaged
+from pipeline.saliency.average import average_maps
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Views:
+    """A method averaged over mirrored and scaled views of the image."""
+
     method: SaliencyMethod  # the name of a choice, or a node with a _target_
     flips: bool = True  # each view mirrored, too
     scales: tuple[float, ...] = (1.0,)  # of the input's side; 2 takes four times as long
@@ -49,11 +51,11 @@ class Views:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        """Maps of the chosen classes in [0, 1], at the resolution of the finest view.
+        """Compute maps of the chosen classes in [0, 1], at the resolution of the finest view.
 
-        The colours are averaged where all views have them at the resolution of the images.
+        `colour` is averaged where all views have it at the resolution of the images, else None.
         """
-        sizes = [_scaled(images, scale) for scale in self.scales]
+        sizes = [_scale_size(images, scale) for scale in self.scales]
         plain = self.method(network, images, choose) if images.shape[2:] in sizes else None
         if plain is None:
             with torch.no_grad():
@@ -65,20 +67,28 @@ class Views:
         def chosen(_: Tensor) -> Tensor:
             return classes
 
-        found = []
+        explanations = []
         for size in sizes:
-            here = size == images.shape[2:]
-            view = images if here else _resized(images, size)
-            found.append(plain if here and plain else self._explain(network, view, chosen, here))
+            is_plain = size == images.shape[2:]
+            view = images if is_plain else _resize(images, size)
+            if is_plain and plain:
+                explanations.append(plain)
+            else:
+                explanations.append(self._explain(network, view, chosen, is_plain))
             if self.flips:
-                found.append(_mirrored(self._explain(network, view.flip(3), chosen, here)))
-        maps = averaged([one.maps for one in found])
-        return Explanation(maps, classes, logits, _mean_colour(found, images))
+                mirrored = self._explain(network, view.flip(3), chosen, is_plain)
+                explanations.append(_mirror(mirrored))
+        maps = average_maps([explanation.maps for explanation in explanations])
+        return Explanation(maps, classes, logits, _average_colour(explanations, images))
 
     def _explain(
-        self, network: Network, view: Float[Tensor, "b 3 H W"], choose: ClassSelector, here: bool
+        self,
+        network: Network,
+        view: Float[Tensor, "b 3 H W"],
+        choose: ClassSelector,
+        is_plain: bool,
     ) -> Explanation:
-        """Return the maps of one view; `here`: it has the size that the network was asked with.
+        """Return the maps of one view; `is_plain`: it has the size that the images have.
 
         Raises:
             UserError: The network reads images of one size alone.
@@ -88,7 +98,7 @@ class Views:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
-            if here:
+            if is_plain:
                 raise
             first_line = (str(error).splitlines() or [type(error).__name__])[0][:80]
             height, width = view.shape[2:]
@@ -99,23 +109,26 @@ class Views:
             ) from error
 
 
-def _scaled(images: Float[Tensor, "b 3 H W"], scale: float) -> tuple[int, int]:
+def _scale_size(images: Float[Tensor, "b 3 H W"], scale: float) -> tuple[int, int]:
     height, width = (max(1, round(side * scale)) for side in images.shape[2:])
     return height, width
 
 
-def _resized(images: Float[Tensor, "b 3 H W"], size: tuple[int, int]) -> Float[Tensor, "b 3 H2 W2"]:
+def _resize(images: Float[Tensor, "b 3 H W"], size: tuple[int, int]) -> Float[Tensor, "b 3 H2 W2"]:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def _mirrored(found: Explanation) -> Explanation:
-    colour = None if found.colour is None else found.colour.flip(4)
-    return replace(found, maps=found.maps.flip(3), colour=colour)
+def _mirror(explanation: Explanation) -> Explanation:
+    colour = None if explanation.colour is None else explanation.colour.flip(4)
+    return replace(explanation, maps=explanation.maps.flip(3), colour=colour)
 
 
-def _mean_colour(
-    found: Sequence[Explanation], images: Float[Tensor, "b 3 H W"]
+def _average_colour(
+    explanations: Sequence[Explanation], images: Float[Tensor, "b 3 H W"]
 ) -> Float[Tensor, "b t 3 H W"] | None:
-    colours = [one.colour for one in found]
-    kept = [one for one in colours if one is not None and one.shape[3:] == images.shape[2:]]
-    return torch.stack(kept).mean(0) if len(kept) == len(colours) else None
+    """Average the colours of all views; None unless each has them at the size of the images."""
+    colours = [explanation.colour for explanation in explanations]
+    usable = [
+        colour for colour in colours if colour is not None and colour.shape[3:] == images.shape[2:]
+    ]
+    return torch.stack(usable).mean(0) if len(usable) == len(colours) else None

@@ -1,14 +1,14 @@
-"""XGrad-CAM: Grad-CAM whose slopes are averaged where the feature is, not everywhere alike.
+"""XGrad-CAM: Grad-CAM whose gradients are averaged with the feature map as weights.
 
     w_k = sum_ij (A_k(i, j) / sum_ab A_k(a, b)) d s_c / d A_k(i, j)        map = relu(sum_k w_k A_k)
 
 Fu et al., "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs", BMVC
 2020; relu as in the authors' code. Before relu the map sums up to
 sum_k sum_ij A_k d s_c / d A_k, as HiResCAM's does: where what follows the layer is linear, that is
-the logit without its bias (the axiom of conservation). A channel that sums up to 0 weighs nothing.
+the logit without its bias (the axiom of conservation). A channel that sums up to 0 has weight 0.
 
 Maps of several layers are each divided by their largest magnitude, upsampled to the largest
-resolution, and averaged (`fused.mean_of_scaled`).
+resolution, and averaged (`fused.average_scaled`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layers, explained, weighted
+from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class XGradCAM:
+    """XGrad-CAM of one or several layers."""
+
     layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: signed, with what speaks against the class
+    relu: bool = True  # false: signed, negative where it speaks against the class
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -37,12 +39,19 @@ class XGradCAM:
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
     ) -> Explanation:
-        return explained(network, images, choose, self.layers, by_feature, relu=self.relu)
+        """Compute maps of the chosen classes at the resolution of the finest layer.
+
+        Raises:
+            UserError: If a layer does not exist or the score does not depend on it.
+        """
+        wanted = LayerMaps(layers=self.layers, rule=weight_by_feature, relu=self.relu)
+        return explain_layers(network, images, choose, wanted)
 
 
-def by_feature(
-    features: Float[Tensor, "b K h w"], slopes: Float[Tensor, "b t K h w"]
+def weight_by_feature(
+    features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
 ) -> Float[Tensor, "b t h w"]:
-    whole = features.sum((2, 3))[:, None]
-    shares = (slopes * features[:, None]).sum((3, 4)) / whole
-    return weighted(shares.masked_fill(whole == 0, 0), features)
+    """Compute sum_k w_k A_k, where w_k is the mean gradient weighted by the feature map itself."""
+    total = features.sum((2, 3))[:, None]
+    weights = (gradients * features[:, None]).sum((3, 4)) / total
+    return weight_features(weights.masked_fill(total == 0, 0), features)

@@ -1,4 +1,4 @@
-"""Connected parts of a mask: the largest, or all that count, each with its box and its score."""
+"""Connected components of a mask: the largest, or all that are kept, each with box and score."""
 
 from __future__ import annotations
 
@@ -12,98 +12,134 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int32, UInt8
 
-# OpenCV's statistics cost five times its labelling; a map has few components, and up to this many
-# are measured one by one.
-FEW = 10
+# OpenCV's statistics take five times as long as its labelling. A map has few components: up to this
+# many are measured separately, which is faster.
+MAX_SEPARATE = 10
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the mask, half-open."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A component, or several that were merged."""
+class Component:
+    """A connected component, or several that were merged.
 
-    box: tuple[int, int, int, int]  # xyxy, half-open
+    Attributes:
+        box: the tightest box around it.
+        score: mean or maximum of the map inside it.
+        pixels: their number.
+        labels: those of the connected components that it consists of.
+    """
+
+    box: Box
     score: float
     pixels: int
-    members: tuple[int, ...]  # the components' labels
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRules:
+    """Which components of a mask are kept, and how they are scored.
+
+    Attributes:
+        keep: the one with most pixels, the first of equals; or all.
+        share: of all, keep those with at least this share of the largest one's pixels.
+        merge: of all, merge two if the smaller box has at least this share of its area in the
+            other; None: merge none.
+        connectivity: 8 if diagonal neighbours are connected, else 4.
+        score: mean or peak (maximum) of the map inside a component.
+    """
+
+    keep: Literal["largest", "all"] = "largest"
+    share: float = 0.0
+    merge: float | None = None
+    connectivity: Literal[4, 8] = 8
+    score: Literal["mean", "peak"] = "mean"
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What is kept of a mask, in raster order of first pixels."""
+class Components:
+    """The kept components of a mask, in raster order of their first pixels.
 
-    parts: Sequence[Part]
-    labels: Int32[np.ndarray, "H W"]  # of each pixel's component, 0 of none
+    Attributes:
+        kept: the components.
+        labels: of each pixel's connected component, kept or not; 0: of none.
+    """
+
+    kept: Sequence[Component]
+    labels: Int32[np.ndarray, "H W"]
 
     def mask(self, n: int) -> Bool[np.ndarray, "H W"]:
-        members = self.parts[n].members
-        if len(members) == 1:
-            return np.asarray(self.labels == members[0])
-        return np.isin(self.labels, members)
+        """Return the mask of the n-th kept component."""
+        labels = self.kept[n].labels
+        if len(labels) == 1:
+            return np.asarray(self.labels == labels[0])
+        return np.isin(self.labels, labels)
 
 
-def parts_of(
-    mask: UInt8[np.ndarray, "H W"],
-    scaled: Float32[np.ndarray, "H W"],
-    *,
-    keep: Literal["largest", "all"] = "largest",
-    share: float = 0.0,
-    merge: float | None = None,
-    connectivity: int = 8,
-    score: Literal["mean", "peak"] = "mean",
-) -> Parts:
-    """Components of a mask that is somewhere not 0.
+def find_components(
+    mask: UInt8[np.ndarray, "H W"], scaled: Float32[np.ndarray, "H W"], rules: ComponentRules
+) -> Components:
+    """Find the components of a mask, and measure those that are kept.
 
-    `largest`: the one with most pixels, the first of equals. `all`: every one with at least
-    `share` of the largest's pixels; where the box of one has at least `merge` of its area in
-    another's, the two are one.
+    Args:
+        mask: 1 inside, 0 outside; not 0 everywhere.
+        scaled: the map that components are scored by.
+        rules: which are kept, and how they are scored.
     """
-    count, labels = _labels(mask, connectivity)
-    sizes = _sizes(mask, labels, count)
-    if keep == "largest":
+    count, labels = _label(mask, rules.connectivity)
+    sizes = _count_pixels(mask, labels, count)
+    if rules.keep == "largest":
         chosen = [int(sizes.argmax()) + 1]
     else:
-        chosen = (np.flatnonzero(sizes >= share * sizes.max()) + 1).tolist()
-    measure = _measurer(labels, scaled, len(chosen), score)
-    alone = count == 1  # then the mask needs no comparison with labels
-    found = [Part(*measure(n, mask if alone else None), int(sizes[n - 1]), (n,)) for n in chosen]
-    if merge is not None and len(found) > 1:
-        found = _merged(found, merge, score)
-    return Parts(found, labels)
+        chosen = (np.flatnonzero(sizes >= rules.share * sizes.max()) + 1).tolist()
+    measure = _choose_measure(labels, scaled, len(chosen), rules.score)
+    only = mask if count == 1 else None  # the mask of the only component needs no comparison
+    kept = [Component(*measure(label, only), int(sizes[label - 1]), (label,)) for label in chosen]
+    if rules.merge is not None and len(kept) > 1:
+        kept = _merge_components(kept, rules.merge, rules.score)
+    return Components(kept, labels)
 
 
-def _labels(mask: UInt8[np.ndarray, "H W"], connectivity: int) -> tuple[int, np.ndarray]:
-    """Components, numbered from 1 in raster order of their first pixels, as SAUF does and OpenCV's
-    default does not."""
+def _label(mask: UInt8[np.ndarray, "H W"], connectivity: int) -> tuple[int, np.ndarray]:
+    """Label components from 1 in raster order of their first pixels, and return their number.
+
+    SAUF numbers them so; OpenCV's default algorithm does not.
+    """
     count, labels = cv2.connectedComponentsWithAlgorithm(
         mask, connectivity, cv2.CV_32S, cv2.CCL_SAUF
     )
     return count - 1, labels
 
 
-def _sizes(mask: UInt8[np.ndarray, "H W"], labels: np.ndarray, count: int) -> np.ndarray:
+def _count_pixels(mask: UInt8[np.ndarray, "H W"], labels: np.ndarray, count: int) -> np.ndarray:
+    """Count the pixels of each component, in the order of their labels."""
     if count == 1:
         return np.array([cv2.countNonZero(mask)])
-    if count <= FEW:
-        each = ((labels == n).view(np.uint8) for n in range(1, count + 1))
-        return np.array([cv2.countNonZero(one) for one in each])
+    if count <= MAX_SEPARATE:
+        masks = ((labels == label).view(np.uint8) for label in range(1, count + 1))
+        return np.array([cv2.countNonZero(member) for member in masks])
     return np.asarray(np.bincount(labels.ravel())[1:])
 
 
-def _measurer(
+def _choose_measure(
     labels: np.ndarray, scaled: np.ndarray, count: int, score: str
-) -> Callable[[int, np.ndarray | None], tuple[tuple[int, int, int, int], float]]:
-    """From a component's label to its box and its score."""
-    if count <= FEW:
+) -> Callable[[int, np.ndarray | None], tuple[Box, float]]:
+    """Choose a function from a component's label (and its mask, if known) to its box and score.
 
-        def alone(n: int, mask: np.ndarray | None) -> tuple[tuple[int, int, int, int], float]:
-            member = (labels == n).view(np.uint8) if mask is None else mask
+    Many components are measured in one pass over the map when this is called, few when needed.
+    """
+    if count <= MAX_SEPARATE:
+
+        def measure_separately(label: int, mask: np.ndarray | None) -> tuple[Box, float]:
+            member = (labels == label).view(np.uint8) if mask is None else mask
             x, y, width, height = cv2.boundingRect(member)
             part = slice(y, y + height), slice(x, x + width)
             inside, shape = scaled[part], member[part]
             value = cv2.mean(inside, shape)[0] if score == "mean" else inside[shape != 0].max()
             return (x, y, x + width, y + height), float(value)
 
-        return alone
+        return measure_separately
     flat = labels.ravel()
     sizes = np.bincount(flat)
     if score == "mean":
@@ -111,59 +147,61 @@ def _measurer(
     else:
         values = np.zeros(len(sizes))
         np.maximum.at(values, flat, scaled.ravel())
-    xs, ys = _ends(labels, len(sizes), 0), _ends(labels, len(sizes), 1)
+    xs, ys = _find_ends(labels, len(sizes), 0), _find_ends(labels, len(sizes), 1)
 
-    def together(n: int, mask: np.ndarray | None) -> tuple[tuple[int, int, int, int], float]:
-        box = int(xs[0][n]), int(ys[0][n]), int(xs[1][n]), int(ys[1][n])
-        return box, float(values[n])
+    def look_up(label: int, mask: np.ndarray | None) -> tuple[Box, float]:
+        box = int(xs[0][label]), int(ys[0][label]), int(xs[1][label]), int(ys[1][label])
+        return box, float(values[label])
 
-    return together
+    return look_up
 
 
-def _ends(labels: np.ndarray, count: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and one past the last column (axis 0: of x) or row of each label."""
+def _find_ends(labels: np.ndarray, count: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the first column (axis 0) or row (axis 1) of each label, and the end after the last."""
     length = labels.shape[1] if axis == 0 else labels.shape[0]
-    place = np.arange(length) if axis == 0 else np.arange(length)[:, None]
-    places = np.broadcast_to(place, labels.shape).ravel()
-    first, last = np.full(count, length), np.zeros(count, int)
-    np.minimum.at(first, labels.ravel(), places)
-    np.maximum.at(last, labels.ravel(), places + 1)
-    return first, last
+    position = np.arange(length) if axis == 0 else np.arange(length)[:, None]
+    positions = np.broadcast_to(position, labels.shape).ravel()
+    first, end = np.full(count, length), np.zeros(count, int)
+    np.minimum.at(first, labels.ravel(), positions)
+    np.maximum.at(end, labels.ravel(), positions + 1)
+    return first, end
 
 
-def _merged(found: Sequence[Part], merge: float, score: str) -> list[Part]:
-    """Pairs of which one's box lies in the other's by at least `merge` become one, until none is
-    left; the first in raster order gives the place."""
-    kept = list(found)
+def _merge_components(components: Sequence[Component], merge: float, score: str) -> list[Component]:
+    """Merge two components whose boxes overlap by at least `merge`, until there are none.
+
+    A merged component has the place of the first of both in raster order.
+    """
+    kept = list(components)
     n = 0
     while n < len(kept):
         other = next(
-            (m for m in range(len(kept)) if m != n and _inside(kept[n].box, kept[m].box) >= merge),
+            (m for m in range(len(kept)) if m != n and _overlap(kept[n].box, kept[m].box) >= merge),
             None,
         )
         if other is None:
             n += 1
             continue
         first, second = sorted((n, other))
-        kept[first] = _one(kept[first], kept.pop(second), score)
+        kept[first] = _merge_pair(kept[first], kept.pop(second), score)
         n = 0
     return kept
 
 
-def _inside(a: tuple[int, ...], b: tuple[int, ...]) -> float:
-    """Shared area over the smaller box's."""
+def _overlap(a: Box, b: Box) -> float:
+    """Return the intersection of two boxes as a fraction of the area of the smaller one."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(width, 0) * max(height, 0) / smaller
 
 
-def _one(a: Part, b: Part, score: str) -> Part:
+def _merge_pair(a: Component, b: Component, score: str) -> Component:
     (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = a.box, b.box
     pixels = a.pixels + b.pixels
     mean = (a.score * a.pixels + b.score * b.pixels) / pixels
-    return Part(
+    return Component(
         (min(ax0, bx0), min(ay0, by0), max(ax1, bx1), max(ay1, by1)),
         mean if score == "mean" else max(a.score, b.score),
         pixels,
-        (*a.members, *b.members),
+        (*a.labels, *b.labels),
     )

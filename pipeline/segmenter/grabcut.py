@@ -1,30 +1,31 @@
-"""GrabCut: the map and the colours of the image decide together where the object ends.
+"""GrabCut: segment the object by the map and by the colours of the image.
 
     surely object        map above its 95 % quantile      surely background   below its 30 %
     probably object      map above Otsu's threshold       probably background the rest
     mask                 cv2.grabCut of the image from these seeds, its largest component
-    refined map          map_share * map + (1 - map_share) * mask, cut as any map is
+    refined map          map_share * map + (1 - map_share) * mask, thresholded like other maps
 
-GrabCut fits a mixture of Gaussians to the colours of each side and cuts where that explains the
-image with the least edge (Rother, Kolmogorov and Blake, "GrabCut", SIGGRAPH 2004). Seeds from a
-saliency map: Simonyan, Vedaldi and Zisserman, "Deep Inside Convolutional Networks", ICLR-W 2014,
-section 3.2: foreground above the 95 % quantile, background below the 30 %, the rest undecided.
+GrabCut fits a mixture of Gaussians to the colours of the object and of the background, and cuts the
+graph of pixels where this explains the image with the shortest edge (Rother, Kolmogorov and Blake,
+"GrabCut", SIGGRAPH 2004). Seeds from a saliency map: Simonyan, Vedaldi and Zisserman, "Deep Inside
+Convolutional Networks", ICLR-W 2014, section 3.2: foreground above the 95 % quantile, background
+below the 30 %, the rest undecided.
 
-Colours do not always say more than the map does: a mask alone gains on birds and loses on objects
-that are large or of many colours. With map_share 0.7 and threshold 0.2 a pixel counts where the
-map alone reaches 0.29, or in the mask: what the map is sure of, a mask cannot take away.
-Where the mask is another thing than the map's own cut by Otsu (IoU below `agree`), it has no say.
-Nothing here knows of a box; docs/segmenters.md has what each rule gains.
+Colours are not always better than the map: a mask alone gains on birds and loses on objects that
+are large or have many colours. With map_share 0.7 and threshold 0.2 a pixel is inside where the map
+reaches 0.29, or in the mask: the mask cannot remove what the map is confident of. Where mask and
+map (thresholded by Otsu) differ too much (IoU below `agree`), the map is used alone. No boxes are
+read here; docs/segmenters.md has the gain of each rule.
 
-Fitting and cutting in turn at full resolution is what takes GrabCut's time, and only the cut needs
-the resolution: shrunk, it is too smooth and loses legs and tails. So GrabCut is run in small, on
-every n-th pixel, `colours` of them along the longer side; its mixtures are then held while the
-image is cut once at `longer_side`, no further than `band` pixels from the small cut's edge. Pixels
-are picked, not averaged: averages would vary less than the colours that are cut. In the last cut
-the mixtures' covariances are divided by `colour_weight`: distances to colours weigh that much more
-against a smooth edge, and the cut is found sooner. Colours are fitted to the whole image; a crop to
-where the map is would lose those of the background. Whoever calls it, in whatever order, an image
-has one mask: the generator behind GrabCut's clusters is seeded from the map.
+GrabCut's time goes into fitting and cutting in turn at full resolution, and only the cut needs that
+resolution: at a lower one it is too smooth and loses legs and tails. So GrabCut runs on each n-th
+pixel, `colours` pixels along the longer side. Then its mixtures are kept, and the image is cut once
+at `longer_side`, where only pixels within `band` of the small cut's edge can change. Pixels are
+sampled, not averaged: averages would vary less than the colours at `longer_side`. In this last cut
+the mixtures' covariances are divided by `colour_weight`: colours weigh more against a smooth edge,
+and the cut takes less time. Colours are fitted to the complete image; a crop around the map would
+lose those of the background. An image always has the same mask, in any order and in any thread: the
+random generator of GrabCut's clusters is seeded from the map.
 """
 
 from __future__ import annotations
@@ -38,37 +39,74 @@ import cv2
 import numpy as np
 
 from pipeline.ops.maps import frame_size, min_max, upsample
-from pipeline.segmenter.threshold import Threshold, nothing, otsu, quantile
+from pipeline.segmenter.threshold import (
+    Threshold,
+    compute_otsu_threshold,
+    compute_quantile,
+    make_empty_boxes,
+)
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, UInt8
 
-SMALLEST = 8  # pixels a side: below, there are no colours to model
+MIN_SIDE = 8  # pixels: below, there are too few colours to fit mixtures to
 
 
 @dataclass(frozen=True)
 class GrabCut:
-    """`threshold` is of the refined map's maximum. Boxes are scored by the map inside them."""
+    """A segmenter that refines the map by GrabCut and thresholds the refined map.
 
-    threshold: float | Literal["auto", "validation"] = 0.2  # or auto, validation: from calibrate
-    seeds: Literal["quantile", "fraction"] = "quantile"  # what the next two are of: image, maximum
-    foreground: float = 0.95  # surely the object: the map reaches this
-    background: float = 0.3  # surely not: it does not exceed this
-    middle: float | None = None  # probably the object: it exceeds this; null: Otsu's threshold
-    iterations: int = 2  # of colours and cut in turn
-    colours: int | None = 104  # pixels a side that colours are fitted to; null: all, cut in turn
-    colour_weight: float = 2.0  # of colours against smoothness in the last cut; not if all are
-    band: int = 32  # pixels about the small cut's edge that the last cut decides
-    longer_side: int = 224  # pixels at which the cut is made
-    map_share: float = 0.7  # of the map in the refined map; 0: the mask alone
-    agree: float = 0.2  # IoU of mask and map below which the map is cut alone
-    components: Literal["largest", "all"] = "largest"  # one box, or several
-    share: float = 0.0  # all: those with this share of the largest's pixels
-    merge: float | None = None  # all: boxes inside one another by so much become one
-    connectivity: Literal[4, 8] = 8  # whether diagonal neighbours are connected
-    score: Literal["mean", "peak"] = "mean"  # of the map inside a component
-    probability: float = 0.0  # of the class: below, it has no box
+    A box's score is the mean (or the peak) of the map, not of the refined map, inside its
+    component, times the probability of the class by the network.
+
+    Args:
+        threshold: a fraction of the refined map's maximum; auto: chosen for each map; validation:
+            the one that stage calibrate chooses.
+        seeds: what `foreground`, `background` and `middle` are: quantiles of the map's values, or
+            fractions of its maximum.
+        foreground: a pixel is surely of the object where the map reaches this.
+        background: a pixel is surely of the background where the map does not exceed this.
+        middle: a pixel is probably of the object where the map exceeds this; null: Otsu's
+            threshold.
+        iterations: how often colours and cut are computed in turn.
+        colours: pixels of the longer side that colours are fitted to; null: those of `longer_side`,
+            without a last cut.
+        colour_weight: of colours against smoothness in the last cut.
+        band: how far from the small cut's edge the last cut may change pixels, in pixels.
+        longer_side: of the image in pixels, in which it is cut.
+        map_share: weight of the map in the refined map; 0: the mask alone.
+        agree: where the IoU of mask and map is below this, the map is used alone.
+        components: largest gives one box, all may give several.
+        share: of all components, keep those with at least this share of the largest one's pixels.
+        merge: of all components, merge two if the smaller box has at least this share of its area
+            in the other; null: merge none.
+        connectivity: 8 if diagonal neighbours are connected, else 4.
+        score: mean or peak of the map inside a component.
+        probability: a class with a lower probability has no box.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    threshold: float | Literal["auto", "validation"] = 0.2
+    seeds: Literal["quantile", "fraction"] = "quantile"
+    foreground: float = 0.95
+    background: float = 0.3
+    middle: float | None = None
+    iterations: int = 2
+    colours: int | None = 104
+    colour_weight: float = 2.0
+    band: int = 32
+    longer_side: int = 224
+    map_share: float = 0.7
+    agree: float = 0.2
+    components: Literal["largest", "all"] = "largest"
+    share: float = 0.0
+    merge: float | None = None
+    connectivity: Literal[4, 8] = 8
+    score: Literal["mean", "peak"] = "mean"
+    probability: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.background < self.foreground <= 1:
@@ -76,8 +114,8 @@ class GrabCut:
                 f"background={self.background}, foreground={self.foreground}: expected fractions, "
                 "the background's below the foreground's"
             )
-        for name in ("middle", "map_share", "agree"):
-            value = getattr(self, name)
+        fractions = {"middle": self.middle, "map_share": self.map_share, "agree": self.agree}
+        for name, value in fractions.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name}={value}: expected a number from 0 to 1")
         if not 1 <= self.iterations <= 100:
@@ -88,145 +126,192 @@ class GrabCut:
             )
         if not 1 <= self.band <= 4096:
             raise ValueError(f"band={self.band}: expected pixels from 1 to 4096")
-        for name in ("longer_side", "colours"):
-            value = getattr(self, name)
-            if value is not None and not SMALLEST <= value <= 4096:
-                raise ValueError(f"{name}={value}: expected pixels from {SMALLEST} to 4096")
-        self._cut  # noqa: B018  its arguments are checked too
+        for name, side in (("longer_side", self.longer_side), ("colours", self.colours)):
+            if side is not None and not MIN_SIDE <= side <= 4096:
+                raise ValueError(f"{name}={side}: expected pixels from {MIN_SIDE} to 4096")
+        self._thresholder  # noqa: B018  checks its arguments
 
     @property
     def needs_image(self) -> int:
+        """The longer side in pixels that the image is needed at."""
         return self.longer_side
 
     @property
     def threshold_info(self) -> Mapping[str, Any]:
-        return self._cut.threshold_info
+        """The threshold as metrics.json names it."""
+        return self._thresholder.threshold_info
 
     def with_threshold(self, value: float) -> GrabCut:
+        """Return the same segmenter with a number for its threshold."""
         return replace(self, threshold=value)
 
     def __call__(self, saliency: SaliencyMap, example: Example | None) -> Boxes:
+        """Segment a map and its image into boxes.
+
+        Args:
+            saliency: the map.
+            example: its image, of any resolution.
+
+        Returns:
+            Boxes in pixels of the original image, highest score first, equal ones in raster order,
+            with masks; and in `fell_back` why the map was used alone, where it was.
+
+        Raises:
+            ValueError: There is no image, or the threshold is `validation` and has not been given
+                its number.
+        """
         if saliency.score < self.probability:
-            return nothing(saliency)
+            return make_empty_boxes(saliency)
         refined, fell_back = self.refined(saliency, example)
         scaled = upsample(saliency.raw(), (refined.shape[0], refined.shape[1]))
-        return replace(self._cut.cut(refined, saliency, scores=scaled), fell_back=fell_back)
+        boxes = self._thresholder.segment(refined, saliency, scores=scaled)
+        return replace(boxes, fell_back=fell_back)
 
     def refined(
         self, saliency: SaliencyMap, example: Example | None
     ) -> tuple[Float32[np.ndarray, "H W"], str | None]:
-        """The refined map in [0, 1] at the image's frame; and why it is the map alone, where it
-        is."""
+        """Refine a map by its image.
+
+        Args:
+            saliency: the map.
+            example: its image.
+
+        Returns:
+            The refined map in [0, 1] at the size that `frame_size` gives; and why it is the map
+            alone, None where it is not.
+
+        Raises:
+            ValueError: There is no image.
+        """
         frame = frame_size(saliency.size)
         scaled = upsample(saliency.raw(), frame)
-        mask, fell_back = self.mask(saliency, example)
+        mask, fell_back = self.compute_mask(saliency, example)
         if fell_back is not None:
             return scaled, fell_back
         large = cv2.resize(mask.astype(np.float32), frame[::-1], interpolation=cv2.INTER_LINEAR)
         return min_max(cv2.addWeighted(scaled, self.map_share, large, 1 - self.map_share, 0)), None
 
     @property
-    def _cut(self) -> Threshold:
+    def _thresholder(self) -> Threshold:
+        """The segmenter of the refined map."""
         return Threshold(
             self.threshold, self.components, share=self.share, merge=self.merge,
             connectivity=self.connectivity, score=self.score, masks=True,
             probability=self.probability,
         )  # fmt: skip
 
-    def mask(
+    def compute_mask(
         self, saliency: SaliencyMap, example: Example | None
     ) -> tuple[Bool[np.ndarray, "h w"], str | None]:
-        """The object's pixels at the reduced resolution; and why they are not to be trusted."""
+        """Compute the mask of the object at a longer side of `longer_side` pixels.
+
+        Args:
+            saliency: the map.
+            example: its image.
+
+        Returns:
+            The mask; and why it must not be used, None where it may be.
+
+        Raises:
+            ValueError: There is no image.
+        """
         frame = frame_size(saliency.size, self.longer_side)
         if example is None:
             raise ValueError(f"{saliency.id!r}: GrabCut needs the image")
         none = np.zeros(frame, bool)
-        if min(frame) < SMALLEST:
-            return none, f"the image is less than {SMALLEST} pixels wide or high where it is cut"
-        image, small = _at(example.image, frame), upsample(saliency.raw(), frame)
+        if min(frame) < MIN_SIDE:
+            return none, f"the image is less than {MIN_SIDE} pixels wide or high where it is cut"
+        image, small = _resize_image(example.image, frame), upsample(saliency.raw(), frame)
         if not small.any():
             return none, "the map is constant"
-        own = small > otsu(small)
-        seeds = self._seeds(small, own)
+        map_mask = small > compute_otsu_threshold(small)
+        seeds = self._choose_seeds(small, map_mask)
         for value, name in ((cv2.GC_BGD, "background"), (cv2.GC_FGD, "object")):
             if not (seeds == value).any():
                 return none, f"no pixel is surely {name}"
-        mask = _largest(self._cut_out(image, seeds, saliency))
+        mask = _keep_largest(self._run_grabcut(image, seeds, saliency))
         if not mask.any() or mask.all():
             return none, "the cut is all or nothing"
-        if _iou(mask, own) < self.agree:
+        if _compute_iou(mask, map_mask) < self.agree:
             return mask, "colours and map do not agree"
         return mask, None
 
-    def _cut_out(
+    def _run_grabcut(
         self,
         image: UInt8[np.ndarray, "h w 3"],
         seeds: UInt8[np.ndarray, "h w"],
         saliency: SaliencyMap,
     ) -> Bool[np.ndarray, "h w"]:
-        mask, models, number = seeds.copy(), _Models(), _number(saliency)
-        few = self._few(seeds, saliency)
-        if few is None:
-            models.fit(image, mask, self.iterations, number)
+        """Run GrabCut from seeds: on sampled pixels and then once on all, or on all alone."""
+        mask, models, seed = seeds.copy(), _ColourModels(), _derive_seed(saliency)
+        frame = self._choose_small_frame(seeds, saliency)
+        if frame is None:
+            models.fit(image, mask, self.iterations, seed)
         else:
-            small = _picked(seeds, few)
-            models.fit(_picked(image, few), small, self.iterations, number)
-            _settle(mask, small, self.band)
+            small = _sample_pixels(seeds, frame)
+            models.fit(_sample_pixels(image, frame), small, self.iterations, seed)
+            _fix_far_pixels(mask, small, self.band)
             models.cut(image, mask, self.colour_weight)
         return np.asarray((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD))
 
-    def _few(
+    def _choose_small_frame(
         self, seeds: UInt8[np.ndarray, "h w"], saliency: SaliencyMap
     ) -> tuple[int, int] | None:
-        """The frame of the pixels that colours are fitted to; None where it is all of them: a
-        small image, or one whose few sure pixels would not be among those picked."""
+        """Choose the height and width at which colours are fitted; None: to all pixels.
+
+        All pixels are used of a small image, and of one where no pixel that is surely of the object
+        or of the background would be sampled.
+        """
         if self.colours is None:
             return None
         height, width = frame_size(saliency.size, self.colours)
-        if min(height, width) < SMALLEST or max(height, width) >= max(seeds.shape):
+        if min(height, width) < MIN_SIDE or max(height, width) >= max(seeds.shape):
             return None
-        picked = _picked(seeds, (height, width))
-        both = (picked == cv2.GC_BGD).any() and (picked == cv2.GC_FGD).any()
+        sampled = _sample_pixels(seeds, (height, width))
+        both = (sampled == cv2.GC_BGD).any() and (sampled == cv2.GC_FGD).any()
         return (height, width) if both else None
 
-    def _seeds(
-        self, small: Float32[np.ndarray, "h w"], own: Bool[np.ndarray, "h w"]
+    def _choose_seeds(
+        self, small: Float32[np.ndarray, "h w"], map_mask: Bool[np.ndarray, "h w"]
     ) -> UInt8[np.ndarray, "h w"]:
+        """Choose for each pixel one of OpenCV's four classes: surely or probably object or not."""
         high, low = self.foreground, self.background
         if self.seeds == "quantile":
-            high, low = quantile(small, high), quantile(small, low)
-        probably = own if self.middle is None else small > self._middle(small)
-        seeds = np.where(probably, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-        # Where half of a map is 0, both quantiles may be: what is 0 is no object.
+            high, low = compute_quantile(small, high), compute_quantile(small, low)
+        is_probable = map_mask if self.middle is None else small > self._compute_middle(small)
+        seeds = np.where(is_probable, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        # Both quantiles may be 0: the background is set last, as pixels of value 0 belong to it.
         seeds[small >= high] = cv2.GC_FGD
         seeds[small <= low] = cv2.GC_BGD
         return seeds
 
-    def _middle(self, small: Float32[np.ndarray, "h w"]) -> float:
+    def _compute_middle(self, small: Float32[np.ndarray, "h w"]) -> float:
         assert self.middle is not None
-        return quantile(small, self.middle) if self.seeds == "quantile" else self.middle
+        return compute_quantile(small, self.middle) if self.seeds == "quantile" else self.middle
 
 
-def _at(image: UInt8[np.ndarray, "H W 3"], frame: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+def _resize_image(
+    image: UInt8[np.ndarray, "H W 3"], frame: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
     if image.shape[:2] == frame:
         return image
     return np.asarray(cv2.resize(image, frame[::-1], interpolation=cv2.INTER_AREA))
 
 
-def _number(saliency: SaliencyMap) -> int:
-    """A seed that is the image's own, whatever it is called and wherever it is cut."""
+def _derive_seed(saliency: SaliencyMap) -> int:
+    """Compute a random seed from the values of a map, not from the name of its image."""
     return zlib.crc32(np.ascontiguousarray(saliency.values).tobytes()) & 0x7FFFFFFF
 
 
-def _picked(
+def _sample_pixels(
     values: UInt8[np.ndarray, "H W *c"], frame: tuple[int, int]
 ) -> UInt8[np.ndarray, "..."]:
-    """One pixel of each cell, as it is."""
+    """Sample pixels on a regular grid of so many rows and columns, without averaging."""
     return np.asarray(cv2.resize(values, frame[::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-class _Models:
-    """The mixtures of background and object, as cv2.grabCut keeps them between its calls."""
+class _ColourModels:
+    """The mixtures of background and object, as cv2.grabCut stores them between its calls."""
 
     def __init__(self) -> None:
         self.both = np.zeros((1, 65)), np.zeros((1, 65))
@@ -236,11 +321,11 @@ class _Models:
         image: UInt8[np.ndarray, "h w 3"],
         mask: UInt8[np.ndarray, "h w"],
         iterations: int,
-        number: int,
+        seed: int,
     ) -> None:
-        """From the seeds in `mask`, which becomes the last cut."""
-        # Each thread has a generator of its own, which goes on from image to image.
-        cv2.setRNGSeed(number)
+        """Fit the mixtures from the seeds in `mask`, which is overwritten by the last cut."""
+        # OpenCV has a generator for each thread, which would continue from image to image.
+        cv2.setRNGSeed(seed)
         cv2.grabCut(np.ascontiguousarray(image), mask, None, *self.both, iterations,
                     cv2.GC_INIT_WITH_MASK)  # fmt: skip
 
@@ -250,7 +335,7 @@ class _Models:
         mask: UInt8[np.ndarray, "h w"],
         colour_weight: float,
     ) -> None:
-        """`mask`'s probable pixels by the models as they are."""
+        """Cut the probable pixels of `mask`, which is overwritten, by the mixtures as fitted."""
         background, object_ = (model.copy() for model in self.both)
         for model in (background, object_):  # of 5 Gaussians: weights, means, covariances
             model[:, 20:] /= colour_weight
@@ -258,25 +343,34 @@ class _Models:
                     cv2.GC_EVAL_FREEZE_MODEL)  # fmt: skip
 
 
-def _settle(mask: UInt8[np.ndarray, "H W"], small: UInt8[np.ndarray, "h w"], band: int) -> None:
-    """In `mask`: what lies far from the edge of the small cut is sure. What is sure stays so."""
+def _fix_far_pixels(
+    mask: UInt8[np.ndarray, "H W"], small: UInt8[np.ndarray, "h w"], band: int
+) -> None:
+    """Mark probable pixels of `mask` as sure that are farther than `band` from a small cut's edge.
+
+    Args:
+        mask: OpenCV's classes of pixels, which are changed.
+        small: the same after the small cut, at its resolution.
+        band: pixels of `mask`.
+    """
     height, width = mask.shape
     inside = cv2.resize(small & 1, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     around = np.ones((2 * band + 1, 2 * band + 1), np.uint8)
-    # OpenCV ignores what lies outside: the image's border is no edge of the cut.
+    # OpenCV ignores pixels outside the image, so its border does not count as an edge of the cut.
     far_out = cv2.dilate(inside, around) == 0
     far_in = cv2.erode(inside, around) == 1
     mask[far_out & (mask >= cv2.GC_PR_BGD)] = cv2.GC_BGD
     mask[far_in & (mask >= cv2.GC_PR_BGD)] = cv2.GC_FGD
 
 
-def _largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def _keep_largest(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Keep the largest component of a mask."""
     count, labels, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(
         mask.view(np.uint8), 8, cv2.CV_32S, cv2.CCL_SAUF
     )
     return mask if count < 3 else np.asarray(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
 
 
-def _iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
+def _compute_iou(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
     both, either = np.count_nonzero(a & b), np.count_nonzero(a | b)
     return float(both) / float(either) if either else 0.0

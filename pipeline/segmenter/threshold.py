@@ -1,18 +1,19 @@
-"""Threshold: keep what is at least a fraction of the map's maximum, box the components.
+"""Threshold: segment a map at a fraction of its maximum, and put a box around each component.
 
     mask = map >= threshold * max(map)        map min-max scaled to [0, 1] at the image's size
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2:
-20 % of the maximum and the bounding box of the largest connected component. By default each map
-is cut at a fraction of its own (`auto.py`): which one is right hangs on the method and the data.
+20 % of the maximum and the bounding box of the largest connected component. By default the fraction
+is chosen for each map (`auto.py`), as the best one depends on the method and the data.
 
-`at` says what the threshold is of:
+`at` says what the threshold means:
 
-    fraction   of the maximum (of the scaled map)
-    quantile   so much of the image lies below: 0.75 keeps the highest quarter
-    otsu       none: what parts the map's values best into two classes (Otsu, "A Threshold
-               Selection Method from Gray-Level Histograms", IEEE Trans. SMC 9, 1979), in 256 levels
-    value      of the raw map's own values, as the method made them
+    fraction   a fraction of the maximum of the scaled map
+    quantile   the share of the image that lies below: 0.75 keeps the highest quarter
+    otsu       unused: the threshold separates the map's values best into two classes (Otsu, "A
+               Threshold Selection Method from Gray-Level Histograms", IEEE Trans. SMC 9, 1979), in
+               256 levels
+    value      a value of the raw map, as the method computed it
 """
 
 from __future__ import annotations
@@ -26,40 +27,61 @@ import numpy as np
 
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample, upsample_raw
 from pipeline.ops.rle import encode_rle
-from pipeline.segmenter.components import parts_of
+from pipeline.segmenter.components import ComponentRules, find_components
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
 At = Literal["fraction", "quantile", "otsu", "value"]
+MIN_SAMPLED_SIDE = 64  # pixels of a side that a quantile is computed from, where there are so many
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A box's score is the mean of the scaled map inside its component (or its peak), times the
-    probability that the network gives the class."""
+    """A segmenter that thresholds the map.
 
-    threshold: float | Literal["auto", "validation"] = "auto"  # a number; validation: calibrate's
-    components: Literal["largest", "all"] = "largest"  # one box, or several
-    at: At = "fraction"  # of the maximum; or quantile, otsu, value (raw)
-    share: float = 0.0  # all: those with this share of the largest's pixels
-    merge: float | None = None  # all: boxes inside one another by so much become one
-    connectivity: Literal[4, 8] = 8  # whether diagonal neighbours are connected
-    score: Literal["mean", "peak"] = "mean"  # of the map inside a component
-    masks: bool = False  # the components themselves too, as COCO RLE
-    probability: float = 0.0  # of the class: below, it has no box
+    A box's score is the mean (or the peak) of the scaled map inside its component, times the
+    probability of the class by the network.
+
+    Args:
+        threshold: a number, whose meaning `at` defines; auto: chosen for each map; validation: the
+            one that stage calibrate chooses.
+        components: largest gives one box, all may give several.
+        at: what the threshold means, see the module.
+        share: of all components, keep those with at least this share of the largest one's pixels.
+        merge: of all components, merge two if the smaller box has at least this share of its area
+            in the other; null: merge none.
+        connectivity: 8 if diagonal neighbours are connected, else 4.
+        score: mean or peak of the map inside a component.
+        masks: whether the components are returned too, as COCO RLE.
+        probability: a class with a lower probability has no box.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    threshold: float | Literal["auto", "validation"] = "auto"
+    components: Literal["largest", "all"] = "largest"
+    at: At = "fraction"
+    share: float = 0.0
+    merge: float | None = None
+    connectivity: Literal[4, 8] = 8
+    score: Literal["mean", "peak"] = "mean"
+    masks: bool = False
+    probability: float = 0.0
 
     needs_image = False
 
     def __post_init__(self) -> None:
-        check_cut(self.threshold, self.at)
-        check_parts(self.share, self.merge)
+        check_threshold(self.threshold, self.at)
+        check_component_shares(self.share, self.merge)
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability}: expected a number from 0 to 1")
 
     @property
     def threshold_info(self) -> Mapping[str, Any]:
+        """The threshold as metrics.json names it."""
         if self.at != "fraction":
             rule = self.at if self.at == "otsu" else f"{self.at} {self.threshold:g}"
             return {"kind": "auto", "value": None, "rule": rule}
@@ -68,47 +90,66 @@ class Threshold:
         return {"kind": "fixed", "value": self.threshold}
 
     def with_threshold(self, value: float) -> Threshold:
+        """Return the same segmenter with a number for its threshold."""
         return replace(self, threshold=value)
 
     def __call__(self, saliency: SaliencyMap, example: Example | None = None) -> Boxes:
-        """Boxes in pixels of the original image, best score first, equals in raster order.
+        """Segment a map into boxes.
 
-        A constant map has no telling part: its box is the whole image, with score 0.
+        Args:
+            saliency: the map.
+            example: not used.
+
+        Returns:
+            Boxes in pixels of the original image, highest score first, equal ones in raster order.
+            The box of a constant map is the complete image, with score 0.
+
+        Raises:
+            ValueError: The threshold is `validation` and has not been given its number.
         """
         if saliency.score < self.probability:
-            return nothing(saliency)
+            return make_empty_boxes(saliency)
         frame = frame_size(saliency.size)
         if self.at == "value":
             raw = upsample_raw(saliency.raw(), frame)
-            return self.cut(min_max(raw), saliency, _between(raw, self.threshold))
-        return self.cut(upsample(saliency.raw(), frame), saliency)
+            fraction = _convert_to_fraction(raw, self.threshold)
+            return self.segment(min_max(raw), saliency, fraction)
+        return self.segment(upsample(saliency.raw(), frame), saliency)
 
-    def cut(
+    def segment(
         self,
         scaled: Float32[np.ndarray, "H W"],
         saliency: SaliencyMap,
-        level: float | None = None,
+        fraction: float | None = None,
         scores: Float32[np.ndarray, "H W"] | None = None,
     ) -> Boxes:
-        """Boxes of a map in [0, 1] at its frame, at `level` or where this cuts; scored by `scores`,
-        or by itself."""
-        if level is None:
-            level = self.level(scaled)
-        mask = (scaled >= _not_below(level if scaled.any() else 0)).view(np.uint8)
-        found = parts_of(
-            mask,
-            scaled if scores is None else scores,
+        """Segment a scaled map into boxes.
+
+        Args:
+            scaled: the map to segment, in [0, 1], at the size that `frame_size` gives.
+            saliency: the map that it was computed from: its image, class and probability.
+            fraction: the threshold; None: as the arguments of the segmenter define it.
+            scores: the map that boxes are scored by, in [0, 1]; None: `scaled`.
+
+        Returns:
+            Boxes as from a call of the segmenter.
+        """
+        if fraction is None:
+            fraction = self.choose_fraction(scaled)
+        mask = (scaled >= _round_up_to_float32(fraction if scaled.any() else 0)).view(np.uint8)
+        rules = ComponentRules(
             keep=self.components,
             share=self.share,
             merge=self.merge,
             connectivity=self.connectivity,
             score=self.score,
         )
+        components = find_components(mask, scaled if scores is None else scores, rules)
         frame, size = (scaled.shape[0], scaled.shape[1]), saliency.size
-        values = np.array([one.score for one in found.parts]) * saliency.score
+        values = np.array([component.score for component in components.kept]) * saliency.score
         order = np.argsort(-values.astype(np.float32), kind="stable")
-        boxes = np.array([found.parts[n].box for n in order])
-        masks = [encode_rle(found.mask(n), size) for n in order] if self.masks else None
+        boxes = np.array([components.kept[n].box for n in order])
+        masks = [encode_rle(components.mask(n), size) for n in order] if self.masks else None
         return Boxes(
             saliency.id,
             saliency.explained,
@@ -118,27 +159,31 @@ class Threshold:
             masks,
         )
 
-    def level(self, scaled: Float32[np.ndarray, "H W"]) -> float:
-        """The fraction of the maximum at which this map is cut, never above 1."""
+    def choose_fraction(self, scaled: Float32[np.ndarray, "H W"]) -> float:
+        """Choose the threshold of a map in [0, 1], as a fraction of the maximum, at most 1.
+
+        Raises:
+            ValueError: The threshold is `validation` and has not been given its number.
+        """
         if self.at == "quantile":
-            return quantile(scaled, number(self.threshold))
+            return compute_quantile(scaled, require_number(self.threshold))
         if self.at == "otsu":
-            return otsu(scaled)
+            return compute_otsu_threshold(scaled)
         if self.threshold == "auto":
             from pipeline.segmenter.auto import auto_threshold
 
             return auto_threshold(scaled)
-        return number(self.threshold)
+        return require_number(self.threshold)
 
 
-def nothing(saliency: SaliencyMap) -> Boxes:
-    """No box, of a class that the network does not see."""
+def make_empty_boxes(saliency: SaliencyMap) -> Boxes:
+    """Return no boxes, for a class whose probability is too low."""
     none = np.zeros((0, 4), np.float32)
     return Boxes(saliency.id, saliency.explained, none, none[:, 0], saliency.size, [])
 
 
-def check_cut(threshold: float | str, at: At = "fraction") -> None:
-    """Raises ValueError for a threshold that cannot be one."""
+def check_threshold(threshold: float | str, at: At = "fraction") -> None:
+    """Raise ValueError unless a threshold is in the range that `at` allows."""
     if isinstance(threshold, str):
         if at != "fraction" and (at, threshold) != ("otsu", "auto"):
             raise ValueError(f"threshold={threshold}: at={at} expects a number")
@@ -146,48 +191,60 @@ def check_cut(threshold: float | str, at: At = "fraction") -> None:
         if not np.isfinite(threshold):
             raise ValueError(f"threshold={threshold}: expected a number")
     elif not 0 <= threshold <= 1:
-        what = "of the maximum" if at == "fraction" else "of the image"
-        raise ValueError(f"threshold={threshold}: expected a fraction {what}, from 0 to 1")
+        base = "of the maximum" if at == "fraction" else "of the image"
+        raise ValueError(f"threshold={threshold}: expected a fraction {base}, from 0 to 1")
 
 
-def check_parts(share: float, merge: float | None) -> None:
+def check_component_shares(share: float, merge: float | None) -> None:
+    """Raise ValueError unless the shares by which components are kept and merged are in range."""
     if not 0 <= share <= 1:
         raise ValueError(f"share={share}: expected a share of the largest component, from 0 to 1")
     if merge is not None and not 0 < merge <= 1:
         raise ValueError(f"merge={merge}: expected a share of the smaller box, above 0, to 1")
 
 
-def number(threshold: float | str) -> float:
-    """A threshold that must have been chosen by now."""
+def require_number(threshold: float | str) -> float:
+    """Return a threshold; raise ValueError where it has not been given its number."""
     if isinstance(threshold, str):
-        raise ValueError(f"threshold={threshold}: with_threshold(value) gives it its number")
+        raise ValueError(
+            f"threshold={threshold}: expected a number; set it by with_threshold(value)"
+        )
     return threshold
 
 
-def quantile(values: Float32[np.ndarray, "H W"], share: float) -> float:
-    """The value below which so much of the map lies. A large map is looked at in steps: upsampled
-    values change little from one pixel to the next."""
-    step = max(1, min(values.shape) // 64)
-    few = values[::step, ::step].ravel()
-    at = min(int(share * len(few)), len(few) - 1)
-    return float(np.partition(few, at)[at])
+def compute_quantile(values: Float32[np.ndarray, "H W"], share: float) -> float:
+    """Compute the value that a share of the pixels lies below.
+
+    A large map is sampled in steps, as upsampled values change little between neighbours.
+
+    Args:
+        values: of the map.
+        share: from 0 to 1.
+    """
+    step = max(1, min(values.shape) // MIN_SAMPLED_SIDE)
+    sample = values[::step, ::step].ravel()
+    position = min(int(share * len(sample)), len(sample) - 1)
+    return float(np.partition(sample, position)[position])
 
 
-def otsu(values: Float32[np.ndarray, "H W"]) -> float:
-    """Otsu's threshold of values in [0, 1]."""
+def compute_otsu_threshold(values: Float32[np.ndarray, "H W"]) -> float:
+    """Compute Otsu's threshold of values in [0, 1], in 256 levels."""
     coarse = cv2.convertScaleAbs(values, alpha=255)
     level, _ = cv2.threshold(coarse, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    return float(level + 0.5) / 255  # OpenCV takes what is greater, after rounding
+    return float(level + 0.5) / 255  # OpenCV's upper class is above the level, after rounding
 
 
-def _between(raw: Float32[np.ndarray, "H W"], value: float | str) -> float:
-    """A raw value as a fraction of the maximum; the maximum where it lies above."""
+def _convert_to_fraction(raw: Float32[np.ndarray, "H W"], value: float | str) -> float:
+    """Convert a raw value to a fraction of the scaled map's maximum, clipped to [0, 1]."""
     low, high = float(raw.min()), float(raw.max())
-    return min(1.0, max(0.0, (number(value) - low) / (high - low))) if high > low else 0.0
+    return min(1.0, max(0.0, (require_number(value) - low) / (high - low))) if high > low else 0.0
 
 
-def _not_below(threshold: float) -> np.float32:
-    """The least float32 that reaches the threshold: a float32 map is then cut as exactly as in
-    float64, where 0.3 is not what it is in float32, at a fraction of the time."""
+def _round_up_to_float32(threshold: float) -> np.float32:
+    """Round a threshold up to float32.
+
+    A float32 map is then compared as exactly as in float64, in a fraction of the time; rounded to
+    the nearest, 0.3 would be another number in float32.
+    """
     level = np.float32(threshold)
     return level if float(level) >= threshold else np.nextafter(level, np.float32(2))

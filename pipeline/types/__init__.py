@@ -1,8 +1,8 @@
-"""What passes between packages: frozen, checked when made, shapes in the annotations.
+"""What passes between packages: frozen, checked on creation, shapes in the annotations.
 
 Boxes are float32 `xyxy`, half-open, in pixels of the original upright image, everywhere: a box
-covers the pixels x0 <= x < x1, y0 <= y < y1, so its width is x1 - x0. Other conventions live only
-inside the file that speaks their format. Sizes are always (height, width).
+covers the pixels x0 <= x < x1, y0 <= y < y1, so its width is x1 - x0. Other conventions are used
+only inside the module that reads or writes their format. Sizes are always (height, width).
 """
 
 from pipeline.types.evidence import (

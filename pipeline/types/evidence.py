@@ -1,4 +1,4 @@
-"""What an evaluation passes on: what a source knows of an image, what a metric says of itself."""
+"""The types of an evaluation: evidence about an image, descriptions of metrics, their results."""
 
 from __future__ import annotations
 
@@ -15,24 +15,38 @@ if TYPE_CHECKING:
 
 
 Group = Literal["class", "size", "number"]
-"""What a number is also given for: images of one class, of one size or number of objects."""
+"""The groups of images that a number is also computed for: by class, by the size or the number of
+their objects."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number of metrics.json. `value` is a fraction of 1, never percent."""
+    """A number of metrics.json.
+
+    Attributes:
+        name: of the number, as in `MetricNumber`.
+        value: a fraction of 1, never percent.
+        n: how many images it is computed from.
+        iou: the IoU that boxes must reach, if it depends on one.
+        threshold: of the maps, {"kind": ThresholdKind, "value": float}, if it depends on one.
+        label: the group of images, written as "class"; None: all images.
+        interval: low and high end of the confidence interval.
+        method: the saliency method.
+        group: what kind of group `label` names; None: all images.
+    """
 
     name: str
     value: float
     n: int
     iou: float | None = None
-    threshold: Mapping[str, Any] | None = None  # {"kind": ThresholdKind, "value": float}
-    label: str | None = None  # written as "class"; None for the headline
+    threshold: Mapping[str, Any] | None = None
+    label: str | None = None
     interval: tuple[float, float] | None = None
     method: str | None = None
-    group: Group | None = None  # which group of images `label` names; None for the headline
+    group: Group | None = None
 
     def record(self) -> dict[str, Any]:
+        """Return the number as metrics.json has it."""
         return {
             "name": self.name,
             "value": self.value,
@@ -46,20 +60,25 @@ class Score:
         }
 
 
-# -- evaluation: what a source knows of an image, and what a metric says of itself ----------------
+# -- evidence about an image ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What a map is worth at each of the 1000 thresholds 0, 0.001 ... 0.999.
+    """IoUs of a map's boxes at each of the 1000 thresholds 0, 0.001 ... 0.999.
 
     IoUs are float64: they are compared with 0.3, 0.5 and 0.7, which float32 would get wrong.
+
+    Attributes:
+        largest: IoU of the largest component with the true box that it fits best.
+        any: best IoU of any component with any true box.
+        boxes: the box of the largest component, xyxy half-open in pixels of the original image;
+            all zeros where nothing reaches the threshold.
     """
 
-    largest: Float64[np.ndarray, 1000]  # IoU of the largest component with its best true box
-    any: Float64[np.ndarray, 1000]  # best IoU of any component with any true box
-    boxes: Float32[np.ndarray, "1000 4"]  # of the largest: xyxy half-open, original pixels;
-    # all zeros where nothing reaches the threshold
+    largest: Float64[np.ndarray, 1000]
+    any: Float64[np.ndarray, 1000]
+    boxes: Float32[np.ndarray, "1000 4"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class CocoRecords:
-    """An image, its annotations and what was found in it, as records of COCO files."""
+    """An image, its annotations and its detections, as records of COCO files."""
 
     image: Mapping[str, Any]
     annotations: Sequence[Mapping[str, Any]]
@@ -88,33 +107,34 @@ EvidenceKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of a class in an image: annotations, and what was measured against them.
+    """Annotations of a class in an image, and what was measured against them.
 
     It carries annotated boxes, so only the metrics and stage evaluate see it. A source fills in
-    what it has; None stands for what it does not have.
+    what it has; the rest is None.
 
     Attributes:
-        id: names the image, or the image and the class, where an image can have several; unique.
-        image: names the image.
+        id: unique name of the image, or of image and class where an image can have several.
+        image: the name of the image.
         label: the class; -1 where the image has none.
-        size: of the image.
+        size: height and width of the image.
         fold: 0 or 1, the half of the images that it is in, for two-fold thresholds.
         true: annotated boxes of the class.
-        is_extra: whether this holds nothing but boxes found of a class that the image is not
+        is_extra: whether this holds only predicted boxes of a class that the image is not
             annotated with.
-        iou: kind `box`: IoU of the best-scored box with the true box that it fits best, 0 where
-            nothing was found.
+        iou: kind `box`: IoU of the best-scored box with the true box that it fits best; 0 where
+            there is no box.
         cuts: IoU of the map's largest component at each of `EvaluationSettings.cuts`.
-        boxes, scores: kind `boxes`: all boxes found of the class, best score first.
-        ranking: classes predicted.
-        classification: the classes that a classifier answered with, most likely first.
-        curves: of the map, at all thresholds.
+        boxes: kind `boxes`: all predicted boxes of the class, best score first.
+        scores: the score of each of `boxes`.
+        ranking: the predicted classes.
+        classification: the classes that a classifier predicted, most likely first.
+        curves: IoUs of the map at all thresholds.
         pyramid: curves of the centred pyramid, a map that does not depend on the image.
-        pointing: how far the map's peak is from the nearest object, in pixels of the image, 0
+        pointing: the distance of the map's peak from the nearest object, in pixels of the image, 0
             inside; and the share of the map's energy inside the objects.
-        pixels: pixels of background and object by value of the map.
-        pyramid_pixels: the same of the centred pyramid.
-        guesses: the classes predicted first, each with its best-scored box, where it has one.
+        pixels: counts of background and object pixels by value of the map.
+        pyramid_pixels: the same counts for the centred pyramid.
+        guesses: the most likely classes, each with its best-scored box, where it has one.
         coco: kinds `coco_boxes` and `coco_masks`: the image with all its classes; given once for
             an image.
     """
@@ -141,7 +161,7 @@ class Evidence:
     coco: CocoRecords | None = None
 
     def kinds(self) -> frozenset[EvidenceKind]:
-        """Return what this evidence holds."""
+        """Return the kinds of evidence that are not None or empty."""
         fields: dict[EvidenceKind, Any] = {
             "classification": self.classification,
             "ranking": self.ranking,
@@ -163,9 +183,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Cut:
-    """A threshold that maps are scored at beside the one that the boxes were segmented at.
+    """A threshold that maps are evaluated at besides the threshold of the boxes.
 
-    `info` is the threshold as metrics.json names it; `ious` are the IoUs that it serves.
+    Attributes:
+        info: the threshold as metrics.json describes it.
+        ious: the IoUs that it is used for.
     """
 
     info: Mapping[str, Any]
@@ -173,7 +195,7 @@ class Cut:
 
     @property
     def kind(self) -> str:
-        """Return the kind of threshold."""
+        """The kind of threshold."""
         return str(self.info["kind"])
 
 
@@ -184,12 +206,12 @@ class EvaluationSettings:
     Attributes:
         ious: the IoUs that a box must reach.
         seed: of the bootstrap.
-        threshold: what the boxes were segmented at, as metrics.json names it.
-        cuts: the other thresholds that maps are scored at; `Evidence.cuts` has an IoU for each.
-        min_two_fold: where at least so many images have curves, a validation threshold is chosen
-            on each half of them for the other half; None: nowhere.
-        classes: names of the classes.
-        category_ids: the numbers that COCO records know the classes by.
+        threshold: the threshold of the boxes, as metrics.json describes it.
+        cuts: the other thresholds that maps are evaluated at; `Evidence.cuts` has an IoU for each.
+        min_two_fold: from so many images with curves on, a validation threshold is chosen on each
+            half of them for the other half; None: never.
+        classes: the names of the classes.
+        category_ids: the ids of the classes in COCO records.
     """
 
     ious: tuple[float, ...] = (0.3, 0.5, 0.7)
@@ -203,14 +225,14 @@ class EvaluationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A number among the few that a report shows first.
+    """A number that a report shows on a card at its top.
 
     Attributes:
         order: its place among the cards.
         iou: the IoU that it is shown at.
         kind: the kind of threshold that it is shown at; `own`: that of the boxes.
         baseline: name and kind of the number that is shown beside it, at the same IoU.
-        column: the title of its column in the table of classes; empty: it has none.
+        column: the title of its column in the table of classes; empty: no column.
         of_method: whether it differs between saliency methods on the same classifier.
     """
 
@@ -224,24 +246,24 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricNumber:
-    """What a metric says of a number that it computes.
+    """How a number of a metric is named, shown and compared.
 
     Attributes:
         name: in metrics.json.
         title: in sentences, on cards and in comparisons.
-        unit: `percent`: values are fractions of 1, shown in percent; else what they are counted in.
+        unit: `percent`: values are fractions of 1, shown in percent; else the unit of the values.
         lower_is_better: whether the lower of two values is the better.
         order: place of its row in the table, from the top.
         row: title of its row in the table; None: as `title`.
-        in_table: whether it has a row; else it is in metrics.json alone.
+        in_table: whether it has a row; else it is only in metrics.json.
         hidden_kinds: kinds of threshold at which it has no row.
         names_threshold: whether its row names the threshold.
         is_baseline: whether it does not depend on what is in the image.
         beside: names of numbers that are shown in the same cell, at IoU 0.5 or none.
-        min_classes: it says nothing about fewer classes, and has no row there.
+        min_classes: with fewer classes it has no meaning, and no row.
         comparison_order: place among the differences of a comparison.
         is_headline: whether its difference is shown as a sentence.
-        cards: where it is among the few to look at first.
+        cards: its cards at the top of a report.
     """
 
     name: str
@@ -266,7 +288,7 @@ Statistic = Callable[["Float64[np.ndarray, '*b k']"], "Float64[np.ndarray, '*b']
 
 
 class Rows(Protocol):
-    """n rows of k numbers: an array, or something that unpacks a slice of itself."""
+    """n rows of k numbers: an array, or an object that computes the rows of a slice on demand."""
 
     def __len__(self) -> int: ...
 
@@ -275,12 +297,16 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class PairedRows:
-    """What a paired test of two measurements takes of each: a row for each unit of evidence.
+    """What a paired test of two evaluations reads from each: a row for each piece of evidence.
 
-    `statistic` of the mean row is the number `name` at `iou`. `kind`: empty for the threshold that
-    the boxes were segmented at or where none has a part, else `validation` or `oracle`.
-    `threshold`: the kind of threshold that the difference names. `by_image`: the rows of an image
-    are added up first.
+    Attributes:
+        name: of the number.
+        rows: `statistic` of their mean is the number.
+        statistic: from the mean row to the number.
+        iou: the IoU that boxes must reach, if the number depends on one.
+        kind: `validation` or `oracle`; empty: the threshold of the boxes, or no threshold.
+        threshold: the kind of threshold that the difference names.
+        by_image: whether the rows of an image are added up first.
     """
 
     name: str

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 Split = Literal["train", "held_back", "calibration", "val", "all"]
-"""`train` is learned from; `held_back`, a part of it set apart by hash, selects the best epoch;
-`calibration`, which few data sets have, only chooses a threshold on its boxes; `val` is scored and
-never selects anything; `all` is everything, for whoever wants boxes."""
+"""`train` is for training; `held_back`, a part of it selected by hash, selects the best epoch;
+`calibration`, which few data sets have, only serves to choose a threshold on its boxes; `val` is
+evaluated and never selects anything; `all` is all images, for predicting boxes."""
 
 ThresholdKind = Literal["fixed", "validation", "auto", "oracle"]
 Rle = dict[str, Any]
@@ -26,12 +26,19 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """An image and the class it is labelled with. No boxes: weak supervision is in the type."""
+    """An image and the class that it is labelled with; without boxes, as supervision is weak.
+
+    Attributes:
+        id: the name of the image.
+        image: RGB pixels, upright.
+        label: the class; -1 where the image has none.
+        size: height and width of the original image, of which `image` may be a scaled copy.
+    """
 
     id: str
     image: UInt8[np.ndarray, "H W 3"]
-    label: int  # -1 where the image has none
-    size: Size  # of the original upright image, which `image` may be a scaled copy of
+    label: int
+    size: Size
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
@@ -44,23 +51,38 @@ class Example:
 
 @dataclass(frozen=True)
 class Crowds:
-    """Regions of an image that hold objects nobody counted: what is found there is neither right
-    nor wrong (COCO's `iscrowd`)."""
+    """Regions with uncounted objects (COCO's `iscrowd`): boxes there are neither right nor wrong.
+
+    Attributes:
+        boxes: xyxy in pixels.
+        classes: the class of each; None: that of the image.
+        masks: the mask of each.
+    """
 
     boxes: Float32[np.ndarray, "K 4"]
-    classes: Int[np.ndarray, K] | None = None  # None: all are of the image's own class
-    masks: Sequence[Rle | None] = ()  # as many as boxes
+    classes: Int[np.ndarray, K] | None = None
+    masks: Sequence[Rle | None] = ()
 
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotated boxes of an image: read by `evaluate` and `calibrate` alone."""
+    """Annotated boxes of an image; only the stages evaluate and calibrate read them.
+
+    Attributes:
+        id: the name of the image.
+        label: the class of the image.
+        size: height and width of the image.
+        boxes: xyxy in pixels.
+        classes: the class of each box; None: `label` for all.
+        masks: the mask of each box, where there are masks.
+        crowds: regions with uncounted objects.
+    """
 
     id: str
     label: int
     size: Size
     boxes: Float32[np.ndarray, "M 4"]
-    classes: Int[np.ndarray, M] | None = None  # of each box; None: all are of `label`
+    classes: Int[np.ndarray, M] | None = None
     masks: Sequence[Rle] | None = None
     crowds: Crowds | None = None
 
@@ -74,22 +96,30 @@ class GroundTruth:
                 )
 
     def of_label(self) -> Float32[np.ndarray, "m 4"]:
-        """The boxes of the image's own class, which localization is measured on."""
+        """Return the boxes of the image's class, which localization is measured on."""
         return self.boxes if self.classes is None else self.boxes[self.classes == self.label]
 
 
 @dataclass(frozen=True)
 class SaliencyMap:
-    """Where a classifier looked for one class in one image, at the method's own resolution.
+    """Where a classifier looked for a class in an image, at the method's resolution.
 
-    `values * scale` are the raw values. The map covers the whole image, so going back to pixels is
-    one scaling: `pipeline.ops.maps` owns it.
+    The map covers the whole image: pipeline/ops/maps.py scales it to pixels.
+
+    Attributes:
+        id: the name of the image.
+        explained: the class that the map is of.
+        predicted: the class that the network predicts.
+        score: the probability of the explained class.
+        values: the map, divided by `scale`.
+        scale: `values * scale` are the raw values.
+        size: height and width of the image.
     """
 
     id: str
     explained: int
     predicted: int
-    score: float  # probability that the network gives the explained class
+    score: float
     values: Float16[np.ndarray, "h w"]
     scale: float
     size: Size
@@ -109,26 +139,37 @@ class SaliencyMap:
         raw: Float32[np.ndarray, "h w"],
         size: Size,
     ) -> SaliencyMap:
-        """A map of raw values as stage explain keeps it: the greatest finite magnitude is 1."""
+        """Return the map of raw values as it is stored: the greatest finite magnitude is 1."""
         scale = float(np.abs(np.where(np.isfinite(raw), raw, 0)).max()) or 1.0
         stored = (raw / scale).astype(np.float16)
         return cls(id, explained, predicted, score, stored, scale, size)
 
     def raw(self) -> Float32[np.ndarray, "h w"]:
+        """Return the values as the method computed them, to float16 precision."""
         return self.values.astype(np.float32) * np.float32(self.scale)
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes found for one class in one image, best score first."""
+    """Boxes of a class in an image, best score first.
+
+    Attributes:
+        id: the name of the image.
+        label: the class of the boxes.
+        boxes: xyxy in pixels.
+        scores: the score of each box.
+        size: height and width of the image.
+        masks: the mask of each box, where the segmenter makes masks.
+        fell_back: why the segmenter used a simpler method, where it did.
+    """
 
     id: str
-    label: int  # the class they are of
+    label: int
     boxes: Float32[np.ndarray, "N 4"]
     scores: Float32[np.ndarray, N]
     size: Size
     masks: Sequence[Rle] | None = None
-    fell_back: str | None = None  # why a segmenter left its way for a simpler one, where it did
+    fell_back: str | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
@@ -141,7 +182,7 @@ class Boxes:
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """A network's answer: logits and the activations that were asked for, by layer name."""
+    """A network's logits and the activations that were asked for, by layer name."""
 
     logits: Float[Tensor, "b C"]
     activations: Mapping[str, Float[Tensor, "b K h w"]] = field(default_factory=dict)
@@ -153,17 +194,24 @@ ClassSelector = Callable[["Float[Tensor, 'b C']"], "Int[Tensor, 'b t']"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a saliency method gives for a batch: raw maps of the classes that were chosen."""
+    """What a saliency method returns for a batch: raw maps of the chosen classes.
+
+    Attributes:
+        maps: at the method's resolution, not normalized.
+        classes: the class of each map.
+        logits: of the network.
+        colour: the values of red, green and blue before the method combined them, if it did.
+    """
 
     maps: Float[Tensor, "b t h w"]
     classes: Int[Tensor, "b t"]
     logits: Float[Tensor, "b C"]
-    colour: Float[Tensor, "b t 3 H W"] | None = None  # before a method put R, G and B together
+    colour: Float[Tensor, "b t 3 H W"] | None = None
 
 
 @dataclass(frozen=True)
 class CocoIds:
-    """The numbers and names that a COCO file knows images and classes by."""
+    """The ids and file names that a COCO file uses: of images by position, of classes by number."""
 
     image_ids: Sequence[int]
     file_names: Sequence[str]
@@ -172,15 +220,14 @@ class CocoIds:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundBoxes:
-    """All boxes found in the images of a split, as an exporter writes them: of any number, for
-    they are streamed.
+    """All boxes of the images of a split, streamed, so that their number is not bounded by memory.
 
     Args:
-        boxes: gives a stream of boxes with the positions of their images, anew at each call.
-        sizes: the same for the size of each image that was explained.
+        boxes: returns a new iterator over boxes, each with the position of its image.
+        sizes: returns a new iterator over the sizes of the explained images, with their positions.
         ids: the name of each image, by position.
-        classes: names of classes.
-        coco: the numbers and file names that a COCO file knows images and classes by.
+        classes: the names of the classes.
+        coco: the ids and file names that a COCO file uses for images and classes.
     """
 
     boxes: Callable[[], Iterator[tuple[int, Boxes]]]
@@ -191,12 +238,14 @@ class FoundBoxes:
 
 
 def check_size(size: Size, where: str) -> None:
+    """Raise ValueError unless height and width are at least 1; `where` names the image."""
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"{where!r}: an image is at least 1x1, got height {height} width {width}")
 
 
 def check_boxes(boxes: np.ndarray, where: str) -> None:
+    """Raise ValueError unless boxes are float32 [N, 4], finite and of positive area."""
     if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(
             f"boxes of {where!r}: expected float32 [N, 4] xyxy, got {boxes.dtype} "

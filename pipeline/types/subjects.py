@@ -1,4 +1,4 @@
-"""What the tests of maps and the views of a network are given, and what they give."""
+"""The inputs and results of the tests of maps (audit) and of the views of a network (inspect)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditNumber:
-    """A number that a test of maps gives for each image, as the table of stage audit shows it."""
+    """A number that a test of maps computes for each image, as the table of stage audit shows it.
+
+    Attributes:
+        name: in audit.json, and of the array of its values.
+        title: of its row.
+        good: which values are good; "" where neither is: how similar two maps are.
+    """
 
     name: str
     title: str
-    good: Literal["low", "high", ""]  # "" where neither is good: how alike two maps are
+    good: Literal["low", "high", ""]
 
 
 PartValues = tuple[AuditNumber, str, "Float[np.ndarray, 'n']"]
-"""A number of a part of a network that a test of maps looked at alone: the number, the part's name,
-the values of the images."""
+"""A number for a part of a network: the number, the name of the part, a value for each image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSubject:
-    """One saliency method on one trained network: whose maps a test looks at.
+    """A saliency method on a trained network, whose maps are tested.
 
     Args:
         trained: The network, with its input size, mean and std.
@@ -53,19 +58,18 @@ class AuditSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditBatch:
-    """Images that go through a test of maps together, and how they are explained.
+    """A batch of images for a test of maps, and the functions that explain them.
 
     Args:
         positions: The position of each image in its split.
         pixels: The images, RGB, at the size of the network's input.
         sizes: Height and width of each original image.
         images: The same images as the network reads them.
-        classes: The class that is explained of each image.
-        seeds: A seed for whatever is drawn for each image, so that no result depends on which
-            images go together.
-        shown: How many of these images, the first, are kept for the test's picture.
+        classes: The class that is explained in each image.
+        seeds: A random seed for each image, so that no result depends on how images are batched.
+        shown: How many of these images, from the first on, are kept for the test's picture.
         maps_of: From a network and images [b, 3, H, W] to the maps [b, h, w] of `classes`, computed
-            in float32, at the method's own resolution.
+            in float32, at the method's resolution.
         logits_of: From a network and images to the logits [b, C] as float32, without gradients.
         best_boxes: From maps [b, h, w] to the best box of each, float32 [b, 4] xyxy in pixels of
             the original image; all zeros where there is none.
@@ -85,7 +89,7 @@ class AuditBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSubject:
-    """One trained network, which a view of stage inspect looks into, and what it may ask for.
+    """A trained network for a view of stage inspect, with the data and functions it may use.
 
     Args:
         trained: The network, with its classes, mean and std.
@@ -129,10 +133,10 @@ class ViewSubject:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewResult:
-    """What a view gives to be written.
+    """The pictures and numbers of a view, which stage inspect writes.
 
     Args:
-        sheets: Pictures by what follows the view's name: "" is `<view>.png`, "rise" is
+        sheets: Pictures by the suffix of their file name: "" is `<view>.png`, "rise" is
             `<view>_rise.png`. Arrays are uint8 RGB.
         numbers: The content of `<view>.json`; None: there is no such file.
         pictures: Single pictures by name: `<view>/<name>.png`.

@@ -1,4 +1,4 @@
-"""Images made by gradient ascent, as the views `classes` and `channels` show them."""
+"""Views of images made by gradient ascent: what `classes` and `channels` share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.ops.hashing import hash_of
 from pipeline.ops.precision import disable_autocast
 from pipeline.ops.text import format_probability
 from pipeline.plotting import grids
-from pipeline.plotting.grids import Cell, across, fit, grid
+from pipeline.plotting.grids import Cell, count_columns, draw_grid, fit_longer_side
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize.ascent import Ascent, Bounds
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PANEL = 224  # the side of a picture on a sheet
-AT_ONCE = 32  # images that rise together at most
-# What of the objective is left to the style: (penalty, variation, jitter's share of the side, blur)
+MAX_BATCH = 32  # images of an ascent
+# The defaults of each style: (penalty, variation, jitter as a share of the side, blur)
 STYLES = {"plain": (0.02, 0.0, 0.0, 0.0), "pretty": (1e-4, 1e-4, 1 / 16, 0.8)}
 
 
@@ -34,7 +34,7 @@ class Target:
 
     number: int
     title: str
-    file: str  # its name, without a suffix
+    file: str  # name of the picture, without a suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class Goal:
     """What the images of a view are made for.
 
     Args:
-        view: The view's name, which the noise that an ascent starts from depends on.
-        heading: What the title of the sheet says behind the network's name.
+        view: The view's name; it seeds the noise that an ascent starts from.
+        heading: The part of the sheet's title after the network's name.
         quantity: The name of the score.
-        targets: One for each image.
+        targets: A target for each image.
         climb: From images and the numbers of their targets to scores and their gradients.
         probability: From an image and its number to a probability; None where there is none.
     """
@@ -54,19 +54,19 @@ class Goal:
     heading: str
     quantity: str
     targets: Sequence[Target]
-    climb: Callable[..., tuple[Tensor, Tensor]]
+    score_function: Callable[..., tuple[Tensor, Tensor]]
     probability: Callable[[Tensor, int], float] | None = None
 
 
 @dataclass(frozen=True)
-class Climbed:
-    """An image that was made for a target."""
+class AscendedImage:
+    """An image made for a target, and its scores before each step and after the last."""
 
     target: Target
     score: Float[np.ndarray, "steps+1"]
     objective: Float[np.ndarray, "steps+1"]
     picture: UInt8[np.ndarray, "H W 3"]
-    moved: bool  # whether the ascent changed it
+    moved: bool  # whether the ascent changed the image
     probability: float | None
 
     def record(self) -> dict[str, Any]:
@@ -83,13 +83,13 @@ class Climbed:
         }
 
     def cell(self, quantity: str) -> Cell:
-        """Return the picture with its caption."""
+        """Return the picture with its scores as its caption."""
         note = "no gradient where it starts"
         if self.moved:
             note = f"{float(self.score[0]):z.1f} to {float(self.score[-1]):z.1f}"
             if self.probability is not None:
                 note += f"; p {format_probability(self.probability)}"
-        return Cell(fit(self.picture, PANEL), self.target.title, f"{quantity} {note}")
+        return Cell(fit_longer_side(self.picture, PANEL), self.target.title, f"{quantity} {note}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +110,17 @@ class AscentView:
             raise ValueError(f"style={self.style}: no such style; choices: {', '.join(STYLES)}")
 
     def ascend(self, subject: ViewSubject, goal: Goal) -> ViewResult:
-        """Make the images of a goal, their sheet, their curves and their numbers."""
+        """Make the images of a goal, their sheet, their curves and their numbers.
+
+        Args:
+            subject: The network.
+            goal: What the images are made for.
+        """
         ascent = self._ascent(subject)
         images = []
         with subject.show_progress(goal.view, len(goal.targets), "images") as advance:
-            for batch in _batches(goal.targets, min(subject.batch_size, AT_ONCE)):
-                images += self._climb(subject, goal, ascent, batch)
+            for batch in _batches(goal.targets, min(subject.batch_size, MAX_BATCH)):
+                images += self._ascend_batch(subject, goal, ascent, batch)
                 advance(len(batch))
         formula = self._formula(ascent, goal.quantity)
         title = f"{subject.network_name}{goal.heading}"
@@ -123,8 +128,8 @@ class AscentView:
         curves = {image.target.title: image.score.astype(float) for image in images}
         return ViewResult(
             sheets={
-                "": grid(title, [formula], cells, across(len(cells))),
-                "rise": grids.rise(title, formula, goal.quantity, curves),
+                "": draw_grid(title, [formula], cells, count_columns(len(cells))),
+                "rise": grids.draw_ascent_curves(title, formula, goal.quantity, curves),
             },
             numbers={
                 "ascent": asdict(ascent),
@@ -140,16 +145,18 @@ class AscentView:
             ],
         )
 
-    def _climb(
+    def _ascend_batch(
         self, subject: ViewSubject, goal: Goal, ascent: Ascent, targets: Sequence[Target]
-    ) -> list[Climbed]:
-        """Make the images of a few targets together, in float32."""
+    ) -> list[AscendedImage]:
+        """Make the images of a batch of targets, in float32."""
         numbers = [target.number for target in targets]
         start = torch.stack([self._start(subject, goal.view, number) for number in numbers])
         start = start.contiguous(memory_format=torch.channels_last)
         bounds = None if self.style == "plain" else pixel_bounds(subject)
         with disable_autocast(start):
-            climbed = ascent(partial(goal.climb, which=numbers), start, subject.seed, bounds)
+            climbed = ascent(
+                partial(goal.score_function, which=numbers), start, subject.seed, bounds
+            )
             probabilities = [
                 goal.probability(image, number) if goal.probability else None
                 for image, number in zip(climbed.images, numbers, strict=True)
@@ -158,12 +165,14 @@ class AscentView:
         results = []
         for n, target in enumerate(targets):
             image = climbed.images[n].permute(1, 2, 0).float().cpu().numpy()
-            picture = grids.made_visible(image, mean, std, bounds is None)
+            picture = grids.enhance_contrast(image, mean, std, bounds is None)
             moved = bool((climbed.images[n] != start[n]).any())
             score, objective = (
                 values[n].cpu().numpy() for values in (climbed.score, climbed.objective)
             )
-            results.append(Climbed(target, score, objective, picture, moved, probabilities[n]))
+            results.append(
+                AscendedImage(target, score, objective, picture, moved, probabilities[n])
+            )
         return results
 
     def _ascent(self, subject: ViewSubject) -> Ascent:
@@ -187,7 +196,7 @@ class AscentView:
         return formula + "; contrast stretched"
 
     def _start(self, subject: ViewSubject, view: str, number: int) -> Float[Tensor, "3 H W"]:
-        """Return the mean image, with noise of this image's seed, whatever goes with it."""
+        """Return the mean image with noise that depends on seed, view and target alone."""
         if not self.noise:
             return torch.zeros(3, *subject.size, device=subject.device)
         seed = int(hash_of([subject.seed, view, number]), 16) % 2**63

@@ -1,4 +1,4 @@
-"""Channels: images that excite one feature map, by gradient ascent on its mean.
+"""View `channels`: images made by gradient ascent on the mean of a feature map.
 
     argmax_I  mean_ij A_k(I)[i, j] - lambda ||I||_2^2
 
@@ -22,12 +22,12 @@ from pipeline.visualize.feature_maps import select_channels
 
 @dataclass(frozen=True, kw_only=True)
 class Channels(AscentView):
-    """Make images that excite feature maps of a layer."""
+    """Make images with high activations of feature maps of a layer."""
 
     layer: str = "last"  # last | below | a path: whose feature maps
     channels: tuple[int, ...] = ()  # of them; empty: the strongest
-    maps: int = 6  # so many of the strongest
-    images: int = 256  # of the split, evenly, which the strongest are looked for in
+    maps: int = 6  # how many of the strongest
+    images: int = 256  # of the split, evenly chosen, that are searched for the strongest
 
     reads_maps: ClassVar[bool] = False
 
@@ -41,7 +41,7 @@ class Channels(AscentView):
         network, layer = subject.trained.network, self.layer
         channels = select_channels(subject, layer, self.channels, self.maps, self.images)
 
-        def climb(images: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
+        def score_function(images: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 activations = network(images, at=("input", layer)).activations
                 score = activations[layer].mean((2, 3))[torch.arange(len(which)), list(which)]
@@ -53,6 +53,6 @@ class Channels(AscentView):
             heading=f", layer {layer}: what excites it",
             quantity="mean activation",
             targets=[Target(number=n, title=f"feature map {n}", file=str(n)) for n in channels],
-            climb=climb,
+            score_function=score_function,
         )
         return self.ascend(subject, goal)

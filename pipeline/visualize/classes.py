@@ -1,4 +1,4 @@
-"""Classes: images that the network calls a class, by gradient ascent on the logit.
+"""View `classes`: images made by gradient ascent on the logit of a class.
 
     argmax_I  S_c(I) - lambda ||I||_2^2
 
@@ -25,9 +25,9 @@ FEW = 9  # classes where none is named
 
 @dataclass(frozen=True, kw_only=True)
 class Classes(AscentView):
-    """Make images that the network calls a class."""
+    """Make images that a network predicts to be a class."""
 
-    classes: tuple[Any, ...] = ()  # by name; empty: nine, evenly of all
+    classes: tuple[Any, ...] = ()  # by name; empty: nine, evenly chosen
 
     reads_data: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
@@ -38,7 +38,7 @@ class Classes(AscentView):
         given = [names.index(str(name)) for name in self.classes]
         numbers = list(dict.fromkeys(given)) or spread_evenly(len(names), FEW)
 
-        def climb(images: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
+        def score_function(images: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:
             column = torch.tensor(which, device=images.device)[:, None]
             with torch.enable_grad():
                 answer = network(images, at=("input",))
@@ -61,7 +61,7 @@ class Classes(AscentView):
                     numbers, titles, unique_file_names(titles), strict=True
                 )
             ],
-            climb=climb,
+            score_function=score_function,
             probability=probability,
         )
         return self.ascend(subject, goal)

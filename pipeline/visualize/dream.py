@@ -1,10 +1,10 @@
-"""Dream: some photographs, in which the layer sees more of what it sees there (DeepDream).
+"""View `dream`: photographs changed so that a layer responds more to them (DeepDream).
 
     argmax_I  1/2 mean A(I)^2        from the photograph, in octaves
 
-Mordvintsev, Olah and Tyka 2015; pipeline/visualize/deep_dream.py. Of the whole layer, or where
-`inspect.channels` names some, of each of these alone. A photograph keeps its shape, its longer side
-is `inspect.side`: the network must take images of any size.
+Mordvintsev, Olah and Tyka 2015; pipeline/visualize/deep_dream.py. The mean is over the whole layer,
+or over each of `inspect.channels` alone where they are given. A photograph keeps its aspect ratio,
+its longer side is `inspect.side`: the network must take images of any size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from pipeline.ops.maps import scale_size
 from pipeline.ops.precision import disable_autocast
 from pipeline.ops.text import printable
 from pipeline.plotting import grids
-from pipeline.plotting.grids import Cell, fit, framed, grid, sized
+from pipeline.plotting.grids import (
+    Cell,
+    draw_grid,
+    fit_longer_side,
+    pad_to_common_size,
+    resize_picture,
+)
 from pipeline.protocols import TrainedNetwork
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize import deep_dream
@@ -39,7 +45,7 @@ PANEL = 320
 
 @dataclass(frozen=True, kw_only=True)
 class Dream:
-    """Make photographs in which a layer sees more of what it sees there."""
+    """Change photographs so that a layer responds more to them (DeepDream)."""
 
     layer: str = "last"  # last | below | a path: whose feature maps
     channels: tuple[int, ...] = ()  # of them, each alone; empty: the whole layer
@@ -53,7 +59,7 @@ class Dream:
     reads_maps: ClassVar[bool] = False
 
     def __call__(self, subject: ViewSubject) -> ViewResult:
-        """Dream of a few photographs, in float32."""
+        """Make the dreams of a few photographs, in float32."""
         dream = deep_dream.Dream(self.octaves, steps=self.dream_steps, rate=self.dream_rate)
         given = check_channels(subject, self.layer, self.channels)
         channels: Sequence[int | None] = given or [None]
@@ -71,9 +77,9 @@ class Dream:
         return self._result(subject, dream, dreamt, len(channels))
 
     def _read_photos(self, subject: ViewSubject) -> list[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Read a few images in their shape, their longer side as asked."""
+        """Read a few images, resized to a longer side of `side` pixels."""
         return [
-            (position, sized(example.image, *scale_size(example.image.shape, self.side)))
+            (position, resize_picture(example.image, *scale_size(example.image.shape, self.side)))
             for position, example in read_examples(subject, self.few, None)
         ]
 
@@ -83,20 +89,20 @@ class Dream:
         dream: deep_dream.Dream,
         photo: Float[Tensor, "1 3 H W"],
         channel: int | None,
-    ) -> deep_dream.Dreamt:
+    ) -> deep_dream.DreamResult:
         channels = [] if channel is None else [channel]
-        climb = deep_dream.excited(subject.trained.network, self.layer, channels)
+        score_function = deep_dream.build_layer_score(subject.trained.network, self.layer, channels)
         with disable_autocast(photo):
-            return dream(climb, photo, subject.seed, pixel_bounds(subject))
+            return dream(score_function, photo, subject.seed, pixel_bounds(subject))
 
     def _result(
         self,
         subject: ViewSubject,
         dream: deep_dream.Dream,
         dreamt: Sequence[Dreamt],
-        in_a_row: int,
+        dreams_per_photo: int,
     ) -> ViewResult:
-        """Return the sheets and numbers; of each photograph `in_a_row` dreams follow each other."""
+        """Return the sheets and numbers; the dreams of a photograph follow each other."""
         ids = subject.data.ids(subject.split)
         octaves = max((len(item.result.sizes) for item in dreamt), default=0)
         formula = (
@@ -107,20 +113,20 @@ class Dream:
         cells, curves = [], {}
         for n, item in enumerate(dreamt):
             name, what = printable(ids[item.position]), item.describe(self.layer)
-            if n % in_a_row == 0:
-                cells.append(Cell(fit(item.photo, PANEL), name))
+            if n % dreams_per_photo == 0:
+                cells.append(Cell(fit_longer_side(item.photo, PANEL), name))
             cells.append(item.cell(what))
             curves[name if item.channel is None else f"{name}, {what}"] = item.curve()
-        # Each photograph and its dreams in a row; where that is but two, two rows side by side.
-        across = 4 if in_a_row == 1 else 1 + in_a_row
-        pictures = framed([cell.picture for cell in cells])
+        # A row has a photograph and its dreams, or two photographs with a dream each.
+        columns = 4 if dreams_per_photo == 1 else 1 + dreams_per_photo
+        pictures = pad_to_common_size([cell.picture for cell in cells])
         cells = [
             replace(cell, picture=picture) for cell, picture in zip(cells, pictures, strict=True)
         ]
         return ViewResult(
             sheets={
-                "": grid(title, [formula], cells, across),
-                "rise": grids.rise(title, formula, "half the mean square", curves),
+                "": draw_grid(title, [formula], cells, columns),
+                "rise": grids.draw_ascent_curves(title, formula, "half the mean square", curves),
             },
             numbers={
                 "layer": self.layer,
@@ -133,32 +139,34 @@ class Dream:
 
 @dataclass(frozen=True)
 class Dreamt:
-    """A photograph, and what a layer or one of its feature maps made of it."""
+    """A photograph, and the dream of a layer or of a single feature map."""
 
     position: int
     channel: int | None
     photo: UInt8[np.ndarray, "h w 3"]
     picture: UInt8[np.ndarray, "h w 3"]
-    result: deep_dream.Dreamt
+    result: deep_dream.DreamResult
 
     def describe(self, layer: str) -> str:
-        """Return what the dream is of."""
+        """Return the name of the layer or feature map."""
         return f"layer {layer}" if self.channel is None else f"feature map {self.channel}"
 
     def file_name(self, ids: Sequence[str]) -> str:
-        """Return the name of the single picture, without a suffix."""
+        """Return the file name of the picture, without a suffix."""
         name = f"{self.position + 1:06d}-{image_file_stem(ids[self.position])}"
         return name if self.channel is None else f"{name}-{self.channel}"
 
     def cell(self, what: str) -> Cell:
-        """Return the picture with the score of the last octave."""
+        """Return the picture with the scores of the last octave as its caption."""
         last = self.result.scores[-1]
         return Cell(
-            fit(self.picture, PANEL), what, f"{float(last[0]):.3g} to {float(last[-1]):.3g}"
+            fit_longer_side(self.picture, PANEL),
+            what,
+            f"{float(last[0]):.3g} to {float(last[-1]):.3g}",
         )
 
     def curve(self) -> Float[np.ndarray, "n"]:
-        """Return the score before each step, in whatever octave, and after the very last."""
+        """Return the score before each step of all octaves, and after the last."""
         before = [score for scores in self.result.scores for score in scores[:-1].tolist()]
         return np.array([*before, float(self.result.scores[-1][-1])])
 
@@ -176,11 +184,11 @@ def _check_size(
     subject: ViewSubject, dream: deep_dream.Dream, photo: Float[Tensor, "1 3 H W"]
 ) -> None:
     """Raise UserError where the network cannot read an octave."""
-    size = dream.sizes((photo.shape[2], photo.shape[3]))[0]
+    size = dream.list_sizes((photo.shape[2], photo.shape[3]))[0]
     try:
         with torch.no_grad(), disable_autocast(photo):
-            subject.trained.network(deep_dream.resized(photo, size))
-    except (AssertionError, RuntimeError) as error:  # as networks of one size refuse another
+            subject.trained.network(deep_dream.resize_image(photo, size))
+    except (AssertionError, RuntimeError) as error:  # of networks that take a single size
         raise UserError(
             f"inspect.views: dream: {subject.network_name} cannot read an image of "
             f"{size[0]} x {size[1]}, which an octave is ({str(error).strip().splitlines()[0]}); "
@@ -191,6 +199,6 @@ def _check_size(
 def _to_pixels(
     trained: TrainedNetwork, image: Float[Tensor, "1 3 H W"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return what the network reads as a picture."""
+    """Return a network's input as pixels."""
     values = image[0].permute(1, 2, 0).float().cpu().numpy() * trained.std + trained.mean
     return np.asarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))

@@ -1,10 +1,10 @@
-"""What a feature map looks for: the images that excite it most, where, and what of them did.
+"""The strongest activations of a feature map, their images, patches and projections.
 
 Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, figure 2: of a
-feature map its nine strongest activations in a data set, one an image; the patch of the image that
-the place sees (pipeline/visualize/receptive_field.py); and that one activation, all others set to
-0, sent back to the image through the deconvnet, or by guided backpropagation (Springenberg et al.
-2014, figure 3), whose ways through a ReLU are pipeline/ops/relu_rules.py's.
+feature map the nine strongest activations in a data set, each of another image; the patch of the
+image within the receptive field (pipeline/visualize/receptive_field.py); and that activation, all
+others set to 0, projected back to the image by the deconvnet, or by guided backpropagation
+(Springenberg et al. 2014, figure 3). The rules for ReLUs are in pipeline/ops/relu_rules.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.ops.precision import disable_autocast
-from pipeline.ops.relu_rules import InSight, Rule, bend, deconvnet, guided
+from pipeline.ops.relu_rules import OutOfPlaceActivations, Rule, apply_relu_rule, deconvnet, guided
 from pipeline.ops.sampling import spread_evenly
 from pipeline.protocols import Network
 from pipeline.types import ViewSubject
-from pipeline.visualize.photos import no_image
-from pipeline.visualize.receptive_field import receptive_field
+from pipeline.visualize.photos import no_image_error
+from pipeline.visualize.receptive_field import compute_receptive_field
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int, UInt8
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 NINE = 9
 GUIDED = "guided backprop"
 RULES: dict[str, Rule] = {"deconvnet": deconvnet, GUIDED: guided}
-OUTSIDE = 236  # grey of what of a patch lies beside the image
+OUTSIDE = 236  # grey of the part of a patch that lies beside the image
 
 
 @dataclass(frozen=True)
 class Strongest:
-    """Of each of K feature maps its strongest activations, strongest first, one an image."""
+    """The strongest activations of K feature maps, strongest first, each of another image."""
 
     value: Float32[np.ndarray, "K n"]
     image: Int[np.ndarray, "K n"]  # the image's position in its split
@@ -45,14 +45,14 @@ class Strongest:
 
     @classmethod
     def join(cls, parts: Sequence[Strongest]) -> Strongest:
-        """Return the nine strongest of all. Of equals those of the lower position come first."""
+        """Return the nine strongest activations of all parts; ties are ordered by position."""
         value = np.concatenate([part.value for part in parts], 1)
         image = np.concatenate([part.image for part in parts], 1)
         place = np.concatenate([part.place for part in parts], 1)
         best = np.lexsort((image, -value), axis=1)[:, :NINE]
         return cls(*(np.take_along_axis(rows, best, 1) for rows in (value, image, place)))
 
-    def maps(self, count: int) -> list[int]:
+    def select_maps(self, count: int) -> list[int]:
         """Return the feature maps whose strongest activations have the highest mean."""
         mean = self.value.mean(1)
         return [int(n) for n in np.argsort(-mean, kind="stable")[:count] if mean[n] > 0]
@@ -77,7 +77,7 @@ def project_back(
     places: Int[Tensor, "b"],
     rule: Rule,
 ) -> Float[Tensor, "b 3 H W"]:
-    """Send one activation of each image back to the image by a rule for ReLUs.
+    """Project a single activation of each image back to the image by a rule for ReLUs.
 
     Args:
         network: The network.
@@ -85,22 +85,22 @@ def project_back(
         layer: Whose activations.
         channel: The feature map of the layer.
         places: row * width + column of the activation, for each image.
-        rule: What goes on through a ReLU.
+        rule: How gradients pass a ReLU backwards.
 
     Raises:
-        UserError: Before the layer the network has another activation than ReLU, or none.
+        UserError: Before the layer the network has an activation other than ReLU, or none.
     """
-    with InSight(), torch.enable_grad():
+    with OutOfPlaceActivations(), torch.enable_grad():
         answer = network(images, at=("input", layer))
     picked = answer.activations[layer][:, channel].flatten(1).gather(1, places[:, None])[:, 0]
-    bend(picked, rule)
+    apply_relu_rule(picked, rule)
     (back,) = torch.autograd.grad(picked, answer.activations["input"], picked.detach())
     return back
 
 
 @dataclass(frozen=True)
 class Fields:
-    """The receptive fields of the places of a layer's maps."""
+    """The receptive fields of the positions of a layer's maps."""
 
     features: Tensor  # of one image, with the graph behind them
     image: Tensor
@@ -113,26 +113,30 @@ class Fields:
         return cls(activations[layer], activations["input"])
 
     def at(self, place: int) -> tuple[slice, slice]:
-        """Return rows and columns, perhaps beyond the image; all of it where a field is larger."""
+        """Return rows and columns of a field; all of the image where the field is larger.
+
+        Args:
+            place: row * width + column of the feature map.
+        """
         row, column = divmod(place, self.features.shape[3])
-        spans = receptive_field(self.features, self.image, row, column)
+        spans = compute_receptive_field(self.features, self.image, row, column)
         sizes = self.image.shape[2:]
-        whole = [
+        clipped = [
             slice(0, size) if b - a + 1 >= size else slice(a, b + 1)
             for (a, b), size in zip(spans, sizes, strict=True)
         ]
-        return whole[0], whole[1]
+        return clipped[0], clipped[1]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the field of a place in the middle, before the image ends it."""
+        """Height and width of the field of a position in the middle, not clipped to the image."""
         height, width = self.features.shape[2:]
-        spans = receptive_field(self.features, self.image, height // 2, width // 2)
+        spans = compute_receptive_field(self.features, self.image, height // 2, width // 2)
         return spans[0][1] - spans[0][0] + 1, spans[1][1] - spans[1][0] + 1
 
 
-def cut(picture: UInt8[np.ndarray, "H W 3"], field: tuple[slice, slice]) -> np.ndarray:
-    """Return the patch of a field, what of it lies beside the image in grey."""
+def crop_patch(picture: UInt8[np.ndarray, "H W 3"], field: tuple[slice, slice]) -> np.ndarray:
+    """Return the patch of an image within a field, in grey where it lies beside the image."""
     rows, columns = field
     height, width = picture.shape[:2]
     patch = np.full((rows.stop - rows.start, columns.stop - columns.start, 3), OUTSIDE, np.uint8)
@@ -147,12 +151,12 @@ def cut(picture: UInt8[np.ndarray, "H W 3"], field: tuple[slice, slice]) -> np.n
 
 
 def find_strongest(subject: ViewSubject, layer: str, images: int) -> Strongest:
-    """Find the strongest activations of a layer's feature maps; once for all views.
+    """Find the strongest activations of a layer's feature maps, computed once for all views.
 
     Args:
         subject: The network and its images.
         layer: Of the network.
-        images: That are looked at, at most, evenly over the split.
+        images: How many images of the split are read at most, evenly chosen.
 
     Raises:
         UserError: No image can be read.
@@ -162,6 +166,8 @@ def find_strongest(subject: ViewSubject, layer: str, images: int) -> Strongest:
 
 
 def _search(subject: ViewSubject, layer: str, images: int) -> Strongest:
+    """Find the strongest activations over the images of a split."""
+
     def work(positions: Sequence[int], pixels: Tensor) -> dict[str, np.ndarray]:
         with disable_autocast(pixels):
             strongest = find_peaks(subject.trained.network, pixels, positions, layer)
@@ -173,7 +179,7 @@ def _search(subject: ViewSubject, layer: str, images: int) -> Strongest:
         part = _from_arrays(arrays)
         best = Strongest.join([part] if best is None else [best, part])
     if best is None:
-        raise no_image(subject)
+        raise no_image_error(subject)
     return best
 
 
@@ -191,14 +197,14 @@ def select_channels(
         layer: Of the network.
         channels: The feature maps that were asked for.
         count: How many of the strongest, where none was.
-        images: That the strongest are looked for in.
+        images: How many images are searched for the strongest.
 
     Raises:
-        UserError: One is not there, or none is above 0 anywhere.
+        UserError: A feature map does not exist, or no feature map is above 0 anywhere.
     """
     if channels:
         return check_channels(subject, layer, channels)
-    strongest = find_strongest(subject, layer, images).maps(count)
+    strongest = find_strongest(subject, layer, images).select_maps(count)
     if not strongest:
         raise UserError(
             f"inspect.layer={layer}: no feature map is above 0 anywhere; "
@@ -211,7 +217,7 @@ def check_channels(subject: ViewSubject, layer: str, channels: Sequence[int]) ->
     """Return the feature maps that were asked for, each once.
 
     Raises:
-        UserError: One is not there.
+        UserError: A feature map does not exist.
     """
     count = _count_channels(subject, layer) if channels else 0
     for channel in channels:

@@ -1,6 +1,6 @@
-"""Features: what a feature map looks for, in the images of a data set that excite it most.
+"""View `features`: the images of a data set with the strongest activations of feature maps.
 
-Zeiler and Fergus 2014, figure 2: of each map nine patches, and that activation sent back to the
+Zeiler and Fergus 2014, figure 2: of each map nine patches, and the activation projected back to the
 image by deconvnet and by guided backpropagation; pipeline/visualize/feature_maps.py.
 """
 
@@ -18,15 +18,15 @@ from pipeline.ops.precision import disable_autocast
 from pipeline.ops.relu_rules import Rule
 from pipeline.ops.text import printable
 from pipeline.plotting import colours
-from pipeline.plotting.grids import mosaic
-from pipeline.plotting.sheet import Row, contact
+from pipeline.plotting.grids import draw_mosaic
+from pipeline.plotting.sheet import ContactSheet, Row
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize.feature_maps import (
     GUIDED,
     RULES,
     Fields,
     Strongest,
-    cut,
+    crop_patch,
     find_strongest,
     project_back,
     select_channels,
@@ -35,18 +35,18 @@ from pipeline.visualize.feature_maps import (
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
-PATCH = 104  # the side of one of nine
+PATCH = 104  # the side of a patch on the sheet
 CLIP = 98.0  # the percentile of a projection that is the strongest colour
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Show what excites feature maps in the images of a split, and what of each image did."""
+    """Show the patches with the strongest activations of feature maps, and their projections."""
 
     layer: str = "last"  # last | below | a path: whose feature maps
     channels: tuple[int, ...] = ()  # of them; empty: the strongest
-    maps: int = 6  # so many of the strongest
-    images: int = 256  # of the split, evenly, which the strongest patches are looked for in
+    maps: int = 6  # how many of the strongest
+    images: int = 256  # of the split, evenly chosen, that are searched
 
     reads_data: ClassVar[bool] = True
     reads_maps: ClassVar[bool] = False
@@ -62,7 +62,7 @@ class Features:
         with subject.show_progress("features", len(channels), "maps") as advance:
             for channel in channels:
                 feature_map = FeatureMap.of(subject, strongest, fields, channel)
-                patches = [cut(pixels, at) for pixels, at in feature_map.pairs()]
+                patches = [crop_patch(pixels, at) for pixels, at in feature_map.pairs()]
                 projections: Mapping[str, Projection] = {}
                 if not refusal:
                     try:
@@ -103,41 +103,42 @@ class Features:
         columns = ["image patches", *RULES][: min(len(row.panels) for row in rows)]
         is_larger = height > subject.size[0] and width > subject.size[1]
         beyond = ": more than the image" if is_larger else ""
-        return contact(
-            f"{subject.network_name}, layer {self.layer}: what its feature maps look for",
-            f"strongest of {count} images; receptive field {height} x {width} pixels{beyond}",
-            columns,
-            [Row(row.name, row.note, row.panels[: len(columns)]) for row in rows],
-            3 * (PATCH + 3) - 3,
-            [],
-            len(columns),
+        sheet = ContactSheet(
+            title=f"{subject.network_name}, layer {self.layer}: what its feature maps look for",
+            note=f"strongest of {count} images; receptive field {height} x {width} pixels{beyond}",
+            columns=columns,
+            rows=[Row(row.name, row.note, row.panels[: len(columns)]) for row in rows],
+            width=3 * (PATCH + 3) - 3,
+            legend=[],
+            max_columns=len(columns),
         )
+        return sheet.draw()
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What comes back to each image by one rule, within the field of the place."""
+    """The projections of a feature map's activations by a rule, within their receptive fields."""
 
     patches: Sequence[UInt8[np.ndarray, "h w 3"]]
-    empty: int  # images that nothing comes back to
+    empty: int  # projections that are 0 everywhere
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """The strongest activations of one feature map, strongest first, one an image."""
+    """The strongest activations of a feature map, strongest first, each of another image."""
 
     channel: int
     positions: Sequence[int]  # of the images in their split
     places: Sequence[int]  # row * width + column of the map
     values: Sequence[float]
-    fields: Sequence[tuple[slice, slice]]  # rows and columns that each place sees
+    fields: Sequence[tuple[slice, slice]]  # rows and columns of the receptive fields
     pixels: UInt8[np.ndarray, "n H W 3"]
 
     @classmethod
     def of(
         cls, subject: ViewSubject, strongest: Strongest, fields: Fields, channel: int
     ) -> FeatureMap:
-        """Look up a feature map, and read its images at the network's size."""
+        """Look up the strongest activations of a feature map, and read their images."""
         positions = strongest.image[channel].tolist()
         places = strongest.place[channel].tolist()
         pixels = np.stack(
@@ -147,14 +148,14 @@ class FeatureMap:
         return cls(channel, positions, places, strongest.value[channel].tolist(), seen, pixels)
 
     def pairs(self) -> list[tuple[np.ndarray, tuple[slice, slice]]]:
-        """Return each image and the field of its place."""
+        """Return each image and the receptive field of its activation."""
         return list(zip(self.pixels, self.fields, strict=True))
 
     def project(self, subject: ViewSubject, layer: str) -> dict[str, Projection]:
-        """Send each activation back to its image by each rule, in float32.
+        """Project each activation back to its image by each rule, in float32.
 
         Raises:
-            UserError: The network has another activation than ReLU, or none.
+            UserError: The network has an activation other than ReLU, or none.
         """
         return {name: self._project(subject, layer, rule) for name, rule in RULES.items()}
 
@@ -165,7 +166,7 @@ class FeatureMap:
             back = project_back(subject.trained.network, images, layer, self.channel, places, rule)
         values = back.permute(0, 2, 3, 1).cpu().numpy()
         patches = [
-            cut(colour_projection(rows, at), at)
+            crop_patch(colour_projection(rows, at), at)
             for rows, at in zip(values, self.fields, strict=True)
         ]
         return Projection(patches, int((back == 0).flatten(1).all(1).sum()))
@@ -197,10 +198,10 @@ class Shown:
     projections: Mapping[str, Projection]  # by the name of the rule
 
     def row(self) -> Row:
-        """Return the row of the sheet: nine patches, and what comes back by each rule."""
+        """Return the row of the sheet: nine patches, and their projections by each rule."""
         values = self.feature_map.values
         several = [self.patches, *(projection.patches for projection in self.projections.values())]
-        panels = [mosaic(patches, 3, PATCH) for patches in several]
+        panels = [draw_mosaic(patches, 3, PATCH) for patches in several]
         note = f"{values[0]:.2f} to {values[-1]:.2f}"
         return Row(f"feature map {self.feature_map.channel}", note, panels)
 
@@ -208,11 +209,8 @@ class Shown:
 def colour_projection(
     back: Float32[np.ndarray, "H W 3"], field: tuple[slice, slice]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a projection in colours, the strongest by what comes back within the field.
-
-    Elsewhere all is 0.
-    """
+    """Return a projection in colours, scaled by its values within the field; 0 outside."""
     rows, columns = (slice(max(span.start, 0), span.stop) for span in field)
-    whole = np.zeros(back.shape, np.uint8)
-    whole[rows, columns] = colours.in_colour(back[rows, columns], CLIP)
-    return whole
+    picture = np.zeros(back.shape, np.uint8)
+    picture[rows, columns] = colours.colour_channels(back[rows, columns], CLIP)
+    return picture

@@ -1,4 +1,4 @@
-"""Filters: the weights of the first convolution, as the colours they answer to."""
+"""View `filters`: the weights of the first convolution as red, green and blue."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 import numpy as np
 from torch import nn
 
-from pipeline.plotting.grids import Cell, grid, sized
+from pipeline.plotting.grids import Cell, draw_grid, resize_picture
 from pipeline.types import ViewResult, ViewSubject
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
-FILTER = 72  # the side of a filter on the sheet, or somewhat less: a whole number of times its own
-ACROSS = 12
+FILTER = 72  # the side of a filter on the sheet at most: an integer multiple of its side
+COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,18 @@ class Filters:
         weights = module.weight.detach().float().permute(0, 2, 3, 1).cpu().numpy()
         height, width = (int(n) for n in weights.shape[1:3])
         times = max(FILTER // max(height, width), 1)
+        size = times * height, times * width
         cells = [
-            Cell(sized(colour_filter(values), times * height, times * width, smooth=False), str(n))
+            Cell(resize_picture(colour_filter(values), *size, smooth=False), str(n))
             for n, values in enumerate(weights)
         ]
         title = f"{subject.network_name}: the {len(weights)} filters of {name}, {height} x {width}"
         notes = ["mid-grey is 0; each scaled to its own largest weight"]
         numbers = {"layer": name, "largest": np.abs(weights).max((1, 2, 3)).tolist()}
-        return ViewResult(sheets={"": grid(title, notes, cells, ACROSS)}, numbers=numbers)
+        return ViewResult(sheets={"": draw_grid(title, notes, cells, COLUMNS)}, numbers=numbers)
 
 
 def colour_filter(weights: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return weights as red, green and blue about mid-grey, to the largest weight."""
-    most = float(np.abs(weights).max()) or 1.0
-    return np.asarray(np.rint((0.5 + 0.5 * weights / most) * 255).astype(np.uint8))
+    """Return weights as colours: 0 is mid-grey, the largest magnitude is full colour."""
+    largest = float(np.abs(weights).max()) or 1.0
+    return np.asarray(np.rint((0.5 + 0.5 * weights / largest) * 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A few images of the split that a view shows one by one."""
+"""Read a few images of the split for a view."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 def read_photos(subject: ViewSubject, count: int) -> tuple[list[int], UInt8[np.ndarray, "b H W 3"]]:
     """Read some images, evenly over the split, at the network's size.
 
+    Args:
+        subject: The images.
+        count: How many at most.
+
     Returns:
         Positions in the split and pixels of those that can be read.
 
     Raises:
-        UserError: None can be read.
+        UserError: No image can be read.
     """
     examples = read_examples(subject, count, subject.size)
     pixels = np.stack([example.image for _, example in examples])
@@ -29,13 +33,18 @@ def read_photos(subject: ViewSubject, count: int) -> tuple[list[int], UInt8[np.n
 
 
 def read_examples(subject: ViewSubject, count: int, size: Size | None) -> list[tuple[int, Example]]:
-    """Read some images, evenly over the split, scaled to `size` or as they are.
+    """Read some images, evenly over the split.
+
+    Args:
+        subject: The images.
+        count: How many at most.
+        size: Height and width to read them at; None: their size.
 
     Returns:
         Position in the split and image of those that can be read.
 
     Raises:
-        UserError: None can be read.
+        UserError: No image can be read.
     """
     examples = []
     for position in spread_evenly(len(subject.data.ids(subject.split)), count):
@@ -45,10 +54,10 @@ def read_examples(subject: ViewSubject, count: int, size: Size | None) -> list[t
             continue
         examples.append((position, example))
     if not examples:
-        raise no_image(subject)
+        raise no_image_error(subject)
     return examples
 
 
-def no_image(subject: ViewSubject) -> UserError:
-    """Return the error of a split of which no image can be read."""
+def no_image_error(subject: ViewSubject) -> UserError:
+    """Return the error for a split of which no image can be read."""
     return UserError(f"inspect: no image of {subject.split} could be read")

@@ -1,14 +1,14 @@
-"""Which pixels a place of a feature map can see: its receptive field, by arithmetic.
+"""The receptive field of a position of a feature map: the pixels that it depends on.
 
-    from [a, b] of what a window answers to [a s - p, b s - p + d (k - 1)] of what it reads
+    output positions [a, b] of a window read its input at [a s - p, b s - p + d (k - 1)]
 
 for a stride s, a padding p, a kernel of k and a dilation d (Araujo et al., "Computing Receptive
-Fields of Convolutional Neural Networks", Distill 2019). The windows are those that autograd
-recorded, so it does not matter how the network is written, and branches are joined: the field is
-the smallest rectangle that holds those of all ways back to the image. What mixes all places
-(pooling to one value, attention) sees the whole image, and so does whatever this file does not know
-for certain to keep places apart. Unlike a gradient's support it does not hang on which ReLUs are
-open in an image.
+Fields of Convolutional Neural Networks", Distill 2019). The windows are read from the graph that
+autograd recorded, so the network may be written in any way. Where branches join, the field is the
+smallest rectangle that holds the fields of all paths back to the image. Operations that mix all
+positions (global pooling, attention) depend on the whole image, as do all operations that are not
+listed here as elementwise. Unlike the support of a gradient, the field does not depend on which
+ReLUs are active.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch.autograd.graph import Node
 from pipeline.types import Size
 
 Span = tuple[int, int]
-"""First and last place, both included."""
+"""First and last position, both included."""
 Field = tuple[Span, Span]
 """Rows and columns."""
 
-# Place by place: what they answer somewhere is made of what they read there.
-PLACEWISE = {
+# Each output position of these depends on the same position of their inputs alone.
+ELEMENTWISE = {
     "AccumulateGrad", "Add", "Addcmul", "Alias", "Cat", "Celu", "Clamp", "ClampMin", "Clone",
     "CudnnBatchNorm", "Div", "Elu", "Gelu", "Hardsigmoid", "Hardswish", "Hardtanh", "LeakyRelu",
     "MiopenBatchNorm", "Mish", "Mul", "NativeBatchNorm", "NativeDropout", "Neg", "PreluKernel",
@@ -36,27 +36,34 @@ PLACEWISE = {
 EVERYWHERE: Span = (-(10**9), 10**9)
 
 
-def receptive_field(of: Tensor, image: Tensor, row: int, column: int) -> tuple[Span, Span]:
-    """Rows and columns that the place (row, column) of `of` [b, K, h, w] can see, the pixels that
-    padding adds beside the image included; the whole image where places are mixed.
+def compute_receptive_field(of: Tensor, image: Tensor, row: int, column: int) -> tuple[Span, Span]:
+    """Compute the receptive field of a position of a feature map.
 
-    `image` [b, 3, H, W] is the leaf that `of` was computed from, with a graph between the two.
+    Args:
+        of: The feature maps [b, K, h, w], with the graph that leads back to `image`.
+        image: The leaf [b, 3, H, W] that `of` was computed from.
+        row: Of the position.
+        column: Of the position.
+
+    Returns:
+        First and last row, first and last column, in pixels of the image. They lie beyond the image
+        where padding is read; they are the whole image where positions are mixed.
     """
     height, width = image.shape[2:]
     start: Field = ((row, row), (column, column))
     fields: dict[Node, Field] = {}
     assert of.grad_fn is not None
-    _join(fields, of.grad_fn, start)
+    _join_field(fields, of.grad_fn, start)
     seen: Field | None = None
-    for node in _down(of.grad_fn):
+    for node in _order_nodes(of.grad_fn):
         field = fields[node]
-        if getattr(node, "variable", None) is image:
+        if _read_leaf(node) is image:
             seen = field
             break
-        behind = _behind(node, field)
+        input_field = _propagate(node, field)
         for before, _ in node.next_functions:
             if before is not None:
-                _join(fields, before, behind)
+                _join_field(fields, before, input_field)
     assert seen is not None, "no graph from the image to the map"
     rows, columns = (
         (0, size - 1) if span[0] <= EVERYWHERE[0] or span[1] >= EVERYWHERE[1] else span
@@ -65,13 +72,19 @@ def receptive_field(of: Tensor, image: Tensor, row: int, column: int) -> tuple[S
     return rows, columns
 
 
-def clipped(field: Field, size: Size) -> Field:
-    """What of a field is on an image of `size`."""
+def clip_field(field: Field, size: Size) -> Field:
+    """Clip a field to an image of a size, (height, width)."""
     (top, bottom), (left, right) = field
     return (max(top, 0), min(bottom, size[0] - 1)), (max(left, 0), min(right, size[1] - 1))
 
 
-def _join(fields: dict[Node, Field], node: Node, field: Field) -> None:
+def _read_leaf(node: Any) -> Tensor | None:
+    """Return the leaf that a node accumulates gradients of; None for any other node."""
+    return node.variable if node.name().endswith("AccumulateGrad") else None
+
+
+def _join_field(fields: dict[Node, Field], node: Node, field: Field) -> None:
+    """Enlarge the field of a node to the smallest rectangle that also holds another field."""
     before = fields.get(node)
     if before is not None:
         (a, b), (c, d) = before
@@ -80,8 +93,8 @@ def _join(fields: dict[Node, Field], node: Node, field: Field) -> None:
     fields[node] = field
 
 
-def _down(start: Node) -> Sequence[Node]:
-    """Every node, each after all that read it."""
+def _order_nodes(start: Node) -> Sequence[Node]:
+    """Return all nodes behind a node, each after all nodes that read it."""
     order: list[Node] = []
     seen: set[Node] = set()
     waiting: list[tuple[Node, bool]] = [(start, False)]
@@ -96,10 +109,11 @@ def _down(start: Node) -> Sequence[Node]:
     return order[::-1]
 
 
-def _behind(node: Node, field: Field) -> Field:
+def _propagate(node: Node, field: Field) -> Field:
+    """Return the field of a node's inputs from that of its output."""
     kind = node.name().partition("Backward")[0]
     kind = kind.rpartition("::")[2]
-    window = _window(kind, node)
+    window = _read_window(kind, node)
     if window is not None:
         rows, columns = (
             (a * s - p, b * s - p + d * (k - 1))
@@ -111,29 +125,32 @@ def _behind(node: Node, field: Field) -> Field:
             )
         )  # fmt: skip
         return rows, columns
-    return field if kind in PLACEWISE else (EVERYWHERE, EVERYWHERE)
+    return field if kind in ELEMENTWISE else (EVERYWHERE, EVERYWHERE)
 
 
-def _window(kind: str, node: Any) -> Mapping[str, Sequence[int]] | None:
-    """Height and width of a sliding window's numbers; None for anything else."""
+def _read_window(kind: str, node: Any) -> Mapping[str, Sequence[int]] | None:
+    """Return kernel, stride, padding and dilation of a sliding window, for rows and columns.
+
+    None for an operation that is no sliding window.
+    """
     if kind == "Convolution" and not node._saved_transposed and node._saved_weight.ndim == 4:
         kernel = tuple(node._saved_weight.shape[2:])
         return {
             "kernel": kernel,
-            "stride": _pair(node._saved_stride),
-            "padding": _pair(node._saved_padding),
-            "dilation": _pair(node._saved_dilation),
+            "stride": _to_pair(node._saved_stride),
+            "padding": _to_pair(node._saved_padding),
+            "dilation": _to_pair(node._saved_dilation),
         }
     if kind in ("MaxPool2DWithIndices", "AvgPool2D"):
-        kernel = _pair(node._saved_kernel_size)
+        kernel = _to_pair(node._saved_kernel_size)
         return {
             "kernel": kernel,
-            "stride": _pair(node._saved_stride or kernel),
-            "padding": _pair(node._saved_padding),
-            "dilation": _pair(node._saved_dilation) if kind[0] == "M" else (1, 1),
+            "stride": _to_pair(node._saved_stride or kernel),
+            "padding": _to_pair(node._saved_padding),
+            "dilation": _to_pair(node._saved_dilation) if kind[0] == "M" else (1, 1),
         }
     return None
 
 
-def _pair(values: Sequence[int]) -> tuple[int, int]:
+def _to_pair(values: Sequence[int]) -> tuple[int, int]:
     return (values[0], values[-1])

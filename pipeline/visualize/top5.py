@@ -1,4 +1,4 @@
-"""Top 5: the five most probable classes of some images, and the map of `saliency=` for each."""
+"""View `top5`: the five most probable classes of some images, and the map of each class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
-from pipeline.plotting.grids import Cell, fit, grid
+from pipeline.plotting.grids import Cell, draw_grid, fit_longer_side
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize.photos import read_photos
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int, UInt8
 
 PANEL = 224
-MOST = 5  # classes
+MAX_CLASSES = 5
 
 
 @dataclass(frozen=True)
 class Top5:
-    """Show where the network looks for each of the classes that it finds most probable."""
+    """Show the maps of the classes that the network finds most probable."""
 
     few: int = 4  # images
 
@@ -33,7 +33,7 @@ class Top5:
     def __call__(self, subject: ViewSubject) -> ViewResult:
         """Show the most probable classes of a few images, in the precision of the run."""
         positions, pixels = read_photos(subject, self.few)
-        count = min(MOST, len(subject.trained.classes))
+        count = min(MAX_CLASSES, len(subject.trained.classes))
         explanation = subject.explain(
             subject.trained.tensor(pixels), lambda logits: logits.topk(count, dim=1).indices
         )
@@ -46,7 +46,7 @@ class Top5:
         records: list[dict[str, Any]] = []
         for n, position in enumerate(positions):
             image, label = _describe(subject, position)
-            small = fit(pixels[n], PANEL)
+            small = fit_longer_side(pixels[n], PANEL)
             tops = _show_classes(subject, small, maps[n], classes[n], shares[n])
             cells += [Cell(small, image, label), *tops]
             top = [
@@ -57,7 +57,7 @@ class Top5:
         title = f"{subject.network_name}: the {count} most probable classes"
         notes = [f"where it looks for each: {subject.method}, each map to its own maximum"]
         return ViewResult(
-            sheets={"": grid(title, notes, cells, count + 1)},
+            sheets={"": draw_grid(title, notes, cells, count + 1)},
             numbers={"method": subject.method, "images": records},
         )
 
@@ -76,12 +76,12 @@ def _show_classes(
     classes: Int[np.ndarray, "t"],
     probabilities: Float[np.ndarray, "t"],
 ) -> list[Cell]:
-    """Lay the map of each class over an image."""
+    """Return the image overlaid with the map of each class, with name and probability."""
     frame = picture.shape[0], picture.shape[1]
     cells = []
     for values, number, probability in zip(maps, classes, probabilities, strict=True):
-        unit = colours.for_class(colours.at_frame(values, frame), 99.0)
+        unit = colours.scale_positive(colours.resize_to_frame(values, frame), 99.0)
         name = printable(subject.trained.classes[int(number)])
         shown = format_probability(float(probability))
-        cells.append(Cell(colours.laid_over(picture, unit), name, shown))
+        cells.append(Cell(colours.overlay_map(picture, unit), name, shown))
     return cells

@@ -1,1 +1,1 @@
-"""Speed and accuracy, measured: what `scripts/bench` and `scripts/accuracy` run."""
+"""Measurements of speed and accuracy, run by `scripts/bench` and `scripts/accuracy`."""

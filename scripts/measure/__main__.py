@@ -17,6 +17,12 @@ SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"
 
 
 def main(kind: str, *arguments: str) -> int:
+    """Run a measurement, print its table and write it. Returns the exit code.
+
+    Args:
+        kind: `bench` or `accuracy`.
+        arguments: The name of the measurement, then its arguments.
+    """
     names = SPEED if kind == "bench" else sorted({*accuracy.SETS, *STUDIES})
     if not arguments or arguments[0] not in names:
         print(f"usage: scripts/{kind} NAME; names: {', '.join(names)}", file=sys.stderr)
@@ -24,16 +30,16 @@ def main(kind: str, *arguments: str) -> int:
     name, *rest = arguments
     try:
         if kind == "bench":
-            found = import_module(f"scripts.measure.speed_{name}").run(*rest)
+            measured = import_module(f"scripts.measure.speed_{name}").run(*rest)
         elif name in STUDIES:
-            found = STUDIES[name](*rest)
+            measured = STUDIES[name](*rest)
         else:
-            found = accuracy.run(name, *rest)
+            measured = accuracy.run(name, *rest)
     except FileNotFoundError as error:
-        print(f"{name}: {error.filename} is not here, nothing was measured", file=sys.stderr)
+        print(f"{name}: {error.filename} does not exist, so nothing was measured", file=sys.stderr)
         return 1
-    print(records.table(found))
-    print(f"written to {records.write(name, found)}")
+    print(records.table(measured))
+    print(f"written to {records.write(name, measured)}")
     return 0
 
 

@@ -1,13 +1,13 @@
 """Localization accuracy of a recipe from scratch: the numbers of metrics.json, by name and kind.
 
-Seeds 0, 1, 2 unless `seeds=0` says otherwise; with several, mean over them and the spread. Each
-runs in a folder of its own that is thrown away; `outputs=DIR` keeps it, so that another segmenter,
-say, need not train and explain again. Other arguments go to the run:
+The seeds are 0, 1 and 2, or those of `seeds=0,1`; of several seeds the mean and the spread are
+given. Each run has a temporary folder; `outputs=DIR` keeps its results, so that a run with another
+segmenter need not train and explain again. Other arguments are passed to the run:
 
     ./scripts/accuracy cub30 seeds=0 saliency=layercam_multiscale segmenter=grabcut outputs=kept
 
-Numbers are named name@iou:threshold. `gt_known_loc` at the threshold used is of the boxes, else of
-the maps; `refined:` of what the segmenter makes of map and image and cuts, where it does.
+Numbers are named name@iou:threshold. `gt_known_loc` at the threshold used is measured on the boxes,
+at other thresholds on the maps; with the prefix `refined:` on the maps that the segmenter refined.
 """
 
 from __future__ import annotations
@@ -34,8 +34,16 @@ SHOWN = ("max_box_acc_v2", "gt_known_loc", "top1_loc", "classification_top1")
 
 
 def run(name: str, *arguments: str) -> list[Record]:
-    """Run +experiment=best, or the experiment=... given, on the set, and read its numbers; with
-    saliency=... +experiment=cam."""
+    """Run a recipe on a data set and return its numbers, as the mean over seeds.
+
+    Args:
+        name: A data set of SETS.
+        arguments: `seeds=`, `outputs=`, `experiment=` (by default `best`, with `saliency=...`
+            `cam`), and overrides of the run.
+
+    Raises:
+        FileNotFoundError: The data set is not on this machine.
+    """
     options = dict(argument.split("=", 1) for argument in arguments)
     seeds = [int(seed) for seed in options.pop("seeds", "0,1,2").split(",")]
     recipe = "cam" if "saliency" in options else "best"
@@ -44,13 +52,13 @@ def run(name: str, *arguments: str) -> list[Record]:
     if name != "shapes" and not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
     given = [f"+experiment={experiment}", *SETS[name], *overrides]
-    found = [_metrics(given, seed, outputs) for seed in seeds]
+    results = [_metrics(given, seed, outputs) for seed in seeds]
     records = []
-    for key in found[0]:
-        values = [numbers[key] for numbers in found if key in numbers]
+    for key in results[0]:
+        values = [numbers[key] for numbers in results if key in numbers]
         spread = f", {min(values):.4f} to {max(values):.4f}" if len(values) > 1 else ""
-        told = f"{name}, seeds {','.join(map(str, seeds))}{spread}"
-        records.append(Record(key, mean(values), None, None, "fraction", told))
+        note = f"{name}, seeds {','.join(map(str, seeds))}{spread}"
+        records.append(Record(key, mean(values), None, None, "fraction", note))
     return records
 
 
@@ -64,22 +72,24 @@ def _metrics(arguments: Sequence[str], seed: int, outputs: str | None) -> dict[s
 
 
 def headline(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """`name@iou:kind` -> value, of the main method and all classes together; then of its maps as
-    the segmenter refined them, the boxes' own standing for the threshold used."""
+    """Return `name@iou:kind` -> value of the main method, then of its refined maps.
+
+    At the threshold used, the numbers of the refined maps are those of the boxes.
+    """
     main = records[0]["method"]
-    shown = [one for one in records if one["class"] is None and one["name"] in SHOWN]
-    of_main = {key_of(one): one["value"] for one in shown if one["method"] == main}
-    refined = {key_of(one): one["value"] for one in shown
-               if str(one["method"]).startswith(f"{main}+")}  # fmt: skip
+    shown = [record for record in records if record["class"] is None and record["name"] in SHOWN]
+    of_main = {key_of(record): record["value"] for record in shown if record["method"] == main}
+    refined = {key_of(record): record["value"] for record in shown
+               if str(record["method"]).startswith(f"{main}+")}  # fmt: skip
     if refined:
-        first = next(one for one in shown if one["name"] == "gt_known_loc")
+        first = next(record for record in shown if record["name"] == "gt_known_loc")
         used = f":{first['threshold']['kind']}"
         refined |= {key: value for key, value in of_main.items() if key.endswith(used)}
     return of_main | {f"refined:{key}": value for key, value in refined.items()}
 
 
 def key_of(record: dict[str, Any]) -> str:
-    """Names a number: gt_known_loc@0.5:oracle, and max_box_acc_v2 for the mean over IoUs."""
+    """Return the name of a number, as gt_known_loc@0.5:oracle; without IoU for a mean over IoUs."""
     if record["iou"] is None:
         return str(record["name"])
     kind = f":{record['threshold']['kind']}" if record["threshold"] else ""

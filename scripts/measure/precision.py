@@ -1,4 +1,4 @@
-"""What bfloat16 costs: each method in float32 and in bf16, on the same images and one network.
+"""The accuracy lost by bfloat16: each method in float32 and bf16, on the same images and network.
 
 Differences of MaxBoxAccV2 (oracle) and GT-known Loc@0.5 (validation threshold), with the paired
 interval that stage compare gives.
@@ -21,22 +21,29 @@ METHODS = ("cam", "gradcam", "gradcam_plus_plus", "xgradcam", "hirescam", "layer
 
 
 def run(*arguments: str) -> list[Record]:
-    """`sets=imagenette,cub30` and `methods=...` choose; other arguments go to the runs."""
+    """Return the differences between bf16 and float32 for each data set and method.
+
+    Args:
+        arguments: `sets=imagenette,cub30`, `methods=a,b`, and overrides of the runs.
+
+    Raises:
+        FileNotFoundError: The data sets are not on this machine.
+    """
     options = dict(argument.split("=", 1) for argument in arguments)
     sets = options.pop("sets", "imagenette").split(",")
     methods = options.pop("methods", ",".join(METHODS)).split(",")
     if not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
-    found = []
+    records = []
     for name in sets:
         for method in methods:
             command = ["+experiment=cam", *SETS[name], f"saliency={method}"]
             command += [f"{key}={value}" for key, value in options.items()]
-            found += _compared(name, method, command)
-    return found
+            records += _compare_precisions(name, method, command)
+    return records
 
 
-def _compared(name: str, method: str, command: list[str]) -> list[Record]:
+def _compare_precisions(name: str, method: str, command: list[str]) -> list[Record]:
     with tempfile.TemporaryDirectory() as outputs:
         latest = f"{outputs}/latest"
         _pipeline(*command, "precision=float32", f"outputs={outputs}")
@@ -45,15 +52,15 @@ def _compared(name: str, method: str, command: list[str]) -> list[Record]:
                   f"against={first}")  # fmt: skip
         comparison = json.loads((Path(latest) / "comparison.json").read_text(encoding="utf-8"))
     wanted = {("difference:max_box_acc_v2", "oracle"), ("difference:gt_known_loc", "validation")}
-    found = []
-    for one in (difference["record"] for difference in comparison[0]["differences"]):
-        kind = one["threshold"]["kind"] if one["threshold"] else None
-        if (one["name"], kind) in wanted and one["iou"] in (None, 0.5) and one["class"] is None:
-            low, high = one["interval"]
-            told = f"{name}, bf16 - float32, {low:+.4f} to {high:+.4f}, n={one['n']}"
-            key = f"{method}.{one['name'].partition(':')[2]}:{kind}"
-            found.append(Record(key, one["value"], None, None, "fraction", told))
-    return found
+    records = []
+    for row in (difference["record"] for difference in comparison[0]["differences"]):
+        kind = row["threshold"]["kind"] if row["threshold"] else None
+        if (row["name"], kind) in wanted and row["iou"] in (None, 0.5) and row["class"] is None:
+            low, high = row["interval"]
+            note = f"{name}, bf16 - float32, {low:+.4f} to {high:+.4f}, n={row['n']}"
+            key = f"{method}.{row['name'].partition(':')[2]}:{kind}"
+            records.append(Record(key, row["value"], None, None, "fraction", note))
+    return records
 
 
 def _pipeline(*arguments: str) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Record:
-    """`ratio` above 1 is better for us; null for accuracy. `peer`: who or what `theirs` is of."""
+    """A measured number beside that of a peer.
+
+    Attributes:
+        name: The name of the number.
+        ours: Its value.
+        theirs: The value of the peer or a limit, if there is one.
+        ratio: Above 1 where ours is better; None for accuracy.
+        unit: The unit of both values.
+        peer: What `theirs` was measured on, or a note.
+    """
 
     name: str
     ours: float
@@ -21,6 +30,7 @@ class Record:
 
 
 def write(name: str, records: Sequence[Record], outputs: Path = Path("outputs")) -> Path:
+    """Write records to `<outputs>/bench/<name>.json`. Returns the file."""
     path = outputs / "bench" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(record) for record in records], indent=1) + "\n")
@@ -28,6 +38,7 @@ def write(name: str, records: Sequence[Record], outputs: Path = Path("outputs"))
 
 
 def table(records: Sequence[Record]) -> str:
+    """Return records as the lines of a table with aligned columns."""
     rows = [["", "ours", "theirs", "ratio", "unit", "peer"]]
     rows += [
         [r.name, _number(r.ours), _number(r.theirs), _number(r.ratio), r.unit, r.peer]

@@ -1,8 +1,8 @@
-"""wsolevaluation's box sweep, written again from its description: the oracle of the tests and
-the benchmark. Slow on purpose: one findContours for each of the 1000 thresholds.
+"""wsolevaluation's box sweep, implemented from its description: the reference of the tests.
 
-Its work is done as there, neither more nor less: the IoUs of all boxes of a map at once, but their
-maximum over the true boxes anew for each threshold.
+It is slow on purpose: findContours is called for each of the 1000 thresholds. It does the same work
+as that evaluator: the IoUs of all boxes of a map at once, but their maximum over the true boxes
+separately for each threshold.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ NOWHERE = (0, 0, 0, 0)  # the box of no contour
 def sweep_largest(
     values: np.ndarray, boxes: np.ndarray, thresholds: np.ndarray = THRESHOLDS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """IoU [T] and inclusive xyxy [T, 4] of the contour of largest area, the first of equals."""
-    found = []
+    """Return IoU [T] and inclusive xyxy [T, 4] of the largest contour; of equals the first."""
+    swept = []
     for contours in _contours(values, thresholds):
         largest = max(contours, key=cv2.contourArea) if contours else None
-        found.append(NOWHERE if largest is None else _box(largest, values.shape))
-    return _best(found, [1] * len(found), boxes), np.array(found)
+        swept.append(NOWHERE if largest is None else _box(largest, values.shape))
+    return _best(swept, [1] * len(swept), boxes), np.array(swept)
 
 
 def sweep_any(
     values: np.ndarray, boxes: np.ndarray, thresholds: np.ndarray = THRESHOLDS
 ) -> np.ndarray:
-    """The best IoU [T] of any contour, those of holes too."""
-    found: list[tuple[int, int, int, int]] = []
+    """Return the best IoU [T] of any contour, those of holes included."""
+    swept: list[tuple[int, int, int, int]] = []
     counts: list[int] = []
     for contours in _contours(values, thresholds):
         some = [_box(contour, values.shape) for contour in contours] or [NOWHERE]
-        found += some
+        swept += some
         counts.append(len(some))
-    return _best(found, counts, boxes)
+    return _best(swept, counts, boxes)
 
 
 def _best(
-    found: list[tuple[int, int, int, int]], counts: list[int], boxes: np.ndarray
+    swept: list[tuple[int, int, int, int]], counts: list[int], boxes: np.ndarray
 ) -> np.ndarray:
-    """The best IoU of each threshold, of which `counts` boxes were found."""
-    fits = inclusive_iou(np.array(found), np.asarray(boxes))
+    """Return the best IoU of each threshold, to which the next `counts` of the boxes belong."""
+    fits = inclusive_iou(np.array(swept), np.asarray(boxes))
     best, start = [], 0
     for count in counts:
         best.append(max(fits.max(1)[start : start + count]))
@@ -56,19 +56,23 @@ def _best(
 def sweep(
     values: np.ndarray, boxes: np.ndarray, thresholds: np.ndarray = THRESHOLDS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The best IoU of the largest contour and of any contour, and the largest's box, for each
-    threshold: the same answers in less time, for tests."""
+    """Return the results of `sweep_largest` and `sweep_any` in less time, for tests.
+
+    Returns:
+        The IoU [T] of the largest contour, the best IoU [T] of any contour, and the box [T, 4] of
+        the largest contour, inclusive xyxy.
+    """
     largest: list[tuple[int, int, int, int]] = []
-    found: list[tuple[int, int, int, int]] = []
+    swept: list[tuple[int, int, int, int]] = []
     start: list[int] = []
     for contours in _contours(values, thresholds):
         some = [_box(contour, values.shape) for contour in contours] or [NOWHERE]
         areas = [cv2.contourArea(contour) for contour in contours] or [0]
         largest.append(some[int(np.argmax(areas))])
-        start.append(len(found))
-        found += some
+        start.append(len(swept))
+        swept += some
     single, fits = (
-        inclusive_iou(np.array(of), np.asarray(boxes)).max(1) for of in (largest, found)
+        inclusive_iou(np.array(of), np.asarray(boxes)).max(1) for of in (largest, swept)
     )
     return single, np.maximum.reduceat(fits, start), np.array(largest)
 
@@ -87,7 +91,7 @@ def _box(contour: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, in
 
 
 def inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[n, 4], [m, 4] -> [n, m]"""
+    """Return the IoU [n, m] of inclusive xyxy boxes [n, 4] and [m, 4]."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.maximum(high - low + 1, 0).prod(2)

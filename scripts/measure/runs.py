@@ -1,4 +1,4 @@
-"""Runs made in this process, as the command line would make them."""
+"""Create runs in this process, as the command line does."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ IMAGENETTE = ("data=folder", f"data.root={SHARED}/imagenette", *MOBILENET)
 
 
 def compose(experiment: str, *overrides: str) -> Run:
-    """The Run of `+experiment=<experiment> <overrides>`."""
+    """Return the Run of `+experiment=<experiment> <overrides>`.
+
+    Raises:
+        FileNotFoundError: An override names ../shared/data, which is not on this machine.
+    """
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
 
-    if any(str(SHARED) in one for one in overrides) and not SHARED.is_dir():
+    if any(str(SHARED) in override for override in overrides) and not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
     ConfigStore.instance().store(name="skeleton", node=skeleton())
     with hydra.initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):

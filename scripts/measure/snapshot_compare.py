@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import takewhile, zip_longest
@@ -41,15 +41,17 @@ class Allowed:
         kind: `content`: the file has to be on both sides, but is not compared.
             `only_old`, `only_new`: the file may be on that side alone.
             `value`: the value at `where` may differ; it has to be on both sides.
-            `removed`, `added`: the key at `where` may be in the old or new file alone; or, with
-            `having`, the list items at `where` (as in `[*]`) that have these values.
+            `removed`, `added`: the key at `where`, or the array of that name, may be in the old or
+            new file alone; or, with `having`, the list items at `where` (as in `[*]`) that have
+            these values.
             `text`: matches of the regular expression `where` in texts and strings are replaced by
             one mark on both sides. `<work>` and `<tree>` stand for the absolute paths of a side.
         files: a glob of names relative to the run folder, in the new tree's names.
         reason: why this is no change of behaviour.
         where: a dotted path into the file (`a.b`, `[*]` any item, `*` any key, `**` any path), or
             for `text` a regular expression.
-        having: values that a list item must have.
+        having: values that a list item must have, by dotted path.
+        jobs: a glob of the jobs whose files these are.
     """
 
     kind: AllowedKind
@@ -57,6 +59,7 @@ class Allowed:
     reason: str
     where: str = ""
     having: tuple[tuple[str, Any], ...] = ()
+    jobs: str = "*"
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,17 @@ class Side:
 
 @dataclass
 class Rules:
-    """The tables, and how often each entry was needed."""
+    """The tables, how often each entry was needed, and the job that is compared."""
 
     allowed: Sequence[Allowed] = ()
     renamed: Sequence[Renamed] = ()
     used: Counter[Allowed] = field(default_factory=Counter)
+    job: str = ""
 
     def allow(self, kind: AllowedKind, file: str, where: str = "", item: Any = None) -> bool:
         """Return whether the table allows this difference, and count it."""
         for entry in self.allowed:
-            if entry.kind != kind or not fnmatchcase(file, entry.files):
+            if entry.kind != kind or not self._is_for(entry, file):
                 continue
             if entry.where and not path_pattern(entry.where).fullmatch(where):
                 continue
@@ -149,10 +153,13 @@ class Rules:
                 if fnmatchcase(file, word.files):
                     text = text.replace(word.old, word.new)
         for entry in self.allowed:
-            if entry.kind == "text" and fnmatchcase(file, entry.files):
+            if entry.kind == "text" and self._is_for(entry, file):
                 text, count = text_pattern(entry.where, side).subn("<allowed>", text)
                 self.used[entry] += count
         return text
+
+    def _is_for(self, entry: Allowed, file: str) -> bool:
+        return fnmatchcase(file, entry.files) and fnmatchcase(self.job, entry.jobs)
 
     def _renamed(self, kind: RenamedKind) -> Iterator[Renamed]:
         return (entry for entry in self.renamed if entry.kind == kind)
@@ -189,7 +196,14 @@ def has_values(item: Any, having: Sequence[tuple[str, Any]]) -> bool:
     """Return whether a list item has all these values."""
     if not having:
         return True
-    return isinstance(item, dict) and all(item.get(key) == value for key, value in having)
+    return isinstance(item, dict) and all(value_at(item, path) == value for path, value in having)
+
+
+def value_at(item: Any, where: str) -> Any:
+    """Return the value at a dotted path of keys; None where there is none."""
+    for part in where.split("."):
+        item = item.get(part) if isinstance(item, dict) else None
+    return item
 
 
 def move_value(value: Any, old: Sequence[str], new: Sequence[str]) -> None:
@@ -289,7 +303,7 @@ def compare_files(
             name, rules.clean(name, contents[0], old), rules.clean(name, contents[1], new)
         )
     elif suffix == ".safetensors":
-        yield from compare_arrays(name, contents[0][0], contents[1][0])
+        yield from compare_arrays(name, contents[0][0], contents[1][0], rules)
         yield from Values(name, old, new, rules).compare_roots(contents[0][1], contents[1][1])
     elif suffix in (".json", ".yaml", ".yml"):
         yield from Values(name, old, new, rules).compare_roots(*contents)
@@ -377,7 +391,8 @@ class Values:
         new = [x for n, x in enumerate(new) if not self._allow_item("added", where, n, x)]
         if len(old) == len(new):
             for n, (one, other) in enumerate(zip(old, new, strict=True)):
-                yield from self.compare(one, other, f"{where}[{n}]")
+                for found in self.compare(one, other, f"{where}[{n}]"):
+                    yield replace(found, message=f"{found.message}{title_of(one)}")
             return
         yield self._differ(where, f"{len(old)} items != {len(new)} items")
         texts = [Counter(json.dumps(item, sort_keys=True) for item in each) for each in (old, new)]
@@ -402,6 +417,13 @@ class Values:
         return Difference(self.file, f"{where or 'the whole'}: {message}", size)
 
 
+def title_of(item: Any) -> str:
+    """Return the name of a list item in brackets, as its number alone says little."""
+    known = item if isinstance(item, dict) else {}
+    names = [known[key] for key in ("name", "id") if isinstance(known.get(key), str)]
+    return f" ({names[0]})" if names else ""
+
+
 def show(value: Any) -> str:
     """Return a value as JSON-like text, cut to a length that fits a line."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -418,12 +440,17 @@ def distance(old: Any, new: Any) -> float:
 
 
 def compare_arrays(
-    file: str, old: Mapping[str, np.ndarray[Any, Any]], new: Mapping[str, np.ndarray[Any, Any]]
+    file: str,
+    old: Mapping[str, np.ndarray[Any, Any]],
+    new: Mapping[str, np.ndarray[Any, Any]],
+    rules: Rules,
 ) -> Iterator[Difference]:
     """Compare named arrays: type, shape and each byte."""
     for name in sorted({*old, *new}):
         if name not in new or name not in old:
             side = "old" if name in old else "new"
+            if rules.allow("removed" if side == "old" else "added", file, name):
+                continue
             yield Difference(file, f"array {name}: only in the {side} file")
             continue
         one, other = old[name], new[name]

@@ -120,25 +120,25 @@ def make_boxes(folder: Path, shared: Path) -> None:
         folder / "instances.json", {"images": images, "annotations": true, "categories": categories}
     )
     for name, spread in (("theirs", 8.0), ("others", 14.0)):
-        found = [result for one in true for result in near_results(rng, one, spread)]
+        results = [near for box in true for near in near_results(rng, box, spread)]
         if name == "theirs":  # what cannot be scored has to be named, and an image without a box
-            found = [one for one in found if one["image_id"] != 7]
-            found += [{**found[0], "image_id": 999}, {**found[1], "bbox": [5, 5, -3, 4]}]
-        write_json(folder / f"{name}.json", found)
+            results = [result for result in results if result["image_id"] != 7]
+            results += [{**results[0], "image_id": 999}, {**results[1], "bbox": [5, 5, -3, 4]}]
+        write_json(folder / f"{name}.json", results)
 
 
 def near_results(
     rng: np.random.Generator, true: dict[str, Any], spread: float
 ) -> list[dict[str, Any]]:
-    """Draw a result near an annotation, and one of another class near it."""
-    found = []
+    """Draw a result near an annotation, and a second one of another class near it."""
+    results = []
     for category in (true["category_id"], 3 if true["category_id"] != 3 else 5):
         box = np.abs(np.array(true["bbox"]) + rng.normal(0, spread, 4)).round(2)
         box[2:] = np.maximum(box[2:], 2)
         score = round(float(rng.uniform(0.1, 1)), 4)
-        found.append({"image_id": true["image_id"], "category_id": category, "bbox": box.tolist(),
-                      "score": score, "segmentation": outline(box.tolist())})  # fmt: skip
-    return found
+        results.append({"image_id": true["image_id"], "category_id": category, "bbox": box.tolist(),
+                        "score": score, "segmentation": outline(box.tolist())})  # fmt: skip
+    return results
 
 
 def make_maps(folder: Path, shared: Path) -> None:
@@ -244,7 +244,7 @@ def copy_imagenette(folder: Path, shared: Path) -> None:
         image for image in known["images"] if (target / "val" / image["file_name"]).is_file()
     ]
     kept = {image["id"] for image in known["images"]}
-    known["annotations"] = [one for one in known["annotations"] if one["image_id"] in kept]
+    known["annotations"] = [record for record in known["annotations"] if record["image_id"] in kept]
     write_json(target / "instances_val.json", known)
 
 
@@ -254,9 +254,9 @@ def copy_cub(folder: Path, shared: Path) -> None:
     target.mkdir()
     images = (source / "images.txt").read_text(encoding="utf-8").splitlines()
     classes = sorted({line.split()[1].split("/")[0] for line in images})[:2]
-    every = [line.split() for line in images if line.split()[1].split("/")[0] in classes]
-    kept = {number for number, name in every}
-    for _, name in every:
+    listed = [line.split() for line in images if line.split()[1].split("/")[0] in classes]
+    kept = {number for number, name in listed}
+    for _, name in listed:
         (target / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source / "images" / name, target / "images" / name)
     for path in sorted(source.glob("*.txt")):

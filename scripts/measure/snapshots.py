@@ -36,6 +36,7 @@ from filelock import FileLock
 
 from scripts.measure.snapshot_compare import (
     Allowed,
+    AllowedKind,
     Difference,
     Renamed,
     Rules,
@@ -49,6 +50,42 @@ OLD_COMMIT = "cfb5144"
 
 RUN_TIME = r"(?<=[a-z]/)\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?(?![\d_])"
 
+# Maps that others made are scored at more kinds of threshold. The table has rows and columns for
+# these; that its other cells are right is for the job cam to show, the numbers are compared here.
+MAPS = "evaluate_maps"
+KINDS: tuple[AllowedKind, ...] = ("removed", "added")
+MAP_ADDITIONS: tuple[Allowed, ...] = (
+    *(
+        Allowed(
+            "added", "*metrics.json", f"maps are scored at {kind} thresholds, too", where="[*]",
+            having=(("name", name), ("threshold.kind", kind)), jobs=MAPS,
+        )
+        for name, kind in (
+            ("gt_known_loc", "auto"), ("gt_known_loc", "validation"), ("pxiou", "fixed"),
+            ("difference:gt_known_loc", "validation"),
+        )
+    ),
+    Allowed(
+        "added", "*comparison.json", "maps are compared at validation thresholds, too",
+        where="differences[*]", jobs=MAPS,
+        having=(("record.name", "difference:gt_known_loc"),
+                ("record.threshold.kind", "validation")),
+    ),
+    *(
+        Allowed(kind, files, "mean IoU names the threshold that it was compared at",
+                where=where, having=((name, "difference:mean_iou"),), jobs=MAPS)
+        for kind in KINDS
+        for files, where, name in (("*metrics.json", "[*]", "name"),
+                                   ("*comparison.json", "differences[*]", "record.name"))
+    ),
+    *(
+        Allowed("value", "*table.json", "rows and columns of these thresholds", where=where,
+                jobs=MAPS)
+        for where in ("rows", "cards", "classes", "advice")
+    ),
+    Allowed("content", "*table.txt", "rows of these thresholds", jobs=MAPS),
+)  # fmt: skip
+
 # Every difference that may be between the old tree and the present one, each with its reason.
 ALLOWED: tuple[Allowed, ...] = (
     Allowed("content", "*made_of.json", "what the key is made of: hashes of the source"),
@@ -57,8 +94,8 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("value", "*card.json", "how long training took", where="seconds"),
     Allowed("value", "*card.json", "how long refining took", where="refine.seconds"),
     Allowed(
-        "text", "*index.html", "when the page was made, and by which commit",
-        where=r"(?<=<p>Made )\d{4}-\d\d-\d\d \d\d:\d\d(?= by label2box )"
+        "text", "*index.html", "when the page was made, and by which commit and version",
+        where=r"(?<=<p>Made )\d{4}-\d\d-\d\d \d\d:\d\d by label2box [\w.+]+"
               r"|, commit [0-9a-f]{7,40}\+?(?=, PyTorch )",
     ),
     Allowed("text", "config.yaml", "the checkpoint's absolute path", where=r"^<work>(?=/outputs/)"),
@@ -66,10 +103,27 @@ ALLOWED: tuple[Allowed, ...] = (
         Allowed("text", files, "run folders are named by the time", where=RUN_TIME)
         for files in ("config.yaml", "*comparison.*", "*index.html")
     ),
+    Allowed("text", "config.yaml", "stage score is evaluate", where="^(score|evaluate)$"),
+    # One evaluator: what it adds.
+    Allowed("added", "*metrics.json", "of which images a number is", where="[*].group"),
+    *(
+        Allowed("added", "*comparison.json", "the title that reports show", where=f"{each}.title")
+        for each in ("[*].differences[*]", "differences[*]")
+    ),
+    Allowed("added", "*rows.safetensors", "images of rows, where others", where="metadata.ids_of"),
+    Allowed("added", "*rows.safetensors", "pixels are compared between runs", where="pixels"),
+    Allowed(
+        "added", "*comparison.json", "pixels are compared between runs",
+        where="[*].differences[*]", having=(("record.name", "difference:pxap"),),
+    ),
+    *MAP_ADDITIONS,
 )  # fmt: skip
 
 # What has another name in the present tree; what is compared is brought to the new names first.
-RENAMED: tuple[Renamed, ...] = (Renamed("file", "made_of.json", "cache_key.json"),)
+RENAMED: tuple[Renamed, ...] = (
+    Renamed("file", "made_of.json", "cache_key.json"),
+    Renamed("file", "stages/score", "stages/evaluate"),
+)
 
 # Overrides of the old command line -> the same in the present tree: a key, or a whole key=value.
 RENAMED_OVERRIDES: dict[str, str] = {}
@@ -308,6 +362,7 @@ def run_all(names: Sequence[str], trees: Sequence[Tree], rules: Rules) -> bool:
             try:
                 done = [(t, futures[t.side, name].result(), after_of(name, t, futures))
                         for t in trees]  # fmt: skip
+                rules.job = name
                 count, found = compare_job(done[0], done[1], rules)
             except (Failure, subprocess.TimeoutExpired) as failure:
                 count, found = 0, [Difference("failed", str(failure))]

@@ -9,7 +9,7 @@ average and 80 at most. raw_gradient_*: as a network gives them, with 400 and 3,
 On gradient maps findContours takes a third of the time in OpenCV 4.10, 4.11 and 5.0 of what it
 takes in 4.12 and 4.13: the records name the version.
 
-flat_memory and maps_50k_minutes: stage `score` itself, in a process of its own, on a folder of
+flat_memory and maps_50k_minutes: stage `evaluate` itself, in a process of its own, on a folder of
 2,000 and of 20,000 maps.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -33,6 +33,9 @@ import numpy as np
 from pipeline.metric.components import wsolevaluation_curves
 from scripts.measure.records import Record
 from scripts.measure.reference_sweep import sweep_any, sweep_largest
+
+if TYPE_CHECKING:
+    from pipeline.formats.wsolevaluation import Metadata
 
 REFERENCE = Path("../shared/reference")
 ROUNDS = {"cam": 7, "gradient": 3, "raw_gradient": 3}
@@ -170,8 +173,9 @@ def _streamed() -> list[Record]:
     )
     minutes = many["seconds"] / MANY * WANTED / 60
     how = (
-        f"extrapolated from {MANY:,} maps really scored in {many['seconds']:.0f} s: stage score, "
-        "CAM-like .npy files of 14x14, images of 224x224, every metric and interval, two threads"
+        f"extrapolated from {MANY:,} maps really scored in {many['seconds']:.0f} s: stage "
+        "evaluate, CAM-like .npy files of 14x14, images of 224x224, every metric and interval, "
+        "two threads"
     )
     return [
         Record("flat_memory", more, None, None, "MB", told),
@@ -209,21 +213,29 @@ def _apart(folder: str, count: int) -> dict[str, float]:
 
 def _score(folder: Path, count: int) -> dict[str, float]:
     from pipeline.formats import wsolevaluation
-    from pipeline.stages.score.maps import score_maps
-    from pipeline.stages.score.scored import Asked
 
     cv2.setNumThreads(1)
-    asked = Asked((0.3, 0.5, 0.7), 0, 2, "default", {"kind": "fixed", "value": 0.2})
-    with tempfile.TemporaryDirectory() as made:
-        warm = wsolevaluation.read(folder, most=20)
-        score_maps(folder, warm, asked, Path(made) / "images.json").scores("warm")
-        started = time.perf_counter()
-        metadata = wsolevaluation.read(folder, most=count)
-        done = score_maps(folder, metadata, asked, Path(made) / "images.json")
-        assert done.scores("maps")[0][0].n == count
-        seconds = time.perf_counter() - started
+    _evaluated(wsolevaluation.read(folder, max_images=20), folder)  # compiles and warms
+    started = time.perf_counter()
+    assert _evaluated(wsolevaluation.read(folder, max_images=count), folder) == count
+    seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_mb": peak / (1e6 if sys.platform == "darwin" else 1e3), "seconds": seconds}
+
+
+def _evaluated(metadata: Metadata, folder: Path) -> int:
+    """Evaluate a folder of maps as the stage does. Returns how many maps the numbers are of."""
+    from pipeline.engine.metrics import load_metrics
+    from pipeline.stages.evaluate.map_folder import MapFolder
+    from pipeline.stages.evaluate.maps import MapScale
+    from pipeline.stages.evaluate.others import map_settings
+    from pipeline.stages.evaluate.outcome import score_source
+
+    settings = map_settings(metadata, {"kind": "fixed", "value": 0.2}, (0.3, 0.5, 0.7), 0)
+    scale = MapScale("default", settings.cuts)
+    source = MapFolder(folder, "maps", metadata, settings, scale, workers=2)
+    with tempfile.TemporaryDirectory() as made:
+        return score_source(source, load_metrics(), Path(made) / "images.json").scores[0].n
 
 
 if __name__ == "__main__":

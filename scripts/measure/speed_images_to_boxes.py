@@ -1,8 +1,9 @@
-"""Images to boxes: decode, forward, CAM, threshold, write, against the bare forward pass.
+"""Speed from images to boxes (decode, forward, CAM, threshold, write) beside the forward pass.
 
-CUB-30, all 1,701 images, frozen MobileNetV2 at 224, bf16 and channels_last for both. The bare pass
-has the same images in memory, at the best of several batch sizes; rounds alternate in one process.
-`experiment=best` measures the refined student's map instead (after some minutes of refining).
+All 1,701 images of CUB-30, frozen MobileNetV2 at 224, bf16 and channels_last for both. The forward
+pass has the same images in memory, at the best of several batch sizes; rounds alternate in the same
+process. `experiment=best` measures the map of the localization head instead, after some minutes of
+training it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ BATCHES = (8, 16, 32, 64)
 
 
 def run(experiment: str = "experiment=cam") -> list[Record]:
+    """Return images a second of a recipe, `experiment=NAME`, beside those of the forward pass."""
     recipe = experiment.partition("=")[2]
     with tempfile.TemporaryDirectory() as folder:
         first = compose(recipe, *CUB, "explain.split=all", f"outputs={folder}/0")
@@ -33,7 +35,7 @@ def run(experiment: str = "experiment=cam") -> list[Record]:
         trained_in = first.checkpoint
         trained = checkpoint.load(trained_in, first.device)
         images = _in_memory(first)
-        _ours(first)  # warms both up
+        _ours(first)  # warm-up
         best = max(BATCHES, key=lambda size: _bare(trained, images[:512], size, first))
         rounds = []
         for n in range(1, ROUNDS + 1):
@@ -43,15 +45,15 @@ def run(experiment: str = "experiment=cam") -> list[Record]:
             rounds.append((_ours(again), theirs))
     ours, theirs = median(o for o, _ in rounds), median(t for _, t in rounds)
     ratio = median(o / t for o, t in rounds)
-    told = f"bare forward, bf16 channels_last, batch {best}, {len(images)} images, torch " + str(
+    note = f"bare forward, bf16 channels_last, batch {best}, {len(images)} images, torch " + str(
         torch.__version__
     )
     name = "images_to_boxes" if recipe == "cam" else f"images_to_boxes_{recipe}"
-    return [Record(name, ours, theirs, ratio, "images/s", told)]
+    return [Record(name, ours, theirs, ratio, "images/s", note)]
 
 
 def _in_memory(run: Run) -> np.ndarray:
-    """Every image, normalised, as the network takes it."""
+    """Return all images at the network's size, uint8 [n, H, W, 3]."""
     count = len(run.data.ids("all"))
     read = runtime.map_in_threads(
         lambda n: run.data.example("all", n, at=run.size).image, range(count), run.workers
@@ -60,6 +62,7 @@ def _in_memory(run: Run) -> np.ndarray:
 
 
 def _ours(run: Run) -> float:
+    """Return images a second of stages explain and localize."""
     started = time.perf_counter()
     for stage in ("explain", "localize"):
         _, kept = run.get_or_create(stage)
@@ -68,7 +71,7 @@ def _ours(run: Run) -> float:
 
 
 def _bare(trained: checkpoint.Checkpoint, images: np.ndarray, size: int, run: Run) -> float:
-    """Images a second of the network alone; the normalised batches are ready in memory."""
+    """Return images a second of the network alone, with normalised batches in memory."""
     batches = [trained.tensor(images[n : n + size]) for n in range(0, len(images), size)]
     with torch.inference_mode(), runtime.autocast(run.device, run.precision):
         trained.network(batches[0])

@@ -1,11 +1,11 @@
-"""Whether memory and time stay flat: predict over 500, 2,000 and 20,000 images.
+"""Memory and time per image of predict over 500, 2,000 and 20,000 images: neither may grow.
 
-The images are CUB-30's files over and over, by links; each run is a process of its own (explain,
-localize), whose peak memory the system counts.
+The images are repeated links to CUB-30's files. Each run is a separate process (explain, localize),
+whose peak memory the operating system measures.
 
-    peak_above_500    MB that 20,000 images take at most above 500; limit 200
-    time_per_image    seconds an image at 20,000 over those at 2,000; limit 1.05
-    bytes_per_cam     of the stored shards, an image; limit 1,000
+    peak_above_500    peak memory of 20,000 images minus that of 500, in MB; limit 200
+    time_per_image    seconds per image at 20,000, relative to 2,000; limit 1.05
+    bytes_per_cam     size of the stored shards per image; limit 1,000
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ print("measured", seconds, int(peak.split()[1]) / 1024, size)
 
 
 def run(*counts: str) -> list[Record]:
-    """`counts`: other numbers of images than 500, 2000 and 20000, for a quick look."""
+    """Return growth of memory, growth of time per image, and bytes per stored map.
+
+    `counts`: three numbers of images instead of 500, 2000 and 20000, for a quick run.
+    """
     few, some, many = (int(count) for count in counts) if counts else COUNTS
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -43,20 +46,23 @@ def run(*counts: str) -> list[Record]:
         first.get_or_create("train")
         trained = first.folder("train")
         files = sorted((SHARED / "cub30/CUB_200_2011/images").resolve().rglob("*.jpg"))
-        taken = {count: _one(place, count, files, trained) for count in (few, some, many)}
+        taken = {count: _measure(place, count, files, trained) for count in (few, some, many)}
     seconds = {count: taken[count][0] / count for count in taken}
     growth = taken[many][1] - taken[few][1]
     slower = seconds[many] / seconds[some]
     size = taken[many][2] / many
-    told = f"limit; {many} images against"
+    note = f"limit; {many} images against"
     return [
-        Record("peak_above_500", growth, 200.0, 200 / max(growth, 1e-9), "MB", f"{told} {few}"),
-        Record("time_per_image", slower, 1.05, 1.05 / slower, "ratio", f"{told} {some}"),
+        Record("peak_above_500", growth, 200.0, 200 / max(growth, 1e-9), "MB", f"{note} {few}"),
+        Record("time_per_image", slower, 1.05, 1.05 / slower, "ratio", f"{note} {some}"),
         Record("bytes_per_cam", size, 1000.0, 1000 / size, "bytes/image", "limit"),
     ]
 
 
-def _one(place: Path, count: int, files: list[Path], trained: Path) -> tuple[float, float, float]:
+def _measure(
+    place: Path, count: int, files: list[Path], trained: Path
+) -> tuple[float, float, float]:
+    """Return seconds, peak memory in MB and bytes of the shards of a run over `count` images."""
     images = place / f"images{count}"
     images.mkdir()
     for n in range(count):
@@ -66,6 +72,6 @@ def _one(place: Path, count: int, files: list[Path], trained: Path) -> tuple[flo
          f"outputs={place}/o{count}"],
         check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()},
     )  # fmt: skip
-    line = next(one for one in child.stdout.split("\n") if one.startswith("measured"))
+    line = next(text for text in child.stdout.split("\n") if text.startswith("measured"))
     seconds, peak, size = (float(value) for value in line.split()[1:])
     return seconds, peak, size

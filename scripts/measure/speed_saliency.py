@@ -1,10 +1,10 @@
-"""Saliency maps a second: ours against a bare forward pass and against the peers.
+"""Saliency maps per second, compared with a bare forward pass and with other implementations.
 
-resnet50 with random weights (speed does not ask for trained ones), 224x224, batch 16, all cores of
-the process; Score-CAM one image. The peers as their users run them: float32, contiguous. Ours as
-the project runs it: channels_last, bf16 where a method allows it. A record that ends in _float32 is
-ours in float32 beside the same peer. Rounds alternate in one process; a ratio is the median of the
-rounds' own ratios.
+resnet50 with random weights (speed does not depend on the weights), 224x224, batch 16, all cores of
+the process; Score-CAM on a single image. The peers run as their users run them: float32,
+contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A record
+whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the same
+process; a ratio is the median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ Work = Callable[[], object]
 
 
 def run(*names: str) -> list[Record]:
+    """Return a record for each pair whose name begins with a given name; without names, for all."""
     bench = Bench()
-    found = []
+    records = []
     for name, (ours, theirs, peer, count) in bench.pairs().items():
-        if names and not any(name.startswith(one) for one in names):
+        if names and not any(name.startswith(prefix) for prefix in names):
             continue
-        found.append(_record(name, ours, theirs, peer, count))
-    return found
+        records.append(_record(name, ours, theirs, peer, count))
+    return records
 
 
 class Bench:
-    """The same network twice: torchvision's own for the peers, cut for ours."""
+    """The same network twice: torchvision's module for the peers, a Classifier for ours."""
 
     def __init__(self) -> None:
         import torchvision
@@ -54,13 +55,14 @@ class Bench:
             name: source["fc." + name[12:] if name.startswith("head.linear.") else name[5:]]
             for name in self.ours.state_dict()
         }
-        self.ours.load_state_dict({name: one.clone() for name, one in state.items()})
+        self.ours.load_state_dict({name: values.clone() for name, values in state.items()})
         self.ours.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.images = torch.randn(BATCH, 3, 224, 224)
         self.last = self.images.contiguous(memory_format=torch.channels_last)
         self.classes = list(range(BATCH))
 
     def method(self, name: str, bf16: bool, count: int = BATCH, **arguments: Any) -> Work:
+        """Return the work of a method of this project."""
         method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
         images, classes = self.last[:count], torch.tensor(self.classes[:count])[:, None]
 
@@ -71,6 +73,8 @@ class Bench:
         return work
 
     def forward(self, bf16: bool) -> Work:
+        """Return the work of a forward pass without gradients."""
+
         def work() -> object:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 return self.ours(self.last)
@@ -78,6 +82,7 @@ class Bench:
         return work
 
     def torchcam(self, kind: str) -> Work:
+        """Return the work of a class of torchcam."""
         from torchcam import methods
 
         def work() -> object:
@@ -89,6 +94,7 @@ class Bench:
         return work
 
     def grad_cam(self, kind: str, count: int = BATCH) -> Work:
+        """Return the work of a class of pytorch-grad-cam."""
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
@@ -103,6 +109,7 @@ class Bench:
         return work
 
     def captum(self, kind: str, count: int = BATCH, **arguments: Any) -> Work:
+        """Return the work of a class of captum.attr."""
         from captum import attr
 
         def work() -> object:
@@ -113,7 +120,7 @@ class Bench:
         return work
 
     def pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
-        """name -> ours, theirs, who they are, images in one call."""
+        """Return name -> ours, theirs, the name of the peer, and images per call."""
         window = {"sliding_window_shapes": (3, 56, 56), "strides": (3, 28, 28), "baselines": 0}
         cams = {
             "cam_vs_forward": ("cam", self.forward(True), "the bare forward pass, bf16", BATCH),
@@ -129,24 +136,24 @@ class Bench:
             "occlusion_vs_captum": (
                 "occlusion", self.captum("Occlusion", 4, **window), "captum Occlusion", 4),
         }  # fmt: skip
-        found: dict[str, tuple[Work, Work, str, int]] = {}
+        pairs: dict[str, tuple[Work, Work, str, int]] = {}
         for name, (method, theirs, peer, count) in cams.items():
             arguments = {"window": 56, "stride": 28} if method == "occlusion" else {}
             same = self.forward(False) if name == "cam_vs_forward" else theirs
             ours = self.method(method, True, count, **arguments)
             in_float32 = self.method(method, False, count, **arguments)
             if method in ("gradient", "guided_backprop"):
-                # They refuse bfloat16 by their own choice: beside them, what it would give.
-                found[name] = in_float32, theirs, f"{peer}, both float32", count
-                found[f"{name}_bf16"] = self.in_bf16(method), theirs, peer, count
+                # Our gradient methods always compute in float32; _bf16 is what bf16 would gain.
+                pairs[name] = in_float32, theirs, f"{peer}, both float32", count
+                pairs[f"{name}_bf16"] = self.in_bf16(method), theirs, peer, count
             else:
-                found[name] = ours, theirs, peer, count
-                same_told = peer.replace("bf16", "float32")
-                found[f"{name}_float32"] = in_float32, same, f"{same_told}, both float32", count
-        return found
+                pairs[name] = ours, theirs, peer, count
+                note = f"{peer.replace('bf16', 'float32')}, both float32"
+                pairs[f"{name}_float32"] = in_float32, same, note, count
+        return pairs
 
     def in_bf16(self, method: str) -> Work:
-        """A gradient method made to compute in bfloat16, to see what it would gain."""
+        """Return the work of a gradient method that is forced to compute in bfloat16."""
         from unittest.mock import patch
 
         plain = self.method(method, True)
@@ -166,7 +173,7 @@ class Bench:
 def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Record:
     slow = "scorecam" in name or "occlusion" in name
     if not slow:
-        ours(), theirs()  # warms both up
+        ours(), theirs()  # warm-up
     rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(1 if slow else ROUNDS)]
     ratio = median(t / o for o, t in rounds)
     return Record(name, count / median(o for o, _ in rounds), count / median(t for _, t in rounds),

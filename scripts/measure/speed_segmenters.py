@@ -1,14 +1,21 @@
-"""Map (and image) to box: milliseconds an image at 224 px, and what a fast GrabCut costs.
+"""Time from map (and image) to box at 224 px, and speed and accuracy of the fast GrabCut.
 
-Maps are LayerCAM's (`layercam_below`) of MobileNetV2 for `images` of CUB-30's test images, chosen
-evenly, each scaled to 224x224 with its map. `grabcut_vs_plain_grabcut`: segmenter=grabcut against
-cv2.grabCut at full resolution with 5 iterations from the same seeds, one thread each, on the first
-images of a random order; `grabcut_accuracy` has MaxBoxAccV2 of the refined maps of both, in the
-same average with the map, on all. `grabcut_two_workers`: images a second with two threads against
-one; `grabcut_held_up` the time that two threads neither computed nor waited for a core, as part of
-what they computed: what they lose to one another, however busy the machine (Linux tells it).
-`threshold_ms`, `threshold_auto_ms`: at a fixed threshold and with threshold=auto. Milliseconds are
-of processor time. The median over rounds, which alternate in one process.
+The maps are LayerCAM's (`layercam_below`) of MobileNetV2, for `images` of CUB-30's test images,
+evenly spaced; each image is scaled to 224x224 with its map.
+
+    grabcut_vs_plain_grabcut  segmenter=grabcut and cv2.grabCut at full resolution with 5 iterations
+                              from the same seeds, in one thread, on 30 images in random order
+    grabcut_accuracy          MaxBoxAccV2 of the refined maps of both, averaged with the map in the
+                              same way, on all images
+    grabcut_two_workers       images per second with two threads and with one
+    grabcut_held_up           time in which two threads neither computed nor waited for a core, as a
+                              share of the time computed: what they lose by waiting for each
+                              other, however busy the machine is (only on Linux)
+    threshold_ms              at a fixed threshold
+    threshold_auto_ms         with threshold=auto
+
+Milliseconds are of processor time. Numbers are medians over rounds, which alternate in the same
+process.
 """
 
 from __future__ import annotations
@@ -42,6 +49,7 @@ Item = tuple[SaliencyMap, Example]
 
 
 def run(images: str = "200") -> list[Record]:
+    """Return the records of all measurements on so many images."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as outputs:
@@ -55,7 +63,7 @@ def run(images: str = "200") -> list[Record]:
 
 
 def _items(count: int, outputs: str) -> tuple[list[Item], list[np.ndarray]]:
-    """Maps and images at SIZE, and the true boxes there."""
+    """Return maps and images at SIZE, and the true boxes in its pixels, xyxy."""
     run = compose("cam", *CUB, "saliency=layercam_below", f"outputs={outputs}")
     for stage in ("train", "explain"):
         run.get_or_create(stage)
@@ -78,35 +86,35 @@ def _records(items: Sequence[Item], true: Sequence[np.ndarray]) -> list[Record]:
     ours, theirs = GrabCut(), GrabCut(longer_side=max(SIZE), iterations=5, colours=None)
     order = np.random.default_rng(0).permutation(len(items))[:TIMED]
     timed = [items[n] for n in order]
-    told = f"{len(timed)} images, OpenCV {cv2.__version__}"
+    note = f"{len(timed)} images, OpenCV {cv2.__version__}"
     rounds = [(_ms(ours, timed), _ms(theirs, timed)) for _ in range(ROUNDS)]
     fixed, auto = Threshold(0.2), Threshold("auto")
     plain = [(_ms(fixed, items), _ms(auto, items)) for _ in range(2 * ROUNDS)]
     shared = [(_spread(ours, timed, 2), _spread(ours, timed, 1)) for _ in range(ROUNDS)]
-    accuracy = [_accuracy(one, items, true) for one in (ours, theirs)]
+    accuracy = [_accuracy(segmenter, items, true) for segmenter in (ours, theirs)]
     cores = median(two.cores for two, _ in shared)
-    found = [
+    records = [
         Record("grabcut_vs_plain_grabcut", median(o for o, _ in rounds),
                median(t for _, t in rounds), median(t / o for o, t in rounds), "ms/image",
-               f"cv2.grabCut, 5 iterations at 224 px, same seeds, {told}"),
+               f"cv2.grabCut, 5 iterations at 224 px, same seeds, {note}"),
         Record("grabcut_accuracy", accuracy[0], accuracy[1], None,
                "MaxBoxAccV2", f"of the refined maps, the same cv2.grabCut, {len(items)} images"),
         Record("grabcut_two_workers", median(two.rate for two, _ in shared),
-               median(one.rate for _, one in shared),
-               median(two.rate / one.rate for two, one in shared),
-               "images/s", f"one worker, {told}; the two had {cores:.2f} cores"),
-        Record("threshold_ms", median(one for one, _ in plain), None, None, "ms/image",
+               median(single.rate for _, single in shared),
+               median(two.rate / single.rate for two, single in shared),
+               "images/s", f"one worker, {note}; the two had {cores:.2f} cores"),
+        Record("threshold_ms", median(ms for ms, _ in plain), None, None, "ms/image",
                f"{len(items)} images"),
-        Record("threshold_auto_ms", median(one for _, one in plain), None, None, "ms/image",
+        Record("threshold_auto_ms", median(ms for _, ms in plain), None, None, "ms/image",
                f"{len(items)} images"),
     ]  # fmt: skip
     if sys.platform.startswith("linux"):
-        found.append(
+        records.append(
             Record("grabcut_held_up", median(two.held_up for two, _ in shared),
-                   median(one.held_up for _, one in shared), None, "of the time computed",
-                   f"one worker, {told}")
+                   median(single.held_up for _, single in shared), None, "of the time computed",
+                   f"one worker, {note}")
         )  # fmt: skip
-    return found
+    return records
 
 
 def _ms(cut: Callable[[SaliencyMap, Example], Boxes], items: Sequence[Item]) -> float:
@@ -119,15 +127,15 @@ def _ms(cut: Callable[[SaliencyMap, Example], Boxes], items: Sequence[Item]) -> 
 @dataclass(frozen=True)
 class _Spread:
     rate: float  # images a second
-    cores: float  # that the threads had
-    held_up: float
+    cores: float  # processor time of all threads per second
+    held_up: float  # time neither computing nor waiting for a core, per time computed
 
 
 def _spread(
     cut: Callable[[SaliencyMap, Example], Boxes], items: Sequence[Item], threads: int
 ) -> _Spread:
-    """Threads that share the images, as stage localize has them."""
-    queue = iter(items)  # each takes the next: threads take turns at `next`
+    """Segment images in several threads, as stage localize does, and measure their times."""
+    queue = iter(items)  # shared: each thread takes the next item
 
     def work(_: int) -> tuple[float, float, float]:
         started, before = time.perf_counter(), _scheduled()
@@ -145,7 +153,7 @@ def _spread(
 
 
 def _scheduled() -> tuple[float, float]:
-    """Seconds that this thread has computed, and that it waited for a core (elsewhere 0)."""
+    """Return seconds that this thread computed, and waited for a core (0 except on Linux)."""
     if not sys.platform.startswith("linux"):
         return time.thread_time(), 0.0
     text = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()

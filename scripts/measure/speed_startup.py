@@ -1,7 +1,7 @@
-"""How long a command takes that has nothing to compute, against importing torch and hydra alone.
+"""Time of commands that have nothing to compute, relative to importing torch and hydra only.
 
-`help`: at most 1.5 times that; `all_done`, a run in which everything is done: at most 3 times.
-Whole processes, in turn, medians.
+`help` may take 1.5 times as long; `all_done`, a run whose results all exist, 3 times. Measured are
+whole processes, which alternate; the medians count.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ DONE = ("+experiment=cam", "data.images=200", "data.val_images=50", "train.epoch
 
 
 def run() -> list[Record]:
+    """Return the median times of both commands with their limits."""
     with tempfile.TemporaryDirectory() as outputs:
         commands = {
             "imports": ["-c", "import torch, hydra"],
@@ -34,13 +35,14 @@ def run() -> list[Record]:
     records = []
     for name, times in (("help", 1.5), ("all_done", 3.0)):
         limits = [times * seconds for seconds in taken["imports"]]
-        ratio = median(limit / own for limit, own in zip(limits, taken[name], strict=True))
-        told = f"the limit: {times:g} x python -c 'import torch, hydra'"
-        records.append(Record(name, median(taken[name]), median(limits), ratio, "s", told))
+        ratio = median(limit / spent for limit, spent in zip(limits, taken[name], strict=True))
+        note = f"the limit: {times:g} x python -c 'import torch, hydra'"
+        records.append(Record(name, median(taken[name]), median(limits), ratio, "s", note))
     return records
 
 
 def _seconds(command: list[str]) -> float:
+    """Return the wall-clock time of a Python process."""
     started = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started

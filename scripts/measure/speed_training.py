@@ -1,16 +1,18 @@
-"""Training, and images to boxes, against the network alone: what decoding, cropping and writing
-cost. `./scripts/bench training [model=resnet50] [images=1000]`
+"""Speed of training, and from images to boxes, relative to the network alone.
 
-So many images of imagenette at 224 px, the size of its files; the network from random weights, all
-of it learning; bf16 where the device multiplies it, channels_last, device auto.
+    ./scripts/bench training [model=resnet50] [images=1000]
 
-    training           images/s of stage train, an epoch's judging by held-back images included,
-                       against the bare forward pass
-    training_steps     the same, against bare steps (forward, backward, SGD) of the same batch
-    images_to_boxes    images/s of explain (CAM) and localize, against the bare forward pass
+The ratios show the cost of decoding, cropping and writing. The data are images of imagenette at 224
+px, the size of its files; the whole network is trained from random weights; bf16 where the device
+supports it, channels_last, device auto.
 
-The bare passes have normalised images on the device, the forward pass the best of several batch
-sizes; rounds alternate in one process. On a CPU: model=mobilenet_v2 images=100.
+    training           images/s of stage train, with the evaluation of each epoch on held-back
+                       images, relative to the bare forward pass
+    training_steps     the same, relative to bare steps (forward, backward, SGD) of the same batch
+    images_to_boxes    images/s of explain (CAM) and localize, relative to the bare forward pass
+
+The bare passes read normalised images on the device; the forward pass uses the best of several
+batch sizes. Rounds alternate in the same process. On a CPU: model=mobilenet_v2 images=100.
 """
 
 from __future__ import annotations
@@ -38,18 +40,22 @@ BATCH = {"cpu": 16, "cuda": 128}  # of training
 
 
 def run(*given: str) -> list[Record]:
-    """`given`: another model or number of images, as model=resnet18 images=300."""
-    wanted = {"model": "resnet50", "images": "1000"} | dict(one.split("=", 1) for one in given)
+    """Return the three records.
+
+    `given`: another model or number of images, as model=resnet18 images=300.
+    """
+    defaults = {"model": "resnet50", "images": "1000"}
+    wanted = defaults | dict(argument.split("=", 1) for argument in given)
     name, count = wanted["model"], int(wanted["images"])
     with tempfile.TemporaryDirectory() as folder:
         root = _linked(Path(folder) / "images", count)
 
-        def made(outputs: str, *more: str) -> Run:
+        def composed(outputs: str, *more: str) -> Run:
             return compose("cam", "data=folder", f"data.root={root}", f"model={name}",
                            "model.weights=null", "explain.split=all", "train.loggers=[]",
                            f"outputs={folder}/{outputs}", *more)  # fmt: skip
 
-        first = made("first", "train.epochs=1", f"train.batch={BATCH['cpu']}")
+        first = composed("first", "train.epochs=1", f"train.batch={BATCH['cpu']}")
         first.get_or_create("train")
         where, device = first.checkpoint, first.device
         trained = checkpoint.load(where, device)
@@ -60,38 +66,38 @@ def run(*given: str) -> list[Record]:
             forward = _forward(first, trained, pixels, best)
             steps = _steps(first, checkpoint.load(where, device), pixels, BATCH[device.type])
             sized = (f"train.batch={BATCH[device.type]}", f"seed={n}")
-            short = made(f"{n}", "train.epochs=1", *sized)
-            long = made(f"{n}", f"train.epochs={1 + EPOCHS}", *sized)
+            short = composed(f"{n}", "train.epochs=1", *sized)
+            long = composed(f"{n}", f"train.epochs={1 + EPOCHS}", *sized)
             learned = EPOCHS * len(first.data.ids("train"))
             training = learned / (_seconds(long, "train") - _seconds(short, "train"))
-            boxes = made(f"{n}", f"checkpoint={where}", "stages=[explain,localize]")
-            to_boxes = len(pixels) / _seconds(boxes, "explain", "localize")
-            rounds.append((forward, steps, training, to_boxes))
-    forwards, bare_steps, trainings, boxes_made = (list(one) for one in zip(*rounds, strict=True))
+            boxes = composed(f"{n}", f"checkpoint={where}", "stages=[explain,localize]")
+            boxes_rate = len(pixels) / _seconds(boxes, "explain", "localize")
+            rounds.append((forward, steps, training, boxes_rate))
+    forwards, bare_steps, trainings, to_boxes = (list(row) for row in zip(*rounds, strict=True))
     what = f"{name}, {first.precision}, {_device_name(device)}, torch {torch.__version__}"
-    forward_told = f"bare forward, batch {best}, {len(pixels)} images, {what}"
-    step_told = f"bare forward, backward and SGD, batch {BATCH[device.type]}, {what}"
+    forward_note = f"bare forward, batch {best}, {len(pixels)} images, {what}"
+    step_note = f"bare forward, backward and SGD, batch {BATCH[device.type]}, {what}"
     return [
-        _record("training", trainings, forwards, forward_told),
-        _record("training_steps", trainings, bare_steps, step_told),
-        _record("images_to_boxes", boxes_made, forwards, forward_told),
+        _record("training", trainings, forwards, forward_note),
+        _record("training_steps", trainings, bare_steps, step_note),
+        _record("images_to_boxes", to_boxes, forwards, forward_note),
     ]
 
 
-def _record(name: str, ours: Sequence[float], theirs: Sequence[float], told: str) -> Record:
+def _record(name: str, ours: Sequence[float], theirs: Sequence[float], note: str) -> Record:
     ratio = median(o / t for o, t in zip(ours, theirs, strict=True))
-    return Record(name, median(ours), median(theirs), ratio, "images/s", told)
+    return Record(name, median(ours), median(theirs), ratio, "images/s", note)
 
 
 def _linked(root: Path, count: int) -> Path:
-    """A folder with `count` training images of imagenette, of all its classes."""
+    """Fill a folder with links to `count` training images of imagenette, evenly of all classes."""
     folders = sorted((SHARED / "imagenette/train").resolve().iterdir())
-    every = [sorted(folder.iterdir()) for folder in folders]
+    by_class = [sorted(folder.iterdir()) for folder in folders]
     for n in range(count):
-        files = every[n % len(every)]
-        if n // len(every) >= len(files):
-            raise SystemExit(f"images={count}: {sum(map(len, every))} are there")
-        source = files[n // len(every)]
+        files = by_class[n % len(by_class)]
+        if n // len(by_class) >= len(files):
+            raise SystemExit(f"images={count}: only {sum(map(len, by_class))} exist")
+        source = files[n // len(by_class)]
         place = root / source.parent.name / source.name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(source)
@@ -99,7 +105,7 @@ def _linked(root: Path, count: int) -> Path:
 
 
 def _pixels(run: Run) -> np.ndarray:
-    """Every image at the network's size, uint8 [n, H, W, 3]."""
+    """Return all images at the network's size, uint8 [n, H, W, 3]."""
     count = len(run.data.ids("all"))
     read = runtime.map_in_threads(
         lambda n: run.data.example("all", n, at=run.size).image, range(count), run.workers
@@ -116,13 +122,13 @@ def _seconds(run: Run, *stages: str) -> float:
 
 
 def _forward(run: Run, trained: checkpoint.Checkpoint, pixels: np.ndarray, size: int) -> float:
-    """Images a second of the network alone."""
+    """Return images a second of the network alone."""
     with torch.inference_mode(), runtime.autocast(run.device, run.precision):
         return _timed(trained, pixels, size, lambda images, _: trained.network(images))
 
 
 def _steps(run: Run, trained: checkpoint.Checkpoint, pixels: np.ndarray, size: int) -> float:
-    """Images a second of plain training steps; the weights that come of it are of no use."""
+    """Return images a second of plain training steps; the resulting weights are not used."""
     network = trained.network.train().requires_grad_(True)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, nesterov=True)
 
@@ -142,7 +148,7 @@ def _timed(
     size: int,
     work: Callable[[Tensor, Tensor], object],
 ) -> float:
-    """Images a second of `work` over whole batches that lie on the device."""
+    """Return images a second of `work` over batches that are on the device."""
     batches = [trained.tensor(pixels[n : n + size]) for n in range(0, len(pixels), size)]
     labels = torch.zeros(size, dtype=torch.long, device=batches[0].device)
     work(batches[0], labels[: len(batches[0])])

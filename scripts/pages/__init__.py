@@ -1,1 +1,1 @@
-"""The documentation: its commands, its pictures, its site."""
+"""Tools for the documentation: its commands, its pictures, its site."""

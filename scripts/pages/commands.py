@@ -1,7 +1,8 @@
-"""The commands that a page tells, in its order: those of fenced blocks, and `inline ones`.
+"""The commands of a page in their order: those of fenced blocks, and `inline` commands.
 
-A fence without a language, or with bash, is a shell's, and every line of it a command; what is none
-says so (text, python, json, yaml). Inline code counts where it begins as one of ours would.
+A fence without a language, or with bash, holds shell commands, a command in each line; other fences
+name their language (text, python, json, yaml). Inline code is a command if it begins like one of
+ours.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SHELL = ("", "bash")
 
 @dataclass(frozen=True)
 class Block:
-    """A fence, or one piece of inline code, and the line of the page where it begins."""
+    """A fence, or a piece of inline code, and the line of the page where it begins."""
 
     line: int
     language: str
@@ -27,22 +28,22 @@ class Block:
 
     @property
     def commands(self) -> list[list[str]]:
-        """Each as words, as a shell would read it: comments gone, lines that go on joined."""
+        """The words of each command: comments are removed, continued lines joined."""
         if self.language not in SHELL:
             return []
         whole = self.text.replace("\\\n", " ")
-        told = (shlex.split(line, comments=True) for line in whole.split("\n"))
-        return [words for words in told if words]
+        lines = (shlex.split(line, comments=True) for line in whole.split("\n"))
+        return [words for words in lines if words]
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page, from its top to its end."""
+    """Yield the blocks of a page, from its top to its end."""
     text = page.read_text(encoding="utf-8")
-    found = [(match.start(), match["language"], match["body"]) for match in FENCE.finditer(text)]
-    prose = FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)  # every place kept
-    found += [
+    starts = [(match.start(), match["language"], match["body"]) for match in FENCE.finditer(text)]
+    prose = FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)  # the same length
+    starts += [
         (match.start(), "bash", " ".join(match[1].split()))
         for match in INLINE.finditer(prose.replace("\n", " "))
     ]
-    for start, language, body in sorted(found):
+    for start, language, body in sorted(starts):
         yield Block(text.count("\n", 0, start) + 1, language, body)

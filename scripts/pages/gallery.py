@@ -2,10 +2,11 @@
 
     ./scripts/docs gallery                     all of them
     ./scripts/docs gallery cat boxes           those whose file is called so
-    ./scripts/docs gallery at=DIR ...          in DIR, so that the next time keeps what is made
+    ./scripts/docs gallery at=DIR ...          run in DIR, so that the next call reuses its results
 
-A page says which file of a run a picture is made from, in the line above it; several stand side by
-side. Commands run in a folder of their own with docs/ in it. A report is photographed by a browser.
+The line above a picture on a page names the file of a run that it is made from; several files are
+shown side by side. Commands run in a separate folder that contains docs/. A browser takes the
+picture of a report.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ BROWSER = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture of a page, the commands that lead to it, and the files that it is made from."""
+    """A picture of a page, the commands that make it, and the files that it is made from."""
 
     picture: Path
     commands: Sequence[Sequence[str]]
@@ -45,20 +46,22 @@ class Shot:
 
 
 def shots(page: Path) -> Iterator[Shot]:
+    """Yield the pictures of a page."""
     text = page.read_text(encoding="utf-8")
-    told = [block for block in blocks(page) if len(block.commands) and block.text.count("\n")]
+    fences = [block for block in blocks(page) if len(block.commands) and block.text.count("\n")]
     for made in MADE.finditer(text):
         line = text.count("\n", 0, made.start()) + 1
-        above = [block for block in told if block.line < line][-1]
+        above = [block for block in fences if block.line < line][-1]
         sources = re.findall(r"`([^`]+)`", made["sources"])
         yield Shot(page.parent / made["picture"], above.commands, sources)
 
 
 def main(*arguments: str) -> int:
-    every = [shot for page in PAGES for shot in shots(ROOT / "docs" / page)]
-    kept = next((one[3:] for one in arguments if one.startswith("at=")), None)
-    wanted = [one for one in arguments if not one.startswith("at=")]
-    names = [shot.picture.stem for shot in every]
+    """Make the pictures that are named, or all. Returns the exit code."""
+    all_shots = [shot for page in PAGES for shot in shots(ROOT / "docs" / page)]
+    kept = next((argument[3:] for argument in arguments if argument.startswith("at=")), None)
+    wanted = [argument for argument in arguments if not argument.startswith("at=")]
+    names = [shot.picture.stem for shot in all_shots]
     if unknown := sorted(set(wanted) - set(names)):
         print(f"no picture {unknown[0]}; there are {', '.join(names)}", file=sys.stderr)
         return 2
@@ -67,30 +70,37 @@ def main(*arguments: str) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "docs").exists():
             (folder / "docs").symlink_to(ROOT / "docs")
-        for shot in every:
+        for shot in all_shots:
             if not wanted or shot.picture.stem in wanted:
                 make(shot, folder)
     return 0
 
 
 def make(shot: Shot, folder: Path) -> None:
+    """Run the commands of a picture in a folder, and write the picture.
+
+    Raises:
+        FileNotFoundError: The commands did not make the files that the picture is made from.
+    """
     for words in shot.commands:
         subprocess.run([sys.executable, *words[1:]], cwd=folder, check=True)
-    found = [path for source in shot.sources for path in sorted(folder.glob(source))]
-    if not found:
+    files = [path for source in shot.sources for path in sorted(folder.glob(source))]
+    if not files:
         raise FileNotFoundError(2, "the commands made no such file", str(shot.sources))
-    picture = beside([read(path, folder) for path in found])
+    picture = beside([read(path, folder) for path in files])
     write(shot.picture, picture)
     size = shot.picture.stat().st_size // 1000
     print(f"{shot.picture.relative_to(ROOT)}  {picture.shape[1]} x {picture.shape[0]}, {size} kB")
 
 
 def read(path: Path, folder: Path) -> np.ndarray:
-    """An image, or a page as a browser shows it, uint8 BGR [H, W, 3]."""
+    """Read an image, or a page as a browser shows it, uint8 BGR [H, W, 3]."""
     if path.suffix == ".html":
         browser = shutil.which("chromium") or shutil.which("google-chrome")
         if browser is None:
-            raise FileNotFoundError(2, "a page is photographed by a browser", "chromium")
+            raise FileNotFoundError(
+                2, "a browser is needed to take a picture of a page", "chromium"
+            )
         page, path = path, folder / "page.png"
         asked = (f"--user-data-dir={folder / 'browser'}", f"--screenshot={path}")
         address = page.resolve().as_uri()
@@ -101,7 +111,7 @@ def read(path: Path, folder: Path) -> np.ndarray:
 
 
 def beside(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Side by side on white, all as high as the lowest, at most WIDEST together."""
+    """Join images side by side on white, scaled to the lowest height, at most WIDEST together."""
     height = min(len(image) for image in images)
     panels = [scaled(image, height / len(image)) for image in images]
     gap = np.full((height, 8, 3), 255, np.uint8)
@@ -110,12 +120,13 @@ def beside(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def scaled(image: np.ndarray, by: float) -> np.ndarray:
+    """Return an image scaled down by a factor; a factor of 1 or more changes nothing."""
     size = (max(1, round(image.shape[1] * by)), max(1, round(len(image) * by)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) if by < 1 else image
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    """PNG as it is, JPEG at the best quality that is small enough."""
+    """Write an image: as PNG, or as JPEG at the best quality whose file is small enough."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for quality in range(92, 20, -4):
         whole, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, quality])

@@ -1,8 +1,8 @@
-"""A hook of mkdocs: what lies outside docs/ is part of the site, too.
+"""A hook of mkdocs that adds files outside docs/ to the site.
 
-A link to a source file is true where the repository is read; in the site it leads to a page that
-shows that file. CONTRIBUTING.md and the others at the root become pages, and the API reference is
-made from the docstrings. Nothing leads to a host.
+A link to a source file works in the repository; in the site it leads to a page that shows the file.
+CONTRIBUTING.md and other pages at the root become pages of the site, and the API reference is
+made from the docstrings. No link leads to another host.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the API reference, the pages at the root, and a page for each linked source file."""
     for uri, text in reference_pages().items():
         files.append(File.generated(config, uri, content=text))
     for name in PAGES:
@@ -52,12 +53,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Return a page whose links lead to pages of the site."""
     source = _source(page.file)
 
     def there(link: re.Match[str]) -> str:
         target = (source.parent / link["path"]).resolve()
         if not target.is_file():
-            return link[0]  # mkdocs says so
+            return link[0]  # mkdocs reports it
         uri = posixpath.relpath(_uri(target), posixpath.dirname(page.file.src_uri) or ".")
         return uri + (link["anchor"] or "")
 
@@ -65,7 +67,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _source(file: File) -> Path:
-    """Where a file of the site lies in the repository; the root itself, where it was made here."""
+    """Return the path of a file of the site in the repository; the root for a generated file."""
     return Path(file.abs_src_path).resolve() if file.abs_src_path else ROOT
 
 
@@ -75,7 +77,7 @@ def _targets(page: Path) -> Iterator[Path]:
 
 
 def _uri(target: Path) -> str:
-    """The name that a file of the repository has in the site."""
+    """Return the name of a file of the repository in the site."""
     if target.is_relative_to(DOCS):
         return target.relative_to(DOCS).as_posix()
     name = target.relative_to(ROOT).as_posix()

@@ -1,7 +1,7 @@
 """The pages of the API reference, which mkdocstrings fills from the docstrings.
 
 Nothing is listed by hand: a family is a folder of conf/, its classes are those that its YAML files
-name by `_target_`, and the file formats are the modules of pipeline/formats.
+name by `_target_`. A package has a section for each of its modules.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-CONF, PACKAGE = ROOT / "conf", ROOT / "pipeline"
+CONF = ROOT / "conf"
 SHARED_MODULES = {
     "api": ("Python API", "pipeline.api"),
     "protocols": ("Protocols", "pipeline.protocols"),
     "types": ("Types", "pipeline.types"),
     "errors": ("Errors", "pipeline.errors"),
+    "formats": ("File formats", "pipeline.formats"),
 }
 
 
 def reference_pages() -> dict[str, str]:
     """Return the Markdown of each page of the reference by its address in the site."""
-    pages = {
-        name: f"# {title}\n\n{module_block(module)}"
-        for name, (title, module) in SHARED_MODULES.items()
-    }
+    pages = {name: module_page(title, module) for name, (title, module) in SHARED_MODULES.items()}
     for family in family_folders():
         pages[family.name] = family_page(family)
-    pages["formats"] = formats_page()
     return {f"reference/{name}.md": text for name, text in pages.items()}
 
 
@@ -58,7 +55,7 @@ def family_page(folder: Path) -> str:
     family = folder.name
     parts = [f"# {family}", f"What `{family}=` can be. The names are the files of conf/{family}/."]
     for module, classes in modules.items():
-        parts.append(f"## {module.rpartition('.')[2]}")
+        parts.append(f"## {module.split('.', 2)[-1]}")
         for name, choices in classes.items():
             named = ", ".join(f"`{family}={choice}`" for choice in choices)
             parts.append(f"`{name}`: {named}")
@@ -66,25 +63,27 @@ def family_page(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def formats_page() -> str:
-    """Return the page of the file formats, a section for each module of pipeline/formats."""
-    modules = [path.stem for path in sorted((PACKAGE / "formats").glob("*.py"))]
-    parts = ["# File formats"]
-    for name in modules:
+def module_page(title: str, module: str) -> str:
+    """Return the page of a module, or of a package with a section for each of its modules."""
+    folder = ROOT.joinpath(*module.split("."))
+    if not folder.is_dir():
+        return f"# {title}\n\n{module_block(module)}"
+    parts = [f"# {title}", module_block(module, members=[])]
+    for name in (path.stem for path in sorted(folder.glob("*.py"))):
         if name != "__init__":
-            parts += [f"## {name}", module_block(f"pipeline.formats.{name}", heading_level=3)]
+            parts += [f"## {name}", module_block(f"{module}.{name}", heading_level=3)]
     return "\n\n".join(parts) + "\n"
 
 
-def module_block(module: str, members: Iterable[str] = (), heading_level: int = 2) -> str:
+def module_block(module: str, members: Iterable[str] | None = None, heading_level: int = 2) -> str:
     """Return the line by which mkdocstrings inserts a module's docstring and public members.
 
     Args:
         module: The dotted name of the module.
-        members: The names to show; all public ones that the module defines when empty.
+        members: The names to show; None for all public ones that the module defines.
         heading_level: The level of the members' headings, from 1.
     """
-    shown = list(members) or public_names(module)
+    shown = public_names(module) if members is None else list(members)
     options = [f"      heading_level: {heading_level}", f"      members: [{', '.join(shown)}]"]
     return "\n".join([f"::: {module}", "    options:", *options]) + "\n"
 

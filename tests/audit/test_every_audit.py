@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.engine.choices import build_choices, fill_defaults, list_choices, read_choice
-from pipeline.engine.config import Audit
 from pipeline.protocols import AuditTest
 from pipeline.saliency.gradcam import GradCAM
+from pipeline.stages.audit.config import AuditOptions
 from pipeline.types import AuditBatch, AuditSubject
 from tests.audit.networks import batch_of, small
 from tests.conftest import TINY, Cli
@@ -116,15 +116,15 @@ def test_no_two_tests_have_a_number_of_the_same_name() -> None:
 
 @pytest.mark.parametrize("name", AUDITS)
 def test_an_argument_has_the_default_of_the_option_of_the_stage(name: str) -> None:
-    options = vars(Audit())
+    options = vars(AuditOptions())
     node = fill_defaults(name, read_choice("audit", name))
     for key in node.keys() & options.keys():
         assert node[key] == options[key], key
 
 
 def test_the_default_is_all_tests() -> None:
-    assert Audit().tests == ["faithfulness", "sanity", "input_shift", "fragility"]
-    assert sorted(Audit().tests) == AUDITS
+    assert AuditOptions().tests == ["faithfulness", "sanity", "input_shift", "fragility"]
+    assert sorted(AuditOptions().tests) == AUDITS
 
 
 # -- from outside --------------------------------------------------------------------------------

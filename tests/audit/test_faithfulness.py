@@ -15,15 +15,16 @@ from quantus.functions.perturb_func import noisy_linear_imputation
 from torch import Tensor, nn
 
 from pipeline.audit.faithfulness import (
-    area,
-    blurred,
-    curve,
-    drop_and_increase,
-    imputed,
+    RoadSettings,
+    blur,
+    compute_area,
+    impute,
+    measure_curve,
+    measure_drop_and_increase,
     measure_faithfulness,
-    road,
+    measure_road,
 )
-from pipeline.audit.likeness import importance
+from pipeline.audit.likeness import order_by_importance
 from tests.audit.networks import small
 
 
@@ -64,8 +65,8 @@ def test_deletion_is_quantus_pixel_flipping() -> None:
     def score(some: Tensor) -> Tensor:
         return network(some).softmax(1).gather(1, classes[:, None])[:, 0]
 
-    order = importance(maps, range(6))
-    found = curve(score, images, torch.zeros_like(images), order, 10).numpy()
+    order = order_by_importance(maps, range(6))
+    found = measure_curve(score, images, torch.zeros_like(images), order, 10).numpy()
     np.testing.assert_allclose(found[:, 1:], wanted, atol=1e-6)  # it leaves the start out
     np.testing.assert_allclose(found[:, 0], score(images), atol=1e-6)
 
@@ -76,12 +77,12 @@ def test_imputation_is_quantus_own() -> None:
     gone = torch.rand(3, 31, 26) < torch.tensor([0.1, 0.6, 0.95])[:, None, None]
     gone[0, 5:25, 3:20] = True  # a wide gap
     gone[1, :, 0] = True  # the border
-    found = imputed(images, gone, [0, 1, 2], noise=0, tolerance=1e-6).numpy()
+    found = impute(images, gone, [0, 1, 2], noise=0, tolerance=1e-6).numpy()
     for n in range(3):
         where = np.nonzero(gone[n].numpy().ravel())[0]
         wanted = noisy_linear_imputation(images[n].numpy(), where, noise=0)
         np.testing.assert_allclose(found[n], wanted, atol=2e-4)
-    usual = imputed(images, gone, [0, 1, 2], noise=0).numpy()
+    usual = impute(images, gone, [0, 1, 2], noise=0).numpy()
     assert np.abs(usual - found).max() < 0.01, "less than the noise that is added"
     assert (found[~gone.numpy()[:, None].repeat(3, 1)] ==
             images.numpy()[~gone.numpy()[:, None].repeat(3, 1)]).all()  # fmt: skip
@@ -90,8 +91,8 @@ def test_imputation_is_quantus_own() -> None:
 def test_noise_is_each_images_own() -> None:
     images, gone = torch.zeros(2, 3, 16, 16), torch.ones(2, 16, 16, dtype=torch.bool)
     gone[:, 0] = False
-    both = imputed(images, gone, [5, 6])
-    assert torch.equal(both[1:], imputed(images[1:], gone[1:], [6]))
+    both = impute(images, gone, [5, 6])
+    assert torch.equal(both[1:], impute(images[1:], gone[1:], [6]))
     assert 0.005 < both[:, :, 1:].std() < 0.015
 
 
@@ -101,8 +102,10 @@ def test_road_is_quantus_road() -> None:
     metric = quantus.ROAD(percentages=[10, 50, 90], noise=0, normalise=False, disable_warnings=True)
     wanted = quantus_of(metric, network, images, classes, maps)
     assert isinstance(wanted, dict)
-    order = importance(maps, range(6))
-    kept, probability = road(network, images, classes, order, range(6), (0.1, 0.5, 0.9), noise=0)
+    order = order_by_importance(maps, range(6))
+    kept, probability = measure_road(
+        network, images, classes, order, range(6), RoadSettings(shares=(0.1, 0.5, 0.9), noise=0)
+    )
     np.testing.assert_allclose(kept.mean(0), [wanted[p] for p in (10, 50, 90)], atol=1e-6)
     assert 0 < kept.mean() < 1, "a test that tells nothing"
     assert ((probability >= 0) & (probability <= 1)).all()
@@ -111,8 +114,8 @@ def test_road_is_quantus_road() -> None:
 def test_area_is_that_of_rises_code() -> None:
     curves = torch.rand(4, 9)
     wanted = (curves.sum(1) - curves[:, 0] / 2 - curves[:, -1] / 2) / 8
-    torch.testing.assert_close(area(curves), wanted)
-    torch.testing.assert_close(area(torch.ones(2, 5)), torch.ones(2))
+    torch.testing.assert_close(compute_area(curves), wanted)
+    torch.testing.assert_close(compute_area(torch.ones(2, 5)), torch.ones(2))
 
 
 def test_drop_and_increase_by_hand() -> None:
@@ -121,16 +124,16 @@ def test_drop_and_increase_by_hand() -> None:
     maps = torch.zeros(2, 4, 4)
     maps[:, :2] = 2
     score: Callable[[Tensor], Tensor] = lambda some: some.mean((1, 2, 3)) * 0.8  # noqa: E731
-    drop, increase = drop_and_increase(score, torch.tensor([0.8, 0.1]), images, maps)
+    drop, increase = measure_drop_and_increase(score, torch.tensor([0.8, 0.1]), images, maps)
     torch.testing.assert_close(drop, torch.tensor([0.5, 0.0]))
     assert increase.tolist() == [0, 1]
 
 
 def test_blur_keeps_what_is_flat_and_the_mean() -> None:
     flat = torch.full((1, 3, 20, 30), 0.7)
-    torch.testing.assert_close(blurred(flat), flat)
+    torch.testing.assert_close(blur(flat), flat)
     noise = torch.randn(1, 3, 64, 48)
-    assert blurred(noise).std() < 0.2 * noise.std()
+    assert blur(noise).std() < 0.2 * noise.std()
 
 
 def test_a_map_of_what_counts_beats_its_opposite() -> None:

@@ -10,7 +10,7 @@ import torch
 from quantus.helpers.model.pytorch_model import PyTorchModel
 from torch import Tensor, nn
 
-from pipeline.audit.input_shift import measure_input_shift, shifted
+from pipeline.audit.input_shift import build_shifted_network, measure_input_shift
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.torchvision import TransformInput
@@ -35,7 +35,7 @@ def test_the_copy_answers_alike(bias: bool, padding: int) -> None:
     network = small(bias=bias, padding=padding)
     before = {name: one.clone() for name, one in network.state_dict().items()}
     images = torch.randn(2, 3, 24, 32)
-    other = shifted(network, images, SHIFT)
+    other = build_shifted_network(network, images, SHIFT)
     moved = images + SHIFT[:, None, None]
     torch.testing.assert_close(logits(other, moved), logits(network, images), atol=1e-5, rtol=1e-5)
     assert (logits(network, moved) - logits(network, images)).abs().max() > 0.01
@@ -74,7 +74,7 @@ def test_a_fixed_step_before_the_convolution_is_seen() -> None:
     body = nn.Sequential(TransformInput(), bare.body)
     network = Classifier(body, bare.head, list("abcde")).eval().requires_grad_(False)
     images = torch.randn(2, 3, 24, 32)
-    other = shifted(network, images, SHIFT)
+    other = build_shifted_network(network, images, SHIFT)
     moved = images + SHIFT[:, None, None]
     torch.testing.assert_close(logits(other, moved), logits(network, images), atol=1e-5, rtol=1e-5)
 
@@ -83,7 +83,7 @@ def test_a_network_without_a_first_convolution_is_refused() -> None:
     body = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3))
     network = Classifier(body, MeanLinear(4, 2), "ab").eval()
     with pytest.raises(UserError, match=r"body\.0, is no convolution"):
-        shifted(network, torch.randn(1, 3, 8, 8), SHIFT)
+        build_shifted_network(network, torch.randn(1, 3, 8, 8), SHIFT)
 
 
 def test_quantus_is_the_same_without_padding_and_not_alike_with_it() -> None:
@@ -97,6 +97,6 @@ def test_quantus_is_the_same_without_padding_and_not_alike_with_it() -> None:
         theirs = PyTorchModel(plain, channel_first=True).add_mean_shift_to_first_layer(
             shift, (1, 3, 12, 16)
         )
-        ours = shifted(plain, images, torch.full((3,), shift))
+        ours = build_shifted_network(plain, images, torch.full((3,), shift))
         torch.testing.assert_close(ours(images + shift), plain(images), atol=1e-5, rtol=1e-4)
         assert torch.allclose(theirs(images + shift), plain(images), atol=1e-5) == alike

@@ -9,7 +9,13 @@ from quantus.functions.similarity_func import correlation_spearman
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from pipeline.audit.likeness import importance, min_max, rank_correlation, ssim, top_k_shared
+from pipeline.audit.likeness import (
+    compare_top_k,
+    normalize_min_max,
+    order_by_importance,
+    rank_correlation,
+    ssim,
+)
 
 
 @pytest.mark.parametrize("levels", [0, 4])
@@ -37,7 +43,7 @@ def test_ssim_is_scikit_images(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     a = rng.random((2, *size)).astype(np.float32)
     b = (a + 0.4 * rng.random((2, *size))).astype(np.float32)
-    scaled = [min_max(torch.from_numpy(one)).numpy() for one in (a, b)]
+    scaled = [normalize_min_max(torch.from_numpy(one)).numpy() for one in (a, b)]
     wanted = [structural_similarity(x.astype(float), y.astype(float), data_range=1.0)
               for x, y in zip(*scaled, strict=True)]  # fmt: skip
     found = ssim(torch.from_numpy(a), torch.from_numpy(b)).numpy()
@@ -47,19 +53,19 @@ def test_ssim_is_scikit_images(size: tuple[int, int]) -> None:
 def test_importance_and_top_k_by_hand() -> None:
     a = torch.tensor([[[3.0, 1.0], [2.0, 0.0]]])
     b = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]])
-    first, second = importance(a, [0]), importance(b, [0])
+    first, second = order_by_importance(a, [0]), order_by_importance(b, [0])
     assert first.tolist() == [[0, 2, 1, 3]]
-    assert [top_k_shared(first, second, k).item() for k in (1, 2, 4)] == [0, 0.5, 1]
+    assert [compare_top_k(first, second, k).item() for k in (1, 2, 4)] == [0, 0.5, 1]
 
 
 def test_equals_come_in_an_order_of_the_images_own() -> None:
     flat = torch.zeros(2, 30, 30)
-    one, other = importance(flat, [1, 2])
+    one, other = order_by_importance(flat, [1, 2])
     assert not torch.equal(one, other)
     assert not torch.equal(one.sort().values, one)
-    assert torch.equal(importance(flat[:1], [2])[0], other)
+    assert torch.equal(order_by_importance(flat[:1], [2])[0], other)
 
 
 def test_values_that_are_not_finite_count_as_the_lowest() -> None:
     maps = torch.tensor([[[float("nan"), 1.0], [3.0, -float("inf")]]])
-    assert min_max(maps).flatten().tolist() == [0, 0, 1, 0]
+    assert normalize_min_max(maps).flatten().tolist() == [0, 0, 1, 0]

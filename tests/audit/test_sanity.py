@@ -12,7 +12,7 @@ import quantus
 import torch
 from torch import Tensor, nn
 
-from pipeline.audit.sanity import make_random, measure_sanity, parts
+from pipeline.audit.sanity import measure_sanity, randomize, split_into_parts
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
 from pipeline.protocols import SaliencyMethod
@@ -45,7 +45,7 @@ def test_rank_correlation_is_quantus(mode: int, order: str, measure: str) -> Non
                     a_batch=None, explain_func=theirs, device="cpu",
                     channel_first=True)  # fmt: skip
     found = measure_sanity(network, explain, images, 99, 7)[measure][:, mode]
-    names = [layer for part in parts(network, 99) for layer in part.layers]
+    names = [layer for part in split_into_parts(network, 99) for layer in part.layers]
     assert sorted([*names, "original"]) == sorted(wanted)
     for n, name in enumerate(names):
         np.testing.assert_allclose(found[:, n], wanted[name], atol=1e-5)
@@ -63,7 +63,7 @@ def test_the_network_itself_stays_as_it_is() -> None:
 def test_what_comes_out() -> None:
     network, images = small(), torch.randn(2, 3, 32, 24)
     found = measure_sanity(network, maps_of(Gradient(), torch.tensor([0, 1])), images, 3, 0)
-    count = len(parts(network, 3))
+    count = len(split_into_parts(network, 3))
     for name in ("ssim", "rank", "rank_abs"):
         assert found[name].shape == (2, 2, count)
         assert (found[name].abs() <= 1 + 1e-9).all()
@@ -82,7 +82,7 @@ def test_parts_hold_every_layer_once(name: str) -> None:
     modules = network.named_modules()
     wanted = [n for n, one in modules if any(True for _ in one.parameters(recurse=False))]
     for most in (2, 8, 1000):
-        found = parts(network, most)
+        found = split_into_parts(network, most)
         assert sorted(layer for part in found for layer in part.layers) == sorted(wanted)
         assert found[0].name == "head"
         assert 2 <= len(found) <= max(most, 2)
@@ -90,8 +90,8 @@ def test_parts_hold_every_layer_once(name: str) -> None:
 
 def test_random_layers_are_those_of_torch() -> None:
     network = small()
-    (head, *_) = parts(network, 9)
-    make_random(network, head, 5)
+    (head, *_) = split_into_parts(network, 9)
+    randomize(network, head, 5)
     torch.manual_seed(5)
     wanted = nn.Linear(12, 5)
     torch.testing.assert_close(network.head.linear.weight.data, wanted.weight.data)

@@ -1,4 +1,4 @@
-"""cub: the original's layout, untouched; every broken table is refused with file and line."""
+"""cub: the published layout is read; a broken table is refused with file and line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLES = {
 
 @pytest.fixture
 def root(tmp_path, paint) -> Path:
-    """Two birds, six images each, every third one scored; numbers with gaps, as in a part."""
+    """Write two kinds of birds, six images each, a third of them scored, and numbers with gaps."""
     root = tmp_path / "around/CUB_200_2011"
     folders = {5: "005.Crested_Auklet", 12: "012.Yellow_headed_Blackbird"}
     rows = []
@@ -82,6 +82,7 @@ def test_wrong_root(tmp_path):
 
 
 def edit(path: Path, line: int, text: str) -> None:
+    """Replace a line, numbered from 1."""
     lines = path.read_text().splitlines()
     lines[line - 1 : line] = [text]
     path.write_text("\n".join(lines) + "\n")
@@ -98,17 +99,17 @@ def refused(root: Path, *words: str) -> None:
 @pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
 def test_broken_lines(root, name):
     path = root / name
-    whole = path.read_text()
-    first = whole.split()[0]
+    content = path.read_text()
+    first = content.split()[0]
     for text, *words in (
         [first, "too short", "correct it"],
         ["x 1 2 3 4", "'x' is not a number", "correct it"],
-        [whole.splitlines()[0], f"id {first} is there twice", "drop"],
+        [content.splitlines()[0], f"id {first} is there twice", "drop"],
     ):
         edit(path, 2, text)
         refused(root, f"{path}, line 2", *words)
-        path.write_text(whole)
-    path.write_bytes(b"\xff" + whole.encode())
+        path.write_text(content)
+    path.write_bytes(b"\xff" + content.encode())
     refused(root, str(path), "not UTF-8")
 
 

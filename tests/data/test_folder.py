@@ -28,7 +28,8 @@ def root(tmp_path, paint) -> Path:
 
 
 def annotate(root: Path, **change: object) -> Path:
-    whole = {
+    """Write instances_val.json, with other lists in place of its lists where they are given."""
+    data_set = {
         "images": [
             {"id": 70 + n, "file_name": f"n01/val{n}.png", "width": 40 + n, "height": 30}
             for n in range(2)
@@ -40,26 +41,26 @@ def annotate(root: Path, **change: object) -> Path:
         ],
         "categories": [{"id": 5, "name": "n01"}, {"id": 3, "name": "English springer"}],
     }
-    (root / "instances_val.json").write_text(json.dumps(whole | change))
+    (root / "instances_val.json").write_text(json.dumps(data_set | change))
     return root / "instances_val.json"
 
 
 # -- images and labels
 
 
-def calibration(root: Path, paint, name: str = "valid") -> dict[str, Any]:
+def make_calibration(root: Path, paint, name: str = "valid") -> None:
+    """Add a folder of three classes with a box in an image, and its annotation file."""
     for folder in ("n01", "n02", "n03"):
         paint(root / f"{name}/{folder}/x.png", size=(30, 40))
-    whole = {"images": [{"id": 1, "file_name": f"{name}/n01/x.png"}],
+    data_set = {"images": [{"id": 1, "file_name": f"{name}/n01/x.png"}],
              "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 10, 20]}],
              "categories": [{"id": 5, "name": "n01"}]}  # fmt: skip
-    (root / f"instances_{name}.json").write_text(json.dumps(whole))
-    return whole
+    (root / f"instances_{name}.json").write_text(json.dumps(data_set))
 
 
 def test_a_split_that_only_chooses_a_threshold(root, paint):
     annotate(root)
-    calibration(root, paint)
+    make_calibration(root, paint)
     plain, data = Folder(str(root)), Folder(str(root), calibration="valid")
     assert plain.ids("calibration") == []
     assert plain.truth("calibration") == {}
@@ -74,7 +75,7 @@ def test_a_split_that_only_chooses_a_threshold(root, paint):
     assert any("valid: 1 class folder ('n03')" in note for note in data.notes())
     assert data.truth_fingerprint("calibration") != data.truth_fingerprint("val")
     assert data.truth_fingerprint("val") == plain.truth_fingerprint("val")
-    # What would else be scored, as a folder of that name is, is not.
+    # Without data.calibration, a folder called `valid` would be scored.
     shutil.rmtree(root / "val")
     (root / "instances_val.json").unlink()
     scored = Folder(str(root), calibration="valid").ids("val")
@@ -83,29 +84,29 @@ def test_a_split_that_only_chooses_a_threshold(root, paint):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [("vali", "did you mean 'val'"), ("train", "learned from"), ("other", "instances_other.json")],
 )
-def test_a_calibration_that_cannot_be(root, paint, name, told):
+def test_a_calibration_that_cannot_be(root, paint, name, expected):
     paint(root / "other/n01/x.png")
     with pytest.raises(UserError, match=f"data.calibration={name}") as caught:
         Folder(str(root), calibration=name)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_calibration_beside_classes_would_be_one(tmp_path, paint):
     for name in ("n01", "n02"):
         paint(tmp_path / f"{name}/x.png")
-    calibration(tmp_path, paint)
+    make_calibration(tmp_path, paint)
     with pytest.raises(UserError, match="it would be a class"):
         Folder(str(tmp_path), calibration="valid")
 
 
 def test_crowds_come_with_the_truth(root):
     path = annotate(root)
-    whole = json.loads(path.read_text())
-    whole["annotations"][1]["iscrowd"] = 1
-    path.write_text(json.dumps(whole))
+    data_set = json.loads(path.read_text())
+    data_set["annotations"][1]["iscrowd"] = 1
+    path.write_text(json.dumps(data_set))
     known = Folder(str(root)).truth("val")["val/n01/val1.png"]
     assert len(known.boxes) == 1
     assert known.crowds.boxes.tolist() == [[0, 0, 5, 6]]
@@ -151,7 +152,7 @@ def test_one_folder_is_split_by_hash(tmp_path, paint):
 
 
 def test_val_alone(root):
-    """Enough for a pretrained network's own head: nothing to learn from, all to score."""
+    """A pretrained network with its head needs no images to train on."""
     shutil.rmtree(root / "train")
     data = Folder(str(root))
     assert data.classes == ("tench", "English springer")
@@ -191,12 +192,12 @@ def test_what_is_left_out_is_named(root, paint):
 
 
 def test_a_class_folder_that_cannot_be_read(root, monkeypatch):
-    whole = os.scandir
+    original = os.scandir
 
     def scandir(path):
         if os.fspath(path).endswith("train/n02"):
             raise PermissionError(13, "Permission denied", str(path))
-        return whole(path)
+        return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
     data = Folder(str(root))
@@ -343,7 +344,7 @@ def test_how_images_may_be_named(root, name):
 
 
 def test_a_bare_name_that_fits_several(root):
-    """val0.png is there in both classes; train/.../train0.png is not what val speaks of."""
+    """val0.png is there in both classes; train0.png is not among the images of val."""
     images = [{"id": n, "file_name": name}
               for n, name in enumerate(["n01/val0.png", "val0.png", "n01/train0.png"])]  # fmt: skip
     annotate(root, images=images, annotations=[])
@@ -358,24 +359,25 @@ def test_a_bare_name_that_fits_several(root):
 def test_a_name_with_a_line_break(root, paint):
     paint(root / "val/n01/a\nb.png")
     annotate(root, images=[{"id": 70, "file_name": "n01/a\nb.png"}])
-    whole = json.loads((root / "instances_val.json").read_text())
-    annotate(root, images=whole["images"], annotations=whole["annotations"][:1])
+    data_set = json.loads((root / "instances_val.json").read_text())
+    annotate(root, images=data_set["images"], annotations=data_set["annotations"][:1])
     assert list(Folder(str(root)).truth("val")) == [r"val/n01/a\nb.png"]
 
 
-def problem(root: Path, **how: Any) -> str:
+def problem(root: Path, **options: Any) -> str:
+    """Return the message that reading the ground truth is refused with."""
     with pytest.raises(UserError) as caught:
-        Folder(str(root), **how).truth("val")
+        Folder(str(root), **options).truth("val")
     return str(caught.value)
 
 
 def test_images_that_are_not_there(root):
     images = [{"id": 70, "file_name": "other/0.jpg"}]
     path = annotate(root, images=images, annotations=[])
-    said = problem(root)
-    assert str(path) in said
-    assert "none of its 1 images is in the data set; it names 'other/0.jpg'" in said
-    assert "file_name is to be" in said
+    message = problem(root)
+    assert str(path) in message
+    assert "none of its 1 images is in the data set; it names 'other/0.jpg'" in message
+    assert "file_name is to be" in message
 
 
 def test_one_image_twice(root):
@@ -418,10 +420,10 @@ def test_size_that_is_not_the_image_s(root):
     images = [{"id": 70, "file_name": "n01/val0.png", "width": 30, "height": 40},
               {"id": 71, "file_name": "n01/val1.png"}]  # fmt: skip
     path = annotate(root, images=images)
-    said = problem(root)
-    assert f"{path}, images[0]: says 30 x 40" in said
-    assert "is 40 x 30" in said
-    assert "drop the record" in said
+    message = problem(root)
+    assert f"{path}, images[0]: says 30 x 40" in message
+    assert "is 40 x 30" in message
+    assert "drop the record" in message
 
 
 def test_boxes_lie_on_the_upright_image(root, paint):
@@ -442,7 +444,7 @@ def test_truth_of_a_broken_image(root):
 
 
 def test_boxes_elsewhere(root, tmp_path):
-    path = annotate(root).rename(tmp_path / "mine.json")
+    path = annotate(root).rename(tmp_path / "other.json")
     assert len(Folder(str(root), boxes=str(path)).truth("val")) == 2
     assert "data.boxes=none.json: no such file" in problem(root, boxes="none.json")
 
@@ -469,8 +471,8 @@ def test_imagenette(shared):
     assert data.classes[:2] == ("tench", "English springer")
     assert (len(data.ids("val")), len(data.ids("all"))) == (250, 3250)
     truth = data.truth("val")
-    assert sum(len(one.boxes) for one in truth.values()) == 406
-    assert all(len(one.of_label()) for one in truth.values())
+    assert sum(len(image.boxes) for image in truth.values()) == 406
+    assert all(len(image.of_label()) for image in truth.values())
     assert list(data.coco_names("val").image_ids) == list(range(1, 251))
     assert np.bincount(data.labels("val")).tolist() == [25] * 10
     assert data.truth_notes() == data.notes() == []
@@ -508,6 +510,6 @@ def test_boxes_of_objects_whatever_they_are(root):
     box = {"id": 1, "image_id": 70, "category_id": 9, "bbox": [1, 2, 3, 4]}
     annotate(root, categories=[{"id": 9, "name": "object"}], annotations=[box])
     data = Folder(str(root))
-    truth = next(one for one in data.truth("val").values() if len(one.boxes))
+    truth = next(image for image in data.truth("val").values() if len(image.boxes))
     assert truth.of_label().tolist() == [[1, 2, 4, 6]]
     assert "taken as those of each image's own class" in " ".join(data.truth_notes())

@@ -1,4 +1,4 @@
-"""images: whatever a user may point at, without a label."""
+"""images: files, folders, globs and lists of them, without labels."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_what_is_missing_is_noted(photos):
     os.mkfifo(photos / "pipe.jpg")
     data = Images(["photos/a.png", "photos/none.jpg", "photos/dead.jpg", "photos/pipe.jpg"])
     assert list(data.ids("val")) == ["a.png"]
-    said = [note.removeprefix(str(photos)) for note in data.notes()]
-    assert said == ["/none.jpg: no such file or folder", "/dead.jpg: a link to nothing",
+    notes = [note.removeprefix(str(photos)) for note in data.notes()]
+    assert notes == ["/none.jpg: no such file or folder", "/dead.jpg: a link to nothing",
                     "/pipe.jpg: neither a file nor a folder"]  # fmt: skip
 
 

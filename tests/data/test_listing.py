@@ -1,4 +1,4 @@
-"""listing: what is found on disk, in which order, under which id, and how it is split."""
+"""listing: which files are listed, in which order, under which id, and how they are split."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.formats.files import read_lines
 
 
 def make(root: Path, *names: str) -> Path:
+    """Make empty files, and return their root."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -28,8 +29,8 @@ def ids(root: Path, prefix: str = "") -> list[str]:
 
 
 def files(count: int, classes: int = 1) -> Listing:
-    each = [File(f"{n % classes}/{n}.jpg", f"/{n}.jpg", (n, n)) for n in range(count)]
-    return Listing(each, [n % classes for n in range(count)], [str(n) for n in range(classes)])
+    entries = [File(f"{n % classes}/{n}.jpg", f"/{n}.jpg", (n, n)) for n in range(count)]
+    return Listing(entries, [n % classes for n in range(count)], [str(n) for n in range(classes)])
 
 
 def test_suffixes_are_those_that_pillow_reads():
@@ -52,11 +53,11 @@ def test_files_in_order_at_any_depth(tmp_path):
 def test_odd_names_are_printable_and_apart(tmp_path):
     raw = ["a b.jpg", "it's.jpg", 'q".jpg', "a=b,[c].jpg", "ü鳥.jpg", "n\nl.jpg", "n\\nl.jpg",
            os.fsdecode(b"\xff.jpg"), "\\xff.jpg", "y" * 251 + ".jpg"]  # fmt: skip
-    found = ids(make(tmp_path, *raw))
-    assert len(set(found)) == len(raw)
-    for id in found:
+    printable_ids = ids(make(tmp_path, *raw))
+    assert len(set(printable_ids)) == len(raw)
+    for id in printable_ids:
         assert id.encode().decode().isprintable()
-    assert {"a b.jpg", "a=b,[c].jpg", "ü鳥.jpg"} < set(found)
+    assert {"a b.jpg", "a=b,[c].jpg", "ü鳥.jpg"} < set(printable_ids)
 
 
 def test_two_files_of_one_name(tmp_path):
@@ -74,13 +75,13 @@ def test_loops_links_and_pipes(tmp_path):
     (cat / "more").symlink_to(tmp_path / "elsewhere")
     (cat / "4.jpg").symlink_to(tmp_path / "elsewhere/3.jpg")
     os.mkfifo(cat / "pipe.jpg")
-    found = listing.search(cat, "cat")
-    assert [file.id for file in found.files] == ["cat/1.jpg", "cat/4.jpg", "cat/more/3.jpg"]
-    assert sorted(note.split(":")[0] for note in found.notes) == [
+    result = listing.search(cat, "cat")
+    assert [file.id for file in result.files] == ["cat/1.jpg", "cat/4.jpg", "cat/more/3.jpg"]
+    assert sorted(note.split(":")[0] for note in result.notes) == [
         "cat/gone.jpg", "cat/pipe.jpg", "cat/ring1", "cat/ring2", "cat/self", "cat/up"
     ]  # fmt: skip
-    assert any("link to nothing" in note for note in found.notes)
-    assert any("link back" in note for note in found.notes)
+    assert any("link to nothing" in note for note in result.notes)
+    assert any("link back" in note for note in result.notes)
 
 
 def test_a_class_folder_that_is_a_link(tmp_path):
@@ -96,27 +97,28 @@ def test_endless_depth(tmp_path):
     for _ in range(300):
         deep = deep / "d"
     deep.mkdir(parents=True)
-    found = listing.search(tmp_path)
-    assert "folders deep" in found.notes[0]
+    result = listing.search(tmp_path)
+    assert "folders deep" in result.notes[0]
 
 
-def unreadable(monkeypatch, name: str) -> None:
-    whole = os.scandir
+def make_unreadable(monkeypatch, name: str) -> None:
+    """Refuse to read folders of this name."""
+    original = os.scandir
 
     def scandir(path):
         if os.path.basename(os.fspath(path)) == name:
             raise PermissionError(13, "Permission denied", str(path))
-        return whole(path)
+        return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
     make(tmp_path, "a/1.jpg", "locked/2.jpg", "z/3.jpg")
-    unreadable(monkeypatch, "locked")
-    found = listing.search(tmp_path)
-    assert [file.id for file in found.files] == ["a/1.jpg", "z/3.jpg"]
-    assert found.notes == ["locked: the folder cannot be read (Permission denied)"]
+    make_unreadable(monkeypatch, "locked")
+    result = listing.search(tmp_path)
+    assert [file.id for file in result.files] == ["a/1.jpg", "z/3.jpg"]
+    assert result.notes == ["locked: the folder cannot be read (Permission denied)"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -133,7 +135,7 @@ def test_a_folder_without_permission(tmp_path):
 
 def test_a_file_that_vanishes_while_listing(tmp_path, monkeypatch):
     make(tmp_path, "1.jpg", "2.jpg")
-    whole = os.scandir
+    original = os.scandir
 
     class Entry:
         def __init__(self, entry):
@@ -151,10 +153,10 @@ def test_a_file_that_vanishes_while_listing(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(os, "scandir", lambda path: Scan(map(Entry, whole(path))))
-    found = listing.search(tmp_path)
-    assert [file.id for file in found.files] == ["2.jpg"]
-    assert found.notes == ["1.jpg: cannot be looked at (No such file or directory), left out"]
+    monkeypatch.setattr(os, "scandir", lambda path: Scan(map(Entry, original(path))))
+    result = listing.search(tmp_path)
+    assert [file.id for file in result.files] == ["2.jpg"]
+    assert result.notes == ["1.jpg: cannot be looked at (No such file or directory), left out"]
 
 
 # -- splits
@@ -184,23 +186,23 @@ def test_nothing_to_spare():
 
 
 def test_fingerprint_of_a_listing():
-    one = files(5, 2)
-    assert one.fingerprint() == files(5, 2).fingerprint() != files(4, 2).fingerprint()
-    assert one.fingerprint() != Listing(one.files, [1, 1, 0, 1, 0], one.classes).fingerprint()
-    assert one.fingerprint() != Listing(one.files, one.labels, ["0", "2"]).fingerprint()
-    moved = [File(file.id, "/elsewhere" + file.path, file.stamp) for file in one.files]
-    assert one.fingerprint() == Listing(moved, one.labels, one.classes).fingerprint()
+    some = files(5, 2)
+    assert some.fingerprint() == files(5, 2).fingerprint() != files(4, 2).fingerprint()
+    assert some.fingerprint() != Listing(some.files, [1, 1, 0, 1, 0], some.classes).fingerprint()
+    assert some.fingerprint() != Listing(some.files, some.labels, ["0", "2"]).fingerprint()
+    moved = [File(file.id, "/elsewhere" + file.path, file.stamp) for file in some.files]
+    assert some.fingerprint() == Listing(moved, some.labels, some.classes).fingerprint()
 
 
 # -- small things
 
 
 def test_input_size():
-    assert listing.input_size(224) == (224, 224)
-    assert listing.input_size([96, 128]) == (96, 128)
+    assert listing.parse_input_size(224) == (224, 224)
+    assert listing.parse_input_size([96, 128]) == (96, 128)
     for wrong in (0, 7, 9000, (224,), (1, 2, 3), [224, -1]):
         with pytest.raises(UserError, match=r"data\.size"):
-            listing.input_size(wrong)
+            listing.parse_input_size(wrong)
 
 
 def test_lines(tmp_path):
@@ -214,19 +216,19 @@ def test_lines(tmp_path):
         list(read_lines(tmp_path / "none.txt"))
 
 
-def test_ten_thousand_files_take_one_look_at_each_folder(tmp_path, monkeypatch):
+def test_ten_thousand_files_take_one_scan_of_each_folder(tmp_path, monkeypatch):
     for c in range(30):
         (tmp_path / f"{c:03}").mkdir()
         for n in range(334):
             os.close(os.open(tmp_path / f"{c:03}" / f"{n:05}.jpg", os.O_CREAT | os.O_WRONLY))
-    looks = []
-    whole = os.scandir
+    scanned = []
+    original = os.scandir
 
-    def watched(path):
-        looks.append(path)
-        return whole(path)
+    def record(path):
+        scanned.append(path)
+        return original(path)
 
-    monkeypatch.setattr(os, "scandir", watched)
-    found = listing.search(tmp_path)
-    assert len(found.files) == 10_020
-    assert len(looks) == 31
+    monkeypatch.setattr(os, "scandir", record)
+    result = listing.search(tmp_path)
+    assert len(result.files) == 10_020
+    assert len(scanned) == 31

@@ -1,4 +1,4 @@
-"""mnist: the four files as torchvision lays them out, and what is said where they are not."""
+"""mnist: the four files as torchvision lays them out, and errors where they are missing."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.types import Split
 
 
 def write(raw: Path, name: str, values: np.ndarray) -> None:
-    """A file of the IDX format: magic number, sizes, bytes."""
+    """Write a file of the IDX format: magic number, sizes, bytes."""
     raw.mkdir(parents=True, exist_ok=True)
     header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     (raw / f"{name}-ubyte").write_bytes(header + values.tobytes())
 
 
-def digits(root: Path) -> None:
+def write_digits(root: Path) -> None:
     rng = np.random.default_rng(0)
     for pool, count in (("train", 60), ("t10k", 20)):
         images = rng.integers(0, 256, (count, 28, 28), np.uint8)
@@ -32,7 +32,7 @@ def digits(root: Path) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    digits(tmp_path)
+    write_digits(tmp_path)
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def test_splits_ids_and_labels(root: Path) -> None:
     assert list(Mnist(str(root), held_back=0).ids("held_back")) == []
 
 
-def test_an_image_is_the_file_s_own_in_all_colours(root: Path) -> None:
+def test_an_image_has_the_bytes_of_the_file_in_all_channels(root: Path) -> None:
     data = Mnist(str(root))
     stored = (root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
     image = np.frombuffer(stored, np.uint8).reshape(-1, 28, 28)[3]
@@ -88,8 +88,8 @@ def test_wrong_options(root: Path) -> None:
 
 def test_files_that_are_not_whole(root: Path) -> None:
     path = root / "MNIST/raw/train-labels-idx1-ubyte"
-    whole = path.read_bytes()
-    for broken in (whole[:-9], whole[:5], b"", whole[:8] + bytes([11]) * 60):
+    content = path.read_bytes()
+    for broken in (content[:-9], content[:5], b"", content[:8] + bytes([11]) * 60):
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"cannot be read as MNIST's .*remove that folder"):
             Mnist(str(root)).ids("train")
@@ -98,34 +98,34 @@ def test_files_that_are_not_whole(root: Path) -> None:
         Mnist(str(root)).ids("train")
 
 
-def fetched(monkeypatch: pytest.MonkeyPatch, fetch: Any) -> None:
+def replace_download(monkeypatch: pytest.MonkeyPatch, fetch: Any) -> None:
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
 
 
 def test_what_is_not_there_is_downloaded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    downloads = []
 
     def fetch(self: Any) -> None:
-        asked.append(self.root)
-        digits(Path(self.root))
+        downloads.append(self.root)
+        write_digits(Path(self.root))
 
-    fetched(monkeypatch, fetch)
+    replace_download(monkeypatch, fetch)
     root = tmp_path / "new"
     assert len(Mnist(str(root)).ids("val")) == 20
     assert len(Mnist(str(root)).ids("val")) == 20
-    assert len(asked) == 1
+    assert len(downloads) == 1
     assert [path.name for path in root.iterdir()] == ["MNIST"]
 
 
-def test_where_it_cannot_be_downloaded_the_remedy_is_told(
+def test_where_it_cannot_be_downloaded_the_error_names_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(self: Any) -> None:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nno route")
 
-    fetched(monkeypatch, fetch)
+    replace_download(monkeypatch, fetch)
     with pytest.raises(
         UserError, match=r"data\.root=.*no MNIST there.*no route.*data\.root=FOLDER"
     ):

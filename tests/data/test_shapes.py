@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.data.shape_outlines import box, cover, mask
-from pipeline.data.shape_painting import _lay, paint
+from pipeline.data.shape_outlines import compute_box, cover, draw_mask
+from pipeline.data.shape_painting import paint, paint_paper
 from pipeline.data.shapes import Shapes
 from pipeline.errors import UserError
 from pipeline.types import Split
@@ -42,9 +42,9 @@ def test_another_seed_or_pool_is_another_image(drawn: Shapes) -> None:
 
 
 def test_splits_are_disjoint_and_sum_up(drawn: Shapes) -> None:
-    train, held, val, whole = (drawn.ids(split) for split in SPLITS)
-    assert list(whole) == [*train, *held, *val]
-    assert len(set(whole)) == 180
+    train, held, val, all_ids = (drawn.ids(split) for split in SPLITS)
+    assert list(all_ids) == [*train, *held, *val]
+    assert len(set(all_ids)) == 180
     assert len(val) == 60
     assert 2 <= len(held) <= 30
     assert Shapes(images=50, held_back=0.0).ids("held_back") == []
@@ -72,9 +72,9 @@ def test_boxes_are_the_tight_half_open_boxes_of_the_masks(drawn: Shapes) -> None
     for truth in drawn.truth("val").values():
         assert truth.masks is not None
         for true_box, rle in zip(truth.boxes, truth.masks, strict=True):
-            found = coco.decode(rle)
-            assert found.shape == truth.size
-            rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+            mask = coco.decode(rle)
+            assert mask.shape == truth.size
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert true_box.tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             height, width = truth.size
             assert true_box[:2].min() >= 1
@@ -91,15 +91,15 @@ def test_the_mask_is_where_the_shape_was_painted(drawn: Shapes) -> None:
         before = rng.bit_generator.state
         with_shapes = paint(rng, frame, outlines)
         rng.bit_generator.state = before
-        found = np.max([mask(outline, frame) for outline in outlines], 0)
+        mask = np.max([draw_mask(outline, frame) for outline in outlines], 0)
         plain = with_shapes.copy()
         after = np.random.default_rng(5)
         for outline in outlines:  # another paper on the same places
             paper = np.array([[255, 0, 255], [0, 255, 0]], np.float32)
-            _lay(after, plain, outline, paper)
+            paint_paper(after, plain, outline, paper)
         changed = (plain != with_shapes).any(2)
-        assert changed[found > 0].mean() > 0.98
-        near = cv2.dilate(found, np.ones((19, 19), np.uint8))
+        assert changed[mask > 0].mean() > 0.98
+        near = cv2.dilate(mask, np.ones((19, 19), np.uint8))
         assert not changed[near == 0].any()
 
 
@@ -108,7 +108,7 @@ def test_coverage_of_a_square() -> None:
     alpha, x, y = cover(square, (64, 64))
     assert (x, y) == (10, 20)
     assert alpha.sum() / 255 == pytest.approx(20 * 19.7, rel=0.03)
-    assert box(mask(square, (64, 64))).tolist() == [10, 20, 30, 40]
+    assert compute_box(draw_mask(square, (64, 64))).tolist() == [10, 20, 30, 40]
 
 
 def test_a_ring_has_its_hole(drawn: Shapes) -> None:
@@ -124,29 +124,29 @@ def test_a_few_images_hold_two_shapes_apart() -> None:
     truths = Shapes(images=1, val_images=320).truth("val").values()
     pairs = [truth.boxes for truth in truths if len(truth.boxes) == 2]
     assert 0.02 < len(pairs) / 320 < 0.12
-    for one, other in pairs:
-        assert (one[2:] <= other[:2]).any() or (other[2:] <= one[:2]).any()
+    for first, second in pairs:
+        assert (first[2:] <= second[:2]).any() or (second[2:] <= first[:2]).any()
 
 
 def test_scaling(drawn: Shapes) -> None:
-    own = drawn.example("val", 3)
+    unscaled = drawn.example("val", 3)
     assert drawn.example("val", 3, at=(50, 70)).image.shape == (50, 70, 3)
-    assert drawn.example("val", 3, at=(50, 70)).size == own.size
-    assert np.array_equal(drawn.example("val", 3, at_least=(60, 60)).image, own.image)
+    assert drawn.example("val", 3, at=(50, 70)).size == unscaled.size
+    assert np.array_equal(drawn.example("val", 3, at_least=(60, 60)).image, unscaled.image)
     large = drawn.example("val", 3, at_least=(300, 200)).image.shape
     assert large[0] >= 300
     assert large[1] >= 200
-    assert large[0] / large[1] == pytest.approx(own.size[0] / own.size[1], rel=0.02)
+    assert large[0] / large[1] == pytest.approx(unscaled.size[0] / unscaled.size[1], rel=0.02)
 
 
 def test_fingerprints_change_with_what_is_drawn_and_nothing_else() -> None:
-    one = Shapes(images=20)
-    assert one.fingerprint("train") == Shapes(images=20, size=(32, 48)).fingerprint("train")
-    assert one.fingerprint("val") == Shapes(images=30).fingerprint("val")
-    assert one.fingerprint("train") != Shapes(images=30).fingerprint("train")
-    assert one.fingerprint("val") != Shapes(images=20, seed=1).fingerprint("val")
-    assert len({one.fingerprint(split) for split in SPLITS}) == 4
-    assert one.truth_fingerprint("val") == one.fingerprint("val")
+    shapes = Shapes(images=20)
+    assert shapes.fingerprint("train") == Shapes(images=20, size=(32, 48)).fingerprint("train")
+    assert shapes.fingerprint("val") == Shapes(images=30).fingerprint("val")
+    assert shapes.fingerprint("train") != Shapes(images=30).fingerprint("train")
+    assert shapes.fingerprint("val") != Shapes(images=20, seed=1).fingerprint("val")
+    assert len({shapes.fingerprint(split) for split in SPLITS}) == 4
+    assert shapes.truth_fingerprint("val") == shapes.fingerprint("val")
 
 
 def test_coco_names_and_pickling(drawn: Shapes) -> None:

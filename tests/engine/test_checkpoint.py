@@ -138,7 +138,7 @@ def test_cards_that_are_none(saved, content):
         "os.system",
         "pipeline.model.torchvision.Path",
         "pipeline.model.torchvision.torch",
-        "pipeline.model.torchvision.read_weights",
+        "pipeline.model.weights.read_weights",
         "pipeline.model.torchvision.TransformInput",
         "pipeline.model.nowhere.Net",
         "pipeline.model..os.system",

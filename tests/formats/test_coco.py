@@ -32,9 +32,9 @@ def good() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, what: object) -> Path:
+def write(folder: Path, content: object) -> Path:
     path = folder / "boxes.json"
-    path.write_text(what if isinstance(what, str) else json.dumps(what))
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
     return path
 
 
@@ -90,31 +90,33 @@ def test_wrong_files(tmp_path):
      ("categories", "id"), ("categories", "name")],
 )  # fmt: skip
 def test_missing_and_mistyped_fields(tmp_path, part, field):
-    whole = good()
-    del whole[part][1][field]
-    refused(write(tmp_path, whole), f"{part}[1]", f"{field!r} is missing", "add it")
+    content = good()
+    del content[part][1][field]
+    refused(write(tmp_path, content), f"{part}[1]", f"{field!r} is missing", "add it")
     wrong_values: tuple[Any, ...] = (None, {}, True, 1.5)
     for wrong in wrong_values:
-        whole[part][1][field] = wrong
-        refused(write(tmp_path, whole), f"{part}[1]", f"{field} is {wrong!r}", "expected")
-    whole[part][1] = "no record"
-    refused(write(tmp_path, whole), f"{part}[1]", "expected an object")
+        content[part][1][field] = wrong
+        refused(write(tmp_path, content), f"{part}[1]", f"{field} is {wrong!r}", "expected")
+    content[part][1] = "no record"
+    refused(write(tmp_path, content), f"{part}[1]", "expected an object")
 
 
 @pytest.mark.parametrize("part", ["images", "annotations", "categories"])
 def test_double_ids(tmp_path, part):
-    whole = good()
-    number = whole[part][1]["id"] = whole[part][0]["id"]
+    content = good()
+    number = content[part][1]["id"] = content[part][0]["id"]
     if part != "annotations":
-        whole["annotations"] = []
-    refused(write(tmp_path, whole), f"{part}[1]", f"id {number} is there twice", "its own")
+        content["annotations"] = []
+    refused(write(tmp_path, content), f"{part}[1]", f"id {number} is there twice", "its own")
 
 
 @pytest.mark.parametrize(("field", "what"), [("image_id", "images"), ("category_id", "categories")])
 def test_unknown_ids(tmp_path, field, what):
-    whole = good()
-    whole["annotations"][1][field] = 99
-    refused(write(tmp_path, whole), "annotations[1]", f"{field} 99 is not among the {what}", "drop")
+    content = good()
+    content["annotations"][1][field] = 99
+    refused(
+        write(tmp_path, content), "annotations[1]", f"{field} 99 is not among the {what}", "drop"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,44 +130,44 @@ def test_unknown_ids(tmp_path, field, what):
      ([40, 2, 1e-9, 4], "thinner")],
 )  # fmt: skip
 def test_bad_boxes(tmp_path, bbox, what):
-    whole = good()
-    whole["annotations"][1]["bbox"] = bbox
-    refused(write(tmp_path, whole), "annotations[1]", what)
+    content = good()
+    content["annotations"][1]["bbox"] = bbox
+    refused(write(tmp_path, content), "annotations[1]", what)
 
 
 def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path):
-    whole = good()
-    whole["annotations"][0]["bbox"] = [-5, 2, 100, 20]
-    whole["annotations"][1]["bbox"] = [0, 0, 50.4, 20]  # rounding
-    file = coco.read(write(tmp_path, whole))
+    content = good()
+    content["annotations"][0]["bbox"] = [-5, 2, 100, 20]
+    content["annotations"][1]["bbox"] = [0, 0, 50.4, 20]  # rounding
+    file = coco.read(write(tmp_path, content))
     assert file.images[0].boxes == [(0, 2, 40, 22)]
     assert file.images[1].boxes == [(0, 0, 50, 20)]
     assert file.notes == ["boxes.json: 1 boxes stuck out of their image and were clipped"]
 
 
 def test_size_may_be_left_away(tmp_path):
-    whole = good()
-    for image in whole["images"]:
+    content = good()
+    for image in content["images"]:
         del image["width"], image["height"]
-    whole["annotations"][1]["bbox"] = [-5, 0, 500, 20]
-    assert coco.read(write(tmp_path, whole)).images[1].boxes == [(-5, 0, 495, 20)]
-    whole["images"][0] |= {"width": 0, "height": 5}
-    refused(write(tmp_path, whole), "images[0]", "no size")
+    content["annotations"][1]["bbox"] = [-5, 0, 500, 20]
+    assert coco.read(write(tmp_path, content)).images[1].boxes == [(-5, 0, 495, 20)]
+    content["images"][0] |= {"width": 0, "height": 5}
+    refused(write(tmp_path, content), "images[0]", "no size")
 
 
 def test_crowds_are_regions_apart(tmp_path):
-    whole = good()
-    whole["annotations"][0]["iscrowd"] = 1
-    file = coco.read(write(tmp_path, whole))
+    content = good()
+    content["annotations"][0]["iscrowd"] = 1
+    file = coco.read(write(tmp_path, content))
     assert file.images[0].boxes == []
     (crowd,) = file.images[0].crowds
-    x, y, width, height = whole["annotations"][0]["bbox"]
+    x, y, width, height = content["annotations"][0]["bbox"]
     assert crowd.box == (x, y, x + width, y + height)
     assert crowd.mask is None
     (note,) = file.notes
     assert note.startswith("boxes.json: 1 crowd annotations: nothing is counted there")
-    whole["annotations"][0]["bbox"] = [0, 0, -1, 5]  # what only forgives is not worth an error
-    assert coco.read(write(tmp_path, whole)).images[0].crowds == []
+    content["annotations"][0]["bbox"] = [0, 0, -1, 5]  # what only forgives is not worth an error
+    assert coco.read(write(tmp_path, content)).images[0].crowds == []
 
 
 # -- masks
@@ -176,23 +178,23 @@ def test_masks_of_every_kind_are_one(tmp_path):
     mask[2:22, 1:11] = 1
     packed = coco_mask.encode(mask)
     text = packed["counts"].decode()
-    counts = coco._run_lengths(text)
+    counts = coco._decode_run_lengths(text)
     assert sum(counts) == 30 * 40
     polygon = [1, 2, 11, 2, 11, 22, 1, 22]
     for segmentation in (
         [polygon], {"size": [30, 40], "counts": text}, {"size": [30, 40], "counts": counts}
     ):  # fmt: skip
-        whole = good()
-        whole["annotations"][0]["segmentation"] = segmentation
-        (found,) = coco.read(write(tmp_path, whole)).images[0].masks
-        assert (coco_mask.decode(found) == mask).all()
+        content = good()
+        content["annotations"][0]["segmentation"] = segmentation
+        (rle,) = coco.read(write(tmp_path, content)).images[0].masks
+        assert (coco_mask.decode(rle) == mask).all()
 
 
 def test_run_lengths_are_those_of_pycocotools():
     random = np.random.default_rng(0)
     for _ in range(20):
         mask = np.asfortranarray(random.random((23, 31)) < random.random(), np.uint8)
-        runs = coco._run_lengths(coco_mask.encode(mask)["counts"].decode())
+        runs = coco._decode_run_lengths(coco_mask.encode(mask)["counts"].decode())
         flat = np.concatenate([np.full(n, i % 2) for i, n in enumerate(runs)])
         assert (mask == flat.reshape(31, 23).T).all()
 
@@ -206,9 +208,9 @@ def test_run_lengths_are_those_of_pycocotools():
      {"size": [20, 50], "counts": "\u00ff"}, {"size": [20, 50], "counts": [None]}],
 )  # fmt: skip
 def test_bad_masks(tmp_path, segmentation):
-    whole = good()
-    whole["annotations"][1]["segmentation"] = segmentation
-    refused(write(tmp_path, whole), "annotations[1]", "segmentation", "drop it")
+    content = good()
+    content["annotations"][1]["segmentation"] = segmentation
+    refused(write(tmp_path, content), "annotations[1]", "segmentation", "drop it")
 
 
 # -- writing
@@ -222,14 +224,14 @@ def test_dump_and_round_trip(tmp_path):
     coco.dump(path, iter(records))
     assert json.loads(path.read_text(encoding="utf-8")) == records
     box = np.array([1.234, 2, 11.236, 22], np.float32)
-    assert coco.xywh(box) == [1.23, 2.0, 10.01, 20.0]
+    assert coco.xyxy_to_xywh(box) == [1.23, 2.0, 10.01, 20.0]
 
 
 def test_half_characters_can_be_written_again(tmp_path):
-    whole = good()
-    whole["images"][0]["file_name"] = "a\ud800.jpg"
-    whole["categories"][0]["name"] = "\udcff"
-    file = coco.read(write(tmp_path, whole))
+    content = good()
+    content["images"][0]["file_name"] = "a\ud800.jpg"
+    content["categories"][0]["name"] = "\udcff"
+    file = coco.read(write(tmp_path, content))
     assert file.images[0].file_name.encode() == rb"a\ud800.jpg"
     assert file.categories[3].encode() == rb"\udcff"
 
@@ -241,7 +243,7 @@ SIDES = st.floats(0.02, 16_000)  # less could be rounded to an empty box
 @given(STARTS, STARTS, SIDES, SIDES)
 def test_xywh_and_back_is_the_same_box(x: float, y: float, width: float, height: float) -> None:
     box = np.array([x, y, x + width, y + height])
-    back = coco.xyxy(coco.xywh(box), "here")
+    back = coco.xywh_to_xyxy(coco.xyxy_to_xywh(box), "here")
     # Both corners are rounded to a hundredth.
     np.testing.assert_allclose(back, box, atol=0.0051, rtol=0)
 
@@ -274,7 +276,7 @@ def test_a_data_set_that_was_written_is_read_as_it_was(
             "id": n,
             "image_id": data.draw(st.integers(0, len(images) - 1)),
             "category_id": 10 + data.draw(st.integers(0, len(classes) - 1)),
-            "bbox": coco.xywh(np.array([x, y, x + width, y + height])),
+            "bbox": coco.xyxy_to_xywh(np.array([x, y, x + width, y + height])),
         }
         for n, (x, y, width, height) in enumerate(boxes if images else [])
     ]

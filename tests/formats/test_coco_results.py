@@ -20,9 +20,9 @@ def known(tmp_path: Path) -> coco.CocoFile:
     path = tmp_path / "instances.json"
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 80} for n in (7, 9)]
     annotation = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [0, 0, 5, 5]}
-    whole = {"images": images, "annotations": [annotation],
-             "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]}  # fmt: skip
-    path.write_text(json.dumps(whole))
+    categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
+    data_set = {"images": images, "annotations": [annotation], "categories": categories}
+    path.write_text(json.dumps(data_set))
     return coco.read(path)
 
 
@@ -35,13 +35,13 @@ def read(tmp_path: Path, content: Any) -> coco_results.Results:
 def test_boxes_become_half_open_and_are_sorted_by_score(tmp_path: Path) -> None:
     worse = {**GOOD, "score": 0.1, "bbox": [1, 2, 3, 4]}
     other = {**GOOD, "image_id": 9, "category_id": 5, "score": -3}
-    found = read(tmp_path, [worse, GOOD, other])
-    assert found.boxes.dtype == np.float32
-    np.testing.assert_array_equal(found.boxes[1], [10, 20, 40, 60])
-    assert {image: rows.tolist() for image, rows in found.of_images().items()} == {
+    results = read(tmp_path, [worse, GOOD, other])
+    assert results.boxes.dtype == np.float32
+    np.testing.assert_array_equal(results.boxes[1], [10, 20, 40, 60])
+    assert {image: rows.tolist() for image, rows in results.group_by_image().items()} == {
         7: [1, 0], 9: [2]}  # fmt: skip
-    assert next(found.records()) == {**worse, "score": 0.1}
-    assert found.notes == []
+    assert next(results.records()) == {**worse, "score": 0.1}
+    assert results.notes == []
 
 
 BAD = [
@@ -56,33 +56,34 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "told"), BAD, ids=[told for _, told in BAD])
+@pytest.mark.parametrize(("wrong", "expected"), BAD, ids=[expected for _, expected in BAD])
 def test_what_cannot_be_right_is_counted_and_named(
-    wrong: dict[str, Any], told: str, tmp_path: Path
+    wrong: dict[str, Any], expected: str, tmp_path: Path
 ) -> None:
     bad = {**GOOD, **wrong}
-    found = read(tmp_path, [GOOD, bad, GOOD, bad])
-    assert len(found.boxes) == 2
-    assert found.asked == 4
-    (note,) = found.notes
+    results = read(tmp_path, [GOOD, bad, GOOD, bad])
+    assert len(results.boxes) == 2
+    assert results.record_count == 4
+    (note,) = results.notes
     assert note.startswith("theirs.json: 2 records (results[1], results[3])")
-    assert told in note
+    assert expected in note
     with pytest.raises(UserError, match="none of its 1 records can be scored") as refused:
         read(tmp_path, [bad])
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 def test_boxes_beyond_their_image_stay_as_they_are_and_are_named(tmp_path: Path) -> None:
-    found = read(tmp_path, [GOOD, {**GOOD, "bbox": [90, 70, 100, 80]}])
-    np.testing.assert_array_equal(found.boxes[1], [90, 70, 190, 150])
-    assert found.notes == ["theirs.json: 1 box (results[1]) stick out of their image, measured as "
-                           "they are"]  # fmt: skip
+    results = read(tmp_path, [GOOD, {**GOOD, "bbox": [90, 70, 100, 80]}])
+    np.testing.assert_array_equal(results.boxes[1], [90, 70, 190, 150])
+    assert results.notes == [
+        "theirs.json: 1 box (results[1]) stick out of their image, measured as they are"
+    ]
     corners = read(tmp_path, [{**GOOD, "bbox": [60, 50, 90, 70]}])
     assert "COCO's is x, y, width, height" in corners.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         ("{", "line 1, column 2: not JSON"),
         ({"annotations": []}, "expected COCO results, a list"),
@@ -100,11 +101,11 @@ def test_boxes_beyond_their_image_stay_as_they_are_and_are_named(tmp_path: Path)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_file_is_refused_with_record_and_field(
-    content: Any, told: str, tmp_path: Path
+    content: Any, expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as refused:
         read(tmp_path, content)
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert "theirs.json" in str(refused.value)
 
 
@@ -114,14 +115,14 @@ def test_a_mask_gives_the_box_that_is_not_there(tmp_path: Path) -> None:
     rle = coco_mask.encode(drawn)
     rle = {"size": [80, 100], "counts": rle["counts"].decode()}
     bare = {"image_id": 7, "category_id": 3, "score": 0.5, "segmentation": rle}
-    found = read(tmp_path, [bare])
-    np.testing.assert_array_equal(found.boxes, [[10, 20, 40, 60]])
-    assert found.all_masked
-    assert "bbox" not in next(found.records(masks=True))
+    results = read(tmp_path, [bare])
+    np.testing.assert_array_equal(results.boxes, [[10, 20, 40, 60]])
+    assert results.has_all_masks
+    assert "bbox" not in next(results.records(masks=True))
 
 
 def test_no_record_at_all_is_a_results_file_too(tmp_path: Path) -> None:
-    found = read(tmp_path, [])
-    assert len(found.boxes) == 0
-    assert found.of_images() == {}
-    assert not found.all_masked
+    results = read(tmp_path, [])
+    assert len(results.boxes) == 0
+    assert results.group_by_image() == {}
+    assert not results.has_all_masks

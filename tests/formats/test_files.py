@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and names that any file system takes."""
+"""Atomic writes, and names that any file system accepts."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ JSON = st.recursive(
 
 
 @given(NAMES, st.integers(1, 80))
-def test_a_file_name_is_short_and_has_no_separator(name: str, most: int) -> None:
-    file_name = to_file_name(name, most)
-    assert len(file_name.encode()) <= most
+def test_a_file_name_is_short_and_has_no_separator(name: str, max_bytes: int) -> None:
+    file_name = to_file_name(name, max_bytes)
+    assert len(file_name.encode()) <= max_bytes
     assert not set(file_name) & set('/\\\0:*?"<>|\n ')
     assert not file_name.startswith(".")
     assert not file_name.endswith(".")
 
 
 @given(NAMES, st.integers(0, 300))
-def test_a_truncated_name_is_a_beginning_of_at_most_so_many_bytes(name: str, most: int) -> None:
-    short = truncate_name(name, most)
+def test_a_truncated_name_is_a_beginning_of_at_most_so_many_bytes(
+    name: str, max_bytes: int
+) -> None:
+    short = truncate_name(name, max_bytes)
     assert name.startswith(short)
-    assert len(short.encode()) <= most
-    assert short == name or len(name[: len(short) + 1].encode()) > most
+    assert len(short.encode()) <= max_bytes
+    assert short == name or len(name[: len(short) + 1].encode()) > max_bytes
 
 
 # Names that a number could make equal to another class's.
@@ -69,7 +71,7 @@ def test_json_that_was_written_is_read_as_it_was(value: object) -> None:
 
 @given(st.text(st.sampled_from("abcdé漢.-_ "), min_size=1, max_size=80))
 def test_any_name_is_written_atomically(name: str) -> None:
-    """Also one so long that a suffix would make it too long for the file system."""
+    """Names are included that a suffix would make too long for the file system."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"x{name}"[:80])
         write_text(path, "before")

@@ -1,4 +1,4 @@
-"""photo: every odd or broken image is read right, or set aside with the reason."""
+"""photo: unusual and broken images are read correctly, or skipped with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(autouse=True)
 def silent(capfd):
-    """Neither Pillow nor the C libraries below it write to a user's terminal."""
+    """Check that neither Pillow nor the C libraries below it write to the terminal."""
     yield
     assert capfd.readouterr().err == ""
 
@@ -36,7 +36,7 @@ def grey(height=30, width=40):
     return np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
 
 
-# -- what is read right
+# -- images that are read
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_orientation(painted, tmp_path, paint, orientation, suffix):
     }
     how = lossless.get(suffix, {})
     path = paint(tmp_path / f"a.{suffix}", stored, exif=exif, **how)
-    assert photo.size_of(path) == (32, 48)
+    assert photo.read_size(path) == (32, 48)
     image, size = photo.read(path)
     assert size == image.shape[:2] == (32, 48)
     assert np.abs(image.astype(int) - np.asarray(upright)).max() <= 12 * (suffix == "jpg")
@@ -172,7 +172,7 @@ def test_orientation(painted, tmp_path, paint, orientation, suffix):
 
 
 def test_draft_fits_the_upright_frame(tmp_path, paint):
-    """Asked for 100 x 25 upright, a lying 800 x 400 JPEG is halved by its own sides."""
+    """A JPEG that is stored turned is decoded at the scale that fits its stored sides."""
     exif = Image.Exif()
     exif[photo.ORIENTATION] = 6
     path = paint(tmp_path / "a.jpg", size=(400, 800), exif=exif)
@@ -191,10 +191,10 @@ def test_broken_exif_is_no_orientation(tmp_path, paint, block, suffix):
     path = paint(tmp_path / f"a.{suffix}", exif=block)
     image, size = photo.read(path, at=(15, 20))
     assert (size, image.shape) == ((30, 40), (15, 20, 3))
-    assert photo.size_of(path) == (30, 40)
+    assert photo.read_size(path) == (30, 40)
 
 
-# -- what is set aside
+# -- images that are skipped
 
 
 def refused(path, *words, **how):
@@ -218,8 +218,7 @@ def test_truncated(tmp_path, suffix, at):
 
 
 def test_corrupt_bytes_never_escape(painted, tmp_path):
-    """Bytes changed at random give an image or SkippedImage, nothing else, and no word on
-    stderr."""
+    """Bytes changed at random give an image or SkippedImage, and nothing on stderr."""
     random = np.random.default_rng(0)
     jpeg, lzw = {"compression": "jpeg"}, {"compression": "tiff_lzw"}
     forms = [("jpeg", {}), ("png", {}), ("gif", {}), ("tiff", jpeg), ("tiff", lzw), ("webp", {}),
@@ -261,7 +260,9 @@ def test_unreadable(tmp_path, paint, monkeypatch):
     refused(path, "Permission denied")
 
 
-def claiming(path: Path, width: int, height: int) -> Path:
+def write_claiming(path: Path, width: int, height: int) -> Path:
+    """Write a small PNG file whose header claims this size."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -277,11 +278,11 @@ def claiming(path: Path, width: int, height: int) -> Path:
 
 @pytest.mark.parametrize(("width", "height"), [(100_000, 100_000), (20_000, 15_000)])
 def test_bombs_are_refused_unread(tmp_path, width, height):
-    path = claiming(tmp_path / "a.png", width, height)
+    path = write_claiming(tmp_path / "a.png", width, height)
     refused(path, "pixels", "refused")
     refused(path, "pixels", "refused", at=(224, 224))
     with pytest.raises(SkippedImage, match="refused"):
-        photo.size_of(path)
+        photo.read_size(path)
 
 
 # -- large photographs, threads, names
@@ -304,7 +305,7 @@ print(peak() - before, *size, *image.shape)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("suffix", "limit"), [("jpg", 150), ("png", 600)])
 def test_memory_of_a_huge_photograph(tmp_path, suffix, limit):
-    """A JPEG is decoded small; a PNG cannot be, but is never there twice."""
+    """A JPEG is decoded at a smaller scale; a PNG cannot be, but is never in memory twice."""
     path = tmp_path / f"huge.{suffix}"
     image = Image.linear_gradient("L").resize((12_000, 9_000)).convert("RGB")
     how: dict[str, Any] = {"quality": 50} if suffix == "jpg" else {"compress_level": 1}
@@ -322,20 +323,20 @@ def test_memory_of_a_huge_photograph(tmp_path, suffix, limit):
 
 def test_strips_are_the_same_as_one_piece(painted, monkeypatch):
     image = Image.fromarray(painted(700, 30))
-    whole = photo._array(image)
-    monkeypatch.setattr(photo, "LARGE", 10)
-    assert (photo._array(image) == whole).all()
+    at_once = photo._to_array(image)
+    monkeypatch.setattr(photo, "LARGE_IMAGE_PIXELS", 10)
+    assert (photo._to_array(image) == at_once).all()
 
 
 def test_large_images_one_at_a_time(tmp_path, paint, monkeypatch):
-    monkeypatch.setattr(photo, "LARGE", 10)
+    monkeypatch.setattr(photo, "LARGE_IMAGE_PIXELS", 10)
     path = paint(tmp_path / "a.png")
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(lambda _: photo.read(path, at=(16, 16))[0], range(20)))
     assert all((image == images[0]).all() for image in images)
-    refused(tmp_path / "gone.png")  # and the next one still gets its turn
-    assert photo._one_large.acquire(timeout=1)
-    photo._one_large.release()
+    refused(tmp_path / "gone.png")  # the slot is released after an error, too
+    assert photo._large_image_slot.acquire(timeout=1)
+    photo._large_image_slot.release()
 
 
 def test_threads_give_the_same_bytes(tmp_path, paint):
@@ -399,7 +400,7 @@ def test_silence(tmp_path, paint):
     """No warning of Pillow reaches the terminal: of a broken EXIF block, of a bomb."""
     paths = [
         paint(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f"),
-        claiming(tmp_path / "b.png", 20_000, 15_000),
+        write_claiming(tmp_path / "b.png", 20_000, 15_000),
     ]
     loop = (
         "import sys; from pipeline.formats import photo; from pipeline.errors import SkippedImage\n"
@@ -418,6 +419,6 @@ def test_real_photographs(shared):
     for path in files:
         image, size = photo.read(path, at=(224, 224))
         with Image.open(path) as reference:
-            assert size == (reference.height, reference.width) == photo.size_of(path)
+            assert size == (reference.height, reference.width) == photo.read_size(path)
             expected = np.asarray(reference.convert("RGB").resize((224, 224), 2), int)
         assert np.abs(image - expected).mean() < 1

@@ -27,18 +27,20 @@ def write(folder: Path, **changed: str | None) -> Path:
 
 
 def test_boxes_end_with_their_last_pixel(tmp_path: Path) -> None:
-    found = wsolevaluation.read(write(tmp_path))
-    assert found.ids == ["val/1.jpg", "val/a,b.jpg"]
-    assert found.classes == (2, 4)
-    assert found.sizes["val/1.jpg"] == (80, 100)
-    np.testing.assert_array_equal(found.boxes["val/1.jpg"], [[10, 20, 39, 59], [0, 0, 99, 79]])
-    np.testing.assert_array_equal(found.half_open("val/1.jpg"), [[10, 20, 40, 60], [0, 0, 100, 80]])
-    assert found.notes == []
-    assert wsolevaluation.read(tmp_path, most=1).ids == ["val/1.jpg"]
+    metadata = wsolevaluation.read(write(tmp_path))
+    assert metadata.ids == ["val/1.jpg", "val/a,b.jpg"]
+    assert metadata.classes == (2, 4)
+    assert metadata.sizes["val/1.jpg"] == (80, 100)
+    np.testing.assert_array_equal(metadata.boxes["val/1.jpg"], [[10, 20, 39, 59], [0, 0, 99, 79]])
+    np.testing.assert_array_equal(
+        metadata.get_half_open_boxes("val/1.jpg"), [[10, 20, 40, 60], [0, 0, 100, 80]]
+    )
+    assert metadata.notes == []
+    assert wsolevaluation.read(tmp_path, max_images=1).ids == ["val/1.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("val/1.jpg,40,20,10,59", "1 box (line 4) that are reversed: left out"),
         ("val/1.jpg,nan,20,10,59", "1 box (line 4) that are not finite: left out"),
@@ -47,24 +49,24 @@ def test_boxes_end_with_their_last_pixel(tmp_path: Path) -> None:
         ("val/1.jpg,-5,2,3,4", "1 box (line 4) stick out of their image"),
     ],
 )
-def test_boxes_that_cannot_be_right_are_named(line: str, told: str, tmp_path: Path) -> None:
-    found = wsolevaluation.read(write(tmp_path, localization=f"{TEXT['localization']}{line}\n"))
-    (note,) = found.notes
+def test_boxes_that_cannot_be_right_are_named(line: str, expected: str, tmp_path: Path) -> None:
+    metadata = wsolevaluation.read(write(tmp_path, localization=f"{TEXT['localization']}{line}\n"))
+    (note,) = metadata.notes
     assert note.startswith("localization.txt: ")
-    assert told in note
-    assert len(found.boxes["val/1.jpg"]) == (3 if "stick" in told else 2)
+    assert expected in note
+    assert len(metadata.boxes["val/1.jpg"]) == (3 if "stick" in expected else 2)
 
 
 def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
-    found = wsolevaluation.read(
+    metadata = wsolevaluation.read(
         write(tmp_path, localization="val/1.jpg,1,2,3,4\n", class_labels="val/1.jpg,4\n")
     )
-    assert "class_labels.txt: 1 image ('val/a,b.jpg') have no class" in found.notes
-    assert any("1 image ('val/a,b.jpg') have no annotation" in note for note in found.notes)
+    assert "class_labels.txt: 1 image ('val/a,b.jpg') have no class" in metadata.notes
+    assert any("1 image ('val/a,b.jpg') have no annotation" in note for note in metadata.notes)
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "expected"),
     [
         ({"image_ids": "a\nb\na\n"}, "image_ids.txt, line 3: 'a' is there twice"),
         ({"image_ids": "\n"}, "image_ids.txt: it names no image"),
@@ -79,11 +81,11 @@ def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_file_is_refused_with_line_and_field(
-    changed: dict[str, str | None], told: str, tmp_path: Path
+    changed: dict[str, str | None], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as refused:
         wsolevaluation.read(write(tmp_path, **changed))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 def test_maps_are_found_with_and_without_the_suffix(tmp_path: Path) -> None:
@@ -93,7 +95,7 @@ def test_maps_are_found_with_and_without_the_suffix(tmp_path: Path) -> None:
     np.save(tmp_path / "val/odd.npy", np.ones((4, 4)))
     assert wsolevaluation.read_map(tmp_path, "val/1.jpg").shape == (2, 3)
     assert wsolevaluation.read_map(tmp_path, "val/2.jpg").shape == (4, 4)
-    assert wsolevaluation.strangers(tmp_path, ["val/1.jpg", "val/2.jpg"]) == ["val/odd.npy"]
+    assert wsolevaluation.find_unknown_maps(tmp_path, ["val/1.jpg", "val/2.jpg"]) == ["val/odd.npy"]
 
 
 def test_maps_that_cannot_be_scored_say_why(tmp_path: Path) -> None:
@@ -103,27 +105,27 @@ def test_maps_that_cannot_be_scored_say_why(tmp_path: Path) -> None:
     np.save(tmp_path / "object.npy", np.array([None]), allow_pickle=True)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "nan.npy").read_bytes()[:-8])
     (tmp_path / "empty.npy").write_bytes(b"")
-    for name, told in {
+    for name, expected in {
         "nan": "not finite", "text": "no array of numbers", "flat": "not [h, w]",
         "object": "no .npy file", "cut": "no .npy file", "empty": "no .npy file",
         "gone": "no map",
     }.items():  # fmt: skip
-        with pytest.raises(SkippedImage) as aside:
+        with pytest.raises(SkippedImage) as skipped:
             wsolevaluation.read_map(tmp_path, name)
-        assert told in str(aside.value)
+        assert expected in str(skipped.value)
 
 
 def test_masks_are_objects_together_and_ignore_elsewhere(tmp_path: Path) -> None:
-    one, two, ignore = (np.zeros((4, 4), np.uint8) for _ in range(3))
-    one[0, 0] = two[1, 1] = ignore[1, 1] = ignore[3, 3] = 255
-    for name, mask in (("a", one), ("b", two), ("i", ignore)):
+    first, second, ignore = (np.zeros((4, 4), np.uint8) for _ in range(3))
+    first[0, 0] = second[1, 1] = ignore[1, 1] = ignore[3, 3] = 255
+    for name, mask in (("a", first), ("b", second), ("i", ignore)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), mask)
     write(tmp_path, localization="val/1.jpg,a.png,i.png\nval/1.jpg,b.png,\n")
     masks = wsolevaluation.read(tmp_path).masks["val/1.jpg"]
-    wanted = np.zeros((4, 4), np.uint8)
-    wanted[0, 0] = wanted[1, 1] = 1
-    wanted[3, 3] = 255
-    np.testing.assert_array_equal(wsolevaluation.read_masks(masks), wanted)
+    expected = np.zeros((4, 4), np.uint8)
+    expected[0, 0] = expected[1, 1] = 1
+    expected[3, 3] = 255
+    np.testing.assert_array_equal(wsolevaluation.read_masks(masks), expected)
     assert wsolevaluation.read_masks(masks, (8, 8))[7, 7] == 255
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(SkippedImage, match="a mask that cannot be read"):
@@ -135,4 +137,4 @@ def test_what_was_read_has_a_name_that_follows_its_content(tmp_path: Path) -> No
     assert wsolevaluation.fingerprint(tmp_path) == before
     write(tmp_path, localization=TEXT["localization"].replace("39", "38"))
     assert wsolevaluation.fingerprint(tmp_path) != before
-    assert wsolevaluation.maps_fingerprint(tmp_path) == wsolevaluation.maps_fingerprint(tmp_path)
+    assert wsolevaluation.fingerprint_maps(tmp_path) == wsolevaluation.fingerprint_maps(tmp_path)

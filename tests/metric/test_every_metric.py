@@ -1,176 +1,223 @@
-"""What holds of every metric: numbers that it names, nothing of nothing, a comparison that fits."""
+"""What holds of every metric: it declares its numbers, computes them, selects, and is compared."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from functools import cache
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
+from pipeline.engine.choices import list_choices
 from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.metric.coco_records import coco_records
-from pipeline.metric.measurement import pyramid_curves
-from pipeline.ops.rle import encode_rle
-from pipeline.stages.evaluate.maps import MapScale, list_cuts
-from pipeline.stages.evaluate.own_run import box_evidence, map_evidence
+from pipeline.metric.components import curves
+from pipeline.metric.measurement import merge_masks, pyramid_curves
+from pipeline.metric.pointing import energy_inside, peak_distance
+from pipeline.metric.pxap import histograms
+from pipeline.ops.bootstrap import means
+from pipeline.ops.iou import best_iou
+from pipeline.protocols import Metric
 from pipeline.types import (
     Boxes,
+    Cut,
     EvaluationSettings,
     Evidence,
+    EvidenceKind,
     GroundTruth,
     Ranking,
     Score,
 )
 
-METRICS = load_metrics()
-IOUS = (0.3, 0.5, 0.7)
-VALIDATION = {"source": "held_back", "thresholds": {f"{iou:g}": [0.4] for iou in IOUS}}
-CUTS = tuple(list_cuts("fixed", IOUS, VALIDATION))
+METRICS = list_choices("metric")
+SIZE = (32, 40)
+COUNT = 24
+CUTS = (
+    Cut({"kind": "fixed", "value": 0.2}, (0.3, 0.5)),
+    *(Cut({"kind": "validation", "value": 0.4, "source": "split"}, (iou,)) for iou in (0.3, 0.5)),
+)
 SETTINGS = EvaluationSettings(
-    ious=IOUS, threshold={"kind": "fixed", "value": 0.2}, cuts=CUTS, min_two_fold=4,
-    classes=("robin", "wren"), category_ids=(1, 2),
-)  # fmt: skip
-SIZE = (40, 60)
+    ious=(0.3, 0.5), threshold={"kind": "auto", "value": None}, cuts=CUTS, classes=["a", "b", "c"]
+)
+
+
+def boxed(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Boxes within the image."""
+    low = rng.integers(0, 16, (count, 2))
+    return np.concatenate([low, low + rng.integers(6, 16, (count, 2))], 1).astype(np.float32)
+
+
+def filled(box: np.ndarray) -> dict[str, Any]:
+    """A mask of a box."""
+    mask = np.zeros(SIZE, np.uint8, order="F")
+    x0, y0, x1, y1 = box.astype(int)
+    mask[y0:y1, x0:x1] = 1
+    packed = coco_mask.encode(mask)
+    return {"size": list(SIZE), "counts": packed["counts"].decode()}
 
 
 def evidence_of(number: int) -> Evidence:
-    """All that can be known of an image: boxes and map are now and then beside the object."""
+    """An image that has everything: annotated boxes and masks, boxes found, map, classes."""
     rng = np.random.default_rng(number)
-    x, y = (int(value) for value in rng.integers(2, 14, 2))
-    true = np.array([[x, y, x + 24, y + 18]], np.float32)
-    mask = np.zeros(SIZE, np.uint8)
-    mask[y : y + 18, x : x + 24] = 1
-    label = number % 2
-    known = GroundTruth(str(number), label, SIZE, true, masks=[encode_rle(mask, SIZE)])
-    shift = [0, 5, 12][number % 3]
-    corners = np.array([[x + shift, y, x + 24 + shift, y + 18], [0, 0, 8, 8]], np.float32)
-    found = Boxes(str(number), label, corners, np.array([0.9, 0.4], np.float32), SIZE,
-                  [encode_rle(mask, SIZE)] * 2)  # fmt: skip
-    values = np.zeros(SIZE, np.float32)
-    values[y : y + 18, x + shift : x + 24 + shift] = 1
-    values += 0.3 * rng.random(SIZE, np.float32)
-    top = [label, 1 - label] if number % 4 else [1 - label, label]
+    true, label, id = boxed(rng, int(rng.integers(1, 4))), int(rng.integers(0, 3)), f"{number}.jpg"
+    found = np.concatenate([true[:1] + rng.integers(0, 5), boxed(rng, 1)]).astype(np.float32)
+    scores = np.array([0.9, 0.5], np.float32)
+    values = np.clip(rng.random(SIZE) * 0.4 + (coco_mask.decode(filled(true[0])) > 0) * 0.6, 0, 1)
+    masks = [filled(box) for box in true]
+    known = GroundTruth(id, label, SIZE, true, masks=masks)
+    boxes = Boxes(id, label, found, scores, SIZE, [filled(box) for box in found])
+    mask, order = merge_masks(masks, [], SIZE), rng.permutation(3).tolist()
+    measured = curves(values, true, SIZE)
     return Evidence(
-        id=str(number), image=str(number), label=label, size=SIZE, fold=number % 2, true=true,
-        ranking=Ranking(top, 5), classification=top,
-        guesses=[(place, corners[0]) for place in top],
-        coco=coco_records(number + 1, known, [found]),
-        **box_evidence(found, true),
-        **map_evidence(values / values.max(), known, MapScale("default", CUTS)),
-    )  # fmt: skip
+        id=id,
+        image=id,
+        label=label,
+        size=SIZE,
+        fold=number % 2,
+        true=true,
+        iou=best_iou(found[0], true),
+        cuts=(measured.largest[200], measured.largest[400], measured.largest[400]),
+        boxes=found,
+        scores=scores,
+        ranking=Ranking(order, 5),
+        classification=order,
+        curves=measured,
+        pyramid=pyramid_curves(true, SIZE, "default"),
+        pointing=(peak_distance(values, true, SIZE), energy_inside(values, true, SIZE)),
+        pixels=histograms(values, mask),
+        pyramid_pixels=histograms(values[::-1], mask),
+        guesses=[(c, found[0] if c == label else None) for c in order],
+        coco=coco_records(number + 1, known, [boxes]),
+    )
 
 
-EVIDENCE = [evidence_of(number) for number in range(8)]
+@cache
+def images() -> tuple[Evidence, ...]:
+    return tuple(evidence_of(number) for number in range(COUNT))
 
 
-def filled(name: str, evidence: list[Evidence] = EVIDENCE) -> Any:
-    metric = METRICS[name].with_settings(SETTINGS)
-    for item in evidence:
-        metric.update(item)
+def accumulated(
+    name: str, settings: EvaluationSettings = SETTINGS, select: np.ndarray | None = None
+) -> Metric:
+    """The metric with evidence about the images, or some of them."""
+    metric = load_metrics()[name].with_settings(settings)
+    for number, evidence in enumerate(images()):
+        if select is None or select[number]:
+            metric.update(evidence)
     return metric
 
 
-def test_evidence_holds_all_kinds() -> None:
-    kinds = {kind for metric in METRICS.values() for kind in metric.needs}
-    assert kinds <= EVIDENCE[0].kinds()
-    assert np.array_equal(EVIDENCE[0].pyramid.largest,
-                          pyramid_curves(EVIDENCE[0].true, SIZE, "default").largest)  # fmt: skip
+def by_place(scores: list[Score]) -> dict[tuple[str, float | None, str], Score]:
+    places = {(s.name, s.iou, str((s.threshold or {}).get("kind", ""))): s for s in scores}
+    assert len(places) == len(scores), "each number once"
+    return places
 
 
-def test_metrics_say_the_same_of_a_number_that_they_share() -> None:
-    numbers = list_numbers(METRICS.values())
-    assert all(number.name == name and number.title for name, number in numbers.items())
-    assert {other for number in numbers.values() for other in number.beside} <= {*numbers}
+def test_generated_evidence_has_everything() -> None:
+    assert images()[0].kinds() == set(get_args(EvidenceKind))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_numbers_are_those_that_it_names(name: str) -> None:
-    metric = filled(name)
-    numbers = {number.name: number for number in metric.numbers}
-    scores: list[Score] = metric.compute()
+def test_it_declares_its_numbers_and_what_it_needs(name: str) -> None:
+    metric = load_metrics()[name]
+    assert metric.numbers
+    assert metric.needs
+    assert metric.needs <= set(get_args(EvidenceKind))
+    assert isinstance(metric.order, int)
+    for number in metric.numbers:
+        assert number.name
+        assert number.title
+        assert number.row != ""
+
+
+def test_what_the_numbers_refer_to_is_there_and_no_two_rows_are_alike() -> None:
+    numbers = list_numbers(load_metrics().values())
+    for number in numbers.values():
+        assert set(number.beside) <= numbers.keys()
+        assert {card.baseline[0] for card in number.cards if card.baseline} <= numbers.keys()
+    rows = [number for number in numbers.values() if number.in_table]
+    assert len({number.row or number.title for number in rows}) == len(rows)
+    assert len({number.order for number in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_it_computes_what_it_declares(name: str) -> None:
+    metric = accumulated(name)
+    scores = metric.compute()
     assert scores
-    assert numbers
-    for score in [*scores, *metric.compute_classes()]:
-        assert score.name in numbers
+    by_place(scores)
+    declared = {number.name: number for number in metric.numbers}
+    for score in scores:
         assert np.isfinite(score.value)
-        assert 0 < score.n <= len(EVIDENCE)
-        if numbers[score.name].unit == "percent":
+        assert score.n == COUNT
+        assert score.label is None
+        if declared[score.name].unit == "percent":
             assert 0 <= score.value <= 1
         if score.interval is not None:
             assert score.interval[0] <= score.interval[1]
-    places = [(s.name, s.iou, (s.threshold or {}).get("kind")) for s in scores]
-    assert len(set(places)) == len(places), "a number twice"
+    assert {score.name for score in metric.compute_classes()} <= declared.keys()
+    assert all(score.label in SETTINGS.classes for score in metric.compute_classes())
+    assert metric.notes() == []
+    assert metric.compute() == scores, "computing changes nothing"
+    for line in metric.curve():
+        assert line["iou"] in SETTINGS.ious
+        assert all(0 <= value <= 1 for point in line["points"] for value in point)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_without_evidence_there_is_no_number(name: str) -> None:
-    metric = filled(name, [])
-    assert metric.compute() == []
-    assert metric.compute_classes() == []
-    assert not metric.curve()
+    template = load_metrics()[name]
+    used = template.with_settings(SETTINGS)
+    for evidence in images():
+        used.update(evidence)
+    empty = template.with_settings(SETTINGS)
+    assert type(empty) is type(template)
+    assert empty.compute() == [], "accumulators share nothing"
+    assert empty.compute_classes() == []
+    assert list(empty.curve()) == []
+    assert {len(values) for values in empty.rows().values()} <= {0}
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_settings_give_an_accumulator_of_its_own(name: str) -> None:
-    first = filled(name)
-    second = METRICS[name].with_settings(SETTINGS)
-    assert type(second) is type(METRICS[name])
-    assert second.compute() == [], "evidence of another accumulator"
-    assert METRICS[name].with_settings(SETTINGS) is not second
-    assert filled(name).compute() == first.compute()
-    assert first.compute() == first.compute(), "computing changes nothing"
+def test_a_selection_is_scored_as_if_nothing_else_were_there(name: str) -> None:
+    select = np.arange(COUNT) % 3 > 0
+    selected = accumulated(name).compute(select, "some")
+    alone = accumulated(name, select=select).compute()
+    assert by_place(selected).keys() == by_place(alone).keys()
+    for place, score in by_place(selected).items():
+        assert score.label == "some"
+        assert score.n == select.sum()
+        expected = by_place(alone)[place]
+        assert dataclasses.replace(score, label=None) == expected
+    with pytest.raises(ValueError, match=r"."):
+        accumulated(name).compute(np.ones(COUNT + 1, bool))
 
 
+@pytest.mark.parametrize("min_two_fold", [None, 2])
 @pytest.mark.parametrize("name", METRICS)
-def test_selected_evidence_is_as_if_it_were_alone(name: str) -> None:
-    """Values alone: where a threshold is chosen on all images, a selection has its own."""
-    metric = filled(name)
-    whole = metric.compute(np.ones(len(EVIDENCE), bool), "all of them")
-    assert [(s.name, s.value, s.n, s.iou) for s in whole] == [
-        (s.name, s.value, s.n, s.iou) for s in metric.compute()
-    ]
-    assert {s.label for s in whole} == {"all of them"}
-    select = np.arange(len(EVIDENCE)) < 5
-    part = metric.compute(select, "some")
-    assert {score.n for score in part} <= {*range(1, 6)}
-    alone = {place(s): s.value for s in filled(name, EVIDENCE[:5]).compute()}
-    compared = [(s.value, alone[place(s)]) for s in part if place(s) in alone]
-    assert compared
-    for value, expected in compared:
-        assert value == pytest.approx(expected)
-
-
-def place(score: Score) -> tuple[Any, ...]:
-    return score.name, score.iou, (score.threshold or {}).get("kind")
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_what_is_compared_is_what_was_computed(name: str) -> None:
-    """The statistic of the mean row is the number that the metric computes."""
-    metric = filled(name)
+def test_what_is_compared_is_what_is_computed(name: str, min_two_fold: int | None) -> None:
+    settings = dataclasses.replace(SETTINGS, min_two_fold=min_two_fold)
+    metric = accumulated(name, settings)
     rows = metric.rows()
-    assert set(metric.row_names) <= set(rows)
-    assert all(len(values) == len(EVIDENCE) for values in rows.values())
-    if not metric.row_names:
+    assert {len(values) for values in rows.values()} <= {COUNT}
+    if not metric.row_names or not set(metric.row_names) <= rows.keys():
         return
-    computed = {(s.name, s.iou, (s.threshold or {}).get("kind") or ""): s for s in metric.compute()}
-    pairs = list(METRICS[name].with_settings(SETTINGS).pairs(rows))
-    assert pairs, "rows, and nothing to compare"
+    scores, declared = by_place(metric.compute()), {number.name for number in metric.numbers}
+    # As another run that reads the rows of this one from its file.
+    pairs = list(load_metrics()[name].with_settings(settings).pairs(rows))
+    assert pairs
     for pair in pairs:
-        kind = pair.kind or pair.threshold
-        assert pair.name in {number.name for number in metric.numbers}
-        assert len(pair.rows) == len(EVIDENCE)
-        means = np.asarray(pair.rows[:], float).reshape(len(EVIDENCE), -1).mean(0)
-        value = float(pair.statistic(means))
-        assert np.isfinite(value)
-        if (pair.name, pair.iou, kind) in computed:
-            assert value == pytest.approx(computed[pair.name, pair.iou, kind].value)
+        assert pair.name in declared
+        assert len(pair.rows) == COUNT
+        table = np.asarray(pair.rows[:])
+        value = float(pair.statistic(means(table.reshape(COUNT, -1))))
+        kinds = [pair.kind] if pair.kind else ["auto", ""]
+        expected = next(s for k in kinds if (s := scores.get((pair.name, pair.iou, k))))
+        assert value == pytest.approx(expected.value, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_lines_over_the_threshold(name: str) -> None:
-    metric = filled(name)
-    for line in metric.curve():
-        assert {"iou", "points"} <= {*line}
-        assert len(line["points"]) > 1
-    assert all(isinstance(note, str) for note in metric.notes())
+def test_no_two_metrics_keep_rows_of_one_name() -> None:
+    kept = [row for name in METRICS for row in accumulated(name).rows()]
+    assert len(kept) == len(set(kept))

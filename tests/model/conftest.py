@@ -4,8 +4,11 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Small inputs gain nothing from threads, and where other processes hold the cores torch's
-    wait for one another: fifty times as long was measured."""
+    """Run torch on one thread.
+
+    Small inputs gain nothing from threads, and threads that wait for cores that other processes use
+    took fifty times as long.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""A layer's answer replaced: held to the whole network's own answer, at any layer."""
+"""A replaced layer output gives the logits of the unchanged network, at any layer."""
 
 import threading
 
@@ -27,11 +27,11 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.one, self.two = Counted(6, 6, 3, padding=1), Counted(6, 6, 1)
+        self.first, self.second = Counted(6, 6, 3, padding=1), Counted(6, 6, 1)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
-        return self.relu(self.two(self.relu(self.one(x))) + x)
+        return self.relu(self.second(self.relu(self.first(x))) + x)
 
 
 def chain():
@@ -54,43 +54,43 @@ def reset(net):
             module.seen.clear()
 
 
-EVERY = {
+EXPECTED_RUNS = {
     "last": {},
     "": {},
     "top.1": {},
     "top.0": {"body.top.1": [4]},
     "below": {"body.top.1": [4]},
-    "stem": {"body.block.one": [4], "body.block.two": [4], "body.top.1": [4]},
-    "block.two": {"body.stem.0": [1], "body.block.one": [4], "body.block.two": [4],
+    "stem": {"body.block.first": [4], "body.block.second": [4], "body.top.1": [4]},
+    "block.second": {"body.stem.0": [1], "body.block.first": [4], "body.block.second": [4],
                   "body.top.1": [4]},
-    "input": {"body.stem.0": [4], "body.block.one": [4], "body.block.two": [4],
+    "input": {"body.stem.0": [4], "body.block.first": [4], "body.block.second": [4],
               "body.top.1": [4]},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", EVERY)
+@pytest.mark.parametrize("layer", EXPECTED_RUNS)
 @torch.no_grad()
 def test_answers_as_the_whole_network_with_other_features_and_runs_what_follows(layer):
     net = chain()
     images = torch.randn(4, 3, 12, 16, generator=torch.Generator().manual_seed(1))
     answer = net(images, at=(layer,))
     reset(net)
-    # The images differ only through the layer's answer wherever nothing goes round it.
-    found = net.behind(layer, answer.activations[layer].clone(), images[:1])
-    assert passes(net) == EVERY[layer]
-    assert torch.allclose(found[0], answer.logits[0], atol=1e-6)
-    if layer != "block.two":
-        assert torch.allclose(found, answer.logits, atol=1e-6)
+    # The images differ only by the layer's output wherever nothing bypasses it.
+    logits = net.behind(layer, answer.activations[layer].clone(), images[:1])
+    assert passes(net) == EXPECTED_RUNS[layer]
+    assert torch.allclose(logits[0], answer.logits[0], atol=1e-6)
+    if layer != "block.second":
+        assert torch.allclose(logits, answer.logits, atol=1e-6)
 
 
 @torch.no_grad()
-def test_what_goes_round_the_layer_is_the_image_s_own():
+def test_what_bypasses_the_layer_is_of_the_image():
     net = chain()
     images = torch.randn(2, 3, 12, 16, generator=torch.Generator().manual_seed(1))
     new = torch.randn(2, 6, 6, 8, generator=torch.Generator().manual_seed(2))
-    found = net.behind("block.two", new.clone(), images[:1])
+    logits = net.behind("block.second", new.clone(), images[:1])
     stem = net.body.stem(images[:1])
-    assert torch.allclose(found, net.head(net.body.top((new + stem).relu())), atol=1e-6)
+    assert torch.allclose(logits, net.head(net.body.top((new + stem).relu())), atol=1e-6)
 
 
 @pytest.mark.parametrize("layer", ["block.relu", "stem.2", "top.2"])
@@ -114,15 +114,15 @@ def test_threads_do_not_mix():
     net = chain()
     images = torch.randn(4, 3, 12, 16, generator=torch.Generator().manual_seed(1))
     features = torch.randn(4, 2, 6, 6, 8, generator=torch.Generator().manual_seed(2))
-    wanted = [net.behind("block.two", features[n].clone(), images[n : n + 1]) for n in range(4)]
+    wanted = [net.behind("block.second", features[n].clone(), images[n : n + 1]) for n in range(4)]
     plain = net(images).logits
     wrong = []
 
     @torch.no_grad()
     def work(n):
         for _ in range(50):
-            found = net.behind("block.two", features[n].clone(), images[n : n + 1])
-            if not torch.equal(found, wanted[n]):
+            logits = net.behind("block.second", features[n].clone(), images[n : n + 1])
+            if not torch.equal(logits, wanted[n]):
                 wrong.append(n)
             if not torch.allclose(net(images).logits, plain):
                 wrong.append("plain")
@@ -156,10 +156,10 @@ def test_real_networks(name, layers):
     for layer in layers:
         answer = net(image, at=(layer,))
         features = answer.activations[layer]
-        found = net.behind(layer, torch.cat((features, features)), image)
+        logits = net.behind(layer, torch.cat((features, features)), image)
         scale = float(answer.logits.abs().max())
         assert scale > 0
-        torch.testing.assert_close(found, answer.logits.expand(2, -1), rtol=0, atol=1e-5 * scale)
+        torch.testing.assert_close(logits, answer.logits.expand(2, -1), rtol=0, atol=1e-5 * scale)
         changed = net.behind(layer, 2 * features + 1, image)
         assert (changed - answer.logits).abs().max() > 1e-4 * scale
 
@@ -177,14 +177,14 @@ def test_tokens_are_replaced_as_a_grid_and_the_class_token_stays():
         answer = net(image, at=(layer,))
         features = answer.activations[layer]
         assert features.shape == (1, 16, 4, 4)
-        found = net.behind(layer, torch.cat((features, -features)), image)
-        assert torch.allclose(found[0], answer.logits[0], atol=1e-6)
+        logits = net.behind(layer, torch.cat((features, -features)), image)
+        assert torch.allclose(logits[0], answer.logits[0], atol=1e-6)
 
         def negated(module, inputs, output):
             return torch.cat((output[:, :1], -output[:, 1:]), 1)
 
-        handle = net.body.get_submodule(net._path(layer)).register_forward_hook(negated)
+        handle = net.body.get_submodule(net._resolve_path(layer)).register_forward_hook(negated)
         wanted = net(image).logits
         handle.remove()
-        assert torch.allclose(found[1:], wanted, atol=1e-6)
-        assert (found[0] - wanted).abs().max() > 1e-3
+        assert torch.allclose(logits[1:], wanted, atol=1e-6)
+        assert (logits[0] - wanted).abs().max() > 1e-3

@@ -53,7 +53,7 @@ def state_of(net):
 
 
 def plain(net, x, layer):
-    """Activation and its gradient, by a graph over everything and a copy where ours makes one."""
+    """Return logits, an activation and its gradient by a graph of the whole network."""
     kept = {}
 
     def keep(module, inputs, output):
@@ -64,8 +64,8 @@ def plain(net, x, layer):
     x = x.clone().requires_grad_()
     logits = net(x).logits
     handle.remove()
-    (slope,) = torch.autograd.grad(logits[:, 1].sum(), kept["output"])
-    return logits.detach(), kept["output"].detach(), slope
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), kept["output"])
+    return logits.detach(), kept["output"].detach(), gradient
 
 
 LAYERS = ["stem", "norm", "left.0", "left.1", "left", "right.0", "right.1", "right", "top", "relu"]
@@ -75,15 +75,15 @@ LAYERS = ["stem", "norm", "left.0", "left.1", "left", "right.0", "right.1", "rig
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradient_at_any_layer_equals_that_of_the_whole_graph(layer, frozen):
     net, x = network(), images()
-    logits, activation, slope = plain(net, x, f"body.{layer}")
+    logits, activation, gradient = plain(net, x, f"body.{layer}")
     net.requires_grad_(not frozen)
     before = state_of(net)
     answer = net(x, at=(layer,))
-    found = answer.activations[layer]
+    recorded = answer.activations[layer]
     assert torch.equal(answer.logits.detach(), logits)
-    assert torch.equal(found.detach(), activation)
-    (ours,) = torch.autograd.grad(answer.logits[:, 1].sum(), found)
-    torch.testing.assert_close(ours, slope, rtol=1e-6, atol=1e-6)
+    assert torch.equal(recorded.detach(), activation)
+    (ours,) = torch.autograd.grad(answer.logits[:, 1].sum(), recorded)
+    torch.testing.assert_close(ours, gradient, rtol=1e-6, atol=1e-6)
     assert state_of(net) == before
 
 
@@ -94,16 +94,16 @@ def test_several_layers_from_one_pass(frozen):
     names = ("top", "left.0", "right", "last")
     answer = net(x, at=names)
     assert tuple(answer.activations) == names
-    slopes = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         answer.logits[:, 1].sum(), [answer.activations[name] for name in names]
     )
-    for name, ours in zip(names[:3], slopes[:3], strict=True):
+    for name, ours in zip(names[:3], gradients[:3], strict=True):
         torch.testing.assert_close(ours, plain(net, x, f"body.{name}")[2], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(slopes[3], plain(net, x, "body")[2], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients[3], plain(net, x, "body")[2], rtol=1e-6, atol=1e-6)
 
 
 def reached(tensor):
-    """Everything that a graph holds a leaf of."""
+    """Return the ids of the leaves of a graph."""
     todo, seen, leaves = [tensor.grad_fn], set(), set()
     while todo:
         node = todo.pop()
@@ -202,8 +202,8 @@ def test_threads_do_not_mix():
     wanted = []
     for x in batches:
         answer = net(x, at=names)
-        found = [answer.activations[n] for n in names]
-        wanted.append((answer.logits.detach(), torch.autograd.grad(answer.logits.sum(), found)))
+        maps = [answer.activations[n] for n in names]
+        wanted.append((answer.logits.detach(), torch.autograd.grad(answer.logits.sum(), maps)))
     before = state_of(net)
     wrong: list[Any] = []
     start = threading.Barrier(4)
@@ -215,9 +215,9 @@ def test_threads_do_not_mix():
                 answer = net(batches[k], at=names)
                 same = torch.equal(answer.logits, wanted[k][0])
                 if torch.is_grad_enabled():
-                    found = [answer.activations[n] for n in names]
-                    slopes = torch.autograd.grad(answer.logits.sum(), found)
-                    pairs = zip(slopes, wanted[k][1], strict=True)
+                    maps = [answer.activations[n] for n in names]
+                    gradients = torch.autograd.grad(answer.logits.sum(), maps)
+                    pairs = zip(gradients, wanted[k][1], strict=True)
                     same &= all(torch.allclose(a, b, atol=1e-6) for a, b in pairs)
                 else:
                     same &= not answer.logits.requires_grad
@@ -245,8 +245,8 @@ def test_real_network_inside_branches_and_frozen():
     net = Classifier(body, MeanLinear(channels, 4), "abcd").eval().requires_grad_(False)
     x = torch.randn(1, 3, 64, 80)
     layer = "inception4c.branch3.1.conv"
-    _, activation, slope = plain(net, x, f"body.{layer}")
+    _, activation, gradient = plain(net, x, f"body.{layer}")
     answer = net(x, at=(layer,))
     assert torch.equal(answer.activations[layer].detach(), activation)
     (ours,) = torch.autograd.grad(answer.logits[:, 1].sum(), answer.activations[layer])
-    torch.testing.assert_close(ours, slope, rtol=1e-5, atol=1e-6 * float(slope.abs().max()))
+    torch.testing.assert_close(ours, gradient, rtol=1e-5, atol=1e-6 * float(gradient.abs().max()))

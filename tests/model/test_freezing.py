@@ -1,4 +1,4 @@
-"""Stages of networks, told by their maps alone."""
+"""Stages of networks, by the sizes of their maps."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.model.freezing import stages_of
+from pipeline.model.freezing import list_stages
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
 
 
-def tops(name: str) -> list[list[str]]:
-    """The stages of a network by what they begin and end with."""
+def stage_ends(name: str) -> list[list[str]]:
+    """Return the first and the last part of each stage of a network."""
     with torch.device("meta"):
         body, _ = Torchvision(name, weights=None).own(2)
-    return [[stage[0], stage[-1]] for stage in stages_of(body)]
+    return [[stage[0], stage[-1]] for stage in list_stages(body)]
 
 
 def test_resnet() -> None:
-    found = tops("resnet18")
-    assert found == [["conv1", "relu"], ["maxpool", "layer1.1"], ["layer2.0", "layer2.1"],
+    stages = stage_ends("resnet18")
+    assert stages == [["conv1", "relu"], ["maxpool", "layer1.1"], ["layer2.0", "layer2.1"],
                      ["layer3.0", "layer3.1"], ["layer4.0", "layer4.1"]]  # fmt: skip
 
 
 def test_mobilenet() -> None:
-    found = tops("mobilenet_v2")
-    assert [first for first, _ in found] == [
+    stages = stage_ends("mobilenet_v2")
+    assert [first for first, _ in stages] == [
         "features.0.0", "features.2", "features.4", "features.7", "features.14"]  # fmt: skip
-    assert found[-1][1].startswith("features.18")
+    assert stages[-1][1].startswith("features.18")
 
 
-def test_vgg_is_cut_at_its_poolings() -> None:
-    found = tops("vgg16")
-    assert [first for first, _ in found] == [
+def test_vgg_is_split_at_its_poolings() -> None:
+    stages = stage_ends("vgg16")
+    assert [first for first, _ in stages] == [
         "features.0", "features.4", "features.9", "features.16", "features.23"]  # fmt: skip
-    assert found[-1][1] == "features.30"
+    assert stages[-1][1] == "features.30"
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,16 @@ def test_vgg_is_cut_at_its_poolings() -> None:
     [("googlenet", 5), ("densenet121", 5), ("efficientnet_b0", 5), ("convnext_tiny", 4)],
 )
 def test_other_networks(name: str, count: int) -> None:
-    assert len(tops(name)) == count
+    assert len(stage_ends(name)) == count
 
 
-def test_small_and_every_part_is_in_one_stage() -> None:
+def test_small_and_each_part_is_in_one_stage() -> None:
     body, _ = Small().body()
-    stages = stages_of(body)
+    stages = list_stages(body)
     assert [stage[0] for stage in stages] == ["block1.conv", "block2.conv"]
-    every = [name for stage in stages for name in stage]
-    assert len(every) == len(set(every))
-    held = {id(p) for name in every for p in body.get_submodule(name).parameters()}
+    parts = [name for stage in stages for name in stage]
+    assert len(parts) == len(set(parts))
+    held = {id(p) for name in parts for p in body.get_submodule(name).parameters()}
     assert held == {id(p) for p in body.parameters()}
 
 
@@ -60,4 +60,4 @@ def test_a_transformer_has_none() -> None:
     with torch.device("meta"):
         body, _ = Torchvision("vit_b_16", weights=None).own(2)
     with pytest.raises(UserError, match=r"one stage.*possible: backbone, none"):
-        stages_of(body)
+        list_stages(body)

@@ -38,11 +38,11 @@ def oracle(network: Classifier, **options: str) -> NumpyLeNet:
 
 
 def compare(network: Classifier, known: NumpyLeNet, pixels: np.ndarray) -> None:
-    """Logits and signed gradient maps of every class, ours and NumPy's: `pixels` [b, 28, 28, 3]."""
+    """Compare logits and signed gradient maps with NumPy's, `pixels` being [b, 28, 28, 3]."""
     model = LeNet()
     images = checkpoint.to_tensor(pixels, model.mean, model.std, torch.device("cpu"))
-    every = torch.arange(10).repeat(len(pixels), 1)
-    ours = Gradient(channels="sum")(network, images, lambda logits: every)
+    classes = torch.arange(10).repeat(len(pixels), 1)
+    ours = Gradient(channels="sum")(network, images, lambda logits: classes)
     for n, image in enumerate(pixels):
         digit = (image[..., 0] / 255 - model.mean[0]) / model.std[0]
         np.testing.assert_allclose(
@@ -55,7 +55,7 @@ def compare(network: Classifier, known: NumpyLeNet, pixels: np.ndarray) -> None:
 
 
 def grey_images(count: int) -> np.ndarray:
-    """Noise: no two values of a 2x2 square alike, so that the largest is one alone."""
+    """Return noise: no two values of a 2x2 square are equal, so that there is one maximum."""
     grey = np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1)).astype(np.uint8)
     return grey.repeat(3, 3)
 
@@ -68,13 +68,13 @@ def test_logits_and_gradients_are_those_of_the_oracle(activation: str, pooling: 
     compare(network, oracle(network, **options), grey_images(3))
 
 
-def test_the_oracle_is_the_slope_of_its_own_score() -> None:
-    """A second look at the oracle itself: by differences, in float64."""
+def test_the_gradient_of_the_oracle_is_that_of_its_score() -> None:
+    """The oracle is checked by finite differences in float64."""
     known = oracle(random_network(activation="tanh", pooling="average"),
                    activation="tanh", pooling="average")  # fmt: skip
     rng = np.random.default_rng(1)
     digit, step = rng.normal(size=(28, 28)), 1e-5 * rng.normal(size=(28, 28))
-    high, low = (known.forward(digit + way * step)["logits"][7] for way in (1, -1))
+    high, low = (known.forward(digit + sign * step)["logits"][7] for sign in (1, -1))
     np.testing.assert_allclose((known.slope(digit, 7) * step).sum(), (high - low) / 2, rtol=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_sizes_are_those_of_the_paper() -> None:
     assert answer.logits.shape == (2, 10)
 
 
-def test_background_and_ink_are_scaled_as_in_the_paper() -> None:
+def test_background_and_strokes_are_scaled_as_in_the_paper() -> None:
     model = LeNet()
     black_and_white = np.array([[[[0] * 3, [255] * 3]]], np.uint8)
     scaled = checkpoint.to_tensor(black_and_white, model.mean, model.std, torch.device("cpu"))
@@ -144,6 +144,6 @@ def test_it_reads_digits_and_equals_the_oracle(cli: Cli, shared: Path, tmp_path:
     assert trained.card["best"]["held_back_top1"] > 0.85
     data = Mnist(str(root))
     digits = np.stack([data.example("val", n).image for n in range(4)])
-    # On an even background all four of a square are the largest, and rounding chooses among them.
+    # On a constant background all four of a square are the maximum, and rounding chooses one.
     pixels = np.maximum(digits, grey_images(4) // 16)
     compare(trained.network, oracle(trained.network), pixels)

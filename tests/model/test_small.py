@@ -1,4 +1,4 @@
-"""small: the same maps whichever way it goes down, and refusals."""
+"""small: the sizes of its maps however it downsamples, and refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_maps(pooling: Any, stride: int, side: int) -> None:
     maps = body(torch.rand(1, 3, 64, 64))
     assert maps.shape == (1, channels, side, side)
     assert maps.min() >= 0
-    pools = [one for one in body.modules() if isinstance(one, nn.MaxPool2d)]
+    pools = [module for module in body.modules() if isinstance(module, nn.MaxPool2d)]
     assert len(pools) == (0 if pooling == "stride" else 3)
 
 

@@ -1,4 +1,4 @@
-"""Batch norm over all processes: with one it is torch's own; with two, see tests/test_ranks.py."""
+"""Batch norm over all processes: with one it equals torch's; with two, see tests/test_ranks.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import distributed, nn
 
 from pipeline.errors import UserError
-from pipeline.model.synced_norm import SyncedBatchNorm2d, synced
+from pipeline.model.synced_norm import SyncedBatchNorm2d, synchronize_batch_norm
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def one_process() -> Iterator[None]:
 def test_it_is_batch_norm_forward_and_backward(momentum: float | None, affine: bool) -> None:
     torch.manual_seed(0)
     plain = nn.BatchNorm2d(3, momentum=momentum, affine=affine)
-    ours = synced(nn.Sequential(copy.deepcopy(plain)), "cpu")
+    ours = synchronize_batch_norm(nn.Sequential(copy.deepcopy(plain)), "cpu")
     assert isinstance(ours[0], SyncedBatchNorm2d)
     for _ in range(3):
         maps = (3 + 2 * torch.randn(4, 3, 5, 6)).requires_grad_()
         same = maps.detach().clone().requires_grad_()
-        slopes = torch.randn(4, 3, 5, 6)
-        plain(maps).backward(slopes)
-        ours(same).backward(slopes)
+        gradients = torch.randn(4, 3, 5, 6)
+        plain(maps).backward(gradients)
+        ours(same).backward(gradients)
         torch.testing.assert_close(same.grad, maps.grad, rtol=1e-4, atol=1e-5)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(ours[0].state_dict()[name], tensor)
@@ -43,9 +43,9 @@ def test_it_is_batch_norm_forward_and_backward(momentum: float | None, affine: b
     torch.testing.assert_close(ours.eval()(maps), plain.eval()(maps))
 
 
-def test_a_library_s_own_batch_norm_is_refused() -> None:
+def test_another_batch_norm_is_refused() -> None:
     class Other(nn.BatchNorm2d):
         pass
 
     with pytest.raises(UserError, match="Other cannot be computed over the images of several"):
-        synced(nn.Sequential(Other(3)), "cpu")
+        synchronize_batch_norm(nn.Sequential(Other(3)), "cpu")

@@ -1,4 +1,4 @@
-"""timm's networks by name, held to timm's own forward pass."""
+"""timm's networks by name, compared with timm's forward pass."""
 
 import pytest
 import timm
@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.timm import Timm
-from pipeline.model.torchvision import imagenet_classes, select_classes
+from pipeline.model.torchvision import list_imagenet_classes, select_classes
 
 
 def images(side=64):
@@ -26,7 +26,7 @@ def test_logits_are_timm_s(name, side, gap, tmp_path):
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     builder = Timm(name, str(tmp_path / "w.pth"))
     body, head, known = builder.load()
-    assert known == imagenet_classes() == builder.known
+    assert known == list_imagenet_classes() == builder.known
     assert isinstance(head, MeanLinear) == gap
     net = Classifier(body, head, known, builder.last, builder.below).eval()
     x = images(side)
@@ -49,9 +49,9 @@ def test_layers_have_timm_s_names():
     builder = Timm("resnet18", None)
     body, channels = builder.body()
     net = Classifier(body, MeanLinear(channels, 2), "ab").eval()
-    found = net(images(), at=("layer3.1.conv2", "last")).activations
-    assert found["layer3.1.conv2"].shape == (2, 256, 4, 4)
-    assert found["last"].shape == (2, 512, 2, 2)
+    activations = net(images(), at=("layer3.1.conv2", "last")).activations
+    assert activations["layer3.1.conv2"].shape == (2, 256, 4, 4)
+    assert activations["last"].shape == (2, 512, 2, 2)
 
 
 def test_clear_errors(tmp_path):

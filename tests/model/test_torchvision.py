@@ -1,4 +1,4 @@
-"""torchvision's backbones, held to torchvision's own networks."""
+"""torchvision's networks, split and compared with the original ones."""
 
 import copy
 import pickle
@@ -19,16 +19,16 @@ from pipeline.errors import UserError
 from pipeline.model import torchvision as ours
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import (
-    CUTS,
+    LAYOUTS,
     MEAN,
     STD,
     Torchvision,
     TransformInput,
-    imagenet_classes,
-    read_weights,
-    rows_by_name,
+    list_imagenet_classes,
+    match_classes,
     select_classes,
 )
+from pipeline.model.weights import read_weights
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TESTED = [
@@ -38,7 +38,7 @@ TESTED = [
 
 
 def original(name, **extra):
-    """torchvision's network with random weights and batch statistics that are not 0 and 1."""
+    """Return torchvision's network, its batch statistics not being 0 and 1."""
     torch.manual_seed(0)
     if name == "googlenet":
         extra |= {"aux_logits": False, "init_weights": False, "transform_input": True}
@@ -54,8 +54,8 @@ def original(name, **extra):
     return network
 
 
-def alive(network):
-    """Random weights under which signals neither die out nor blow up; heads that are not zero."""
+def randomize(network):
+    """Set random weights with which activations neither vanish nor explode; no head is zero."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -72,8 +72,8 @@ def images(height, width, batch=2):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def own_features(network, name, x):
-    """Feature maps as torchvision's own forward pass hands them to what follows."""
+def original_features(network, name, x):
+    """Return the feature maps within torchvision's forward pass."""
     if name.startswith("densenet"):  # relu and pooling are functions there
         return torch.relu(network.features(x))
     kept: dict[str, torch.Tensor] = {}
@@ -93,32 +93,32 @@ def test_maps_and_logits_are_torchvision_s(name, monkeypatch, tmp_path):
     network = original(name)
     state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     if name == "vgg16":  # half a gigabyte: not through a file
-        monkeypatch.setattr(ours, "_download", lambda name: state)
-        body, own, known = Torchvision(name).load()
+        monkeypatch.setattr(ours, "_download_weights", lambda name: state)
+        body, head, known = Torchvision(name).load()
     else:
         torch.save(state, tmp_path / "weights.pth")
-        body, own, known = Torchvision(name, str(tmp_path / "weights.pth")).load()
+        body, head, known = Torchvision(name, str(tmp_path / "weights.pth")).load()
     body.eval()
     for size in ((96, 96), (65, 129)):
         x = images(*size)
         with torch.no_grad():
-            maps, wanted = body(x), own_features(network, name, x)
+            maps, wanted = body(x), original_features(network, name, x)
             close(maps, wanted)
-            network_of_ours = Classifier(body, own, known).eval()
+            network_of_ours = Classifier(body, head, known).eval()
             close(network_of_ours(x).logits, network(x))
-    assert maps.shape[1] == CUTS[name].channels
-    assert known == imagenet_classes()
+    assert maps.shape[1] == LAYOUTS[name].channels
+    assert known == list_imagenet_classes()
     kinds = {"vgg16": nn.Sequential, "squeezenet1_1": ConvMean, "squeezenet1_0": ConvMean}
-    assert isinstance(own, kinds.get(name, MeanLinear))
+    assert isinstance(head, kinds.get(name, MeanLinear))
 
 
-@pytest.mark.parametrize("name", sorted(CUTS))
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeypatch):
-    """Every network as a whole, its head its own; `below` has a resolution of its own."""
+    """All networks with their original heads; `below` may have another resolution."""
     side = {"inception_v3": 128, "vit_b_16": 224}.get(name, 96)
     builder = Torchvision(name, None)
-    whole = alive(builder._whole(7))
-    monkeypatch.setattr(Torchvision, "_whole", lambda self, classes: copy.deepcopy(whole))
+    whole = randomize(builder._build(7))
+    monkeypatch.setattr(Torchvision, "_build", lambda self, classes: copy.deepcopy(whole))
     body, head = builder.own(7)
     net = Classifier(body, head, "abcdefg", builder.last, builder.below).eval()
     x = images(side, side)
@@ -133,7 +133,7 @@ def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeyp
 
 
 def test_tokens_come_as_a_grid_without_the_class_token():
-    vit = alive(VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3))
+    vit = randomize(VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3))
     x = images(32, 32)
     kept: dict[str, torch.Tensor] = {}
     layer = vit.encoder.layers.encoder_layer_1.ln_1
@@ -148,8 +148,8 @@ def test_tokens_come_as_a_grid_without_the_class_token():
     assert grid.shape == (2, 16, 4, 4)
     close(answer.logits, logits)
     close(grid, kept["tokens"][:, 1:].transpose(1, 2).reshape(2, 16, 4, 4))
-    (slopes,) = torch.autograd.grad(answer.logits[:, 2].sum(), grid)
-    close(slopes, wanted[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4))
+    (gradients,) = torch.autograd.grad(answer.logits[:, 2].sum(), grid)
+    close(gradients, wanted[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4))
 
 
 def test_a_transformer_has_no_place_for_a_gap_head():
@@ -167,8 +167,8 @@ def test_half_precision_files_load_as_float32(tmp_path):
     network = original("mobilenet_v2").half().float()
     torch.save(network.half().state_dict(), tmp_path / "half.pth")
     network.float()
-    body, own, known = Torchvision("mobilenet_v2", str(tmp_path / "half.pth")).load()
-    net, x = Classifier(body, own, known).eval(), images(64, 64)
+    body, head, known = Torchvision("mobilenet_v2", str(tmp_path / "half.pth")).load()
+    net, x = Classifier(body, head, known).eval(), images(64, 64)
     assert {p.dtype for p in net.parameters()} == {torch.float32}
     assert all(p.requires_grad for p in net.parameters())
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_half_precision_files_load_as_float32(tmp_path):
 
 
 def expected(name, side, stride):
-    """The map's side, as the module's docstring says it."""
+    """Return the side of the map by the rule in the module's docstring."""
     if name.startswith("vgg"):
         return side // stride
     if name.startswith("densenet"):
@@ -186,7 +186,7 @@ def expected(name, side, stride):
 
 @pytest.mark.parametrize(
     ("name", "stride"),
-    [(n, s) for n, c in sorted(CUTS.items()) if not c.last for s in (None, 16)
+    [(n, s) for n, c in sorted(LAYOUTS.items()) if not c.last for s in (None, 16)
      if s is None or c.last_stride or c.stride == 16],
 )  # fmt: skip
 def test_sizes_of_maps(name, stride):
@@ -236,8 +236,8 @@ def test_finer_maps_of_networks_that_pool_can_be_differentiated(name):
     net = Classifier(body, MeanLinear(channels, 3), "abc").eval()
     layer = "inception5a" if name == "googlenet" else "features.denseblock4.denselayer1"
     answer = net(images(64, 64, 1), at=(layer,))
-    (slope,) = torch.autograd.grad(answer.logits[0, 0], answer.activations[layer])
-    assert slope.isfinite().all()
+    (gradient,) = torch.autograd.grad(answer.logits[0, 0], answer.activations[layer])
+    assert gradient.isfinite().all()
     assert answer.activations[layer].shape[2:] == (4, 4)
 
 
@@ -275,15 +275,15 @@ def test_usual_wrappings(state, tmp_path, wrapping):
     else:
         saved = state if wrapping is None else {wrapping: state, "epoch": 3}
     torch.save(saved, tmp_path / "w.pth")
-    body, own, _ = loaded(tmp_path / "w.pth")
+    body, head, _ = loaded(tmp_path / "w.pth")
     assert torch.equal(body.features[0].weight, state["features.0.weight"])
-    assert torch.equal(own.conv.weight, state["classifier.1.weight"])
+    assert torch.equal(head.conv.weight, state["classifier.1.weight"])
 
 
 def test_safetensors(state, tmp_path):
     save_file(state, tmp_path / "w.safetensors")
-    body, own, _ = loaded(tmp_path / "w.safetensors")
-    assert torch.equal(own.conv.bias, state["classifier.1.bias"])
+    body, head, _ = loaded(tmp_path / "w.safetensors")
+    assert torch.equal(head.conv.bias, state["classifier.1.bias"])
     with torch.no_grad():
         body.features[0].weight.zero_()  # ours, not a window on the file
     assert read_weights(tmp_path / "w.safetensors")["features.0.weight"].any()
@@ -292,8 +292,8 @@ def test_safetensors(state, tmp_path):
 def test_other_classes_keep_the_body_and_drop_the_head(state, tmp_path):
     few = {k: v[:7] if k.startswith("classifier") else v for k, v in state.items()}
     torch.save(few, tmp_path / "w.pth")
-    body, own, known = loaded(tmp_path / "w.pth")
-    assert (own, known) == (None, ())
+    body, head, known = loaded(tmp_path / "w.pth")
+    assert (head, known) == (None, ())
     assert torch.equal(body.features[0].weight, state["features.0.weight"])
 
 
@@ -372,8 +372,8 @@ def test_files_without_batch_counts_load(tmp_path):
     network = original("resnet18")
     kept = {k: v for k, v in network.state_dict().items() if "num_batches" not in k}
     torch.save(kept, tmp_path / "w.pth")
-    body, own, known = Torchvision("resnet18", str(tmp_path / "w.pth")).load()
-    net = Classifier(body, own, known)
+    body, head, known = Torchvision("resnet18", str(tmp_path / "w.pth")).load()
+    net = Classifier(body, head, known)
     assert not any(t.is_meta for t in net.state_dict().values())
     with torch.no_grad():
         close(net.eval()(images(64, 64)).logits, network(images(64, 64)))
@@ -390,14 +390,14 @@ def test_torchvision_s_own_files_of_old(tmp_path, monkeypatch):
         if "num_batches" not in key
     }  # fmt: skip
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
-    monkeypatch.setattr(ours, "_download", lambda name: old)
+    monkeypatch.setattr(ours, "_download_weights", lambda name: old)
     body, _, _ = Torchvision("densenet121").load()
     x = images(64, 64, 1)
     with torch.no_grad():
-        close(body.eval()(x), own_features(network, "densenet121", x))
+        close(body.eval()(x), original_features(network, "densenet121", x))
     network = original("googlenet")
     sided = {**network.state_dict(), "aux1.fc1.weight": torch.zeros(2), "aux2.b": torch.zeros(1)}
-    monkeypatch.setattr(ours, "_download", lambda name: sided)
+    monkeypatch.setattr(ours, "_download_weights", lambda name: sided)
     Torchvision("googlenet").load()
 
 
@@ -432,14 +432,14 @@ def test_a_broken_download_says_to_remove_it(monkeypatch, tmp_path):
 
 def test_rows_by_name():
     known = ("tench", "English springer", "crane", "crane", "Cardigan", "cardigan", "hot-dog")
-    assert rows_by_name(["English_Springer", " TENCH"], known) == [1, 0]
-    assert rows_by_name(["hot dog"], known) == [6]
-    assert rows_by_name(["tench", "unicorn"], known) is None
-    assert rows_by_name(["crane"], known) is None
-    assert rows_by_name(["Cardigan", "cardigan"], known) == [4, 5]
-    assert rows_by_name(["CARDIGAN"], known) is None
-    assert rows_by_name(["tench", "Tench"], known) is None  # two classes cannot share a row
-    assert rows_by_name(imagenet_classes(), imagenet_classes()) == list(range(1000))
+    assert match_classes(["English_Springer", " TENCH"], known) == [1, 0]
+    assert match_classes(["hot dog"], known) == [6]
+    assert match_classes(["tench", "unicorn"], known) is None
+    assert match_classes(["crane"], known) is None
+    assert match_classes(["Cardigan", "cardigan"], known) == [4, 5]
+    assert match_classes(["CARDIGAN"], known) is None
+    assert match_classes(["tench", "Tench"], known) is None  # two classes cannot share a row
+    assert match_classes(list_imagenet_classes(), list_imagenet_classes()) == list(range(1000))
 
 
 @pytest.mark.parametrize("head", [MeanLinear, ConvMean])
@@ -461,10 +461,10 @@ def test_real_weights_tell_real_images_apart(name):
     )
     files = [file for folder in folders for file in sorted(folder.iterdir())[:4]]
     pixels = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    body, own, known = Torchvision(name, str(weights)).load()
-    rows = rows_by_name([names[folder.name] for folder in folders], known)
+    body, head, known = Torchvision(name, str(weights)).load()
+    rows = match_classes([names[folder.name] for folder in folders], known)
     assert rows == [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]
-    net = Classifier(body, select_classes(own, rows), [str(row) for row in rows]).eval()
+    net = Classifier(body, select_classes(head, rows), [str(row) for row in rows]).eval()
     with torch.no_grad():
         logits = net(to_tensor(pixels, MEAN, STD, torch.device("cpu"))).logits
     right = logits.argmax(1).numpy() == np.repeat(np.arange(10), 4)

@@ -1,4 +1,4 @@
-"""A small network and a batch, each test's own."""
+"""A small network and a batch, new for each test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = 3
 
 
 def classifier() -> Any:
-    """Always with the same weights."""
+    """Build a classifier, always with the same weights."""
     torch.manual_seed(0)
     body, channels = Small(width=2).body()
     head = MeanLinear(channels, CLASSES)

@@ -1,4 +1,4 @@
-"""ACoL: what is erased, what the second classifier is given, and the maps of both."""
+"""ACoL: what is erased, what the second classifier reads, and the maps of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.model.classifier import MeanLinear
 from pipeline.objective.acol import ACoL, Complementary
 
 
-def test_the_second_sees_the_features_without_what_the_first_looked_at(
+def test_the_second_reads_the_features_without_what_the_first_uses(
     network: Any, batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = batch

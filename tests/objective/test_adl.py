@@ -1,4 +1,4 @@
-"""ADL: importance map, drop mask, and nothing at all when the network is not training."""
+"""ADL: importance map, drop mask, and no change unless the network is in training mode."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.objective.adl import ADL, Attention, kept
+from pipeline.objective.adl import ADL, Attention, compute_drop_mask
 
 # Two channels whose mean, the attention, is 1 2 / 3 4.
 MAPS = torch.tensor([[[[0.0, 4.0], [6.0, 1.0]], [[2.0, 0.0], [0.0, 7.0]]]])
 
 
 def test_the_most_attended_is_dropped() -> None:
-    assert kept(MAPS.mean(1, keepdim=True), 0.75).tolist() == [[[[1, 1], [0, 0]]]]
-    assert kept(MAPS.mean(1, keepdim=True), 0.8).tolist() == [[[[1, 1], [1, 0]]]]
+    assert compute_drop_mask(MAPS.mean(1, keepdim=True), 0.75).tolist() == [[[[1, 1], [0, 0]]]]
+    assert compute_drop_mask(MAPS.mean(1, keepdim=True), 0.8).tolist() == [[[[1, 1], [1, 0]]]]
 
 
-def test_each_image_has_its_own_maximum() -> None:
+def test_the_maximum_is_of_each_image() -> None:
     maps = torch.cat([MAPS, MAPS * 10])
-    one, other = kept(maps.mean(1, keepdim=True), 0.75)
-    assert torch.equal(one, other)
+    mask, scaled_mask = compute_drop_mask(maps.mean(1, keepdim=True), 0.75)
+    assert torch.equal(mask, scaled_mask)
 
 
-def test_in_training_it_drops_or_weighs() -> None:
+def test_in_training_it_drops_or_weights() -> None:
     layer = nn.Identity().train()
     dropped = Attention(1.0, 0.8)(layer, (MAPS,), MAPS)
     assert dropped.tolist() == [[[[0, 4], [6, 0]], [[2, 0], [0, 0]]]]
@@ -44,17 +44,17 @@ def test_it_drops_with_its_probability() -> None:
     assert drops / 500 == pytest.approx(0.75, abs=0.05)
 
 
-def test_it_stands_behind_the_layers_named_and_only_in_training(
+def test_it_follows_the_named_layers_and_only_in_training(
     network: Any, batch: tuple[Tensor, Tensor]
 ) -> None:
     images, _ = batch
     plain = copy.deepcopy(network)
     wrapped = ADL(layers=("below",), drop=1.0, gamma=0.5).wrap(network)
     assert torch.equal(wrapped.eval()(images).logits, plain.eval()(images).logits)
-    before, after = (one.train()(images, at=("block5", "below")) for one in (plain, wrapped))
+    before, after = (net.train()(images, at=("block5", "below")) for net in (plain, wrapped))
     assert torch.equal(after.activations["block5"], before.activations["block5"])
     maps = before.activations["below"]
-    mask = kept(maps.mean(1, keepdim=True), 0.5)
+    mask = compute_drop_mask(maps.mean(1, keepdim=True), 0.5)
     assert 0 < mask.mean() < 1
     assert torch.equal(after.activations["below"], maps * mask)
     assert not torch.equal(after.logits, before.logits)

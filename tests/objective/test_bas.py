@@ -1,4 +1,4 @@
-"""BAS: what is left outside the map, and which weights learn from that."""
+"""BAS: the activation outside the map, and which weights it trains."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
-from pipeline.objective.bas import BAS, activation, suppression
+from pipeline.objective.bas import BAS, compute_activation, compute_suppression
 
 
-def test_the_activation_is_the_mean_of_what_speaks_for_the_class() -> None:
+def test_the_activation_is_the_mean_of_the_positive_part() -> None:
     weights = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
     features = torch.tensor([[[[3.0, 1.0]], [[1.0, 4.0]]]]).repeat(2, 1, 1, 1)
     # class 0: 2 and -3, so 2 and 0; class 1: 2 and 8
-    assert activation(weights, features, torch.tensor([0, 1])).tolist() == [1.0, 5.0]
+    assert compute_activation(weights, features, torch.tensor([0, 1])).tolist() == [1.0, 5.0]
 
 
-def test_what_is_left_counts_unless_it_is_no_less() -> None:
+def test_the_activation_outside_counts_unless_it_is_no_less() -> None:
     left, whole = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([4.0, 4.0, 4.0])
-    assert suppression(left, whole).item() == pytest.approx((0.25 + 0.75 + 0) / 3)
+    assert compute_suppression(left, whole).item() == pytest.approx((0.25 + 0.75 + 0) / 3)
     left.requires_grad_()
-    suppression(left, whole).backward()
+    compute_suppression(left, whole).backward()
     assert left.grad is not None
     assert left.grad.tolist() == pytest.approx([1 / 12, 1 / 12, 0])
-    assert suppression(torch.zeros(2), torch.zeros(2)) == 0
+    assert compute_suppression(torch.zeros(2), torch.zeros(2)) == 0
 
 
 def test_the_loss_is_the_formula_of_its_docstring(
@@ -57,7 +57,7 @@ def test_the_loss_is_the_formula_of_its_docstring(
     torch.testing.assert_close(loss, wanted)
 
 
-def test_suppression_and_area_teach_the_map_alone(
+def test_suppression_and_area_train_the_map_alone(
     network: Any, batch: tuple[Tensor, Tensor]
 ) -> None:
     objective = BAS(foreground=0.0, label_smoothing=0.0)
@@ -87,8 +87,8 @@ def test_the_pass_over_what_is_outside_leaves_no_trace(
     assert all(weight.requires_grad for weight in network.parameters())
 
 
-def test_it_learns_to_cover_what_tells_the_class(network: Any) -> None:
-    """A bright square, left or right, tells the class: the map finds it, and not the rest."""
+def test_it_learns_to_cover_the_evidence_of_the_class(network: Any) -> None:
+    """A bright square, left or right, is the class: the map covers it and not the rest."""
     torch.manual_seed(0)
     images = 0.1 * torch.randn(32, 3, 32, 32)
     labels = torch.arange(32) % 2
@@ -105,8 +105,8 @@ def test_it_learns_to_cover_what_tells_the_class(network: Any) -> None:
     network.eval()
     with torch.no_grad():
         maps = network(images, at=("foreground",)).activations["foreground"]
-    mine = maps[torch.arange(32), labels]
-    assert mine[:, 1:5, 1:5].mean() > 2 * mine[:, :, 6:].mean()
+    label_maps = maps[torch.arange(32), labels]
+    assert label_maps[:, 1:5, 1:5].mean() > 2 * label_maps[:, :, 6:].mean()
 
 
 @pytest.mark.parametrize("layer", ["last", ""])
@@ -119,13 +119,13 @@ def test_a_network_that_is_no_chain_is_refused() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+            self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
 
         def forward(self, images: Tensor) -> Tensor:
-            left: Tensor = self.one(images)
-            return left + self.two(images)
+            left: Tensor = self.left(images)
+            return left + self.right(images)
 
-    network = Classifier(Branching(), MeanLinear(4, 2), ("a", "b"), below="one")
+    network = Classifier(Branching(), MeanLinear(4, 2), ("a", "b"), below="left")
     with pytest.raises(UserError, match="no chain of modules"):
         BAS().wrap(network)
 

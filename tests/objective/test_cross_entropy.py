@@ -1,4 +1,4 @@
-"""Cross-entropy, and what every objective does with smoothed labels."""
+"""Cross-entropy, and the smoothed labels of all objectives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CutMix: where the box is, and what share of the label goes with it."""
+"""CutMix: where the box is, and how labels are mixed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.nn import functional
 
 from pipeline.objective import cutmix
 from pipeline.objective.cross_entropy import CrossEntropy
-from pipeline.objective.cutmix import CutMix, box_of
+from pipeline.objective.cutmix import CutMix, compute_box
 from pipeline.types import NetworkOutput
 
 
 def test_the_box_has_its_area_and_is_clipped() -> None:
     # sqrt(1 - 0.75) = 1/2: a box of 20 by 40 in an image of 40 by 80
-    assert box_of((40, 80), (20, 40), 0.75) == (10, 20, 30, 60)
-    assert box_of((40, 80), (0, 79), 0.75) == (0, 59, 10, 80)
-    assert box_of((40, 80), (20, 40), 1.0) == (20, 40, 20, 40), "nothing is pasted"
-    assert box_of((40, 80), (20, 40), 0.0) == (0, 0, 40, 80), "everything is"
+    assert compute_box((40, 80), (20, 40), 0.75) == (10, 20, 30, 60)
+    assert compute_box((40, 80), (0, 79), 0.75) == (0, 59, 10, 80)
+    assert compute_box((40, 80), (20, 40), 1.0) == (20, 40, 20, 40), "nothing is pasted"
+    assert compute_box((40, 80), (20, 40), 0.0) == (0, 0, 40, 80), "everything is"
 
 
 def test_the_label_is_mixed_by_the_area_that_was_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutmix, "box_of", lambda *_: (0, 0, 4, 2))  # 8 of 64 pixels
+    monkeypatch.setattr(cutmix, "compute_box", lambda *_: (0, 0, 4, 2))  # 8 of 64 pixels
     images = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 8) + 1
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     scores = torch.randn(6, 3, requires_grad=True)
@@ -59,7 +59,7 @@ def test_no_batch_is_mixed_at_probability_zero(network: Any, batch: tuple[Tensor
 
 
 def test_the_shares_are_uniform_at_beta_one() -> None:
-    """Of a box that is not clipped; the mean share pasted says so for beta = 1 and for a large."""
+    """The deviation of the shares is that of Beta(beta, beta), for beta = 1 and a large one."""
     torch.manual_seed(0)
     for beta, spread in ((1.0, 12**-0.5), (50.0, (4 * 101) ** -0.5)):
         drawn = torch.distributions.Beta(beta, beta).sample((4000,))

@@ -1,4 +1,4 @@
-"""What holds of every objective: the network stays a good citizen, is saved whole and resumed."""
+"""The contract of all objectives: the network keeps its protocol, is saved and resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.engine.choices import fill_defaults, instantiate, list_choices, re
 from pipeline.errors import UserError
 from pipeline.ops.schedule import lr_factor
 from pipeline.protocols import WrappingObjective
-from pipeline.saliency.fitting import parts
+from pipeline.saliency.fitting import list_fittable
 from pipeline.stages.train import loop
 from tests.conftest import TINY, Cli
 from tests.objective.conftest import classifier
@@ -35,7 +35,7 @@ WITH_MAPS = ["acol", "bas", "spg"]
 
 
 def trained(name: str, batch: tuple[Tensor, Tensor], steps: int = 3) -> Any:
-    """A network after a few steps of the objective."""
+    """Train a network for a few steps of an objective."""
     objective, network = built(name), classifier()
     if isinstance(objective, WrappingObjective):
         network = objective.wrap(network)
@@ -68,17 +68,15 @@ def test_a_step_is_the_same_whatever_was_drawn_before(
     losses = []
     for before in (0, 5):
         torch.rand(before)
-        one = copy.deepcopy(network).train()
+        copied = copy.deepcopy(network).train()
         torch.manual_seed(7)
-        loss, _ = objective(one, *batch)
+        loss, _ = objective(copied, *batch)
         losses.append(loss.detach())
     assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_weight_learns_and_the_loss_goes_down(
-    name: str, batch: tuple[Tensor, Tensor]
-) -> None:
+def test_all_weights_learn_and_the_loss_goes_down(name: str, batch: tuple[Tensor, Tensor]) -> None:
     before, after = trained(name, batch, 0), trained(name, batch, 1)
     for (key, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         assert torch.isfinite(new).all()
@@ -91,10 +89,10 @@ def test_a_wrapped_network_answers_as_before(name: str, batch: tuple[Tensor, Ten
     plain = classifier().eval()
     network = built(name).wrap(classifier()).eval()
     layers = ("input", "block2", "below", "last")
-    wanted, found = plain(images, at=layers), network(images, at=layers)
-    assert torch.equal(found.logits, wanted.logits)
+    wanted, answer = plain(images, at=layers), network(images, at=layers)
+    assert torch.equal(answer.logits, wanted.logits)
     for layer in layers:
-        assert torch.equal(found.activations[layer], wanted.activations[layer]), layer
+        assert torch.equal(answer.activations[layer], wanted.activations[layer]), layer
     assert torch.equal(network(images).logits, wanted.logits)
     assert torch.equal(network.class_weights, plain.class_weights)
     assert network.head_kind == plain.head_kind
@@ -145,7 +143,7 @@ def test_the_foreground_is_from_zero_to_one(name: str, batch: tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("name", WRAPPING)
-def test_every_saliency_method_still_works(name: str, batch: tuple[Tensor, Tensor]) -> None:
+def test_all_saliency_methods_still_work(name: str, batch: tuple[Tensor, Tensor]) -> None:
     network = trained(name, batch).eval().requires_grad_(False)
     images = batch[0][:1]
     quick = {"rise": {"masks": 8}, "occlusion": {"step": 16}, "smoothgrad": {"samples": 2}}
@@ -153,10 +151,10 @@ def test_every_saliency_method_still_works(name: str, batch: tuple[Tensor, Tenso
         node = fill_defaults(choice, read_choice("saliency", choice))
         asked = {key: value for key, value in quick.get(choice, {}).items() if key in node}
         method = instantiate(choice, {**node, **asked})
-        if parts(method) or choice in ("foreground", "refined"):
+        if list_fittable(method) or choice in ("foreground", "refined"):
             continue  # these look at training images first; those are tested above
-        found = method(network, images, lambda logits: logits.argmax(1, keepdim=True))
-        assert torch.isfinite(found.maps).all(), choice
+        answer = method(network, images, lambda logits: logits.argmax(1, keepdim=True))
+        assert torch.isfinite(answer.maps).all(), choice
     hooks = sum(len(layer._forward_hooks) for layer in network.modules())
     assert hooks == (2 if name == "adl" else 0), "none but the attention's is left behind"
 
@@ -176,10 +174,10 @@ def test_a_saved_network_comes_back(
     checkpoint.save(tmp_path, network, node, card)
     loaded = checkpoint.load(tmp_path, torch.device("cpu")).network
     images, at = batch[0], ("last", *network.branches)
-    wanted, found = network(images, at=at), loaded(images, at=at)
-    assert torch.equal(found.logits, wanted.logits)
+    wanted, answer = network(images, at=at), loaded(images, at=at)
+    assert torch.equal(answer.logits, wanted.logits)
     for layer in at:
-        assert torch.equal(found.activations[layer], wanted.activations[layer]), layer
+        assert torch.equal(answer.activations[layer], wanted.activations[layer]), layer
     assert [*loaded.branches] == [*network.branches]
     assert not any(weight.requires_grad for weight in loaded.parameters())
 
@@ -222,7 +220,7 @@ def test_the_branch_that_was_trained_explains(name: str, cli: Cli, tmp_path: Pat
 
 
 class Killed(BaseException):
-    """What kill -9 looks like from inside: nothing after it runs."""
+    """Ends a run as kill -9 does: no handler for exceptions catches it."""
 
 
 @pytest.mark.parametrize("name", ["bas", "cutmix"])
@@ -264,7 +262,7 @@ def test_a_frozen_backbone_is_refused_at_start(
     torch.save(squeezenet1_0().state_dict(), tmp_path / "w.pth")
     run = ("+experiment=cam", *TINY, "model=squeezenet1_0", "model.weights=w.pth")
     assert cli(*run, f"objective={name}") == 2
-    told = capsys.readouterr().err
-    assert f"objective={name}" in told
-    assert "train.freeze=none" in told
+    error = capsys.readouterr().err
+    assert f"objective={name}" in error
+    assert "train.freeze=none" in error
     assert not list(tmp_path.glob("outputs/train/*/*.safetensors"))

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pipeline.objective.cross_entropy import CrossEntropy
-from pipeline.objective.has import HideAndSeek, kept_of
+from pipeline.objective.has import HideAndSeek, draw_kept_pixels
 from pipeline.types import NetworkOutput
 
 
 def seen(objective: HideAndSeek, images: Tensor) -> Tensor:
-    """What the network is given."""
+    """Return what the network is given."""
     got: list[Tensor] = []
 
     def network(inputs: Tensor) -> NetworkOutput:
@@ -27,15 +27,15 @@ def seen(objective: HideAndSeek, images: Tensor) -> Tensor:
 
 def test_whole_cells_are_hidden_with_their_probability() -> None:
     torch.manual_seed(0)
-    grids = torch.stack([kept_of(224, 224, 56, 0.3) for _ in range(400)])
+    grids = torch.stack([draw_kept_pixels(224, 224, 56, 0.3) for _ in range(400)])
     cells = grids.view(400, 4, 56, 4, 56).permute(0, 1, 3, 2, 4).flatten(3)
     assert torch.equal(cells.all(3), cells.any(3)), "a cell is hidden as a whole"
     assert cells.all(3).float().mean().item() == pytest.approx(0.7, abs=0.02)
 
 
-def test_a_cell_scales_with_the_image_and_the_last_is_cut() -> None:
+def test_a_cell_scales_with_the_image_and_the_last_is_clipped() -> None:
     torch.manual_seed(0)
-    kept = kept_of(50, 112, 44, 0.5)  # 44 / 224 of 50 and of 112: 10 by 22
+    kept = draw_kept_pixels(50, 112, 44, 0.5)  # 44 / 224 of 50 and of 112: 10 by 22
     assert kept.shape == (50, 112)
     for top in range(0, 50, 10):
         for left in range(0, 112, 22):
@@ -51,7 +51,9 @@ def test_what_is_hidden_becomes_the_mean_colour_and_the_rest_stays() -> None:
     hidden = (given == 0).all(1, keepdim=True)
     torch.testing.assert_close(given, images * ~hidden)
     assert 0 < hidden.float().mean() < 1
-    assert len({tuple(one.flatten().tolist()) for one in hidden}) == 5, "each image has its own"
+    assert len({tuple(mask.flatten().tolist()) for mask in hidden}) == 5, (
+        "each image has another mask"
+    )
 
 
 @pytest.mark.parametrize("objective", [HideAndSeek(cells=(0,)), HideAndSeek(hide=0.0)])

@@ -102,10 +102,10 @@ def test_paired_test_of_two_maxima() -> None:
     rng = np.random.default_rng(1)
     a = rng.random((300, 20)) < 0.4
     b = a | (rng.random((300, 20)) < 0.2)
-    found = compare(a, b, best)
-    assert found.difference == b.mean(0).max() - a.mean(0).max()
-    assert found.p_value < 0.01
-    assert found.n == 300
+    comparison = compare(a, b, best)
+    assert comparison.difference == b.mean(0).max() - a.mean(0).max()
+    assert comparison.p_value < 0.01
+    assert comparison.n == 300
     assert compare(a, a, best).p_value == 1
 
 

@@ -35,7 +35,7 @@ COORDINATES = st.floats(-1e6, 1e6, width=32)
 
 
 def box_lists(at_least: int = 0) -> st.SearchStrategy[np.ndarray]:
-    """Half-open `xyxy` float32 boxes [N, 4], some of them empty."""
+    """Return a strategy of half-open `xyxy` float32 boxes [N, 4], some of them empty."""
     corners = st.tuples(COORDINATES, COORDINATES, COORDINATES, COORDINATES)
     boxes = corners.map(
         lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))

@@ -1,4 +1,4 @@
-"""Run-length masks over the original image: pycocotools' own, of the mask scaled up."""
+"""Run-length masks over the original image, compared with pycocotools on the scaled mask."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def test_as_pycocotools_encodes_the_scaled_mask():
     for _ in range(300):
         h, w, height, width = (int(n) for n in (*rng.integers(1, 12, 2), *rng.integers(1, 40, 2)))
         mask = rng.random((h, w)) < rng.choice([0, 0.3, 0.7, 1])
-        found = encode_rle(mask, (height, width))
+        encoded = encode_rle(mask, (height, width))
         scaled = mask[np.arange(height) * h // height][:, np.arange(width) * w // width]
         expected = coco_mask.encode(np.asfortranarray(scaled.astype(np.uint8)))
-        assert found == {"size": [height, width], "counts": expected["counts"].decode("ascii")}
+        assert encoded == {"size": [height, width], "counts": expected["counts"].decode("ascii")}
 
 
 def test_a_large_photograph_costs_its_outline():
     mask = np.zeros((384, 512), bool)
     mask[100:200, 50:450] = True
-    found = encode_rle(mask, (30_000, 40_000))
-    assert found["size"] == [30_000, 40_000]
-    assert abs(coco_mask.area(found) / (30_000 * 40_000) - mask.mean()) < 1e-4
+    encoded = encode_rle(mask, (30_000, 40_000))
+    assert encoded["size"] == [30_000, 40_000]
+    assert abs(coco_mask.area(encoded) / (30_000 * 40_000) - mask.mean()) < 1e-4
 
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))

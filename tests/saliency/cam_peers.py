@@ -21,7 +21,7 @@ STATE_OF_MODULE = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
 
 
 class Logits(nn.Module):
-    """A network as the peers know one: images in, logits out."""
+    """A network as the peers expect it: images in, logits out."""
 
     def __init__(self, network):
         super().__init__()
@@ -32,7 +32,7 @@ class Logits(nn.Module):
 
 
 def _body(strides=(2, 2, 2)):
-    """Features that are 0 in places, one channel of them everywhere."""
+    """Build a body whose features are 0 in places, those of a channel everywhere."""
     layers: list[nn.Module] = []
     before = 3
     for stride, width in zip(strides, (8, 12, 16), strict=True):
@@ -52,7 +52,7 @@ def mean_linear(strides=(2, 2, 2), seed=0):
 
 
 def connected(seed=0):
-    """Several linear layers behind the features, as in AlexNet and VGG."""
+    """Build a network with several linear layers behind the features, as AlexNet and VGG have."""
     torch.manual_seed(seed)
     head = nn.Sequential(nn.AdaptiveAvgPool2d((3, 4)), nn.Flatten(), nn.Linear(192, 24),
                          nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(24, 7))  # fmt: skip
@@ -90,49 +90,50 @@ def pictures(network, batch=2, seed=1):
 
 
 def grid(tokens):
-    """A transformer's tokens as pytorch-grad-cam wants to be told of them."""
+    """Reshape the tokens of a transformer to a grid, as pytorch-grad-cam expects them."""
     side = round((tokens.shape[1] - 1) ** 0.5)
     return tokens[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
-def layer_of(network, name):
+def find_layer(network, name):
     return network.body.get_submodule(network._path(name))
 
 
 def by_pytorch_grad_cam(method, network, images, classes, layers=("last",), **options):
-    """Its maps [b, t, H, W] in [0, 1]: it scales and resizes them."""
+    """Compute the maps [b, t, H, W] of pytorch-grad-cam in [0, 1]: it scales and resizes them."""
     tokens = isinstance(network.body, VisionTransformer)
-    found = []
+    columns = []
     for column in classes.T.tolist():
-        targets = [layer_of(network, name) for name in layers]
+        targets = [find_layer(network, name) for name in layers]
         model = Logits(network)
         with method(model, targets, reshape_transform=grid if tokens else None) as peer:
             for name, value in options.items():
                 setattr(peer, name, value)
-            found.append(peer(images, [ClassifierOutputTarget(label) for label in column]))
-    return torch.from_numpy(np.stack(found, 1))
+            columns.append(peer(images, [ClassifierOutputTarget(label) for label in column]))
+    return torch.from_numpy(np.stack(columns, 1))
 
 
 def as_pytorch_grad_cam(maps, images):
-    """Our raw maps scaled and resized by its own function, in its order."""
+    """Scale and resize our raw maps by the function of pytorch-grad-cam, in its order."""
     size = tuple(images.shape[:1:-1])
-    found = [scale_cam_image(scale_cam_image(one, size)) for one in maps.clamp(min=0).numpy()]
-    return torch.from_numpy(np.stack(found))
+    positive = maps.clamp(min=0).numpy()
+    scaled = [scale_cam_image(scale_cam_image(image_maps, size)) for image_maps in positive]
+    return torch.from_numpy(np.stack(scaled))
 
 
 def by_torchcam(method, network, images, classes, layers=("last",), *options):
-    """Its raw maps [b, t, h, w] of each layer."""
-    found = []
+    """Compute the raw maps [b, t, h, w] of torchcam, of each layer."""
+    columns = []
     for column in classes.T.tolist():
         model = Logits(network)
-        with method(model, [layer_of(network, name) for name in layers], *options) as peer:
+        with method(model, [find_layer(network, name) for name in layers], *options) as peer:
             scores = model(images)
-            found.append(peer(column, scores, normalized=False))
-    return [torch.stack(one, 1) for one in zip(*found, strict=True)]
+            columns.append(peer(column, scores, normalized=False))
+    return [torch.stack(layer_maps, 1) for layer_maps in zip(*columns, strict=True)]
 
 
 def state_of(network):
-    """All that a method could leave behind on a network."""
+    """Return all that a method could leave behind on a network."""
     return (
         [(n, p.requires_grad, p.grad, p._version, p.data_ptr()) for n, p in
          network.named_parameters()],
@@ -151,26 +152,26 @@ def unchanged(network):
     assert state_of(network) == before
 
 
-def held_to_the_contract(method, network, images, tolerance=1e-5):
-    """Any classes, one image or many, frozen or not, two threads, an exception inside."""
+def check_contract(method, network, images, tolerance=1e-5):
+    """Check a method with any classes, batches, frozen weights, threads and an exception inside."""
     classes = torch.randint(0, 7, (len(images), 3), generator=torch.Generator().manual_seed(2))
     network.requires_grad_(False)
     with unchanged(network):
-        found = method(network, images, lambda logits: classes)
+        explanation = method(network, images, lambda logits: classes)
     network.requires_grad_(True)
     with unchanged(network), torch.no_grad():
         again = method(network, images, lambda logits: classes)
-    peak = float(found.maps.abs().max())
+    peak = float(explanation.maps.abs().max())
     assert peak > 0
-    assert found.maps.shape[:2] == (len(images), 3)
-    assert torch.equal(found.classes, classes)
-    assert not found.maps.requires_grad
-    assert not found.logits.requires_grad
-    torch.testing.assert_close(found.logits, network(images).logits.detach())
+    assert explanation.maps.shape[:2] == (len(images), 3)
+    assert torch.equal(explanation.classes, classes)
+    assert not explanation.maps.requires_grad
+    assert not explanation.logits.requires_grad
+    torch.testing.assert_close(explanation.logits, network(images).logits.detach())
     close = {"rtol": 0, "atol": tolerance * peak}
-    torch.testing.assert_close(again.maps, found.maps, **close)
-    alone_equals_the_batch(method, network, images, classes, found.maps, close)
-    threads_do_not_meet(method, network, images, classes, found.maps, close)
+    torch.testing.assert_close(again.maps, explanation.maps, **close)
+    alone_equals_the_batch(method, network, images, classes, explanation.maps, close)
+    threads_do_not_meet(method, network, images, classes, explanation.maps, close)
     an_exception_leaves_nothing_behind(method, network, images)
 
 
@@ -178,8 +179,8 @@ def alone_equals_the_batch(method, network, images, classes, maps, close):
     for n in range(len(images)):
         for label in range(3):
             column = classes[n : n + 1, label : label + 1]
-            one = method(network, images[n : n + 1], lambda logits, column=column: column)
-            torch.testing.assert_close(one.maps[0, 0], maps[n, label], **close)
+            alone = method(network, images[n : n + 1], lambda logits, column=column: column)
+            torch.testing.assert_close(alone.maps[0, 0], maps[n, label], **close)
 
 
 def threads_do_not_meet(method, network, images, classes, maps, close):
@@ -188,8 +189,8 @@ def threads_do_not_meet(method, network, images, classes, maps, close):
     def work(n):
         part = images[n : n + 1]
         for _ in range(5):
-            one = method(network, part, lambda logits: classes[n : n + 1])
-            if not torch.allclose(one.maps[0], maps[n], **close):
+            alone = method(network, part, lambda logits: classes[n : n + 1])
+            if not torch.allclose(alone.maps[0], maps[n], **close):
                 wrong.append(n)
 
     def guarded(n):

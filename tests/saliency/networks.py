@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
-from pipeline.model.foreground import localizer
+from pipeline.model.foreground import build_foreground_head
 
 SIDE, CLASSES, CHANNELS = 32, "abc", 8
 
@@ -136,7 +136,7 @@ def transformer() -> Classifier:
 def localizing() -> Classifier:
     """With a branch that was trained to localize."""
     network = plain()
-    network.branches["foreground"] = localizer(network, (SIDE, SIDE))
+    network.branches["foreground"] = build_foreground_head(network, (SIDE, SIDE))
     return network
 
 

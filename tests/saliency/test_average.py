@@ -35,20 +35,20 @@ def test_is_the_mean_of_the_maps_each_from_0_to_1():
         return logits.topk(2, dim=1).indices
 
     fine = LayerCAM(layers=("1",))
-    found = Average((CAM(), fine))(net, x, choose)
+    explanation = Average((CAM(), fine))(net, x, choose)
     assert len(asked) == 1
-    assert torch.equal(found.logits, net(x).logits)
-    first = CAM()(net, x, lambda logits: found.classes).maps
-    second = fine(net, x, lambda logits: found.classes).maps
+    assert torch.equal(explanation.logits, net(x).logits)
+    first = CAM()(net, x, lambda logits: explanation.classes).maps
+    second = fine(net, x, lambda logits: explanation.classes).maps
     first = F.interpolate(first, (12, 20), mode="bilinear")
-    torch.testing.assert_close(found.maps, (min_max(first) + min_max(second)) / 2)
+    torch.testing.assert_close(explanation.maps, (min_max(first) + min_max(second)) / 2)
 
 
 def test_one_method_is_scaled_alone():
     net, x = network(), torch.randn(2, 3, 24, 40)
     choose = lambda logits: logits.argmax(1, keepdim=True)  # noqa: E731
-    found = Average((CAM(),))(net, x, choose)
-    torch.testing.assert_close(found.maps, min_max(CAM()(net, x, choose).maps))
+    explanation = Average((CAM(),))(net, x, choose)
+    torch.testing.assert_close(explanation.maps, min_max(CAM()(net, x, choose).maps))
 
 
 def test_the_finest_is_the_finest_in_each_direction():
@@ -59,10 +59,10 @@ def test_the_finest_is_the_finest_in_each_direction():
 
         return method
 
-    found = Average((fixed(4, 9), fixed(6, 3)))(
+    explanation = Average((fixed(4, 9), fixed(6, 3)))(
         network(), torch.randn(2, 3, 24, 40), lambda logits: logits.argmax(1, keepdim=True)
     )
-    assert found.maps.shape == (2, 1, 6, 9)
+    assert explanation.maps.shape == (2, 1, 6, 9)
 
 
 def test_a_constant_map_says_nothing():
@@ -72,8 +72,8 @@ def test_a_constant_map_says_nothing():
 
     net, x = network(), torch.randn(2, 3, 24, 40)
     choose = lambda logits: logits.argmax(1, keepdim=True)  # noqa: E731
-    found = Average((CAM(), constant))(net, x, choose)
-    torch.testing.assert_close(found.maps, min_max(CAM()(net, x, choose).maps) / 2)
+    explanation = Average((CAM(), constant))(net, x, choose)
+    torch.testing.assert_close(explanation.maps, min_max(CAM()(net, x, choose).maps) / 2)
 
 
 def test_no_method_is_refused():

@@ -15,7 +15,7 @@ def top(count):
 
 
 class Counting(nn.Module):
-    """How often the body ran."""
+    """A body that counts its calls."""
 
     def __init__(self, body):
         super().__init__()
@@ -37,41 +37,49 @@ def network(name, head):
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_mean_of_map_plus_bias_is_the_logit(name):
     net, x = network(name, MeanLinear), torch.randn(2, 3, 96, 128)
-    found = CAM()(net, x, top(5))
+    explanation = CAM()(net, x, top(5))
     assert net.body.calls == 1
-    assert found.maps.shape == (2, 5, 3, 4)
-    assert not found.maps.requires_grad
-    score = found.maps.mean((2, 3)) + net.head.bias[found.classes]
-    torch.testing.assert_close(score, found.logits.gather(1, found.classes), rtol=1e-5, atol=1e-5)
-    assert torch.equal(found.logits, net(x).logits)
+    assert explanation.maps.shape == (2, 5, 3, 4)
+    assert not explanation.maps.requires_grad
+    score = explanation.maps.mean((2, 3)) + net.head.bias[explanation.classes]
+    torch.testing.assert_close(
+        score, explanation.logits.gather(1, explanation.classes), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(explanation.logits, net(x).logits)
 
 
 def test_squeezenet_s_head_is_convolution_relu_mean():
     net, x = network("squeezenet1_1", ConvMean), torch.randn(2, 3, 96, 80)
-    found = CAM()(net, x, top(12))
-    score = (found.maps + net.head.bias[found.classes][:, :, None, None]).relu().mean((2, 3))
-    torch.testing.assert_close(score, found.logits.gather(1, found.classes), rtol=1e-5, atol=1e-5)
+    explanation = CAM()(net, x, top(12))
+    score = (
+        (explanation.maps + net.head.bias[explanation.classes][:, :, None, None])
+        .relu()
+        .mean((2, 3))
+    )
+    torch.testing.assert_close(
+        score, explanation.logits.gather(1, explanation.classes), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_positive_weights_leave_out_what_speaks_against():
     net, x = network("squeezenet1_1", MeanLinear), torch.randn(1, 3, 64, 64)
     features = net.features(x)
-    found = CAM("positive")(net, x, lambda logits: torch.tensor([[4, 1]]))
+    explanation = CAM("positive")(net, x, lambda logits: torch.tensor([[4, 1]]))
     for n, label in enumerate((4, 1)):
         weights = net.class_weights[label].clamp(min=0)
         wanted = (weights[:, None, None] * features[0]).sum(0)
-        torch.testing.assert_close(found.maps[0, n], wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(explanation.maps[0, n], wanted, rtol=1e-5, atol=1e-5)
     both = CAM()(net, x, lambda logits: torch.tensor([[4, 1]]))
-    assert (found.maps >= both.maps - 1e-6).all()
+    assert (explanation.maps >= both.maps - 1e-6).all()
 
 
 def test_maps_stay_float32_under_autocast():
     net, x = network("squeezenet1_1", MeanLinear), torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        found = CAM()(net, x, top(2))
-    assert found.maps.dtype == torch.float32
-    exact = CAM()(net, x, lambda logits: found.classes)
-    assert (found.maps - exact.maps).abs().max() < 0.05 * exact.maps.abs().max()
+        explanation = CAM()(net, x, top(2))
+    assert explanation.maps.dtype == torch.float32
+    exact = CAM()(net, x, lambda logits: explanation.classes)
+    assert (explanation.maps - exact.maps).abs().max() < 0.05 * exact.maps.abs().max()
 
 
 def test_other_heads_are_refused_before_anything_runs():

@@ -37,14 +37,14 @@ def images(count=18, size=(24, 40)):
 def fit(method, net, x, labels, batch):
     total: dict[str, torch.Tensor] = {}
     for start in range(0, len(x), batch):
-        some = slice(start, start + batch)
-        for name, value in method.statistics(net, x[some], labels[some]).items():
+        chunk = slice(start, start + batch)
+        for name, value in method.statistics(net, x[chunk], labels[chunk]).items():
             total[name] = total.get(name, 0) + value
     return method.fitted(total)
 
 
 def by_numpy(features, of):
-    """The paper's equations: mean and first right singular vector of the centred descriptors."""
+    """Compute mean and first right singular vector of the centred descriptors."""
     channels = features.shape[1]
     descriptors = features[of].transpose(0, 2, 3, 1).reshape(-1, channels).astype(np.float64)
     mean = descriptors.mean(0)
@@ -55,30 +55,30 @@ def by_numpy(features, of):
 @pytest.mark.parametrize("batch", [1, 5, 18])
 def test_equals_its_definition(batch):
     net, (x, labels) = network(), images()
-    found = fit(DDT(), net, x, labels, batch)(net, x, top(2))
+    explanation = fit(DDT(), net, x, labels, batch)(net, x, top(2))
     features = net.features(x).numpy()
     mean, component = by_numpy(features, slice(None))
     wanted = np.einsum("bkhw,k->bhw", features - mean[:, None, None], component)
-    assert found.maps.shape == (18, 2, 6, 10)
-    for t in range(2):  # every class has the same map
-        np.testing.assert_allclose(found.maps[:, t].numpy(), wanted, rtol=1e-4, atol=1e-5)
-    assert torch.equal(found.classes, net(x).logits.topk(2).indices)
+    assert explanation.maps.shape == (18, 2, 6, 10)
+    for t in range(2):  # all classes have the same map
+        np.testing.assert_allclose(explanation.maps[:, t].numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert torch.equal(explanation.classes, net(x).logits.topk(2).indices)
     # Centred, and of the largest variance there is.
-    assert abs(found.maps.mean()) < 1e-5
+    assert abs(explanation.maps.mean()) < 1e-5
 
 
 @pytest.mark.parametrize("batch", [4, 18])
 def test_per_class_equals_its_definition(batch):
     net, (x, labels) = network(), images()
     asked = torch.tensor([[0, 2, 1, 3]]).expand(len(x), 4)
-    found = fit(DDT(per_class=True), net, x, labels, batch)(net, x, lambda logits: asked)
+    explanation = fit(DDT(per_class=True), net, x, labels, batch)(net, x, lambda logits: asked)
     features = net.features(x).numpy()
     groups = {0: labels.numpy() == 0, 1: labels.numpy() == 1, 2: labels.numpy() == 2,
               3: slice(None)}  # fmt: skip  # a class without images gets the component of all
     for t, label in enumerate((0, 2, 1, 3)):
         mean, component = by_numpy(features, groups[label])
         wanted = np.einsum("bkhw,k->bhw", features - mean[:, None, None], component)
-        np.testing.assert_allclose(found.maps[:, t].numpy(), wanted, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(explanation.maps[:, t].numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_map_grows_with_the_sum_of_the_features():
@@ -92,23 +92,23 @@ def test_the_map_grows_with_the_sum_of_the_features():
     assert torch.corrcoef(torch.stack((maps, sums)))[0, 1] > 0
 
 
-def test_two_components_of_the_same_size_are_found_the_slow_way():
+def test_two_eigenvalues_of_the_same_size_are_separated_by_decomposition():
     matrix = torch.diag(torch.tensor([1.0, 5.0, 5.0 - 1e-9, 2.0], dtype=torch.float64))
-    vector = ddt._first_eigenvector(matrix)
+    vector = ddt._find_first_eigenvector(matrix)
     torch.testing.assert_close(matrix @ vector, 5 * vector, rtol=1e-6, atol=1e-6)
 
 
 def test_images_that_never_vary_give_maps_of_zero():
     net, x = network(), torch.zeros(2, 3, 24, 40)
     net.body[0].padding = net.body[2].padding = (0, 0)
-    found = fit(DDT(), net, x, torch.zeros(2, dtype=torch.long), 2)(net, x, top(1))
-    assert found.maps.abs().max() < 1e-3
+    explanation = fit(DDT(), net, x, torch.zeros(2, dtype=torch.long), 2)(net, x, top(1))
+    assert explanation.maps.abs().max() < 1e-3
 
 
 def test_other_layers_and_sizes():
     net, (x, labels) = network(), images(6, (32, 20))
-    found = fit(DDT(layer="1"), net, x, labels, 6)(net, x, top(1))
-    assert found.maps.shape == (6, 1, 16, 10)
+    explanation = fit(DDT(layer="1"), net, x, labels, 6)(net, x, top(1))
+    assert explanation.maps.shape == (6, 1, 16, 10)
 
 
 def test_one_pass_serves_maps_and_logits():
@@ -116,16 +116,16 @@ def test_one_pass_serves_maps_and_logits():
     method = fit(DDT(), net, x, labels, 6)
     calls = []
     net.body.register_forward_pre_hook(lambda *_: calls.append(1))
-    found = method(net, x, top(4))
+    explanation = method(net, x, top(4))
     assert len(calls) == 1
-    assert not found.maps.requires_grad
+    assert not explanation.maps.requires_grad
 
 
-def test_is_called_only_once_it_has_looked():
+def test_is_called_only_once_it_is_fitted():
     net, (x, _) = network(), images(1)
     assert isinstance(DDT(), FittableMethod)
     with pytest.raises(
-        UserError, match="not yet looked at training images, which the stage explain"
+        UserError, match="not yet fitted to training images; the stage explain fits it"
     ):
         DDT()(net, x, top(1))
     with pytest.raises(UserError, match="no training image"):
@@ -146,7 +146,7 @@ def test_components_of_too_many_classes_are_refused():
 
 
 def test_birds_come_out_bright(shared):
-    """The sign is right on photographs: brighter inside the box than outside, on nearly all."""
+    """Check the sign on photographs: nearly all maps are brighter inside the box than outside."""
     weights = shared / "data/weights/mobilenet_v2_imagenet.pth"
     body, head, names = Torchvision("mobilenet_v2", str(weights)).load()
     net = Classifier(body, head, names).eval().to(memory_format=torch.channels_last)
@@ -166,15 +166,15 @@ def test_birds_come_out_bright(shared):
             :, None, None
         ], inside
 
-    photos, insides = (torch.stack(one) for one in zip(*map(read, ids), strict=True))
+    photos, insides = (torch.stack(parts) for parts in zip(*map(read, ids), strict=True))
     half = len(ids) // 2
     with torch.autocast("cpu", torch.bfloat16):
         method = fit(DDT(), net, photos[:half], torch.zeros(half, dtype=torch.long), 8)
         maps = method(net, photos[half:], top(1)).maps
     large = torch.nn.functional.interpolate(maps, (160, 160), mode="bilinear")[:, 0]
     brighter = [
-        bool(one[inside].mean() > one[~inside].mean())
-        for one, inside in zip(large, insides[half:], strict=True)
+        bool(values[inside].mean() > values[~inside].mean())
+        for values, inside in zip(large, insides[half:], strict=True)
         if not inside.all()
     ]
     assert np.mean(brighter) > 0.9

@@ -11,7 +11,7 @@ from pipeline.saliency.eigencam import EigenCAM
 from tests.saliency.cam_peers import (
     NETWORKS,
     by_pytorch_grad_cam,
-    held_to_the_contract,
+    check_contract,
     mean_linear,
     pictures,
     unchanged,
@@ -23,7 +23,7 @@ def top(count):
 
 
 def by_svd(features, centred):
-    """The first singular vector's map; its sign as it comes."""
+    """Compute the map of the first singular vector, of either sign."""
     places = features.detach().double().flatten(1).T.numpy()
     if centred:
         places = places - places.mean(0)
@@ -39,14 +39,14 @@ def test_is_the_first_singular_vector_that_goes_along_with_the_mean(kind, layer,
     if kind == "connected" and layer == "2":
         images = images[:, :, :16, :16]
     features = net(images, at=(layer,)).activations[layer]
-    found = EigenCAM(layer, centred)(net, images, top(2)).maps
-    assert torch.equal(found[:, 0], found[:, 1])  # whatever the class
+    maps = EigenCAM(layer, centred)(net, images, top(2)).maps
+    assert torch.equal(maps[:, 0], maps[:, 1])  # whatever the class
     for n in range(2):
         wanted = by_svd(features[n], centred)
         mean = features[n].detach().double().mean(0).numpy()
         if (wanted * mean).sum() < 0:
             wanted = -wanted
-        ours = found[n, 0].numpy()
+        ours = maps[n, 0].numpy()
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
         if not centred:
             assert ours.min() >= -1e-6
@@ -57,23 +57,23 @@ def test_is_the_first_singular_vector_that_goes_along_with_the_mean(kind, layer,
 def test_centred_equals_pytorch_grad_cam_up_to_its_sign(kind, layer):
     net = NETWORKS[kind]()
     images = pictures(net, 4)
-    found = EigenCAM(layer, centred=True)(net, images, top(1))
+    explanation = EigenCAM(layer, centred=True)(net, images, top(1))
     peer = pytorch_grad_cam.EigenCAM
-    theirs = by_pytorch_grad_cam(peer, net, images, found.classes, (layer,))[:, 0].numpy()
+    theirs = by_pytorch_grad_cam(peer, net, images, explanation.classes, (layer,))[:, 0].numpy()
     size = tuple(images.shape[:1:-1])
-    for n, ours in enumerate(found.maps[:, :1]):
+    for n, ours in enumerate(explanation.maps[:, :1]):
         both = [
             scale_cam_image(scale_cam_image(np.maximum(sign * ours.numpy(), 0), size))[0]
             for sign in (1, -1)
         ]
-        assert min(np.abs(theirs[n] - one).max() for one in both) < 1e-5
+        assert min(np.abs(theirs[n] - scaled).max() for scaled in both) < 1e-5
 
 
 def test_contract():
     for kind, make in NETWORKS.items():
         net = make()
         with unchanged(net):
-            held_to_the_contract(EigenCAM(centred=kind == "connected"), net, pictures(net, 3))
+            check_contract(EigenCAM(centred=kind == "connected"), net, pictures(net, 3))
 
 
 def test_features_of_zeros_give_a_map_of_zeros():
@@ -85,7 +85,7 @@ def test_features_of_zeros_give_a_map_of_zeros():
         assert (EigenCAM(centred=centred)(net, pictures(net), top(1)).maps == 0).all()
 
 
-def test_wrong_layer_is_told():
+def test_wrong_layer_is_refused():
     net = mean_linear()
     with pytest.raises(UserError, match="layer '77': no such layer"):
         EigenCAM("77")(net, pictures(net), top(1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.engine.choices import fill_defaults, instantiate, list_choices, read_choice
 from pipeline.errors import UserError
-from pipeline.saliency.fitting import parts, with_fitted
+from pipeline.saliency.fitting import list_fittable, replace_fittable
 from tests.saliency.networks import KINDS, SIDE, build_network
 
 METHODS = list_choices("saliency")
@@ -58,8 +58,10 @@ def images() -> Tensor:
 def fitted(method: Any, network: Any) -> Any:
     """The method, fitted to a few images where it, or a part of it, wants to be."""
     labels = torch.arange(3) % len(network.classes)
-    ready = [part.fitted(part.statistics(network, images(), labels)) for part in parts(method)]
-    return with_fitted(method, ready)
+    ready = [
+        part.fitted(part.statistics(network, images(), labels)) for part in list_fittable(method)
+    ]
+    return replace_fittable(method, ready)
 
 
 def choose(logits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ NETWORKS = ["alexnet", "vgg16", "resnet50", "googlenet", "inception_v3", "densen
             "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16",
             "squeezenet1_1"]  # fmt: skip
 SIDES = {"vit_b_16": 224, "alexnet": 96, "inception_v3": 128}
-# One of each way of asking, at its cheapest.
+# A method of each kind, at its cheapest.
 METHODS: dict[str, dict[str, Any]] = {
     "cam": {}, "gradcam": {}, "layercam_below": {}, "layercam_multiscale": {"scales": [1.0]},
     "hirescam": {"layers": ["below", "last"]}, "eigencam": {}, "gradient": {}, "deconvnet": {},
@@ -67,16 +67,16 @@ def test_it_works_or_says_why_not(network, name):
         arguments = {"window": 160, "stride": 112}
     method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
     before = state(net)
-    who, why = REFUSED.get(name, (set(), ""))
-    if kind in who:
-        with pytest.raises(UserError, match=why):
+    refused, message = REFUSED.get(name, (set(), ""))
+    if kind in refused:
+        with pytest.raises(UserError, match=message):
             method(net, images, lambda logits: logits.topk(2).indices)
     else:
-        found = method(net, images, lambda logits: logits.topk(2).indices)
-        assert found.maps.shape[:2] == (2, 2)
-        assert found.logits.shape == (2, 5)
-        assert torch.isfinite(found.maps).all()
-        assert found.maps.flatten(2).std(2).max() > 0
-        assert not found.maps.requires_grad
+        explanation = method(net, images, lambda logits: logits.topk(2).indices)
+        assert explanation.maps.shape[:2] == (2, 2)
+        assert explanation.logits.shape == (2, 5)
+        assert torch.isfinite(explanation.maps).all()
+        assert explanation.maps.flatten(2).std(2).max() > 0
+        assert not explanation.maps.requires_grad
     assert state(net) == before
     assert torch.is_grad_enabled()

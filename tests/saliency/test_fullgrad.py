@@ -20,8 +20,8 @@ def top(count):
     return lambda logits: logits.topk(count, dim=1).indices
 
 
-def stirred(net):
-    """Biases and statistics as training leaves them: everything counts."""
+def randomize(net):
+    """Set biases and statistics as training would, so that none is trivial."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -39,30 +39,30 @@ def small():
         nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
         nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(),
     )  # fmt: skip
-    return stirred(Classifier(body, MeanLinear(8, 4), "abcd"))
+    return randomize(Classifier(body, MeanLinear(8, 4), "abcd"))
 
 
-def whole(name, classes=10):
+def torchvision(name, classes=10):
     torch.manual_seed(0)
-    made = Torchvision(name, None)
-    body, head = made.own(classes)
-    return stirred(
-        Classifier(body, head, [str(n) for n in range(classes)], made.last, made.below)
+    builder = Torchvision(name, None)
+    body, head = builder.own(classes)
+    return randomize(
+        Classifier(body, head, [str(n) for n in range(classes)], builder.last, builder.below)
     )  # fmt: skip
 
 
-def shares_of(net, x, choose, monkeypatch):
-    """What image and biases have in the scores, as the method multiplied them: [b, t]."""
-    found = []
-    inner = FullGrad._map
+def sum_terms(net, x, choose, monkeypatch):
+    """Return the sum [b, t] of the terms of image and biases, and the explanation."""
+    totals = []
+    inner = FullGrad._build_map
 
     def watched(self, scores, pairs):
-        found.append(sum((slope * value).flatten(1).sum(1) for slope, value in pairs))
+        totals.append(sum((gradient * value).flatten(1).sum(1) for gradient, value in pairs))
         return inner(self, scores, pairs)
 
-    monkeypatch.setattr(FullGrad, "_map", watched)
-    explained = FullGrad()(net, x, choose)
-    return torch.stack(found, 1), explained
+    monkeypatch.setattr(FullGrad, "_build_map", watched)
+    explanation = FullGrad()(net, x, choose)
+    return torch.stack(totals, 1), explanation
 
 
 @pytest.mark.parametrize(
@@ -70,21 +70,21 @@ def shares_of(net, x, choose, monkeypatch):
     ["alexnet", "resnet18", "googlenet", "mobilenet_v2", "mobilenet_v3_small", "squeezenet1_1"],
 )
 def test_image_and_biases_make_the_score(name, monkeypatch):
-    """ReLU and ReLU6, in place and functional, batch norm, shifted inputs, hard swish, gates."""
-    net, x = whole(name), 3 * torch.randn(2, 3, 96, 128)
-    total, found = shares_of(net, x, top(2), monkeypatch)
-    scores = found.logits.gather(1, found.classes)
+    """Check ReLU, ReLU6, in place and functional, batch norm, shifts, hard swish and gates."""
+    net, x = torchvision(name), 3 * torch.randn(2, 3, 96, 128)
+    total, explanation = sum_terms(net, x, top(2), monkeypatch)
+    scores = explanation.logits.gather(1, explanation.classes)
     torch.testing.assert_close(total, scores, rtol=1e-4, atol=1e-4)
-    assert found.maps.shape == (2, 2, 96, 128)
-    assert (found.maps >= 0).all()
-    assert torch.equal(found.logits, net(x).logits)
+    assert explanation.maps.shape == (2, 2, 96, 128)
+    assert (explanation.maps >= 0).all()
+    assert torch.equal(explanation.logits, net(x).logits)
 
 
 @pytest.mark.parametrize(
     "activation",
     [nn.ReLU6(True), nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.Sigmoid(), nn.Tanh(), nn.ELU(True),
      nn.LeakyReLU(), nn.Softplus(), nn.Mish()],
-    ids=lambda one: type(one).__name__,
+    ids=lambda activation: type(activation).__name__,
 )  # fmt: skip
 def test_every_activation_counts(activation, monkeypatch):
     net = small()
@@ -92,14 +92,14 @@ def test_every_activation_counts(activation, monkeypatch):
     with torch.no_grad():
         net.body[1].weight.mul_(5)  # so that ReLU6 is saturated here and there
     x = torch.randn(2, 3, 24, 40)
-    total, found = shares_of(net, x, top(1), monkeypatch)
+    total, explanation = sum_terms(net, x, top(1), monkeypatch)
     torch.testing.assert_close(
-        total, found.logits.gather(1, found.classes), rtol=1e-4, atol=1e-5
+        total, explanation.logits.gather(1, explanation.classes), rtol=1e-4, atol=1e-5
     )  # fmt: skip
 
 
 def test_operations_without_modules(monkeypatch):
-    """Constants that are added and taken away, products of activations, convolutions by hand."""
+    """Check constants added and subtracted, products of activations, functional convolutions."""
 
     class Body(nn.Module):
         shift: torch.Tensor
@@ -118,15 +118,17 @@ def test_operations_without_modules(monkeypatch):
             return torch.cat((x, x.clamp(-0.5, 0.5)), 1)
 
     torch.manual_seed(0)
-    net = stirred(Classifier(Body(), MeanLinear(12, 4), "abcd"))
-    total, found = shares_of(net, torch.randn(2, 3, 12, 20), top(4), monkeypatch)
-    torch.testing.assert_close(total, found.logits.gather(1, found.classes), rtol=1e-4, atol=1e-5)
+    net = randomize(Classifier(Body(), MeanLinear(12, 4), "abcd"))
+    total, explanation = sum_terms(net, torch.randn(2, 3, 12, 20), top(4), monkeypatch)
+    torch.testing.assert_close(
+        total, explanation.logits.gather(1, explanation.classes), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("rescale", ["layer", "channel"])
 def test_equals_its_definition(rescale):
     net, x = small(), torch.randn(2, 3, 24, 40)
-    found = FullGrad(rescale)(net, x, top(2))
+    explanation = FullGrad(rescale)(net, x, top(2))
     conv, norm, _, last, _ = net.body
     image = x.clone().requires_grad_()
     z1 = conv(image)
@@ -135,7 +137,7 @@ def test_equals_its_definition(rescale):
     logits = net.head(F.relu(z3))
     norm_bias = norm.bias - norm.weight * norm.running_mean / (norm.running_var + norm.eps).sqrt()
     for t in range(2):
-        score = logits.gather(1, found.classes[:, t : t + 1]).sum()
+        score = logits.gather(1, explanation.classes[:, t : t + 1]).sum()
         slopes = torch.autograd.grad(score, (image, z2, z3), retain_graph=True)
         for n in range(2):
             wanted: Any = 0
@@ -148,7 +150,7 @@ def test_equals_its_definition(rescale):
                     if rescale == "channel":
                         channel = (channel - channel.min()) / (channel.max() - channel.min())
                     wanted = wanted + F.interpolate(channel[None, None], (24, 40), mode="bilinear")
-            torch.testing.assert_close(found.maps[n, t], wanted[0, 0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(explanation.maps[n, t], wanted[0, 0], rtol=1e-4, atol=1e-5)
 
 
 class Logits(nn.Module):
@@ -171,14 +173,16 @@ def min_max(maps):
     return maps / maps.amax((-2, -1), keepdim=True)
 
 
-@pytest.mark.parametrize("make", [small, lambda: whole("resnet18")], ids=["small", "resnet18"])
+@pytest.mark.parametrize(
+    "make", [small, lambda: torchvision("resnet18")], ids=["small", "resnet18"]
+)
 def test_channel_by_channel_equals_pytorch_grad_cam(make):
-    """As long as every bias is one of a convolution or a batch norm, which are all that it sees."""
+    """Compare networks whose biases are all of convolutions or batch norms: it sees no others."""
     net, x = make(), torch.randn(2, 3, 64, 96)
     net.head.linear.weight.mul_(1e5)  # it adds 1e-7 to what it divides by
-    found = FullGrad("channel")(net, x, top(1))
-    wanted = peer(net.requires_grad_(), x, found.classes[:, 0])
-    torch.testing.assert_close(min_max(found.maps[:, 0]), wanted, rtol=1e-4, atol=1e-5)
+    explanation = FullGrad("channel")(net, x, top(1))
+    wanted = peer(net.requires_grad_(), x, explanation.classes[:, 0])
+    torch.testing.assert_close(min_max(explanation.maps[:, 0]), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_pytorch_grad_cam_misses_what_relu6_adds():
@@ -186,9 +190,9 @@ def test_pytorch_grad_cam_misses_what_relu6_adds():
     net.body[2] = nn.ReLU6()
     net.body[1].weight.mul_(5)
     net.head.linear.weight.mul_(1e5)
-    found = FullGrad("channel")(net, x, top(1))
-    other = peer(net.requires_grad_(), x, found.classes[:, 0])
-    assert (min_max(found.maps[:, 0]) - other).abs().max() > 0.02
+    explanation = FullGrad("channel")(net, x, top(1))
+    other = peer(net.requires_grad_(), x, explanation.classes[:, 0])
+    assert (min_max(explanation.maps[:, 0]) - other).abs().max() > 0.02
 
 
 def test_activations_in_place_or_not_give_the_same_map():
@@ -232,12 +236,12 @@ def test_batch_of_one_gives_the_same_maps():
 
 def test_two_threads_do_not_mix():
     net, x = small(), torch.randn(2, 3, 24, 40)
-    wanted = [FullGrad()(net, one[None], top(2)).maps for one in x]
-    found: list[list[torch.Tensor]] = [[], []]
+    wanted = [FullGrad()(net, image[None], top(2)).maps for image in x]
+    results: list[list[torch.Tensor]] = [[], []]
 
     def work(n):
         for _ in range(20):
-            found[n].append(FullGrad()(net, x[n : n + 1], top(2)).maps)
+            results[n].append(FullGrad()(net, x[n : n + 1], top(2)).maps)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
     for thread in threads:
@@ -245,8 +249,8 @@ def test_two_threads_do_not_mix():
     for thread in threads:
         thread.join()
     for n in range(2):
-        assert len(found[n]) == 20
-        assert all(torch.allclose(one, wanted[n], rtol=1e-5, atol=1e-6) for one in found[n])
+        assert len(results[n]) == 20
+        assert all(torch.allclose(maps, wanted[n], rtol=1e-5, atol=1e-6) for maps in results[n])
 
 
 def test_leaves_everything_as_it_was_also_after_an_exception():
@@ -276,5 +280,5 @@ def test_runs_in_float32_whatever_the_run_s_precision():
     net, x = small(), torch.randn(2, 3, 24, 40)
     wanted = FullGrad()(net, x, top(2)).maps
     with torch.autocast("cpu", torch.bfloat16):
-        found = FullGrad()(net, x, top(2)).maps
-    assert torch.equal(found, wanted)
+        maps = FullGrad()(net, x, top(2)).maps
+    assert torch.equal(maps, wanted)

@@ -13,7 +13,7 @@ from pipeline.model.small import Small
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
-from pipeline.saliency.gradients import gradients
+from pipeline.saliency.gradients import compute_gradients
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
 from pipeline.saliency.integrated import GradientTimesInput, IntegratedGradients
@@ -46,7 +46,7 @@ def network(seed=0):
 
 
 def homogeneous():
-    """No bias anywhere: twice the image is twice the score."""
+    """Build a network without any bias: twice the image gives twice the score."""
     body = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 6, 3, bias=False)
     )
@@ -72,10 +72,10 @@ def classes(*columns):
     return lambda logits: torch.tensor([columns]).expand(len(logits), -1)
 
 
-def same(found, wanted, tolerance=1e-6):
+def same(values, wanted, tolerance=1e-6):
     size = wanted.abs().max()
     assert size > 0
-    assert (found - wanted).abs().max() <= tolerance * size
+    assert (values - wanted).abs().max() <= tolerance * size
 
 
 # -- against captum -------------------------------------------------------------------------------
@@ -83,23 +83,23 @@ def same(found, wanted, tolerance=1e-6):
 
 def test_gradient_is_captum_s_saliency():
     net, x = network(), picture(3, 3, 40, 56)
-    found = {channels: Gradient(channels)(net, x, classes(5, 2)) for channels in
+    results = {channels: Gradient(channels)(net, x, classes(5, 2)) for channels in
              ("abs_max", "abs_sum", "sum")}  # fmt: skip
     for column, label in enumerate((5, 2)):
         wanted = Saliency(Logits(net)).attribute(x.clone().requires_grad_(), label, abs=False)
-        same(found["sum"].colour[:, column], wanted)
-        same(found["sum"].maps[:, column], wanted.sum(1))
-        same(found["abs_sum"].maps[:, column], wanted.abs().sum(1))
-        same(found["abs_max"].maps[:, column], wanted.abs().amax(1))
+        same(results["sum"].colour[:, column], wanted)
+        same(results["sum"].maps[:, column], wanted.sum(1))
+        same(results["abs_sum"].maps[:, column], wanted.abs().sum(1))
+        same(results["abs_max"].maps[:, column], wanted.abs().amax(1))
 
 
 def test_gradient_times_input_is_captum_s():
     net, x = network(), picture(2, 3, 40, 56)
-    found = GradientTimesInput()(net, x, classes(5, 2))
+    explanation = GradientTimesInput()(net, x, classes(5, 2))
     for column, label in enumerate((5, 2)):
         wanted = InputXGradient(Logits(net)).attribute(x.clone().requires_grad_(), label)
-        same(found.colour[:, column], wanted)
-        same(found.maps[:, column], wanted.sum(1))
+        same(explanation.colour[:, column], wanted)
+        same(explanation.maps[:, column], wanted.sum(1))
 
 
 @pytest.mark.parametrize(
@@ -109,33 +109,33 @@ def test_gradient_times_input_is_captum_s():
 @pytest.mark.parametrize("baseline", ["mean", "image_mean", (-2.0, 0.5, 1.0)])
 def test_integrated_gradients_are_captum_s(rule, theirs, baseline):
     net, x = network(), picture(2, 3, 32, 48)
-    found = IntegratedGradients(7, rule, baseline)(net, x, classes(5, 2))
+    explanation = IntegratedGradients(7, rule, baseline)(net, x, classes(5, 2))
     start = {"mean": torch.zeros_like(x), "image_mean": x.mean((2, 3), keepdim=True).expand_as(x)}
     from_ = start.get(baseline, torch.tensor([-2.0, 0.5, 1.0])[:, None, None].expand_as(x))
     peer = CaptumIntegrated(Logits(net))
     for column, label in enumerate((5, 2)):
         wanted = peer.attribute(x, from_, label, n_steps=7, method=theirs).float()
-        same(found.colour[:, column], wanted, 2e-5)
-        same(found.maps[:, column], wanted.sum(1), 2e-5)
+        same(explanation.colour[:, column], wanted, 2e-5)
+        same(explanation.maps[:, column], wanted.sum(1), 2e-5)
 
 
 @pytest.mark.parametrize(("squared", "theirs"), [(False, "smoothgrad"), (True, "smoothgrad_sq")])
 def test_smoothgrad_is_captum_s_noise_tunnel(squared, theirs, monkeypatch):
     net, x = network(), picture(2, 3, 32, 48)
     method = SmoothGrad(samples=6, squared=squared)
-    copies = torch.stack([one for _, one in method.noisy(x)], 1).flatten(0, 1)
+    copies = torch.stack([images for _, images in method.add_noise(x)], 1).flatten(0, 1)
 
     def noisy(x, stdev, samples):
         assert samples == 6
         return copies
 
     monkeypatch.setattr(NoiseTunnel, "_add_noise_to_input", staticmethod(noisy))
-    found = method(net, x, classes(5, 2))
+    explanation = method(net, x, classes(5, 2))
     tunnel = NoiseTunnel(Saliency(Logits(net)))
     for column, label in enumerate((5, 2)):
         wanted = tunnel.attribute(x, theirs, 6, target=label, abs=False)
-        same(found.colour[:, column], wanted, 2e-6)
-        same(found.maps[:, column], wanted.abs().amax(1), 2e-6)
+        same(explanation.colour[:, column], wanted, 2e-6)
+        same(explanation.maps[:, column], wanted.abs().amax(1), 2e-6)
 
 
 # -- identities -----------------------------------------------------------------------------------
@@ -143,23 +143,27 @@ def test_smoothgrad_is_captum_s_noise_tunnel(squared, theirs, monkeypatch):
 
 def test_without_biases_pixels_add_up_to_the_score():
     net, x = homogeneous(), picture(2, 3, 24, 32)
-    found = GradientTimesInput()(net, x, classes(1, 3))
-    same(found.maps.sum((2, 3)), found.logits.gather(1, found.classes).detach(), 1e-5)
+    explanation = GradientTimesInput()(net, x, classes(1, 3))
+    same(
+        explanation.maps.sum((2, 3)),
+        explanation.logits.gather(1, explanation.classes).detach(),
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize("rule", ["gausslegendre", "middle", "right"])
 @pytest.mark.parametrize("baseline", ["mean", "image_mean", (-1.0, 0.0, 1.0)])
 def test_completeness(rule, baseline):
-    """Maps add up to s_c(x) - s_c(x'), the better the more steps."""
+    """Check that maps add up to s_c(x) - s_c(x'), the closer the more steps."""
     net, x = network(), picture(2, 3, 32, 48)
     off = []
     for steps in (10, 100):
         method = IntegratedGradients(steps, rule, baseline)
-        found = method(net, x, classes(1, 4))
+        explanation = method(net, x, classes(1, 4))
         with torch.no_grad():
-            start = net(method.start(x).expand_as(x)).logits
-        wanted = (found.logits - start).gather(1, found.classes)
-        off.append((found.maps.sum((2, 3)) - wanted).abs().max() / wanted.abs().max())
+            start = net(method.build_baseline(x).expand_as(x)).logits
+        wanted = (explanation.logits - start).gather(1, explanation.classes)
+        off.append((explanation.maps.sum((2, 3)) - wanted).abs().max() / wanted.abs().max())
     assert off[1] < 0.01
     assert off[1] < off[0]
 
@@ -168,28 +172,28 @@ def test_completeness(rule, baseline):
 def test_one_step_is_exact_where_the_score_is_linear(rule):
     net, x = homogeneous(), picture(2, 3, 24, 32)
     net.body[1], net.body[2] = nn.Identity(), nn.AvgPool2d(2)
-    found = IntegratedGradients(1, rule, (0.3, -0.2, 0.1))(net, x, classes(0))
+    explanation = IntegratedGradients(1, rule, (0.3, -0.2, 0.1))(net, x, classes(0))
     start = net(torch.tensor([0.3, -0.2, 0.1])[:, None, None].expand_as(x)).logits
-    same(found.maps.sum((2, 3)), (found.logits - start)[:, :1].detach(), 1e-5)
+    same(explanation.maps.sum((2, 3)), (explanation.logits - start)[:, :1].detach(), 1e-5)
 
 
 @pytest.mark.parametrize("rule", ["gausslegendre", "middle", "right"])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_weights_of_the_steps_add_up_to_one(rule, steps):
     x = torch.ones(1, 3, 1, 1)
-    points = list(IntegratedGradients(steps, rule).points(x, x))
+    points = list(IntegratedGradients(steps, rule).interpolate(x, x))
     assert sum(weight for weight, _ in points) == pytest.approx(1)
-    places = [float(one.mean()) for _, one in points]
-    assert len(places) == steps
-    assert all(0 < place <= 1 for place in places)
-    middle = sum(weight * place for (weight, _), place in zip(points, places, strict=True))
+    positions = [float(images.mean()) for _, images in points]
+    assert len(positions) == steps
+    assert all(0 < position <= 1 for position in positions)
+    middle = sum(weight * position for (weight, _), position in zip(points, positions, strict=True))
     assert middle == pytest.approx(0.5 + (0.5 / steps if rule == "right" else 0))
 
 
 def test_one_step_from_black_at_the_right_is_gradient_times_input():
     net, x = network(), picture(2, 3, 32, 48)
-    found = IntegratedGradients(1, "right")(net, x, classes(1))
-    same(found.colour, GradientTimesInput()(net, x, classes(1)).colour)
+    explanation = IntegratedGradients(1, "right")(net, x, classes(1))
+    same(explanation.colour, GradientTimesInput()(net, x, classes(1)).colour)
 
 
 def test_smoothgrad_without_noise_is_the_gradient():
@@ -202,56 +206,58 @@ def test_smoothgrad_without_noise_is_the_gradient():
 
 def test_noise_is_the_share_of_the_image_s_range_that_was_asked_for():
     x = torch.cat((picture(1, 3, 64, 64), 5 * picture(1, 3, 64, 64, seed=1)))
-    for image, copies in zip(x, zip(*(c for _, c in SmoothGrad(8, 0.2).noisy(x)), strict=True),
+    for image, copies in zip(x, zip(*(c for _, c in SmoothGrad(8, 0.2).add_noise(x)), strict=True),
                              strict=True):  # fmt: skip
         noise = torch.stack(copies) - image
         assert float(noise.std() / (image.max() - image.min())) == pytest.approx(0.2, rel=0.02)
         assert float(noise.mean().abs()) < 0.01 * float(image.max() - image.min())
-    other = next(iter(SmoothGrad(8, 0.2, seed=1).noisy(x)))
-    assert not torch.allclose(other[1], next(iter(SmoothGrad(8, 0.2).noisy(x)))[1])
+    other = next(iter(SmoothGrad(8, 0.2, seed=1).add_noise(x)))
+    assert not torch.allclose(other[1], next(iter(SmoothGrad(8, 0.2).add_noise(x)))[1])
 
 
 def test_normalised_maps_add_up_to_one():
     net, x = network(), picture(2, 3, 32, 48)
     plain = Gradient("sum")(net, x, classes(1, 4))
-    found = Gradient("sum", normalize="sum")(net, x, classes(1, 4))
-    torch.testing.assert_close(found.maps.abs().sum((2, 3)), torch.ones(2, 2))
-    assert torch.equal(found.colour, plain.colour)
+    explanation = Gradient("sum", normalize="sum")(net, x, classes(1, 4))
+    torch.testing.assert_close(explanation.maps.abs().sum((2, 3)), torch.ones(2, 2))
+    assert torch.equal(explanation.colour, plain.colour)
     nn.init.zeros_(net.head.linear.weight)
     assert torch.equal(
         Gradient(normalize="sum")(net, x, classes(1)).maps, torch.zeros(2, 1, 32, 48)
     )
 
 
-def test_it_is_the_slope_of_the_score():
+def test_it_is_the_derivative_of_the_score():
     net, x = homogeneous(), picture(1, 3, 10, 14)
     net = net.double()
     x = x.double()
-    found = Gradient("sum")(net, x, classes(2)).colour[0, 0]
+    colour = Gradient("sum")(net, x, classes(2)).colour[0, 0]
     rng = np.random.default_rng(0)
     for channel, row, column in zip(*(rng.integers(0, n, 5) for n in (3, 10, 14)), strict=True):
         step = torch.zeros_like(x)
         step[0, channel, row, column] = 1e-6
         with torch.no_grad():
             rise = (net(x + step).logits - net(x - step).logits)[0, 2] / 2e-6
-        torch.testing.assert_close(found[channel, row, column], rise, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(colour[channel, row, column], rise, rtol=1e-5, atol=1e-9)
 
 
-# -- what every one of them holds -----------------------------------------------------------------
+# -- what all methods have in common ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_shapes_and_logits(name):
     net, x = network(), picture(2, 3, 96, 128)
-    found = METHODS[name](net, x, lambda logits: logits.topk(3).indices)
-    assert found.maps.shape == (2, 3, 96, 128)
-    assert found.colour.shape == (2, 3, 3, 96, 128)
-    assert found.maps.dtype == found.colour.dtype == torch.float32
+    explanation = METHODS[name](net, x, lambda logits: logits.topk(3).indices)
+    assert explanation.maps.shape == (2, 3, 96, 128)
+    assert explanation.colour.shape == (2, 3, 3, 96, 128)
+    assert explanation.maps.dtype == explanation.colour.dtype == torch.float32
     with torch.no_grad():
         logits = net(x).logits
-    torch.testing.assert_close(found.logits, logits)
-    assert torch.equal(found.classes, logits.topk(3).indices)
-    assert not any(t.requires_grad for t in (found.maps, found.colour, found.logits))
+    torch.testing.assert_close(explanation.logits, logits)
+    assert torch.equal(explanation.classes, logits.topk(3).indices)
+    assert not any(
+        t.requires_grad for t in (explanation.maps, explanation.colour, explanation.logits)
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -270,8 +276,8 @@ def test_the_run_s_precision_layout_and_grad_mode_change_nothing(name):
     net, x = network().requires_grad_(False), picture(2, 3, 24, 40)
     wanted = METHODS[name](net, x, classes(1, 4))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        found = METHODS[name](net, x, classes(1, 4))
-    assert torch.equal(found.maps, wanted.maps)
+        explanation = METHODS[name](net, x, classes(1, 4))
+    assert torch.equal(explanation.maps, wanted.maps)
     net.to(memory_format=torch.channels_last)
     last = METHODS[name](net, x.contiguous(memory_format=torch.channels_last), classes(1, 4))
     same(last.maps, wanted.maps, 1e-5)
@@ -306,21 +312,21 @@ def test_memory_does_not_grow_with_steps(method, batch, most):
     assert sum(sizes[1:]) == 20 * batch
 
 
-def test_what_does_not_depend_on_the_image_is_told():
+def test_what_does_not_depend_on_the_image_is_refused():
     x = picture(1, 3, 4, 4).requires_grad_()
     logits = torch.ones(1, 2, requires_grad=True) * 2
     with pytest.raises(UserError, match="does not depend on this layer"):
-        gradients(logits, torch.tensor([[0]]), [x])
+        compute_gradients(logits, torch.tensor([[0]]), [x])
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: IntegratedGradients(steps=0), "saliency.steps=0: expected at least 1"),
         (lambda: SmoothGrad(samples=0), "saliency.samples=0: expected at least 1"),
         (lambda: SmoothGrad(noise=-0.1), "saliency.noise=-0.1: expected 0 or more"),
     ],
 )
-def test_wrong_arguments_are_refused(make, told):
-    with pytest.raises(UserError, match=told):
+def test_wrong_arguments_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
         make()

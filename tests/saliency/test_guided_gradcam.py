@@ -15,7 +15,7 @@ from pipeline.saliency.guided_gradcam import GuidedGradCAM
 
 
 class Counting(nn.Module):
-    """How often the body ran."""
+    """A body that counts its calls."""
 
     def __init__(self, body):
         super().__init__()
@@ -45,10 +45,10 @@ def classes(*columns):
     return lambda logits: torch.tensor([columns]).expand(len(logits), -1)
 
 
-def same(found, wanted, tolerance=1e-6):
+def same(values, wanted, tolerance=1e-6):
     size = wanted.abs().max()
     assert size > 0
-    assert (found - wanted).abs().max() <= tolerance * size
+    assert (values - wanted).abs().max() <= tolerance * size
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
@@ -56,18 +56,18 @@ def same(found, wanted, tolerance=1e-6):
 @pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:Input Tensor 0")
 def test_captum_where_it_sees_every_relu(layer, upsampling):
     net, x = network(), torch.randn(2, 3, 40, 56)
-    found = GuidedGradCAM(layer, upsampling=upsampling)(net, x, classes(5, 2))
+    explanation = GuidedGradCAM(layer, upsampling=upsampling)(net, x, classes(5, 2))
     module = net.body if layer == "last" else net.body.get_submodule(layer)
     for column, label in enumerate((5, 2)):
         peer = GuidedGradCam(Logits(net), module)
         wanted = peer.attribute(x.clone(), label, interpolate_mode=upsampling)
-        same(found.colour[:, column], wanted)
-        same(found.maps[:, column], wanted.abs().amax(1))
+        same(explanation.colour[:, column], wanted)
+        same(explanation.maps[:, column], wanted.abs().amax(1))
 
 
 @pytest.mark.parametrize("layer", ["last", "below", "block4.relu"])
 def test_it_is_the_product_of_its_parts_in_one_forward_pass(layer):
-    """Also where ReLUs come behind the layer, as in VGG's head: Grad-CAM has plain slopes."""
+    """Check it also with ReLUs behind the layer, as in VGG's head: Grad-CAM's gradient is plain."""
     torch.manual_seed(0)
     body, channels = Small(8).body()
     head = nn.Sequential(
@@ -77,12 +77,12 @@ def test_it_is_the_product_of_its_parts_in_one_forward_pass(layer):
     net = Classifier(Counting(body), head, "abcdef", "body", "body.block6").eval()
     layer = f"body.{layer}" if "." in layer else layer
     x, choose = torch.randn(2, 3, 64, 96), classes(4, 1)
-    found = GuidedGradCAM(layer, "sum")(net, x, choose)
+    explanation = GuidedGradCAM(layer, "sum")(net, x, choose)
     assert net.body.calls == 1
     coarse, fine = GradCAM((layer,))(net, x, choose), GuidedBackprop()(net, x, choose)
     where = F.interpolate(coarse.maps, (64, 96), mode="bilinear")
-    same(found.colour, fine.colour * where[:, :, None], 1e-5)
-    same(found.maps, (fine.colour * where[:, :, None]).sum(2), 1e-5)
+    same(explanation.colour, fine.colour * where[:, :, None], 1e-5)
+    same(explanation.maps, (fine.colour * where[:, :, None]).sum(2), 1e-5)
 
 
 def test_a_wrong_layer_lists_the_near_ones():

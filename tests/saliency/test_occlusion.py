@@ -27,7 +27,7 @@ def network(seed=0):
 
 
 def captum(net, x, classes, window, stride, value, score=lambda logits: logits):
-    """[b, t, 3, H, W]"""
+    """Compute captum's occlusion [b, t, 3, H, W]."""
     occlusion = CaptumOcclusion(lambda images: score(net(images).logits))
     return torch.stack(
         [
@@ -59,13 +59,13 @@ def captum(net, x, classes, window, stride, value, score=lambda logits: logits):
 )
 def test_equals_captum(window, stride, value):
     net, x = network(), torch.randn(2, 3, 24, 40)
-    found = Occlusion(window, stride, value, batch=7)(net, x, top(3))
-    assert found.maps.shape == (2, 3, 24, 40)
-    wanted = captum(net, x, found.classes, window, stride, value)
+    explanation = Occlusion(window, stride, value, batch=7)(net, x, top(3))
+    assert explanation.maps.shape == (2, 3, 24, 40)
+    wanted = captum(net, x, explanation.classes, window, stride, value)
     torch.testing.assert_close(
-        found.maps[:, :, None].expand_as(wanted), wanted, rtol=1e-5, atol=1e-5
+        explanation.maps[:, :, None].expand_as(wanted), wanted, rtol=1e-5, atol=1e-5
     )
-    assert torch.equal(found.logits, net(x).logits)
+    assert torch.equal(explanation.logits, net(x).logits)
 
 
 def test_equals_captum_on_a_network_and_for_the_probability():
@@ -73,23 +73,23 @@ def test_equals_captum_on_a_network_and_for_the_probability():
     body, channels = Torchvision("resnet18", None).body()
     net = Classifier(body, MeanLinear(channels, 5), "abcde").eval()
     x = torch.randn(1, 3, 64, 96)
-    found = Occlusion(32, 16, score="probability")(net, x, top(2))
+    explanation = Occlusion(32, 16, score="probability")(net, x, top(2))
     with torch.no_grad():
-        wanted = captum(net, x, found.classes, 32, 16, 0.0, lambda logits: logits.softmax(1))
-    torch.testing.assert_close(found.maps, wanted[:, :, 0], rtol=1e-5, atol=1e-6)
+        wanted = captum(net, x, explanation.classes, 32, 16, 0.0, lambda logits: logits.softmax(1))
+    torch.testing.assert_close(explanation.maps, wanted[:, :, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_the_cover_may_be_the_image_s_own_mean():
     net, x = network(), torch.randn(2, 3, 24, 40)
-    found = Occlusion(8, 4, "mean")(net, x, top(2))
+    explanation = Occlusion(8, 4, "mean")(net, x, top(2))
     for n in range(2):
         cover = x[n].mean((1, 2))[None, :, None, None].expand(1, 3, 24, 40)
-        wanted = captum(net, x[n : n + 1], found.classes[n : n + 1], 8, 4, cover)
-        torch.testing.assert_close(found.maps[n], wanted[0, :, 0], rtol=1e-5, atol=1e-5)
+        wanted = captum(net, x[n : n + 1], explanation.classes[n : n + 1], 8, 4, cover)
+        torch.testing.assert_close(explanation.maps[n], wanted[0, :, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_a_patch_that_is_seen_by_nothing_else_gets_its_drop():
-    """Without overlap the map is the drop itself, in pixels: the definition, on a linear score."""
+    """Check that without overlap the map is the drop itself, by definition, on a linear score."""
 
     class Weighing(nn.Module):
         classes = ("one",)
@@ -102,10 +102,10 @@ def test_a_patch_that_is_seen_by_nothing_else_gets_its_drop():
     weights = torch.randn(3, 12, 20)
     x = torch.randn(1, 3, 12, 20)
     weighing: Any = Weighing()
-    found = Occlusion(4, 4)(weighing, x, top(1))
+    explanation = Occlusion(4, 4)(weighing, x, top(1))
     blocks = (x[0] * weights).sum(0).reshape(3, 4, 5, 4).sum((1, 3))
     wanted = np.kron(blocks.numpy(), np.ones((4, 4), np.float32))
-    np.testing.assert_allclose(found.maps[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(explanation.maps[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_passes_are_few_and_serve_all_classes():
@@ -127,17 +127,17 @@ def test_batch_of_one_gives_the_same_maps():
 def test_leaves_images_and_network_alone():
     net, x = network(), torch.randn(2, 3, 24, 40)
     before, state = x.clone(), {k: v.clone() for k, v in net.state_dict().items()}
-    found = Occlusion(8, 8)(net, x, top(2))
+    explanation = Occlusion(8, 8)(net, x, top(2))
     assert torch.equal(x, before)
     assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
-    assert not found.maps.requires_grad
+    assert not explanation.maps.requires_grad
 
 
 def test_runs_in_the_run_s_precision_and_gives_float32():
     net, x = network(), torch.randn(1, 3, 24, 40)
     with torch.autocast("cpu", torch.bfloat16):
-        found = Occlusion(8, 8)(net, x, top(2))
-    assert found.maps.dtype == torch.float32
+        explanation = Occlusion(8, 8)(net, x, top(2))
+    assert explanation.maps.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

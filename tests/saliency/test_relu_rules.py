@@ -1,4 +1,4 @@
-"""One rule for every ReLU, however a network writes it; nothing left behind; others refused."""
+"""The rule holds for all ReLUs, however written; nothing is left behind; others are refused."""
 
 import gc
 import threading
@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.model.torchvision import Torchvision
-from pipeline.ops.relu_rules import InSight
+from pipeline.ops.relu_rules import OutOfPlaceActivations
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
@@ -27,7 +27,7 @@ METHODS: dict[str, SaliencyMethod] = {"deconvnet": Deconvnet(), "guided": Guided
 
 
 class ByHand(torch.autograd.Function):
-    """A ReLU, open between 0 and `top`, with a rule of its own: what the graph's must equal."""
+    """A ReLU, open between 0 and `top`, with an explicit backward rule: the reference."""
 
     @staticmethod
     def forward(ctx, x, top, rule):
@@ -62,8 +62,8 @@ class Written(nn.Module):
         self.relu = relu  # shared, where it is a module
 
     def forward(self, x):
-        one, two, three, four = self.convs
-        x = F.max_pool2d(self.relu(one(x)), 2)
+        first, two, three, four = self.convs
+        x = F.max_pool2d(self.relu(first(x)), 2)
         side = self.relu(two(x))
         x = self.relu(three(side) + x)
         return self.relu(four(torch.cat((x[:, :4], side[:, 4:]), 1)))
@@ -86,7 +86,7 @@ def picture(*shape, seed=0):
 
 
 def ignoring(change):
-    """For code that calls an in-place function and goes on with its argument."""
+    """Wrap an in-place function as code that ignores its result and uses its argument."""
 
     def relu(x):
         change(x)
@@ -143,27 +143,27 @@ RELU6 = {
 }
 
 
-def same(found, wanted, tolerance=1e-6):
+def same(values, wanted, tolerance=1e-6):
     size = wanted.abs().max()
     assert size > 0
-    assert (found - wanted).abs().max() <= tolerance * size
+    assert (values - wanted).abs().max() <= tolerance * size
 
 
 @pytest.mark.parametrize("rule", METHODS)
 @pytest.mark.parametrize("form", RELUS)
 def test_relu_in_every_form(form, rule):
     x, choose = picture(2, 3, 12, 20), classes(3, 0)
-    x[:, :, :, :9] = 0  # without biases zeros reach every ReLU, which is shut at them
+    x[:, :, :, :9] = 0  # without biases zeros reach all ReLUs, which are shut at them
     nets = [written(relu) for relu in (RELUS[form], by_hand(rule), by_hand("gradient"))]
     for net in nets:
         for conv in net.body.convs:
             nn.init.zeros_(conv.bias)
     wanted, plain = (Gradient()(net, x, choose) for net in nets[1:])
-    found = METHODS[rule](nets[0], x, choose)
-    assert torch.equal(found.logits, wanted.logits)
-    same(found.colour, wanted.colour)
-    same(found.maps, wanted.maps)
-    assert (found.colour - plain.colour).abs().max() > 0.1 * plain.colour.abs().max()
+    explanation = METHODS[rule](nets[0], x, choose)
+    assert torch.equal(explanation.logits, wanted.logits)
+    same(explanation.colour, wanted.colour)
+    same(explanation.maps, wanted.maps)
+    assert (explanation.colour - plain.colour).abs().max() > 0.1 * plain.colour.abs().max()
 
 
 @pytest.mark.parametrize("rule", METHODS)
@@ -173,13 +173,13 @@ def test_relu6_in_every_form(form, rule):
     six = written(RELU6[form], scale=4.0)
     wanted = Gradient()(written(by_hand(rule, 6.0), scale=4.0), x, choose)
     unlimited = Gradient()(written(by_hand(rule), scale=4.0), x, choose)
-    found = METHODS[rule](six, x, choose)
-    same(found.colour, wanted.colour)
-    assert not torch.allclose(found.logits, unlimited.logits)  # some are above 6
+    explanation = METHODS[rule](six, x, choose)
+    same(explanation.colour, wanted.colour)
+    assert not torch.allclose(explanation.logits, unlimited.logits)  # some are above 6
 
 
 def test_masks_by_hand():
-    """Two layers, the rules written out as in the papers."""
+    """Write the rules out for two layers, as in the papers."""
     first, last = nn.Conv2d(3, 6, 1, bias=False), nn.Linear(6, 4)
     head = MeanLinear(6, 4)
     head.linear = last
@@ -194,15 +194,15 @@ def test_masks_by_hand():
         (GuidedBackprop("sum"), g.relu() * open_),
     ):
         wanted = torch.einsum("kc,khw->chw", weight, signal)
-        found = method(net, x, classes(2))
-        same(found.colour[0, 0], wanted)
-        same(found.maps[0, 0], wanted.sum(0))
+        explanation = method(net, x, classes(2))
+        same(explanation.colour[0, 0], wanted)
+        same(explanation.maps[0, 0], wanted.sum(0))
 
 
 def test_without_max_pooling_deconvnet_does_not_know_the_image():
     net = plain_modules()
-    found = Deconvnet()(net, picture(3, 3, 40, 56), classes(5)).colour
-    same(found[1:], found[:1].expand(2, -1, -1, -1, -1))
+    colour = Deconvnet()(net, picture(3, 3, 40, 56), classes(5)).colour
+    same(colour[1:], colour[:1].expand(2, -1, -1, -1, -1))
 
 
 class Logits(nn.Module):
@@ -215,7 +215,7 @@ class Logits(nn.Module):
 
 
 def plain_modules():
-    """A network whose ReLUs are modules used once, out of place: there captum sees each."""
+    """Build a network whose ReLUs are modules used once, out of place: captum sees each."""
     torch.manual_seed(0)
     body, channels = Small(8).body()
     return Classifier(body, MeanLinear(channels, 7), "abcdefg").eval()
@@ -227,11 +227,11 @@ def plain_modules():
 @pytest.mark.filterwarnings("ignore:Setting backward hooks")
 def test_captum_where_it_sees_every_relu(method, peer):
     net, x = plain_modules(), picture(3, 3, 40, 56)
-    found = method(net, x, classes(5, 2))
+    explanation = method(net, x, classes(5, 2))
     for column, label in enumerate((5, 2)):
         wanted = peer(Logits(net)).attribute(x.clone(), target=label)
-        same(found.colour[:, column], wanted)
-        same(found.maps[:, column], wanted.abs().amax(1))
+        same(explanation.colour[:, column], wanted)
+        same(explanation.maps[:, column], wanted.abs().amax(1))
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3", "mobilenet_v2", "densenet121"])
@@ -243,7 +243,7 @@ def test_networks_whose_relus_captum_does_not_see(name, monkeypatch):
     net = Classifier(body, head, "abcdefghij").eval().requires_grad_(False)
     x, choose = picture(1, 3, 80, 96), classes(4)
     plain = Gradient()(net, x, choose).colour
-    found = {rule: method(net, x, choose).colour for rule, method in METHODS.items()}
+    colours = {rule: method(net, x, choose).colour for rule, method in METHODS.items()}
     if name != "densenet121":  # half of its ReLUs are modules
         captum = CaptumGuided(Logits(net)).attribute(x.clone(), target=4)
         assert torch.equal(captum, plain[:, 0])
@@ -253,9 +253,9 @@ def test_networks_whose_relus_captum_does_not_see(name, monkeypatch):
             patch.setattr(F, "relu6", lambda x, inplace=False, rule=rule: by_hand(rule, 6)(x))
             patch.setattr(F, "hardtanh", lambda x, a, b, i, rule=rule: by_hand(rule, b)(x))
             wanted = Gradient()(net, x, choose).colour
-        same(found[rule], wanted, 1e-5)
-        away = nn.functional.cosine_similarity(found[rule].flatten(), plain.flatten(), 0)
-        assert away < 0.9, away
+        same(colours[rule], wanted, 1e-5)
+        similarity = nn.functional.cosine_similarity(colours[rule].flatten(), plain.flatten(), 0)
+        assert similarity < 0.9, similarity
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ class Swish(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("activation", "told"),
+    ("activation", "message"),
     [
         (nn.GELU(), "GELU"),
         (nn.GELU("tanh"), "GELU"),
@@ -322,11 +322,11 @@ class Swish(torch.autograd.Function):
         (Swish.apply, "hides work in a function, Swish"),
     ],
 )
-def test_other_activations_are_refused_beside_relus_too(activation, told):
+def test_other_activations_are_refused_beside_relus_too(activation, message):
     relu = nn.ReLU()
     net = written(lambda x: relu(activation(x)))
     for method in (*METHODS.values(), GuidedGradCAM()):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             method(net, picture(1, 3, 8, 8), classes(0))
     Gradient()(net, picture(1, 3, 8, 8), classes(0))
 
@@ -358,22 +358,22 @@ def test_two_threads_on_one_network_do_not_mix():
     net, x = written(nn.ReLU(inplace=True)), picture(2, 3, 24, 32)
     methods: dict[str, SaliencyMethod] = {"gradient": Gradient(), **METHODS}
     wanted = {name: method(net, x, classes(1)).maps for name, method in methods.items()}
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
+    results: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
     start = threading.Barrier(len(methods))
 
     def work(name):
         start.wait()
         for _ in range(20):
-            found[name].append(methods[name](net, x, classes(1)).maps)
+            results[name].append(methods[name](net, x, classes(1)).maps)
 
     threads = [threading.Thread(target=work, args=(name,)) for name in methods]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for name, maps in found.items():
+    for name, maps in results.items():
         assert len(maps) == 20
-        assert all(torch.equal(one, wanted[name]) for one in maps)
+        assert all(torch.equal(result, wanted[name]) for result in maps)
 
 
 class Fails(nn.Module):
@@ -430,27 +430,29 @@ def test_nothing_is_left_behind(method, where):
 
 @pytest.mark.parametrize("form", ["module", "clamp", "clamp_ on a view"])
 def test_the_graph_is_freed_at_once(form):
-    """No circle of a node and its hook waits for the garbage collector."""
+    """Check that no cycle of a node and its hook waits for the garbage collector."""
 
     def hooks():
-        functions = [one for one in gc.get_objects() if type(one) is FunctionType]
-        return {id(one) for one in functions if one.__qualname__.startswith("_hook.<locals>")}
+        functions = [item for item in gc.get_objects() if type(item) is FunctionType]
+        return {
+            id(item) for item in functions if item.__qualname__.startswith("_make_hook.<locals>")
+        }
 
     gc.collect()
     gc.disable()
     try:
         before = hooks()
-        found = GuidedBackprop()(written(RELUS[form]), picture(1, 3, 8, 8), classes(0))
+        explanation = GuidedBackprop()(written(RELUS[form]), picture(1, 3, 8, 8), classes(0))
         assert hooks() <= before
     finally:
         gc.enable()
-    assert not found.maps.requires_grad
-    assert not found.logits.requires_grad
+    assert not explanation.maps.requires_grad
+    assert not explanation.logits.requires_grad
 
 
 def test_what_is_no_activation_runs_in_place_as_ever():
     x = picture(2, 3, 4).clone()
-    with InSight():
+    with OutOfPlaceActivations():
         view = x[:, 1]
         assert view.mul_(2) is view
         assert view.transpose_(0, 1) is view

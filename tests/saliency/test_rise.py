@@ -27,13 +27,13 @@ def network():
     return net
 
 
-def masks_of(seed, count, cells, probability, height, width):
-    """The paper's section 3.2: cells, scaled up to one cell more, cut at a random place."""
+def build_masks(seed, count, cells, probability, height, width):
+    """Build masks as section 3.2 of the paper: cells scaled up to one more, cropped at random."""
     random = np.random.default_rng(seed)
     opened = random.random((count, cells, cells)) < probability
     shifts = random.random((count, 2))
     cell_height, cell_width = -(-height // cells), -(-width // cells)
-    found = np.empty((count, height, width))
+    masks = np.empty((count, height, width))
     for n in range(count):
         large = cv2.resize(
             opened[n].astype(np.float64),
@@ -41,8 +41,8 @@ def masks_of(seed, count, cells, probability, height, width):
             interpolation=cv2.INTER_LINEAR,
         )
         y, x = int(shifts[n, 0] * cell_height), int(shifts[n, 1] * cell_width)
-        found[n] = large[y : y + height, x : x + width]
-    return found
+        masks[n] = large[y : y + height, x : x + width]
+    return masks
 
 
 @pytest.mark.parametrize(
@@ -51,20 +51,20 @@ def masks_of(seed, count, cells, probability, height, width):
 )
 def test_equals_the_definition(count, cells, probability, size):
     net, x = network(), torch.randn(2, 3, *size)
-    found = RISE(count, cells, probability, seed=3, batch=8)(net, x, top(3))
-    masks = masks_of(3, count, cells, probability, *size)
-    assert found.maps.shape == (2, 3, *size)
+    explanation = RISE(count, cells, probability, seed=3, batch=8)(net, x, top(3))
+    masks = build_masks(3, count, cells, probability, *size)
+    assert explanation.maps.shape == (2, 3, *size)
     for n in range(2):
         masked = (x[n].double().numpy()[None] * masks[:, None]).astype(np.float32)
         logits = net(torch.from_numpy(masked)).logits.double().numpy()
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         wanted = np.einsum("nc,nhw->chw", shares, masks) / (count * probability)
-        wanted = wanted[found.classes[n].numpy()]
-        np.testing.assert_allclose(found.maps[n].numpy(), wanted, rtol=1e-5, atol=1e-5)
+        wanted = wanted[explanation.classes[n].numpy()]
+        np.testing.assert_allclose(explanation.maps[n].numpy(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_finds_the_only_thing_that_counts():
-    """A score that reads one corner: with enough masks that corner is where the map is largest."""
+    """Check a score that reads a corner only: with enough masks the map is largest there."""
 
     class Corner(nn.Module):
         classes = ("seen", "not")
@@ -76,8 +76,10 @@ def test_finds_the_only_thing_that_counts():
             return NetworkOutput(torch.stack((seen, -seen), 1))
 
     corner: Any = Corner()
-    found = RISE(2000)(corner, torch.ones(1, 3, 56, 70), lambda logits: torch.tensor([[0, 1]]))
-    maps = found.maps[0]
+    explanation = RISE(2000)(
+        corner, torch.ones(1, 3, 56, 70), lambda logits: torch.tensor([[0, 1]])
+    )
+    maps = explanation.maps[0]
     assert maps[0, 2:12, 2:12].mean() > 1.2 * maps[0, 28:].mean()
     assert maps[1, 2:12, 2:12].mean() < 0.8 * maps[1, 28:].mean()
     # P(0) + P(1) = 1, so both maps add up to the mean of the masks over p: 1 but for chance.
@@ -117,9 +119,9 @@ def test_bf16_gives_float32_maps():
     net, x = network(), torch.randn(1, 3, 42, 56)
     exact = RISE(100)(net, x, top(2))
     with torch.autocast("cpu", torch.bfloat16):
-        found = RISE(100)(net, x, lambda logits: exact.classes)
-    assert found.maps.dtype == torch.float32
-    torch.testing.assert_close(found.maps, exact.maps, rtol=0.02, atol=1e-3)
+        explanation = RISE(100)(net, x, lambda logits: exact.classes)
+    assert explanation.maps.dtype == torch.float32
+    torch.testing.assert_close(explanation.maps, exact.maps, rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.parametrize(

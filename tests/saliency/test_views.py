@@ -25,60 +25,60 @@ def network():
     return Classifier(body, MeanLinear(8, 6), "abcdef").eval().requires_grad_(False)
 
 
-def min_max(one):
-    return (one - one.min()) / (one.max() - one.min())
+def min_max(values):
+    return (values - values.min()) / (values.max() - values.min())
 
 
 def by_hand(net, x, classes, views):
-    """The mean of CAMs over (size, mirrored), map by map in NumPy's order of things."""
+    """Average CAMs over views (size, mirrored), map by map."""
     weights, finest = net.class_weights, None
     maps = []
     for size, mirrored in views:
         view = F.interpolate(x, size, mode="bilinear", antialias=True) if size else x
         features = net.features(view.flip(3) if mirrored else view)
-        one = torch.einsum("btk,bkhw->bthw", weights[classes], features)
-        maps.append(one.flip(3) if mirrored else one)
-    finest = max((one.shape[2:] for one in maps), key=lambda size: size[0] * size[1])
-    found = torch.zeros(*classes.shape, *finest)
-    for one in maps:
-        one = F.interpolate(one, finest, mode="bilinear")
+        view_maps = torch.einsum("btk,bkhw->bthw", weights[classes], features)
+        maps.append(view_maps.flip(3) if mirrored else view_maps)
+    finest = max((view_maps.shape[2:] for view_maps in maps), key=lambda size: size[0] * size[1])
+    average = torch.zeros(*classes.shape, *finest)
+    for view_maps in maps:
+        large = F.interpolate(view_maps, finest, mode="bilinear")
         for n, t in np.ndindex(*classes.shape):
-            found[n, t] += min_max(one[n, t]) / len(maps)
-    return found
+            average[n, t] += min_max(large[n, t]) / len(maps)
+    return average
 
 
 def test_flips():
     net, x = network(), torch.randn(2, 3, 24, 40)
-    found = Views(CAM())(net, x, top(2))
-    assert found.maps.shape == (2, 2, 6, 10)
-    wanted = by_hand(net, x, found.classes, [(None, False), (None, True)])
-    torch.testing.assert_close(found.maps, wanted, rtol=1e-5, atol=1e-6)
-    assert torch.equal(found.logits, net(x).logits)
+    explanation = Views(CAM())(net, x, top(2))
+    assert explanation.maps.shape == (2, 2, 6, 10)
+    wanted = by_hand(net, x, explanation.classes, [(None, False), (None, True)])
+    torch.testing.assert_close(explanation.maps, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.logits, net(x).logits)
 
 
 @pytest.mark.parametrize("flips", [True, False])
 def test_scales_are_brought_to_the_finest(flips):
     net, x = network(), torch.randn(2, 3, 24, 40)
-    found = Views(CAM(), flips, (1, 0.5, 1.75))(net, x, top(2))
+    explanation = Views(CAM(), flips, (1, 0.5, 1.75))(net, x, top(2))
     sizes = (None, (12, 20), (42, 70))
     mirrored = (False, True) if flips else (False,)
-    wanted = by_hand(net, x, found.classes, [(s, m) for s in sizes for m in mirrored])
-    assert found.maps.shape == (2, 2, 11, 18)
-    torch.testing.assert_close(found.maps, wanted, rtol=1e-5, atol=1e-6)
-    assert torch.equal(found.logits, net(x).logits)
+    wanted = by_hand(net, x, explanation.classes, [(s, m) for s in sizes for m in mirrored])
+    assert explanation.maps.shape == (2, 2, 11, 18)
+    torch.testing.assert_close(explanation.maps, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.logits, net(x).logits)
 
 
 def test_without_the_plain_size_the_classes_are_still_those_of_the_plain_image():
     net, x = network(), torch.randn(2, 3, 24, 40)
     sizes = []
     net.body.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
-    found = Views(CAM(), False, (2.0, 1.5))(net, x, top(2))
+    explanation = Views(CAM(), False, (2.0, 1.5))(net, x, top(2))
     assert sizes == [(24, 40), (48, 80), (36, 60)]
     sizes.clear()
-    assert torch.equal(found.logits, net(x).logits)
-    assert torch.equal(found.classes, found.logits.topk(2, dim=1).indices)
-    wanted = by_hand(net, x, found.classes, [((48, 80), False), ((36, 60), False)])
-    torch.testing.assert_close(found.maps, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.logits, net(x).logits)
+    assert torch.equal(explanation.classes, explanation.logits.topk(2, dim=1).indices)
+    wanted = by_hand(net, x, explanation.classes, [((48, 80), False), ((36, 60), False)])
+    torch.testing.assert_close(explanation.maps, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_the_classes_are_asked_for_once():
@@ -118,8 +118,8 @@ class Colours:
 
 def test_colours_are_mirrored_back_where_they_cover_the_image():
     net, x = network(), torch.randn(2, 3, 24, 40)
-    found = Views(Colours())(net, x, top(2))
-    torch.testing.assert_close(found.colour, x[:, None].expand(-1, 2, -1, -1, -1))
+    explanation = Views(Colours())(net, x, top(2))
+    torch.testing.assert_close(explanation.colour, x[:, None].expand(-1, 2, -1, -1, -1))
     assert Views(Colours(), True, (1, 2))(net, x, top(2)).colour is None
     assert Views(Colours(small=True))(net, x, top(2)).colour is None
     assert Views(CAM())(net, x, top(2)).colour is None
@@ -135,8 +135,8 @@ def test_batch_of_one_gives_the_same_maps():
 
 def test_views_of_views():
     net, x = network(), torch.randn(1, 3, 24, 40)
-    found = Views(Views(CAM()), False, (1, 2))(net, x, top(1))
-    assert found.maps.shape == (1, 1, 12, 20)
+    explanation = Views(Views(CAM()), False, (1, 2))(net, x, top(1))
+    assert explanation.maps.shape == (1, 1, 12, 20)
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (1, -2.0), (float("inf"),)])

@@ -1,4 +1,4 @@
-"""A second look: the box of what was found, and the image cut there."""
+"""The second pass: the box around the foreground, and the image cropped to it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pipeline.protocols import Network
 from pipeline.saliency.foreground import Foreground
-from pipeline.saliency.zoom import boxes_of, widened, zoomed
+from pipeline.saliency.zoom import crop_to_boxes, find_foreground_boxes, widen_boxes
 from pipeline.types import NetworkOutput
 
 
@@ -17,22 +17,22 @@ def test_boxes_are_half_open_around_all_that_is_foreground() -> None:
     maps[0, 0, 1, 2] = maps[0, 0, 2, 5] = 0.9
     maps[1, 0, 3, 7] = 0.5
     expected = [[2 / 8, 1 / 4, 6 / 8, 3 / 4], [7 / 8, 3 / 4, 1, 1], [0, 0, 1, 1]]
-    assert boxes_of(maps).tolist() == expected  # the last: nothing is, so that all is
-    wide = widened(torch.tensor([[0.2, 0.0, 0.4, 0.5]]))
+    assert find_foreground_boxes(maps).tolist() == expected  # the last: nothing is, so that all is
+    wide = widen_boxes(torch.tensor([[0.2, 0.0, 0.4, 0.5]]))
     assert torch.allclose(wide, torch.tensor([[0.18, 0.0, 0.42, 0.55]]))
 
 
-def test_a_cut_is_what_lies_in_the_box_in_the_images_size() -> None:
+def test_a_crop_is_resized_to_the_size_of_the_image() -> None:
     images = torch.randn(2, 3, 16, 24)
     boxes = torch.tensor([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]])
-    found = zoomed(images, boxes)
+    crops = crop_to_boxes(images, boxes)
     part = F.interpolate(images[:1, :, 8:, 6:18], (16, 24), mode="bilinear")
-    assert torch.allclose(found[0, :, 2:-2, 2:-2], part[0, :, 2:-2, 2:-2], atol=1e-5)
-    assert torch.allclose(found[1], images[1], atol=1e-5)
+    assert torch.allclose(crops[0, :, 2:-2, 2:-2], part[0, :, 2:-2, 2:-2], atol=1e-5)
+    assert torch.allclose(crops[1], images[1], atol=1e-5)
 
 
 class Undecided:
-    """Sure of the first image, torn about the second until it sees it near."""
+    """A network that is sure of the first image, and of the second only in its crop."""
 
     stands_alone, tells_objects = True, True
     classes = ("a", "b", "c")
@@ -51,14 +51,16 @@ class Undecided:
 
 
 @pytest.mark.parametrize(("margin", "seen", "second"), [(0.1, [2, 1], 0), (0.0, [2], 1)])
-def test_only_what_is_left_open_is_looked_at_again(
+def test_only_images_whose_class_is_open_get_a_second_pass(
     margin: float, seen: list[int], second: int
 ) -> None:
     network = Undecided()
     asked: Network = network  # type: ignore[assignment]
-    found = Foreground(look_again=margin)(
+    explanation = Foreground(look_again=margin)(
         asked, torch.randn(2, 3, 8, 8), lambda logits: logits.argmax(1, keepdim=True)
     )
     assert network.seen == seen
-    assert found.classes.flatten().tolist() == [0, second]
-    assert torch.allclose(found.logits[0], torch.tensor([9.0, 0, 0]).log_softmax(0), atol=1e-5)
+    assert explanation.classes.flatten().tolist() == [0, second]
+    assert torch.allclose(
+        explanation.logits[0], torch.tensor([9.0, 0, 0]).log_softmax(0), atol=1e-5
+    )

@@ -88,7 +88,7 @@ def test_what_is_listed_may_differ_and_nothing_else(runs: tuple[Path, Path]) -> 
     write_json(train / "card.json", {"model": {"_target_": "pipeline.a.Net"}, "seconds": 9.25})
     write_json(train / "made_of.json", {"source": "4567"})
     page = PAGE.replace("2026-01-02 03:04", "2027-05-06 07:08").replace("0123456789ab+", "cdef0123")
-    (runs[1] / "index.html").write_text(page)
+    (runs[1] / "index.html").write_text(page.replace("0.1.0", "0.2.0"))
     assert compare(runs) == []
     found = compare(runs, allowed=())
     assert {one.split(":")[0] for one in found} == {
@@ -105,7 +105,7 @@ def change_json(path: Path, change: Any) -> None:
 def test_a_number_that_changed_in_its_last_digit_is_found(runs: tuple[Path, Path]) -> None:
     change_json(runs[1] / "metrics.json", lambda v: v[1].update(value=float(np.nextafter(0.25, 1))))
     (found,) = compare(runs)
-    assert found == "metrics.json: [1].value: 0.25 != 0.25000000000000006"
+    assert found == "metrics.json: [1].value: 0.25 != 0.25000000000000006 (mean_iou)"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_record_that_was_added_or_removed_is_found(runs: tuple[Path, Path]) ->
     # It may be added, not taken away; and the others are compared as before.
     assert compare((runs[1], runs[0]), (*ALLOWED, allowed))
     change_json(runs[1] / "metrics.json", lambda v: v[2].update(n=5))
-    assert compare(runs, (*ALLOWED, allowed)) == ["metrics.json: [1].n: 4 != 5"]
+    assert compare(runs, (*ALLOWED, allowed)) == ["metrics.json: [1].n: 4 != 5 (mean_iou)"]
     shutil.copy(runs[0] / "metrics.json", runs[1] / "metrics.json")
     change_json(runs[1] / "metrics.json", lambda v: v.pop())
     assert compare(runs)[0] == "metrics.json: the whole: 2 items != 1 items"
@@ -197,11 +197,11 @@ def test_a_record_that_was_added_or_removed_is_found(runs: tuple[Path, Path]) ->
 
 def test_a_key_that_was_added_is_found(runs: tuple[Path, Path]) -> None:
     change_json(runs[1] / "metrics.json", lambda v: v[0].update(unit="percent"))
-    assert compare(runs) == ["metrics.json: [0].unit: only in the new file: percent"]
+    assert compare(runs) == ["metrics.json: [0].unit: only in the new file: percent (gt_known_loc)"]
     allowed = Allowed("added", "metrics.json", "a unit", "[*].unit")
     assert compare(runs, (*ALLOWED, allowed)) == []
     assert compare((runs[1], runs[0]), (*ALLOWED, allowed)) == [
-        "metrics.json: [0].unit: only in the old file: percent"
+        "metrics.json: [0].unit: only in the old file: percent (gt_known_loc)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""GrabCut: an object by its colours, the odd maps and images, and the same cut whoever makes it."""
+"""GrabCut: an object by its colours, unusual maps and images, the same mask in any thread."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.ops.maps import frame_size, upsample
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.segmenter.threshold import Threshold, otsu
+from pipeline.segmenter.threshold import Threshold, compute_otsu_threshold
 from pipeline.types import Example, SaliencyMap
 
 
@@ -27,7 +27,7 @@ def example(image, size=None):
 
 
 def disc(size, centre, radius, seed=0, colour=(200, 60, 40)):
-    """A disc of one colour on another, both noisy; and its true box."""
+    """Return an image of a noisy disc on a noisy background, and the disc's box."""
     rng = np.random.default_rng(seed)
     image = np.empty((*size, 3), np.float32)
     image[:] = (60, 120, 70)
@@ -41,7 +41,7 @@ def disc(size, centre, radius, seed=0, colour=(200, 60, 40)):
 
 
 def around(size, centre, spread, cells=(14, 14)):
-    """A blurred map whose peak lies at the centre."""
+    """Return a blurred map whose peak lies at the centre."""
     y, x = (np.arange(n) + 0.5 for n in cells)
     dy = y[:, None] / cells[0] * size[0] - centre[0]
     dx = x[None] / cells[1] * size[1] - centre[1]
@@ -55,15 +55,15 @@ def iou(a, b):
     return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
-def test_finds_the_outline_that_the_map_only_hints_at():
+def test_finds_an_outline_that_the_map_does_not_have():
     size, centre = (160, 200), (80, 90)
     image, box = disc(size, centre, 45)
     hint = around(size, centre, 25)
     by_map = Threshold(0.5)(hint).boxes[0]
-    found = GrabCut(map_share=0, agree=0, threshold=0.5)(hint, image)
-    assert found.fell_back is None
-    assert iou(found.boxes[0], box) > 0.9 > iou(by_map, box)
-    (mask,) = found.masks
+    result = GrabCut(map_share=0, agree=0, threshold=0.5)(hint, image)
+    assert result.fell_back is None
+    assert iou(result.boxes[0], box) > 0.9 > iou(by_map, box)
+    (mask,) = result.masks
     inside = coco_mask.decode(mask).astype(bool)
     assert inside.shape == size
     y, x = np.mgrid[: size[0], : size[1]]
@@ -71,7 +71,7 @@ def test_finds_the_outline_that_the_map_only_hints_at():
     assert (inside & true).sum() / (inside | true).sum() > 0.9
 
 
-def test_what_the_map_is_sure_of_stays_in_the_box():
+def test_where_the_map_is_high_stays_in_the_box():
     """The object has two colours; the mask alone finds one of them."""
     size = (120, 120)
     image = np.full((*size, 3), (60, 120, 70), np.float32)
@@ -91,7 +91,7 @@ def test_refined_map_is_the_average():
     image, _ = disc(size, centre, 25)
     hint = around(size, centre, 15)
     scaled = upsample(hint.raw(), size)
-    mask, why = GrabCut(agree=0).mask(hint, image)
+    mask, why = GrabCut(agree=0).compute_mask(hint, image)
     assert why is None
     assert mask.shape == size
     for share in (0.0, 0.4, 1.0):
@@ -106,31 +106,32 @@ def test_refined_map_is_the_average():
 def test_height_and_width_are_not_swapped(size):
     centre = size[0] * 0.3, size[1] * 0.7
     image, box = disc(size, centre, 0.25 * min(size))
-    found = GrabCut()(around(size, centre, 0.18 * min(size)), image)
-    assert found.size == size
-    assert found.masks[0]["size"] == list(size)
-    assert iou(found.boxes[0], box) > 0.6
+    result = GrabCut()(around(size, centre, 0.18 * min(size)), image)
+    assert result.size == size
+    assert result.masks[0]["size"] == list(size)
+    assert iou(result.boxes[0], box) > 0.6
 
 
 def test_large_photographs_are_cut_at_a_reduced_size_in_original_pixels():
     size, centre = (3000, 4000), (1500, 2500)
     small, box = disc((300, 400), (150, 250), 60)
     hint = around(size, centre, 400)
-    at = frame_size(size, GrabCut().needs_image)
-    assert max(at) < 300
-    shown = cv2.resize(small.image, at[::-1], interpolation=cv2.INTER_AREA)
-    found = GrabCut()(hint, example(shown, size))
-    assert iou(found.boxes[0], [10 * v for v in box]) > 0.7
-    assert coco_mask.decode(found.masks[0]).shape == size
+    frame = frame_size(size, GrabCut().needs_image)
+    assert max(frame) < 300
+    shown = cv2.resize(small.image, frame[::-1], interpolation=cv2.INTER_AREA)
+    result = GrabCut()(hint, example(shown, size))
+    assert iou(result.boxes[0], [10 * v for v in box]) > 0.7
+    assert coco_mask.decode(result.masks[0]).shape == size
 
 
-def reason(hint, image, **how):
-    found = GrabCut(**how)(hint, image)
+def reason(hint, image, **options):
+    """Return why the map was used alone, and check that it was."""
+    result = GrabCut(**options)(hint, image)
     plain = Threshold(GrabCut().threshold, masks=True)(hint)
-    assert found.boxes.tolist() == plain.boxes.tolist()
-    assert found.scores.tolist() == plain.scores.tolist()
-    assert found.masks == plain.masks
-    return found.fell_back
+    assert result.boxes.tolist() == plain.boxes.tolist()
+    assert result.scores.tolist() == plain.scores.tolist()
+    assert result.masks == plain.masks
+    return result.fell_back
 
 
 def test_falls_back_to_the_threshold_and_says_why():
@@ -150,96 +151,101 @@ def test_falls_back_to_the_threshold_and_says_why():
     assert "less than 8 pixels" in reason(long, example(np.zeros((1, 144, 3)), (1, 5000)))
 
 
-def test_colours_that_say_something_else_have_no_say():
+def test_a_mask_that_disagrees_with_the_map_is_not_used():
     image, _ = disc((96, 96), (48, 48), 40)
     hint = around((96, 96), (20, 20), 6)
     assert reason(hint, image, agree=1.0) == "colours and map do not agree"
 
 
-def test_images_of_one_colour_and_maps_of_two_values_are_cut():
+def test_images_of_one_colour_and_maps_of_two_values_are_segmented():
     grey = np.full((60, 80, 3), 128)
     two = np.zeros((6, 8))
     two[2:4, 3:6] = 1
     for values in (two, 1 - two, np.eye(6, 8)):
-        found = GrabCut()(saliency(values, (60, 80)), example(grey))
-        assert len(found.boxes) == 1
+        result = GrabCut()(saliency(values, (60, 80)), example(grey))
+        assert len(result.boxes) == 1
 
 
-def test_same_cut_in_any_order_and_by_any_number_of_threads():
+def test_same_mask_in_any_order_and_by_any_number_of_threads():
     rng = np.random.default_rng(0)
     items = []
     for n in range(8):
         centre = rng.uniform(30, 70, 2)
         image, _ = disc((100, 110), centre, rng.uniform(15, 30), seed=n, colour=(90, 130, 60))
         items.append((around((100, 110), centre, 14), image))
-    cut = GrabCut(agree=0)
+    segmenter = GrabCut(agree=0)
 
-    def one(item):
-        return cut.refined(*item)[0]
+    def refine(item):
+        return segmenter.refined(*item)[0]
 
-    expected = [one(item) for item in items]
-    backwards = [one(item) for item in reversed(items)][::-1]
+    expected = [refine(item) for item in items]
+    backwards = [refine(item) for item in reversed(items)][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(expected, backwards, strict=True))
     for workers in (1, 2, 4):
         with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(one, items))
-        assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)), workers
+            maps = list(pool.map(refine, items))
+        assert all(np.array_equal(a, b) for a, b in zip(expected, maps, strict=True)), workers
     before = cv2.getNumThreads()
     try:
         cv2.setNumThreads(1)
-        assert all(np.array_equal(a, one(item)) for a, item in zip(expected, items, strict=True))
+        assert all(np.array_equal(a, refine(item)) for a, item in zip(expected, items, strict=True))
     finally:
         cv2.setNumThreads(before)
 
 
-def test_colours_from_few_pixels_cut_as_all_of_them_do():
+def test_colours_from_sampled_pixels_give_nearly_the_same_mask():
     size, centre = (208, 180), (110, 80)
     image, _ = disc(size, centre, 50)
     hint = around(size, centre, 28)
-    alone: dict[str, Any] = {"agree": 0, "map_share": 0}
-    few, _ = GrabCut(**alone).mask(hint, image)
-    every, _ = GrabCut(**alone, colours=None).mask(hint, image)
-    plain = plainly_cut(hint, image)
-    assert np.array_equal(every, plain)
-    assert few.shape == every.shape == size
-    assert (few & every).sum() / (few | every).sum() > 0.97
+    options: dict[str, Any] = {"agree": 0, "map_share": 0}
+    sampled, _ = GrabCut(**options).compute_mask(hint, image)
+    full, _ = GrabCut(**options, colours=None).compute_mask(hint, image)
+    plain = run_plain_grabcut(hint, image)
+    assert np.array_equal(full, plain)
+    assert sampled.shape == full.shape == size
+    assert (sampled & full).sum() / (sampled | full).sum() > 0.97
 
 
-def plainly_cut(hint, image):
-    """cv2.grabCut from the same seeds, as its documentation has it."""
-    cut = GrabCut(colours=None)
+def run_plain_grabcut(hint, image):
+    """Run cv2.grabCut from the same seeds, as in its documentation."""
+    segmenter = GrabCut(colours=None)
     small = upsample(hint.raw(), image.image.shape[:2])
-    mask = cut._seeds(small, small > otsu(small))
+    mask = segmenter._choose_seeds(small, small > compute_otsu_threshold(small))
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(zlib.crc32(hint.values.tobytes()) & 0x7FFFFFFF)
-    cv2.grabCut(image.image, mask, None, *models, cut.iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(image.image, mask, None, *models, segmenter.iterations, cv2.GC_INIT_WITH_MASK)
     return (mask & 1).astype(bool)
 
 
-def test_seeds_too_few_to_be_picked_are_cut_with_all_pixels():
-    """One pixel is surely the object: every second one need not have it."""
+def test_all_pixels_are_used_where_sampling_would_lose_the_seeds():
+    """One pixel is surely of the object: a sample of each second pixel may not contain it."""
     size, centre = (208, 208), (100, 100)
     image, _ = disc(size, centre, 40)
     hint = around(size, centre, 30)
-    one: dict[str, Any] = {"seeds": "fraction", "foreground": 1.0, "background": 0.05, "agree": 0}
-    few, why = GrabCut(**one).mask(hint, image)
-    every, _ = GrabCut(**one, colours=None).mask(hint, image)
+    options: dict[str, Any] = {
+        "seeds": "fraction",
+        "foreground": 1.0,
+        "background": 0.05,
+        "agree": 0,
+    }
+    sampled, why = GrabCut(**options).compute_mask(hint, image)
+    full, _ = GrabCut(**options, colours=None).compute_mask(hint, image)
     assert why is None
-    assert np.array_equal(few, every)
+    assert np.array_equal(sampled, full)
 
 
 def test_the_last_cut_stays_near_the_small_one():
-    """Thin legs, which a small cut loses, are found within the band, and nothing beyond it."""
+    """Thin legs, which the small cut loses, are recovered within the band and not beyond it."""
     size = (224, 224)
     image = np.full((*size, 3), (60, 120, 70), np.float32)
     image[60:140, 70:150] = image[140:200, 105:108] = (200, 60, 40)
     image += np.random.default_rng(0).normal(0, 6, image.shape)
     shown, hint = example(image.clip(0, 255)), around(size, (100, 110), 40)
     leg = np.zeros(size, bool)
-    leg[145:195, 105:108] = True  # between columns that are picked
-    alone: dict[str, Any] = {"agree": 0, "colours": 28}
-    near, _ = GrabCut(**alone, band=2).mask(hint, shown)
-    far, _ = GrabCut(**alone, band=80).mask(hint, shown)
+    leg[145:195, 105:108] = True  # between columns that are sampled
+    options: dict[str, Any] = {"agree": 0, "colours": 28}
+    near, _ = GrabCut(**options, band=2).compute_mask(hint, shown)
+    far, _ = GrabCut(**options, band=80).compute_mask(hint, shown)
     assert far[leg].mean() > 0.9
     assert near[leg].mean() < 0.5
     body = (slice(65, 135), slice(75, 145))
@@ -255,8 +261,8 @@ def test_several_objects():
     values = around(size, (50, 50), 20).values.astype(float) + 0.9 * around(
         size, (50, 150), 15
     ).values.astype(float)
-    found = Threshold(0.3, "all", masks=True)(saliency(values, size))
-    assert len(found.boxes) == len(found.masks) == 2
+    result = Threshold(0.3, "all", masks=True)(saliency(values, size))
+    assert len(result.boxes) == len(result.masks) == 2
     refined = GrabCut(components="all", share=0.1)(saliency(values, size), example(image))
     assert iou(refined.boxes[0], a) > 0.7
     assert list(refined.scores) == sorted(refined.scores, reverse=True)
@@ -285,9 +291,9 @@ def test_wrong_arguments_are_refused(wrong, said):
 
 
 def test_threshold_given_later():
-    cut = GrabCut(threshold="validation")
-    assert cut.threshold_info == {"kind": "validation", "value": None}
-    assert cut.with_threshold(0.3).threshold_info == {"kind": "fixed", "value": 0.3}
+    segmenter = GrabCut(threshold="validation")
+    assert segmenter.threshold_info == {"kind": "validation", "value": None}
+    assert segmenter.with_threshold(0.3).threshold_info == {"kind": "fixed", "value": 0.3}
     image, _ = disc((64, 64), (32, 32), 15)
     with pytest.raises(ValueError, match="with_threshold"):
-        cut(around((64, 64), (32, 32), 12), image)
+        segmenter(around((64, 64), (32, 32), 12), image)

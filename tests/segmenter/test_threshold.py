@@ -1,4 +1,4 @@
-"""Threshold: boxes by hand, the odd maps, and the same component as metric's curves take."""
+"""Threshold: boxes by hand, unusual maps, and the component of the metric's curves."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.metric.components import THRESHOLDS, curves
 from pipeline.ops.maps import frame_size, upsample
-from pipeline.segmenter.threshold import Threshold, otsu
+from pipeline.segmenter.threshold import Threshold, compute_otsu_threshold
 from pipeline.types import SaliencyMap
 
 
@@ -17,58 +17,61 @@ def saliency(values, size=None, score=1.0, scale=1.0):
 
 
 def drawn(text):
-    """A map at the image's own size: digits are tenths, # is the maximum."""
+    """Return a map of the size of its image: digits are tenths, # is the maximum."""
     rows = [line.strip() for line in text.split("|")]
     return saliency([[1.0 if c == "#" else int(c) / 10 for c in row] for row in rows])
 
 
-def cut(text, threshold=0.5, components="largest"):
+def segment(text, threshold=0.5, components="largest"):
     return Threshold(threshold, components)(drawn(text))
 
 
 def test_boxes_are_half_open():
-    found = cut("00000|0##00|0##00|00000")
-    assert found.boxes.tolist() == [[1, 1, 3, 3]]
-    assert found.scores.tolist() == [1]
-    assert found.label == 2
-    assert found.size == (4, 5)
-    assert cut("#0000|00000").boxes.tolist() == [[0, 0, 1, 1]]
-    assert cut("00000|0000#").boxes.tolist() == [[4, 1, 5, 2]]
+    result = segment("00000|0##00|0##00|00000")
+    assert result.boxes.tolist() == [[1, 1, 3, 3]]
+    assert result.scores.tolist() == [1]
+    assert result.label == 2
+    assert result.size == (4, 5)
+    assert segment("#0000|00000").boxes.tolist() == [[0, 0, 1, 1]]
+    assert segment("00000|0000#").boxes.tolist() == [[4, 1, 5, 2]]
 
 
 def test_diagonal_neighbours_are_one_component():
-    assert cut("#000|0#00|00#0|0000").boxes.tolist() == [[0, 0, 3, 3]]
+    assert segment("#000|0#00|00#0|0000").boxes.tolist() == [[0, 0, 3, 3]]
 
 
 def test_largest_is_by_pixels_not_by_box():
-    assert cut("#0000|0#000|00#00|00000|00099|00099").boxes.tolist() == [[3, 4, 5, 6]]
+    assert segment("#0000|0#000|00#00|00000|00099|00099").boxes.tolist() == [[3, 4, 5, 6]]
 
 
 def test_of_equals_the_first_in_raster_order():
     # OpenCV's default labels these two the other way round: it goes by blocks of 2 x 2.
-    assert cut("000#|#000|0000").boxes.tolist() == [[3, 0, 4, 1]]
-    assert cut("000#|#000|0000", components="all").boxes.tolist() == [[3, 0, 4, 1], [0, 1, 1, 2]]
+    assert segment("000#|#000|0000").boxes.tolist() == [[3, 0, 4, 1]]
+    assert segment("000#|#000|0000", components="all").boxes.tolist() == [
+        [3, 0, 4, 1],
+        [0, 1, 1, 2],
+    ]
 
 
 def test_all_components_best_score_first():
-    found = cut("60000|60000|000##|00000|88000", components="all")
-    assert found.boxes.tolist() == [[3, 2, 5, 3], [0, 4, 2, 5], [0, 0, 1, 2]]
-    np.testing.assert_allclose(found.scores, [1, 0.8, 0.6], atol=1e-3)
+    result = segment("60000|60000|000##|00000|88000", components="all")
+    assert result.boxes.tolist() == [[3, 2, 5, 3], [0, 4, 2, 5], [0, 0, 1, 2]]
+    np.testing.assert_allclose(result.scores, [1, 0.8, 0.6], atol=1e-3)
 
 
 def test_score_is_the_mean_inside_times_the_probability():
     values = [[0, 0, 0], [0, 1, 0.5], [0, 0, 0]]
     for components in ("largest", "all"):
-        found = Threshold(0.5, components)(saliency(values, score=0.4))
-        np.testing.assert_allclose(found.scores, [0.75 * 0.4], rtol=1e-6)
+        result = Threshold(0.5, components)(saliency(values, score=0.4))
+        np.testing.assert_allclose(result.scores, [0.75 * 0.4], rtol=1e-6)
 
 
 def test_few_and_many_components_are_measured_alike():
     noise = np.random.default_rng(0).random((40, 60))
     many = Threshold(0.9, "all")(saliency(noise))
     assert len(many.boxes) > 50
-    one = Threshold(0.9)(saliency(noise))
-    assert (many.boxes == one.boxes[0]).all(1).any()
+    largest = Threshold(0.9)(saliency(noise))
+    assert (many.boxes == largest.boxes[0]).all(1).any()
     for box, score in zip(many.boxes.astype(int), many.scores, strict=True):
         lone = np.full_like(noise, 0)
         lone[box[1] : box[3], box[0] : box[2]] = noise[box[1] : box[3], box[0] : box[2]]
@@ -80,14 +83,14 @@ def test_few_and_many_components_are_measured_alike():
 @pytest.mark.parametrize("size", [(37, 101), (101, 37), (1, 1), (1, 50), (3000, 4000)])
 @pytest.mark.parametrize("value", [0, 0.7, -3, np.nan, np.inf])
 def test_a_map_that_tells_nothing_gives_the_whole_image(components, size, value):
-    found = Threshold(0.2, components)(saliency(np.full((7, 7), value), size))
-    assert found.boxes.tolist() == [[0, 0, size[1], size[0]]]
-    assert found.scores.tolist() == [0]
+    result = Threshold(0.2, components)(saliency(np.full((7, 7), value), size))
+    assert result.boxes.tolist() == [[0, 0, size[1], size[0]]]
+    assert result.scores.tolist() == [0]
 
 
 def test_one_pixel_image_of_any_map():
-    found = Threshold()(saliency(np.random.default_rng(0).random((7, 7)), (1, 1)))
-    assert found.boxes.tolist() == [[0, 0, 1, 1]]
+    result = Threshold()(saliency(np.random.default_rng(0).random((7, 7)), (1, 1)))
+    assert result.boxes.tolist() == [[0, 0, 1, 1]]
 
 
 def test_height_and_width_are_not_swapped():
@@ -125,57 +128,57 @@ def test_thresholds_outside_are_refused(bad):
         Threshold(bad)
 
 
-def test_large_photographs_are_cut_to_within_one_pixel_of_the_frame():
+def test_boxes_of_large_photographs_are_within_one_pixel_of_the_frame():
     values = np.random.default_rng(3).random((7, 7))
     values[3, 4] = 2
     full = upsample(saliency(values).raw(), (3000, 4000))
     ys, xs = np.nonzero(full >= 0.7)  # one blob
     exact = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-    found = Threshold(0.7)(saliency(values, (3000, 4000))).boxes[0]
-    assert np.abs(found - exact).max() <= 4000 / 512
+    box = Threshold(0.7)(saliency(values, (3000, 4000))).boxes[0]
+    assert np.abs(box - exact).max() <= 4000 / 512
 
 
 @pytest.mark.parametrize("size", [(224, 224), (37, 101), (101, 37), (60, 700), (2, 3)])
 def test_same_boxes_as_the_curves_of_the_metric(size):
     rng = np.random.default_rng(sum(size))
     for _ in range(10):
-        made = saliency(rng.random((7, 7)), size)
-        swept = curves(upsample(made.raw(), frame_size(size)), np.zeros((0, 4)), size).boxes
+        map_ = saliency(rng.random((7, 7)), size)
+        swept = curves(upsample(map_.raw(), frame_size(size)), np.zeros((0, 4)), size).boxes
         for k in (0, 1, 150, 200, 300, 437, 500, 700, 850, 999):
-            found = Threshold(float(THRESHOLDS[k]))(made).boxes
-            assert found.tolist() == [swept[k].tolist()], (size, k)
+            boxes = Threshold(float(THRESHOLDS[k]))(map_).boxes
+            assert boxes.tolist() == [swept[k].tolist()], (size, k)
 
 
 def test_same_boxes_as_the_curves_where_values_and_ties_are_plenty():
     rng = np.random.default_rng(0)
     for _ in range(30):
-        made = saliency(rng.integers(0, 11, (12, 17)) / 10)  # exact tenths meet the thresholds
-        swept = curves(upsample(made.raw(), (12, 17)), np.zeros((0, 4))).boxes
+        map_ = saliency(rng.integers(0, 11, (12, 17)) / 10)  # exact tenths meet the thresholds
+        swept = curves(upsample(map_.raw(), (12, 17)), np.zeros((0, 4))).boxes
         for k in range(0, 1000, 100):
-            assert Threshold(float(THRESHOLDS[k]))(made).boxes.tolist() == [swept[k].tolist()]
+            assert Threshold(float(THRESHOLDS[k]))(map_).boxes.tolist() == [swept[k].tolist()]
 
 
-# -- what is cut at, what is kept ----------------------------------------------------------------
+# -- thresholds, and which components are kept ---------------------------------------------------
 
 
 def test_quantile_keeps_the_highest_share():
     values = np.random.default_rng(0).permutation(100).reshape(10, 10) / 100
     kept = values >= 0.75
-    cut_at = Threshold(0.75, "all", at="quantile", masks=True)(saliency(values))
+    segmented = Threshold(0.75, "all", at="quantile", masks=True)(saliency(values))
     inside = np.zeros((10, 10), bool)
-    for mask in cut_at.masks:
+    for mask in segmented.masks:
         inside |= coco_mask.decode(mask).astype(bool)
     assert np.array_equal(inside, kept)
     assert kept.sum() == 25
 
 
-def test_otsu_is_opencv_s():
+def test_otsu_is_that_of_opencv():
     rng = np.random.default_rng(1)
     values = np.where(rng.random((40, 50)) < 0.3, 0.7, 0.2) + rng.normal(0, 0.05, (40, 50))
     scaled = upsample(saliency(values).raw(), (40, 50))
     coarse = np.round(scaled * 255).astype(np.uint8)
     _, mask = cv2.threshold(coarse, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    assert np.array_equal(scaled >= otsu(scaled), mask.astype(bool))
+    assert np.array_equal(scaled >= compute_otsu_threshold(scaled), mask.astype(bool))
     assert Threshold(at="otsu")(saliency(values)).boxes.tolist()
 
 
@@ -189,10 +192,10 @@ def test_value_is_of_the_raw_map():
     assert constant.boxes.tolist() == [[0, 0, 4, 3]]
 
 
-def test_four_neighbours_part_what_eight_join():
-    text = saliency([[1, 0, 0], [0, 1, 1], [0, 1, 0]])
-    assert Threshold(0.5)(text).boxes.tolist() == [[0, 0, 3, 3]]
-    assert Threshold(0.5, connectivity=4)(text).boxes.tolist() == [[1, 1, 3, 3]]
+def test_diagonal_neighbours_are_separate_with_four_neighbours():
+    map_ = saliency([[1, 0, 0], [0, 1, 1], [0, 1, 0]])
+    assert Threshold(0.5)(map_).boxes.tolist() == [[0, 0, 3, 3]]
+    assert Threshold(0.5, connectivity=4)(map_).boxes.tolist() == [[1, 1, 3, 3]]
 
 
 def test_small_components_are_dropped_by_their_share_of_the_largest():
@@ -225,24 +228,24 @@ def test_score_is_the_peak_where_asked():
         values = np.zeros((4, 2 * count))
         values[1, ::2], values[2, ::2] = 0.6, 0.8
         values[2, 0] = 1
-        found = Threshold(0.5, "all", score="peak")(saliency(values, score=0.5))
-        np.testing.assert_allclose(found.scores, [0.5, *[0.4] * (count - 1)], rtol=1e-3)
+        result = Threshold(0.5, "all", score="peak")(saliency(values, score=0.5))
+        np.testing.assert_allclose(result.scores, [0.5, *[0.4] * (count - 1)], rtol=1e-3)
 
 
 def test_masks_cover_the_original_image():
     values = np.zeros((7, 7))
     values[5, 1] = 1
     for size in ((37, 101), (101, 37), (700, 300)):
-        found = Threshold(0.5, masks=True)(saliency(values, size))
-        (mask,) = found.masks
+        result = Threshold(0.5, masks=True)(saliency(values, size))
+        (mask,) = result.masks
         inside = coco_mask.decode(mask)
         assert inside.shape == size
         ys, xs = np.nonzero(inside)
         box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-        assert np.abs(np.array(box) - found.boxes[0]).max() <= max(1, max(size) / 512)
+        assert np.abs(np.array(box) - result.boxes[0]).max() <= max(1, max(size) / 512)
 
 
-def test_what_metrics_say_of_the_threshold():
+def test_the_threshold_has_the_name_that_metrics_use():
     assert Threshold(0.3).threshold_info == {"kind": "fixed", "value": 0.3}
     assert Threshold("auto").threshold_info["kind"] == "auto"
     assert Threshold("validation").threshold_info["kind"] == "validation"

@@ -17,20 +17,24 @@ from pipeline.audit.sanity import Sanity
 from pipeline.engine import store
 from pipeline.engine.choices import list_choices
 from pipeline.results.shards import shard_path
-from pipeline.stages.audit import stage as audit
+from pipeline.stages.audit import auditing
 from pipeline.types import AuditBatch, AuditSubject
 from tests.conftest import TINY, Cli
 
 AUDIT_TESTS = list_choices("audit")
-CLASSES = {"faithfulness": Faithfulness, "sanity": Sanity, "input_shift": InputShift,
-           "fragility": Fragility}  # fmt: skip
+CLASSES: dict[str, Any] = {
+    "faithfulness": Faithfulness,
+    "sanity": Sanity,
+    "input_shift": InputShift,
+    "fragility": Fragility,
+}
 
 SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",
          "audit.attack_steps=5")  # fmt: skip
 LATEST = Path("outputs/latest")
 
 
-def numbers(path: Path = LATEST / "audit.json") -> list[dict[str, object]]:
+def numbers(path: Path = LATEST / "audit.json") -> list[dict[str, Any]]:
     return list(json.loads(path.read_text()))
 
 
@@ -41,9 +45,9 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     for title in ("deletion, area", "head random: SSIM", "input shift", "attack: IoU of the boxes"):
         assert title in out
     assert (LATEST / "audit.txt").read_text() in out
-    every = numbers()
-    assert [one["method"] for one in every] == ["gradient", "gradcam"]
-    records = {(r["test"], r["name"], r["part"]): r for r in every[0]["numbers"]}
+    audits = numbers()
+    assert [audit["method"] for audit in audits] == ["gradient", "gradcam"]
+    records = {(r["test"], r["name"], r["part"]): r for r in audits[0]["numbers"]}
     assert {test for test, _, _ in records} == set(AUDIT_TESTS)
     for (test, _, _), record in records.items():
         assert record["n"] == (5 if CLASSES[str(test)].is_costly else 6)
@@ -59,7 +63,7 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
             assert np.asarray(picture).std() > 5
     images = json.loads((LATEST / "stages/audit/images.json").read_text())
     assert len(images) == 6
-    mean = np.mean([one["faithfulness"]["deletion"] for one in images])
+    mean = np.mean([image["faithfulness"]["deletion"] for image in images])
     value = records["faithfulness", "deletion", None]["value"]
     assert mean == pytest.approx(value, abs=1e-5)
 
@@ -71,7 +75,7 @@ def test_how_work_is_spread_changes_nothing(cli: Cli, monkeypatch: pytest.Monkey
     few = ("+experiment=audit", *TINY, *SMALL, "saliency=gradcam", "runtime.device=cpu")
     assert cli(*few, "runtime.workers=0") == 0
     (first,) = numbers()
-    monkeypatch.setattr(audit, "PIECE", 2)
+    monkeypatch.setattr(auditing, "PIECE", 2)
     assert cli(*few, "runtime.workers=2", "outputs=elsewhere") == 0
     (second,) = numbers(Path("elsewhere/latest/audit.json"))
     for a, b in zip(first["numbers"], second["numbers"], strict=True):
@@ -111,7 +115,7 @@ def test_beside_the_localization_score(cli: Cli, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("audit.tests=[sanitty]", "did you mean 'sanity'"),
         ("audit.tests=[]", "name at least one"),
@@ -120,10 +124,10 @@ def test_beside_the_localization_score(cli: Cli, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_cannot_be_is_refused(
-    wrong: str, told: str, cli: Cli, capsys: pytest.CaptureFixture[str]
+    wrong: str, message: str, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli("+experiment=audit", wrong) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_set_whose_first_layer_takes_no_shift_is_told(
@@ -133,14 +137,14 @@ def test_a_set_whose_first_layer_takes_no_shift_is_told(
     assert cli("+experiment=audit", *TINY, *SMALL, "audit.tests=[input_shift,sanity]",
                "saliency=gradcam") == 0  # fmt: skip
     assert "input_shift: not done; no" in capsys.readouterr().out
-    (one,) = numbers()
-    assert one["notes"] == ["input_shift: not done; no"]
-    assert {r["test"] for r in one["numbers"]} == {"sanity"}
+    (audit,) = numbers()
+    assert audit["notes"] == ["input_shift: not done; no"]
+    assert {r["test"] for r in audit["numbers"]} == {"sanity"}
 
 
 def test_images_are_chosen_evenly() -> None:
-    assert audit.select_positions(100, 8, None) == [0, 12, 25, 37, 50, 62, 75, 87]
-    assert audit.select_positions(100, 8, 3) == [0, 25, 62]
+    assert auditing.select_positions(100, 8, None) == [0, 12, 25, 37, 50, 62, 75, 87]
+    assert auditing.select_positions(100, 8, 3) == [0, 25, 62]
 
 
 def test_a_method_within_another_that_looks_at_training_images_first(cli: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image, load_thresholds
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.stages.calibrate import stage as calibrate
+from pipeline.stages.calibrate.calibration import choose_thresholds
 from tests.conftest import TINY, Cli
 
 
@@ -28,7 +29,7 @@ def peaked(at: float) -> np.ndarray:
 
 
 def test_one_threshold_for_all_where_others_chose_it() -> None:
-    found = calibrate.chosen({str(n): peaked(0.4) for n in range(20)}, [0.5, 0.7], "held_back")
+    found = choose_thresholds({str(n): peaked(0.4) for n in range(20)}, [0.5, 0.7], "held_back")
     assert found["source"] == "held_back"
     assert found["thresholds"]["0.5"] == [pytest.approx(0.4, abs=0.002)]
     assert found["images"] == []
@@ -39,17 +40,17 @@ def test_each_half_is_cut_at_the_others_threshold() -> None:
     folds = {id: fold_of_image(id) for id in ids}
     assert set(folds.values()) == {0, 1}
     curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
-    found = calibrate.chosen(curves, [0.5], "two_fold")
+    found = choose_thresholds(curves, [0.5], "two_fold")
     assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.002),
                                           pytest.approx(0.3, abs=0.002)]  # fmt: skip
 
 
 def test_too_few_boxes_give_no_threshold() -> None:
     few = {str(n): peaked(0.4) for n in range(MIN_BOXED_IMAGES - 1)}
-    assert calibrate.chosen(few, [0.5], "two_fold")["source"] is None
+    assert choose_thresholds(few, [0.5], "two_fold")["source"] is None
 
 
-def records(tmp_path: Path) -> dict[tuple[str, float | None, str | None], dict]:
+def records(tmp_path: Path) -> dict[tuple[str, float | None, str | None], dict[str, Any]]:
     found = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
     return {(r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r
             for r in found if r["class"] is None}  # fmt: skip
@@ -89,7 +90,7 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
             true = truth[saliency.id].of_label()
             scaled = upsample(refined, frame_size(saliency.size))
             found[saliency.id] = map_curves(scaled, true, saliency.size).largest
-    assert picked["refined"] == calibrate.chosen(found, [0.5], "held_back")
+    assert picked["refined"] == choose_thresholds(found, [0.5], "held_back")
 
     # It is what the boxes are cut at, and what metrics.json says of them.
     (value,) = picked["refined"]["thresholds"]["0.5"]

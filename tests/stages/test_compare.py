@@ -85,6 +85,25 @@ def test_two_runs_pair_by_pair(
     assert [["evaluate", "kept"] in lines, ["compare", "made"] in lines] == [True, True]
 
 
+def test_boxes_are_compared_as_they_were_segmented_whatever_chose_the_threshold(
+    cli: Cli, tmp_path: Path
+) -> None:
+    assert cli(*RUN, "segmenter.threshold=auto", "report.images=0") == 0
+    a = images((tmp_path / "outputs/latest").resolve())
+    assert cli(*RUN, "segmenter.threshold=0.2", "report.images=0", "against=outputs/latest") == 0
+    b = images((tmp_path / "outputs/latest").resolve())
+    (one,) = told(tmp_path)
+    for iou in (0.3, 0.5, 0.7):
+        difference = np.mean([b[id] >= iou for id in a]) - np.mean([a[id] >= iou for id in a])
+        assert records(one)["gt_known_loc", iou, "as segmented"]["value"] == pytest.approx(
+            difference
+        )
+    assert ("mean_iou", None, "as segmented") in records(one)
+    assert ("max_box_acc_v2", None, "oracle") in records(one)
+    page = (tmp_path / "outputs/latest/report/index.html").read_text()
+    assert "GT-known Loc @0.5 (as segmented)" in page
+
+
 def test_validation_thresholds_are_compared_too(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN, "data.images=240") == 0
     assert cli(*RUN, "data.images=240", "saliency=cam_positive", "against=outputs/latest") == 0

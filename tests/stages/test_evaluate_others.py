@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.formats.coco import xywh
+from pipeline.formats.coco import xyxy_to_xywh
+from pipeline.metric.components import curves
 from pipeline.ops.bootstrap import Comparison
+from pipeline.ops.maps import upsample
 from pipeline.results.comparison import sentence_of
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
+from pipeline.results.thresholds import fold_of_image
+from pipeline.segmenter.auto import auto_threshold
+from pipeline.stages.calibrate.calibration import choose_thresholds
 from pipeline.stages.evaluate import others
 from tests.conftest import TINY, Cli
 from tests.metric import reference
@@ -258,6 +263,54 @@ def test_maps_by_hand(cli: Cli, tmp_path: Path) -> None:
     assert stage(tmp_path, "curve.json")["fixed"] == 0.2
 
 
+def test_maps_are_scored_at_each_kind_of_threshold(cli: Cli, tmp_path: Path) -> None:
+    """Auto by the rule, validation as stage calibrate chooses it in two folds."""
+    rng = np.random.default_rng(0)
+    names = [f"{n}.jpg" for n in range(30)]
+    folder = metadata(tmp_path / "maps", 40, dict.fromkeys(names, "10,10,24,24"))
+    true, measured, auto = np.array([[10, 10, 25, 25]], np.float32), {}, {}
+    for name in names:
+        values = upsample((square(40, 8, 27) + 0.8 * rng.random((40, 40))).astype(np.float32),
+                          (40, 40))  # fmt: skip
+        np.save(folder / f"{name}.npy", values)
+        measured[name], auto[name] = curves(values, true).largest, auto_threshold(values)
+    assert cli(EVALUATE, f"maps={folder}") == 0
+    found = metrics(tmp_path)
+    chosen = choose_thresholds(measured, [0.3, 0.5, 0.7], "two_fold")["thresholds"]
+
+    def reached(iou: float, thresholds: dict[str, float]) -> float:
+        """GT-known Loc of these maps, each cut at its own threshold."""
+        at = {name: round(1000 * value) for name, value in thresholds.items()}
+        return float(np.mean([measured[name][at[name]] >= iou for name in names]))
+
+    for iou in (0.3, 0.5, 0.7):
+        assert found["gt_known_loc", iou, "auto", None]["value"] == pytest.approx(
+            reached(iou, auto)
+        )
+        score = found["gt_known_loc", iou, "validation", None]
+        assert score["threshold"] == {
+            "kind": "validation", "value": chosen[f"{iou:g}"], "source": "two_fold",
+        }  # fmt: skip
+        by_fold = {name: chosen[f"{iou:g}"][fold_of_image(name)] for name in names}
+        assert score["value"] == pytest.approx(reached(iou, by_fold))
+        for kind in ("fixed", "auto", "validation", "oracle"):
+            assert found["gt_known_loc", iou, kind, None]["n"] == 30
+            assert found["gt_known_loc", iou, kind, "1"]["n"] == 15
+    table = (tmp_path / "outputs/latest/stages/evaluate/table.txt").read_text()
+    rows = [line.split("(")[1].split()[0].rstrip(")")
+            for line in table.split("\n") if "GT-known" in line]  # fmt: skip
+    assert rows == ["fixed", "auto", "validation", "oracle"]
+
+
+def test_few_maps_choose_no_threshold(cli: Cli, tmp_path: Path) -> None:
+    folder = metadata(tmp_path / "maps", 40, {f"{n}.jpg": "10,10,19,19" for n in range(9)})
+    for n in range(9):
+        np.save(folder / f"{n}.npy", square(40, 10, 20))
+    assert cli(EVALUATE, f"maps={folder}") == 0
+    assert {place[2] for place in metrics(tmp_path) if place[0] == "gt_known_loc"} == {
+        "fixed", "auto", "oracle"}  # fmt: skip
+
+
 def test_their_protocol_measures_a_pixel_more(cli: Cli, tmp_path: Path) -> None:
     folder = metadata(tmp_path / "maps", 224, {"1.jpg": "50,50,99,99"}, classes=False)
     np.save(folder / "1.npy", square(224, 50, 100))
@@ -357,7 +410,7 @@ def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path
         height, width = one.size
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         category = numbers.category_ids[one.label]
-        found += [{"image_id": number, "category_id": category, "bbox": xywh(box)}
+        found += [{"image_id": number, "category_id": category, "bbox": xyxy_to_xywh(box)}
                   for box in one.of_label()]  # fmt: skip
     named = zip(numbers.category_ids, data.classes, strict=True)
     categories = [{"id": number, "name": name} for number, name in named]

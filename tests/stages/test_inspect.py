@@ -20,10 +20,10 @@ from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.plotting import grids as pictures
 from pipeline.visualize import feature_maps as features
-from pipeline.visualize.ascent import Ascent, Climb, blurred, total_variation
+from pipeline.visualize.ascent import Ascent, ScoreFunction, blur, total_variation
 from pipeline.visualize.features import colour_projection
-from pipeline.visualize.linearity import first_order
-from pipeline.visualize.receptive_field import clipped, receptive_field
+from pipeline.visualize.linearity import measure_linearity
+from pipeline.visualize.receptive_field import clip_field, compute_receptive_field
 from tests.conftest import Cli
 
 LATEST = Path("outputs/latest")
@@ -41,14 +41,14 @@ def network(classes: tuple[str, ...] = CLASSES) -> Classifier:
     return made.eval().requires_grad_(False)
 
 
-def logit(of: Classifier, which: list[int]) -> Climb:
-    def climb(images: Tensor) -> tuple[Tensor, Tensor]:
+def logit(of: Classifier, which: list[int]) -> ScoreFunction:
+    def score_function(images: Tensor) -> tuple[Tensor, Tensor]:
         here = images.detach().requires_grad_()
         score = of(here).logits[torch.arange(len(which)), which]
-        (slope,) = torch.autograd.grad(score.sum(), here)
-        return score.detach(), slope
+        (gradient,) = torch.autograd.grad(score.sum(), here)
+        return score.detach(), gradient
 
-    return climb
+    return score_function
 
 
 # -- the ascent ----------------------------------------------------------------------------------
@@ -69,9 +69,9 @@ def test_a_plain_step_is_the_papers_by_hand() -> None:
     for left in (1.0, 0.5, 0.0):
         scores.append((weights * image).sum() + 0.5)
         objectives.append(scores[-1] - 0.07 * (image**2).sum())
-        slope = weights - 2 * 0.07 * image
+        gradient = weights - 2 * 0.07 * image
         if left:
-            image = image + 0.3 * left * slope / np.sqrt((slope**2).mean())
+            image = image + 0.3 * left * gradient / np.sqrt((gradient**2).mean())
     assert np.allclose(found.images[0].numpy(), image, atol=1e-5)
     assert np.allclose(found.score[0].numpy(), scores, atol=1e-4)
     assert np.allclose(found.objective[0].numpy(), objectives, atol=1e-4)
@@ -108,8 +108,8 @@ def test_variation_blur_and_bounds() -> None:
     by_hand = ((image[:, :, 1:] - image[:, :, :-1]) ** 2).sum((1, 2, 3))
     by_hand += ((image[..., 1:] - image[..., :-1]) ** 2).sum((1, 2, 3))
     assert torch.allclose(total_variation(image), by_hand)
-    assert torch.allclose(blurred(torch.full((1, 3, 9, 7), 2.0), 0.8), torch.tensor(2.0))
-    assert (total_variation(blurred(image, 0.8)) < by_hand).all()
+    assert torch.allclose(blur(torch.full((1, 3, 9, 7), 2.0), 0.8), torch.tensor(2.0))
+    assert (total_variation(blur(image, 0.8)) < by_hand).all()
     bounds = torch.full((3,), -0.2), torch.full((3,), 0.3)
     found = Ascent(5, 1.0)(logit(network(), [1]), torch.randn(1, 3, 16, 16), bounds=bounds)
     assert found.images.min() == pytest.approx(-0.2)
@@ -152,8 +152,8 @@ def test_the_field_is_what_an_image_can_change() -> None:
     hit_columns = made(columns)[:, 0].isnan().any(1)
     for row in range(maps.shape[2]):
         for column in range(maps.shape[3]):
-            field = receptive_field(maps, image, row, column)
-            (top, bottom), (left, right) = clipped(field, (height, width))
+            field = compute_receptive_field(maps, image, row, column)
+            (top, bottom), (left, right) = clip_field(field, (height, width))
             at = hit_rows[:, row].nonzero()[:, 0]
             assert (top, bottom) == (at.min(), at.max())
             at = hit_columns[:, column].nonzero()[:, 0]
@@ -165,8 +165,8 @@ def test_the_embedded_network_sees_55_pixels_and_a_gate_everything() -> None:
     assert fields.size == (55, 55)  # as pipeline/model/small.py says
     image = torch.randn(1, 3, 20, 30, requires_grad=True)
     maps = image.relu() * image.mean((2, 3), keepdim=True)
-    assert receptive_field(maps, image, 3, 4) == ((0, 19), (0, 29))
-    patch = features.cut(np.zeros((10, 10, 3), np.uint8), (slice(-2, 3), slice(8, 12)))
+    assert compute_receptive_field(maps, image, 3, 4) == ((0, 19), (0, 29))
+    patch = features.crop_patch(np.zeros((10, 10, 3), np.uint8), (slice(-2, 3), slice(8, 12)))
     assert patch.shape == (5, 4, 3)
     assert (patch[:2] == features.OUTSIDE).all()
     assert (patch[2:, :2] == 0).all()
@@ -189,7 +189,7 @@ def test_the_strongest_are_those_of_all_at_once() -> None:
         wanted = np.argsort(-values[n])[:9]
         assert best.image[n].tolist() == wanted.tolist()
         assert best.place[n].tolist() == (2 * wanted).tolist()
-    assert best.maps(2) == np.argsort(-best.value.mean(1))[:2].tolist()
+    assert best.select_maps(2) == np.argsort(-best.value.mean(1))[:2].tolist()
 
 
 def test_a_projection_is_of_that_activation_alone_and_within_its_field() -> None:
@@ -203,8 +203,8 @@ def test_a_projection_is_of_that_activation_alone_and_within_its_field() -> None
     maps = made(here, at=("input", "block2"))
     picked = maps.activations["block2"][:, channel].flatten(1)[torch.arange(2), places]
     assert torch.allclose(picked.detach(), torch.from_numpy(found.value[channel]), atol=1e-5)
-    (slope,) = torch.autograd.grad(picked.sum(), maps.activations["input"])
-    wanted = slope * picked.detach()[:, None, None, None]
+    (gradient,) = torch.autograd.grad(picked.sum(), maps.activations["input"])
+    wanted = gradient * picked.detach()[:, None, None, None]
     assert torch.allclose(plain, wanted, atol=1e-5)
     fields = features.Fields.of(made, torch.zeros(1, 3, 32, 32), "block2")
     for rule in features.RULES.values():
@@ -237,17 +237,21 @@ def test_a_projection_is_as_strong_as_within_its_field_alone() -> None:
 def test_the_line_is_exact_on_a_linear_network_and_not_on_another() -> None:
     torch.manual_seed(0)
     weights, images = torch.randn(3, 8, 8), torch.randn(2, 3, 8, 8)
-    linear = first_order(
+    linear = measure_linearity(
         lambda some: (some * weights).sum((1, 2, 3)) + 2, images, [0.1, 1.0, 5.0], 3, [0, 1]
     )
     assert torch.allclose(linear.score, linear.line, rtol=1e-4, atol=1e-3)
     assert linear.error_along.max() < 1e-4
     assert linear.error_random.max() < 1e-3
     assert (linear.score.diff(dim=1) > 0).all()
-    square = first_order(lambda some: some.square().sum((1, 2, 3)), images, [0.01, 1.0], 3, [0, 1])
+    square = measure_linearity(
+        lambda some: some.square().sum((1, 2, 3)), images, [0.01, 1.0], 3, [0, 1]
+    )
     # (I + r u)^2: the line leaves r^2 N out, so the error grows with the distance.
     assert (square.error_along[:, 1] > 10 * square.error_along[:, 0]).all()
-    alone = first_order(lambda some: some.square().sum((1, 2, 3)), images[1:], [0.01, 1.0], 3, [1])
+    alone = measure_linearity(
+        lambda some: some.square().sum((1, 2, 3)), images[1:], [0.01, 1.0], 3, [1]
+    )
     assert torch.allclose(alone.error_random[0], square.error_random[1], rtol=1e-3)
 
 
@@ -256,7 +260,7 @@ def test_the_line_is_exact_on_a_linear_network_and_not_on_another() -> None:
 
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (-0.3, 120.8), (-7.0, -2.0), (0.0, 0.03)])
 def test_an_axis_holds_all_in_few_steps(ends: tuple[float, float]) -> None:
-    low, high, step = pictures.axis(*ends)
+    low, high, step = pictures.choose_axis(*ends)
     assert low <= ends[0]
     assert high >= ends[1]
     assert 2 <= (high - low) / step <= 8
@@ -268,12 +272,12 @@ def test_a_picture_is_the_mean_where_the_image_is_zero() -> None:
     faint[:5] = 1e-3
     strong = 1e3 * faint
     for free in (False, True):
-        made = pictures.made_visible(0 * faint, mean, std, free)
+        made = pictures.enhance_contrast(0 * faint, mean, std, free)
         assert made[0, 0].tolist() == [128, 102, 76]
-        assert np.ptp(pictures.made_visible(faint, mean, std, free)) > 80
-    shown = pictures.made_visible(strong * 4, mean, std, True)
+        assert np.ptp(pictures.enhance_contrast(faint, mean, std, free)) > 80
+    shown = pictures.enhance_contrast(strong * 4, mean, std, True)
     assert shown.max() < 255
-    assert pictures.made_visible(strong * 4, mean, std, False).max() == 255
+    assert pictures.enhance_contrast(strong * 4, mean, std, False).max() == 255
 
 
 # -- whole runs ----------------------------------------------------------------------------------
@@ -339,7 +343,7 @@ def test_a_checkpoint_alone_needs_no_data(
     ("wrong", "told"),
     [
         ("inspect.views=[clases]", "did you mean 'classes'"),
-        ("inspect.views=[]", "one at least"),
+        ("inspect.views=[]", "name at least one"),
         ("inspect.style=nice", "plain"),
         ("inspect.jitter=3", "inspect.style=pretty has jitter"),
         ("inspect.channels=[-1]", "counted from 0"),

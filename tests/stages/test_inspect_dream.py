@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.model.classifier import Classifier
 from pipeline.types import NetworkOutput
-from pipeline.visualize.deep_dream import Dream, excited, resized
+from pipeline.visualize.deep_dream import Dream, build_layer_score, resize_image
 from tests.conftest import Cli
 from tests.stages.test_inspect import CLASSES, network, saved
 
@@ -25,56 +25,58 @@ def test_the_score_and_its_slope_by_hand() -> None:
     """1/2 mean A^2 over the maps that count; the slope by small differences in float64."""
     made, images = network().double(), torch.randn(2, 3, 12, 10, dtype=torch.float64)
     for channels in ([], [1], [0, 2]):
-        score, slope = excited(made, "block2", channels)(images)
+        score, gradient = build_layer_score(made, "block2", channels)(images)
         maps = made(images, at=("block2",)).activations["block2"].detach()
         maps = maps[:, channels] if channels else maps
         assert torch.allclose(score, maps.square().mean((1, 2, 3)) / 2)
         direction = torch.randn_like(images)
-        ahead, _ = excited(made, "block2", channels)(images + 1e-6 * direction)
-        behind, _ = excited(made, "block2", channels)(images - 1e-6 * direction)
-        wanted = (slope * direction).sum((1, 2, 3))
+        ahead, _ = build_layer_score(made, "block2", channels)(images + 1e-6 * direction)
+        behind, _ = build_layer_score(made, "block2", channels)(images - 1e-6 * direction)
+        wanted = (gradient * direction).sum((1, 2, 3))
         assert torch.allclose((ahead - behind) / 2e-6, wanted, rtol=1e-3, atol=1e-9)
 
 
 def test_octaves_grow_to_the_full_size_and_none_is_too_small() -> None:
-    assert Dream(octaves=3, scale=2.0).sizes((200, 300)) == [(50, 75), (100, 150), (200, 300)]
-    assert Dream(octaves=4, scale=2.0).sizes((100, 300)) == [(50, 150), (100, 300)]
-    assert Dream(octaves=4).sizes((20, 30)) == [(20, 30)]
-    assert Dream(octaves=4, scale=1.4).sizes((224, 512))[0] == (82, 187)
+    assert Dream(octaves=3, scale=2.0).list_sizes((200, 300)) == [(50, 75), (100, 150), (200, 300)]
+    assert Dream(octaves=4, scale=2.0).list_sizes((100, 300)) == [(50, 150), (100, 300)]
+    assert Dream(octaves=4).list_sizes((20, 30)) == [(20, 30)]
+    assert Dream(octaves=4, scale=1.4).list_sizes((224, 512))[0] == (82, 187)
 
 
 def test_every_octave_rises_from_the_photograph() -> None:
     made, photo = network(), torch.randn(1, 3, 64, 96).clamp(-1, 1)
     kept, bounds = photo.clone(), (torch.full((3,), -1.5), torch.full((3,), 1.5))
     dream = Dream(octaves=3, steps=4, jitter=5)
-    found = dream(excited(made, "block2"), photo, seed=3, bounds=bounds)
+    found = dream(build_layer_score(made, "block2"), photo, seed=3, bounds=bounds)
     assert found.image.shape == photo.shape
     assert torch.equal(photo, kept)
     assert found.sizes == [(33, 49), (46, 69), (64, 96)]
     for score in found.scores:
         assert len(score) == 5
         assert score[-1] > score[0]
-    plain, _ = excited(made, "block2")(photo)
+    plain, _ = build_layer_score(made, "block2")(photo)
     assert found.scores[-1][0] > plain[0], "what the smaller octaves added is there already"
     assert found.image.abs().max() <= 1.5
-    again = dream(excited(made, "block2"), photo, seed=3, bounds=bounds)
+    again = dream(build_layer_score(made, "block2"), photo, seed=3, bounds=bounds)
     assert torch.equal(again.image, found.image)
-    other = dream(excited(made, "block2"), photo, seed=4, bounds=bounds)
+    other = dream(build_layer_score(made, "block2"), photo, seed=4, bounds=bounds)
     assert not torch.equal(other.image, found.image)
-    one = Dream(octaves=3, steps=4, jitter=5)(excited(made, "block2", [0]), photo, 3, bounds)
+    one = Dream(octaves=3, steps=4, jitter=5)(
+        build_layer_score(made, "block2", [0]), photo, 3, bounds
+    )
     assert not torch.equal(one.image, found.image)
 
 
 def test_one_octave_without_a_shift_is_the_ascent_by_hand() -> None:
     made, photo = network(), torch.randn(1, 3, 40, 36)
-    climb = excited(made, "last")
+    score_function = build_layer_score(made, "last")
     image = photo.clone()
     for left in (1.0, 0.5):
-        _, slope = climb(image)
-        image = image + 0.2 * left * slope / slope.square().mean().sqrt()
-    found = Dream(octaves=1, steps=2, rate=0.2, jitter=0)(climb, photo)
+        _, gradient = score_function(image)
+        image = image + 0.2 * left * gradient / gradient.square().mean().sqrt()
+    found = Dream(octaves=1, steps=2, rate=0.2, jitter=0)(score_function, photo)
     assert torch.allclose(found.image, image, atol=1e-5)
-    assert torch.equal(resized(photo, (40, 36)), photo)
+    assert torch.equal(resize_image(photo, (40, 36)), photo)
 
 
 @pytest.fixture

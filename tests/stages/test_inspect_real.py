@@ -71,12 +71,12 @@ def test_pictures_of_a_network_that_knows_imagenet(looked_into: Path, shared: Pa
     for n, one in enumerate(strongest):
         left, upper, right, lower = one["box"]
         assert (right - left, lower - upper) == tuple(found["receptive_field"][::-1])
-        patch = features.cut(
+        patch = features.crop_patch(
             at_size(root / one["image"]), (slice(upper, lower), slice(left, right))
         )
         y, x = (top + n // 3 * (PATCH + 3), MARGIN + n % 3 * (PATCH + 3))
         shown = sheet[y : y + PATCH, x : x + PATCH]
-        assert np.abs(shown - pictures.sized(patch, PATCH, PATCH)).mean() < 1, n
+        assert np.abs(shown - pictures.resize_picture(patch, PATCH, PATCH)).mean() < 1, n
 
     # The line is the better, the nearer to the image.
     told = json.loads((looked_into / "first_order.json").read_text())["images"]

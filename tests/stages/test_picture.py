@@ -17,7 +17,7 @@ from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.ops.sampling import spread_evenly
 from pipeline.plotting import colours
-from pipeline.plotting.sheet import MARGIN, Row, contact, fitted, font
+from pipeline.plotting.sheet import MARGIN, ContactSheet, Row, load_font, shorten_to_width
 from pipeline.results.shards import list_shards
 from tests.conftest import Cli
 
@@ -33,7 +33,7 @@ def lightness(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_diverging_is_white_at_zero_and_as_dark_on_both_sides() -> None:
-    rgb = colours.diverging(np.linspace(-1, 1, 255, dtype=np.float32)[None])
+    rgb = colours.apply_diverging(np.linspace(-1, 1, 255, dtype=np.float32)[None])
     assert rgb[0, 127].tolist() == [255, 255, 255]
     assert rgb[0, 0].tolist() == list(colours.BLUE)
     assert rgb[0, -1].tolist() == list(colours.RED)
@@ -45,7 +45,7 @@ def test_diverging_is_white_at_zero_and_as_dark_on_both_sides() -> None:
 
 def test_a_signed_map_over_its_image_keeps_both_to_be_seen() -> None:
     image = np.full((1, 3, 3), (200, 100, 60), np.uint8)
-    over = colours.signed_over(image, np.array([[-1, 0, 1]], np.float32)).astype(int)
+    over = colours.overlay_signed_map(image, np.array([[-1, 0, 1]], np.float32)).astype(int)
     against, nothing, speaks_for = over[0]
     assert against[2] > against[0] + 50, "blue"
     assert speaks_for[0] > speaks_for[2] + 50, "red"
@@ -61,7 +61,7 @@ def test_at_most_so_many_images_evenly_chosen() -> None:
 
 
 def test_sequential_grows_lighter_all_the_way() -> None:
-    light = lightness(colours.sequential(np.linspace(0, 1, 64, dtype=np.float32)[None]))[0]
+    light = lightness(colours.apply_inferno(np.linspace(0, 1, 64, dtype=np.float32)[None]))[0]
     assert (np.diff(light) > 0).all()
     assert light[0] < 2
     assert light[-1] > 90
@@ -70,53 +70,53 @@ def test_sequential_grows_lighter_all_the_way() -> None:
 def test_scaling_starts_at_zero_and_ends_at_the_percentile() -> None:
     values = np.arange(-100, 101, dtype=np.float32).reshape(3, 67)
     before = values.copy()
-    unit = colours.for_class(values, 99)
+    unit = colours.scale_positive(values, 99)
     assert (unit[values <= 0] == 0).all()
     assert (unit[values >= np.percentile(values, 99)] == 1).all()
     assert unit[values == 49] == pytest.approx(0.5)
-    signed = colours.balanced(values, 100)
+    signed = colours.scale_signed(values, 100)
     assert np.allclose(signed, values / 100)
     assert (values == before).all(), "what is stored is not touched"
 
 
 def test_values_that_are_hard_to_scale() -> None:
     above = np.array([[0.9, 1.0]], np.float32)  # none is near 0: from the lowest one on
-    assert np.allclose(colours.for_class(above, 100), [[0, 1]])
+    assert np.allclose(colours.scale_positive(above, 100), [[0, 1]])
     few = np.zeros((100, 100), np.float32)
     few[3, 4] = 2  # fewer than the percentile leaves out
-    assert colours.for_class(few, 99)[3, 4] == 1
-    assert colours.balanced(-few, 99)[3, 4] == -1
+    assert colours.scale_positive(few, 99)[3, 4] == 1
+    assert colours.scale_signed(-few, 99)[3, 4] == -1
     for constant in (0, 3, -3):
-        unit = colours.for_class(np.full((4, 5), constant, np.float32), 99)
+        unit = colours.scale_positive(np.full((4, 5), constant, np.float32), 99)
         assert (unit == 0).all()
-    assert (colours.balanced(np.zeros((2, 2), np.float32), 99) == 0).all()
-    odd = colours.at_frame(np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32), (2, 2))
+    assert (colours.scale_signed(np.zeros((2, 2), np.float32), 99) == 0).all()
+    odd = colours.resize_to_frame(np.array([[np.nan, np.inf], [-np.inf, 1]], np.float32), (2, 2))
     assert odd.tolist() == [[0, 0], [0, 1]]
 
 
 def test_a_frame_is_height_and_width_and_shrinking_loses_no_line() -> None:
-    assert colours.at_frame(np.ones((7, 5), np.float32), (30, 20)).shape == (30, 20)
-    assert colours.at_frame(np.ones((7, 5, 3), np.float32), (30, 20)).shape == (30, 20, 3)
+    assert colours.resize_to_frame(np.ones((7, 5), np.float32), (30, 20)).shape == (30, 20)
+    assert colours.resize_to_frame(np.ones((7, 5, 3), np.float32), (30, 20)).shape == (30, 20, 3)
     thin = np.zeros((64, 64), np.float32)
     thin[:, 33] = 1
-    assert colours.at_frame(thin, (16, 16)).sum() == pytest.approx(thin.sum() / 16)
+    assert colours.resize_to_frame(thin, (16, 16)).sum() == pytest.approx(thin.sum() / 16)
 
 
 def test_colour_is_grey_where_nothing_changes() -> None:
     channels = np.zeros((2, 2, 3), np.float32)
     channels[0, 0] = (1, -1, 0)
-    rgb = colours.in_colour(channels, 100)
+    rgb = colours.colour_channels(channels, 100)
     assert rgb[0, 0].tolist() == [255, 0, 128]
     assert rgb[1, 1].tolist() == [128, 128, 128]
-    assert colours.in_colour(channels**2, 100)[1, 1].tolist() == [0, 0, 0]
+    assert colours.colour_channels(channels**2, 100)[1, 1].tolist() == [0, 0, 0]
 
 
 def test_over_shows_the_image_where_the_map_is_low() -> None:
     image = np.full((8, 8, 3), 200, np.uint8)
-    over = colours.laid_over(image, np.zeros((8, 8), np.float32))
+    over = colours.overlay_map(image, np.zeros((8, 8), np.float32))
     assert np.abs(over.astype(int) - 200).max() < 30
-    high = colours.laid_over(image, np.ones((8, 8), np.float32))
-    assert np.abs(high.astype(int) - colours.sequential(np.ones((8, 8), np.float32))).max() < 70
+    high = colours.overlay_map(image, np.ones((8, 8), np.float32))
+    assert np.abs(high.astype(int) - colours.apply_inferno(np.ones((8, 8), np.float32))).max() < 70
 
 
 # -- sheets and names ----------------------------------------------------------------------------
@@ -129,7 +129,10 @@ def test_every_panel_is_on_the_sheet(columns: int, most: int, cell: tuple[int, i
     panels = [rng.integers(0, 255, (*cell, 3)).astype(np.uint8) for _ in range(columns)]
     names = [f"a method with a very long name, number {n}" for n in range(columns)]
     row = Row("class " * 40, "note " * 40, panels)
-    made = contact("title " * 90, "note", names, [row, row], cell[1], (), most)
+    made = ContactSheet(
+        title="title " * 90, note="note", columns=names, rows=[row, row], width=cell[1],
+        legend=(), max_columns=most,
+    ).draw()  # fmt: skip
     for panel in panels:
         corner = panel[0, :20].tobytes()
         found = sum(line.tobytes().count(corner) for line in made)
@@ -141,11 +144,11 @@ def test_every_panel_is_on_the_sheet(columns: int, most: int, cell: tuple[int, i
 
 def test_a_long_name_keeps_both_its_ends() -> None:
     long = "IMG_2031_of_a_very_long_series_0001.jpg"
-    short = fitted(long, 15, 120)
-    assert font(15).getlength(short) <= 120
+    short = shorten_to_width(long, 15, 120)
+    assert load_font(15).getlength(short) <= 120
     assert short.startswith("IMG")
     assert short.endswith("jpg")
-    assert fitted("short", 15, 120) == "short"
+    assert shorten_to_width("short", 15, 120) == "short"
 
 
 def test_folders_of_classes_are_safe_and_differ() -> None:

@@ -1,4 +1,4 @@
-"""Refine: a head that learns from well-cut maps of the training images, and from nothing else."""
+"""Refine: a head that learns from refined maps of the training images, and from nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def result(root: Path, stage: str) -> Path:
 def test_refine_to_boxes_without_a_true_one(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the lessons, the head nor the maps ask for ground truth."""
+    """Neither the pseudo-labels, the head nor the maps ask for ground truth."""
 
     def never(*_: object) -> None:
         raise AssertionError("ground truth was read")
@@ -57,31 +57,31 @@ def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
 ) -> None:
     assert cli(*BEST) == 0
     card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
-    arrays = [map_arrays(p) for p in result(tmp_path, "lessons").glob("shard-*")]
-    sure = np.concatenate([one["sure"] for one in arrays])
+    arrays = [map_arrays(p) for p in result(tmp_path, "pseudo_labels").glob("shard-*")]
+    sure = np.concatenate([shard["sure"] for shard in arrays])
     assert card["refine"]["sure"] == sure.sum()
     assert len(sure) == card["refine"]["images"]
-    found = pseudo_labels.Lessons.read(result(tmp_path, "lessons"), 1)
-    assert len(found) == sure.sum()
+    labels = pseudo_labels.PseudoLabels.read(result(tmp_path, "pseudo_labels"), 1)
+    assert len(labels) == sure.sum()
 
 
-def test_a_killed_run_goes_on_and_other_settings_use_the_lessons_again(
+def test_a_killed_run_goes_on_and_other_settings_use_the_pseudo_labels_again(
     cli: Cli, tmp_path: Path
 ) -> None:
     assert cli(*BEST) == 0
     before = (result(tmp_path, "refine") / "weights.safetensors").read_bytes()
-    lesson = result(tmp_path, "lessons")
-    kept = sorted(lesson.glob("shard-*"))
+    folder = result(tmp_path, "pseudo_labels")
+    kept = sorted(folder.glob("shard-*"))
     times = {path: path.stat().st_mtime_ns for path in kept[1:]}
     kept[0].unlink()
-    (lesson / "DONE").unlink()
+    (folder / "DONE").unlink()
     (result(tmp_path, "refine") / "DONE").unlink()
     assert cli(*BEST) == 0
     assert (result(tmp_path, "refine") / "weights.safetensors").read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in kept[1:]} == times
     assert cli(*BEST, "refine.width=16") == 0
     assert len(list((tmp_path / "outputs" / "refine").iterdir())) == 2
-    assert result(tmp_path, "lessons") == lesson
+    assert result(tmp_path, "pseudo_labels") == folder
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_foreground_without_refine_says_what_trains_it(
 
 def test_images_are_chosen_evenly_of_all_classes() -> None:
     labels = np.repeat([0, 1, 2], [50, 20, 1])
-    kept = pseudo_labels.chosen(labels, 30)
+    kept = pseudo_labels.choose_evenly(labels, 30)
     assert [int((labels[kept] == c).sum()) for c in range(3)] == [21, 8, 1]
     assert len(np.unique(kept)) == 30
-    assert pseudo_labels.chosen(labels, 71).tolist() == list(range(71))
+    assert pseudo_labels.choose_evenly(labels, 71).tolist() == list(range(71))
 
 
 def test_a_target_lies_in_the_frame_of_the_networks_input() -> None:
@@ -125,12 +125,12 @@ def test_a_target_lies_in_the_frame_of_the_networks_input() -> None:
     image[10:40, 60:90] = (220, 30, 30)
     values = np.zeros((6, 12), np.float32)
     values[2:4, 8:11] = 1
-    plain, found, why = pseudo_labels.refined(
+    target = pseudo_labels.refine_target(
         GrabCut(map_share=0.0), Example("x", image, 0, (480, 960)), values
     )
-    assert why is None
-    assert found.shape == plain.shape == (28, 56)
-    y, x = np.nonzero(found > 0.5)
+    assert target.is_sure
+    assert target.mask.shape == target.map.shape == (28, 56)
+    y, x = np.nonzero(target.mask > 0.5)
     assert abs(y.min() - 6) <= 1
     assert abs(x.min() - 35) <= 1
     assert abs(x.max() - 52) <= 1
@@ -140,6 +140,7 @@ def test_nothing_sure_is_a_clear_error(
     cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = np.zeros((56, 56), np.float32)
-    monkeypatch.setattr(pseudo_labels, "refined", lambda *_: (nothing, nothing, "no"))
+    unsure = pseudo_labels.Target(nothing, nothing, is_sure=False)
+    monkeypatch.setattr(pseudo_labels, "refine_target", lambda *_: unsure)
     assert cli(*BEST) == 2
     assert "no image to learn from" in capsys.readouterr().err

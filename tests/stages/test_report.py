@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.results.table import build_table, to_percent
-from pipeline.stages.report import stage as report
+from pipeline.stages.report import gallery
 from pipeline.types import Score
 from tests.conftest import ROOT, TINY, Cli
 
@@ -157,34 +157,34 @@ def entry(position: int, iou: float | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize("scored", [True, False])
 def test_no_image_is_chosen_twice(n: int, scored: bool) -> None:
     images = [entry(i, i / n if scored else None) for i in range(n) for _ in range(2)]
-    rows = report.chosen(images, 2)
-    every = [one["position"] for _, group in rows for one in group]
-    assert len(every) == len(set(every)) == min(n, 6)
+    rows = gallery.choose_records(images, 2)
+    positions = [record["position"] for _, group in rows for record in group]
+    assert len(positions) == len(set(positions)) == min(n, 6)
     assert len(rows) == (3 if scored and n > 6 else 1)
     if scored and n > 6:
-        assert every[0] == n - 1
-        assert every[-2] == 0, "the worst comes first"
-    assert report.chosen(images, 0) == []
+        assert positions[0] == n - 1
+        assert positions[-2] == 0, "the worst comes first"
+    assert gallery.choose_records(images, 0) == []
 
 
 def test_annotated_and_found_are_told_apart_on_any_ground() -> None:
     for ground in (0, 128, 255):
         image = np.full((60, 80, 3), ground, np.uint8)
-        boxes = [([10.0, 10.0, 70.0, 50.0], report.TRUE, True)]
-        alone = report.drawn(image, boxes, 1)
+        boxes = [([10.0, 10.0, 70.0, 50.0], gallery.TRUE, True)]
+        alone = gallery.draw_lines(image, boxes, 1)
         assert (alone == 255).all(2).any()
-        assert (alone == report.DARK).all(2).any()
-        both = report.drawn(image, [*boxes, (boxes[0][0], report.FOUND, False)], 1)
-        assert (both == report.FOUND).all(2).sum() > 50, "seen through the gaps"
+        assert (alone == gallery.DARK).all(2).any()
+        both = gallery.draw_lines(image, [*boxes, (boxes[0][0], gallery.FOUND, False)], 1)
+        assert (both == gallery.FOUND).all(2).sum() > 50, "seen through the gaps"
         assert (both == 255).all(2).sum() > 50
-        edge = report.drawn(image, [([0.0, 0.0, 80.0, 60.0], report.FOUND, False)], 1)
-        assert (edge == report.FOUND).all(2).any(1)[:4].any()
-    assert report.drawn(np.zeros((1, 1, 3), np.uint8), boxes, 0.01).shape == (1, 1, 3)
+        edge = gallery.draw_lines(image, [([0.0, 0.0, 80.0, 60.0], gallery.FOUND, False)], 1)
+        assert (edge == gallery.FOUND).all(2).any(1)[:4].any()
+    assert gallery.draw_lines(np.zeros((1, 1, 3), np.uint8), boxes, 0.01).shape == (1, 1, 3)
 
 
 def test_shortened_keeps_both_ends() -> None:
-    assert report.shortened("short.jpg") == "short.jpg"
-    long = report.shortened("a" * 50 + "_0001.jpg")
+    assert gallery.shorten("short.jpg") == "short.jpg"
+    long = gallery.shorten("a" * 50 + "_0001.jpg")
     assert len(long) <= 36
     assert long.endswith("_0001.jpg")
 

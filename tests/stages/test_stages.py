@@ -26,6 +26,8 @@ from pipeline.types import (
     CocoIds,
     EvaluationSettings,
     Evidence,
+    EvidenceKind,
+    FoundBoxes,
     GroundTruth,
     Ranking,
     SaliencyMap,
@@ -114,7 +116,15 @@ def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
         (0, "a", 1, 1), (2, "c", 0, 0), (2, "c", 1, 2)]  # fmt: skip
     assert back[2][1].masks == [mask, mask]
     names = CocoIds([7, 8, 9], ["a", "b", "c"], [100, 200])
-    records = list(iterate_results(tmp_path, ["a", "b", "c"], names))
+    ids = ["a", "b", "c"]
+    found_boxes = FoundBoxes(
+        boxes=lambda: iterate_boxes(tmp_path, ids),
+        sizes=lambda: iter(()),
+        ids=ids,
+        classes=["x", "y"],
+        coco=names,
+    )
+    records = list(iterate_results(found_boxes))
     assert [(r["image_id"], r["category_id"], r["bbox"]) for r in records] == [
         (7, 200, [0, 0, 5, 5]), (9, 200, [1, 2, 2, 2]), (9, 200, [0, 0, 9, 9])]  # fmt: skip
     assert records[0]["segmentation"] == mask
@@ -132,7 +142,9 @@ def test_numbers_by_hand() -> None:
     settings = EvaluationSettings(
         ious=(0.5,), threshold={"kind": "fixed", "value": 0.2}, classes=["x", "y"]
     )
-    kinds = ("classification", "ranking", "box", "boxes", "pointing", "curves", "true")
+    kinds: tuple[EvidenceKind, ...] = (
+        "classification", "ranking", "box", "boxes", "pointing", "curves", "true",
+    )  # fmt: skip
     evaluator = Evaluator(load_metrics(), [[Offer(kind) for kind in kinds]], settings)
     values = np.zeros((10, 10), np.float32)
     values[2:6, 2:6] = 1

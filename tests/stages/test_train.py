@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
-from pipeline.model import small
+from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train import images, log, loop
 from pipeline.types import GroundTruth
 from tests.conftest import TINY, Cli
@@ -52,14 +52,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
     monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
-    real, steps = loop.lr_factor, 0
+    steps = 0
 
     def rate(*arguments: Any) -> float:
         nonlocal steps
         steps += 1
         if steps == step:
             raise Killed
-        return real(*arguments)
+        return lr_factor(*arguments)
 
     monkeypatch.setattr(loop, "lr_factor", rate)
     with pytest.raises(Killed):
@@ -110,13 +110,13 @@ def test_train_held_back_and_val_share_no_image() -> None:
 @pytest.mark.parametrize("split", [(64, 64), (50, 80)])
 def test_crops_lie_inside_and_keep_their_share(split: tuple[int, int]) -> None:
     for n in range(200):
-        top, left, height, width = images.crop_of(np.random.default_rng(n), split, 0.3)
+        top, left, height, width = images.draw_crop(np.random.default_rng(n), split, 0.3)
         assert 0 <= top <= split[0] - height
         assert 0 <= left <= split[1] - width
         assert height >= 1
         assert width >= 1
         assert height * width >= 0.2 * split[0] * split[1]
-    assert images.crop_of(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
+    assert images.draw_crop(np.random.default_rng(0), split, 1.0) == (0, 0, *split)
 
 
 REAL = ("+experiment=cam", "data=folder", "model=mobilenet_v2", "stages=[train]", "train.epochs=3")
@@ -223,7 +223,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # But for batch norm, whose mean and variance are each batch's own: without it they are equal.
-    monkeypatch.setattr(small.nn, "BatchNorm2d", torch.nn.Identity)
+    monkeypatch.setattr(torch.nn, "BatchNorm2d", torch.nn.Identity)
     for name, knobs in (("large", ("train.batch=32",)),
                         ("parts", ("train.batch=8", "train.accumulate=4"))):  # fmt: skip
         assert cli(*ONLY_TRAIN, "precision=float32", *knobs, f"outputs={name}") == 0
@@ -311,7 +311,8 @@ def test_tensorboard_reads_loss_and_accuracy(cli: Cli, tmp_path: Path) -> None:
     for name in ("loss", "lr", "epoch_loss", "held_back_top1"):
         wanted = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
         assert wanted
-        assert [(e.step, pytest.approx(e.value)) for e in found.Scalars(name)] == wanted
+        logged: list[Any] = [(e.step, pytest.approx(e.value)) for e in found.Scalars(name)]
+        assert logged == wanted
 
 
 def test_weights_and_biases_gets_every_step(

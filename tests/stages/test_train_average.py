@@ -10,21 +10,22 @@ from pipeline.stages.train.average import Average
 
 
 def test_it_follows_the_formula_and_goes_in_and_out() -> None:
-    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    linear, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
+    network = nn.Sequential(linear, norm)
     average = Average(network, 0.5)
-    expected = network[0].weight.detach().clone()
+    expected = linear.weight.detach().clone()
     for step in range(1, 30):
         with torch.no_grad():
-            network[0].weight += step
-            network[1].num_batches_tracked += 1
+            linear.weight += step
+            norm.num_batches_tracked += 1
         average.update(step)
         decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * network[0].weight.detach()
-    learned = network[0].weight.detach().clone()
-    with average.in_place():
-        torch.testing.assert_close(network[0].weight.detach(), expected)
-        assert network[1].num_batches_tracked == 29
-    assert torch.equal(network[0].weight, learned)
+        expected = decay * expected + (1 - decay) * linear.weight.detach()
+    learned = linear.weight.detach().clone()
+    with average.swapped_in():
+        torch.testing.assert_close(linear.weight.detach(), expected)
+        assert norm.num_batches_tracked == 29
+    assert torch.equal(linear.weight, learned)
 
 
 def test_without_a_decay_it_is_the_network_itself() -> None:
@@ -32,7 +33,7 @@ def test_without_a_decay_it_is_the_network_itself() -> None:
     average = Average(network, None)
     average.update(1)
     assert average.state == {}
-    with average.in_place():
+    with average.swapped_in():
         assert network.weight.requires_grad
 
 
@@ -50,6 +51,6 @@ def test_what_is_judged_is_put_back_when_judging_fails() -> None:
     with torch.no_grad():
         network.weight += 1
     learned = network.weight.detach().clone()
-    with pytest.raises(ValueError, match="failed"), average.in_place():
+    with pytest.raises(ValueError, match="failed"), average.swapped_in():
         raise ValueError("failed")
     assert torch.equal(network.weight, learned)

@@ -29,7 +29,7 @@ def write(folder: Path, sizes: list[int]) -> np.ndarray:
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     every = write(tmp_path, [4, 0, 1, 7])
-    rows, labels, reasons = features.stored(tmp_path)
+    rows, labels, reasons = features.read_pooled(tmp_path)
     assert len(rows) == 12
     assert labels.tolist() == list(range(12))
     assert reasons == ["broken 1"]
@@ -40,13 +40,13 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_they_are_mapped_and_not_read(tmp_path: Path) -> None:
     write(tmp_path, [4, 7])
-    rows, _, _ = features.stored(tmp_path)
+    rows, _, _ = features.read_pooled(tmp_path)
     assert all(isinstance(part.base, np.memmap) for part in rows.parts)
     assert not any(part.flags.writeable for part in rows.parts)
 
 
 def test_no_shard_is_no_row(tmp_path: Path) -> None:
-    rows, labels, reasons = features.stored(tmp_path)
+    rows, labels, reasons = features.read_pooled(tmp_path)
     assert (len(rows), len(labels), reasons) == (0, 0, [])
 
 

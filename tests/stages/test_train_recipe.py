@@ -9,7 +9,13 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.ops.schedule import lr_factor
-from pipeline.stages.train.recipe import RECIPES, Settings, epoch_record, order_of, waited_enough
+from pipeline.stages.train.recipe import (
+    RECIPES,
+    Settings,
+    build_epoch_record,
+    draw_order,
+    is_out_of_patience,
+)
 
 
 def settings(**more: object) -> Settings:
@@ -20,7 +26,7 @@ def settings(**more: object) -> Settings:
 
 def test_a_loss_that_is_not_finite_says_what_to_do() -> None:
     with pytest.raises(UserError, match=r"the loss is nan in epoch 3; try a smaller train\.lr"):
-        epoch_record(2, [1.0, float("nan")], 0.5)
+        build_epoch_record(2, [1.0, float("nan")], 0.5)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing() -> None:
@@ -34,7 +40,7 @@ def test_the_rate_warms_up_and_falls_to_nothing() -> None:
 
 def test_an_epoch_has_every_image_once() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    first, second = (order_of(labels, settings(), epoch) for epoch in (0, 1))
+    first, second = (draw_order(labels, settings(), epoch) for epoch in (0, 1))
     assert sorted(first.tolist()) == list(range(100))
     assert first.tolist() != second.tolist()
 
@@ -42,23 +48,23 @@ def test_an_epoch_has_every_image_once() -> None:
 @pytest.mark.parametrize("rare", [1, 7, 10])
 def test_balanced_draws_every_class_equally_often(rare: int) -> None:
     labels = np.array([0] * 60 + [1] * (40 - rare) + [2] * rare)
-    order = order_of(labels, settings(balanced=True), 0)
+    order = draw_order(labels, settings(balanced=True), 0)
     assert len(order) == 100
     counts = np.bincount(labels[order])
     assert counts.max() - counts.min() <= 1
     of_rare = np.bincount(order, minlength=100)[labels == 2]
     assert of_rare.max() - of_rare.min() <= 1, "a class's own in turn"
     assert np.bincount(order, minlength=100)[labels == 0].max() == 1
-    assert order.tolist() == order_of(labels, settings(balanced=True), 0).tolist()
+    assert order.tolist() == draw_order(labels, settings(balanced=True), 0).tolist()
 
 
 def test_patience_counts_from_the_first_of_the_best() -> None:
     def history(*judged: float) -> list[dict[str, float]]:
         return [{"held_back_top1": one} for one in judged]
 
-    assert not waited_enough([], 1)
-    assert not waited_enough(history(0.5, 0.6), 1)
-    assert waited_enough(history(0.6, 0.6), 1), "as good is not better"
-    assert not waited_enough(history(0.5, 0.6, 0.6), 2)
-    assert waited_enough(history(0.6, 0.5, 0.6), 2)
-    assert not waited_enough(history(0.6, 0.5, 0.6), None)
+    assert not is_out_of_patience([], 1)
+    assert not is_out_of_patience(history(0.5, 0.6), 1)
+    assert is_out_of_patience(history(0.6, 0.6), 1), "as good is not better"
+    assert not is_out_of_patience(history(0.5, 0.6, 0.6), 2)
+    assert is_out_of_patience(history(0.6, 0.5, 0.6), 2)
+    assert not is_out_of_patience(history(0.6, 0.5, 0.6), None)

@@ -1,4 +1,4 @@
-"""The tests of an audit, put to the maps of a few images, and what is written of them."""
+"""Apply the tests of an audit to the maps of a few images, and write the results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pipeline.stages.audit.records import (
 )
 from pipeline.types import AuditSubject
 
-PIECE = 4  # images that go through a test together
-SEEN, SHARDS_SEEN = 2, 2  # of these, in the first shards, are kept as pictures
+PIECE = 4  # images in a batch of a test
+SHOWN, SHARDS_SHOWN = 2, 2  # images of a batch kept as pictures, and in how many first batches
 
 
 def select_positions(count: int, images: int, few: int | None) -> list[int]:
-    """Return positions of images, evenly over a split.
+    """Select positions of images, evenly over a split.
 
     Args:
         count: Images of the split.
@@ -42,8 +42,19 @@ def apply_test(
     first: Sequence[int],
     examples: shards.PositionedExamples,
 ) -> shards.Arrays:
-    """Put some images through a test; keep a few to look at where they are among the `first`."""
-    batch = builder.build(examples, SEEN if examples[0][0] in first else 0)
+    """Apply a test to a batch of images.
+
+    Args:
+        test: The test.
+        subject: The method and network under test.
+        builder: Builds the batch.
+        first: Positions of the first images; if the batch is among them, some are kept as pictures.
+        examples: The images with their positions.
+
+    Returns:
+        The test's arrays, with `image`, the positions, and `class`, the classes explained.
+    """
+    batch = builder.build(examples, SHOWN if examples[0][0] in first else 0)
     named = {
         "image": shards.stack_positions(examples),
         "class": batch.classes.cpu().numpy().astype(np.int32),
@@ -57,23 +68,20 @@ def write_test(
     positions: Sequence[int],
     flow: Callable[[Iterator[Sequence[int]]], Iterator[tuple[shards.Arrays, shards.Skipped]]],
 ) -> None:
-    """Write the shards of a test that are not there yet.
+    """Write the shards of a test that do not exist.
 
     Args:
         folder: Of the test.
         title: Of the progress bar.
         positions: Of the images that the test sees.
-        flow: From positions of images to the arrays of the test, a batch at a time.
+        flow: From positions of images to the arrays of the test, batch by batch.
     """
     shards.write_shards(
         folder,
         title,
-        len(positions),
-        PIECE,
-        PIECE,
+        shards.ShardPlan(count=len(positions), size=PIECE, piece=PIECE, source=list(positions)),
         lambda pieces: flow([positions[n] for n in piece] for piece in pieces),
         shards.concatenate_parts,
-        list(positions),
     )
 
 
@@ -84,7 +92,15 @@ def write_results(
     arrays: ArraysOfTests,
     notes: Sequence[str],
 ) -> None:
-    """Write audit.json, the table and the picture of each test."""
+    """Write audit.json, the table and the picture of each test.
+
+    Args:
+        folder: The stage's result.
+        tests: By name.
+        subject: The method and network under test.
+        arrays: The arrays of each test; empty where it read no image.
+        notes: Lines for audit.json.
+    """
     records = average_numbers(tests, subject, arrays)
     contents = {"method": subject.method, "numbers": records, "notes": notes}
     write_json(folder / "audit.json", contents, indent=1)

@@ -1,4 +1,4 @@
-"""What a test of maps is given of a few images: pixels, classes, and how they are explained."""
+"""Build the batches that tests of maps are given: pixels, classes, and how they are explained."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SegmentMap = Callable[[int, SaliencyMap], Boxes | SkippedImage]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchBuilder:
-    """Builds what tests of one method on one network are given.
+    """Builds the batches for tests of a method on a network.
 
     Args:
         trained: The network.
-        method: The saliency method, fitted where it wants that.
+        method: The saliency method, fitted if it needs fitting.
         targets: `explain.target`; the first class of each image is explained.
         segment: How maps become boxes.
         seed: The seed of the run.
@@ -42,7 +42,7 @@ class BatchBuilder:
     seed: int
 
     def build(self, examples: shards.PositionedExamples, shown: int) -> AuditBatch:
-        """Return the batch of some images, of which the first `shown` are kept for a picture."""
+        """Build the batch of some images, of which the first `shown` are kept for a picture."""
         pixels = shards.stack_pixels(examples)
         images = self.trained.tensor(pixels)
         classes = self._select_classes(examples, images)
@@ -52,7 +52,7 @@ class BatchBuilder:
             sizes=[example.size for _, example in examples],
             images=images,
             classes=classes,
-            # Seeds of each image, so that no result depends on how images are put together.
+            # A seed for each image: results do not depend on the division into batches.
             seeds=[int(hash_of([self.seed, position]), 16) for position, _ in examples],
             shown=shown,
             maps_of=lambda network, given: self._explain(network, given, classes),
@@ -63,6 +63,7 @@ class BatchBuilder:
     def _select_classes(
         self, examples: shards.PositionedExamples, images: Float[Tensor, "b 3 H W"]
     ) -> Int[Tensor, "b"]:
+        """Return the first class of `targets` for each image."""
         labels = shards.stack_labels(examples, images.device)
         select = class_selector(self.targets, self.trained.classes, labels)
         return select(_compute_logits(self.trained.network, images))[:, 0]
@@ -70,6 +71,7 @@ class BatchBuilder:
     def _explain(
         self, network: Network, images: Float[Tensor, "b 3 H W"], classes: Int[Tensor, "b"]
     ) -> Float[Tensor, "b h w"]:
+        """Compute the maps of given classes in float32."""
         from pipeline.ops.precision import disable_autocast
 
         with disable_autocast(images):
@@ -82,14 +84,14 @@ class BatchBuilder:
         classes: Int[Tensor, "b"],
         maps: Float[Tensor, "b h w"],
     ) -> Float32[np.ndarray, "b 4"]:
-        """Return the best box of each map; one of no size where there is none."""
+        """Return the best box of each map; an empty box where there is none."""
         from pipeline.ops.tensors import to_numpy
 
         best = []
         for (position, example), label, values in zip(
             examples, classes.tolist(), to_numpy(maps), strict=True
         ):
-            # As stage explain keeps the map, so that its box is the same.
+            # Rounded to float16 as stage explain stores maps, so that boxes are the same.
             saliency = SaliencyMap.of(example.id, label, label, 1.0, values, example.size)
             boxes = self.segment(position, saliency)
             if isinstance(boxes, SkippedImage) or not len(boxes.boxes):

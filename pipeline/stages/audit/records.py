@@ -1,4 +1,4 @@
-"""What comes of the tests of maps: means over the images, and the numbers of each image."""
+"""Results of the tests of maps: means over the images, and the numbers of each image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ArraysOfTests = Mapping[str, Arrays]
 
 
 def read_test(folder: Path) -> Arrays:
-    """Return the arrays of a test, put together from all shards; none where no image was read."""
+    """Read the arrays of a test, concatenated over all shards; empty where no image was read."""
     shards = [arrays for path in list_shards(folder) if (arrays := read_arrays(path)[0])]
     names = shards[0] if shards else ()
     return {name: np.concatenate([arrays[name] for arrays in shards]) for name in names}
@@ -37,7 +37,7 @@ def list_skipped(folder: Path) -> Iterator[tuple[int, str]]:
 def average_numbers(
     tests: Mapping[str, AuditTest], subject: AuditSubject, arrays: ArraysOfTests
 ) -> list[dict[str, Any]]:
-    """Return the records of audit.json: those of the table, then those of parts of the network."""
+    """Compute the records of audit.json: those of the table, then those of network parts."""
     measured = [name for name in arrays if arrays[name]]
     records = [
         _record(name, number, arrays[name][number.name], subject)
@@ -53,7 +53,7 @@ def average_numbers(
 def _record(
     test: str, number: AuditNumber, values: Float[np.ndarray, "n"], subject: AuditSubject
 ) -> dict[str, Any]:
-    """Return a number's mean over the images and its 95 % bootstrap interval."""
+    """Compute a number's mean over the images and its 95 % bootstrap interval."""
     low, high = interval(values.astype(np.float64), seed=subject.seed)
     return {"test": test, "name": number.name, "part": None, "value": float(values.mean()),
             "n": len(values), "interval": [low, high], "good": number.good,

@@ -1,15 +1,15 @@
-"""Stage audit: can the maps of a method on this network be believed?
+"""Stage audit: tests of whether the maps of a method on a network can be trusted.
 
     audit.json   all numbers: mean, interval, whether low or high is good
     images.json  the numbers of each image
     audit.txt    the table
     pictures/    one for each test
 
-A few images are chosen evenly from the split; each test of `audit.tests` (a choice of conf/audit/)
-is kept in shards of its own, so that a killed run goes on. Maps are of the first class of
-`explain.target`, and made anew in float32, so that only the test moves them; faithfulness asks the
-network in the precision of the run. A costly test (sanity, fragility) takes tens of passes an
-image: it sees `audit.few` of the images.
+A few images are chosen evenly from the split; the results of each test of `audit.tests` (a choice
+of conf/audit/) are kept in shards, so that a killed run resumes. Maps are of the first class of
+`explain.target`, and computed again in float32, so that nothing but the test changes them;
+faithfulness runs the network in the precision of the run. A costly test (sanity, fragility) takes
+tens of passes per image: it gets `audit.few` of the images.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Audit(Stage):
     publishes = (Published("audit.json", how="append"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         options = run.config["audit"]
         tests = {name: complete_choice("audit", name, options) for name in options["tests"]}
         targets = [str(node["_target_"]).rpartition(".")[0] for node in tests.values()]
@@ -60,13 +60,13 @@ class Audit(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse what stage explain would refuse, where it does not run, and tests' arguments."""
+        """Raise UserError for impossible targets and methods, and for arguments of tests."""
         if "explain" not in run.config["stages"]:
             run.check_methods()
         build_choices("audit", run.config["audit"]["tests"], run.config["audit"])
 
     def run(self, run: Run, folder: Path) -> None:
-        """Put the maps of a method through all tests, and write what comes of it."""
+        """Apply all tests to the maps of a method, and write the results."""
         from pipeline.engine import shards
         from pipeline.stages.audit import auditing, records
         from pipeline.types import AuditSubject
@@ -91,7 +91,7 @@ class Audit(Stage):
                 continue
             few = options["few"] if test.is_costly else None
             positions = auditing.select_positions(len(images), options["images"], few)
-            shown = positions[: auditing.PIECE * auditing.SHARDS_SEEN]
+            shown = positions[: auditing.PIECE * auditing.SHARDS_SHOWN]
             work = partial(auditing.apply_test, test, subject, builder, shown)
             flow = shards.network_flow(images, run.compute, work)
             auditing.write_test(folder / name, f"audit: {name}", positions, flow)
@@ -110,7 +110,7 @@ class Audit(Stage):
             terminal.print_line(f"audit: {note}")
 
     def _builder(self, run: Run, trained: Checkpoint) -> BatchBuilder:
-        """Return what turns examples into what a test is given."""
+        """Return the builder of the tests' batches."""
         from pipeline.engine.images import segment_map
         from pipeline.stages.audit.batches import BatchBuilder
 
@@ -123,7 +123,7 @@ class Audit(Stage):
         )
 
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
-        """Write the table over methods, what their boxes are worth beside it."""
+        """Write the table over methods, with the metrics of their boxes beside it."""
         from pipeline.results.audit_table import format_audits
 
         options, metrics = run.config["audit"], run_folder / "metrics.json"

@@ -1,11 +1,11 @@
-"""Thresholds chosen on the IoU that maps reach on annotated images.
+"""Choose thresholds by the IoU that maps reach on annotated images.
 
-Which boxes, the first that there are:
+The boxes are the first of these that exist:
 
-    user       calibrate.boxes=FILE: a few that somebody drew; those images are then not scored
-    split      of a split that is there for this, where the data set has one (data.calibration=)
-    held_back  of the part of train that is held back, where the data set has boxes there (CUB)
-    two_fold   the scored images in two halves by hash: each half is cut at the other's threshold
+    user       calibrate.boxes=FILE: a few boxes drawn by the user; their images are not scored
+    split      those of a split for this purpose, if the data set has it (data.calibration=)
+    held_back  those of the held-back part of train, if the data set has boxes there (CUB)
+    two_fold   the scored images in two halves by hash: each half has the other half's threshold
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image
 from pipeline.types import GroundTruth, SaliencyMap, Split
 
-# Splits that are not scored, and what metrics.json calls them; the first with boxes enough.
+# Splits that are not scored, in order of preference, and their names in metrics.json.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
 
 @dataclass(frozen=True)
 class BoxedSplit:
-    """Boxes that a threshold can be chosen on, the split that they are of, and what they are."""
+    """Boxes that a threshold can be chosen on, their split, and their source in metrics.json."""
 
     truth: Mapping[str, GroundTruth]
     split: Split
@@ -48,10 +48,14 @@ class BoxedSplit:
 
 
 def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
-    """Read the boxes that somebody drew on a few images.
+    """Read the boxes that the user drew on a few images.
+
+    Args:
+        data: The data set.
+        file: COCO JSON.
 
     Raises:
-        UserError: where the data set takes none, or the file is not there or cannot be read.
+        UserError: The data set takes no drawn boxes, or the file does not exist or is not valid.
     """
     if not isinstance(data, ReadsDrawnBoxes):
         raise UserError("calibrate.boxes: boxes that you draw are for data=folder")
@@ -61,7 +65,7 @@ def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
 
 
 def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:
-    """Return the first split apart with boxes enough; the scored images where there is none."""
+    """Find the first split of APART with enough boxes; else use the scored images."""
     for split, source in APART.items():
         truth = data.truth(split)
         if count_boxed(truth) >= MIN_BOXED_IMAGES:
@@ -70,7 +74,7 @@ def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:
 
 
 def count_boxed(truth: Mapping[str, GroundTruth]) -> int:
-    """Return how many images have a box of their own class."""
+    """Count the images that have a box of their class."""
     return sum(len(known.of_label()) > 0 for known in truth.values())
 
 
@@ -82,7 +86,7 @@ def measure_maps(
     workers: int,
     refining: RefiningSegmenter | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return the IoU of the largest component at each of `THRESHOLDS`, float64 [1000], by image id.
+    """Measure the IoU of the largest component at each of `THRESHOLDS`.
 
     Args:
         images: of the split that the maps are of.
@@ -91,6 +95,9 @@ def measure_maps(
         protocol: how maps are measured.
         workers: threads.
         refining: measure the maps as this segmenter refines them; None: the maps themselves.
+
+    Returns:
+        IoU by image id, float64 [1000].
     """
     ids, labels = images.ids, images.labels
 
@@ -118,7 +125,17 @@ def measure_maps(
 def choose_thresholds(
     measured: Mapping[str, np.ndarray], ious: Sequence[float], source: str
 ) -> dict[str, Any]:
-    """Return thresholds.json: for each IoU the value, or one for each half; and the images."""
+    """Choose the thresholds with the highest localization accuracy.
+
+    Args:
+        measured: IoU at each of `THRESHOLDS` [1000], by image id.
+        ious: From which IoU on a box counts as right; a threshold is chosen for each.
+        source: Of the boxes: user, split, held_back or two_fold.
+
+    Returns:
+        The contents of thresholds.json: for each IoU a list of a single threshold, or of one for
+        each half; `source` is None where there are too few images.
+    """
     ids = list(measured)
     if len(ids) < MIN_BOXED_IMAGES:
         return {"source": None, "n": len(ids), "images": [], "thresholds": {},
@@ -126,7 +143,7 @@ def choose_thresholds(
     rows = np.stack([measured[id] for id in ids])
     half = np.array([fold_of_image(id) for id in ids])
     elsewhere = {f"{iou:g}": validation_threshold((rows >= iou).mean(0)) for iou in ious}
-    # Each half is cut at what is best for the other; all others at what is best for these.
+    # Each half has the threshold that is best for the other; other images, that for both halves.
     thresholds = {iou: [value] for iou, value in elsewhere.items()}
     if source == "two_fold":
         thresholds = {
@@ -136,7 +153,7 @@ def choose_thresholds(
     return {
         "source": source,
         "n": len(ids),
-        # Images that chose the threshold for all are not to be scored with it.
+        # Images on which the threshold was chosen are not scored with it.
         "images": ids if source == "user" else [],
         "thresholds": thresholds,
         # For an image that is in neither half.
@@ -146,8 +163,13 @@ def choose_thresholds(
 
 
 def expected_accuracy(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
-    """Return the accuracy to expect on the rest: of these images, each half at the other's
-    threshold."""
+    """Estimate the accuracy on other images: each half is measured at the other half's threshold.
+
+    Args:
+        rows: IoU at each of `THRESHOLDS` [n, 1000].
+        half: 0 or 1 for each image [n].
+        ious: From which IoU on a box counts as right.
+    """
     from pipeline.ops.bootstrap import interval
 
     expected = {}

@@ -9,6 +9,6 @@ from pipeline.engine.options import option
 
 @dataclass
 class CalibrateOptions:
-    """Which boxes the threshold is chosen on."""
+    """The boxes that the threshold is chosen on."""
 
     boxes: str | None = option(None, "COCO JSON of a few images that you drew boxes on")

@@ -1,9 +1,9 @@
-"""Stage calibrate: the threshold, chosen on boxes that are never scored (calibration.py).
+"""Stage calibrate: choose the threshold on boxes that are never scored (calibration.py).
 
-What is handed on is a number for each IoU (two for the halves); no box leaves this stage. With
-`segmenter.threshold=validation` the maps are segmented there, at the number for IoU 0.5. Where the
-segmenter makes a map of its own of map and image (GrabCut), that is what it segments: it has
-numbers of its own, under `refined`.
+The result is a threshold for each IoU (two where each half has its threshold); no box leaves this
+stage. With `segmenter.threshold=validation` maps are segmented at the threshold for IoU 0.5. A
+segmenter that refines maps by their images (GrabCut) segments the refined maps: their thresholds
+are under `refined`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Calibrate(Stage):
     options = CalibrateOptions
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         from pipeline.stages.calibrate.calibration import APART
 
         data = with_annotations(run.data)
@@ -64,8 +64,7 @@ class Calibrate(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse drawn boxes that cannot be read or used, and a validation threshold where too few
-        images have boxes to choose it on."""
+        """Raise UserError for drawn boxes that cannot be used, or too few boxes for a threshold."""
         from pipeline.stages.calibrate.calibration import count_boxed
 
         if run.config["calibrate"]["boxes"] is None and not run.uses_validation_threshold:
@@ -76,7 +75,7 @@ class Calibrate(Stage):
             raise too_few_boxes_error(count, run.config["checkpoint"])
 
     def run(self, run: Run, folder: Path) -> None:
-        """Measure the maps of the boxed images, and write the thresholds that are best for them."""
+        """Measure the maps of images with boxes, and write the best thresholds."""
         from pipeline.stages.calibrate.calibration import choose_thresholds
 
         boxed = self._boxed(run)
@@ -109,7 +108,7 @@ class Calibrate(Stage):
         return find_boxed_images(with_annotations(run.data))
 
     def _measure(self, run: Run, boxed: BoxedSplit) -> Measure:
-        """Return a function that measures the maps of the boxed images, plain or refined."""
+        """Return a function that measures the maps of images with boxes, plain or refined."""
         from pipeline.stages.calibrate.calibration import measure_maps
 
         if boxed.source == "two_fold":

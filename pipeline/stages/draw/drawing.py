@@ -12,7 +12,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import atomic_write
 from pipeline.ops.maps import frame_size
-from pipeline.plotting.boxes import PALETTE, label, outline
+from pipeline.plotting.boxes import PALETTE, draw_labelled_box, draw_outline
 from pipeline.types import Boxes
 
 JPEG_QUALITY = 90
@@ -28,10 +28,10 @@ def draw_image(
     """Return an image with its boxes, uint8 RGB [H, W, 3], or why it cannot be read.
 
     Args:
-        images: of the split.
-        position: of the image.
-        boxes_by_class: what was found, a colour for each class.
-        classes: their names.
+        images: reads the images of the split.
+        position: the image's position in its split.
+        boxes_by_class: the predicted boxes; each class gets a colour.
+        classes: the names of all classes.
         side: the longer side of the picture at most, in pixels.
     """
     size = boxes_by_class[0].size
@@ -40,18 +40,19 @@ def draw_image(
     if isinstance(example, SkippedImage):
         return example
     canvas = np.array(example.image)
-    thick = max(2, round(max(frame) / 320))
+    thickness = max(2, round(max(frame) / 320))
     for n, boxes in enumerate(boxes_by_class):
         colour = PALETTE[n % len(PALETTE)]
         for mask in boxes.masks or ():
-            outline(canvas, mask, colour, thick)
+            draw_outline(canvas, mask, colour, thickness)
         for box, score in zip(boxes.boxes, boxes.scores.tolist(), strict=True):
-            label(canvas, box * scale, colour, thick, f"{classes[boxes.label]} {score:.2f}")
+            text = f"{classes[boxes.label]} {score:.2f}"
+            draw_labelled_box(canvas, box * scale, colour, thickness, text)
     return canvas
 
 
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 RGB [H, W, 3], whole or not at all."""
+    """Write a picture, uint8 RGB [H, W, 3], by an atomic write."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     encoded, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
     assert encoded

@@ -1,6 +1,6 @@
-"""Stage draw: each image with the boxes that were found on it, and masks' outlines, to look at.
+"""Stage draw: each image with its predicted boxes and the outlines of its masks.
 
-`pictures/<number>-<name>.jpg` in the order of the images; what is there already is not drawn again.
+Writes `pictures/<number>-<name>.jpg` in the order of the images; existing files are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Draw(Stage):
     publishes = (Published("pictures", how="link"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         return {
             "source": run.sources(__name__, "data", drawing=True),
             "localize": run.key("localize"),
@@ -41,23 +41,23 @@ class Draw(Stage):
         }
 
     def run(self, run: Run, folder: Path) -> None:
-        """Draw each image that is not drawn yet."""
+        """Draw each image whose picture does not exist yet."""
         from pipeline.engine.shards import single_threaded_torch
         from pipeline.stages.draw.drawing import draw_image, write_jpeg
 
         images, classes, side = run.images(), run.classes, run.config["draw"]["side"]
         ids = images.ids
-        boxes = iterate_boxes(run.folder("localize"), ids)
-        grouped = groupby(boxes, key=lambda positioned: positioned[0])
-        by_image = ((position, [found for _, found in group]) for position, group in grouped)
+        positioned_boxes = iterate_boxes(run.folder("localize"), ids)
+        grouped = groupby(positioned_boxes, key=lambda positioned: positioned[0])
+        by_image = ((position, [boxes for _, boxes in group]) for position, group in grouped)
 
         def draw(item: tuple[int, list[Boxes]]) -> SkippedImage | None:
-            position, found = item
+            position, boxes_by_class = item
             name = f"{position + 1:06d}-{image_file_stem(ids[position])}.jpg"
             path = folder / "pictures" / name
             if path.is_file():
                 return None
-            picture = draw_image(images, position, found, classes, side)
+            picture = draw_image(images, position, boxes_by_class, classes, side)
             if isinstance(picture, SkippedImage):
                 return picture
             write_jpeg(path, picture)

@@ -112,7 +112,7 @@ class CocoResults:
         self.path, self.name, self.known, self.settings = path, name, known, settings
         self.unit = "images" if known.one_class_each else "units (a class in an image, each)"
         self.given = coco_results.read(path, known.file)
-        self._by_image = self.given.of_images()
+        self._by_image = self.given.group_by_image()
         self._notes = list(self.given.notes)
         self.places = self._ranking_places()
         without = [known.file.images[place].file_name for place in known.units

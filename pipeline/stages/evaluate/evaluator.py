@@ -142,7 +142,17 @@ class Evaluator:
                 scores += [score for entry in entries for score in _of_part(entry, part, select)]
             for entry in entries:
                 scores += [replace(s, group="class") for s in entry.metric.compute_classes()]
+        self._check_declared(scores)
         return [replace(score, method=method) for score in scores]
+
+    def _check_declared(self, scores: Sequence[Score]) -> None:
+        """Raise UserError for a number that no metric declares: nobody could title it."""
+        declared = {number.name for entry in self.entries for number in entry.metric.numbers}
+        if unknown := sorted({score.name for score in scores} - declared):
+            raise UserError(
+                f"metrics: {', '.join(unknown)} computed, but in no metric's `numbers`; declare "
+                "each as a MetricNumber there"
+            )
 
     def _parts_with_images(self, parts: Sequence[Part]) -> Iterator[Part]:
         """Yield the groups that have a unit; boxes of a class that no image has are none."""

@@ -114,7 +114,7 @@ class MapFolder:
 
     def _against_boxes(self, position: int, values: np.ndarray) -> Measured:
         id = self.metadata.ids[position]
-        size, true = self.metadata.sizes[id], self.metadata.half_open(id)
+        size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)
         scaled, was_resized = self._scaled(values, size)
         # That evaluator neither clips boxes nor rounds them to float32 first.
         exact = true if self._is_default else self.metadata.boxes[id] + (0, 0, 1, 1)
@@ -193,7 +193,7 @@ class MapFolder:
             f"{name}: {list_some(which, 'image')} {reason}: not scored"
             for reason, which in self._left_out.items()
         ]
-        if extra := wsolevaluation.strangers(self.folder, self.metadata.ids):
+        if extra := wsolevaluation.find_unknown_maps(self.folder, self.metadata.ids):
             notes.append(
                 f"{name}: {list_some(extra, 'map')} are of no image of image_ids.txt: left out"
             )

@@ -81,10 +81,10 @@ def cache_key(config: Mapping[str, Any], threshold: Mapping[str, Any]) -> dict[s
             for name in ("boxes", "against", "annotations")
         }
     return key | {
-        "maps": wsolevaluation.maps_fingerprint(Path(config["maps"])),
+        "maps": wsolevaluation.fingerprint_maps(Path(config["maps"])),
         "against": None
         if config["against"] is None
-        else wsolevaluation.maps_fingerprint(Path(config["against"])),
+        else wsolevaluation.fingerprint_maps(Path(config["against"])),
         "metadata": wsolevaluation.fingerprint(_metadata_folder(config)),
         "protocol": config["protocol"],
         "threshold": fixed_threshold(threshold),
@@ -127,15 +127,31 @@ def open_sources(
             for path, name in zip(files, names(config), strict=True)
         ], known.notes
     metadata = wsolevaluation.read(_metadata_folder(config))
-    fixed = fixed_threshold(threshold)
-    cuts = tuple(list_cuts("fixed", ious, None))
-    settings = EvaluationSettings(
-        ious=ious, seed=seed, threshold=fixed, cuts=cuts, min_two_fold=MIN_BOXED_IMAGES,
-        classes=[str(number) for number in metadata.classes],
-    )  # fmt: skip
-    scale = MapScale(config["protocol"], cuts)
+    settings = map_settings(metadata, fixed_threshold(threshold), ious, seed)
+    scale = MapScale(config["protocol"], settings.cuts)
     folders = [Path(config[key]) for key in ("maps", "against") if config[key] is not None]
     return [
         MapFolder(folder, name, metadata, settings, scale, workers)
         for folder, name in zip(folders, names(config), strict=True)
     ], list(metadata.notes)
+
+
+def map_settings(
+    metadata: wsolevaluation.Metadata,
+    threshold: Mapping[str, Any],
+    ious: tuple[float, ...],
+    seed: int,
+) -> EvaluationSettings:
+    """Return what the metrics are told of a folder of maps, whose boxes are cut at `threshold`.
+
+    Beside it the maps are scored at the threshold of the rule `auto`, and at validation thresholds,
+    which each half of the images chooses for the other.
+    """
+    return EvaluationSettings(
+        ious=ious,
+        seed=seed,
+        threshold=threshold,
+        cuts=tuple(list_cuts(str(threshold["kind"]), ious, None)),
+        min_two_fold=MIN_BOXED_IMAGES,
+        classes=[str(number) for number in metadata.classes],
+    )

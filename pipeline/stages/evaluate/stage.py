@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
-from pipeline.engine.metrics import load_metrics, metrics_key
+from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
@@ -83,6 +83,7 @@ class Evaluate(Stage):
         anything is computed."""
         from pipeline.stages.evaluate import others
 
+        check_outside_metrics()
         if others.are_named(run.config):
             others.check(run.config)
             return

@@ -10,7 +10,7 @@ from pipeline.engine.options import option
 
 @dataclass
 class ExplainOptions:
-    """Which maps are made, of which images."""
+    """Which maps are computed, of which images."""
 
     target: Any = option("true", "true | predicted | topK | a class name, or a list of these")
     methods: list[str] = option(

@@ -1,5 +1,4 @@
-"""Maps of a batch: where the classifier looked, for the classes asked for, and what it took each
-image for, as a shard holds them."""
+"""Maps and classification of a batch of images, as a shard holds them."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from pipeline.engine.checkpoint import Checkpoint
 from pipeline.protocols import SaliencyMethod
 from pipeline.saliency.targets import class_selector
 
-TOP = 5  # classes whose probability is kept
+TOP = 5  # most probable classes that are kept
 
 
 def explain_batch(
@@ -22,14 +21,20 @@ def explain_batch(
     batch: shards.PositionedExamples,
     colour: bool,
 ) -> shards.Arrays:
-    """Return maps and classification of a batch.
+    """Compute maps and classification of a batch.
 
     Args:
         trained: the network.
-        method: fitted, where it wants to be.
+        method: fitted, if it needs fitting.
         targets: rules and class names (see `parse_targets`).
         batch: examples with their positions.
         colour: whether gradients in red, green and blue are kept, too.
+
+    Returns:
+        For each image: `image` (position), `size` (height, width), `top` and `top_score`. For each
+        map: `row_image`, `row_size`, `row_class`, `row_predicted`, `row_score`, and `row_map`
+        float16 [rows, h, w], whose raw values are row_map * row_scale; `row_colour` [rows, 3, h, w]
+        where it is kept.
     """
     images = trained.tensor(shards.stack_pixels(batch))
     labels = shards.stack_labels(batch, images.device)
@@ -39,8 +44,8 @@ def explain_batch(
     scores = probabilities.gather(1, explained.classes).cpu().numpy()
     maps, classes = explained.maps.detach().float().cpu().numpy(), explained.classes.cpu().numpy()
     # A class that two rules name is kept once.
-    first = np.array([[c not in row[:n] for n, c in enumerate(row)] for row in classes.tolist()])
-    image, column = np.nonzero(first)
+    is_first = np.array([[c not in row[:n] for n, c in enumerate(row)] for row in classes.tolist()])
+    image, column = np.nonzero(is_first)
     values = maps[image, column]
     scale = np.abs(np.where(np.isfinite(values), values, 0)).max((1, 2))
     scale = np.where(scale > 0, scale, 1).astype(np.float32)
@@ -62,5 +67,5 @@ def explain_batch(
     if colour and explained.colour is not None:
         channels = explained.colour.detach().float().cpu().numpy()[image, column]
         channels = channels / np.abs(channels).max((1, 2, 3), keepdims=True).clip(1e-30)
-        arrays["row_colour"] = channels.astype(np.float16)  # to look at: its scale is not kept
+        arrays["row_colour"] = channels.astype(np.float16)  # for pictures: its scale is not kept
     return arrays

@@ -1,8 +1,7 @@
-"""Stage explain: where the classifier looked, for the classes asked for, in each image of a split.
+"""Stage explain: saliency maps of the requested classes in each image of a split.
 
-The maps of all classes of an image and its classification are kept, in shards, so that nothing
-later runs the network again. A method that first looks at the training images (DDT) gets them with
-their labels, and what it made of them is kept as well.
+Maps and classification are kept in shards, so that no later stage runs the network again. A method
+that is fitted to training images (DDT) gets them with their labels; what is fitted is kept, too.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Explain(Stage):
     options = ExplainOptions
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         from pipeline.engine.methods import needs_fitting
 
         fits = needs_fitting(run.saliency())
@@ -50,12 +49,11 @@ class Explain(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse a target that this data set cannot have, impossible views, and a method that the
-        network to be trained cannot have: not after hours of training."""
+        """Raise UserError for impossible targets, views and methods, before hours of training."""
         run.check_methods()
 
     def run(self, run: Run, folder: Path) -> None:
-        """Write the maps, and say how many images could not be read."""
+        """Write the maps, and print how many images were skipped."""
         from pipeline.engine import ranks, shards
         from pipeline.stages.explain.maps import explain_batch
 
@@ -76,11 +74,11 @@ class Explain(Stage):
 
 
 def _check_skipped(folder: Path, count: int, has_report: bool) -> None:
-    """Say how many of `count` images were skipped; refuse a result without any image."""
+    """Print how many of `count` images were skipped; raise UserError if all were."""
     skipped = load_skipped(folder)
     if len(skipped) == count:
         first = next(iter(skipped.values()))
-        for shard in list_shards(folder):  # the next run is to look again
+        for shard in list_shards(folder):  # so that the next run reads the images again
             shard.unlink()
         raise UserError(f"explain: none of {count} images could be read; {first}")
     if skipped:

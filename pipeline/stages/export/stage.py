@@ -1,6 +1,6 @@
-"""Stage export: the boxes of stage localize as the files that a tool opens.
+"""Stage export: the boxes of stage localize in other file formats.
 
-    exported/<format>/    what each of `export.formats`, a choice of conf/exporter/, writes
+    exported/<format>/    the files of each of `export.formats`, a choice of conf/exporter/
 
 boxes.json and predictions.json are written by stage localize itself.
 """
@@ -32,7 +32,7 @@ class Export(Stage):
     publishes = (Published("exported", how="link"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the files: here, the exporters' own source too."""
+        """Return everything that can change the files, which includes the exporters' source."""
         formats = run.config["export"]["formats"]
         nodes = {name: complete_choice("exporter", name, {}) for name in formats}
         targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes.values()]
@@ -43,12 +43,12 @@ class Export(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse an argument of an exporter that does not fit."""
+        """Raise UserError for an argument that an exporter does not take."""
         build_choices("exporter", run.config["export"]["formats"], {})
 
     def run(self, run: Run, folder: Path) -> None:
-        """Write the files of each format into a folder of its own."""
-        found = open_boxes(
+        """Write the files of each format into its folder."""
+        boxes = open_boxes(
             run.folder("localize"),
             run.folder("explain"),
             run.images().ids,
@@ -60,4 +60,4 @@ class Export(Stage):
         for name, write in exporters.items():
             target = folder / "exported" / name
             target.mkdir(parents=True, exist_ok=True)
-            write(found, target)
+            write(boxes, target)

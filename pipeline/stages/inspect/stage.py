@@ -1,19 +1,19 @@
-"""Stage inspect: what a network looks for, as pictures.
+"""Stage inspect: pictures of what a network responds to.
 
-Each of `inspect.views` is a choice of conf/visualize/, which gives sheets, numbers and pictures:
+Each of `inspect.views` is a choice of conf/visualize/, which returns sheets, numbers and pictures:
 
     classes.png      images that the network calls a class (pipeline/visualize/ascent.py)
-    channels.png     images that excite one feature map, made in the same way
-    dream.png        photographs in which a layer sees more of what it sees (deep_dream.py)
-    features.png     the nine images of the data that excite a map most (feature_maps.py)
-    first_order.png  how far the class score is what its gradient says (linearity.py)
+    channels.png     images with a high activation of a feature map, made in the same way
+    dream.png        photographs changed so that a layer responds more to them (deep_dream.py)
+    features.png     nine images of the data with the strongest activations (feature_maps.py)
+    first_order.png  how well the gradient predicts the class score (linearity.py)
     filters.png      the weights of the first convolution
     top5.png         the five most probable classes of some images, and a map for each
-    <view>.json      the numbers of each; <view>_rise.png the way up of an ascent
+    <view>.json      the numbers of each; <view>_rise.png the scores over the steps of an ascent
     classes/<name>.png, channels/<number>.png, dream/<number>-<image>.png     each image alone
 
-Everything is computed in float32, the maps of top5 in the run's precision, and leaves the network
-as it was.
+Everything is computed in float32, but the maps of top5 in the run's precision. The network is not
+changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Inspect(Stage):
     publishes = (Published(".", "inspected", how="link"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         options = run.config["inspect"]
         nodes = {name: complete_choice("visualize", name, options) for name in options["views"]}
         targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes.values()]
@@ -68,8 +68,7 @@ class Inspect(Stage):
         }
 
     def _maps_key(self, run: Run) -> dict[str, Any]:
-        """Return what maps are made of: those of the most probable classes, whatever
-        explain.target says."""
+        """Return everything that can change maps; they do not depend on explain.target."""
         return {
             "source": run.sources(__name__, "saliency"),
             "saliency": run.methods[run.method],
@@ -84,8 +83,7 @@ class Inspect(Stage):
         return build_choices("visualize", options["views"], options)
 
     def check(self, run: Run) -> None:
-        """Refuse a class that the network does not know, what the plain style has not, a split
-        without images, and an argument of a view that does not fit."""
+        """Raise UserError for unknown classes, options that the style lacks, or no images."""
         from pipeline.stages.inspect.views import check_classes, check_style
 
         options = run.config["inspect"]
@@ -100,13 +98,13 @@ class Inspect(Stage):
                 f"inspect: the split {run.split} has no image; see data.* and explain.split"
             )
         if run.config["checkpoint"] is not None and not on_data:
-            # Where no image is read, a checkpoint need not fit any data set.
+            # Without images, the checkpoint's classes need not be those of a data set.
             check_classes(options["classes"], checkpoint.read_card(run.classifier)["classes"])
         else:
             check_classes(options["classes"], run.classes)
 
     def run(self, run: Run, folder: Path) -> None:
-        """Write what each view gives."""
+        """Write the sheets, numbers and pictures of all views."""
         from pipeline.engine import shards
         from pipeline.stages.inspect import views
         from pipeline.types import ViewSubject
@@ -143,7 +141,7 @@ class Inspect(Stage):
         write_json(folder / "notes.json", notes, indent=1)
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Name the sheets, and what there is to say of them."""
+        """Return lines that name the sheets, and notes on them."""
         notes = [f"inspect: {note}" for note in read_json(result / "notes.json")]
         sheets = sorted((run_folder / "inspected").glob("*.png"))
         return [*notes, *(f"sheet      {sheet}" for sheet in sheets)]

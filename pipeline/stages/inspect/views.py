@@ -1,8 +1,8 @@
-"""What views of stage inspect may ask for, how options are checked and results written."""
+"""The functions that views of stage inspect may call; checks of options; writing of results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,18 @@ from pipeline.engine import checkpoint, runtime, shards
 from pipeline.engine.progress import show_progress
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.files import write_json
-from pipeline.plotting.grids import save
-from pipeline.protocols import View
+from pipeline.plotting.grids import save_png
 from pipeline.types import ViewResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLAINLY_NONE = ("jitter", "blur", "variation")  # that plain has not
+PRETTY_OPTIONS = ("jitter", "blur", "variation")  # that the plain style lacks
 
 
 def check_style(options: Mapping[str, Any]) -> None:
-    """Raise UserError where the plain style is given what only the pretty one has."""
-    given = [name for name in PLAINLY_NONE if options[name] is not None]
+    """Raise UserError if the plain style is given options of the pretty style."""
+    given = [name for name in PRETTY_OPTIONS if options[name] is not None]
     if options["style"] == "plain" and given:
         raise UserError(
             f"inspect.{given[0]}={options[given[0]]}: plain is the paper's L2 form alone; "
@@ -42,34 +41,29 @@ def check_classes(wanted: Sequence[Any], known: Sequence[Any]) -> None:
             )
 
 
-def reads_data(views: Iterable[View]) -> bool:
-    """Return whether a view reads images of the split."""
-    return any(view.reads_data for view in views)
-
-
 def write_view(folder: Path, name: str, result: ViewResult) -> None:
     """Write the sheets, numbers and single pictures of a view."""
     for suffix, sheet in result.sheets.items():
-        save(folder / (f"{name}_{suffix}.png" if suffix else f"{name}.png"), sheet)
+        save_png(folder / (f"{name}_{suffix}.png" if suffix else f"{name}.png"), sheet)
     for file, picture in result.pictures.items():
-        save(folder / name / f"{file}.png", picture)
+        save_png(folder / name / f"{file}.png", picture)
     if result.numbers is not None:
         write_json(folder / f"{name}.json", result.numbers, indent=1)
 
 
-# -- what a view may ask for ---------------------------------------------------------------------
+# -- functions that a view may call --------------------------------------------------------------
 
 Flow = Callable[[Iterator[Sequence[int]]], Iterator[tuple[shards.Arrays, shards.Skipped]]]
 
 
 @dataclass(frozen=True)
 class BatchRunner:
-    """Reads images and computes on them, a batch at a time.
+    """Reads images and computes on them, batch by batch.
 
     Args:
         flow_of: From a function on a batch of images to a flow of batches.
         trained: The network.
-        size: Images of a batch.
+        size: Images in a batch.
     """
 
     flow_of: Callable[[Callable[[shards.PositionedExamples], shards.Arrays]], Flow]

@@ -1,4 +1,4 @@
-"""Shards of boxes from shards of maps."""
+"""Segment shards of maps into shards of boxes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MapSegmenter:
     """Segments all maps of a split.
 
     Args:
-        images: of the split, for segmenters that want them.
-        segmenter: which all have in common.
-        thresholds: what stage calibrate chose; None: the segmenter's own threshold.
+        images: of the split, for segmenters that need them.
+        segmenter: segments all maps.
+        thresholds: thresholds.json of stage calibrate; None: the segmenter's threshold is used.
         workers: threads.
     """
 
@@ -38,11 +38,16 @@ class MapSegmenter:
     workers: int
 
     def write(self, maps: Path, folder: Path) -> None:
-        """Write a shard of boxes for each shard of maps that has none yet."""
+        """Write a shard of boxes for each shard of maps, unless it exists.
+
+        Args:
+            maps: the result of stage explain.
+            folder: where the boxes are written.
+        """
         map_shards, ids = list_shards(maps), self.images.ids
         segmenter_of = self._segmenter_of_image()
-        # Where an image takes milliseconds, the workers share the images of a shard; where a map
-        # alone is segmented, handing it over would cost more, and they share the shards.
+        # With images, an item takes milliseconds: workers share the images of a shard. Without, an
+        # item is cheaper than its transfer to a thread: workers share the shards.
         outer, inner = (0, self.workers) if self.segmenter.needs_image else (self.workers, 0)
 
         def segment(item: tuple[int, SaliencyMap]) -> tuple[int, Boxes | SkippedImage]:
@@ -60,11 +65,12 @@ class MapSegmenter:
         def join(parts: Any) -> tuple[shards.Arrays, Skipped]:
             return pack_boxes(*parts[0])
 
-        plan = read_json(maps / "plan.json")
-        shards.write_shards(folder, "localize", len(map_shards), 1, 1, flow, join, plan)
+        source = read_json(maps / "plan.json")
+        plan = shards.ShardPlan(count=len(map_shards), size=1, piece=1, source=source)
+        shards.write_shards(folder, "localize", plan, flow, join)
 
     def _segmenter_of_image(self) -> Callable[[str], Segmenter]:
-        """Return the segmenter of each image: with validation thresholds one for each half."""
+        """Return a function from an image's id to its segmenter, at the threshold of its half."""
         if self.thresholds is None:
             return lambda _: self.segmenter
         values = self.thresholds["thresholds"][f"{USED_IOU:g}"]
@@ -75,7 +81,7 @@ class MapSegmenter:
 def _split_skipped(
     segmented: Iterator[tuple[int, Boxes | SkippedImage]],
 ) -> tuple[list[Positioned], Skipped]:
-    """Return the boxes, and the images that could not be read with the reason."""
+    """Separate boxes from images that could not be read, with the reasons."""
     boxes: list[Positioned] = []
     skipped: Skipped = []
     for position, result in segmented:

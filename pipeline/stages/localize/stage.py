@@ -1,11 +1,11 @@
-"""Stage localize: maps -> scored boxes, in shards; then the two files that detection tools load.
+"""Stage localize: maps -> scored boxes in shards, and two files that detection tools load.
 
-A map is segmented at the segmenter's threshold; with segmenter.threshold=validation at the one that
-stage calibrate chose on other images.
+A map is segmented at the segmenter's threshold; with segmenter.threshold=validation, at the
+threshold that stage calibrate chose on other images.
 
     boxes.json        a COCO results file: image_id, category_id, bbox, score
     predictions.json  a whole COCO data set: images, categories, annotations with scores
-    notes.json        how often the segmenter fell back to a simpler way, and why
+    notes.json        how often the segmenter fell back to a simpler segmentation, and why
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Localize(Stage):
     publishes = (Published("boxes.json"), Published("predictions.json"))
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         names = run.coco_names()
         numbers = repr((list(names.image_ids), list(names.file_names), list(names.category_ids)))
         return {
@@ -48,7 +48,7 @@ class Localize(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse a validation threshold that nothing would choose."""
+        """Raise UserError for a validation threshold that no stage would choose."""
         stages = run.config["stages"]
         if not run.uses_validation_threshold:
             return
@@ -63,7 +63,7 @@ class Localize(Stage):
             )
 
     def run(self, run: Run, folder: Path) -> None:
-        """Segment the maps, say where the segmenter fell back, and write the two files."""
+        """Segment the maps, print where the segmenter fell back, and write the two files."""
         from pipeline.engine import ranks
         from pipeline.stages.localize.segmentation import MapSegmenter
 
@@ -76,17 +76,17 @@ class Localize(Stage):
         )
         segmenter.write(maps, folder)
         if ranks.current_world().rank > 0:
-            return  # rank 0 puts the shards together
+            return  # rank 0 merges the shards
         ids = run.images().ids
         notes = describe_fallbacks(folder, ids)
         for note in notes:
             terminal.print_line(f"localize: {note}")
         write_json(folder / "notes.json", notes)
-        found = open_boxes(folder, maps, ids, run.classes, run.coco_names())
-        Coco()(found, folder)
+        boxes = open_boxes(folder, maps, ids, run.classes, run.coco_names())
+        Coco()(boxes, folder)
 
     def _threshold_key(self, run: Run) -> dict[str, Any]:
-        """Return what stands for the threshold that was chosen, where one was."""
+        """Return the part of the key for a validation threshold; empty for any other."""
         if not run.uses_validation_threshold:
             return {}
         if run.chooses_own_threshold():

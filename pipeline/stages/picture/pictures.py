@@ -27,7 +27,7 @@ from pipeline.formats.files import (
 from pipeline.ops.maps import scale_size
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
-from pipeline.plotting.sheet import Row, Scale, contact
+from pipeline.plotting.sheet import ContactSheet, Row, Scale
 from pipeline.results.shards import list_shards
 from pipeline.stages.picture.config import PictureOptions
 
@@ -43,7 +43,7 @@ ROWS = ("row_class", "row_predicted", "row_score", "row_scale", "row_map", "row_
 
 @dataclass(frozen=True)
 class MapPlace:
-    """Where the map of one method, image and class lies."""
+    """The shard and row of the map of a method, image and class."""
 
     position: int
     method: str
@@ -52,14 +52,20 @@ class MapPlace:
 
 
 def group_by_image(maps: Mapping[str, Path]) -> Iterator[list[MapPlace]]:
-    """Yield the maps of each image, of all methods, image after image."""
+    """Yield the maps of each image, of all methods.
 
-    def places(method: str, folder: Path) -> Iterator[MapPlace]:
+    Args:
+        maps: The result of stage explain, by method.
+    """
+
+    def iterate_places(method: str, folder: Path) -> Iterator[MapPlace]:
         for shard in list_shards(folder):
             positions = read_rows(shard, ["row_image"]).get("row_image", ())
             yield from (MapPlace(int(p), method, shard, row) for row, p in enumerate(positions))
 
-    merged = heapq.merge(*(places(*one) for one in maps.items()), key=_position)
+    merged = heapq.merge(
+        *(iterate_places(method, folder) for method, folder in maps.items()), key=_position
+    )
     return (list(group) for _, group in groupby(merged, key=_position))
 
 
@@ -69,7 +75,7 @@ def _position(place: MapPlace) -> int:
 
 @dataclass(frozen=True)
 class ClassMap:
-    """One method's map of one class in an image."""
+    """A method's map of a class in an image."""
 
     method: str
     label: int
@@ -80,7 +86,7 @@ class ClassMap:
 
     @classmethod
     def read(cls, place: MapPlace) -> ClassMap:
-        """Read the map that lies at a place."""
+        """Read the map at a place."""
         rows = read_rows(place.shard, ROWS, slice(place.row, place.row + 1))
         row = {name: array[0] for name, array in rows.items()}
         channels = row.get("row_colour")
@@ -95,11 +101,11 @@ class ClassMap:
 
     @property
     def signed(self) -> bool:
-        """Whether anything speaks against the class."""
+        """Whether the map has evidence against the class: negative values."""
         return bool((self.values < 0).any())
 
     def has(self, kind: str) -> bool:
-        """Return whether there is a picture of this kind."""
+        """Return whether the map has a picture of this kind."""
         if kind in ("signed", "signed_over"):
             return self.signed
         return kind != "colour" or self.channels is not None
@@ -107,19 +113,25 @@ class ClassMap:
     def draw(
         self, kind: str, image: UInt8[np.ndarray, "H W 3"], clip: float
     ) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a picture of this kind, at the size of the image."""
+        """Draw a picture of a kind at the size of the image.
+
+        Args:
+            kind: A choice of picture.kinds that the map has.
+            image: The image.
+            clip: The percentile of the map that is brightest.
+        """
         frame = image.shape[:2]
         if kind == "colour" and self.channels is not None:
-            return colours.in_colour(colours.at_frame(self.channels, frame), clip)
-        values = colours.at_frame(self.values, frame)
+            return colours.colour_channels(colours.resize_to_frame(self.channels, frame), clip)
+        values = colours.resize_to_frame(self.values, frame)
         if kind == "signed":
-            return colours.diverging(colours.balanced(values, clip))
+            return colours.apply_diverging(colours.scale_signed(values, clip))
         if kind == "signed_over":
-            return colours.signed_over(image, colours.balanced(values, clip))
-        unit = colours.for_class(values, clip)
+            return colours.overlay_signed_map(image, colours.scale_signed(values, clip))
+        unit = colours.scale_positive(values, clip)
         if kind == "over":
-            return colours.laid_over(image, unit)
-        return colours.grey(unit) if kind == "grey" else colours.sequential(unit)
+            return colours.overlay_map(image, unit)
+        return colours.apply_grey(unit) if kind == "grey" else colours.apply_inferno(unit)
 
 
 # -- one image -----------------------------------------------------------------------------------
@@ -127,7 +139,7 @@ class ClassMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What the pictures of all images have in common.
+    """The arguments that the pictures of all images share.
 
     Args:
         images: of the split.
@@ -148,7 +160,7 @@ class Drawing:
     options: PictureOptions
 
     def kind_shown(self, shown: ClassMap) -> str:
-        """Return what a sheet shows of a map: a coarse map over the image, a fine map alone."""
+        """Return the kind of picture on a sheet: a coarse map over the image, a fine map alone."""
         wanted = self.options.shown
         if wanted != "auto" and shown.has(wanted):
             return wanted
@@ -159,8 +171,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """An image and its maps, read when they are first asked for. Raises SkippedImage where the
-    image cannot be read."""
+    """An image and its maps, read on first access; SkippedImage if the image cannot be read."""
 
     drawing: Drawing
     places: Sequence[MapPlace]
@@ -177,7 +188,7 @@ class ImageMaps:
 
     @property
     def folder(self) -> Path:
-        """Where the pictures of this image lie."""
+        """The folder of the image's pictures."""
         return self.drawing.folder / f"{self.position + 1:06d}-{image_file_stem(self.id)}"
 
     @cached_property
@@ -187,7 +198,7 @@ class ImageMaps:
 
     @cached_property
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
-        """The image at the size of a picture: small images are enlarged, so that maps show."""
+        """The image at the size of a picture; small images are enlarged."""
         place = self.places[0]
         rows = read_rows(place.shard, ["row_size"], slice(place.row, place.row + 1))
         height, width = rows["row_size"][0].tolist()
@@ -205,14 +216,14 @@ class ImageMaps:
 
     @property
     def by_class(self) -> dict[int, dict[str, ClassMap]]:
-        """The maps of each class that was asked for, in that order, by method."""
+        """The maps of each class in the order of explain.target, by method."""
         grouped: dict[int, dict[str, ClassMap]] = {}
         for class_map in self.maps:
             grouped.setdefault(class_map.label, {})[class_map.method] = class_map
         return grouped
 
     def row(self, label: int, name: str) -> tuple[Row, set[str]]:
-        """Return the row of a class on a sheet, and which kinds of pictures are in it."""
+        """Draw the row of a class on a sheet; return it with the kinds of its pictures."""
         by_method, clip = self.by_class[label], self.drawing.options.clip
         panels, kinds = [self.small], set()
         for method in self.drawing.methods:
@@ -226,7 +237,7 @@ class ImageMaps:
         return Row(name, self.note(label), panels), kinds
 
     def note(self, label: int) -> str:
-        """Return how probable the class is to the network, and what else is to be said of it."""
+        """Return the probability of a class, and whether it is predicted or the label."""
         first = next(iter(self.by_class[label].values()))
         parts = [format_probability(first.score)]
         parts += ["predicted"] if label == first.predicted else []
@@ -241,7 +252,7 @@ class ImageMaps:
 
 
 def write_pictures(maps: ImageMaps) -> None:
-    """Write each file of an image that is not there yet."""
+    """Write the pictures and the sheet of an image, unless they exist."""
     drawing, options = maps.drawing, maps.drawing.options
     for shown in maps.maps:
         for kind in options.kinds:
@@ -254,26 +265,26 @@ def write_pictures(maps: ImageMaps) -> None:
 
 
 def draw_sheet(maps: ImageMaps) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a sheet: columns are the image and the methods, rows the classes."""
+    """Draw the sheet of an image: columns are the image and the methods, rows the classes."""
     drawing = maps.drawing
     rows = [maps.row(label, drawing.classes[label]) for label in maps.by_class]
     heading = f"{drawing.network} takes it for {drawing.classes[maps.maps[0].predicted]}"
     if maps.label >= 0:
         heading += f", its label says {drawing.classes[maps.label]}"
-    return contact(
-        printable(maps.id),
-        heading,
-        ["image", *drawing.methods],
-        [row for row, _ in rows],
-        maps.small.shape[1],
-        legend({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
-        drawing.options.columns,
+    sheet = ContactSheet(
+        title=printable(maps.id),
+        note=heading,
+        columns=["image", *drawing.methods],
+        rows=[row for row, _ in rows],
+        width=maps.small.shape[1],
+        legend=list_scales({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
+        max_columns=drawing.options.columns,
     )
+    return sheet.draw()
 
 
-def overview_row(maps: ImageMaps) -> tuple[Row, set[str]] | None:
-    """Return the row of an image on the sheet of several: the first of its classes; None where
-    the image cannot be read any more."""
+def draw_overview_row(maps: ImageMaps) -> tuple[Row, set[str]] | None:
+    """Draw the row of an image on the overview: its first class; None if it is not readable."""
     label = maps.maps[0].label
     try:
         row, kinds = maps.row(label, printable(maps.id))
@@ -285,34 +296,42 @@ def overview_row(maps: ImageMaps) -> tuple[Row, set[str]] | None:
 def draw_overview(
     drawing: Drawing, rows: Sequence[tuple[Row, set[str]]], wanted: int, count: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the sheet of several images below one another; `wanted` of `count` are on it."""
-    return contact(
-        f"{wanted} of {count} images" if wanted < count else f"{wanted} images",
-        drawing.network,
-        ["image", *drawing.methods],
-        [row for row, _ in rows],
-        max(row.panels[0].shape[1] for row, _ in rows),
-        legend({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
-        drawing.options.columns,
+    """Draw the overview, with a row for each image.
+
+    Args:
+        drawing: Of all pictures.
+        rows: The rows and their kinds of pictures.
+        wanted: How many images were chosen.
+        count: Of how many.
+    """
+    sheet = ContactSheet(
+        title=f"{wanted} of {count} images" if wanted < count else f"{wanted} images",
+        note=drawing.network,
+        columns=["image", *drawing.methods],
+        rows=[row for row, _ in rows],
+        width=max(row.panels[0].shape[1] for row, _ in rows),
+        legend=list_scales({kind for _, kinds in rows for kind in kinds}, drawing.options.clip),
+        max_columns=drawing.options.columns,
     )
+    return sheet.draw()
 
 
-def legend(kinds: set[str], clip: float) -> list[Scale]:
-    """Return bars for the colours that are on a sheet."""
+def list_scales(kinds: set[str], clip: float) -> list[Scale]:
+    """Return the colour bars for the kinds of pictures that are on a sheet."""
     up = np.linspace(0, 1, 120, dtype=np.float32)[None]
     high = f"brightest {100 - clip:g} % of a map" if clip < 100 else "a map's maximum"
     scales = []
     if kinds & {"map", "over"}:
-        scales.append(Scale(colours.sequential(up), "0", high))
+        scales.append(Scale(colours.apply_inferno(up), "0", high))
     if "grey" in kinds:
-        scales.append(Scale(colours.grey(up), "0", high))
+        scales.append(Scale(colours.apply_grey(up), "0", high))
     if kinds & {"signed", "signed_over"}:
-        scales.append(Scale(colours.diverging(2 * up - 1), "against", "for the class"))
+        scales.append(Scale(colours.apply_diverging(2 * up - 1), "against", "for the class"))
     return scales
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture as PNG, by an atomic write."""
     encoded, data = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
     assert encoded
     with atomic_write(path) as temporary:

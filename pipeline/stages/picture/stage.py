@@ -1,16 +1,15 @@
-"""Stage picture: each map as pictures to look at, and a sheet for each image with all methods.
+"""Stage picture: pictures of each map, and a sheet for each image with all methods.
 
     explained/<number>-<image>/sheet.png                    columns: image, methods; rows: classes
-    explained/<number>-<image>/<class>/<method>_map.png     what speaks for the class, alone
+    explained/<number>-<image>/<class>/<method>_map.png     evidence for the class, alone
     explained/<number>-<image>/<class>/<method>_over.png    the same, over the image
     explained/<number>-<image>/<class>/<method>_grey.png    the same, from black to white
-    explained/<number>-<image>/<class>/<method>_signed.png  for in red, against in blue, if any is
+    explained/<number>-<image>/<class>/<method>_signed.png  for in red, against in blue, if negative
     explained/<number>-<image>/<class>/<method>_signed_over.png  that over the image in grey
     explained/<number>-<image>/<class>/<method>_colour.png  the gradient as an image, if kept
     explained/overview.png                                  several images below one another
 
-What is there already is not drawn again; one image is in memory for each worker, whatever their
-number.
+Existing files are kept. Each worker has a single image in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.stages.picture.pictures import Drawing, MapPlace
 
 
-MAX_NAMED_SHEETS = 6  # that are named line by line
+MAX_NAMED_SHEETS = 6  # on the terminal
 
 
 class Picture(Stage):
@@ -47,7 +46,7 @@ class Picture(Stage):
     publishes = (Published("explained", how="link"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         return {
             "source": run.sources(__name__, "data", drawing=True),
             "explain": [[name, run.for_method(name).key("explain")] for name in run.methods],
@@ -55,7 +54,7 @@ class Picture(Stage):
         }
 
     def run(self, run: Run, folder: Path) -> None:
-        """Draw each picture that is not there yet, and say which images have none."""
+        """Draw all pictures that do not exist, and record the images without pictures."""
         from pipeline.engine.shards import single_threaded_torch
         from pipeline.stages.picture.pictures import ImageMaps, group_by_image, write_pictures
 
@@ -96,7 +95,7 @@ class Picture(Stage):
     def _write_overview(
         self, drawing: Drawing, maps: dict[str, Path], positions: list[int], workers: int
     ) -> None:
-        """Write the sheet of several images, unless it is there or there is but one image."""
+        """Write the overview, unless it exists or there is a single image."""
         from pipeline.stages.picture import pictures
 
         path, wanted = drawing.folder / "overview.png", drawing.options.overview
@@ -109,8 +108,8 @@ class Picture(Stage):
             for places in pictures.group_by_image(maps)
             if places[0].position in chosen
         )
-        made = map_in_threads(pictures.overview_row, images, workers, 2 * workers)
-        rows = [row for row in made if row is not None]
+        drawn = map_in_threads(pictures.draw_overview_row, images, workers, 2 * workers)
+        rows = [row for row in drawn if row is not None]
         if rows:
             sheet = pictures.draw_overview(drawing, rows, wanted, len(positions))
             pictures.write_png(path, sheet)

@@ -10,7 +10,7 @@ from pipeline.engine.options import option
 
 @dataclass
 class RefineOptions:
-    """How a small head learns where objects are, from segmented maps of the training images."""
+    """How a localization head is trained on segmented maps of the training images."""
 
     teacher: Any = option(None, "saliency@refine.teacher=...: whose maps", family="saliency")
     cut: Any = option(

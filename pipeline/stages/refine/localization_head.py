@@ -1,17 +1,17 @@
-"""The localization head: how it learns foreground from pseudo-labels, and how far it is trusted.
+"""Training of the localization head on pseudo-labels, and whether it is used alone.
 
     A        = mean over held-out pseudo-labels of the IoU of the head's map and the mask
     alone    = A >= 0.67
-    target   = mask where it stands alone, else 0.7 map + 0.3 mask
+    target   = mask where the head is used alone, else 0.7 map + 0.3 mask
     loss     = BCE(head(features), target)        features of the image or of its mirror image
 
-A first head learns the masks of four fifths of the images. What it predicts of the others follows a
-rule; what it does not is chance, as where GrabCut takes a part of the object, or the road with the
-truck. Where held-out masks agree with predictions (birds) they are the best target, without the
-30 % that the head agrees with least; a head that learns these is better than its teacher, and
-stands alone. Where they do not (objects of many colours, in a crowd) the map has its say in the
-targets, and the teacher's map in what is localized (saliency/refined.py). No box takes part in any
-of this; docs/refine.md has what each rule gained.
+A first head is trained on the masks of four fifths of the images. Its predictions of the others
+show whether masks are consistent or random, as where GrabCut segments a part of the object, or the
+road together with the truck. Where held-out masks agree with predictions (birds), masks are the
+best target, without the 30 % that the head agrees with least; a head trained on these is better
+than its teacher, and is used alone. Where they do not agree (objects of many colours, in a
+crowd), targets are a mixture with the map, and localization uses the teacher's map, too
+(saliency/refined.py). No box is read; docs/refine.md has the gain of each rule.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int
     from torch import Tensor
 
-MIN_AGREEMENT = 0.67  # A at which held-out masks follow a rule
-DOUBTED_SHARE = 0.3  # of the masks, those that the first head agrees with least
-MAP_SHARE = 0.7  # of the map in a target where masks follow none
-HELD_OUT_EVERY = 5  # every fifth pseudo-label is held out from the first head
-CUTS = (0.2, 0.3, 0.4, 0.5)  # thresholds at which maps and masks are compared
+MIN_AGREEMENT = 0.67  # A from which on masks count as consistent
+DROPPED_SHARE = 0.3  # of the masks: those that the first head agrees with least
+MAP_SHARE = 0.7  # of the map in targets where masks are not consistent
+FOLDS = 5  # each fifth pseudo-label is held out from the first head
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)  # of maps, when they are compared with masks
 MAX_STANDARDIZED = 200  # images whose features set the head's scale
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A localization head and what its training showed.
+    """A localization head and the results of its training.
 
     Args:
         head: in eval mode.
-        agreement: A; None where there are too few pseudo-labels to tell.
-        share: of the map in the targets.
-        count: of the pseudo-labels that the final head learned from.
+        agreement: A; None where there are too few pseudo-labels.
+        share: the share of the map in the targets.
+        count: how many pseudo-labels the final head was trained on.
         losses: the mean of each tenth of its steps.
     """
 
@@ -61,7 +61,7 @@ class FittedHead:
     losses: Sequence[float]
 
     def describe(self, images: int) -> str:
-        """Return what there is to say of it, in one line; `images`: how many there were."""
+        """Return a summary in one line; `images`: how many images had pseudo-labels."""
         agreed = (
             "too few to tell"
             if self.agreement is None
@@ -80,7 +80,7 @@ class HeadFitter:
         layers: name and channels of each layer that the head reads, finest first.
         options: of stage refine.
         compute: device and precision.
-        seed: of the weights and of the order of images.
+        seed: of the initial weights and of the order of images.
     """
 
     labels: PseudoLabels
@@ -90,29 +90,38 @@ class HeadFitter:
     seed: int
 
     def fit(self) -> FittedHead:
-        """Return the final head, after a first one has shown how far masks can be predicted."""
+        """Train a first head to measure the agreement of masks, then the final head."""
         everything = np.arange(len(self.labels))
         kept, agreement = everything, None
-        if len(self.labels) > HELD_OUT_EVERY:
-            seen = everything[everything % HELD_OUT_EVERY > 0]
+        if len(self.labels) > FOLDS:
+            seen = everything[everything % FOLDS > 0]
             first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "foretell")
             agreements = self._agreements(first)
-            agreement = float(agreements[::HELD_OUT_EVERY].mean())
+            agreement = float(agreements[::FOLDS].mean())
             if agreement >= MIN_AGREEMENT:
-                kept = everything[agreements >= np.quantile(agreements, DOUBTED_SHARE)]
+                kept = everything[agreements >= np.quantile(agreements, DROPPED_SHARE)]
         alone = agreement is not None and agreement >= MIN_AGREEMENT
         share = self.options.map_share
         if share is None:
             share = 0.0 if alone else MAP_SHARE
         head, losses = self._fit(kept, share, self.options.steps, "refine")
-        head.stand(alone)
+        head.set_alone(alone)
         return FittedHead(head, agreement, share, len(kept), losses)
 
     def _fit(
         self, chosen: Int[np.ndarray, n], share: float, steps: int, what: str
     ) -> tuple[ForegroundHead, list[float]]:
-        """Return a new head that learned from the chosen pseudo-labels, and the mean loss of each
-        tenth of its steps."""
+        """Train a new head on some pseudo-labels.
+
+        Args:
+            chosen: Their indices.
+            share: Of the map in the targets.
+            steps: How many.
+            what: The title of the progress bar.
+
+        Returns:
+            The head in eval mode, and the mean loss of each tenth of its steps.
+        """
         import torch
         from torch.nn import functional as F
 
@@ -142,6 +151,7 @@ class HeadFitter:
         return head.eval(), [round(float(tenth.mean()), 5) for tenth in tenths]
 
     def _new_head(self, chosen: Int[np.ndarray, n]) -> ForegroundHead:
+        """Return a head with random weights, standardized by the features of some images."""
         import torch
 
         torch.manual_seed(self.seed)
@@ -154,6 +164,7 @@ class HeadFitter:
         return head
 
     def _features(self, chosen: Int[np.ndarray, b], mirrored: bool) -> list[Tensor]:
+        """Load the features of some images to the device, finest layer first."""
         import torch
 
         device, layout = self.compute.device, torch.channels_last  # fastest for convolutions
@@ -161,7 +172,7 @@ class HeadFitter:
         return [values.to(device, memory_format=layout) for values in rows]
 
     def _agreements(self, head: ForegroundHead) -> Float32[np.ndarray, n]:
-        """Return the IoU of each mask and the head's map, at the threshold of best agreement."""
+        """Return the IoU of each mask and the head's map, at the best of THRESHOLDS."""
         import torch
         from torch.nn import functional as F
 
@@ -171,14 +182,18 @@ class HeadFitter:
             with torch.inference_mode(), self.compute.autocast():
                 maps = head(*self._features(batch, False)).float().cpu()
             maps = F.interpolate(maps, mask.shape[2:], mode="bilinear")
-            agreements.append(torch.stack([_iou(maps > cut, mask > 0.5) for cut in CUTS]).amax(0))
+            agreements.append(
+                torch.stack([_iou(maps > threshold, mask > 0.5) for threshold in THRESHOLDS]).amax(
+                    0
+                )
+            )
         return np.asarray(torch.cat(agreements).numpy())
 
 
 def _draw_batches(
     chosen: Int[np.ndarray, n], size: int, seed: int
 ) -> Iterator[tuple[Int[np.ndarray, b], bool]]:
-    """Yield batches of all the chosen in a random order, again and again, and whether to mirror."""
+    """Yield batches in random order, epoch after epoch without end, and whether to mirror them."""
     for epoch in count():
         draw = np.random.default_rng((seed, epoch))
         order = draw.permutation(chosen)
@@ -187,6 +202,7 @@ def _draw_batches(
 
 
 def _iou(a: Tensor, b: Tensor) -> Float[Tensor, n]:
+    """Return the IoU of each pair of masks [n, 1, H, W]."""
     both = (a & b).sum((1, 2, 3)).float()
     either: Tensor = (a | b).sum((1, 2, 3)).float()
     return both / either.clamp(min=1)

@@ -1,14 +1,14 @@
-"""Object class: the classes learned once more, by what is on the object that refine localized.
+"""Object class: classify again, by features of the object that refine has localized.
 
-    seen   each training image as it is, and ZOOMS random crops: every side somewhere between the
-           image's and the found box's, mirrored or not
-    kept   where it names unseen images better than the same regression on means alone, two-fold
-           over training images; and names the held-back images no worse than the classifier's head
-           does, by more than a standard error
+    views  each training image as it is, and ZOOMS random crops, mirrored or not: each side of a
+           crop lies between the image's side and that of the predicted box
+    kept   if it classifies unseen images at least as well as the same regression on means alone, in
+           two-fold cross-validation over training images; and if its accuracy on held-back images
+           is not below that of the classifier's head by more than a standard error
 
-Birds differ in patterns that a mean over the image loses (model/second_order.py). What is seen is
-described once and lies in shards, so a killed run goes on; then learning takes seconds. Labels
-alone take part, and the held-back images are those that train judges its epochs on.
+Birds differ in patterns that a mean over the image loses (model/second_order.py). The features of
+all views are computed once and kept in shards, so a killed run resumes; training takes seconds.
+Labels alone are read, and the held-back images are those that choose train's best epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.engine.store import Store
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.shards import list_shards
-from pipeline.saliency.zoom import boxes_of, zoomed
+from pipeline.saliency.zoom import crop_to_boxes, find_foreground_boxes
 from pipeline.stages.refine.pseudo_labels import PseudoLabels, choose_evenly
 
 if TYPE_CHECKING:
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
 ZOOMS = 3  # random crops of each training image
 DECAY, STEPS = 1e-4, 60
-MIN_HELD_BACK = 20  # images that can tell whether it is as good as the classifier's head
+MIN_HELD_BACK = 20  # images; with fewer the head is not kept
 MAX_STANDARDIZED = 200  # images whose features set the head's axes
 
 
 @dataclass(frozen=True)
 class FittedClasses:
-    """A second-order head and its top-1 on images that nothing compared here has learned from."""
+    """A second-order head, and top-1 accuracies on images that were not trained on."""
 
     head: SecondOrderHead
-    two_fold: float  # of training images, each by what learned from the other half
-    two_fold_by_means: float  # the same, of means alone
+    two_fold: float  # of training images, each by a head trained on the other half
+    two_fold_by_means: float  # the same, by means alone
     by_object: float  # of held-back images
     by_head: float  # of these by the classifier's head
     error: float  # the standard error of the difference of these two
@@ -57,7 +57,7 @@ class FittedClasses:
 
     @property
     def kept(self) -> bool:
-        """Whether nothing measured speaks against this head."""
+        """Whether the head is as good as the regression on means and the classifier's head."""
         return (
             self.held_back >= MIN_HELD_BACK
             and self.two_fold >= self.two_fold_by_means
@@ -65,17 +65,18 @@ class FittedClasses:
         )
 
     def describe(self) -> str:
-        """Return what there is to say of it, in one line."""
+        """Return a summary in one line."""
         if self.held_back < MIN_HELD_BACK:
             return f"classes of the object: {self.held_back} held-back images are too few to judge"
         return (
             f"top-1 by the object {self.by_object:.3f}, by the head {self.by_head:.3f} "
             f"({self.held_back} held-back images); two-fold {self.two_fold:.3f}, by means alone "
-            f"{self.two_fold_by_means:.3f}: the {'object' if self.kept else 'head'} is asked"
+            f"{self.two_fold_by_means:.3f}: classes are predicted by the "
+            f"{'object' if self.kept else 'head'}"
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the numbers as the checkpoint's card holds them."""
+        """Return the numbers for the checkpoint's card."""
         numbers = {name: value for name, value in vars(self).items() if name != "head"}
         return {"kept": self.kept} | {name: round(value, 5) for name, value in numbers.items()}
 
@@ -86,12 +87,12 @@ class ClassFitter:
 
     Args:
         trained: the classifier with its localization head.
-        images, held_back: what is learned from, and what judges.
+        images, held_back: the images to train on, and those to evaluate on.
         compute: device, precision, threads.
         seed: of the random crops.
-        max_images: of a split at most, each class in its share.
-        store: where the described views are kept.
-        cache_key: all that can change them, but the images.
+        max_images: of a split at most, evenly of all classes.
+        store: where the features of the views are kept.
+        cache_key: everything that can change them, but the images.
     """
 
     trained: Checkpoint
@@ -104,14 +105,14 @@ class ClassFitter:
     cache_key: Mapping[str, Any]
 
     def fit(self, labels: PseudoLabels) -> FittedClasses:
-        """Return the head; `labels` set its axes."""
+        """Train and evaluate a head; the features of `labels` set its axes."""
         head = self._new_head(labels)
         head.to(self.compute.device)
         described = self._describe_split(head, self.images)
         held_back = self._describe_split(head, self.held_back)
         views = [np.concatenate([part[f"seen{n}"] for part in described]) for n in range(1 + ZOOMS)]
         classes = np.concatenate([part["labels"] for part in described])
-        head.cpu()  # where the views are: an accelerator has nothing to win on a matrix this small
+        head.cpu()  # where the views are: an accelerator does not pay for a matrix this small
         two_fold = _two_fold(head, views, classes)
         by_means = _two_fold(head, views, classes, means_alone=True)
         _fit(head, views, classes)
@@ -120,6 +121,7 @@ class ClassFitter:
         return fitted
 
     def _new_head(self, labels: PseudoLabels) -> SecondOrderHead:
+        """Return an untrained head, whose axes follow from the features of some images."""
         from pipeline.model.second_order import SecondOrderHead
 
         network = self.trained.network
@@ -129,14 +131,16 @@ class ClassFitter:
         names = ("last", reads[layer], "foreground")
         head = SecondOrderHead(names, channels[-1], channels[layer], len(network.classes))
         few = np.linspace(0, len(labels) - 1, min(len(labels), MAX_STANDARDIZED)).astype(int)
-        head.turn(labels.features(few, mirrored=False)[layer])
+        head.fit_axes(labels.features(few, mirrored=False)[layer])
         return head
 
     def _describe_split(
         self, head: SecondOrderHead, images: SplitImages
     ) -> Sequence[shards.Arrays]:
-        """Return what the head reads of the images: `seen0` as they are, then random crops of
-        training images."""
+        """Return the features of all views: `seen0` of the images, then those of random crops.
+
+        Images that are not of the training split have no crops.
+        """
         key = {**self.cache_key, "data": images.fingerprint(), "zooms": ZOOMS}
         folder, _ = self.store.get_or_create(
             "object_views", key, lambda folder: self._write_views(folder, head, images)
@@ -145,6 +149,7 @@ class ClassFitter:
         return [part for part in parts if part]
 
     def _write_views(self, folder: Path, head: SecondOrderHead, images: SplitImages) -> None:
+        """Write the features of all views as shards."""
         positions = choose_evenly(images.labels, self.max_images)
         with_crops = images.split == self.images.split
 
@@ -156,6 +161,7 @@ class ClassFitter:
     def _views_of_batch(
         self, head: SecondOrderHead, batch: shards.PositionedExamples, with_crops: bool
     ) -> shards.Arrays:
+        """Compute the features of all views of a batch, its logits and its labels."""
         import torch
 
         network = self.trained.network
@@ -163,10 +169,10 @@ class ClassFitter:
         with torch.inference_mode():
             first, foreground, logits = _describe(network, head, images)
             views = {"seen0": first}
-            boxes = boxes_of(foreground).cpu()
+            boxes = find_foreground_boxes(foreground).cpu()
             for n in range(1, ZOOMS + 1) if with_crops else ():
                 crops, mirrored = _draw_crops(boxes, shards.stack_positions(batch), self.seed, n)
-                view = zoomed(images, crops.to(images.device))
+                view = crop_to_boxes(images, crops.to(images.device))
                 flags = mirrored.to(images.device)[:, None, None, None]
                 views[f"seen{n}"] = _describe(
                     network, head, torch.where(flags, view.flip(3), view)
@@ -177,10 +183,11 @@ class ClassFitter:
 
 
 def _fit(head: SecondOrderHead, views: Sequence[np.ndarray], labels: np.ndarray) -> None:
+    """Train a head on all views of some images."""
     import torch
 
     described = torch.from_numpy(np.concatenate(views)).float()
-    head.learn(described, torch.from_numpy(np.tile(labels, len(views))), DECAY, STEPS)
+    head.fit(described, torch.from_numpy(np.tile(labels, len(views))), DECAY, STEPS)
 
 
 def _two_fold(
@@ -189,7 +196,14 @@ def _two_fold(
     labels: np.ndarray,
     means_alone: bool = False,
 ) -> float:
-    """Return the top-1 of images as they are, every second by what learned from the others."""
+    """Return the top-1 of uncropped images in two-fold cross-validation.
+
+    Args:
+        head: Trained anew for each half.
+        views: The features of each view, [n, d] each.
+        labels: Of the images [n].
+        means_alone: Whether all features but the means are set to 0.
+    """
     import torch
 
     if means_alone:
@@ -202,20 +216,24 @@ def _two_fold(
             return 0.0
         _fit(head, [view[~half] for view in views], labels[~half])
         with torch.no_grad():
-            named = head.answer(torch.from_numpy(views[0][half]).float()).argmax(1).numpy()
-        right += int((named == labels[half]).sum())
+            predicted = head.classify(torch.from_numpy(views[0][half]).float()).argmax(1).numpy()
+        right += int((predicted == labels[half]).sum())
     return right / len(labels)
 
 
 def _judge(head: SecondOrderHead, held: Sequence[shards.Arrays]) -> tuple[float, float, float, int]:
-    """Return, of held-back images, the top-1 by this head and by the classifier's, the standard
-    error of the difference, and how many they are."""
+    """Evaluate a head on held-back images.
+
+    Returns:
+        Its top-1, that of the classifier's head, the standard error of their difference, and the
+        number of images.
+    """
     import torch
 
     by_object, by_head = [], []
     for part in held:
         with torch.no_grad():
-            logits = head.answer(torch.from_numpy(part["seen0"]).float()).numpy()
+            logits = head.classify(torch.from_numpy(part["seen0"]).float()).numpy()
         by_object += (logits.argmax(1) == part["labels"]).tolist()
         by_head += (part["logits"].argmax(1) == part["labels"]).tolist()
     if not by_head:
@@ -228,20 +246,28 @@ def _judge(head: SecondOrderHead, held: Sequence[shards.Arrays]) -> tuple[float,
 def _describe(
     network: Classifier, head: SecondOrderHead, images: Float[Tensor, "b 3 H W"]
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the features that the head reads, the foreground map, and the classifier's logits."""
     answer = network(images, at=head.reads)
     read = [answer.activations[name] for name in head.reads]
-    return head.described(*read), read[-1], answer.logits
+    return head.describe(*read), read[-1], answer.logits
 
 
 def _draw_crops(
     boxes: Float[Tensor, "b 4"], positions: np.ndarray, seed: int, number: int
 ) -> tuple[Float[Tensor, "b 4"], Tensor]:
-    """Return a random crop of each image and whether to mirror it, by the image's position."""
+    """Draw a crop of each image, and whether to mirror it.
+
+    Args:
+        boxes: Of the objects, xyxy from 0 to 1 of the image.
+        positions: Of the images in their split: the draws depend on them, not on the batch.
+        seed: Of the run.
+        number: Of the view.
+    """
     import torch
 
     draws = np.stack(
         [np.random.default_rng((seed, int(position), number)).random(5) for position in positions]
     )
     part = torch.from_numpy(draws[:, :4]).to(boxes)
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(boxes)
-    return whole + (boxes - whole) * part, torch.from_numpy(draws[:, 4] < 0.5)
+    full = torch.tensor([0.0, 0.0, 1.0, 1.0]).to(boxes)
+    return full + (boxes - full) * part, torch.from_numpy(draws[:, 4] < 0.5)

@@ -1,9 +1,10 @@
-"""Pseudo-labels: what refine's localization head learns from. Training images, labels, never a box.
+"""Pseudo-labels: the targets of refine's localization head, from training images and their labels.
 
-Of each image the features that the head reads, as it is and mirrored; the teacher's map, and that
-map refined by the segmenter, `mask`, both from 0 to 1. An image in which the segmenter fell back to
-the map alone, because colours and map disagree, is left out. They are kept in shards, so a killed
-run goes on, and a head with other settings begins at once; they are read through the memory map.
+A pseudo-label has the features that the head reads, of the image and of its mirror image; the
+teacher's map; and `mask`, that map refined by the segmenter; both are from 0 to 1. Images in which
+the segmenter fell back to the map, because colours and map disagree, are left out. Pseudo-labels
+are kept in shards, so a killed run resumes, and a head with other settings needs no new ones; they
+are memory-mapped. No box is read.
 """
 
 from __future__ import annotations
@@ -34,7 +35,15 @@ TARGET_SIDE = 56  # pixels of the longer side: twice as fine as features of stri
 
 
 def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
-    """Return positions of at most so many images, each class in its share, evenly in order."""
+    """Choose images evenly: each class in proportion, evenly in the order of positions.
+
+    Args:
+        labels: The class of each image.
+        most: Images at most; a class has one image at least.
+
+    Returns:
+        Positions in increasing order.
+    """
     if len(labels) <= most:
         return np.arange(len(labels))
     by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
@@ -46,15 +55,15 @@ def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maker:
-    """What makes pseudo-labels.
+class PseudoLabeler:
+    """Makes pseudo-labels.
 
     Args:
         trained: the classifier.
         images: the training images; their labels take part, their boxes never.
         compute: device, precision, threads.
-        teacher: whose maps of the labels are the beginning.
-        segmenter: what refines these maps.
+        teacher: the method whose maps of the labels are refined.
+        segmenter: refines these maps.
         reads: the layers that the localization head reads, finest first.
     """
 
@@ -69,10 +78,11 @@ class Maker:
         """Write the pseudo-labels of at most `max_images` images as shards."""
         positions = choose_evenly(self.images.labels, max_images)
         shards.write_image_shards(
-            self.images, self.compute, folder, "pseudo-labels", self._of_batch, positions
+            self.images, self.compute, folder, "pseudo-labels", self._label_batch, positions
         )
 
-    def _of_batch(self, batch: shards.PositionedExamples) -> shards.Arrays:
+    def _label_batch(self, batch: shards.PositionedExamples) -> shards.Arrays:
+        """Compute the pseudo-labels of a batch."""
         import torch
 
         network, reads = self.trained.network, self.reads
@@ -83,7 +93,7 @@ class Maker:
             plain = network(images, at=reads).activations
             mirrored = network(images.flip(3), at=reads).activations
         values = maps.detach().float().cpu().numpy()
-        # On a CPU every batch has a worker of its own; an accelerator's are all refined here.
+        # On a CPU each batch has a worker already; on an accelerator the threads are free here.
         threads = 0 if self.compute.is_cpu else self.compute.workers
         examples = ((example, raw) for (_, example), raw in zip(batch, values, strict=True))
         targets = list(runtime.map_in_threads(self._refine, examples, threads))
@@ -101,7 +111,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Target:
-    """Of one image: its map and the refined map, both from 0 to 1, in the network's frame."""
+    """The map of an image and the refined map, both from 0 to 1, at the size of targets."""
 
     map: Float32[np.ndarray, "H W"]
     mask: Float32[np.ndarray, "H W"]
@@ -109,42 +119,49 @@ class Target:
 
 
 def _half(features: Tensor) -> np.ndarray:
-    # What float16 cannot hold is as large as it can.
-    most = float(np.finfo(np.float16).max)
-    return features.detach().float().clamp(-most, most).half().cpu().numpy()
+    """Convert features to float16, clipped to its range."""
+    largest = float(np.finfo(np.float16).max)
+    return features.detach().float().clamp(-largest, largest).half().cpu().numpy()
 
 
 def refine_target(
     segmenter: RefiningSegmenter, example: Example, values: Float32[np.ndarray, "h w"]
 ) -> Target:
-    """Return the target of one image from its raw map."""
+    """Refine the map of an image, and shrink both to the size of targets.
+
+    Args:
+        segmenter: Refines the map.
+        example: The image at the network's size.
+        values: The raw map.
+    """
     size = (example.image.shape[0], example.image.shape[1])
     saliency = SaliencyMap.of(example.id, example.label, example.label, 1.0, values, size)
-    whole = Example(example.id, example.image, example.label, size)
-    refined, fell_back = segmenter.refined(saliency, whole)
+    # The image at the network's size stands for the original: its size is that of the map.
+    scaled = Example(example.id, example.image, example.label, size)
+    refined, fell_back = segmenter.refined(saliency, scaled)
     frame = target_size(size)
     small = cv2.resize(refined, frame[::-1], interpolation=cv2.INTER_AREA)
     return Target(upsample(saliency.raw(), frame), small, fell_back is None)
 
 
 def target_size(size: Size) -> Size:
-    """Return the size of the targets of images of a size, (height, width)."""
+    """Return (height, width) of the targets of images of a size."""
     scale = TARGET_SIDE / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """All pseudo-labels, read through the memory map, a batch at a time."""
+    """All pseudo-labels, memory-mapped and read a batch at a time."""
 
     shards: Sequence[Mapping[str, np.ndarray]]
     where: Int[np.ndarray, "n 2"]  # the shard of each, and its row there
     layers: int
-    image_count: int  # images, with those whose target is not sure
+    image_count: int  # including those whose target is not sure
 
     @classmethod
     def read(cls, folder: Path, layers: int) -> PseudoLabels:
-        """Open the shards of a folder."""
+        """Open the shards of a folder; `layers`: how many layers the head reads."""
         opened = [map_arrays(path) for path in list_shards(folder)]
         filled = [arrays for arrays in opened if arrays]
         where = [(n, row) for n, a in enumerate(filled) for row in np.flatnonzero(a["sure"])]
@@ -155,11 +172,11 @@ class PseudoLabels:
         return len(self.where)
 
     def take(self, name: str, chosen: Int[np.ndarray, b]) -> np.ndarray:
-        """Return rows of one array, in the order of `chosen`."""
+        """Return the rows of an array, in the order of `chosen`."""
         return np.stack([self.shards[n][name][row] for n, row in self.where[chosen]])
 
     def target(self, chosen: Int[np.ndarray, b], share: float) -> Float32[np.ndarray, "b H W"]:
-        """Return share map + (1 - share) mask, from 0 to 1."""
+        """Return the targets share * map + (1 - share) * mask, from 0 to 1."""
         mask = self.take("mask", chosen).astype(np.float32)
         if share == 0:
             return mask
@@ -167,7 +184,7 @@ class PseudoLabels:
         return np.asarray(mixed / mixed.max((1, 2), keepdims=True).clip(1e-6))
 
     def features(self, chosen: Int[np.ndarray, b], mirrored: bool) -> list[Tensor]:
-        """Return the features that the localization head reads, finest layer first."""
+        """Return the features of some images, or of their mirror images, finest layer first."""
         import torch
 
         view = "mirrored" if mirrored else "plain"

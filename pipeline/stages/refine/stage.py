@@ -1,16 +1,16 @@
-"""Stage refine: a classifier learns where objects are from its own best maps. Never from a box.
+"""Stage refine: train a localization head on pseudo-labels from saliency maps. No box is read.
 
     target   the teacher's map of a training image for its label, refined by the segmenter
-    head     a small localization head on the classifier's features of several strides, which stay
-             as they are
+    head     a small localization head on the classifier's features of several strides, which are
+             not changed
 
 The teacher (saliency@refine.teacher=...) may be slow, as maps at several scales are, and the
-segmenter (segmenter@refine.cut=...) needs the image; the head needs one forward pass, which gives
-class and map. It can be better than its teacher: what is wrong about one image's target is not what
-is wrong about another's, and a head of few weights learns what they have in common.
+segmenter (segmenter@refine.cut=...) needs the image; the head needs a single forward pass, which
+gives class and map. The head can be better than its teacher: the errors of targets differ from
+image to image, and a head of few weights learns what they have in common.
 
-Then the classes are learned once more, by what is on the object (object_class.py). The result is a
-checkpoint with classifier and localization head: `saliency=foreground` asks it.
+Then a second head classifies by features of the object (object_class.py). The result is a
+checkpoint with the classifier and its heads, which `saliency=foreground` uses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.stages.refine.object_class import FittedClasses
     from pipeline.stages.refine.pseudo_labels import PseudoLabels
 
-UNHASHED = ("teacher", "cut", "images")  # they stand in the key of the pseudo-labels
+UNHASHED = ("teacher", "cut", "images")  # part of the key of the pseudo-labels
 PSEUDO_LABELS = "pipeline.stages.refine.pseudo_labels"
 OBJECT_CLASS = "pipeline.stages.refine.object_class"
 
@@ -48,7 +48,7 @@ class Refine(Stage):
     options = RefineOptions
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         options = run.config["refine"]
         return {
             "source": run.sources(__name__),
@@ -58,18 +58,18 @@ class Refine(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse a segmenter that makes no better map, and a teacher that cannot be built."""
+        """Raise UserError if the segmenter refines no map, or the teacher cannot be built."""
         build_segmenter(run.config["refine"]["cut"])
         run.for_teacher().saliency()
 
     def run(self, run: Run, folder: Path) -> None:
         """Make pseudo-labels, fit the localization head and perhaps the classes of the object."""
-        from pipeline.model.foreground import pyramid
+        from pipeline.model.foreground import list_pyramid_layers
         from pipeline.stages.refine.localization_head import HeadFitter
 
         started, options = time.time(), run.options("refine")
         trained = checkpoint.load(run.classifier, run.device)
-        layers = pyramid(trained.network, run.size)
+        layers = list_pyramid_layers(trained.network, run.size)
         labels = self._pseudo_labels(run, trained, tuple(layers))
         fitter = HeadFitter(
             labels=labels,
@@ -97,13 +97,13 @@ class Refine(Stage):
         _save(folder, trained, refined)
 
     def _pseudo_labels(self, run: Run, trained: Checkpoint, reads: tuple[str, ...]) -> PseudoLabels:
-        """Return the pseudo-labels, made now unless they are there."""
-        from pipeline.stages.refine.pseudo_labels import Maker, PseudoLabels
+        """Return the pseudo-labels, computed now unless they are in the store."""
+        from pipeline.stages.refine.pseudo_labels import PseudoLabeler, PseudoLabels
 
         options = run.options("refine")
 
         def write(folder: Path) -> None:
-            maker = Maker(
+            labeler = PseudoLabeler(
                 trained=trained,
                 images=run.images("train"),
                 compute=run.compute,
@@ -111,7 +111,7 @@ class Refine(Stage):
                 segmenter=build_segmenter(options.cut),
                 reads=reads,
             )
-            maker.write(folder, options.images)
+            labeler.write(folder, options.images)
 
         key = {**self._pseudo_labels_key(run), "reads": list(reads)}
         folder, _ = run.store.get_or_create("pseudo_labels", key, write)
@@ -125,6 +125,7 @@ class Refine(Stage):
         return labels
 
     def _pseudo_labels_key(self, run: Run) -> dict[str, Any]:
+        """Return everything that can change the pseudo-labels."""
         options = run.config["refine"]
         return {
             "source": run.sources(PSEUDO_LABELS, "data", "refine.teacher", "refine.cut"),
@@ -139,7 +140,7 @@ class Refine(Stage):
         }
 
     def _fit_classes(self, run: Run, trained: Checkpoint, labels: PseudoLabels) -> FittedClasses:
-        """Fit the classes of the object, and add them to the network where they are kept."""
+        """Fit the head for classes of the object, and add it to the network where it is kept."""
         from pipeline.stages.refine.object_class import ClassFitter
 
         key = {"source": run.sources(OBJECT_CLASS, "data"), "refine": run.cache_key("refine")}
@@ -161,10 +162,13 @@ class Refine(Stage):
 
 
 def build_segmenter(node: Mapping[str, Any]) -> RefiningSegmenter:
-    """Build the segmenter that makes targets.
+    """Build the segmenter that refines the teacher's maps.
+
+    Args:
+        node: refine.cut of the configuration.
 
     Raises:
-        UserError: where it cannot refine a map.
+        UserError: It cannot be built, or cannot refine a map.
     """
     segmenter = instantiate("refine.cut", node)
     if not isinstance(segmenter, RefiningSegmenter):
@@ -176,7 +180,7 @@ def build_segmenter(node: Mapping[str, Any]) -> RefiningSegmenter:
 
 
 def _save(folder: Path, trained: Checkpoint, refined: Mapping[str, Any]) -> None:
-    """Write the network with its new heads; its card tells how they were made."""
+    """Write the checkpoint with its new heads; `refined` describes them on its card."""
     card = {k: v for k, v in trained.card.items() if k not in checkpoint.DERIVED_FIELDS}
     card["refine"] = refined
     checkpoint.save(folder, trained.network, trained.card["model"], card)

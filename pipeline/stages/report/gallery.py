@@ -14,7 +14,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.errors import SkippedImage
 from pipeline.ops.maps import scale_size, upsample
 from pipeline.plotting.boxes import PALETTE
-from pipeline.plotting.colours import blended
+from pipeline.plotting.colours import blend_map
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
@@ -35,9 +35,15 @@ Line = tuple[Sequence[float], Colour, bool]
 
 
 def choose_records(records: Sequence[Record], count: int) -> list[tuple[str, list[Record]]]:
-    """Return rows of images to show: the best, the median and the worst `count`, each image once.
+    """Choose images to show: the best, the median and the worst, each image once.
 
-    All in one row where there are no more than that; a look across them where none is scored.
+    Args:
+        records: Of images.json, best known by their IoU.
+        count: Images of each row. Where there are no more than three rows' images, a single row
+            shows all, best first; where no image is scored, a single row shows some, evenly chosen.
+
+    Returns:
+        Title and records of each row.
     """
     first: dict[int, Record] = {}
     for record in records:
@@ -59,7 +65,7 @@ def choose_records(records: Sequence[Record], count: int) -> list[tuple[str, lis
 
 @dataclass(frozen=True)
 class ShownMethod:
-    """What one method made of the images that are shown, by position."""
+    """A method's maps, boxes and IoU of the images that are shown, by position."""
 
     method: str
     maps: Mapping[tuple[int, int], SaliencyMap]  # position and class
@@ -68,7 +74,7 @@ class ShownMethod:
 
     @classmethod
     def read(cls, result: MethodResult, ids: Sequence[str], positions: set[int]) -> ShownMethod:
-        """Read the maps and boxes of these images."""
+        """Read the maps and boxes of the images at some positions."""
         maps = {
             (position, saliency.explained): saliency
             for shard in list_shards(result.maps)
@@ -76,21 +82,21 @@ class ShownMethod:
             if position in positions
         }
         boxes: dict[int, list[Boxes]] = {}
-        for position, found in iterate_boxes(result.boxes, ids):
+        for position, of_class in iterate_boxes(result.boxes, ids):
             if position in positions:
-                boxes.setdefault(position, []).append(found)
+                boxes.setdefault(position, []).append(of_class)
         ious = {record["position"]: record["iou"] for record in result.images}
         return cls(result.method, maps, boxes, ious)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Draws the images that are shown, with the maps and boxes of every method.
+    """Draws images with the maps and boxes of all methods.
 
     Args:
         images: of the split.
-        classes: their names.
-        methods: what each method made of the images.
+        classes: the names of all classes.
+        methods: the maps and boxes of each method.
     """
 
     images: SplitImages
@@ -102,7 +108,15 @@ class Gallery:
         rows: Sequence[tuple[str, Sequence[Record]]],
         draw_all: Callable[[Callable[[Record], Any], Iterable[Record]], Iterable[Any]],
     ) -> list[dict[str, Any]]:
-        """Return a title and the pictures of each row; `draw_all` maps in several threads."""
+        """Draw all rows.
+
+        Args:
+            rows: Title and records of each row.
+            draw_all: A map function, perhaps in several threads.
+
+        Returns:
+            `title` and `pictures` of each row, for the page's template.
+        """
         return [
             {
                 "title": title,
@@ -112,8 +126,7 @@ class Gallery:
         ]
 
     def _draw(self, record: Record) -> dict[str, Any] | None:
-        """Return an image, and beside it each method's map with its boxes; None where the image
-        cannot be read any more."""
+        """Draw an image and each method's map with its boxes; None if it is no longer readable."""
         position, label = record["position"], record["class"]
         size = self.methods[0].maps[position, label].size
         scale, frame = SIDE / max(size), scale_size(size, SIDE)
@@ -125,18 +138,18 @@ class Gallery:
         for method in self.methods:
             if (saliency := method.maps.get((position, label))) is None:
                 continue
-            found = self._best_boxes(method, position, label)
-            colours = dict(zip(dict.fromkeys(c for c, _, _ in found), cycle(PALETTE), strict=False))
-            lines = [*true, *((box, colours[c], False) for c, box, _ in reversed(found))]
-            if len(self.methods) == 1:  # of several, each has its boxes on its map alone
+            boxes = self._best_boxes(method, position, label)
+            colours = dict(zip(dict.fromkeys(c for c, _, _ in boxes), cycle(PALETTE), strict=False))
+            lines = [*true, *((box, colours[c], False) for c, box, _ in reversed(boxes))]
+            if len(self.methods) == 1:  # boxes of several methods are drawn on their maps alone
                 plain = draw_lines(example.image, lines, scale)
-            heat = blended(example.image, upsample(saliency.raw(), frame))
+            heat = blend_map(example.image, upsample(saliency.raw(), frame))
             panels.append(
                 {
                     "method": method.method,
                     "picture": embed(draw_lines(heat, lines, scale)),
                     "iou": method.ious.get(position),
-                    "found": self._legend(found, colours),
+                    "found": self._legend(boxes, colours),
                 }
             )
         return {
@@ -154,7 +167,7 @@ class Gallery:
     def _best_boxes(
         self, method: ShownMethod, position: int, label: int
     ) -> list[tuple[int, list[float], float]]:
-        """Return class, box and score of the first boxes; of all classes where none is known."""
+        """Return class, box and score of the first boxes; of all classes without a label."""
         return [
             (boxes.label, box, score)
             for boxes in method.boxes.get(position, ())
@@ -163,19 +176,19 @@ class Gallery:
         ][:MAX_BOXES]
 
     def _legend(
-        self, found: Sequence[tuple[int, list[float], float]], colours: Mapping[int, Colour]
+        self, boxes: Sequence[tuple[int, list[float], float]], colours: Mapping[int, Colour]
     ) -> list[tuple[str, str, str]]:
-        """Return name, score and colour of each box, where the image's class is not known."""
+        """Return class name, score and colour of each box; none where the image has a label."""
         if self.images.are_labelled:
             return []
         return [
             (self.classes[c], f"{score:.2f}", "#{:02x}{:02x}{:02x}".format(*colours[c]))
-            for c, _, score in found
+            for c, _, score in boxes
         ]
 
 
 def shorten(name: str, most: int = 36) -> str:
-    """Return both ends of a long name: images of one camera differ in the last digits."""
+    """Shorten a long name in its middle: names of a camera's images differ in the last digits."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-most // 2 :]}"
 
 
@@ -184,20 +197,22 @@ def draw_lines(
     boxes: Sequence[Line],
     scale: float,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return a picture with boxes, each of a colour with a dark edge, some dashed.
+    """Draw boxes with dark edges on a copy of a picture, dashed boxes on top.
 
-    The boxes are in original pixels, the picture is scaled by `scale`. What is dashed lies on top:
-    through its gaps the rest can be seen.
+    Args:
+        image: The picture.
+        boxes: xyxy, half-open, in pixels of the original image, with colours.
+        scale: Of the picture to the original image.
     """
     import cv2
 
-    canvas = np.array(image)  # a copy: what is drawn on stays as it was
+    canvas = np.array(image)
     height, width = canvas.shape[:2]
     y, x = np.indices((height, width))
     dashes = ((x + y) % 12 < 7)[..., None]
     for box, colour, dashed in sorted(boxes, key=lambda line: line[2]):
         x0, y0, x1, y1 = (round(v * scale) for v in box)
-        # What lies on the picture's border is moved inside, where all of the line can be seen.
+        # A line on the picture's border is moved inside, where its full width is visible.
         corners = (max(2, x0), max(2, y0)), (min(width - 2, x1) - 1, min(height - 2, y1) - 1)
         lines = np.array(canvas)
         cv2.rectangle(lines, *corners, DARK, 4)
@@ -207,7 +222,7 @@ def draw_lines(
 
 
 def legend_key(colour: Colour, dashed: bool) -> str:
-    """Return a box as it is drawn, on a ground from dark to light, for the legend."""
+    """Return the picture of a box for the legend, on a gradient, as a data URI."""
     ground = np.linspace(70, 225, 64, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
     return embed(draw_lines(ground, [((8, 7, 56, 25), colour, dashed)], 1))
 
@@ -216,9 +231,9 @@ def embed(image: UInt8[np.ndarray, "H W 3"]) -> str:
     """Return a picture as the data URI of a JPEG."""
     import cv2
 
-    # Colour in full resolution: thin lines would turn grey without.
+    # Without chroma subsampling, which would turn thin lines grey.
     how = [cv2.IMWRITE_JPEG_QUALITY, 82,
            cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]  # fmt: skip
-    whole, data = cv2.imencode(".jpg", image[..., ::-1], how)
-    assert whole
+    encoded, data = cv2.imencode(".jpg", image[..., ::-1], how)
+    assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -1,8 +1,7 @@
-"""Stage report: one HTML page that opens from disk: the numbers, and image, map and boxes side by
-side.
+"""Stage report: an HTML page with the numbers, and images with their maps and boxes.
 
-Pictures are inside the page, so it can be sent as it is; it asks nothing of a network. Of several
-methods the numbers stand in one table, and each image is shown once, with every method's map.
+Pictures are embedded in the page, and it loads nothing from a network, so it can be sent as it is.
+The numbers of several methods are in a common table, and an image is shown with the maps of all.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Report(Stage):
     publishes = (Published("index.html", "report/index.html"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         from pipeline.stages.report.words import list_files, page_title
 
         methods = [run.for_method(name) for name in run.methods]
@@ -118,7 +117,7 @@ class Report(Stage):
         )
 
     def _notes(self, run: Run, result: MethodResult) -> list[str]:
-        """Return what was odd about files and annotations, and the images that were skipped."""
+        """Return notes on files and annotations, and the images that were skipped."""
         from pipeline.results.maps import load_skipped
         from pipeline.results.skipped import SKIPPED_FILE
         from pipeline.stages.report.words import list_skipped

@@ -1,4 +1,4 @@
-"""The words and numbers of the page, from what the stages left."""
+"""Texts and numbers of the page, from the results of the stages."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RECIPES = {
     "finetune": "the whole network fine-tuned on image labels",
     "scratch": "trained from scratch on image labels",
 }
-MAX_LISTED = 200  # images that were skipped, named one by one
+MAX_LISTED = 200  # skipped images that are named
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """What the stages left of one method: the folders of their results."""
+    """The results of the stages for a method."""
 
     method: str
     maps: Path
@@ -49,7 +49,7 @@ class MethodResult:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What evaluate found odd."""
+        """Notes of stage evaluate on files and annotations."""
         return list(read_json(self.evaluation / "notes.json"))
 
 
@@ -86,7 +86,7 @@ def network_name(card: Mapping[str, Any]) -> str:
 
 
 def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str) -> list[str]:
-    """Return what was explained, by which network, how it was trained, in which precision."""
+    """Describe images, classes, network, training, input size and precision, a line each."""
     return [
         counts.describe(),
         f"{len(card['classes'])} classes",
@@ -98,13 +98,13 @@ def describe_facts(card: Mapping[str, Any], counts: ImageCounts, precision: str)
 
 
 def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
-    """Return what stage refine found, where it ran."""
+    """Describe the localization head, where stage refine ran."""
     if "refine" not in card:
         return []
     alone = card["branches"]["foreground"]["alone"]
-    so = "stands alone" if alone else "in the mean with its teacher"
+    use = "used alone" if alone else "averaged with its teacher's map"
     count = card["refine"]["learned_from"]
-    return [f"localizer taught by {count} masks of training images, {so}"]
+    return [f"localizer taught by {count} masks of training images, {use}"]
 
 
 def command_line(
@@ -161,7 +161,7 @@ def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
 
 
 def describe_differences(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what stage compare found, a section for each pair: sentences, and a row a number."""
+    """Return a section for each pair of stage compare: sentences, and a row for each number."""
     return [
         {
             "title": f"{pair['b']} against {pair['a']}",
@@ -176,7 +176,7 @@ def describe_differences(comparisons: Sequence[Mapping[str, Any]]) -> list[dict[
 
 
 def _difference_row(difference: Mapping[str, Any]) -> list[str]:
-    """Return name, difference, interval, p and number of images."""
+    """Return name, difference, interval, p value and number of images as texts."""
     record = difference["record"]
     kind = (record["threshold"] or {}).get("kind")
     name = difference["title"]
@@ -188,9 +188,12 @@ def _difference_row(difference: Mapping[str, Any]) -> list[str]:
 
 
 def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bool) -> str | None:
-    """Return why no box was measured, and what to do; None where some were.
+    """Explain why no box was measured, and what to do; None where some were.
 
-    `takes_boxes`: whether the data set has an option for a file of boxes.
+    Args:
+        result: Of the first method.
+        are_labelled: Whether the data set has labels.
+        takes_boxes: Whether the data set has an option for a file of boxes.
     """
     if any(record["iou"] is not None for record in result.images):
         return None

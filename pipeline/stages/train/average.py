@@ -1,9 +1,9 @@
-"""The exponential moving average of a network's weights, which is judged and kept instead of them.
+"""The exponential moving average of a network's weights, which is evaluated and saved instead.
 
     w' <- w' + (1 - d_t) (w - w')        d_t = min(d, (1 + t) / (10 + t))
 
-Polyak and Juditsky 1992; the warm-up of d, so that the first random weights are soon forgotten, is
-TensorFlow's ExponentialMovingAverage. Batch norm's statistics are averaged as weights are.
+Polyak and Juditsky 1992. The warm-up of d, which reduces the share of the initial weights, is that
+of TensorFlow's ExponentialMovingAverage. Batch norm's statistics are averaged like weights.
 """
 
 from __future__ import annotations
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
 
 
 class Average:
-    """Of a network's state; without `decay` it is the network itself."""
+    """The moving average of a network's state.
+
+    Args:
+        network: Whose weights and buffers are averaged.
+        decay: d; None: no average, the network's weights are used.
+    """
 
     def __init__(self, network: nn.Module, decay: float | None) -> None:
         self.network, self.decay = network, decay
         self.state: dict[str, Tensor] = {} if decay is None else _copy(network)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what was saved."""
+        """Restore a saved average."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After each step, counted from 1."""
+        """Update the average after an optimizer step; steps are counted from 1."""
         if self.decay is None:
             return
         rest = 1 - min(self.decay, (1 + step) / (10 + step))
@@ -43,8 +48,8 @@ class Average:
                 self.state[name].copy_(tensor)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within, the network has the averaged weights."""
+    def swapped_in(self) -> Iterator[None]:
+        """Replace the network's weights by the average within the context."""
         if self.decay is None:
             yield
             return
@@ -57,4 +62,5 @@ class Average:
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a network's state."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

@@ -9,7 +9,7 @@ from pipeline.engine.options import option
 
 @dataclass
 class TrainOptions:
-    """None leaves an option to the recipe: scratch, head or finetune (stages/train/recipe.py)."""
+    """How a network is trained; None: the recipe's default (stages/train/recipe.py)."""
 
     freeze: str = option(
         "auto",

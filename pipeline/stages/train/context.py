@@ -1,4 +1,4 @@
-"""What a training needs beside the network: images, an objective, settings, and how to compute."""
+"""What a training needs beside the network: images, objective, settings, device."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.stages.train.recipe import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """All that both ways of training, the loop and the head alone, are given.
+    """The arguments that both kinds of training share: of the whole network and of a head.
 
     Args:
-        images: what is learned from.
-        held_back: what judges an epoch, by classification accuracy.
-        objective: what the network is trained to do.
+        images: the training images.
+        held_back: the images whose classification accuracy chooses the best epoch.
+        objective: computes the loss.
         settings: the recipe's settings.
         compute: device, precision, threads.
-        mean, std: of red, green and blue from 0 to 1, as the network takes images.
-        loggers: who watches: csv, tensorboard, wandb.
-        name: what a logger calls the run.
+        mean, std: of red, green and blue, on the scale of pixels from 0 to 1.
+        loggers: names of loggers: csv, tensorboard, wandb.
+        name: the run's name in the logs.
     """
 
     images: SplitImages

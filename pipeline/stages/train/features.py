@@ -1,7 +1,7 @@
-"""Images through a frozen network, once: what a head learns on, in shards on disk.
+"""Pooled features of a frozen network, computed once and kept in shards, which a head learns on.
 
-A shard has float16 features and labels. They are mapped into memory, not read: of 100,000 images
-only what a batch asks for takes memory, and a new head, objective or seed costs seconds.
+A shard has float16 features and labels. They are memory-mapped: only the rows of a batch take
+memory, and another head, objective or seed trains in seconds.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ def write_pooled(
     network: Classifier,
     normalization: tuple[Sequence[float], Sequence[float]],
 ) -> None:
-    """Write mean_ij f_k(i, j) of each image, float16 [n, K], with the labels [n].
+    """Write the pooled features mean_ij f_k(i, j) of each image, float16 [n, K], and labels [n].
 
-    `normalization`: mean and std of the network's input.
+    Args:
+        images: of a split.
+        compute: device, precision, threads.
+        folder: where the shards are written.
+        network: whose features are pooled; in eval mode afterwards.
+        normalization: mean and standard deviation of the network's input.
     """
     import torch
 
@@ -53,7 +58,7 @@ def write_pooled(
 
 
 class Rows:
-    """An array that lies in shards, row by row: `rows[places]` reads these alone."""
+    """The rows of an array in shards: `rows[places]` reads the rows at these places alone."""
 
     def __init__(self, parts: Sequence[Float16[np.ndarray, "n K"]]) -> None:
         self.parts = [np.asarray(part) for part in parts if len(part)]  # plain views are faster
@@ -63,10 +68,10 @@ class Rows:
         return int(self.ends[-1]) if self.parts else 0
 
     def __getitem__(self, places: Int[np.ndarray, "b"]) -> Float32[np.ndarray, "b K"]:
-        """Rows in the order asked for."""
+        """Return the rows at some places, in the order of the places."""
         rows = np.empty((len(places), self.parts[0].shape[1] if self.parts else 0), np.float32)
         part_of = np.searchsorted(self.ends, places, side="right").tolist()
-        # From a part's end, as negative numbers count: few of a batch are of one part.
+        # Indices from the end of each part. Row by row: a batch has few rows of the same part.
         behind = (places - self.ends[part_of]).tolist() if self.parts else []
         for n, (part, row) in enumerate(zip(part_of, behind, strict=True)):
             rows[n] = self.parts[part][row]
@@ -78,7 +83,7 @@ def read_pooled(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
     parts, labels, reasons = [], [], []
     for path in list_shards(folder):
         reasons += [why for _, why in read_notes(path)["set_aside"]]
-        if found := read_rows(path, ("labels",)):  # none where all were set aside
+        if arrays := read_rows(path, ("labels",)):  # empty where all images were skipped
             parts.append(map_arrays(path)["features"])
-            labels.append(found["labels"])
+            labels.append(arrays["labels"])
     return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reasons

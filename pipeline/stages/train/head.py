@@ -1,8 +1,9 @@
-"""A new head on a frozen backbone: multinomial regression by SGD on pooled features from disk."""
+"""Train a new head on a frozen backbone: multinomial regression by SGD on pooled features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,130 +21,188 @@ from pipeline.stages.train.context import Context
 from pipeline.stages.train.log import Log
 from pipeline.stages.train.recipe import (
     Trained,
-    check_enough,
-    epoch_record,
-    optimizer,
-    order_of,
+    build_epoch_record,
+    build_optimizer,
+    check_trainable,
+    draw_order,
+    is_out_of_patience,
     print_skipped,
-    set_rate,
-    waited_enough,
+    set_learning_rate,
 )
 from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Int
     from torch import Tensor
 
     from pipeline.model.classifier import Classifier
 
-AT_ONCE = 4096  # features that are judged in one go
+MAX_BATCH = 4096  # features that are classified at once
 
 
 def learn(
     context: Context, folder: Path, network: Classifier, store: Store, cache_key: Mapping[str, Any]
 ) -> Trained:
-    """Train to the best epoch's head. All ranks make features, rank 0 alone learns on them.
+    """Train a new head, and load the weights of the best epoch.
+
+    All ranks compute features, rank 0 trains on them.
 
     Args:
         context: images, objective, settings.
-        folder: where the logs lie.
+        folder: where the logs are written.
         network: its head is changed in place.
         store: where the features are kept.
-        cache_key: all that can change the features, but the images.
-    """
-    import torch
+        cache_key: everything that can change the features, but the images.
 
+    Raises:
+        UserError: There is nothing to learn from, or the loss is not finite.
+    """
     settings = context.settings
-    features_of = partial(_pooled, context, network, store, cache_key)
-    (learned, labels, skipped), (held, held_labels, held_skipped) = (
-        features_of(images) for images in (context.images, context.held_back)
-    )
-    skipped = [*skipped, *held_skipped]
-    check_enough(labels, network.classes)
+    load = partial(_load_pooled, context, network, store, cache_key)
+    train, held_back = load(context.images), load(context.held_back)
+    skipped = [*train.skipped, *held_back.skipped]
+    check_trainable(train.labels, network.classes)
     if ranks.current_world().rank > 0:
         return Trained([], skipped)
-    # Where the features are: an accelerator has nothing to win on a matrix this small.
-    head, objective = network.head.cpu(), context.objective
-    generator = torch.Generator().manual_seed(settings.seed)
-    with torch.no_grad():
-        head.class_weights.normal_(0, 0.01, generator=generator)
-        head.bias.zero_()
-    optimizing = optimizer(head.parameters(), settings)
-    average, log = Average(head, settings.ema), Log(context.loggers, context.name, folder, settings)
-    # Without batch norm the gradients of some batches are those of one as large.
-    size = settings.images_a_step
-    per_epoch = -(-len(labels) // size)
-    steps, warmup = settings.epochs * per_epoch, int(settings.warmup * per_epoch)
-    history: list[dict[str, Any]] = []
-    best, best_top1 = {k: v.clone() for k, v in head.state_dict().items()}, -1.0
+    # On the CPU, where the features are: an accelerator does not pay for a matrix this small.
+    head = network.head.cpu()
+    training = _HeadTraining(context=context, head=head, train=train, held_back=held_back)
+    log = Log(context.loggers, context.name, folder, settings)
+    return Trained(training.run(log), skipped)
 
-    def answer(pooled: Tensor) -> NetworkOutput:
-        return NetworkOutput(head(pooled[:, :, None, None]))
 
-    def order(epoch: int) -> Int[np.ndarray, "n"]:
+@dataclass(frozen=True)
+class _Pooled:
+    """The pooled features of a split, their labels, and why images were skipped."""
+
+    rows: features.Rows
+    labels: Int[np.ndarray, "n"]
+    skipped: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeadTraining:
+    """Trains a head on pooled features."""
+
+    context: Context
+    head: Any  # a module from feature maps [b, K, 1, 1] to logits
+    train: _Pooled
+    held_back: _Pooled
+
+    def run(self, log: Log) -> list[dict[str, Any]]:
+        """Train from random weights, load those of the best epoch, return the epochs' records."""
+        import torch
+
+        settings, head = self.context.settings, self.head
+        generator = torch.Generator().manual_seed(settings.seed)
+        with torch.no_grad():
+            head.class_weights.normal_(0, 0.01, generator=generator)
+            head.bias.zero_()
+        optimizer = build_optimizer(head.parameters(), settings)
+        average = Average(head, settings.ema)
+        history: list[dict[str, Any]] = []
+        best, best_top1 = _copy_state(head), -1.0
+        steps = self._steps_per_epoch
+        with show_progress("train", settings.epochs * steps, unit="steps") as advance:
+            for epoch in range(settings.epochs):
+                losses: list[float] = []
+                order = self._draw_order(epoch, generator)
+                for step, start in enumerate(range(0, len(order), self._batch_size), epoch * steps):
+                    batch = order[start : start + self._batch_size]
+                    lr = settings.lr * lr_factor(step, settings.epochs * steps, self._warmup)
+                    set_learning_rate(optimizer, lr)
+                    losses.append(self._take_step(batch, optimizer))
+                    average.update(step + 1)
+                    log.step(step + 1, losses[-1], lr)
+                    advance(1)
+                with average.swapped_in(), torch.no_grad():
+                    top1 = _accuracy(self._classify, self.held_back.rows, self.held_back.labels)
+                    history.append(build_epoch_record(epoch, losses, top1))
+                    if top1 >= best_top1:
+                        best, best_top1 = _copy_state(head), top1
+                log.epoch((epoch + 1) * steps, history[-1])
+                if is_out_of_patience(history, settings.patience):
+                    break
+        log.finish()
+        head.load_state_dict(best)
+        return history
+
+    @property
+    def _batch_size(self) -> int:
+        # Without batch norm the gradients of several batches are those of a batch of all images.
+        return self.context.settings.images_a_step
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-len(self.train.labels) // self._batch_size)
+
+    @property
+    def _warmup(self) -> int:
+        return int(self.context.settings.warmup * self._steps_per_epoch)
+
+    def _draw_order(self, epoch: int, generator: torch.Generator) -> Int[np.ndarray, "n"]:
+        """Draw the order of an epoch's images."""
+        import torch
+
+        settings, labels = self.context.settings, self.train.labels
         if settings.balanced:
-            return order_of(labels, settings, epoch)
+            return draw_order(labels, settings, epoch)
         return torch.randperm(len(labels), generator=generator).numpy()
 
-    with show_progress("train", steps, unit="steps") as advance:
-        for epoch in range(settings.epochs):
-            losses: list[float] = []
-            places = order(epoch)
-            for n, start in enumerate(range(0, len(places), size), epoch * per_epoch):
-                batch = places[start : start + size]
-                lr = settings.lr * lr_factor(n, steps, warmup)
-                set_rate(optimizing, lr)
-                loss, _ = objective(
-                    answer, torch.from_numpy(learned[batch]), torch.from_numpy(labels[batch])
-                )
-                optimizing.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizing.step()
-                average.update(n + 1)
-                losses.append(float(loss.detach()))
-                log.step(n + 1, losses[-1], lr)
-                advance(1)
-            with average.in_place(), torch.no_grad():
-                top1 = _accuracy(answer, held, held_labels)
-                history.append(epoch_record(epoch, losses, top1))
-                if top1 >= best_top1:
-                    best, best_top1 = {k: v.clone() for k, v in head.state_dict().items()}, top1
-            log.epoch((epoch + 1) * per_epoch, history[-1])
-            if waited_enough(history, settings.patience):
-                break
-    log.finish()
-    head.load_state_dict(best)
-    return Trained(history, skipped)
+    def _take_step(self, batch: Int[np.ndarray, "b"], optimizer: torch.optim.Optimizer) -> float:
+        """Change the weights by the gradients of a batch; return the loss."""
+        import torch
+
+        pooled = torch.from_numpy(self.train.rows[batch])
+        labels = torch.from_numpy(self.train.labels[batch])
+        loss, _ = self.context.objective(self._classify, pooled, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def _classify(self, pooled: Tensor) -> NetworkOutput:
+        """Compute the logits of pooled features [b, K]."""
+        return NetworkOutput(self.head(pooled[:, :, None, None]))
 
 
-def _accuracy(answer: Any, rows: features.Rows, labels: Int[np.ndarray, "n"]) -> float:
+def _copy_state(head: Any) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in head.state_dict().items()}
+
+
+def _accuracy(
+    classify: Callable[[Tensor], NetworkOutput],
+    rows: features.Rows,
+    labels: Int[np.ndarray, "n"],
+) -> float:
+    """Return the classification accuracy from 0 to 1; 0 without images."""
     import torch
 
     right = 0
-    for start in range(0, len(labels), AT_ONCE):
-        places = np.arange(start, min(start + AT_ONCE, len(labels)))
-        logits = answer(torch.from_numpy(rows[places])).logits
+    for start in range(0, len(labels), MAX_BATCH):
+        places = np.arange(start, min(start + MAX_BATCH, len(labels)))
+        logits = classify(torch.from_numpy(rows[places])).logits
         right += int((logits.argmax(1).numpy() == labels[places]).sum())
     return right / len(labels) if len(labels) else 0.0
 
 
-def _pooled(
+def _load_pooled(
     context: Context,
     network: Classifier,
     store: Store,
     cache_key: Mapping[str, Any],
     images: SplitImages,
-) -> tuple[features.Rows, Int[np.ndarray, "n"], list[str]]:
-    """Return mean_ij f_k(i, j) of every image, from shards that outlive a killed run, the labels,
-    and why images were skipped."""
-    where, _ = store.get_or_create(
+) -> _Pooled:
+    """Return the pooled features of a split, computed now unless they are in the store."""
+    folder, _ = store.get_or_create(
         "features",
         {**cache_key, "data": images.fingerprint()},
         lambda folder: features.write_pooled(
             images, context.compute, folder, network, (context.mean, context.std)
         ),
-        spread=True,
+        distributed=True,
     )
-    rows, labels, skipped = features.read_pooled(where)
+    rows, labels, skipped = features.read_pooled(folder)
     print_skipped(skipped, images.split)
-    return rows, labels, skipped
+    return _Pooled(rows, labels, skipped)

@@ -1,5 +1,5 @@
-"""Images to learn from and to judge by: decoded once where memory allows, cropped and flipped anew
-in every epoch, each rank its own part of every batch."""
+"""Training and held-back images: decoded once where memory allows, cropped and flipped in each
+epoch; each rank loads its part of each batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
-from pipeline.stages.train.recipe import Settings, order_of, print_skipped
+from pipeline.stages.train.recipe import Settings, draw_order, print_skipped
 from pipeline.types import Example, Size
 
 if TYPE_CHECKING:
@@ -23,32 +23,38 @@ if TYPE_CHECKING:
 
     from pipeline.model.classifier import Classifier
 
-CACHE_BYTES = 2 << 30  # decoded training images kept in memory, where they fit
+CACHE_BYTES = 2 << 30  # of decoded images kept in memory; more are decoded in each epoch
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one process computes at once: its part of a batch."""
+    """A process's part of a batch."""
 
     images: UInt8[np.ndarray, "b H W 3"]
     labels: Int[np.ndarray, "b"]
-    share: float  # of the step's loss, times the number of ranks, over which gradients are averaged
+    share: float  # of the step's loss, times the number of ranks, which gradients are averaged over
 
 
 class TrainingImages:
-    """Train, as batches."""
+    """Batches of augmented training images.
+
+    Args:
+        images: of the split train.
+        settings: of the training: batch size, crop, flip, seed.
+        workers: threads that decode and augment.
+    """
 
     def __init__(self, images: SplitImages, settings: Settings, workers: int) -> None:
         self.images, self.settings, self.workers = images, settings, workers
         self.size = images.size
-        self.skipped: list[str] = []  # why images could not be read, where all were read at once
-        # A crop wants more pixels than it hands on.
+        self.skipped: list[str] = []  # reasons, where all images are decoded at the start
+        # A crop is enlarged to the network's size: more pixels than that are kept.
         margin = 8 / 7 if settings.crop < 1 else 1.0
         self.stored: Size = (round(self.size[0] * margin), round(self.size[1] * margin))
         count = len(images)
-        fits = count * self.stored[0] * self.stored[1] * 3 <= cache_bytes()
+        fits = count * self.stored[0] * self.stored[1] * 3 <= cache_budget()
         self.kept: dict[int, np.ndarray] | None = {} if fits else None
-        self.broken: dict[int, str] = {}  # of those that are read anew in every epoch
+        self.broken: dict[int, str] = {}  # reasons, where images are decoded in each epoch
         positions, labels = [], []
         if self.kept is not None:
             with show_progress("read", count) as advance:
@@ -72,15 +78,23 @@ class TrainingImages:
 
     @property
     def steps(self) -> int:
-        """Of an epoch: a last short batch would upset batch norm."""
+        """Steps of an epoch. The last short batch is dropped: batch norm would be unstable."""
         return len(self) // self.settings.images_a_step or 1
 
     def _read(self, position: int) -> Example | SkippedImage:
         return self.images.read(position, self.stored)
 
-    def of_steps(self, epoch: int, first: int) -> Iterator[list[Part]]:
-        """The steps of an epoch from `first` on, each this rank's part of `accumulate` batches."""
-        order = order_of(self.labels, self.settings, epoch)
+    def iterate_steps(self, epoch: int, first: int) -> Iterator[list[Part]]:
+        """Yield the steps of an epoch: for each, this rank's parts of `accumulate` batches.
+
+        Args:
+            epoch: Counted from 0.
+            first: The first step to yield, where a killed training resumes.
+
+        Raises:
+            UserError: There are fewer images in a batch than processes.
+        """
+        order = draw_order(self.labels, self.settings, epoch)
         size, batch, world = (
             self.settings.images_a_step,
             self.settings.batch,
@@ -90,8 +104,8 @@ class TrainingImages:
         for step in range(first, self.steps):
             places = np.arange(step * size, min((step + 1) * size, len(order)))
             batches = [places[n : n + batch] for n in range(0, len(places), batch)]
-            # Every rank gets its part; only a step of all images has a batch smaller than others.
-            steps.append([one for one in batches if len(one) >= world])
+            # Each rank gets a part of each batch; only a step of all images has a shorter batch.
+            steps.append([batch_places for batch_places in batches if len(batch_places) >= world])
         if any(not batches for batches in steps):
             raise UserError(
                 f"train: {len(self)} images to learn from and train.batch={batch} are fewer than "
@@ -100,25 +114,31 @@ class TrainingImages:
         chosen = (
             (epoch, int(place), int(order[place]))
             for batches in steps
-            for one in batches
-            for place in ranks.shard_for_rank(one)
+            for batch_places in batches
+            for place in ranks.shard_for_rank(batch_places)
         )
         ahead = 4 * max(1, batch // world)
-        made = runtime.map_in_threads(self._augmented, chosen, self.workers, ahead)
+        augmented = runtime.map_in_threads(self._augment, chosen, self.workers, ahead)
         for batches in steps:
             count = sum(map(len, batches))
-            yield [self._part(made, len(one), count) for one in batches]
+            yield [self._take_part(augmented, len(places), count) for places in batches]
 
-    def _part(self, made: Iterator[tuple[np.ndarray, int]], size: int, count: int) -> Part:
-        """This rank's part of a batch of `size`, in a step of `count` images."""
-        own = list(islice(made, len(ranks.shard_for_rank(range(size)))))
+    def _take_part(
+        self, augmented: Iterator[tuple[np.ndarray, int]], size: int, count: int
+    ) -> Part:
+        """Return this rank's part of a batch of `size`, in a step of `count` images."""
+        items = list(islice(augmented, len(ranks.shard_for_rank(range(size)))))
         return Part(
-            np.stack([image for image, _ in own]),
-            np.array([label for _, label in own]),
-            len(own) * ranks.current_world().size / count,
+            np.stack([image for image, _ in items]),
+            np.array([label for _, label in items]),
+            len(items) * ranks.current_world().size / count,
         )
 
-    def _augmented(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+    def _augment(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+        """Return an image, cropped and flipped, and its label.
+
+        `item`: the epoch, the image's place in the epoch, its index among the labels.
+        """
         import torch
         from torchvision.transforms.v2 import functional
 
@@ -128,7 +148,7 @@ class TrainingImages:
             image = self.kept[position]
         else:
             example = self._read(position)
-            # An image that broke since training began: a grey one keeps batches and order whole.
+            # An unreadable image becomes grey, so that batches and their order stay the same.
             if isinstance(example, SkippedImage):
                 self.broken[position] = str(example)
                 if len(self.broken) == len(self):
@@ -136,10 +156,10 @@ class TrainingImages:
                 image = np.full((*self.stored, 3), 127, np.uint8)
             else:
                 image = example.image
-        # Balanced, an image may come several times in an epoch: never twice with one crop.
+        # With balanced classes an image may be drawn several times in an epoch: crops differ.
         again = (place,) if self.settings.balanced else ()
         random = np.random.default_rng((self.settings.seed, epoch, position, *again))
-        top, left, height, width = crop_of(random, self.stored, self.settings.crop)
+        top, left, height, width = draw_crop(random, self.stored, self.settings.crop)
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         pixels = functional.resized_crop(
             pixels, top, left, height, width, list(self.size), antialias=True
@@ -149,14 +169,24 @@ class TrainingImages:
         return pixels.permute(1, 2, 0).numpy(), label
 
 
-def cache_bytes() -> int:
-    """For decoded images, in each of the processes that share this machine's memory."""
+def cache_budget() -> int:
+    """Return the bytes for decoded images in each of the processes on this machine."""
     return CACHE_BYTES // ranks.current_world().local_size
 
 
-def crop_of(random: np.random.Generator, size: Size, smallest: float) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a crop: a share of the area from `smallest` to 1, an aspect
-    from 3/4 to 4/3 of the image's own (Szegedy et al. 2015)."""
+def draw_crop(
+    random: np.random.Generator, size: Size, smallest: float
+) -> tuple[int, int, int, int]:
+    """Draw a random crop (Szegedy et al. 2015).
+
+    Args:
+        random: The generator.
+        size: Height and width of the image.
+        smallest: The crop's smallest share of the area; 1: the crop is the image.
+
+    Returns:
+        Top, left, height, width. The aspect ratio is 3/4 to 4/3 of the image's.
+    """
     if smallest >= 1:
         return 0, 0, *size
     area = random.uniform(smallest, 1)
@@ -169,25 +199,30 @@ def crop_of(random: np.random.Generator, size: Size, smallest: float) -> tuple[i
 
 
 class HeldBackImages:
-    """What judges an epoch, a part of it in each rank."""
+    """The held-back images, which evaluate an epoch; each rank evaluates a part of them."""
 
     def __init__(self, images: SplitImages, compute: Compute) -> None:
         self.images, self.compute = images, compute
         self.positions = ranks.shard_for_rank(range(len(images)))
         height, width = images.size
-        self.fits = len(self.positions) * height * width * 3 <= cache_bytes()
+        self.fits = len(self.positions) * height * width * 3 <= cache_budget()
         self.kept: list[Example] | None = None
 
     def _examples(self) -> Iterator[Example]:
-        found = runtime.map_in_threads(
+        examples = runtime.map_in_threads(
             lambda position: self.images.read(position, self.images.size),
             self.positions,
             self.compute.workers,
         )
-        return (example for example in found if isinstance(example, Example))
+        return (example for example in examples if isinstance(example, Example))
 
     def top1(self, network: Classifier, mean: Sequence[float], std: Sequence[float]) -> float:
-        """Return the classification accuracy, which the best epoch is chosen by."""
+        """Return the classification accuracy over the images of all ranks, from 0 to 1.
+
+        Args:
+            network: In eval mode afterwards.
+            mean, std: Of red, green and blue, on the scale of pixels from 0 to 1.
+        """
         import torch
 
         if self.fits and self.kept is None:
@@ -202,5 +237,5 @@ class HeldBackImages:
                 predicted = network(inputs).logits.argmax(1).cpu().numpy()
                 right += int((predicted == np.array([e.label for e in batch])).sum())
                 count += len(batch)
-        everyones_right, everyones_count = ranks.all_reduce_sum([right, count])
-        return everyones_right / everyones_count if everyones_count else 0.0
+        all_right, all_count = ranks.all_reduce_sum([right, count])
+        return all_right / all_count if all_count else 0.0

@@ -1,8 +1,8 @@
-"""How training goes, for whoever watches: loss, learning rate, accuracy, step by step.
+"""Logs of a training: loss, learning rate and accuracy, step by step.
 
-`train.loggers` names where to; all lie in the result's `logs/`, and none changes the result:
+`train.loggers` names the formats; all are written to `logs/` in the result's folder:
 
-    csv          logs/csv/version_N/metrics.csv, a new N each time that a training goes on
+    csv          logs/csv/version_N/metrics.csv, a new N each time that a training resumes
     tensorboard  logs/tensorboard, for tensorboard --logdir
     wandb        Weights & Biases; WANDB_MODE=offline keeps it on this machine
 """
@@ -23,7 +23,7 @@ EXTRAS = ("tensorboard", "wandb")
 
 
 def check(names: Sequence[str]) -> None:
-    """Raises UserError for a logger whose package is not installed."""
+    """Raise UserError for a logger whose package is not installed."""
     for name in names:
         if name in EXTRAS and find_spec(name) is None:
             raise UserError(
@@ -33,7 +33,14 @@ def check(names: Sequence[str]) -> None:
 
 
 class Log:
-    """Lightning Fabric's loggers; rank 0 alone has them."""
+    """Lightning Fabric's loggers, on rank 0; other ranks log nothing.
+
+    Args:
+        loggers: csv, tensorboard, wandb.
+        run_name: The run's name.
+        folder: The result's folder.
+        settings: Of the training.
+    """
 
     def __init__(
         self, loggers: Sequence[str], run_name: str, folder: Path, settings: Settings
@@ -42,11 +49,11 @@ class Log:
         self.loggers = [_logger(name, run_name, folder / LOGS, settings) for name in names]
 
     def step(self, step: int, loss: float, lr: float) -> None:
-        """`step` counts the changes of the weights, from 1 on."""
+        """Log a step; `step` counts optimizer steps from 1."""
         self._log({"loss": loss, "lr": lr}, step)
 
     def epoch(self, step: int, record: Mapping[str, float]) -> None:
-        """The epoch that ended with a step: its mean loss and what it was judged by."""
+        """Log the epoch that ended with a step: its mean loss and held-back accuracy."""
         named = {"epoch": record["epoch"], "epoch_loss": record["loss"],
                  "held_back_top1": record["held_back_top1"]}  # fmt: skip
         self._log(named, step)
@@ -58,11 +65,13 @@ class Log:
             logger.log_metrics(dict(metrics), step)
 
     def finish(self) -> None:
+        """Close the logs."""
         for logger in self.loggers:
             logger.finalize("success")
 
 
 def _logger(name: str, run_name: str, folder: Path, settings: Settings) -> Any:
+    """Build a logger by its name."""
     from lightning_fabric.loggers import CSVLogger, TensorBoardLogger
 
     if name == "csv":
@@ -73,7 +82,7 @@ def _logger(name: str, run_name: str, folder: Path, settings: Settings) -> Any:
 
 
 class WeightsAndBiases:
-    """What Fabric's loggers do, for wandb: Fabric itself has none."""
+    """A logger for wandb with the methods of Fabric's loggers: Fabric has none."""
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         import wandb
@@ -88,14 +97,16 @@ class WeightsAndBiases:
                 f"train.loggers: wandb cannot start ({error}); `wandb login`, or "
                 "WANDB_MODE=offline in the environment, which keeps everything on this machine"
             ) from error
-        # By an axis of our own: wandb drops what comes for a step that it has passed.
+        # A separate axis: wandb drops values for steps below its own counter.
         self.run.define_metric("*", step_metric="step")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log values of a step."""
         self.run.log({**metrics, "step": step})
 
     def save(self) -> None:
-        """It writes as it goes."""
+        """Return at once: wandb writes values when they are logged."""
 
     def finalize(self, status: str) -> None:
+        """Close the log."""
         self.run.finish()

@@ -1,15 +1,15 @@
-"""Learning of the whole network, or of what is not frozen of it: the loop.
+"""The training loop of the whole network, or of the parts that are not frozen.
 
 A step is one change of the weights, by `train.accumulate` batches. With several processes each
-takes a part of every batch, batch norm stands on all of it, and the gradients are averaged: what
-comes out is what one process would have learned, but for rounding and for what an objective draws.
+computes a part of each batch, batch norm normalizes over all parts, and the gradients are averaged:
+the weights are those of a single process, but for rounding and for random draws of an objective.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +24,15 @@ from pipeline.formats.files import atomic_write
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train.average import Average
 from pipeline.stages.train.context import Context
-from pipeline.stages.train.images import HeldBackImages, TrainingImages
+from pipeline.stages.train.images import HeldBackImages, Part, TrainingImages
 from pipeline.stages.train.log import Log
 from pipeline.stages.train.recipe import (
     Trained,
-    check_enough,
-    epoch_record,
-    optimizer,
-    set_rate,
-    waited_enough,
+    build_epoch_record,
+    build_optimizer,
+    check_trainable,
+    is_out_of_patience,
+    set_learning_rate,
 )
 
 if TYPE_CHECKING:
@@ -43,98 +43,156 @@ if TYPE_CHECKING:
     from pipeline.protocols import Objective
 
 STATE = "state.pt"
-SAVE_SECONDS = 5.0  # of training at most are lost when a run is killed, or
-SAVE_SHARE = 0.05  # of its time goes into saving where that takes long
+SAVE_SECONDS = 5.0  # between saved states; a killed training loses no more than that, or
+SAVE_SHARE = 0.05  # the share of the time that goes into saving, where saving takes long
 
 
 def train(
     context: Context, folder: Path, network: Classifier, frozen: Sequence[str] = ()
 ) -> Trained:
-    """Train to the best epoch's weights.
+    """Train a network, and load the weights of the best epoch.
 
     Args:
         context: images, objective, settings.
-        folder: where the state of a killed training lies, to go on from, and the logs.
+        folder: where logs and the state of a killed training are written.
         network: changed in place.
-        frozen: parts of the body that stay as they are.
+        frozen: names of the body's modules that are not trained.
+
+    Raises:
+        UserError: There is nothing to learn from, the loss is not finite, or the state of a killed
+            training cannot be read.
     """
     import torch
 
     settings, compute = context.settings, context.compute
-    device, fabric = compute.device, _fabric(compute)
+    device, fabric = compute.device, _build_fabric(compute)
     images = TrainingImages(context.images, settings, compute.workers)
     held_back = HeldBackImages(context.held_back, compute)
-    check_enough(images.labels, network.classes)
-    network = _with_synced_batch_norm(network, device)
-    kept = [network.body.get_submodule(name).requires_grad_(False) for name in frozen]
+    check_trainable(images.labels, network.classes)
+    network = _sync_batch_norm(network, device)
+    fixed = [network.body.get_submodule(name).requires_grad_(False) for name in frozen]
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner, optimizing = fabric.setup(
-        _learner(network, context.objective), optimizer(network.parameters(), settings)
+    learner, optimizer = fabric.setup(
+        _build_learner(network, context.objective),
+        build_optimizer(network.parameters(), settings),
     )
-    steps, warmup = settings.epochs * images.steps, int(settings.warmup * images.steps)
     average = Average(network, settings.ema)
-    state = _State.resume(folder, network, optimizing, average)
-    log = Log(context.loggers, context.name, folder, settings)
-    due = time.monotonic() + SAVE_SECONDS
-
-    def save() -> float:
-        """Write the state; the time of the next."""
-        began = time.monotonic()
-        if ranks.current_world().rank == 0:
-            state.save(folder, network, optimizing, average)
-        now = time.monotonic()
-        return now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
-
+    training = _Training(
+        context=context,
+        folder=folder,
+        network=network,
+        frozen=fixed,
+        images=images,
+        held_back=held_back,
+        fabric=fabric,
+        learner=learner,
+        optimizer=optimizer,
+        average=average,
+        state=_State.resume(folder, network, optimizer, average),
+        log=Log(context.loggers, context.name, folder, settings),
+        save_at=time.monotonic() + SAVE_SECONDS,
+    )
     terminal.print_line(
         f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images"
     )
-    with show_progress("train", steps, state.step, unit="steps") as advance:
-        while state.step < steps and not waited_enough(state.history, settings.patience):
-            epoch, first = divmod(state.step, images.steps)
-            network.train()
-            for part in kept:
-                part.eval()
-            for parts in images.of_steps(epoch, first):
-                # Whatever a step draws depends on the step alone, so a resumed one draws the same.
-                torch.manual_seed(_seed_of(settings.seed, state.step))
-                lr = settings.lr * lr_factor(state.step, steps, warmup)
-                set_rate(optimizing, lr)
-                optimizing.zero_grad(set_to_none=True)
-                losses = []
-                for n, own in enumerate(parts, 1):
-                    inputs = checkpoint.to_tensor(own.images, context.mean, context.std, device)
-                    labels = torch.as_tensor(own.labels, device=device)
-                    with _together_at_last(fabric, learner, n == len(parts)):
-                        loss = learner(inputs, labels) * own.share
-                        fabric.backward(loss)
-                    losses.append(loss.detach())
-                optimizing.step()
-                state.step += 1
-                average.update(state.step)
-                state.losses.append(_all_reduce_mean(torch.stack(losses).sum()))
-                log.step(state.step, state.losses[-1], lr)
-                advance(1)
-                # Not where the epoch ends: there it is judged first, then saved.
-                if time.monotonic() > due and state.step % images.steps:
-                    due = save()
-            with average.in_place():
-                top1 = held_back.top1(network, context.mean, context.std)
-                state.judge(epoch_record(epoch, state.losses, top1), top1, network)
-            log.epoch(state.step, state.history[-1])
-            due = save()
-    log.finish()
-    network.load_state_dict(state.best)
-    if state.step < steps:
-        terminal.print_line(
-            f"train: stopped after {len(state.history)} of {settings.epochs} epochs: "
-            f"{settings.patience} without a better one"
-        )
-    return Trained(state.history, images.skipped)
+    training.run()
+    return Trained(training.state.history, images.skipped)
+
+
+@dataclass(kw_only=True)
+class _Training:
+    """A training that runs: what it trains with, its state, and when the state is saved next."""
+
+    context: Context
+    folder: Path
+    network: Classifier
+    frozen: Sequence[torch.nn.Module]
+    images: TrainingImages
+    held_back: HeldBackImages
+    fabric: Any
+    learner: Any
+    optimizer: Any
+    average: Average
+    state: _State
+    log: Log
+    save_at: float  # time.monotonic()
+
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return self.context.settings.epochs * self.images.steps
+
+    def run(self) -> None:
+        """Train epoch by epoch, and load the best weights."""
+        settings, state, steps = self.context.settings, self.state, self.steps
+        with show_progress("train", steps, state.step, unit="steps") as advance:
+            while state.step < steps and not is_out_of_patience(state.history, settings.patience):
+                self._run_epoch(advance)
+        self.log.finish()
+        self.network.load_state_dict(state.best)
+        if state.step < steps:
+            terminal.print_line(
+                f"train: stopped after {len(state.history)} of {settings.epochs} epochs: "
+                f"{settings.patience} without a better one"
+            )
+
+    def _run_epoch(self, advance: Callable[[int], None]) -> None:
+        """Train the rest of an epoch, evaluate it, and save the state."""
+        context, state, images = self.context, self.state, self.images
+        epoch, first = divmod(state.step, images.steps)
+        self.network.train()
+        for module in self.frozen:
+            module.eval()
+        for parts in images.iterate_steps(epoch, first):
+            self._take_step(parts)
+            advance(1)
+            # Not at the end of an epoch: it is evaluated first, then saved.
+            if time.monotonic() > self.save_at and state.step % images.steps:
+                self._save()
+        with self.average.swapped_in():
+            top1 = self.held_back.top1(self.network, context.mean, context.std)
+            state.end_epoch(build_epoch_record(epoch, state.losses, top1), top1, self.network)
+        self.log.epoch(state.step, state.history[-1])
+        self._save()
+
+    def _take_step(self, parts: Sequence[Part]) -> None:
+        """Change the weights by the gradients of this rank's parts of some batches."""
+        import torch
+
+        context, state, settings = self.context, self.state, self.context.settings
+        device = context.compute.device
+        # What a step draws depends on the step alone, so a resumed training draws the same.
+        torch.manual_seed(_derive_seed(settings.seed, state.step))
+        warmup = int(settings.warmup * self.images.steps)
+        lr = settings.lr * lr_factor(state.step, self.steps, warmup)
+        set_learning_rate(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for n, part in enumerate(parts, 1):
+            inputs = checkpoint.to_tensor(part.images, context.mean, context.std, device)
+            labels = torch.as_tensor(part.labels, device=device)
+            with _sync_gradients(self.fabric, self.learner, n == len(parts)):
+                loss = self.learner(inputs, labels) * part.share
+                self.fabric.backward(loss)
+            losses.append(loss.detach())
+        self.optimizer.step()
+        state.step += 1
+        self.average.update(state.step)
+        state.losses.append(_all_reduce_mean(torch.stack(losses).sum()))
+        self.log.step(state.step, state.losses[-1], lr)
+
+    def _save(self) -> None:
+        """Write the state on rank 0, and set the time at which it is saved next."""
+        began = time.monotonic()
+        if ranks.current_world().rank == 0:
+            self.state.save(self.folder, self.network, self.optimizer, self.average)
+        now = time.monotonic()
+        self.save_at = now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
 
 
 @dataclass
 class _State:
-    """What a killed training goes on from, to the same weights."""
+    """The state that a killed training resumes from, to the same weights."""
 
     step: int
     history: list[dict[str, Any]]
@@ -142,8 +200,8 @@ class _State:
     best: dict[str, Tensor]
     best_top1: float
 
-    def judge(self, record: dict[str, Any], top1: float, network: Any) -> None:
-        """An epoch ended: it is the best where none before was better."""
+    def end_epoch(self, record: dict[str, Any], top1: float, network: Any) -> None:
+        """Record an epoch, and keep its weights unless an earlier epoch is better."""
         self.history.append(record)
         self.losses = []
         if top1 >= self.best_top1:
@@ -151,38 +209,47 @@ class _State:
             self.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
 
     @classmethod
-    def resume(cls, folder: Path, network: Any, optimizing: Any, average: Average) -> _State:
+    def resume(cls, folder: Path, network: Any, optimizer: Any, average: Average) -> _State:
+        """Load the state of a killed training into network, optimizer and average, if there is one.
+
+        Raises:
+            UserError: The file cannot be loaded safely.
+        """
         import torch
 
         path = folder / STATE
         if not ranks.broadcast_flag(path.is_file()):
             return cls(0, [], [], {}, -1.0)
         try:
-            kept = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle's, zip's and torch's own kinds
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # of pickle, zipfile and torch
             raise UserError(
                 f"{path}: not a training state that loads safely ({type(error).__name__}); "
                 "delete it, and training begins anew"
             ) from None
-        ranks.barrier()  # before rank 0 writes the next
-        network.load_state_dict(kept.pop("network"))
-        optimizing.load_state_dict(kept.pop("optimizer"))
-        average.load(kept.pop("average"))
-        terminal.print_line(f"train: going on from step {kept['step']}")
-        return cls(**kept)
+        ranks.barrier()  # before rank 0 writes the next state
+        network.load_state_dict(saved.pop("network"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        average.load(saved.pop("average"))
+        terminal.print_line(f"train: going on from step {saved['step']}")
+        return cls(**saved)
 
-    def save(self, folder: Path, network: Any, optimizing: Any, average: Average) -> None:
+    def save(self, folder: Path, network: Any, optimizer: Any, average: Average) -> None:
+        """Write the state, with those of network, optimizer and average, by an atomic write."""
         import torch
 
         with atomic_write(folder / STATE) as temporary:
             torch.save(
                 {**self.__dict__, "network": network.state_dict(), "average": average.state,
-                 "optimizer": optimizing.state_dict()}, temporary)  # fmt: skip
+                 "optimizer": optimizer.state_dict()}, temporary)  # fmt: skip
 
 
-def _learner(network: Classifier, objective: Objective) -> torch.nn.Module:
-    """From images and labels to the loss, in one forward pass: an objective may run any part of the
-    network, in the run's precision, and every process knows what it ran."""
+def _build_learner(network: Classifier, objective: Objective) -> torch.nn.Module:
+    """Return a module from images and labels to the loss, in a single forward pass.
+
+    An objective may call any part of the network: within one forward pass Fabric applies the run's
+    precision, and DDP knows which parameters were used.
+    """
     import torch
 
     class Learner(torch.nn.Module):
@@ -197,23 +264,24 @@ def _learner(network: Classifier, objective: Objective) -> torch.nn.Module:
     return Learner()
 
 
-def _seed_of(seed: int, step: int) -> int:
+def _derive_seed(seed: int, step: int) -> int:
+    """Return the seed of a step, different on each rank."""
     rank = ranks.current_world().rank
-    parts = (seed, step, rank) if rank else (seed, step)  # each rank's images draw their own
+    parts = (seed, step, rank) if rank else (seed, step)
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 # -- several processes ---------------------------------------------------------------------------
 
 
-def _fabric(compute: Compute) -> Any:
-    """Device, precision, and the processes that were started (pipeline/engine/ranks.py)."""
+def _build_fabric(compute: Compute) -> Any:
+    """Build Fabric for device, precision and the processes that run (pipeline/engine/ranks.py)."""
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import TorchElasticEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
     for name in ("lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision
+        logging.getLogger(name).setLevel(logging.WARNING)  # silences a line on precision
     device, world = compute.device, ranks.current_world()
     precision = "bf16-mixed" if compute.precision == "bf16" else "32-true"
     if world.size == 1:
@@ -222,7 +290,7 @@ def _fabric(compute: Compute) -> Any:
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision=precision,
         )
-    ranks.barrier()  # which joins them, so that Fabric need not
+    ranks.barrier()  # joins the processes: Fabric finds them joined
     fabric = Fabric(
         accelerator=device.type,
         devices=world.local_size,
@@ -234,20 +302,20 @@ def _fabric(compute: Compute) -> Any:
     return fabric
 
 
-def _with_synced_batch_norm(network: Classifier, device: torch.device) -> Classifier:
-    """The network, its batch norm over the images of all ranks."""
+def _sync_batch_norm(network: Classifier, device: torch.device) -> Classifier:
+    """Return the network with batch norm over the images of all ranks."""
     if ranks.current_world().size == 1:
         return network
-    from pipeline.model.synced_norm import synced
+    from pipeline.model.synced_norm import synchronize_batch_norm
 
-    return synced(network, device.type)
+    return synchronize_batch_norm(network, device.type)
 
 
-def _together_at_last(fabric: Any, learner: Any, last: bool) -> Any:
-    """Gradients are averaged over the ranks once a step, by the last batch's backward pass."""
+def _sync_gradients(fabric: Any, learner: Any, last: bool) -> Any:
+    """Return a context in which gradients are averaged over ranks in a step's last batch alone."""
     return fabric.no_backward_sync(learner, enabled=not last and ranks.current_world().size > 1)
 
 
 def _all_reduce_mean(loss: Tensor) -> float:
-    """The mean over ranks, of which each has weighed its own by its share."""
+    """Return the mean over ranks of losses that are weighted by each rank's share."""
     return ranks.all_reduce_sum([float(loss)])[0] / ranks.current_world().size

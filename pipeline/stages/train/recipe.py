@@ -1,6 +1,7 @@
-"""What training learns by: a recipe's settings, its optimizer, its learning rate, its epochs.
+"""Recipes of training: default settings, the optimizer, the order of images, early stopping.
 
-A knob that the configuration leaves open (None) is the recipe's (pipeline/stages/train/stage.py).
+An option that is None in the configuration has the recipe's default; recipes are described in
+pipeline/stages/train/stage.py.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
+    """The settings of a training, as conf/ documents them; none is open."""
+
     recipe: str
     epochs: int
     batch: int
@@ -50,39 +53,55 @@ class Settings:
 
     @classmethod
     def of(cls, options: TrainOptions, recipe: str, seed: int) -> Settings:
-        """Return the options of a run, what they leave open as the recipe has it."""
+        """Return the options of a run, with the recipe's defaults where they are None.
+
+        Args:
+            options: Of stage train.
+            recipe: own, head, finetune or scratch.
+            seed: Of the run.
+        """
         given, defaults = asdict(options), RECIPES[recipe] or RECIPES["head"]
-        left_open = {
+        resolved = {
             name: default if given[name] is None else given[name]
             for name, default in defaults.items()
         }
         same = ("momentum", "flip", "accumulate", "ema", "patience", "balanced")
-        return cls(recipe=recipe, seed=seed, **left_open, **{name: given[name] for name in same})
+        return cls(recipe=recipe, seed=seed, **resolved, **{name: given[name] for name in same})
 
     @property
     def images_a_step(self) -> int:
+        """Images of an optimizer step: those of all its batches."""
         return self.batch * self.accumulate
 
 
-def optimizer(parameters: Iterable[Tensor], settings: Settings) -> torch.optim.Optimizer:
-    """Of the parameters that learn."""
+def build_optimizer(parameters: Iterable[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    """Build the optimizer of the parameters that require gradients."""
     import torch
 
-    learned = [one for one in parameters if one.requires_grad]
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(learned, settings.lr, weight_decay=settings.weight_decay)
     return torch.optim.SGD(learned, settings.lr, momentum=settings.momentum,
                            weight_decay=settings.weight_decay, nesterov=True)  # fmt: skip
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
-def order_of(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray:
-    """The places of an epoch's images, in the order in which they are learned: every one once; or,
-    balanced, as many, each class equally often but for one, a class's own in turn."""
+def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray:
+    """Draw the order of an epoch's images, as indices of `labels` [n].
+
+    Each image is drawn once. With balanced classes as many images are drawn, the counts of classes
+    differ by 1 at most, as do the counts of the images of a class.
+
+    Args:
+        labels: The class of each image [n].
+        settings: `balanced` and the seed.
+        epoch: Counted from 0.
+    """
     random = np.random.default_rng((settings.seed, epoch))
     if not settings.balanced:
         return random.permutation(len(labels))
@@ -90,31 +109,41 @@ def order_of(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray:
     each = -(-len(labels) // len(classes))
     chosen = []
     for label in classes:
-        own = np.flatnonzero(labels == label)
-        times = -(-each // len(own))
-        chosen.append(np.concatenate([random.permutation(own) for _ in range(times)])[:each])
-    # Cut where classes alternate: none loses more than one.
+        members = np.flatnonzero(labels == label)
+        times = -(-each // len(members))
+        chosen.append(np.concatenate([random.permutation(members) for _ in range(times)])[:each])
+    # Classes alternate before the end is dropped: each loses one image at most.
     drawn = np.stack(chosen, 1).reshape(-1)[: len(labels)]
     return random.permutation(drawn)
 
 
-def epoch_record(epoch: int, losses: Sequence[float], top1: float) -> dict[str, Any]:
+def build_epoch_record(epoch: int, losses: Sequence[float], top1: float) -> dict[str, Any]:
+    """Return the record of an epoch in history.json.
+
+    Args:
+        epoch: Counted from 0; the record counts from 1.
+        losses: Of its steps.
+        top1: The accuracy on held-back images.
+
+    Raises:
+        UserError: The loss is not finite.
+    """
     loss = float(np.mean(losses)) if losses else float("nan")
     if not np.isfinite(loss):
         raise UserError(f"train: the loss is {loss} in epoch {epoch + 1}; try a smaller train.lr")
     return {"epoch": epoch + 1, "loss": round(loss, 5), "held_back_top1": round(top1, 5)}
 
 
-def waited_enough(history: Sequence[dict[str, Any]], patience: int | None) -> bool:
-    """Whether the last `patience` epochs classified held-back images no better than one before."""
+def is_out_of_patience(history: Sequence[dict[str, Any]], patience: int | None) -> bool:
+    """Return whether none of the last `patience` epochs is better than the best before them."""
     if patience is None or not history:
         return False
     judged = [epoch["held_back_top1"] for epoch in history]
     return len(judged) - 1 - judged.index(max(judged)) >= patience
 
 
-def check_enough(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Raises UserError where there is nothing to learn from."""
+def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Raise UserError unless there are images of two classes; warn of classes without images."""
     if len(labels) == 0:
         raise UserError(
             "train: no image to learn from: train/ is missing or empty, or every image was set "
@@ -134,7 +163,7 @@ def check_enough(labels: np.ndarray, classes: tuple[str, ...]) -> None:
 
 
 def print_skipped(reasons: Sequence[str], split: str) -> None:
-    """Name on the terminal what could not be learned from."""
+    """Print the reasons why images were skipped, the first few of them."""
     if reasons:
         shown = "".join(f"\n    {why}" for why in reasons[:5])
         more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
@@ -143,7 +172,7 @@ def print_skipped(reasons: Sequence[str], split: str) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves beside the weights: an epoch's record each, and skipped images."""
+    """The results of a training beside the weights: a record of each epoch, and skipped images."""
 
     history: list[dict[str, Any]]
     skipped: list[str]

@@ -1,14 +1,15 @@
-"""Stage train: images and labels -> a checkpoint. Never a box: not to learn, not to choose by.
+"""Stage train: images and labels -> a checkpoint. No box is read, neither to train nor to select.
 
-Four recipes, by what there is to start from:
+There are four recipes, chosen by the weights that training starts from:
 
-    own       the pretrained network knows every class by name: its own head, nothing is trained
+    own       the pretrained head knows all classes by name: it is kept, nothing is trained
     head      pretrained, backbone frozen: a new head learns by SGD on cached features, in seconds
-    finetune  pretrained, train.freeze=none: everything learns; stages:N: all but the first N stages
-    scratch   no weights: everything learns, from random
+    finetune  pretrained, train.freeze=none: all weights learn; stages:N: not the first N stages
+    scratch   no weights: all weights learn, from random initialization
 
-What a recipe sets is in recipe.py, the loops are in loop.py and head.py; docs/training.md. The best
-epoch is chosen by classification accuracy on a part of train held back by hash.
+Defaults of the recipes are in recipe.py, the training loops in loop.py and head.py; see
+docs/training.md. The best epoch is chosen by classification accuracy on a part of train that is
+held back by hash.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.model.classifier import Classifier
 
 
-STATE = "state.pt"  # what a killed training goes on from
-UNHASHED = ("loggers",)  # who watches changes nothing
+STATE = "state.pt"  # the state that a killed training resumes from
+UNHASHED = ("loggers",)  # options that do not change the result
 
 
 class Train(Stage):
@@ -44,7 +45,7 @@ class Train(Stage):
     options = TrainOptions
 
     def cache_key(self, run: Run) -> dict[str, Any]:
-        """Return all that can change the result."""
+        """Return everything that can change the result."""
         model = run.model()
         node = {name: value for name, value in run.config["model"].items() if name != "weights"}
         weights = model.weights if model.weight_file is None else hash_file(model.weight_file)
@@ -62,13 +63,12 @@ class Train(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse a pretrained head of a network without weights, an objective that has nothing to
-        work on because the backbone is frozen, and what no image could judge."""
+        """Raise UserError for options that contradict the network, its weights or the data set."""
         from pipeline.stages.train import log
-        from pipeline.stages.train.training import WHOLE, list_frozen_parts
+        from pipeline.stages.train.training import FROZEN_BACKBONE, list_frozen_parts
 
         model, options = run.model(), run.options("train")
-        if run.objective().needs_images and model.pretrained and options.freeze in WHOLE:
+        if run.objective().needs_images and model.pretrained and options.freeze in FROZEN_BACKBONE:
             name = run.config["objective"]["_target_"].split(".")[-2]
             raise UserError(
                 f"objective={name}: it changes the images or the network in every step, but with "
@@ -95,7 +95,7 @@ class Train(Stage):
             )
 
     def run(self, run: Run, folder: Path) -> None:
-        """Train, or take the network as it is, and write the checkpoint."""
+        """Train the network, unless the recipe trains nothing, and write the checkpoint."""
         import torch
 
         from pipeline.engine import checkpoint, ranks
