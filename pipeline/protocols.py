@@ -472,7 +472,7 @@ class Metric(Protocol):
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
-        """Compute the numbers over the selected evidence.
+        """Compute the numbers over the selected evidence; without evidence, none.
 
         Args:
             select: which evidence, in the order of `update`; None: all.

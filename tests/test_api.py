@@ -41,12 +41,13 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}") == 0
     assert "1 of 4 images were set aside" in capsys.readouterr().out
     latest = tmp_path / "outputs/latest"
-    whole = json.loads((latest / "predictions.json").read_text())
-    assert [one["file_name"] for one in whole["images"]] == ["a.png", "b=[1] c.png", "sub/a.png"]
-    assert len(whole["categories"]) == 10
-    assert len(whole["annotations"]) == 3
-    one_pixel = next(one for one in whole["images"] if one["width"] == 1)
-    (box,) = (a["bbox"] for a in whole["annotations"] if a["image_id"] == one_pixel["id"])
+    data_set = json.loads((latest / "predictions.json").read_text())
+    names = [image["file_name"] for image in data_set["images"]]
+    assert names == ["a.png", "b=[1] c.png", "sub/a.png"]
+    assert len(data_set["categories"]) == 10
+    assert len(data_set["annotations"]) == 3
+    one_pixel = next(image for image in data_set["images"] if image["width"] == 1)
+    (box,) = (a["bbox"] for a in data_set["annotations"] if a["image_id"] == one_pixel["id"])
     assert box == [0, 0, 1, 1]
     assert len(list((latest / "pictures").iterdir())) == 3
     assert "no image" not in (latest / "report/index.html").read_text()
@@ -56,9 +57,9 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     assert settings["checkpoint"] == str(run)
     capsys.readouterr()
     assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}/a.png") == 0
-    told = capsys.readouterr().out.splitlines()[0]
-    assert told.startswith("checkpoint outputs/runs/predict/")
-    assert told.endswith("small, 10 classes; maps of cam, boxes cut at auto")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("checkpoint outputs/runs/predict/")
+    assert line.endswith("small, 10 classes; maps of cam, boxes cut at auto")
 
 
 def test_from_python_as_from_the_command_line(
@@ -67,18 +68,18 @@ def test_from_python_as_from_the_command_line(
     run = trained.resolve()
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
                "precision=float32") == 0  # fmt: skip
-    (told,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    (record,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
     predict = pipeline.load(run)
     predict.precision = "float32"
-    (found,) = predict(photos / "a.png")
-    x0, y0, x1, y1 = found.boxes[0].tolist()
-    assert told["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.02)
-    assert told["score"] == pytest.approx(float(found.scores[0]), abs=1e-4)
-    assert found.label in predict.classes
+    (prediction,) = predict(photos / "a.png")
+    x0, y0, x1, y1 = prediction.boxes[0].tolist()
+    assert record["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.02)
+    assert record["score"] == pytest.approx(float(prediction.scores[0]), abs=1e-4)
+    assert prediction.label in predict.classes
 
     array = np.asarray(Image.open(photos / "a.png"))
     (same,) = predict(array)
-    np.testing.assert_allclose(same.boxes, found.boxes, atol=1)
+    np.testing.assert_allclose(same.boxes, prediction.boxes, atol=1)
     assert len(predict(array, "top3")) == 3
     assert predict(array, "star")[0].label == "star"
 
@@ -96,7 +97,7 @@ def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["checkpoint=/nowhere", "images=x"], "no checkpoint there"),
         (["images=x"], "checkpoint is missing: give checkpoint=..."),
@@ -106,13 +107,13 @@ def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path
     ],
 )
 def test_wrong_requests_are_refused(
-    arguments: list[str], told: str, cli: Cli, trained: Path, photos: Path,
+    arguments: list[str], message: str, cli: Cli, trained: Path, photos: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     capsys.readouterr()
     assert cli("+experiment=predict", *arguments) == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -143,11 +144,11 @@ def test_predict_makes_and_cuts_maps_as_the_run_did_unless_told_otherwise(
         assert cli(*command, "--cfg", "job") == 0
         return dict(yaml.safe_load(capsys.readouterr().out))
 
-    own = config()
-    assert own["saliency"]["_target_"].endswith("LayerCAM")
-    assert own["saliency"]["layers"] == ["below"]
-    assert own["segmenter"]["threshold"] == 0.35
-    assert own["explain"]["flips"] is True
+    by_default = config()
+    assert by_default["saliency"]["_target_"].endswith("LayerCAM")
+    assert by_default["saliency"]["layers"] == ["below"]
+    assert by_default["segmenter"]["threshold"] == 0.35
+    assert by_default["explain"]["flips"] is True
     more = config("segmenter.components=all")
     assert more["segmenter"]["threshold"] == 0.35
     assert more["segmenter"]["components"] == "all"

@@ -23,7 +23,7 @@ SOURCE_FILES = [
 PATH = re.compile(r"(?<![\w./-])(?:pipeline|conf|scripts|tests)/[\w./<>*-]*")
 PYTHON_FILE = re.compile(r"(?<![\w./<>*-])[\w./<>*-]+\.py\b")
 DOTTED = re.compile(r"(?<![\w./-])pipeline(?:\.[A-Za-z_]\w*)+(?![\w/])")
-# What the reader adds, and names that stand for any: <name>, *.
+# What the reader adds (mine, mymodule.py), and names that stand for any (<name>, *).
 PLACEHOLDER = re.compile(r"\bmine\b|\bmy\w+\.py|[<*]")
 
 

@@ -32,19 +32,19 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
         assert (latest / name).is_file(), name
     assert latest.resolve().parent == (tmp_path / "outputs/runs/cam").resolve()
 
-    whole = COCO(str(latest / "predictions.json"))
-    found = whole.loadRes(str(latest / "boxes.json"))
-    assert len(whole.imgs) == 24
-    assert min(whole.imgs) == 1
-    assert len({image["file_name"] for image in whole.imgs.values()}) == 24
-    assert len(found.anns) == len(whole.anns) > 0
-    for one in whole.anns.values():
-        x, y, w, h = one["bbox"]
-        image = whole.imgs[one["image_id"]]
+    data_set = COCO(str(latest / "predictions.json"))
+    results = data_set.loadRes(str(latest / "boxes.json"))
+    assert len(data_set.imgs) == 24
+    assert min(data_set.imgs) == 1
+    assert len({image["file_name"] for image in data_set.imgs.values()}) == 24
+    assert len(results.anns) == len(data_set.anns) > 0
+    for annotation in data_set.anns.values():
+        x, y, w, h = annotation["bbox"]
+        image = data_set.imgs[annotation["image_id"]]
         assert x >= 0 and y >= 0 and w > 0 and h > 0  # noqa: PT018
         assert x + w <= image["width"] + 0.01
         assert y + h <= image["height"] + 0.01
-        assert 0 <= one["score"] <= 1
+        assert 0 <= annotation["score"] <= 1
 
     records = json.loads((latest / "metrics.json").read_text())
     assert {"name", "value", "n", "iou", "threshold", "class"} <= set(records[0])
@@ -60,8 +60,8 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
     assert any(r["class"] == "heart" for r in records)
 
     page = (latest / "report/index.html").read_text()
-    asked = {one for one in re.findall(r"(?:src|href)=\"([^\"]*)", page) if one[:5] != "data:"}
-    assert asked == {"../boxes.json", "../predictions.json", "../metrics.json", "../config.yaml"}
+    links = {link for link in re.findall(r"(?:src|href)=\"([^\"]*)", page) if link[:5] != "data:"}
+    assert links == {"../boxes.json", "../predictions.json", "../metrics.json", "../config.yaml"}
 
 
 def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
@@ -72,9 +72,9 @@ def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
     first = (outputs / "latest/boxes.json").read_bytes()
     capsys.readouterr()
     assert cli(*RUN) == 0
-    told = capsys.readouterr().out
-    assert told.count(" kept ") == 6
-    assert " made " not in told
+    output = capsys.readouterr().out
+    assert output.count(" kept ") == 6
+    assert " made " not in output
     assert (outputs / "latest/boxes.json").read_bytes() == first
 
     assert cli("-m", *RUN, "segmenter.threshold=0.2,0.3,0.5") == 0
@@ -91,9 +91,9 @@ def test_a_stage_whose_upstream_is_missing_says_what_to_do(
     cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli(*RUN, "stages=[localize]") == 2
-    told = capsys.readouterr().err
-    assert "stage train has no result" in told
-    assert "stages=" in told
+    output = capsys.readouterr().err
+    assert "stage train has no result" in output
+    assert "stages=" in output
 
 
 def test_several_methods_in_one_run(cli: Cli, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "parts"),
     [
         (["segmenter.treshold=0.3"], ["segmenter.treshold=0.3", "did you mean 'threshold'"]),
         (["segmenter.threshold=abc"], ["segmenter.threshold=abc", "float"]),
@@ -208,12 +208,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_configuration_is_refused_at_start(
-    arguments: list[str], told: list[str], cli: Cli, tmp_path: Path,
+    arguments: list[str], parts: list[str], cli: Cli, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     assert cli("+experiment=cam", *arguments) == 2
     error = capsys.readouterr().err
-    for part in told:
+    for part in parts:
         assert part in error
     assert "Traceback" not in error
     assert not (tmp_path / "outputs").exists(), "refused before anything is written"
@@ -224,10 +224,10 @@ def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixt
     from pipeline.engine.config import FAMILIES
 
     assert cli("--help") == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for family in FAMILIES:
         for name in list_choices(family):
-            assert name in told
+            assert name in output
     for option in (
         "data.root",
         "segmenter.threshold",
@@ -235,7 +235,7 @@ def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixt
         "explain.target",
         "model.stride",
     ):
-        assert option in told
+        assert option in output
 
 
 def test_cfg_job_shows_every_default(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

@@ -238,20 +238,20 @@ def compare_folders(old: Side, new: Side, rules: Rules) -> tuple[int, list[Diffe
     """
     new_files = list_files(new.folder)
     old_files = rename_files(list_files(old.folder), new_files, rules)
-    found, count = [], 0
+    differences, count = [], 0
     for name in sorted({*old_files, *new_files}):
         if name not in new_files:
             if not rules.allow("only_old", name):
-                found.append(Difference(name, "only the old tree makes this file"))
+                differences.append(Difference(name, "only the old tree makes this file"))
         elif name not in old_files:
             if not rules.allow("only_new", name):
-                found.append(Difference(name, "only the new tree makes this file"))
+                differences.append(Difference(name, "only the new tree makes this file"))
         else:
             count += 1
-            found += compare_files(name, old_files[name], new_files[name], old, new, rules)
+            differences += compare_files(name, old_files[name], new_files[name], old, new, rules)
     if count == 0:
-        found.append(Difference(".", "there is no file to compare"))
-    return count, found
+        differences.append(Difference(".", "there is no file to compare"))
+    return count, differences
 
 
 def rename_files(
@@ -262,23 +262,23 @@ def rename_files(
     A name that the new tree still uses stays as it is: a tree from before the renaming can be
     compared, too.
     """
-    found: dict[str, Path] = {}
+    renamed_files: dict[str, Path] = {}
     for name, path in old_files.items():
         renamed = name if name in new_files else rules.new_name(name)
-        if renamed in found:
+        if renamed in renamed_files:
             raise ValueError(f"two files of the old tree would be called {renamed}: see Renamed")
-        found[renamed] = path
-    return found
+        renamed_files[renamed] = path
+    return renamed_files
 
 
 def list_files(folder: Path) -> dict[str, Path]:
     """Return all files below a folder by their relative names, through links as well."""
-    found = {}
+    files = {}
     for place, _, names in os.walk(folder, followlinks=True):
         for name in names:
             path = Path(place) / name
-            found[path.relative_to(folder).as_posix()] = path
-    return found
+            files[path.relative_to(folder).as_posix()] = path
+    return files
 
 
 def compare_files(
@@ -390,9 +390,9 @@ class Values:
         old = [x for n, x in enumerate(old) if not self._allow_item("removed", where, n, x)]
         new = [x for n, x in enumerate(new) if not self._allow_item("added", where, n, x)]
         if len(old) == len(new):
-            for n, (one, other) in enumerate(zip(old, new, strict=True)):
-                for found in self.compare(one, other, f"{where}[{n}]"):
-                    yield replace(found, message=f"{found.message}{title_of(one)}")
+            for n, (old_item, new_item) in enumerate(zip(old, new, strict=True)):
+                for difference in self.compare(old_item, new_item, f"{where}[{n}]"):
+                    yield replace(difference, message=f"{difference.message}{title_of(old_item)}")
             return
         yield self._differ(where, f"{len(old)} items != {len(new)} items")
         texts = [Counter(json.dumps(item, sort_keys=True) for item in each) for each in (old, new)]
@@ -453,16 +453,22 @@ def compare_arrays(
                 continue
             yield Difference(file, f"array {name}: only in the {side} file")
             continue
-        one, other = old[name], new[name]
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
+        old_values, new_values = old[name], new[name]
+        if (old_values.dtype, old_values.shape) != (new_values.dtype, new_values.shape):
             yield Difference(
-                file, f"array {name}: {one.dtype} {one.shape} != {other.dtype} {other.shape}"
+                file,
+                f"array {name}: {old_values.dtype} {old_values.shape} != "
+                f"{new_values.dtype} {new_values.shape}",
             )
-        elif one.tobytes() != other.tobytes():
-            different = np.asarray(one != other) & ~((one != one) & (other != other))
-            apart = np.abs(one.astype(np.float64) - other.astype(np.float64))
+        elif old_values.tobytes() != new_values.tobytes():
+            different = np.asarray(old_values != new_values) & ~(
+                (old_values != old_values) & (new_values != new_values)
+            )
+            apart = np.abs(old_values.astype(np.float64) - new_values.astype(np.float64))
             size = float(np.nanmax(apart, initial=0.0))
-            message = f"{int(different.sum())} of {one.size} values differ, by at most {size:g}"
+            message = (
+                f"{int(different.sum())} of {old_values.size} values differ, by at most {size:g}"
+            )
             yield Difference(file, f"array {name}: {message}", size)
 
 
@@ -489,8 +495,8 @@ def compare_texts(file: str, old: str, new: str) -> Iterator[Difference]:
     lines = old.splitlines(keepends=True), new.splitlines(keepends=True)
     blocks = difflib.SequenceMatcher(None, *lines, autojunk=False).get_opcodes()
     for _, a, b, c, d in (block for block in blocks if block[0] != "equal"):
-        for n, (one, other) in enumerate(zip_longest(lines[0][a:b], lines[1][c:d])):
-            yield Difference(file, f"line {c + n + 1}: {show_change(one, other)}")
+        for n, (old_line, new_line) in enumerate(zip_longest(lines[0][a:b], lines[1][c:d])):
+            yield Difference(file, f"line {c + n + 1}: {show_change(old_line, new_line)}")
 
 
 def show_change(old: str | None, new: str | None) -> str:

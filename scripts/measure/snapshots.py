@@ -263,20 +263,20 @@ def processor() -> str:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that compute."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def run_step(step: str, overrides: Overrides, tree: Tree, work: Path) -> str:
     """Run one command. Returns its run folder, relative to the working folder."""
     given = [*overrides, *COMMON]
     if tree.side == "new":
-        given = [new_override(one) for one in given]
+        given = [new_override(override) for override in given]
     command = [sys.executable, "-m", "pipeline", *given]
     run = subprocess.run(
         command, cwd=work, env=tree.environment(), text=True, timeout=TIME_LIMIT,
@@ -285,10 +285,10 @@ def run_step(step: str, overrides: Overrides, tree: Tree, work: Path) -> str:
     (work / f"terminal-{step}.txt").write_text(run.stdout, encoding="utf-8")
     latest = work / "outputs" / "latest"
     if run.returncode or not latest.is_dir():
-        told = "\n    ".join(run.stdout.strip().splitlines()[-15:])
+        last_lines = "\n    ".join(run.stdout.strip().splitlines()[-15:])
         raise Failure(
             f"{step}, {tree.side} tree: exit code {run.returncode}\n    "
-            f"python -m pipeline {' '.join(given)}\n    {told}"
+            f"python -m pipeline {' '.join(given)}\n    {last_lines}"
         )
     return latest.resolve().relative_to(work.resolve()).as_posix()
 
@@ -308,38 +308,38 @@ def compare_job(
     old: tuple[Tree, Done, Done | None], new: tuple[Tree, Done, Done | None], rules: Rules
 ) -> tuple[int, list[Difference]]:
     """Compare the run folders of all commands of a job."""
-    count, found = 0, []
+    count, differences = 0, []
     if list(old[1].runs) != list(new[1].runs):
-        found.append(Difference(".", f"commands {list(old[1].runs)} != {list(new[1].runs)}"))
+        differences.append(Difference(".", f"commands {list(old[1].runs)} != {list(new[1].runs)}"))
     if len({*new[1].runs.values()}) != len(new[1].runs):
-        found.append(Difference(".", "two commands have the same run folder"))
+        differences.append(Difference(".", "two commands have the same run folder"))
     for step in old[1].runs:
-        files, differences = compare_folders(side_of(*old, step), side_of(*new, step), rules)
+        files, of_step = compare_folders(side_of(*old, step), side_of(*new, step), rules)
         several = f"{step}/" if len(old[1].runs) > 1 else ""
         count += files
-        found += [Difference(f"{several}{d.file}", d.message, d.size) for d in differences]
-    return count, found
+        differences += [Difference(f"{several}{d.file}", d.message, d.size) for d in of_step]
+    return count, differences
 
 
 def side_of(tree: Tree, done: Done, after: Done | None, step: str) -> Side:
     """Return the run folder of a command, with the paths that may stand in its files."""
-    works = [one.work for one in (done, after) if one is not None]
+    works = [job.work for job in (done, after) if job is not None]
     places = {str(path): "<work>" for work in works for path in (work, work.resolve())}
     places |= {str(path): "<tree>" for path in (tree.root, tree.root.resolve())}
     return Side(tree.side, done.work / done.runs[step], places)
 
 
-def print_job(name: str, count: int, found: Sequence[Difference]) -> None:
+def print_job(name: str, count: int, differences: Sequence[Difference]) -> None:
     """Print the line of a job, and its first differences."""
-    if not found:
+    if not differences:
         print(f"{name:<16} equal ({count} files)", flush=True)
         return
-    print(f"{name:<16} {len(found)} differences ({count} files)", flush=True)
-    for difference in found[:SHOWN]:
+    print(f"{name:<16} {len(differences)} differences ({count} files)", flush=True)
+    for difference in differences[:SHOWN]:
         print(f"    {difference}")
-    if len(found) > SHOWN:
-        print(f"    and {len(found) - SHOWN} more")
-    largest = max(found, key=lambda difference: difference.size)
+    if len(differences) > SHOWN:
+        print(f"    and {len(differences) - SHOWN} more")
+    largest = max(differences, key=lambda difference: difference.size)
     if largest.size > 0:
         print(f"    the largest difference of a number: {largest.size:g}, {largest}", flush=True)
 
@@ -363,11 +363,11 @@ def run_all(names: Sequence[str], trees: Sequence[Tree], rules: Rules) -> bool:
                 done = [(t, futures[t.side, name].result(), after_of(name, t, futures))
                         for t in trees]  # fmt: skip
                 rules.job = name
-                count, found = compare_job(done[0], done[1], rules)
+                count, differences = compare_job(done[0], done[1], rules)
             except (Failure, subprocess.TimeoutExpired) as failure:
-                count, found = 0, [Difference("failed", str(failure))]
-            print_job(name, count, found)
-            equal &= not found
+                count, differences = 0, [Difference("failed", str(failure))]
+            print_job(name, count, differences)
+            equal &= not differences
     return equal
 
 
@@ -392,7 +392,7 @@ def threads() -> int:
 
 def runnable(names: Iterable[str]) -> list[str]:
     """Return the jobs that can be run here, and print why the others cannot."""
-    found = []
+    possible = []
     for name in names:
         job = JOBS[name]
         if job.shared and not SHARED.is_dir():
@@ -400,8 +400,8 @@ def runnable(names: Iterable[str]) -> list[str]:
         elif job.package is not None and find_spec(job.package) is None:
             print(f"{name:<16} skipped: the package {job.package} is not installed")
         else:
-            found.append(name)
-    return found
+            possible.append(name)
+    return possible
 
 
 def chosen_jobs(which: str, only: str | None) -> list[str]:

@@ -55,13 +55,13 @@ class Group:
 def run(*arguments: str) -> list[Record]:
     """`sweep` or `stream` alone measures half."""
     cv2.setNumThreads(1)
-    found = []
+    records = []
     if "stream" not in arguments:
         for kind in ROUNDS:
-            found += _sweeps(kind)
+            records += _sweeps(kind)
     if "sweep" not in arguments:
-        found += _streamed()
-    return found
+        records += _streamed()
+    return records
 
 
 # -- the tree against the sweep
@@ -69,7 +69,7 @@ def run(*arguments: str) -> list[Record]:
 
 def _sweeps(kind: str) -> list[Record]:
     group = _group(kind)
-    told = (
+    note = (
         f"wsolevaluation's sweep written anew, OpenCV {cv2.__version__}, one thread; "
         f"{len(group.maps)} {group.origin}"
     )
@@ -92,9 +92,9 @@ def _sweeps(kind: str) -> list[Record]:
                     way(values, boxes)
                     spent[n] += time.thread_time() - started
             rounds.append(spent / len(group.maps) * 1000)
-        mine, other = (median(one[n] for one in rounds) for n in (0, 1))
-        ratio = median(one[1] / one[0] for one in rounds)
-        records.append(Record(f"{kind}_{name}", mine, other, ratio, "ms/map", told))
+        ours, other = (median(times[n] for times in rounds) for n in (0, 1))
+        ratio = median(times[1] / times[0] for times in rounds)
+        records.append(Record(f"{kind}_{name}", ours, other, ratio, "ms/map", note))
     return records
 
 
@@ -122,11 +122,11 @@ def _group(kind: str) -> Group:
     answers = json.loads((REFERENCE / "wsolevaluation.json").read_text(encoding="utf-8"))
     with np.load(REFERENCE / "wsolevaluation.npz") as content:
         maps = content["maps"]
-    own = answers["groups"][kind]
+    group = answers["groups"][kind]
     return Group(
-        [maps[i] for i in own["index"]],
-        [np.array(answers["boxes"][i]) for i in own["index"]],
-        own,
+        [maps[i] for i in group["index"]],
+        [np.array(answers["boxes"][i]) for i in group["index"]],
+        group,
         f"{kind} maps of ../shared/reference, num_correct equal",
     )
 
@@ -167,7 +167,7 @@ def _streamed() -> list[Record]:
         _write_maps(Path(folder), MANY)
         few, many = (_apart(folder, count) for count in (FEW, MANY))
     more = many["peak_mb"] - few["peak_mb"]
-    told = (
+    note = (
         f"peak {few['peak_mb']:.0f} MB at {FEW:,} maps, {many['peak_mb']:.0f} MB at {MANY:,}; "
         f"the maps themselves would be {(MANY - FEW) * 224 * 224 * 4 / 1e6:,.0f} MB more"
     )
@@ -178,7 +178,7 @@ def _streamed() -> list[Record]:
         "two threads"
     )
     return [
-        Record("flat_memory", more, None, None, "MB", told),
+        Record("flat_memory", more, None, None, "MB", note),
         Record("maps_50k_minutes", minutes, None, None, "minutes", how),
     ]
 
@@ -186,18 +186,18 @@ def _streamed() -> list[Record]:
 def _write_maps(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     ids = [f"{n // 1000}/{n}.jpg" for n in range(count)]
-    for n, one in enumerate(ids):
-        path = folder / f"{one}.npy"
+    for n, id in enumerate(ids):
+        path = folder / f"{id}.npy"
         if n % 1000 == 0:
             path.parent.mkdir()
         np.save(path, rng.random((14, 14), np.float32) ** 3)
     boxes = [_box(rng)[0] for _ in ids]
     lines = {
         "image_ids": ids,
-        "class_labels": [f"{one},{n % 10}" for n, one in enumerate(ids)],
-        "image_sizes": [f"{one},224,224" for one in ids],
+        "class_labels": [f"{id},{n % 10}" for n, id in enumerate(ids)],
+        "image_sizes": [f"{id},224,224" for id in ids],
         "localization": [
-            ",".join([one, *map(str, box)]) for one, box in zip(ids, boxes, strict=True)
+            ",".join([id, *map(str, box)]) for id, box in zip(ids, boxes, strict=True)
         ],
     }
     for name, text in lines.items():

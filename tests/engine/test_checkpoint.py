@@ -80,13 +80,13 @@ def test_a_moved_folder_loads(saved, tmp_path):
 
 
 def test_fingerprint_changes_with_what_is_computed(saved):
-    whole = checkpoint.fingerprint(saved)
+    first = checkpoint.fingerprint(saved)
     change(saved, recipe="other")
-    assert checkpoint.fingerprint(saved) == whole
+    assert checkpoint.fingerprint(saved) == first
     change(saved, classes=["dog", "cat", "cow"])
     second = checkpoint.fingerprint(saved)
     change(saved, size=[96, 96])
-    assert len({whole, second, checkpoint.fingerprint(saved)}) == 3
+    assert len({first, second, checkpoint.fingerprint(saved)}) == 3
 
 
 def test_no_checkpoint_there(tmp_path):
@@ -195,8 +195,8 @@ def test_save_refuses_a_card_that_load_would(tmp_path):
 
 def test_images_become_normalised_tensors(saved):
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 5, 3), np.uint8)
-    made = checkpoint.load(saved, CPU).tensor(np.stack(list(images)))
+    tensor = checkpoint.load(saved, CPU).tensor(np.stack(list(images)))
     wanted = ((images / 255 - np.array(MEAN)) / np.array(STD)).transpose(0, 3, 1, 2)
-    assert made.dtype == torch.float32
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_allclose(made.numpy(), wanted, atol=1e-6)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(tensor.numpy(), wanted, atol=1e-6)

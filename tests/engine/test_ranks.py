@@ -41,15 +41,15 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["pipeline", *SPAWNED])
         main()
-    (found,) = (folder / "outputs/train").iterdir()
-    return found
+    (trained,) = (folder / "outputs/train").iterdir()
+    return trained
 
 
 def test_two_processes_learn_what_one_does(cli: Cli, tmp_path: Path, two: Path) -> None:
     assert cli(*RUN, "stages=[train]") == 0
-    (one,) = (tmp_path / "outputs/train").iterdir()
-    assert one.name == two.name, "how work is spread is in no name"
-    alone, together = (load_file(folder / "weights.safetensors") for folder in (one, two))
+    (single,) = (tmp_path / "outputs/train").iterdir()
+    assert single.name == two.name, "how work is spread is in no name"
+    alone, together = (load_file(folder / "weights.safetensors") for folder in (single, two))
     for name, tensor in alone.items():
         torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-4)
     assert [path.name for path in two.rglob("metrics.csv")] == ["metrics.csv"], "one of them logs"
@@ -60,7 +60,7 @@ def test_torchrun_gives_the_boxes_of_one_process(cli: Cli, tmp_path: Path) -> No
     assert cli(*RUN) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "-m", "pipeline", *RUN, "outputs=two"]  # fmt: skip
-    told = subprocess.run(
+    process = subprocess.run(
         command,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -68,15 +68,15 @@ def test_torchrun_gives_the_boxes_of_one_process(cli: Cli, tmp_path: Path) -> No
         text=True,
         timeout=240,
     )
-    assert told.returncode == 0, told.stderr
-    assert told.stdout.count("train      made") == 1, told.stdout
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("train      made") == 1, process.stdout
     assert len(list((tmp_path / "two/runs/cam").iterdir())) == 1, "one run folder"
-    one, two = (
+    single, two = (
         json.loads((tmp_path / name / "latest/boxes.json").read_text())
         for name in ("outputs", "two")
     )
-    assert [box["image_id"] for box in one] == [box["image_id"] for box in two]
-    for alone, together in zip(one, two, strict=True):
+    assert [box["image_id"] for box in single] == [box["image_id"] for box in two]
+    for alone, together in zip(single, two, strict=True):
         assert together["category_id"] == alone["category_id"]
         assert together["bbox"] == pytest.approx(alone["bbox"], abs=1.0), alone["image_id"]
     (explained,) = (tmp_path / "two/explain").iterdir()
@@ -125,7 +125,7 @@ def test_killed_in_an_epoch_two_processes_go_on_to_the_same_weights(
     state = torch.load(resumed / loop.STATE, weights_only=True)
     assert (state["step"], state["history"]) == (1, []), "its first epoch is not over"
     assert cli(*SPAWNED) == 0
-    unbroken, again = (load_file(one / "weights.safetensors") for one in (two, resumed))
+    unbroken, again = (load_file(folder / "weights.safetensors") for folder in (two, resumed))
     for name, tensor in unbroken.items():
         torch.testing.assert_close(again[name], tensor, rtol=0, atol=0)
     assert read_json(resumed / "history.json") == read_json(two / "history.json")

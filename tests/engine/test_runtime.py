@@ -11,18 +11,18 @@ from pipeline.errors import UserError
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_stream_keeps_the_order_and_bounds_what_is_ahead(threads: int) -> None:
-    made = 0
+    calls = 0
     lock = threading.Lock()
 
     def square(n: int) -> int:
-        nonlocal made
+        nonlocal calls
         with lock:
-            made += 1
+            calls += 1
         return n * n
 
     results = runtime.map_in_threads(square, iter(range(100)), threads, ahead=8)
     assert next(results) == 0
-    assert made <= 10
+    assert calls <= 10
     assert list(results) == [n * n for n in range(1, 100)]
 
 

@@ -212,13 +212,13 @@ def make_edit(edit: Edit, stage: str, copy: Path) -> Path:
 @pytest.fixture
 def edited(copy: Path) -> Iterator[Callable[[Edit, str], None]]:
     """Edit a file of the copy, for one test."""
-    made: list[Path] = []
+    edited: list[Path] = []
 
     def edit(how: Edit, stage: str) -> None:
-        made.append(make_edit(how, stage, copy))
+        edited.append(make_edit(how, stage, copy))
 
     yield edit
-    for path in made:
+    for path in edited:
         shutil.copyfile(PACKAGE / path.relative_to(copy), path)
 
 
@@ -262,15 +262,15 @@ SKIPPED = ("plotting/sheet.py", "plotting/colours.py", "exporter/coco.py", "engi
 
 @pytest.fixture
 def changed_code(copy: Path) -> Iterator[Callable[[str], None]]:
-    made: list[str] = []
+    names: list[str] = []
 
     def change(name: str) -> None:
-        made.append(name)
+        names.append(name)
         with (copy / name).open("a") as file:
             file.write("\nEDITED = 1\n")
 
     yield change
-    for name in made:
+    for name in names:
         shutil.copyfile(PACKAGE / name, copy / name)
 
 
@@ -414,10 +414,10 @@ def test_a_package_from_outside(outside: Write) -> None:
     outside("outside_lab/tools.py", "x = 1\n")
     outside("outside_lab/unused.py", "x = 1\n")
     names = ["", ".methods", ".methods.base", ".methods.cam", ".tools"]
-    whole = {f"outside_lab{name}" for name in names}
-    assert set(read_outside("outside_lab")) == whole
-    assert set(read_outside("outside_lab.methods.cam")) == whole, "its package runs first"
-    assert set(read_outside("outside_lab.methods.base")) == whole
+    expected = {f"outside_lab{name}" for name in names}
+    assert set(read_outside("outside_lab")) == expected
+    assert set(read_outside("outside_lab.methods.cam")) == expected, "its package runs first"
+    assert set(read_outside("outside_lab.methods.base")) == expected
 
 
 def test_a_package_without_init(outside: Write) -> None:

@@ -49,8 +49,8 @@ def write_images(root: Path) -> None:
                     boxes.append({"id": number, "image_id": number, "bbox": [4, 4, 12, 12],
                                   "category_id": [*colours].index(name) + 1})  # fmt: skip
     categories = [{"id": n, "name": name} for n, name in enumerate(colours, 1)]
-    whole = {"images": images, "annotations": boxes, "categories": categories}
-    (root / "instances_val.json").write_text(json.dumps(whole))
+    data_set = {"images": images, "annotations": boxes, "categories": categories}
+    (root / "instances_val.json").write_text(json.dumps(data_set))
     (root / "classes.txt").write_text("red red\nblue blue\n")
 
 
@@ -62,7 +62,7 @@ class Place:
     cli: Cli
     capsys: pytest.CaptureFixture[str]
 
-    def made(self, *arguments: str) -> list[str]:
+    def list_recomputed(self, *arguments: str) -> list[str]:
         """The stages that a run makes again."""
         self.capsys.readouterr()
         assert self.cli(*RUN, *arguments) == 0
@@ -94,16 +94,16 @@ def test_nothing_changed_and_all_is_kept_wherever_it_was_moved(place: Place) -> 
     latest = place.path / "outputs/latest"
     assert (latest / "stages/explain/DONE").is_file()
     assert next((latest / "pictures").iterdir()).is_file()
-    assert place.made() == []
+    assert place.list_recomputed() == []
     shutil.move(place.path / "outputs", place.path / "moved")
     shutil.move(place.path / "images", place.path / "photos/images")
-    assert place.made("outputs=moved", "data.root=photos/images") == []
+    assert place.list_recomputed("outputs=moved", "data.root=photos/images") == []
     assert (place.path / "moved/latest/stages/explain/DONE").is_file()
 
 
 def test_how_work_is_spread_changes_nothing(place: Place) -> None:
     spread = ("runtime.device=cpu", "runtime.workers=0", "runtime.batch=3", "runtime.shard=2")
-    assert place.made(*spread) == []
+    assert place.list_recomputed(*spread) == []
 
 
 # -- images --------------------------------------------------------------------------------------
@@ -113,38 +113,38 @@ AFTER_TRAIN = STAGES[1:]
 
 def test_an_image_added(place: Place) -> None:
     square(9).save(place.path / "images/val/red/9.png")
-    assert place.made() == AFTER_TRAIN
+    assert place.list_recomputed() == AFTER_TRAIN
     assert len(place.boxes()) == 7
 
 
 def test_an_image_added_to_train(place: Place) -> None:
     square(9).save(place.path / "images/train/red/9.png")
-    assert place.made() == STAGES
+    assert place.list_recomputed() == STAGES
 
 
 def test_an_image_removed(place: Place) -> None:
     (place.path / "images/val/red/1.png").unlink()
-    assert place.made() == AFTER_TRAIN
-    assert {one["image_id"] for one in place.boxes()} == {1, 3, 4, 5, 6}
+    assert place.list_recomputed() == AFTER_TRAIN
+    assert {record["image_id"] for record in place.boxes()} == {1, 3, 4, 5, 6}
 
 
 def test_an_image_changed(place: Place) -> None:
     before = place.boxes()
     square(7).save(place.path / "images/val/red/1.png")
-    assert place.made() == AFTER_TRAIN
+    assert place.list_recomputed() == AFTER_TRAIN
     assert place.boxes() != before
 
 
 def test_an_image_moved_to_another_class(place: Place) -> None:
     val = place.path / "images/val"
     (val / "red/1.png").rename(val / "blue/red1.png")
-    assert place.made() == AFTER_TRAIN
+    assert place.list_recomputed() == AFTER_TRAIN
 
 
 def test_an_image_renamed(place: Place) -> None:
     val = place.path / "images/val/red"
     (val / "1.png").rename(val / "other.png")
-    assert place.made() == AFTER_TRAIN
+    assert place.list_recomputed() == AFTER_TRAIN
     text = (place.path / "outputs/latest/predictions.json").read_text()
     assert "val/red/other.png" in text
     assert "val/red/1.png" not in text
@@ -152,27 +152,27 @@ def test_an_image_renamed(place: Place) -> None:
 
 def test_an_empty_class_folder_is_named_in_a_new_report(place: Place) -> None:
     (place.path / "images/val/green").mkdir()
-    assert place.made() == ["report"]
+    assert place.list_recomputed() == ["report"]
     page = (place.path / "outputs/latest/report/index.html").read_text()
     assert "val/green: a class folder with no image" in page
 
 
 def test_annotations_edited(place: Place) -> None:
     path = place.path / "images/instances_val.json"
-    whole = json.loads(path.read_text())
-    for one in whole["annotations"]:
-        one["bbox"] = [0, 0, 32, 24]
-    path.write_text(json.dumps(whole))
-    assert place.made() == ["evaluate", "report"]
-    whole["images"][0]["id"] = whole["annotations"][0]["image_id"] = 99
-    path.write_text(json.dumps(whole))
-    assert place.made() == ["localize", "evaluate", "draw", "report"]
-    assert 99 in {one["image_id"] for one in place.boxes()}
+    data_set = json.loads(path.read_text())
+    for record in data_set["annotations"]:
+        record["bbox"] = [0, 0, 32, 24]
+    path.write_text(json.dumps(data_set))
+    assert place.list_recomputed() == ["evaluate", "report"]
+    data_set["images"][0]["id"] = data_set["annotations"][0]["image_id"] = 99
+    path.write_text(json.dumps(data_set))
+    assert place.list_recomputed() == ["localize", "evaluate", "draw", "report"]
+    assert 99 in {record["image_id"] for record in place.boxes()}
 
 
 def test_class_names_edited(place: Place) -> None:
     (place.path / "images/classes.txt").write_text("red crimson\nblue blue\n")
-    assert place.made() == STAGES
+    assert place.list_recomputed() == STAGES
     assert "crimson" in (place.path / "outputs/latest/predictions.json").read_text()
 
 
@@ -203,8 +203,8 @@ def test_another_value_makes_again_what_reads_it(
 
     if argument == f"precision={runtime.select_precision('auto', torch.device('cpu'))}":
         expected = []  # that is what auto stands for here
-    assert place.made(argument) == expected
-    assert place.made() == [], "and what was there before is still there"
+    assert place.list_recomputed(argument) == expected
+    assert place.list_recomputed() == [], "and what was there before is still there"
 
 
 def test_another_weight_file(place: Place) -> None:
@@ -215,11 +215,11 @@ def test_another_weight_file(place: Place) -> None:
         torch.save(squeezenet1_0().state_dict(), place.path / f"{seed}.pth")
     run = ("model=squeezenet1_0", "data.size=64", "stages=[train,explain]", "model.weights=w.pth")
     shutil.copyfile(place.path / "0.pth", place.path / "w.pth")
-    assert place.made(*run) == ["train", "explain"]
+    assert place.list_recomputed(*run) == ["train", "explain"]
     shutil.copyfile(place.path / "0.pth", place.path / "again.pth")
-    assert place.made(*run, "model.weights=again.pth") == [], "the same by another name"
+    assert place.list_recomputed(*run, "model.weights=again.pth") == [], "the same by another name"
     shutil.copyfile(place.path / "1.pth", place.path / "w.pth")
-    assert place.made(*run) == ["train", "explain"]
+    assert place.list_recomputed(*run) == ["train", "explain"]
 
 
 # -- the source ----------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_an_edited_source_makes_again_what_it_makes(
     with (copy / file).open("a") as source:
         source.write("\nEDITED = 1\n")
     try:
-        assert place.made() == expected
+        assert place.list_recomputed() == expected
     finally:
         forget_sources()
 
@@ -266,7 +266,7 @@ def test_comments_in_all_sources_make_nothing_again(
         with path.open("a") as source:
             source.write("\n# edited\n")
     try:
-        assert place.made() == []
+        assert place.list_recomputed() == []
     finally:
         forget_sources()
 
@@ -278,7 +278,7 @@ def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = place.path / "pipeline"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "PACKAGE", copy)
-    monkeypatch.setattr(report, "template_path", lambda: copy / "stages/report/page.html")
+    monkeypatch.setattr(report, "TEMPLATE", copy / "stages/report/page.html")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
     forget_sources()
     return copy

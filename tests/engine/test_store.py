@@ -16,20 +16,20 @@ from pipeline.formats.files import atomic_write, read_json, write_json
 
 
 def test_a_result_is_made_once_and_found_again(tmp_path: Path) -> None:
-    made: list[Path] = []
-    rooms = store.Store(tmp_path)
-    first, kept = rooms.get_or_create("explain", {"a": 1}, made.append)
-    again, kept_again = rooms.get_or_create("explain", {"a": 1}, made.append)
-    other, _ = rooms.get_or_create("explain", {"a": 2}, made.append)
+    folders: list[Path] = []
+    results = store.Store(tmp_path)
+    first, kept = results.get_or_create("explain", {"a": 1}, folders.append)
+    again, kept_again = results.get_or_create("explain", {"a": 1}, folders.append)
+    other, _ = results.get_or_create("explain", {"a": 2}, folders.append)
     assert (kept, kept_again) == (False, True)
     assert first == again != other
-    assert made == [first, other]
+    assert folders == [first, other]
     assert read_json(first / "DONE")["versions"]["numpy"] == np.__version__
     assert read_json(first / "cache_key.json") == {"stage": "explain", "a": 1}
 
 
 def test_what_failed_is_not_done_and_goes_on(tmp_path: Path) -> None:
-    rooms = store.Store(tmp_path)
+    results = store.Store(tmp_path)
 
     def half(folder: Path) -> None:
         write_json(folder / "shard-0.json", 0)
@@ -37,9 +37,9 @@ def test_what_failed_is_not_done_and_goes_on(tmp_path: Path) -> None:
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
-        rooms.get_or_create("explain", {}, half)
+        results.get_or_create("explain", {}, half)
     seen: list[set[str]] = []
-    rooms.get_or_create(
+    results.get_or_create(
         "explain", {}, lambda folder: seen.append({p.name for p in folder.iterdir()})
     )
     assert "shard-0.json" in seen[0]
@@ -99,11 +99,11 @@ def test_arrays_and_notes_come_back(tmp_path: Path) -> None:
 
 def test_arrays_come_back_whatever_their_order_in_memory(tmp_path: Path) -> None:
     """safetensors itself writes the memory as it lies."""
-    whole = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    values = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
     arrays: dict[str, Any] = {
-        "moved": np.moveaxis(whole, 1, 2),
-        "fortran": np.asfortranarray(whole),
-        "cut": whole[:, ::2],
+        "moved": np.moveaxis(values, 1, 2),
+        "fortran": np.asfortranarray(values),
+        "cut": values[:, ::2],
         "one": np.float16(3),
     }
     write_arrays(tmp_path / "s.safetensors", arrays)
@@ -117,10 +117,10 @@ def test_arrays_come_back_whatever_their_order_in_memory(tmp_path: Path) -> None
 
 
 def test_the_source_of_a_stage_reaches_what_it_imports() -> None:
-    own = hash_sources(["pipeline.stages.evaluate.stage"])
-    assert "pipeline.metric.components" in own
-    assert "pipeline.ops.maps" in own
-    assert "pipeline.engine.store" not in own, "where a result is kept cannot change it"
+    hashes = hash_sources(["pipeline.stages.evaluate.stage"])
+    assert "pipeline.metric.components" in hashes
+    assert "pipeline.ops.maps" in hashes
+    assert "pipeline.engine.store" not in hashes, "where a result is kept cannot change it"
 
 
 def test_an_edited_source_changes_the_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_a_real_module_written_anew_without_docstrings_keeps_its_hash(path: Path
     for node in ast.walk(tree):
         for name in ("body", "orelse", "finalbody"):
             if isinstance(statements := getattr(node, name, None), list):
-                kept = [one for one in statements if not _is_docstring(one)]
+                kept = [statement for statement in statements if not _is_docstring(statement)]
                 setattr(node, name, kept or statements)
     again = ast.unparse(tree)
     assert digest(again) == parse_source(path.read_bytes()).digest

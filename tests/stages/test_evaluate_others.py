@@ -19,7 +19,7 @@ from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import fold_of_image
 from pipeline.segmenter.auto import auto_threshold
 from pipeline.stages.calibrate.calibration import choose_thresholds
-from pipeline.stages.evaluate import others
+from pipeline.stages.evaluate.others import Named
 from tests.conftest import TINY, Cli
 from tests.metric import reference
 
@@ -203,7 +203,7 @@ def test_a_difference_is_told_only_where_it_is_sure() -> None:
 
 def test_those_that_are_compared_have_names_of_their_own() -> None:
     def called(boxes: str, against: str | None) -> list[str]:
-        return others.names({"boxes": boxes, "maps": None, "against": against})
+        return Named(boxes=boxes, against=against).names()
 
     assert called("/a/boxes.json", None) == ["boxes.json"]
     assert called("/a/1/boxes.json", "/a/2/boxes.json") == ["1/boxes.json", "2/boxes.json"]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.formats import coco, wsolevaluation
+from pipeline.metric.max_box_acc import Protocol
 from pipeline.metric.measurement import FIXED_THRESHOLD
 from pipeline.ops.hashing import hash_file
 from pipeline.results.thresholds import MIN_BOXED_IMAGES
@@ -18,77 +20,129 @@ from pipeline.stages.evaluate.source import Source
 from pipeline.types import EvaluationSettings
 
 
-def are_named(config: Mapping[str, Any]) -> bool:
-    """Return whether the configuration names something that others made."""
-    return config["boxes"] is not None or config["maps"] is not None
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the configuration names that others made: paths, and how they are scored.
 
-
-def check(config: Mapping[str, Any]) -> None:
-    """Raise UserError for what cannot be scored, before anything is computed."""
-    boxes, maps = config["boxes"], config["maps"]
-    if boxes is not None and maps is not None:
-        raise UserError(
-            f"boxes={boxes}, maps={maps}: one of them is scored in a run; leave one away"
-        )
-    if boxes is not None:
-        _check_boxes(config)
-        return
-    _refuse(config, "annotations", "it belongs to boxes=; maps= wants metadata=FOLDER")
-    for key in ("maps", "metadata", "against"):
-        if config[key] is not None and not Path(config[key]).is_dir():
-            raise UserError(f"{key}={config[key]}: no such folder")
-    wsolevaluation.check(_metadata_folder(config))
-
-
-def _check_boxes(config: Mapping[str, Any]) -> None:
-    if config["annotations"] is None:
-        raise UserError(
-            f"boxes={config['boxes']}: nothing to score them against; give "
-            "annotations=INSTANCES.json, a COCO data set"
-        )
-    _refuse(config, "metadata", "it belongs to maps=; boxes= wants annotations=")
-    if config["protocol"] != "default":
-        raise UserError(
-            f"protocol={config['protocol']}: it measures maps, boxes= has none; leave it away"
-        )
-    for key in ("boxes", "annotations", "against"):
-        if config[key] is not None and not Path(config[key]).is_file():
-            raise UserError(f"{key}={config[key]}: no such file; expected a COCO file (JSON)")
-
-
-def _refuse(config: Mapping[str, Any], key: str, why: str) -> None:
-    if config[key] is not None:
-        raise UserError(f"{key}={config[key]}: {why}; leave it away")
-
-
-def _metadata_folder(config: Mapping[str, Any]) -> Path:
-    return Path(config["maps"] if config["metadata"] is None else config["metadata"])
-
-
-def cache_key(config: Mapping[str, Any], threshold: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands for the files in the key of the result.
-
-    `threshold`: that of the segmenter, which maps are cut at if it is fixed.
+    Attributes:
+        boxes, maps: what is scored, one of them.
+        annotations: what boxes are scored against.
+        metadata: what maps are scored against; None: it lies with the maps.
+        against: what the result is compared with.
+        protocol: how maps are measured.
+        ious: the IoUs that a box must reach.
+        seed: of the bootstrap.
+        threshold: that of the segmenter, which maps are cut at if it is fixed.
     """
-    key = {
-        "names": names(config),
-        "evaluate": config["evaluate"],
-        "seed": config["seed"],
-    }
-    if config["boxes"] is not None:
-        return key | {
-            name: None if config[name] is None else hash_file(Path(config[name]))
-            for name in ("boxes", "against", "annotations")
+
+    boxes: str | None = None
+    maps: str | None = None
+    annotations: str | None = None
+    metadata: str | None = None
+    against: str | None = None
+    protocol: Protocol = "default"
+    ious: tuple[float, ...] = (0.3, 0.5, 0.7)
+    seed: int = 0
+    threshold: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def metadata_folder(self) -> Path:
+        """Return the folder of what maps are scored against."""
+        return Path(str(self.maps if self.metadata is None else self.metadata))
+
+    def check(self) -> None:
+        """Raise UserError for what cannot be scored, before anything is computed."""
+        if self.boxes is not None and self.maps is not None:
+            raise UserError(
+                f"boxes={self.boxes}, maps={self.maps}: one of them is scored in a run; leave one "
+                "away"
+            )
+        if self.boxes is not None:
+            self._check_boxes()
+            return
+        why = "it belongs to boxes=; maps= wants metadata=FOLDER"
+        _refuse("annotations", self.annotations, why)
+        for key, value in (
+            ("maps", self.maps), ("metadata", self.metadata), ("against", self.against)
+        ):  # fmt: skip
+            if value is not None and not Path(value).is_dir():
+                raise UserError(f"{key}={value}: no such folder")
+        wsolevaluation.check(self.metadata_folder)
+
+    def _check_boxes(self) -> None:
+        if self.annotations is None:
+            raise UserError(
+                f"boxes={self.boxes}: nothing to score them against; give "
+                "annotations=INSTANCES.json, a COCO data set"
+            )
+        _refuse("metadata", self.metadata, "it belongs to maps=; boxes= wants annotations=")
+        if self.protocol != "default":
+            raise UserError(
+                f"protocol={self.protocol}: it measures maps, boxes= has none; leave it away"
+            )
+        for key, value in (
+            ("boxes", self.boxes), ("annotations", self.annotations), ("against", self.against)
+        ):  # fmt: skip
+            if value is not None and not Path(value).is_file():
+                raise UserError(f"{key}={value}: no such file; expected a COCO file (JSON)")
+
+    def cache_key(self) -> dict[str, Any]:
+        """Return what stands for the files, and how they are scored, in the key of the result."""
+        key: dict[str, Any] = {
+            "names": self.names(),
+            "ious": list(self.ious),
+            "seed": self.seed,
         }
-    return key | {
-        "maps": wsolevaluation.fingerprint_maps(Path(config["maps"])),
-        "against": None
-        if config["against"] is None
-        else wsolevaluation.fingerprint_maps(Path(config["against"])),
-        "metadata": wsolevaluation.fingerprint(_metadata_folder(config)),
-        "protocol": config["protocol"],
-        "threshold": fixed_threshold(threshold),
-    }
+        if self.boxes is not None:
+            files = (("boxes", self.boxes), ("annotations", self.annotations))
+            compared = None if self.against is None else hash_file(Path(self.against))
+            return {**key, **{n: hash_file(Path(str(f))) for n, f in files}, "against": compared}
+        folders = (("maps", self.maps), ("against", self.against))
+        return {
+            **key,
+            **{
+                name: None if folder is None else wsolevaluation.fingerprint_maps(Path(folder))
+                for name, folder in folders
+            },
+            "metadata": wsolevaluation.fingerprint(self.metadata_folder),
+            "protocol": self.protocol,
+            "threshold": fixed_threshold(self.threshold),
+        }
+
+    def names(self) -> list[str]:
+        """Return what the table calls those that are scored: as little of their paths as tells
+        them apart."""
+        given = [self.boxes or self.maps, self.against]
+        parts = [Path(path).absolute().parts for path in given if path is not None]
+        if len(parts) == 2 and parts[0] == parts[1]:
+            return [parts[0][-1], f"{parts[1][-1]} (against)"]
+        length = 1
+        while len(parts) == 2 and parts[0][-length:] == parts[1][-length:]:
+            length += 1
+        return ["/".join(part[-length:]).lstrip("/") for part in parts]
+
+    def open_sources(self, workers: int) -> tuple[list[Source], list[str]]:
+        """Return one source, or two to compare, and notes about what both are scored against."""
+        given = [path for path in (self.boxes or self.maps, self.against) if path is not None]
+        paths = list(zip(map(Path, given), self.names(), strict=True))
+        if self.boxes is not None:
+            known = Annotations(coco.read(Path(str(self.annotations))))
+            settings = EvaluationSettings(
+                ious=self.ious, seed=self.seed, classes=known.classes, category_ids=known.numbers
+            )
+            return [CocoResults(path, name, known, settings) for path, name in paths], known.notes
+        metadata = wsolevaluation.read(self.metadata_folder)
+        settings = map_settings(metadata, fixed_threshold(self.threshold), self.ious, self.seed)
+        scale = MapScale(self.protocol, settings.cuts)
+        return [
+            MapFolder(path, name, metadata, settings, scale, workers) for path, name in paths
+        ], list(metadata.notes)
+
+
+def _refuse(key: str, value: str | None, why: str) -> None:
+    """Raise UserError where a key is given."""
+    if value is not None:
+        raise UserError(f"{key}={value}: {why}; leave it away")
 
 
 def fixed_threshold(threshold: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,44 +150,6 @@ def fixed_threshold(threshold: Mapping[str, Any]) -> dict[str, Any]:
     if threshold["kind"] == "fixed":
         return dict(threshold)
     return {"kind": "fixed", "value": FIXED_THRESHOLD}
-
-
-def names(config: Mapping[str, Any]) -> list[str]:
-    """Return what the table calls those that are scored: as little of their paths as tells them
-    apart."""
-    given = [config["boxes"] or config["maps"], config["against"]]
-    parts = [Path(path).absolute().parts for path in given if path is not None]
-    if len(parts) == 2 and parts[0] == parts[1]:
-        return [parts[0][-1], f"{parts[1][-1]} (against)"]
-    length = 1
-    while len(parts) == 2 and parts[0][-length:] == parts[1][-length:]:
-        length += 1
-    return ["/".join(part[-length:]).lstrip("/") for part in parts]
-
-
-def open_sources(
-    config: Mapping[str, Any], threshold: Mapping[str, Any], workers: int
-) -> tuple[list[Source], list[str]]:
-    """Return one source, or two to compare, and notes about what both are scored against."""
-    ious, seed = tuple(config["evaluate"]["ious"]), config["seed"]
-    if config["boxes"] is not None:
-        known = Annotations(coco.read(Path(config["annotations"])))
-        settings = EvaluationSettings(
-            ious=ious, seed=seed, classes=known.classes, category_ids=known.numbers
-        )
-        files = [Path(config[key]) for key in ("boxes", "against") if config[key] is not None]
-        return [
-            CocoResults(path, name, known, settings)
-            for path, name in zip(files, names(config), strict=True)
-        ], known.notes
-    metadata = wsolevaluation.read(_metadata_folder(config))
-    settings = map_settings(metadata, fixed_threshold(threshold), ious, seed)
-    scale = MapScale(config["protocol"], settings.cuts)
-    folders = [Path(config[key]) for key in ("maps", "against") if config[key] is not None]
-    return [
-        MapFolder(folder, name, metadata, settings, scale, workers)
-        for folder, name in zip(folders, names(config), strict=True)
-    ], list(metadata.notes)
 
 
 def map_settings(

@@ -35,6 +35,7 @@ from pipeline.types import EvaluationSettings
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.stages.evaluate.others import Named
     from pipeline.stages.evaluate.own_run import Explained, OwnRun, RefinedMaps
 
 Thresholds = Mapping[str, Any]
@@ -59,12 +60,9 @@ class Evaluate(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return all that can change the numbers."""
-        from pipeline.stages.evaluate import others
-
         metrics = metrics_key()
-        if others.are_named(run.config):
-            named = others.cache_key(run.config, run.segmenter().threshold_info)
-            return {"source": run.sources(__name__), "metrics": metrics, **named}
+        if (named := self._named(run)) is not None:
+            return {"source": run.sources(__name__), "metrics": metrics, **named.cache_key()}
         calibrates = "calibrate" in run.config["stages"]
         return {
             "source": run.sources(__name__, "data"),
@@ -81,11 +79,9 @@ class Evaluate(Stage):
     def check(self, run: Run) -> None:
         """Refuse annotations that cannot be read, and where there is nothing to score, before
         anything is computed."""
-        from pipeline.stages.evaluate import others
-
         check_outside_metrics()
-        if others.are_named(run.config):
-            others.check(run.config)
+        if (named := self._named(run)) is not None:
+            named.check()
             return
         if run.config["stages"] == [self.name]:
             try:
@@ -100,17 +96,30 @@ class Evaluate(Stage):
 
     def run(self, run: Run, folder: Path) -> None:
         """Score what the configuration names: what others made, or this run."""
-        from pipeline.stages.evaluate import others, outcome
+        from pipeline.stages.evaluate import outcome
 
         metrics = load_metrics()
-        if others.are_named(run.config):
-            info = run.segmenter().threshold_info
-            sources, notes = others.open_sources(run.config, info, run.workers)
+        if (named := self._named(run)) is not None:
+            sources, notes = named.open_sources(run.workers)
             outcome.write_others(folder, sources, metrics, notes)
             return
         chosen = self._thresholds(run)
         source, refined = self._own_run(run, chosen), self._refined_maps(run, chosen)
         outcome.write_run(folder, source, metrics, refined, run.config["protocol"])
+
+    def _named(self, run: Run) -> Named | None:
+        """Return what the configuration names that others made; None: this run is scored."""
+        config = run.config
+        if config["boxes"] is None and config["maps"] is None:
+            return None
+        from pipeline.stages.evaluate.others import Named
+
+        keys = ("boxes", "maps", "annotations", "metadata", "against", "protocol", "seed")
+        return Named(
+            **{key: config[key] for key in keys},
+            ious=tuple(config["evaluate"]["ious"]),
+            threshold=run.segmenter().threshold_info,
+        )
 
     def _data(self, run: Run) -> AnnotatedDataSet:
         """Return the data set with the annotations that it may have."""
