@@ -476,6 +476,9 @@ class Metric(Protocol):
         Args:
             select: which evidence, in the order of `update`; None: all.
             label: the name of the selection in the scores.
+
+        Returns:
+            The numbers; none where there is no evidence.
         """
 
     def compute_classes(self) -> list[Score]:
