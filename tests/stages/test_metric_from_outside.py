@@ -132,7 +132,7 @@ def refused(cli: Cli, capsys: pytest.CaptureFixture[str]) -> str:
     [
         ('needs = frozenset({"boxes"})', 'needs = frozenset({"boxs"})', "the kind 'boxs'"),
         ('mean_score("box_width"', 'mean_score("box_breadth"', "box_breadth computed"),
-        ('name="box_width", title', 'name="mean_iou", title', "says something else of it"),
+        ('name="box_width", title', 'name="mean_iou", title', "describes it differently"),
         ('"widths"', '"iou"', "another metric keeps rows named iou"),
     ],
 )
