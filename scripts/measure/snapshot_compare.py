@@ -29,7 +29,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 TEXTS = (".txt", ".csv", ".html", ".md", ".svg")
 MAX_SHOWN = 70  # characters of a value in a message
 
-AllowedKind = Literal["content", "only_old", "only_new", "value", "removed", "added", "text"]
+AllowedKind = Literal[
+    "content", "only_old", "only_new", "value", "removed", "added", "text", "line"
+]
 RenamedKind = Literal["file", "key", "class", "word"]
 
 
@@ -46,10 +48,12 @@ class Allowed:
             these values.
             `text`: matches of the regular expression `where` in texts and strings are replaced by
             one mark on both sides. `<work>` and `<tree>` stand for the absolute paths of a side.
+            `line`: lines of texts that match the regular expression `where` may be in the new file
+            alone.
         files: a glob of names relative to the run folder, in the new tree's names.
         reason: why this is no change of behaviour.
         where: a dotted path into the file (`a.b`, `[*]` any item, `*` any key, `**` any path), or
-            for `text` a regular expression.
+            for `text` and `line` a regular expression.
         having: values that a list item must have, by dotted path.
         jobs: a glob of the jobs whose files these are.
     """
@@ -156,6 +160,11 @@ class Rules:
             if entry.kind == "text" and self._is_for(entry, file):
                 text, count = text_pattern(entry.where, side).subn("<allowed>", text)
                 self.used[entry] += count
+            if entry.kind == "line" and side.name == "new" and self._is_for(entry, file):
+                lines = text.splitlines(keepends=True)
+                kept = [line for line in lines if not re.match(entry.where, line)]
+                self.used[entry] += len(lines) - len(kept)
+                text = "".join(kept)
         return text
 
     def _is_for(self, entry: Allowed, file: str) -> bool:

@@ -117,6 +117,10 @@ ALLOWED: tuple[Allowed, ...] = (
         "added", "*comparison.json", "pixels are compared between runs",
         where="[*].differences[*]", having=(("record.name", "difference:pxap"),),
     ),
+    Allowed(
+        "line", "*index.html", "pixels are compared between runs",
+        where=r"<tr><td>PxAP</td><td>-?[\d.]+</td><td>-?[\d.]+ to -?[\d.]+</td><td>[\d.]+</td>",
+    ),
     *MAP_ADDITIONS,
 )  # fmt: skip
 

@@ -230,6 +230,17 @@ def test_texts_and_other_files_are_compared(runs: tuple[Path, Path]) -> None:
     ]
 
 
+def test_lines_that_are_listed_may_be_added_and_not_removed(runs: tuple[Path, Path]) -> None:
+    added = (*ALLOWED, Allowed("line", "index.html", "a row of a table", where="<tr>PxAP "))
+    (runs[1] / "index.html").write_text(PAGE + "<tr>PxAP 1</tr>\n")
+    assert compare(runs, allowed=added) == []
+    (runs[1] / "index.html").write_text(PAGE + "<tr>IoU 1</tr>\n")
+    assert len(compare(runs, allowed=added)) == 1
+    (runs[0] / "index.html").write_text(PAGE + "<tr>PxAP 1</tr>\n")
+    (runs[1] / "index.html").write_text(PAGE)
+    assert len(compare(runs, allowed=added)) == 1
+
+
 def test_a_file_that_cannot_be_read_is_a_difference(runs: tuple[Path, Path]) -> None:
     for name in ("metrics.json", "stages/train/map.png", "stages/train/w.safetensors"):
         (runs[1] / name).write_bytes(b"{")
