@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.engine.renamed import CLASSES, describe_renaming
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.hashing import to_plain
+from pipeline.ops.renamed import CLASSES, KEYS, describe_renaming
 from pipeline.protocols import SaliencyMethod, Segmenter
 
 
@@ -229,7 +229,10 @@ def check_arguments(
     for key, value in given.items():
         if key not in parameters:
             takes = suggest_choices(key, parameters) if parameters else "it takes no arguments"
-            raise UserError(f"{where}.{key}={value}: {target.__name__} has no {key!r}; {takes}")
+            renamed = describe_renaming(KEYS, f"{where}.{key}").removeprefix("; ")
+            raise UserError(
+                f"{where}.{key}={value}: {target.__name__} has no {key!r}; {renamed or takes}"
+            )
         hint = hints.get(key, Any)
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True))

@@ -23,6 +23,7 @@ from pipeline.engine.choices import (
 from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
 from pipeline.errors import UserError
 from pipeline.ops.hashing import to_plain
+from pipeline.ops.renamed import rename_keys
 
 CONFIG_FILE = "config.yaml"  # of a run's folder
 PREDICT_EXPERIMENT = "predict"  # computes maps and boxes as the checkpoint's run did
@@ -155,9 +156,16 @@ def _use_checkpoint_settings(
 
 
 def read_run_config(run: Path) -> dict[str, Any]:
-    """Read the configuration in a run's folder; return an empty one where there is none."""
+    """Read the configuration in a run's folder; return an empty one where there is none.
+
+    Keys that an earlier version had under another name have their present names.
+    """
     path = run / CONFIG_FILE
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    rename_keys(config)
+    return config
 
 
 def _find_choice_name(family: str, node: Mapping[str, Any]) -> str:

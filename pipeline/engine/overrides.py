@@ -12,8 +12,8 @@ from typing import Any
 
 from pipeline.engine.choices import EXTRA_FOLDER, list_choices
 from pipeline.engine.config import FAMILIES, nested_choices, skeleton
-from pipeline.engine.renamed import KEYS, describe_renaming
 from pipeline.errors import UserError, suggest_choices
+from pipeline.ops.renamed import KEYS, describe_renaming
 
 
 def prepare_overrides(arguments: Sequence[str]) -> list[str]:

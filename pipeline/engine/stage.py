@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.engine.choices import list_choices, locate, read_choice
-from pipeline.engine.renamed import STAGES, describe_renaming
 from pipeline.errors import UserError, suggest_choices
+from pipeline.ops.renamed import STAGES, describe_renaming
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
 from pipeline.ops.hashing import hash_of, to_plain
+from pipeline.ops.renamed import rename_keys
 
 MIN_BOXED_IMAGES = 10  # images with boxes that a threshold is chosen on at least
 USED_IOU = 0.5  # segmenter.threshold=validation uses the threshold that was chosen for this IoU
@@ -24,9 +25,14 @@ def load_thresholds(folder: Path) -> dict[str, Any]:
 
 
 def read_cache_key(folder: Path) -> dict[str, Any]:
-    """Return what a result was made of; version 0.1.0 called the file made_of.json."""
+    """Return what a result was made of; version 0.1.0 called the file made_of.json.
+
+    Keys that an earlier version had under another name have their present names.
+    """
     path = folder / "cache_key.json"
-    return dict(read_json(path if path.is_file() else folder / "made_of.json"))
+    key = dict(read_json(path if path.is_file() else folder / "made_of.json"))
+    rename_keys(key)
+    return key
 
 
 def select_thresholds(thresholds: Mapping[str, Any], refines: bool) -> dict[str, Any]:

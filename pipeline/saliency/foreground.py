@@ -11,7 +11,7 @@ Where the network also learned to classify by the localized object (`object_clas
 logits. Where they leave the class open, a second pass classifies the crop of the predicted box:
 
     s = log softmax(object_class(image))                 p = exp s, its two largest p_1 and p_2
-    s + log softmax(object_class(crop))                  where p_1 - p_2 < look_again
+    s + log softmax(object_class(crop))                  where p_1 - p_2 < second_pass_margin
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Foreground:
     """The foreground map of the network as a saliency method."""
 
     flips: bool = False  # average with the map of the mirrored image: a second forward pass
-    look_again: float = 0.15  # second pass where the two largest probabilities are nearer; 0: never
+    second_pass_margin: float = 0.15  # of the two largest probabilities; 0: no second pass
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
@@ -70,7 +70,7 @@ class Foreground:
         """Score the classes by the localized object, and where two are near also by its crop."""
         scores = _log_probabilities(answer)
         likeliest = scores.exp().topk(min(2, scores.shape[1])).values
-        near = likeliest[:, 0] - likeliest[:, -1] < self.look_again
+        near = likeliest[:, 0] - likeliest[:, -1] < self.second_pass_margin
         if not near.any() or scores.shape[1] < 2:
             return scores
         boxes = widen_boxes(find_foreground_boxes(answer.activations["foreground"][near]))

@@ -30,7 +30,7 @@ class Refined:
 
     teacher: SaliencyMethod  # as saliency@refine.teacher: the name of a choice, or a node
     flips: bool = False  # of the localization head: a second forward pass
-    look_again: float = 0.15  # second pass where the two largest probabilities are nearer; 0: never
+    second_pass_margin: float = 0.15  # of the two largest probabilities; 0: no second pass
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
@@ -40,6 +40,6 @@ class Refined:
         Raises:
             UserError: If the network has no branch `foreground`.
         """
-        foreground = Foreground(self.flips, self.look_again)
+        foreground = Foreground(self.flips, self.second_pass_margin)
         method = foreground if network.stands_alone else Average((foreground, self.teacher))
         return method(network, images, choose)

@@ -128,6 +128,7 @@ ALLOWED: tuple[Allowed, ...] = (
 RENAMED: tuple[Renamed, ...] = (
     Renamed("file", "made_of.json", "cache_key.json"),
     Renamed("file", "stages/score", "stages/evaluate"),
+    Renamed("key", "saliency.look_again", "saliency.second_pass_margin", "*config.yaml"),
 )
 
 # Overrides of the old command line -> the same in the present tree: a key, or a whole key=value.

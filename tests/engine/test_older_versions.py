@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.engine import renamed
 from pipeline.engine.choices import instantiate
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
+from pipeline.ops import renamed
 from tests.conftest import Cli
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run_0_1_0"

@@ -56,7 +56,7 @@ def test_only_images_whose_class_is_open_get_a_second_pass(
 ) -> None:
     network = Undecided()
     asked: Network = network  # type: ignore[assignment]
-    explanation = Foreground(look_again=margin)(
+    explanation = Foreground(second_pass_margin=margin)(
         asked, torch.randn(2, 3, 8, 8), lambda logits: logits.argmax(1, keepdim=True)
     )
     assert network.seen == seen

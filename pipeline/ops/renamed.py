@@ -5,7 +5,9 @@ A name stays here for one release after it is renamed; messages then name its su
 
 from __future__ import annotations
 
-KEYS: dict[str, str] = {}
+from typing import Any
+
+KEYS = {"saliency.look_again": "saliency.second_pass_margin"}
 """Keys of the configuration: old -> new."""
 
 STAGES = {"score": "evaluate"}
@@ -30,3 +32,15 @@ def describe_renaming(table: dict[str, str], name: str) -> str:
         if name == old or name.startswith(f"{old}."):
             return f"; renamed to {new}{name[len(old) :]}"
     return ""
+
+
+def rename_keys(nodes: dict[str, Any]) -> None:
+    """Bring the keys of nodes of an earlier version to their present names, in place.
+
+    Only keys of the same part are renamed, as `saliency.old` to `saliency.new`.
+    """
+    for old, new in KEYS.items():
+        part, _, old_key = old.partition(".")
+        node = nodes.get(part)
+        if isinstance(node, dict) and old_key in node:
+            node[new.partition(".")[2]] = node.pop(old_key)
