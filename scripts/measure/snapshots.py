@@ -129,6 +129,12 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("file", "made_of.json", "cache_key.json"),
     Renamed("file", "stages/score", "stages/evaluate"),
     Renamed("key", "saliency.look_again", "saliency.second_pass_margin", "*config.yaml"),
+    Renamed(
+        "word",
+        "in the mean with its teacher</span>",
+        "averaged with its teacher&#39;s map</span>",
+        "*index.html",
+    ),  # fmt: skip
 )
 
 # Overrides of the old command line -> the same in the present tree: a key, or a whole key=value.
