@@ -134,7 +134,7 @@ RENAMED: tuple[Renamed, ...] = (
         "in the mean with its teacher</span>",
         "averaged with its teacher&#39;s map</span>",
         "*index.html",
-    ),  # fmt: skip
+    ),
 )
 
 # Overrides of the old command line -> the same in the present tree: a key, or a whole key=value.
