@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
+from pipeline.engine.methods import average_over_views
 from pipeline.errors import UserError
 from pipeline.formats import photo
 from pipeline.ops.maps import frame_size
@@ -153,7 +154,8 @@ def load(
 ) -> Predictor:
     """Return a predictor that uses the network of a run or of a checkpoint.
 
-    With segmenter.threshold=validation the threshold is the one that the run chose.
+    Maps are averaged over the run's views (explain.flips, explain.scales). With
+    segmenter.threshold=validation the threshold is the one that the run chose.
 
     Args:
         where: the folder of a run, as `outputs/latest`, or of a checkpoint.
@@ -177,9 +179,13 @@ def load(
         views = [config["explain"][name] for name in ("flips", "scales")]
         node = {**node, "threshold": _load_validation_threshold(folder, method, views, node)}
     # A run's config.yaml is a file: it may only name classes of this project.
+    built = cast(SaliencyMethod, instantiate("saliency", method, within="pipeline.saliency."))
+    if saliency is None and config:  # a method that is named here is used as it is
+        views = config["explain"]
+        built = average_over_views(built, views["flips"], views["scales"])
     return Predictor(
         trained,
-        cast(SaliencyMethod, instantiate("saliency", method, within="pipeline.saliency.")),
+        built,
         cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter.")),
         runtime.select_precision("auto", torch_device),
     )

@@ -39,7 +39,7 @@ def test_boxes_for_a_folder_of_unlabelled_images(
 ) -> None:
     run = trained.resolve()
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}") == 0
-    assert "1 of 4 images were set aside" in capsys.readouterr().out
+    assert "1 of 4 images were skipped" in capsys.readouterr().out
     latest = tmp_path / "outputs/latest"
     data_set = json.loads((latest / "predictions.json").read_text())
     names = [image["file_name"] for image in data_set["images"]]
@@ -59,7 +59,7 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     assert cli("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}/a.png") == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert line.startswith("checkpoint outputs/runs/predict/")
-    assert line.endswith("small, 10 classes; maps of cam, boxes cut at auto")
+    assert line.endswith("small, 10 classes; maps of cam, boxes segmented at auto")
 
 
 def test_from_python_as_from_the_command_line(
@@ -82,6 +82,24 @@ def test_from_python_as_from_the_command_line(
     np.testing.assert_allclose(same.boxes, prediction.boxes, atol=1)
     assert len(predict(array, "top3")) == 3
     assert predict(array, "star")[0].label == "star"
+
+
+def test_maps_from_python_are_averaged_over_the_views_of_the_run(
+    cli: Cli, photos: Path, tmp_path: Path
+) -> None:
+    assert cli("+experiment=cam", *TINY, "explain.flips=true") == 0
+    run = (tmp_path / "outputs/latest").resolve()
+    assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
+               "precision=float32") == 0  # fmt: skip
+    (record,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    predict = pipeline.load(run)
+    predict.precision = "float32"
+    (prediction,) = predict(photos / "a.png")
+    x0, y0, x1, y1 = prediction.boxes[0].tolist()
+    assert record["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.01)
+    predict.saliency = predict.saliency.method  # type: ignore[attr-defined]
+    (alone,) = predict(photos / "a.png")
+    assert not np.allclose(alone.map.values, prediction.map.values, atol=1e-3)
 
 
 def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path: Path) -> None:

@@ -456,7 +456,7 @@ def test_a_folder_in_which_all_kinds_of_things_are_wrong(
     assert cli("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=32",
                "train.epochs=1", "train.batch=8", "runtime.shard=4") == 0  # fmt: skip
     told = capsys.readouterr().out
-    assert f"explain: 5 of {good + 5} images were set aside" in told
+    assert f"explain: 5 of {good + 5} images were skipped" in told
     latest = tmp_path / "outputs/latest"
     check_results(latest, good)
     page = (latest / "report/index.html").read_text(encoding="utf-8")
@@ -472,7 +472,7 @@ def test_a_folder_in_which_all_kinds_of_things_are_wrong(
     write_broken(photos)
     assert cli("+experiment=predict", f"checkpoint={latest}", f"images='{photos}'",
                "name=again") == 0  # fmt: skip
-    assert f"explain: 4 of {good + 4} images were set aside" in capsys.readouterr().out
+    assert f"explain: 4 of {good + 4} images were skipped" in capsys.readouterr().out
     check_results(latest, good)
     pictures = sorted((latest / "pictures").iterdir())
     assert len(pictures) == good
@@ -489,7 +489,7 @@ def test_a_run_in_which_everything_is_bad_fails(
         write_broken(tmp_path / "bad" / split / "red")
         write_broken(tmp_path / "bad" / split / "blue")
     assert cli(*run, f"data.root={tmp_path / 'bad'}") == 2
-    assert "every image was set aside" in one_line(capsys.readouterr().err)
+    assert "every image was skipped" in one_line(capsys.readouterr().err)
 
     assert cli(*run, f"data.root={folder_of_images}", "stages=[train]") == 0
     capsys.readouterr()

@@ -368,7 +368,9 @@ class Run:
         model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
         path = Path(self.config["checkpoint"]).resolve()
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        threshold = f", boxes cut at {segmenter['threshold']}" if "threshold" in segmenter else ""
+        threshold = (
+            f", boxes segmented at {segmenter['threshold']}" if "threshold" in segmenter else ""
+        )
         return (
             f"{'checkpoint':<10} {shown}: {model}, {len(card['classes'])} classes; "
             f"maps of {', '.join(self.methods)}{threshold}"

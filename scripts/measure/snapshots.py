@@ -129,6 +129,7 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("file", "made_of.json", "cache_key.json"),
     Renamed("file", "stages/score", "stages/evaluate"),
     Renamed("key", "saliency.look_again", "saliency.second_pass_margin", "*config.yaml"),
+    Renamed("word", "set aside", "skipped", "*index.html"),
     Renamed(
         "word",
         "in the mean with its teacher</span>",

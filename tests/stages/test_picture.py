@@ -202,7 +202,7 @@ def test_every_kind_of_picture_of_every_image(
     assert cli(*asked) == 0
     told = capsys.readouterr().out
     folder = tmp_path / "outputs/latest/explained"
-    assert "set aside  bad.jpg" in told
+    assert "skipped    bad.jpg" in told
     assert told.count("sheet.png") == 3
     assert "overview.png" in told
     images = sorted(path.name for path in folder.iterdir() if path.is_dir())

@@ -71,7 +71,7 @@ def test_one_method(cli: Cli, tmp_path: Path) -> None:
     page = page_of(tmp_path / "outputs")
     assert set(page.asked) >= OURS
     assert "24 images (val)" in page.said
-    assert "set aside" not in page.said
+    assert "skipped" not in page.said
     assert len(page.titles) == len(set(page.titles)) == 9
     for row in ("Best", "Median", "Worst"):
         assert row in page.words
@@ -117,7 +117,7 @@ def test_without_annotations_it_says_so(cli: Cli, folder_of_images: Path, tmp_pa
                  "train.epochs=1", "train.batch=8")  # fmt: skip
     assert cli(*arguments) == 0
     page = page_of(tmp_path / "outputs")
-    assert "8 images (val), 1 set aside" in page.said
+    assert "8 images (val), 1 skipped" in page.said
     assert "No box was measured" in page.said
     assert "data.boxes=FILE" in page.said
     assert "instances_val.json" in page.said

@@ -83,4 +83,4 @@ def _check_skipped(folder: Path, count: int, has_report: bool) -> None:
         raise UserError(f"explain: none of {count} images could be read; {first}")
     if skipped:
         named = "; the report names them" if has_report else ""
-        terminal.print_line(f"explain: {len(skipped)} of {count} images were set aside{named}")
+        terminal.print_line(f"explain: {len(skipped)} of {count} images were skipped{named}")

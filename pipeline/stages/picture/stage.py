@@ -117,7 +117,7 @@ class Picture(Stage):
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
         """Name the images without pictures, and the sheets."""
         folder = run_folder / "explained"
-        lines = [f"set aside  {why}" for why in read_json(result / "set_aside.json")]
+        lines = [f"skipped    {why}" for why in read_json(result / "set_aside.json")]
         sheets = [*sorted(folder.glob("overview.png")), *sorted(folder.glob("*/sheet.png"))]
         lines += [f"sheet      {sheet}" for sheet in sheets[:MAX_NAMED_SHEETS]]
         if len(sheets) > MAX_NAMED_SHEETS:

@@ -95,7 +95,7 @@ class HeadFitter:
         kept, agreement = everything, None
         if len(self.labels) > FOLDS:
             seen = everything[everything % FOLDS > 0]
-            first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "foretell")
+            first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "first head")
             agreements = self._agreements(first)
             agreement = float(agreements[::FOLDS].mean())
             if agreement >= MIN_AGREEMENT:

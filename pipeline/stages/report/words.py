@@ -65,7 +65,7 @@ class ImageCounts:
     def describe(self) -> str:
         """Return the counts in words."""
         parts = [f"{self.images} images" + (f" ({self.split})" if self.split else "")]
-        parts += [f"{self.skipped} set aside"] if self.skipped else []
+        parts += [f"{self.skipped} skipped"] if self.skipped else []
         if 0 < self.scored < self.images - self.skipped:
             parts.append(f"{self.scored} scored")
         return ", ".join(parts)
@@ -218,7 +218,7 @@ def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bo
 
 def list_skipped(in_training: Sequence[str], explained: Mapping[int, str]) -> list[str]:
     """Return a line for each image that was skipped, up to a few hundred."""
-    reasons = [f"set aside in training: {why}" for why in in_training]
-    reasons += [f"set aside: {why}" for _, why in sorted(explained.items())]
+    reasons = [f"skipped in training: {why}" for why in in_training]
+    reasons += [f"skipped: {why}" for _, why in sorted(explained.items())]
     more = len(reasons) - MAX_LISTED
-    return [*reasons[:MAX_LISTED], *([f"... and {more} more images set aside"] if more > 0 else [])]
+    return [*reasons[:MAX_LISTED], *([f"... and {more} more images skipped"] if more > 0 else [])]

@@ -146,8 +146,8 @@ def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
     """Raise UserError unless there are images of two classes; warn of classes without images."""
     if len(labels) == 0:
         raise UserError(
-            "train: no image to learn from: train/ is missing or empty, or every image was set "
-            "aside; without train/ only classes that the pretrained network knows by name work "
+            "train: no image to learn from: train/ is missing or empty, or every image was "
+            "skipped; without train/ only classes that the pretrained network knows by name work "
             "(classes.txt gives folders their names)"
         )
     if len(classes) < 2:
@@ -167,7 +167,7 @@ def print_skipped(reasons: Sequence[str], split: str) -> None:
     if reasons:
         shown = "".join(f"\n    {why}" for why in reasons[:5])
         more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        terminal.print_line(f"train: {len(reasons)} images of {split} were set aside:{shown}{more}")
+        terminal.print_line(f"train: {len(reasons)} images of {split} were skipped:{shown}{more}")
 
 
 @dataclass(frozen=True)
