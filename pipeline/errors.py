@@ -25,6 +25,10 @@ def suggest_choices(name: str, choices: Iterable[str]) -> str:
     """Return "did you mean ...?" where a choice is similar to `name`, followed by the choices.
 
     Of more than MANY_CHOICES choices only the eight most similar are listed.
+
+    Args:
+        name: What was given.
+        choices: What could have been given.
     """
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=1)

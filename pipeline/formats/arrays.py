@@ -33,6 +33,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the arrays and the notes that `write_arrays` wrote.
 
+    Args:
+        path: What `write_arrays` wrote.
+
+    Returns:
+        The arrays and the notes, each by name.
+
     Raises:
         UserError: The file is damaged or truncated.
     """
@@ -60,6 +66,9 @@ def read_rows(path: Path, names: Iterable[str], rows: slice = slice(None)) -> di
 def read_notes(path: Path) -> dict[str, Any]:
     """Read the notes that `write_arrays` wrote, without the arrays.
 
+    Args:
+        path: What `write_arrays` wrote.
+
     Raises:
         UserError: The file is damaged or truncated.
     """
@@ -71,6 +80,9 @@ def map_arrays(path: Path) -> dict[str, Any]:
     """Map the arrays that `write_arrays` wrote into memory, read-only.
 
     Parts of the file that are never accessed are never read from the disk.
+
+    Args:
+        path: What `write_arrays` wrote.
 
     Raises:
         UserError: The file is damaged or truncated.

@@ -76,6 +76,9 @@ class CocoFile:
 def read(path: Path) -> CocoFile:
     """Read a COCO annotation file. Boxes that stick out of their image are clipped and counted.
 
+    Args:
+        path: The annotation file, JSON.
+
     Raises:
         UserError: The JSON is wrong, a field is missing or of another type, an id is unknown or
             there twice, or a box is empty, negative, not finite or outside its image. The message
@@ -102,6 +105,12 @@ def read(path: Path) -> CocoFile:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file that somebody else wrote.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What the JSON holds.
 
     Raises:
         UserError: The file is missing, cannot be read, is not UTF-8 or not JSON; in the last case
@@ -324,7 +333,12 @@ def _check_not_empty(box: Box, where: str) -> None:
 
 
 def describe_clipped_boxes(path: Path, count: int) -> str:
-    """Return a note that boxes of a file were clipped."""
+    """Return a note that boxes of a file were clipped.
+
+    Args:
+        path: The file.
+        count: How many boxes were clipped.
+    """
     return f"{path.name}: {count} boxes stuck out of their image and were clipped"
 
 
@@ -398,6 +412,12 @@ def _decode_run_lengths(text: str) -> list[int]:
 def xyxy_to_xywh(box: np.ndarray) -> list[float]:
     """Convert half-open `xyxy` to COCO's `xywh`, rounded to a hundredth of a pixel.
 
+    Args:
+        box: x0, y0, x1, y1 in pixels, half-open.
+
+    Returns:
+        x, y, width and height in pixels.
+
     Examples:
         >>> xyxy_to_xywh(np.array([1.234, 2, 11.236, 22], np.float32))
         [1.23, 2.0, 10.01, 20.0]
@@ -407,7 +427,12 @@ def xyxy_to_xywh(box: np.ndarray) -> list[float]:
 
 
 def dump(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as a JSON list, a line each, without holding them in memory."""
+    """Write records as a JSON list, a line each, without holding them in memory.
+
+    Args:
+        path: The file, which is overwritten.
+        records: What JSON can hold.
+    """
     with path.open("w", encoding="utf-8") as file:
         _dump_list(file, records)
         file.write("\n")
@@ -420,7 +445,15 @@ def dump_data_set(
     categories: Iterable[Mapping[str, Any]],
     annotations: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Write a COCO data set record by record, without holding the records in memory."""
+    """Write a COCO data set record by record, without holding the records in memory.
+
+    Args:
+        path: The file, which is overwritten.
+        info: COCO's `info`.
+        images: Records of `images`.
+        categories: Records of `categories`.
+        annotations: Records of `annotations`.
+    """
     with path.open("w", encoding="utf-8") as file:
         file.write('{"info": ' + json.dumps(info, ensure_ascii=False))
         for name, records in (

@@ -62,6 +62,9 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
 def image_file_stem(id: str) -> str:
     """Return the last part of an image id, without suffix, as a name that file systems accept.
 
+    Args:
+        id: The id of an image, a path with `/`.
+
     Examples:
         >>> image_file_stem("val/n01/a photo.jpg")
         'a_photo'
@@ -148,6 +151,10 @@ def truncate_name(name: str, max_bytes: int) -> str:
     """Return the longest beginning of a name with at most `max_bytes` bytes of UTF-8.
 
     File systems limit bytes, not characters.
+
+    Args:
+        name: Any text.
+        max_bytes: The most bytes of UTF-8 that the result may have.
     """
     return name.encode()[:max_bytes].decode(errors="ignore")
 
@@ -170,16 +177,34 @@ def to_file_name(name: str, max_bytes: int = 80) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+    """Write a UTF-8 text file atomically.
+
+    Args:
+        path: The file; it is replaced as a whole.
+        text: What to write.
+    """
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a JSON file atomically, with characters beyond ASCII as they are."""
+    """Write a JSON file atomically, with characters beyond ASCII as they are.
+
+    Args:
+        path: The file; it is replaced as a whole.
+        value: What JSON can hold.
+        indent: Spaces of indentation; None: a single line.
+    """
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that this project wrote. Other people's are read by `coco.read_json`."""
+    """Read a JSON file that this project wrote. Other people's are read by `coco.read_json`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What the JSON holds.
+    """
     return json.loads(path.read_text(encoding="utf-8"))

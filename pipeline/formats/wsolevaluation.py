@@ -84,7 +84,11 @@ class Metadata:
         return tuple(sorted({self.labels[id] for id in self.ids if id in self.labels}))
 
     def get_half_open_boxes(self, id: str) -> Float32[np.ndarray, "m 4"]:
-        """Return the boxes of an image as half-open xyxy in pixels, clipped to the image."""
+        """Return the boxes of an image as half-open xyxy in pixels, clipped to the image.
+
+        Args:
+            id: The id of an image with boxes.
+        """
         height, width = self.sizes[id]
         boxes = self.boxes[id] + (0, 0, 1, 1)
         high = np.array([width, height, width, height])
@@ -92,7 +96,11 @@ class Metadata:
 
 
 def check(folder: Path) -> None:
-    """Raise UserError unless all files of the metadata are there that must be."""
+    """Raise UserError unless all files of the metadata are there that must be.
+
+    Args:
+        folder: The folder of the metadata.
+    """
     for name in (name for name in FILES if name != "class_labels.txt"):
         if not (folder / name).is_file():
             raise UserError(
@@ -135,7 +143,14 @@ def read(folder: Path, max_images: int | None = None) -> Metadata:
 
 
 def fingerprint(folder: Path) -> str:
-    """Hash the metadata's text files, and the names, sizes and times of its mask files."""
+    """Hash the metadata's text files, and the names, sizes and times of its mask files.
+
+    Args:
+        folder: The folder of the metadata.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for name in FILES:
         digest.update(content_hash(folder / name).encode())
@@ -148,7 +163,14 @@ def fingerprint(folder: Path) -> str:
 
 
 def fingerprint_maps(folder: Path) -> str:
-    """Hash the names, sizes and times of the map files below a folder."""
+    """Hash the names, sizes and times of the map files below a folder.
+
+    Args:
+        folder: The folder of the maps.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.npy")):
         digest.update(f"\0{path.relative_to(folder).as_posix()}\0{_stamp(path)}".encode())
@@ -344,6 +366,10 @@ def map_path(folder: Path, id: str) -> Path:
     """Return where the map of an image is: with the image's suffix before .npy, or without.
 
     The evaluator's code writes the suffix, its description has none.
+
+    Args:
+        folder: The folder of the maps.
+        id: The id of the image, as image_ids.txt has it.
     """
     path = folder / f"{id}.npy"
     return path if path.is_file() else folder / f"{os.path.splitext(id)[0]}.npy"
@@ -351,6 +377,10 @@ def map_path(folder: Path, id: str) -> Path:
 
 def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
     """Read the map of an image, of any size, not normalised.
+
+    Args:
+        folder: The folder of the maps.
+        id: The id of the image, as image_ids.txt has it.
 
     Raises:
         SkippedImage: There is no map, or it cannot be scored. The message has no subject, so that
@@ -377,7 +407,12 @@ def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
 
 
 def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
-    """Return the paths, below the folder, of maps of images that are not among `ids`."""
+    """Return the paths, below the folder, of maps of images that are not among `ids`.
+
+    Args:
+        folder: The folder of the maps.
+        ids: The ids of the images that are scored.
+    """
     known = {name for id in ids for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
     return sorted(name for name in names if name not in known)

@@ -139,7 +139,16 @@ class SaliencyMap:
         raw: Float32[np.ndarray, "h w"],
         size: Size,
     ) -> SaliencyMap:
-        """Return the map of raw values as it is stored: the greatest finite magnitude is 1."""
+        """Return the map of raw values as it is stored: the greatest finite magnitude is 1.
+
+        Args:
+            id: The id of the image.
+            explained: The class of the map.
+            predicted: The class that the network predicts.
+            score: The probability of the explained class.
+            raw: The values as the method computed them.
+            size: (height, width) of the original image.
+        """
         scale = float(np.abs(np.where(np.isfinite(raw), raw, 0)).max()) or 1.0
         stored = (raw / scale).astype(np.float16)
         return cls(id, explained, predicted, score, stored, scale, size)
@@ -238,14 +247,24 @@ class FoundBoxes:
 
 
 def check_size(size: Size, where: str) -> None:
-    """Raise ValueError unless height and width are at least 1; `where` names the image."""
+    """Raise ValueError unless height and width are at least 1; `where` names the image.
+
+    Args:
+        size: (height, width) in pixels.
+        where: The name of the image, for the message.
+    """
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"{where!r}: an image is at least 1x1, got height {height} width {width}")
 
 
 def check_boxes(boxes: np.ndarray, where: str) -> None:
-    """Raise ValueError unless boxes are float32 [N, 4], finite and of positive area."""
+    """Raise ValueError unless boxes are float32 [N, 4], finite and of positive area.
+
+    Args:
+        boxes: xyxy in pixels, half-open.
+        where: The name of the image, for the message.
+    """
     if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(
             f"boxes of {where!r}: expected float32 [N, 4] xyxy, got {boxes.dtype} "
