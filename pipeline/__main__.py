@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import ranks, terminal
 from pipeline.engine.choices import conf_folder
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
-from pipeline.engine.run_folder import RunFolder, format_summary
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:  # with the store, cv2 and others that --help has no use for
+    from pipeline.engine.run_folder import RunFolder
 
 
 def go(config: Any, show_only: bool = False) -> RunFolder | None:
@@ -35,6 +37,7 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     from omegaconf import OmegaConf
 
     from pipeline.engine.run import Run
+    from pipeline.engine.run_folder import RunFolder
     from pipeline.engine.stage import find_stage, list_stages
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
@@ -190,6 +193,8 @@ def _run_hydra(show_only: bool) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain_hydra_error(error)) from error
     if len(done) > 1:
+        from pipeline.engine.run_folder import format_summary
+
         terminal.print_line(f"\n{format_summary(done)}")
     if failed:
         raise failed[0]

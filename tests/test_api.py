@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 import pipeline
+from pipeline.api import Predictor
 from pipeline.errors import SkippedImage, UserError
 from pipeline.segmenter.threshold import Threshold
 from tests.conftest import TINY, Cli
@@ -62,15 +63,19 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     assert line.endswith("small, 10 classes; maps of cam, boxes segmented at auto")
 
 
-def test_from_python_as_from_the_command_line(
-    cli: Cli, trained: Path, photos: Path, tmp_path: Path
-) -> None:
-    run = trained.resolve()
+def predict_both_ways(cli: Cli, latest: Path, photos: Path) -> tuple[Predictor, dict[str, Any]]:
+    """Load the newest run, and return its record of a.png from the command line beside it."""
+    run = latest.resolve()
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
                "precision=float32") == 0  # fmt: skip
-    (record,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
+    (record,) = json.loads((latest / "boxes.json").read_text())
     predict = pipeline.load(run)
     predict.precision = "float32"
+    return predict, record
+
+
+def test_from_python_as_from_the_command_line(cli: Cli, trained: Path, photos: Path) -> None:
+    predict, record = predict_both_ways(cli, trained, photos)
     (prediction,) = predict(photos / "a.png")
     x0, y0, x1, y1 = prediction.boxes[0].tolist()
     assert record["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.02)
@@ -88,12 +93,7 @@ def test_maps_from_python_are_averaged_over_the_views_of_the_run(
     cli: Cli, photos: Path, tmp_path: Path
 ) -> None:
     assert cli("+experiment=cam", *TINY, "explain.flips=true") == 0
-    run = (tmp_path / "outputs/latest").resolve()
-    assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
-               "precision=float32") == 0  # fmt: skip
-    (record,) = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
-    predict = pipeline.load(run)
-    predict.precision = "float32"
+    predict, record = predict_both_ways(cli, tmp_path / "outputs/latest", photos)
     (prediction,) = predict(photos / "a.png")
     x0, y0, x1, y1 = prediction.boxes[0].tolist()
     assert record["bbox"] == pytest.approx([x0, y0, x1 - x0, y1 - y0], abs=0.01)

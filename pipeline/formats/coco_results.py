@@ -65,11 +65,6 @@ class Results:
             return {}
         return dict(zip(ids.tolist(), np.split(order, start[1:]), strict=True))
 
-    @property
-    def has_all_masks(self) -> bool:
-        """Whether there are records, and each has a mask."""
-        return bool(self.masks) and all(mask is not None for mask in self.masks)
-
     def records(self, masks: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the records as pycocotools takes them.
 

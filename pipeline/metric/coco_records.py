@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.metric.coco import coco_box
 from pipeline.types import Boxes, CocoRecords, GroundTruth, Rle
 
 
@@ -63,12 +64,7 @@ def crowd_masks(known: GroundTruth) -> list[Rle]:
 
 
 def _record(number: int, label: int, box: np.ndarray, mask: Rle | None) -> dict[str, Any]:
-    x0, y0, x1, y1 = box.astype(float).tolist()
-    record = {
-        "image_id": number,
-        "category_id": int(label) + 1,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-    }
+    record = {"image_id": number, "category_id": int(label) + 1, "bbox": coco_box(box)}
     return record if mask is None else {**record, "segmentation": mask}
 
 

@@ -117,7 +117,8 @@ def test_a_mask_gives_the_box_that_is_not_there(tmp_path: Path) -> None:
     bare = {"image_id": 7, "category_id": 3, "score": 0.5, "segmentation": rle}
     results = read(tmp_path, [bare])
     np.testing.assert_array_equal(results.boxes, [[10, 20, 40, 60]])
-    assert results.has_all_masks
+    assert len(results.masks) == 1
+    assert results.masks[0] is not None
     assert "bbox" not in next(results.records(masks=True))
 
 
@@ -125,4 +126,4 @@ def test_no_record_at_all_is_a_results_file_too(tmp_path: Path) -> None:
     results = read(tmp_path, [])
     assert len(results.boxes) == 0
     assert results.group_by_image() == {}
-    assert not results.has_all_masks
+    assert not results.masks
