@@ -1,4 +1,4 @@
-"""A choice of each family, and a stage, by the protocols of pipeline/protocols.py alone.
+"""A choice of each family, and a stage, by the protocols of pipeline/protocols/ alone.
 
 tests/test_outside.py copies this file to a folder outside the package and runs its classes there.
 """

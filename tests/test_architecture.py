@@ -36,7 +36,7 @@ GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet", "Evidence")
 """The types that carry annotated boxes; who imports none of them cannot see any."""
 
 MAY_SEE_GROUND_TRUTH = (
-    "types/", "protocols.py", "formats/", "data/", "metric/",
+    "types/", "protocols/", "formats/", "data/", "metric/",
     "stages/evaluate/", "stages/calibrate/",
 )  # fmt: skip
 

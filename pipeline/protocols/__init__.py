@@ -1,0 +1,31 @@
+"""What a choice of each family must satisfy, from data sets and networks to views."""
+
+from pipeline.protocols.audit import AuditTest
+from pipeline.protocols.data import AnnotatedDataSet, DataSet, ReadsDrawnBoxes
+from pipeline.protocols.exporter import Exporter
+from pipeline.protocols.metric import Metric
+from pipeline.protocols.network import Network, NetworkBuilder, RebuildableBranch, TrainedNetwork
+from pipeline.protocols.objective import Objective, WrappingObjective
+from pipeline.protocols.saliency import FittableMethod, SaliencyMethod
+from pipeline.protocols.segmenter import RefiningSegmenter, Segmenter
+from pipeline.protocols.visualize import View
+
+__all__ = [
+    "AnnotatedDataSet",
+    "AuditTest",
+    "DataSet",
+    "Exporter",
+    "FittableMethod",
+    "Metric",
+    "Network",
+    "NetworkBuilder",
+    "Objective",
+    "ReadsDrawnBoxes",
+    "RebuildableBranch",
+    "RefiningSegmenter",
+    "SaliencyMethod",
+    "Segmenter",
+    "TrainedNetwork",
+    "View",
+    "WrappingObjective",
+]

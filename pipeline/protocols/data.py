@@ -1,0 +1,89 @@
+"""What a data set must have, and what it may have: annotated boxes, boxes that a person drew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from jaxtyping import Int
+
+    from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
+
+
+class DataSet(Protocol):
+    """A choice of `data=`: images and labels, all that training, maps and boxes may see."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty where images have no labels."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width that images are scaled to for the network."""
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """Return the name of each image of a split; an image's index here is its position."""
+
+    def labels(self, split: Split) -> Int[np.ndarray, n]:
+        """Return the class of each image of a split; -1 where it has none."""
+
+    def example(
+        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
+    ) -> Example:
+        """Read an image of a split.
+
+        Args:
+            split: the split.
+            position: the image's index in `ids`.
+            at: scale it to exactly this size.
+            at_least: scale it to no less than this, aspect kept, as cheaply as its format allows.
+
+        Raises:
+            SkippedImage: it cannot be read.
+        """
+
+    def coco_names(self, split: Split) -> CocoIds:
+        """Return the numbers and names that COCO files use for images and classes."""
+
+    def fingerprint(self, split: Split) -> str:
+        """Return a hash of the images and labels of a split, independent of absolute paths."""
+
+    def notes(self) -> list[str]:
+        """Return what is unusual about the images' files and folders, a line each."""
+
+
+@runtime_checkable
+class AnnotatedDataSet(DataSet, Protocol):
+    """A data set with annotated boxes.
+
+    Only the stages evaluate and calibrate may import this type: a test holds that.
+    """
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Return the annotations by image id; images without annotations are left out.
+
+        Raises:
+            UserError: the annotations cannot be read.
+        """
+
+    def truth_fingerprint(self, split: Split) -> str:
+        """Return a hash of the annotations of a split."""
+
+    def truth_notes(self) -> list[str]:
+        """Return what was wrong in the annotations and could be corrected, a line each."""
+
+
+@runtime_checkable
+class ReadsDrawnBoxes(Protocol):
+    """A data set that reads a file of boxes which a person drew on a few of its images."""
+
+    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
+        """Return the boxes of such a file by image id.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
