@@ -96,7 +96,11 @@ class Cub(OnDisk):
 
     @cached_property
     def splits(self) -> Splits:
-        """The listed images that are on disk: `train` and `held_back` to learn from, `val`."""
+        """The listed images that are on disk: `train` and `held_back` to learn from, `val`.
+
+        Raises:
+            UserError: a file that lists images cannot be read, or no listed image is on disk.
+        """
         position = {number: n for n, number in enumerate(self._classes)}
         class_of = self._read_choices("image_class_labels.txt", "class id", position)
         is_train = self._read_choices("train_test_split.txt", "1 or 0", {1: 1, 0: 0})

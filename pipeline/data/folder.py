@@ -183,7 +183,11 @@ class Folder(OnDisk):
 
     @cached_property
     def annotations(self) -> Path | None:
-        """The COCO file of the scored images; None where there is none."""
+        """The COCO file of the scored images; None where there is none.
+
+        Raises:
+            UserError: `data.boxes` names a file that does not exist.
+        """
         if self.boxes is not None:
             if not Path(self.boxes).is_file():
                 raise UserError(f"data.boxes={self.boxes}: no such file; expected COCO JSON")

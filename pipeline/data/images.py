@@ -51,7 +51,11 @@ class Images(OnDisk):
 
     @cached_property
     def splits(self) -> Splits:
-        """All images in `val`, each once, in the order in which the paths name them."""
+        """All images in `val`, each once, in the order in which the paths name them.
+
+        Raises:
+            UserError: the paths hold no image.
+        """
         notes: list[str] = []
         paths = [self.paths] if isinstance(self.paths, str) else list(self.paths)
         sources = [source for path in paths for source in _resolve(path, notes)]

@@ -74,33 +74,59 @@ class Stage(ABC):
 
     @abstractmethod
     def cache_key(self, run: Run) -> Mapping[str, Any]:
-        """Return all that can change the result: JSON-like values, never an absolute path."""
+        """Return all that can change the result: JSON-like values, never an absolute path.
+
+        Args:
+            run: the run, for the method of the job.
+        """
 
     def check(self, run: Run) -> None:  # noqa: B027
         """Check at start what the stage needs, which it could only refuse hours into the run.
+
+        Args:
+            run: the run, for the method of the job.
 
         Raises:
             UserError: what the stage needs is missing or wrong.
         """
 
     def reads_key(self, key: str, stages: Sequence[str]) -> bool:
-        """Return whether the stage reads a top-level key of the configuration with `stages`."""
+        """Return whether the stage reads a top-level key of the configuration.
+
+        Args:
+            key: one of `reads`.
+            stages: the stages of the run.
+        """
         return key in self.reads
 
     @abstractmethod
     def run(self, run: Run, folder: Path) -> None:
-        """Write the result into its folder, which may hold what a killed run wrote.
+        """Write the result into its folder.
+
+        Args:
+            run: the run, for the method of the job.
+            folder: the result's folder, which may hold what a killed run wrote.
 
         Raises:
             UserError: the result cannot be computed.
         """
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Return lines to print when the result is published in the run's folder."""
+        """Return lines to print when the result is published in the run's folder.
+
+        Args:
+            result: the folder of the stage's result.
+            run_folder: the run's folder.
+        """
         return ()
 
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
-        """Complete the run's folder after all stages have run; return lines to print."""
+        """Complete the run's folder after all stages have run; return lines to print.
+
+        Args:
+            run: the run.
+            run_folder: the run's folder.
+        """
         return ()
 
 

@@ -69,3 +69,12 @@ class MetricBase:
 def kind_of(threshold: Mapping[str, Any] | None) -> str:
     """Return the kind of a threshold as metrics.json names it; empty where there is none."""
     return "" if threshold is None else str(threshold["kind"])
+
+
+def oracle_at(value: float | Sequence[float]) -> dict[str, Any]:
+    """Return the threshold of a number that was maximized on the scored images themselves.
+
+    Args:
+        value: the threshold, or one for each IoU of a mean.
+    """
+    return {"kind": "oracle", "value": value}

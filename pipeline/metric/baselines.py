@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from pipeline.metric.base import MetricBase
+from pipeline.metric.base import MetricBase, oracle_at
 from pipeline.metric.scores import chosen, mean_score
 from pipeline.ops.bootstrap import best, interval
 from pipeline.ops.iou import pairwise_iou
@@ -95,7 +95,12 @@ class Baselines(MetricBase):
         self.add(evidence.true, evidence.size)
 
     def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
-        """Add the true boxes of an image of `size` (height, width)."""
+        """Add an image.
+
+        Args:
+            boxes: its annotated boxes.
+            size: its height and width.
+        """
         fits = pairwise_iou(_centre_boxes(size), boxes)
         self._found.append(fits.max(1) if fits.size else np.zeros(len(FRACTIONS)))
 
@@ -111,7 +116,7 @@ class Baselines(MetricBase):
                 "full_image_loc", correct[:, -1], iou=iou, label=label, seed=self.seed
             )
             accuracy = correct.mean(0)
-            at = {"kind": "oracle", "value": FRACTIONS[int(accuracy.argmax())]}
+            at = oracle_at(FRACTIONS[int(accuracy.argmax())])
             bounds = interval(correct, best, seed=self.seed)
             value = float(accuracy.max())
             scores.append(Score("centre_box_loc", value, len(found), iou, at, label, bounds))

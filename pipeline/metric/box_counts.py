@@ -132,7 +132,16 @@ class BoxCounts(MetricBase):
         label: int = 0,
         is_extra: bool = False,
     ) -> None:
-        """Add the boxes of one class in one image."""
+        """Add the boxes of one class in one image.
+
+        Args:
+            found: the predicted boxes.
+            scores: their scores.
+            true: the annotated boxes of the class.
+            label: the class.
+            is_extra: whether the image is not labelled with this class: its boxes count only as
+                wrong ones.
+        """
         sizes = len(found), len(true)
         self._counts.append([(match(found, scores, true, iou), *sizes) for iou in self.ious])
         self._labels.append(label)

@@ -1,7 +1,7 @@
 """The groups of images that a metric is also reported for: by class, object size and number.
 
 Every accumulator keeps images in the order in which they were added and takes a boolean subset of
-them in `compute(select=..., label=...)`; these are those subsets by name.
+them in `compute(select=..., label=...)`; the evaluator makes these subsets from the groups' names.
 
 Size is the share of the image that its largest true box covers: it is the box that is easiest to
 find, and GT-known Loc asks for any one. `small` < 0.1, `medium` < 0.4, `large` from there. COCO's
@@ -12,13 +12,12 @@ Visual Recognition Challenge", IJCV 2015).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
     from pipeline.types import Size
 
@@ -26,7 +25,7 @@ SMALL, LARGE = 0.1, 0.4
 
 
 def relative_area(boxes: Float[np.ndarray, "M 4"], size: Size) -> float:
-    """Share of the image that the largest box covers; 0 without boxes."""
+    """Return the share of the image that the largest box covers; 0 without boxes."""
     if len(boxes) == 0:
         return 0.0
     boxes = np.asarray(boxes, np.float64)
@@ -47,16 +46,3 @@ def number_group(boxes: Float[np.ndarray, "M 4"]) -> str:
 
 SIZES = ("small", "medium", "large")
 NUMBERS = ("1 object", "2 objects", "3+ objects")
-
-
-def subsets(groups: Iterable[str], names: Sequence[str]) -> dict[str, Bool[np.ndarray, n]]:
-    """For each of `names`, which images are of that group; names without images are left out."""
-    groups = np.array(list(groups), dtype=object)
-    found = {name: np.asarray(groups == name, bool) for name in names}
-    return {name: chosen for name, chosen in found.items() if chosen.any()}
-
-
-def by_class(labels: Iterable[int], classes: Sequence[str]) -> dict[str, Bool[np.ndarray, n]]:
-    """For each class that has images, which they are."""
-    labels = np.array(list(labels), dtype=int)
-    return {classes[c]: labels == c for c in np.unique(labels) if c >= 0}

@@ -156,7 +156,12 @@ class Localization(MetricBase):
         self.add_ranked(evidence, evidence.iou)
 
     def add_ranked(self, evidence: Evidence, iou: float) -> None:
-        """Add evidence with the IoU of a box, and with the classes predicted if it has them."""
+        """Add evidence with the IoU of a box, and with the classes predicted if it has them.
+
+        Args:
+            evidence: of an image, or of a class in it.
+            iou: of the best-scored box of the class, 0 where there is none.
+        """
         ranking = evidence.ranking
         if ranking is not None:
             self._places = min(self._places, ranking.places)
@@ -165,8 +170,13 @@ class Localization(MetricBase):
     def add(self, label: int, iou: float, predicted: Sequence[int] | None = None) -> None:
         """Add an image, or one class of an image that holds several.
 
-        `iou`: of the best-scored box of `label`, 0 where there is none. `predicted`: classes, most
-        likely first; without them there is no Top-k Loc.
+        Args:
+            label: the class.
+            iou: of the best-scored box of `label`, 0 where there is none.
+            predicted: classes, most likely first; without them there is no Top-k Loc.
+
+        Raises:
+            ValueError: the IoU is outside 0 to 1.
         """
         if not 0 <= iou <= 1:
             raise ValueError(f"IoU: expected 0 to 1, got {iou}")
@@ -339,7 +349,13 @@ class IlsvrcError(MetricBase):
         label: int,
         true: Float[np.ndarray, "M 4"],
     ) -> None:
-        """One image; guesses most likely first, of which five count."""
+        """Add an image.
+
+        Args:
+            guesses: a class and its box or None, most likely first, of which five count.
+            label: the class of the image.
+            true: the annotated boxes.
+        """
         self._error.append(ilsvrc_error(guesses, label, true))
 
     @property

@@ -16,11 +16,11 @@ Which boxes are measured, and how, is settled where the curves are made: `compon
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from pipeline.metric.base import MetricBase
+from pipeline.metric.base import MetricBase, oracle_at
 from pipeline.metric.components import (
     THRESHOLDS,
     curves,
@@ -146,7 +146,11 @@ class MaxBoxAcc(MetricBase):
         self.add(evidence.curves)
 
     def add(self, found: Curves) -> None:
-        """Add a measured map."""
+        """Add a measured map.
+
+        Args:
+            found: the IoU of its best box at each threshold.
+        """
         curve = self._curve(found)
         self.correct.append((curve >= np.array(self.ious)[:, None]).ravel())
 
@@ -180,18 +184,22 @@ class MaxBoxAcc(MetricBase):
         found = [best_threshold(curve) for curve in accuracy]
         maxima = self._maxima(resampled(rows, 1000, self.seed))
         scores = [
-            Score(self.name, value, len(rows), iou, _oracle(at), label, middle(maxima[:, i]))
+            Score(self.name, value, len(rows), iou, oracle_at(at), label, middle(maxima[:, i]))
             for i, (iou, (value, at)) in enumerate(zip(self.ious, found, strict=True))
         ]
         if len(scores) > 1:
             mean = float(np.mean([value for value, _ in found]))
-            at_each = _oracle([at for _, at in found])
+            at_each = oracle_at([at for _, at in found])
             bounds = middle(maxima.mean(-1))
             scores.insert(0, Score(self.name, mean, len(rows), None, at_each, label, bounds))
         return scores
 
     def statistic(self, means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
-        """From mean correctness to the metric: what `bootstrap.compare` of two runs takes."""
+        """Compute the metric from mean correctness, as `bootstrap.compare` of two runs needs it.
+
+        Args:
+            means: the share of correct images at each IoU and threshold, k = IoUs x thresholds.
+        """
         return np.asarray(self._maxima(means).mean(-1))
 
     def _maxima(self, means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b d"]:
@@ -228,10 +236,6 @@ class MaxBoxAccV2(MaxBoxAcc):
 
     def _curve(self, found: Curves) -> Float64[np.ndarray, T]:
         return found.any
-
-
-def _oracle(value: float | list[float]) -> dict[str, Any]:
-    return {"kind": "oracle", "value": value}
 
 
 class PyramidOracle(MaxBoxAccV2):

@@ -156,13 +156,24 @@ class Pointing(MetricBase):
     def add(
         self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
     ) -> None:
-        """Measure and add a map of an image of `size` with the true `boxes`."""
+        """Measure and add a map.
+
+        Args:
+            values: the map, at any resolution.
+            boxes: the annotated boxes.
+            size: height and width of the image.
+        """
         self.append(
             pointing_hit(values, boxes, size, self.tolerance), energy_inside(values, boxes, size)
         )
 
     def append(self, hit: bool, energy: float) -> None:
-        """Add an image that was measured already, by `pointing_hit` and `energy_inside`."""
+        """Add an image that was measured already, by `pointing_hit` and `energy_inside`.
+
+        Args:
+            hit: whether the maximum lies in a box, or near it.
+            energy: the share of the map's sum inside the boxes, from 0 to 1.
+        """
         self._hit.append(hit)
         self._energy.append(energy)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.metric.base import MetricBase
+from pipeline.metric.base import MetricBase, oracle_at
 from pipeline.metric.components import THRESHOLDS, levels_of
 from pipeline.metric.scores import chosen
 from pipeline.ops.bootstrap import middle, resampled
@@ -121,11 +121,20 @@ class PxAP(MetricBase):
         self.append(evidence.pixels)
 
     def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
-        """Measure and add a map with the true mask of its image."""
+        """Measure and add a map with the true mask of its image.
+
+        Args:
+            values: the map in [0, 1].
+            mask: 1 the object, 0 background, 255 left out.
+        """
         self.append(histograms(values, mask))
 
     def append(self, counts: Int[np.ndarray, "2 1001"]) -> None:
-        """Add an image that was measured already, by `histograms`."""
+        """Add an image that was measured already, by `histograms`.
+
+        Args:
+            counts: pixels of background, and of the object, by the value of the map.
+        """
         self._rows.append(counts.astype(np.uint32).ravel())
 
     @property
@@ -153,7 +162,7 @@ class PxAP(MetricBase):
         above = _above(again)  # most of the time goes here: once for both
         curve, curves = pxiou(total), _pxiou(*above)
         best = int(curve.argmax())
-        oracle = {"kind": "oracle", "value": float(BINS[best])}
+        oracle = oracle_at(float(BINS[best]))
         found = [
             ("pxap", float(pxap(total)), None, _pxap(*above)),
             ("pxiou", float(curve[best]), oracle, curves.max(-1)),

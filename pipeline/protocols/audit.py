@@ -29,10 +29,18 @@ class AuditTest(Protocol):
         """Names of the arrays that only `draw` reads: images.json leaves them out."""
 
     def refusal(self, subject: AuditSubject) -> str:
-        """Return why the test cannot be done on this network; empty where it can."""
+        """Return why the test cannot be done on this network; empty where it can.
+
+        Args:
+            subject: the network and the method.
+        """
 
     def __call__(self, subject: AuditSubject, batch: AuditBatch) -> dict[str, np.ndarray]:
         """Test the maps of a batch.
+
+        Args:
+            subject: the network and the method.
+            batch: the images, their maps and the classes that the maps explain.
 
         Returns:
             Arrays by name, each with a row for each image; those of `picture_arrays` may have
@@ -46,8 +54,13 @@ class AuditTest(Protocol):
 
         Args:
             subject: the network and the method.
-            arrays: those of all images.
+            arrays: those of all images, by name.
         """
 
     def draw(self, subject: AuditSubject, arrays: Mapping[str, np.ndarray]) -> Image.Image:
-        """Draw the picture of the test from the arrays of all images."""
+        """Draw the picture of the test from the arrays of all images.
+
+        Args:
+            subject: the network and the method.
+            arrays: those of all images, by name.
+        """

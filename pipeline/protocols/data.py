@@ -26,10 +26,18 @@ class DataSet(Protocol):
         """Height and width that images are scaled to for the network."""
 
     def ids(self, split: Split) -> Sequence[str]:
-        """Return the name of each image of a split; an image's index here is its position."""
+        """Return the name of each image of a split; an image's index here is its position.
+
+        Args:
+            split: the split; one without images has no names.
+        """
 
     def labels(self, split: Split) -> Int[np.ndarray, n]:
-        """Return the class of each image of a split; -1 where it has none."""
+        """Return the class of each image of a split, [n]; -1 where it has none.
+
+        Args:
+            split: the split.
+        """
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
@@ -47,10 +55,18 @@ class DataSet(Protocol):
         """
 
     def coco_names(self, split: Split) -> CocoIds:
-        """Return the numbers and names that COCO files use for images and classes."""
+        """Return the numbers and names that COCO files use for images and classes.
+
+        Args:
+            split: the split.
+        """
 
     def fingerprint(self, split: Split) -> str:
-        """Return a hash of the images and labels of a split, independent of absolute paths."""
+        """Return a hash of the images and labels of a split, independent of absolute paths.
+
+        Args:
+            split: the split.
+        """
 
     def notes(self) -> list[str]:
         """Return what is unusual about the images' files and folders, a line each."""
@@ -66,12 +82,19 @@ class AnnotatedDataSet(DataSet, Protocol):
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         """Return the annotations by image id; images without annotations are left out.
 
+        Args:
+            split: the split.
+
         Raises:
             UserError: the annotations cannot be read.
         """
 
     def truth_fingerprint(self, split: Split) -> str:
-        """Return a hash of the annotations of a split."""
+        """Return a hash of the annotations of a split.
+
+        Args:
+            split: the split.
+        """
 
     def truth_notes(self) -> list[str]:
         """Return what was wrong in the annotations and could be corrected, a line each."""
@@ -83,6 +106,9 @@ class ReadsDrawnBoxes(Protocol):
 
     def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
         """Return the boxes of such a file by image id.
+
+        Args:
+            file: COCO instances, a file that the data set's tool writes.
 
         Raises:
             UserError: the file cannot be read.

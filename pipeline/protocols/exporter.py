@@ -16,6 +16,10 @@ class Exporter(Protocol):
     def __call__(self, detections: FoundBoxes, folder: Path) -> None:
         """Write the files into a folder, each atomically.
 
+        Args:
+            detections: the boxes of all images, with the images' names and classes.
+            folder: an existing folder.
+
         Raises:
             UserError: the format cannot represent some of the boxes.
         """

@@ -38,10 +38,18 @@ class Metric(Protocol):
     """The arrays of `rows` that `pairs` needs."""
 
     def with_settings(self, settings: EvaluationSettings) -> Metric:
-        """Return an empty accumulator with these settings."""
+        """Return an empty accumulator with these settings.
+
+        Args:
+            settings: what all metrics of the evaluation share.
+        """
 
     def update(self, evidence: Evidence) -> None:
-        """Add a piece of evidence, which holds all of `needs`."""
+        """Add a piece of evidence.
+
+        Args:
+            evidence: what was measured in an image, or of a class in it; it holds all of `needs`.
+        """
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
@@ -63,7 +71,11 @@ class Metric(Protocol):
         """Return arrays by name with a row for each piece of evidence, for a paired comparison."""
 
     def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterable[PairedRows]:
-        """Return what a paired comparison takes from the arrays of `rows`."""
+        """Return what a paired comparison takes from the arrays of `rows`.
+
+        Args:
+            rows: the arrays of `rows`, of the same images in the same order for both runs.
+        """
 
     def curve(self) -> Sequence[Mapping[str, Any]]:
         """Return lines over the threshold for the report, each with `iou` and `points`."""

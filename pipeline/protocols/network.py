@@ -65,7 +65,11 @@ class NetworkBuilder(Protocol):
         """Return the part that computes feature maps, with random weights, and its channels."""
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
-        """Return the body and the architecture's head for so many classes, with random weights."""
+        """Return the body and the architecture's head for so many classes, with random weights.
+
+        Args:
+            classes: the number of classes.
+        """
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Return the body with its weights, the head that came with them, and its classes."""
@@ -152,4 +156,8 @@ class TrainedNetwork(Protocol):
         """The standard deviation of red, green and blue, for pixels from 0 to 1."""
 
     def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
-        """Normalize images of one size by mean and std, on the network's device."""
+        """Normalize images by mean and std, on the network's device.
+
+        Args:
+            images: RGB, all of one size, which need not be `size`.
+        """

@@ -39,6 +39,9 @@ class Objective(Protocol):
             network: from inputs to logits and activations.
             inputs: images [b, 3, H, W], or features where `needs_images` is False.
             labels: the class of each.
+
+        Returns:
+            The loss, and the logits of the network without what the objective adds to them.
         """
 
 
@@ -48,6 +51,9 @@ class WrappingObjective(Protocol):
 
     def wrap(self, network: Any) -> Any:
         """Add to the network what the objective needs, with random weights, and return it.
+
+        Args:
+            network: the classifier, a torch.nn.Module.
 
         Raises:
             UserError: the network cannot be changed in this way.

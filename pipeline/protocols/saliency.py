@@ -46,7 +46,17 @@ class FittableMethod(Protocol):
     def statistics(
         self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
     ) -> Mapping[str, Tensor]:
-        """Compute sums over a batch, by name; the caller adds up those of all batches."""
+        """Compute sums over a batch, by name; the caller adds up those of all batches.
+
+        Args:
+            network: the classifier.
+            images: training images, normalized by mean and std.
+            labels: the class of each.
+        """
 
     def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod:
-        """Return the method, fitted: `statistics` are the sums over all batches."""
+        """Return the method, fitted.
+
+        Args:
+            statistics: the sums over all batches, by name.
+        """

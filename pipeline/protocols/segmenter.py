@@ -35,8 +35,12 @@ class Segmenter(Protocol):
             Boxes in pixels of the original image, best score first.
         """
 
-    def with_threshold(self, threshold: float) -> Segmenter:
-        """Return the same segmenter with a number for its threshold."""
+    def with_threshold(self, value: float) -> Segmenter:
+        """Return the same segmenter with a number for its threshold.
+
+        Args:
+            value: a fraction of the map's range, from 0 to 1.
+        """
 
 
 @runtime_checkable
@@ -46,4 +50,12 @@ class RefiningSegmenter(Segmenter, Protocol):
     def refined(
         self, saliency: SaliencyMap, example: Example | None
     ) -> tuple[Float32[np.ndarray, "H W"], str | None]:
-        """Return the refined map in [0, 1]; and the reason where the map was left as it was."""
+        """Refine a map by its image.
+
+        Args:
+            saliency: the map, at its method's resolution.
+            example: its image, `needs_image` pixels on the longer side.
+
+        Returns:
+            The refined map in [0, 1]; and the reason where the map was left as it was, else None.
+        """

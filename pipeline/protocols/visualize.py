@@ -25,6 +25,9 @@ class View(Protocol):
     def __call__(self, subject: ViewSubject) -> ViewResult:
         """Compute pictures and numbers of what the network looks for; leave it unchanged.
 
+        Args:
+            subject: the network, and the images and maps that the view reads.
+
         Raises:
             UserError: there is nothing to show: no image could be read, or the network cannot do
                 what the view asks for.

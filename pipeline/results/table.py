@@ -185,9 +185,9 @@ def _advice(headline: Sequence[Score]) -> str | None:
         return None
     own = f"the fixed {at['fixed']:g}" if used == "fixed" else "each map's own"
     advice = (
-        f"At IoU 0.5 the curve prefers a threshold of {at['oracle']:.2f} ({reached['oracle']} %) "
-        f"to {own} ({reached[used]} %); it was chosen on the very images that are scored, so what "
-        "it reaches here is optimistic."
+        f"At IoU 0.5 a threshold of {at['oracle']:.2f} is best ({reached['oracle']} %; {own}: "
+        f"{reached[used]} %); it was chosen on the images that are scored, so what it reaches here "
+        "is optimistic."
     )
     better = {
         "validation": "chosen on other images",

@@ -78,7 +78,11 @@ class IntegratedGradients:
         return Explanation(reduce_channels(colour, self.channels), classes, logits, colour)
 
     def build_baseline(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "#b 3 1 1"]:
-        """Return x', the baseline, in the units of the network's input."""
+        """Return x', the baseline, in the units of the network's input.
+
+        Args:
+            images: x, normalized by mean and std.
+        """
         if self.baseline == "image_mean":
             return images.mean((2, 3), keepdim=True)
         numbers = (0.0, 0.0, 0.0) if self.baseline == "mean" else self.baseline

@@ -59,7 +59,11 @@ class SmoothGrad:
     def add_noise(
         self, images: Float[Tensor, "b 3 H W"]
     ) -> Iterator[tuple[float, Float[Tensor, "b 3 H W"]]]:
-        """Yield the weight and the images of each noisy copy; the weights add up to 1."""
+        """Yield the weight and the images of each noisy copy; the weights add up to 1.
+
+        Args:
+            images: normalized by mean and std.
+        """
         generator = torch.Generator().manual_seed(self.seed)
         spread = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
         sigma = self.noise * spread

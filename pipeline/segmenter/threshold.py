@@ -160,7 +160,10 @@ class Threshold:
         )
 
     def choose_fraction(self, scaled: Float32[np.ndarray, "H W"]) -> float:
-        """Choose the threshold of a map in [0, 1], as a fraction of the maximum, at most 1.
+        """Choose the threshold of a map, as a fraction of the maximum, at most 1.
+
+        Args:
+            scaled: the map in [0, 1].
 
         Raises:
             ValueError: The threshold is `validation` and has not been given its number.

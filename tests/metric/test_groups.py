@@ -1,13 +1,9 @@
 import numpy as np
 
 from pipeline.metric.groups import (
-    NUMBERS,
-    SIZES,
-    by_class,
     number_group,
     relative_area,
     size_group,
-    subsets,
 )
 
 
@@ -22,13 +18,3 @@ def test_sizes() -> None:
 def test_numbers() -> None:
     got = [number_group(np.zeros((n, 4))) for n in range(5)]
     assert got == ["no objects", "1 object", "2 objects", "3+ objects", "3+ objects"]
-
-
-def test_subsets_leave_out_empty_groups() -> None:
-    found = subsets(["small", "large", "small"], SIZES)
-    assert list(found) == ["small", "large"]
-    assert found["small"].tolist() == [True, False, True]
-    assert subsets([], NUMBERS) == {}
-    classes = by_class([2, 0, 2, -1], ("cat", "dog", "owl"))
-    assert list(classes) == ["cat", "owl"]
-    assert classes["owl"].sum() == 2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scripts.pages.reference import CONF, family_folders, public_names, reference_pages
+from scripts.pages.inherited import complete_docstring, contracts
+from scripts.pages.reference import CONF, ROOT, family_folders, public_names, reference_pages
 
 PAGES = reference_pages()
 BLOCK = re.compile(r"^::: (?P<module>\S+)\n.*?\n {6}members: \[(?P<members>.*?)\]$", re.M | re.S)
@@ -51,3 +54,90 @@ def test_pages_are_those_of_the_design() -> None:
 def test_public_names_leave_out_private_ones() -> None:
     assert {"read", "dump", "Box"} <= set(public_names("pipeline.formats.coco"))
     assert not [name for name in public_names("pipeline.formats.coco") if name.startswith("_")]
+
+
+def shown_functions() -> Iterator[tuple[str, str, ast.FunctionDef]]:
+    """Yield the module, the name in it and the syntax tree of each function of the reference."""
+    for page in PAGES.values():
+        for block in BLOCK.finditer(page):
+            path = ROOT.joinpath(*block["module"].split(".")).with_suffix(".py")
+            if not path.exists():  # the __init__ of a package, which shows no members
+                continue
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if getattr(node, "name", "") in block["members"].split(", "):
+                    inside = node.body if isinstance(node, ast.ClassDef) else [node]
+                    for part in inside:
+                        if isinstance(part, ast.FunctionDef) and is_shown(part):
+                            name = part.name if part is node else f"{node.name}.{part.name}"  # type: ignore[attr-defined]
+                            yield block["module"], name, part
+
+
+def is_shown(function: ast.FunctionDef) -> bool:
+    """Whether the reference shows a function, and as a function: properties have no parameters."""
+    decorators = {ast.unparse(decorator) for decorator in function.decorator_list}
+    is_public = function.name == "__call__" or not function.name.startswith("_")
+    return is_public and not decorators & {"property", "overload"}
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    every = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return {each.arg for each in every} - {"self", "cls"}
+
+
+FUNCTIONS = list(shown_functions())
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "function"), FUNCTIONS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_what_the_reference_lists_describes_its_parameters(
+    module: str, name: str, function: ast.FunctionDef
+) -> None:
+    contract = contracts().get((module.split(".")[1], function.name), "")
+    docstring = complete_docstring(ast.get_docstring(function) or "", contract)
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", docstring, re.MULTILINE)
+    described = set(
+        re.findall(r"^ {4}(\w+)(?: \(.*\))?:", section[1], re.MULTILINE) if section else ()
+    )
+    lacking = {p for p in parameters(function) - described if f"`{p}`" not in docstring}
+    assert not lacking, f"{module}.{name}: no Args for {sorted(lacking)}"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "function"), FUNCTIONS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_what_the_reference_lists_names_the_errors_that_it_raises(
+    module: str, name: str, function: ast.FunctionDef
+) -> None:
+    in_try = {
+        inner
+        for node in ast.walk(function)
+        if isinstance(node, ast.Try)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    raised = {
+        ast.unparse(node.exc.func)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and node not in in_try
+        and ast.unparse(node.exc.func)[0].isupper()  # a class, not a function that builds an error
+    }
+    docstring = ast.get_docstring(function) or ""
+    assert not {error for error in raised if error not in docstring}, f"{module}.{name}"
+
+
+def test_the_reference_has_functions_of_all_kinds() -> None:
+    assert len(FUNCTIONS) > 250
+    assert {"saliency", "stages", "metric", "formats", "api"} <= {
+        module.split(".")[1] for module, _, _ in FUNCTIONS
+    }
+
+
+def test_own_sections_are_kept_and_errors_come_last() -> None:
+    own = "Add.\n\nReturns:\n    own.\n\nRaises:\n    E: never."
+    contract = "Sum.\n\nArgs:\n    x: a number.\n\nReturns:\n    theirs.\n\nRaises:\n    F: always."
+    assert complete_docstring(own, contract) == (
+        "Add.\n\nReturns:\n    own.\n\nArgs:\n    x: a number.\n\nRaises:\n    E: never."
+    )

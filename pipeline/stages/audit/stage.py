@@ -66,7 +66,11 @@ class Audit(Stage):
         build_choices("audit", run.config["audit"]["tests"], run.config["audit"])
 
     def run(self, run: Run, folder: Path) -> None:
-        """Apply all tests to the maps of a method, and write the results."""
+        """Apply all tests to the maps of a method, and write the results.
+
+        Raises:
+            UserError: the split has no image.
+        """
         from pipeline.engine import shards
         from pipeline.stages.audit import auditing, records
         from pipeline.types import AuditSubject

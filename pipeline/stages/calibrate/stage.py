@@ -64,7 +64,11 @@ class Calibrate(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Raise UserError for drawn boxes that cannot be used, or too few boxes for a threshold."""
+        """Check the boxes that a threshold would be chosen on.
+
+        Raises:
+            UserError: drawn boxes cannot be used, or there are too few to choose a threshold.
+        """
         from pipeline.stages.calibrate.calibration import count_boxed
 
         if run.config["calibrate"]["boxes"] is None and not run.uses_validation_threshold:
@@ -75,7 +79,11 @@ class Calibrate(Stage):
             raise too_few_boxes_error(count, run.config["checkpoint"])
 
     def run(self, run: Run, folder: Path) -> None:
-        """Measure the maps of images with boxes, and write the best thresholds."""
+        """Measure the maps of images with boxes, and write the best thresholds.
+
+        Raises:
+            UserError: too few of the images with drawn boxes could be read.
+        """
         from pipeline.stages.calibrate.calibration import choose_thresholds
 
         boxed = self._boxed(run)

@@ -59,7 +59,11 @@ class Compare(Stage):
         return key | {"against": [name, hash_file(path)]}
 
     def check(self, run: Run) -> None:
-        """Refuse a run with nothing to compare, and an `against=` of other images."""
+        """Refuse a run with nothing to compare, and an `against=` of other images.
+
+        Raises:
+            UserError: there is nothing to compare, or the other run has other images.
+        """
         from pipeline.stages.compare.pairs import read_other
 
         given = run.config["against"]

@@ -77,7 +77,11 @@ class Evaluate(Stage):
         }
 
     def check(self, run: Run) -> None:
-        """Refuse unreadable annotations and nothing to score before anything is computed."""
+        """Refuse unreadable annotations and nothing to score before anything is computed.
+
+        Raises:
+            UserError: annotations cannot be read, or there is nothing to score.
+        """
         check_outside_metrics()
         if (named := self._named(run)) is not None:
             named.check()

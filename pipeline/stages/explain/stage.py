@@ -53,7 +53,11 @@ class Explain(Stage):
         run.check_methods()
 
     def run(self, run: Run, folder: Path) -> None:
-        """Write the maps, and print how many images were skipped."""
+        """Write the maps, and print how many images were skipped.
+
+        Raises:
+            UserError: the split has no image.
+        """
         from pipeline.engine import ranks, shards
         from pipeline.stages.explain.maps import explain_batch
 
