@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Sequence
 
+from pipeline.types.notes import Note
+
 
 def list_some(names: Sequence[str], what: str) -> str:
     """Say how many names there are, and the first three of them.
@@ -22,6 +24,27 @@ def list_some(names: Sequence[str], what: str) -> str:
     """
     shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
     return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
+
+
+def count_note(
+    names: Sequence[str], what: str, why: str, *, where: str = "", remedy: str = ""
+) -> Note:
+    """Return a note about images, files or records that are not used as they are.
+
+    Args:
+        names: which; at least a name.
+        what: the singular of what is named.
+        why: what is wrong with them, or what is done with them.
+        where: the file, folder or option that the note is about.
+        remedy: what the user can do.
+
+    Examples:
+        >>> count_note(["a.heic"], "file", "not read", where="train", remedy="install pillow-heif")
+        "train: 1 file ('a.heic') not read; install pillow-heif"
+    """
+    text = f"{list_some(names, what)} {why}"
+    text = f"{where}: {text}" if where else text
+    return Note(f"{text}; {remedy}" if remedy else text, names)
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -21,6 +21,7 @@ from pipeline.types.evidence import (
     Score,
     Statistic,
 )
+from pipeline.types.notes import Note
 from pipeline.types.records import (
     Boxes,
     ClassSelector,
@@ -70,6 +71,7 @@ __all__ = [
     "Group",
     "MetricNumber",
     "NetworkOutput",
+    "Note",
     "PairedRows",
     "PartValues",
     "Ranking",
