@@ -70,6 +70,8 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
             job = f"{stage} ({method})" if names_method else stage
             terminal.print_line(f"{job:<10} {'kept' if reused else 'made'}  {result}")
             folder.publish(stage, method, result)
+            notes = find_stage(stage).notes(run.for_method(method), result)
+            folder.add_notes(stage, method, notes)
     except BaseException:
         folder.discard_if_empty()
         raise
@@ -112,6 +114,7 @@ def main() -> None:
         ranks.silence_nonzero_ranks()
         # With this Hydra raises its errors instead of printing them.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        terminal.forget_notes()
         arguments, show_only = _remove_cfg_flag(arguments)
         sys.argv[1:] = prepare_overrides(arguments)
         _run_hydra(show_only)

@@ -40,7 +40,7 @@ def test_boxes_for_a_folder_of_unlabelled_images(
 ) -> None:
     run = trained.resolve()
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}") == 0
-    assert "1 of 4 images were skipped" in capsys.readouterr().out
+    assert "1 of 4 images could not be read" in capsys.readouterr().out
     latest = tmp_path / "outputs/latest"
     data_set = json.loads((latest / "predictions.json").read_text())
     names = [image["file_name"] for image in data_set["images"]]

@@ -456,7 +456,7 @@ def test_a_folder_in_which_all_kinds_of_things_are_wrong(
     assert cli("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=32",
                "train.epochs=1", "train.batch=8", "runtime.shard=4") == 0  # fmt: skip
     told = capsys.readouterr().out
-    assert f"explain: 5 of {good + 5} images were skipped" in told
+    assert f"explain: 5 of {good + 5} images could not be read and have no map" in told
     latest = tmp_path / "outputs/latest"
     check_results(latest, good)
     page = (latest / "report/index.html").read_text(encoding="utf-8")
@@ -472,7 +472,7 @@ def test_a_folder_in_which_all_kinds_of_things_are_wrong(
     write_broken(photos)
     assert cli("+experiment=predict", f"checkpoint={latest}", f"images='{photos}'",
                "name=again") == 0  # fmt: skip
-    assert f"explain: 4 of {good + 4} images were skipped" in capsys.readouterr().out
+    assert f"explain: 4 of {good + 4} images could not be read" in capsys.readouterr().out
     check_results(latest, good)
     pictures = sorted((latest / "pictures").iterdir())
     assert len(pictures) == good

@@ -253,6 +253,10 @@ class Folder(OnDisk):
         """
         return self._match(boxes, self.splits.all.ids).truth
 
+    def drawn_notes(self, file: Path) -> list[str]:
+        """Return what was unusual about a file of drawn boxes, a line each."""
+        return self._match(file, self.splits.all.ids).notes
+
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""
         files = (self._scored_boxes, self._calibration_boxes)

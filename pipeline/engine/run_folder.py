@@ -1,11 +1,12 @@
 """The folder of a run, `outputs/runs/<experiment>/<time>/`; `outputs/latest` links to the newest.
 
-config.yaml  boxes.json  predictions.json  metrics.json  report/index.html
+config.yaml  notes.json  boxes.json  predictions.json  metrics.json  report/index.html
 comparison.json  differences from another run and between methods, with their significance
 explained/   each image's maps as pictures, and its sheet, where stage picture was run
 audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
 inspected/   what the network looks for, where stage inspect was run
 pictures/    each image with its boxes, where stage draw was run
+notes.json   what was not used, repaired or replaced, of files and by each stage
 stages/      links to the folders that hold the results
 <method>/    the same files for each further method, where a run has several
 """
@@ -17,7 +18,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from pipeline.engine.run import Run
 from pipeline.engine.stage import find_stage, list_stages
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
+from pipeline.results.notes import NOTES_FILE, note_record, unique_notes
 
+MAX_PRINTED_NOTES = 20  # of a stage
 STALE = 3600  # seconds after which a temporary link counts as left behind by a killed run
 
 
@@ -44,6 +47,7 @@ class RunFolder:
 
     run: Run
     path: Path
+    notes: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def new(cls, run: Run) -> RunFolder:
@@ -73,6 +77,7 @@ class RunFolder:
             folder.publish("train", run.method, run.checkpoint)
             folder.link_checkpoint_thresholds()
         write_text(path / CONFIG_FILE, yaml.safe_dump(_settings(run), sort_keys=False))
+        folder.add_notes("data", run.method, run.data.notes())
         return folder
 
     def link_checkpoint_thresholds(self) -> None:
@@ -109,6 +114,25 @@ class RunFolder:
         for line in stage.announce(result, self.path):
             terminal.print_line(line)
 
+    def add_notes(self, stage: str, method: str, notes: Sequence[str]) -> None:
+        """Print notes, and add those with a new text to the run's notes.json.
+
+        Args:
+            stage: the stage that they are of; `data` for notes on files.
+            method: the saliency method that they are of.
+            notes: lines, or notes that know what they count.
+        """
+        known = {record["text"] for record in self.notes}
+        new = [note for note in unique_notes(notes) if note not in known]
+        for note in new[:MAX_PRINTED_NOTES]:
+            terminal.print_note(note)
+        if len(new) > MAX_PRINTED_NOTES:
+            more = len(new) - MAX_PRINTED_NOTES
+            terminal.print_note(f"{stage}: {more} more notes in {self.path / NOTES_FILE}")
+        where = {"stage": stage, "method": method}
+        self.notes += [{**where, **note_record(note)} for note in new]
+        write_json(self.path / NOTES_FILE, self.notes, indent=1)
+
     def _append(self, name: str, records: Any, is_main: bool) -> None:
         """Add records to the list of all methods in a file; the main method's begin a new list."""
         path = self.path / name
@@ -123,6 +147,10 @@ class RunFolder:
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
         self._link_latest()
+        if self.notes:
+            count = f"{len(self.notes)} note{'s' * (len(self.notes) > 1)}"
+            file = self.path / NOTES_FILE
+            terminal.print_line(f"{'notes':<10} {count}, with their names, in {file}")
         report = self.path / "report" / "index.html"
         terminal.print_line(f"results    {report if report.is_file() else self.path}")
 
@@ -146,7 +174,7 @@ class RunFolder:
         """Delete the folder if it holds no result: the run was refused before it computed any."""
         files = {path.name for path in self.path.iterdir()}
         stages = {path.name.partition("-")[0] for path in self.path.glob("stages/*")}
-        if files <= {CONFIG_FILE, "stages"} and stages <= {"train", "calibrate"}:
+        if files <= {CONFIG_FILE, NOTES_FILE, "stages"} and stages <= {"train", "calibrate"}:
             shutil.rmtree(self.path)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pipeline.engine.choices import list_choices, locate, read_choice
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.renamed import STAGES, describe_renaming
+from pipeline.results.notes import load_notes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -110,6 +111,15 @@ class Stage(ABC):
         Raises:
             UserError: the result cannot be computed.
         """
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return what the stage did not use, repaired or replaced; by default from notes.json.
+
+        Args:
+            run: the run, for the method of the job.
+            result: the folder of the stage's result.
+        """
+        return load_notes(result)
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
         """Return lines to print when the result is published in the run's folder.

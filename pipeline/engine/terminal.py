@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_printed_notes: set[str] = set()  # of this command: the jobs of a sweep have many in common
+
+
 @cache
 def _console(stderr: bool) -> Console:
     """Return rich's console; rich is imported when it is first used."""
@@ -27,6 +30,22 @@ def __getattr__(name: str) -> Any:
 def print_line(text: str) -> None:
     """Print a text and a line break on stdout."""
     print(text, flush=True)
+
+
+def print_note(text: str) -> None:
+    """Print a note on what was not used, repaired or replaced; a text that was printed: nothing.
+
+    Args:
+        text: the note, a line.
+    """
+    if text not in _printed_notes:
+        _printed_notes.add(text)
+        print_line(f"note: {text}")
+
+
+def forget_notes() -> None:
+    """Let all notes be printed again, in another run of the same process."""
+    _printed_notes.clear()
 
 
 def print_error(text: str) -> None:

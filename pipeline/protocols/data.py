@@ -104,6 +104,13 @@ class AnnotatedDataSet(DataSet, Protocol):
 class ReadsDrawnBoxes(Protocol):
     """A data set that reads a file of boxes which a person drew on a few of its images."""
 
+    def drawn_notes(self, file: Path) -> list[str]:
+        """Return what was unusual about the boxes of such a file, a line each.
+
+        Args:
+            file: COCO instances.
+        """
+
     def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
         """Return the boxes of such a file by image id.
 

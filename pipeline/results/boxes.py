@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.formats.arrays import read_arrays
-from pipeline.formats.files import read_json
 from pipeline.results.maps import load_classification
 from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.types import Boxes, CocoIds, FoundBoxes, Size
@@ -57,11 +56,6 @@ def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[str]:
         f"{number} of {count} maps were cut alone, without the image: {reason}"
         for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
-
-
-def load_notes(folder: Path) -> list[str]:
-    """Return the notes that stage localize wrote about the segmentation, a line each."""
-    return list(read_json(folder / "notes.json"))
 
 
 def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:

@@ -118,7 +118,7 @@ def test_what_no_map_was_made_for_is_left_out_and_said(cli: Cli, tmp_path: Path)
     assert found["ilsvrc_loc_error", 0.5, "auto", None]["n"] == 24
     assert found["gt_known_loc", 0.5, "fixed", None]["n"] < 24
     notes = json.loads((tmp_path / "outputs/latest/stages/evaluate/notes.json").read_text())
-    assert any("have no map of their own class" in note for note in notes)
+    assert any("have no map of their own class" in note["text"] for note in notes)
 
 
 # -- COCO

@@ -103,7 +103,7 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["coco_box_ap", 0.5, None, "cat"]["value"] == pytest.approx(51 / 101)
     assert found["coco_box_ap", 0.5, None, "dog"]["value"] == pytest.approx(51 / 101 / 2)
     assert ap["value"] == pytest.approx(51 / 101 * 3 / 4)
-    notes = " ".join(stage(tmp_path, "notes.json"))
+    notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
     for told in ("1 record (results[4]) with an image_id", "1 record (results[5]) whose bbox has a",
                  "1 image ('4.jpg') have no annotation", "1 annotated image ('3.jpg') have no box",
                  "have no interval"):  # fmt: skip
@@ -131,7 +131,7 @@ def test_classes_that_were_given_make_no_top1(cli: Cli, tmp_path: Path) -> None:
     boxes = write(tmp_path / "b.json", [result(1, 3, [10, 10, 40, 40], 0.9)])
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert ("top1_loc", 0.5, None, None) not in metrics(tmp_path)
-    assert any("was given, not predicted" in note for note in stage(tmp_path, "notes.json"))
+    assert any("was given, not predicted" in note["text"] for note in stage(tmp_path, "notes.json"))
 
 
 def test_masks_of_results_get_an_ap_too(cli: Cli, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_masks_of_results_get_an_ap_too(cli: Cli, tmp_path: Path) -> None:
     write(boxes, theirs)
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert ("coco_mask_ap", None, None, None) not in metrics(tmp_path)
-    assert any("no AP of masks" in note for note in stage(tmp_path, "notes.json"))
+    assert any("no AP of masks" in note["text"] for note in stage(tmp_path, "notes.json"))
 
 
 def test_several_classes_in_an_image_are_units_each(cli: Cli, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_maps_by_hand(cli: Cli, tmp_path: Path) -> None:
     assert found["pointing_game", None, None, None]["value"] == 1
     assert found["gt_known_loc", 0.5, "fixed", "0"]["value"] == 1
     assert ("pyramid_max_box_acc_v2", None, "oracle", None) in found
-    notes = " ".join(stage(tmp_path, "notes.json"))
+    notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
     for told in (
         "1 image ('v/3.jpg') have no map",
         "1 image ('v/4.jpg') have a map with values",
@@ -319,7 +319,7 @@ def test_their_protocol_measures_a_pixel_more(cli: Cli, tmp_path: Path) -> None:
     assert iou == pytest.approx(50**2 / 51**2)
     assert cli(EVALUATE, f"maps={folder}") == 0
     assert metrics(tmp_path)["mean_iou", None, "fixed", None]["value"] == 1
-    assert not any("224x224" in note for note in stage(tmp_path, "notes.json"))
+    assert not any("224x224" in note["text"] for note in stage(tmp_path, "notes.json"))
 
 
 def test_masks_with_ignore(cli: Cli, tmp_path: Path) -> None:

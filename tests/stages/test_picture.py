@@ -202,7 +202,9 @@ def test_every_kind_of_picture_of_every_image(
     assert cli(*asked) == 0
     told = capsys.readouterr().out
     folder = tmp_path / "outputs/latest/explained"
-    assert "skipped    bad.jpg" in told
+    assert "note: explain: 1 of 4 images could not be read and have no map" in told
+    assert "bad.jpg: not an image" in told
+    assert "picture: 1" not in told, "an image without a map is noted once"
     assert told.count("sheet.png") == 3
     assert "overview.png" in told
     images = sorted(path.name for path in folder.iterdir() if path.is_dir())

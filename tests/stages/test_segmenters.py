@@ -114,7 +114,7 @@ def test_falling_back_is_counted(
     assert "maps were cut alone, without the image" in said.out + said.err
     (folder,) = (tmp_path / "outputs/evaluate").iterdir()
     notes = json.loads((folder / "notes.json").read_text())
-    assert any("colours and map do not agree" in note for note in notes)
+    assert any("colours and map do not agree" in note["text"] for note in notes)
 
 
 @pytest.mark.parametrize("rule", ["otsu", "quantile", "value"])

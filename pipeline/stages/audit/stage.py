@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint, terminal
+from pipeline.engine import checkpoint
 from pipeline.engine.choices import build_choices, complete_choice
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
+from pipeline.results.notes import write_notes
 from pipeline.stages.audit.config import AuditOptions
 
 if TYPE_CHECKING:
@@ -110,8 +111,7 @@ class Audit(Stage):
         auditing.write_results(folder, tests, subject, arrays, notes)
         of_images = records.list_image_records(tests, arrays, ids, run.classes)
         write_json(folder / "images.json", of_images)
-        for note in notes:
-            terminal.print_line(f"audit: {note}")
+        write_notes(folder, [f"audit: {note}" for note in notes])
 
     def _builder(self, run: Run, trained: Checkpoint) -> BatchBuilder:
         """Return the builder of the tests' batches."""

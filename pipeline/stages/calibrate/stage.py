@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
-from pipeline.engine import terminal
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import RefiningSegmenter
+from pipeline.protocols import ReadsDrawnBoxes, RefiningSegmenter
+from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
     USED_IOU,
@@ -99,12 +99,21 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
             result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
-        if result["source"] is None:
-            terminal.print_line(
-                "calibrate: too few boxes for a validation threshold; calibrate.boxes=FILE takes "
-                "a COCO file of some that you draw"
-            )
+        write_notes(folder, self._notes(run, result["source"], len(measured)))
         write_json(folder / "thresholds.json", result, indent=1)
+
+    def _notes(self, run: Run, source: str | None, count: int) -> list[str]:
+        """Return what was unusual about drawn boxes, and that there are too few of any."""
+        notes = []
+        if (drawn := run.config["calibrate"]["boxes"]) and isinstance(run.data, ReadsDrawnBoxes):
+            notes += run.data.drawn_notes(Path(drawn))
+        if source is None and count:  # without any box there is nothing to say
+            notes.append(
+                f"calibrate: {count} images with boxes are too few for a validation threshold, "
+                f"which wants {MIN_BOXED_IMAGES}; calibrate.boxes=FILE takes a COCO file of some "
+                "that you draw"
+            )
+        return notes
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""

@@ -9,12 +9,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import runtime, terminal
+from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import image_file_stem
 from pipeline.results.boxes import iterate_boxes
+from pipeline.results.notes import skipped_note, write_notes
 from pipeline.stages.draw.config import DrawOptions
 from pipeline.types import Boxes
 
@@ -63,8 +64,10 @@ class Draw(Stage):
             write_jpeg(path, picture)
             return None
 
+        problems: list[str] = []
         with show_progress("draw", len(ids)) as advance, single_threaded_torch():
             for problem in runtime.map_in_threads(draw, by_image, run.workers):
                 advance(1)
                 if problem is not None:
-                    terminal.print_line(f"draw: {problem}")
+                    problems.append(str(problem))
+        write_notes(folder, skipped_note("draw", problems, len(ids), "have no picture"))

@@ -13,6 +13,7 @@ from pipeline.formats import coco
 from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
+from pipeline.results.notes import write_notes
 from pipeline.results.table import build_table, format_table
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
 from pipeline.stages.evaluate.own_run import OwnRun, RefinedMaps
@@ -95,8 +96,6 @@ def write_others(
         write_json(folder / "comparison.json", comparison, indent=1)
         records += [each["record"] for each in comparison["differences"]]
         texts.append(comparison["sentence"] + "\n")
-    if every_note:
-        texts.append("".join(f"note: {note}\n" for note in every_note))
     _write_common(folder, outcomes[0], records, tables[0], every_note)
     write_text(folder / "table.txt", "\n".join(texts))
 
@@ -111,7 +110,7 @@ def _write_common(
     write_json(folder / "metrics.json", records, indent=1)
     write_json(folder / "table.json", table)
     write_json(folder / "curve.json", outcome.evaluator.curve())
-    write_json(folder / "notes.json", notes)
+    write_notes(folder, notes)
 
 
 def _compare(

@@ -175,7 +175,7 @@ class Evaluate(Stage):
 
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
         """Return this run as a source."""
-        from pipeline.results.boxes import load_notes
+        from pipeline.results.notes import load_notes
         from pipeline.stages.evaluate.maps import MapScale
         from pipeline.stages.evaluate.own_run import OwnRun, guesses_have_boxes
 

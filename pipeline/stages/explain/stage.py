@@ -6,13 +6,15 @@ that is fitted to training images (DDT) gets them with their labels; what is fit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint, terminal
+from pipeline.engine import checkpoint
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.results.maps import load_skipped
+from pipeline.results.notes import skipped_note
 from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
 
@@ -53,7 +55,7 @@ class Explain(Stage):
         run.check_methods()
 
     def run(self, run: Run, folder: Path) -> None:
-        """Write the maps, and print how many images were skipped.
+        """Write the maps.
 
         Raises:
             UserError: the split has no image.
@@ -74,17 +76,19 @@ class Explain(Stage):
 
         shards.write_image_shards(images, run.compute, folder, "explain", work)
         if ranks.current_world().rank == 0:
-            _check_skipped(folder, len(images), "report" in run.config["stages"])
+            _check_skipped(folder, len(images))
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return how many images could not be read."""
+        reasons = [why for _, why in sorted(load_skipped(result).items())]
+        return skipped_note("explain", reasons, len(run.images()), "have no map")
 
 
-def _check_skipped(folder: Path, count: int, has_report: bool) -> None:
-    """Print how many of `count` images were skipped; raise UserError if all were."""
+def _check_skipped(folder: Path, count: int) -> None:
+    """Raise UserError if all of `count` images were skipped."""
     skipped = load_skipped(folder)
     if len(skipped) == count:
         first = next(iter(skipped.values()))
         for shard in list_shards(folder):  # so that the next run reads the images again
             shard.unlink()
         raise UserError(f"explain: none of {count} images could be read; {first}")
-    if skipped:
-        named = "; the report names them" if has_report else ""
-        terminal.print_line(f"explain: {len(skipped)} of {count} images were skipped{named}")

@@ -28,7 +28,7 @@ from pipeline.engine.choices import build_choices, complete_choice
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
-from pipeline.formats.files import read_json, write_json
+from pipeline.results.notes import write_notes
 from pipeline.stages.inspect.config import InspectOptions
 
 if TYPE_CHECKING:
@@ -137,11 +137,10 @@ class Inspect(Stage):
         for name, view in self._views(run).items():
             result = view(subject)
             views.write_view(folder, name, result)
-            notes += [f"{name}: {note}" for note in result.notes]
-        write_json(folder / "notes.json", notes, indent=1)
+            notes += [f"inspect: {name}: {note}" for note in result.notes]
+        write_notes(folder, notes)
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Return lines that name the sheets, and notes on them."""
-        notes = [f"inspect: {note}" for note in read_json(result / "notes.json")]
+        """Return lines that name the sheets."""
         sheets = sorted((run_folder / "inspected").glob("*.png"))
-        return [*notes, *(f"sheet      {sheet}" for sheet in sheets)]
+        return [f"sheet      {sheet}" for sheet in sheets]

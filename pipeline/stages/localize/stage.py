@@ -14,12 +14,11 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import terminal
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
-from pipeline.formats.files import write_json
 from pipeline.results.boxes import describe_fallbacks, open_boxes
+from pipeline.results.notes import write_notes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -78,10 +77,7 @@ class Localize(Stage):
         if ranks.current_world().rank > 0:
             return  # rank 0 merges the shards
         ids = run.images().ids
-        notes = describe_fallbacks(folder, ids)
-        for note in notes:
-            terminal.print_line(f"localize: {note}")
-        write_json(folder / "notes.json", notes)
+        write_notes(folder, describe_fallbacks(folder, ids))
         boxes = open_boxes(folder, maps, ids, run.classes, run.coco_names())
         Coco()(boxes, folder)
 

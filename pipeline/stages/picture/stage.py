@@ -26,6 +26,7 @@ from pipeline.formats.files import read_json, unique_file_names, write_json
 from pipeline.ops.sampling import spread_evenly
 from pipeline.ops.text import printable
 from pipeline.results.maps import load_skipped
+from pipeline.results.notes import skipped_note
 from pipeline.stages.picture.config import PictureOptions
 
 if TYPE_CHECKING:
@@ -114,12 +115,21 @@ class Picture(Stage):
             sheet = pictures.draw_overview(drawing, rows, wanted, len(positions))
             pictures.write_png(path, sheet)
 
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return how many images have no picture."""
+        unmapped = {
+            why
+            for name in run.methods
+            for why in load_skipped(run.for_method(name).folder("explain")).values()
+        }
+        reasons = [w for w in read_json(result / "set_aside.json") if w not in unmapped]
+        return skipped_note("picture", reasons, len(run.images()), "have no picture")
+
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Name the images without pictures, and the sheets."""
+        """Name the sheets."""
         folder = run_folder / "explained"
-        lines = [f"skipped    {why}" for why in read_json(result / "set_aside.json")]
         sheets = [*sorted(folder.glob("overview.png")), *sorted(folder.glob("*/sheet.png"))]
-        lines += [f"sheet      {sheet}" for sheet in sheets[:MAX_NAMED_SHEETS]]
+        lines = [f"sheet      {sheet}" for sheet in sheets[:MAX_NAMED_SHEETS]]
         if len(sheets) > MAX_NAMED_SHEETS:
             lines.append(f"           and {len(sheets) - MAX_NAMED_SHEETS} more in {folder}")
         return lines

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine.stage import Published, Stage
+from pipeline.engine.stage import Published, Stage, find_stage
 from pipeline.formats.files import read_json, write_text
 from pipeline.ops.hashing import hash_file
 from pipeline.stages.report.config import ReportOptions
@@ -78,7 +78,7 @@ class Report(Stage):
                 "annotated": gallery.legend_key(gallery.TRUE, True),
                 "found": gallery.legend_key(gallery.FOUND, False),
             },
-            notes=self._notes(run, first),
+            notes=words.show_notes(self._notes(run)),
             links=words.list_files(self._before(run)),
             essentials=words.command_line(
                 data=run.config["data"],
@@ -116,16 +116,15 @@ class Report(Stage):
             split=run.split if run.data.classes else "",
         )
 
-    def _notes(self, run: Run, result: MethodResult) -> list[str]:
-        """Return notes on files and annotations, and the images that were skipped."""
-        from pipeline.results.maps import load_skipped
-        from pipeline.results.skipped import SKIPPED_FILE
-        from pipeline.stages.report.words import list_skipped
-
-        of_training = run.checkpoint / SKIPPED_FILE
-        in_training = read_json(of_training) if of_training.is_file() else []
-        skipped = list_skipped(in_training, load_skipped(result.maps))
-        return [*run.data.notes(), *result.notes, *skipped]
+    def _notes(self, run: Run) -> list[str]:
+        """Return the notes on files, and those of the stages before this one, for all methods."""
+        notes = [*run.data.notes()]
+        for name in self._before(run):
+            stage = find_stage(name)
+            for method in run.methods if stage.per_method else [run.method]:
+                job = run.for_method(method)
+                notes += stage.notes(job, job.folder(name))
+        return notes
 
     def _draw(self, run: Run, results: list[MethodResult]) -> list[dict[str, Any]]:
         """Return the rows of the gallery."""

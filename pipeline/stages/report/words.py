@@ -12,6 +12,7 @@ from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
+from pipeline.results.notes import load_notes, note_record, unique_notes
 from pipeline.results.table import to_percent
 
 RECIPES = {
@@ -20,7 +21,7 @@ RECIPES = {
     "finetune": "the whole network fine-tuned on image labels",
     "scratch": "trained from scratch on image labels",
 }
-MAX_LISTED = 200  # skipped images that are named
+MAX_LISTED = 200  # names of a note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class MethodResult:
     @cached_property
     def notes(self) -> list[str]:
         """Notes of stage evaluate on files and annotations."""
-        return list(read_json(self.evaluation / "notes.json"))
+        return [*load_notes(self.evaluation)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +217,11 @@ def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bo
     return f"No box was measured, as these images have no annotations.{remedy * takes_boxes}"
 
 
-def list_skipped(in_training: Sequence[str], explained: Mapping[int, str]) -> list[str]:
-    """Return a line for each image that was skipped, up to a few hundred."""
-    reasons = [f"skipped in training: {why}" for why in in_training]
-    reasons += [f"skipped: {why}" for _, why in sorted(explained.items())]
-    more = len(reasons) - MAX_LISTED
-    return [*reasons[:MAX_LISTED], *([f"... and {more} more images skipped"] if more > 0 else [])]
+def show_notes(notes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each note for the page: its text, the first names that it counts, how many more."""
+    shown = []
+    for record in map(note_record, unique_notes(notes)):
+        line, _, more = record["text"].partition("\n")
+        names = record["names"][:MAX_LISTED] if more or record["count"] > 3 else []
+        shown.append({"text": line, "names": names, "more": record["count"] - len(names)})
+    return shown

@@ -15,15 +15,17 @@ held back by hash.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import terminal
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
-from pipeline.formats.files import write_json
+from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.protocols import WrappingObjective
+from pipeline.results.notes import skipped_note
 from pipeline.results.skipped import SKIPPED_FILE
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.recipe import Settings, Trained
@@ -126,6 +128,12 @@ class Train(Stage):
         write_json(folder / "history.json", trained.history, indent=1)
         write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
         (folder / STATE).unlink(missing_ok=True)
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return how many training images could not be read."""
+        reasons = read_json(result / SKIPPED_FILE) if (result / SKIPPED_FILE).is_file() else []
+        count = len(run.images("train")) + len(run.images("held_back"))
+        return skipped_note("train", reasons, count, "were not learned from")
 
     def _train(self, run: Run, folder: Path, network: Classifier, settings: Settings) -> Trained:
         """Train the network in place by its recipe."""

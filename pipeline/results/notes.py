@@ -1,0 +1,74 @@
+"""The notes of a result or a run: what was not used, repaired or replaced, with counts and names.
+
+notes.json is a list of objects: `text`, the line that is printed; `count`, how many images, files
+or records it is about (0: it counts nothing); `names`, the first of them. In the folder of a run
+each also has `stage` (`data` for notes on files) and `method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.files import read_json, write_json
+from pipeline.types import Note
+
+NOTES_FILE = "notes.json"
+
+
+def write_notes(folder: Path, notes: Sequence[str]) -> None:
+    """Write the notes of a result, each text once.
+
+    Args:
+        folder: the folder of the result.
+        notes: lines, or notes that know what they count.
+    """
+    write_json(folder / NOTES_FILE, [note_record(note) for note in unique_notes(notes)], indent=1)
+
+
+def load_notes(folder: Path) -> list[Note]:
+    """Return the notes of a result; none where it has no such file.
+
+    Args:
+        folder: the folder of the result.
+    """
+    path = folder / NOTES_FILE
+    records = read_json(path) if path.is_file() else []
+    return [Note(record["text"], record["names"], record["count"]) for record in records]
+
+
+def note_record(note: str) -> dict[str, Any]:
+    """Return a note as notes.json holds it.
+
+    Args:
+        note: a line, or a note that knows what it counts.
+    """
+    counted = note if isinstance(note, Note) else Note(note)
+    return {"text": str(note), "count": counted.total, "names": list(counted.names)}
+
+
+def unique_notes(notes: Sequence[str]) -> list[str]:
+    """Return the notes in their order, each text once.
+
+    Args:
+        notes: lines, or notes that know what they count.
+    """
+    return list(dict.fromkeys(notes))
+
+
+def skipped_note(stage: str, reasons: Sequence[str], count: int, consequence: str) -> list[Note]:
+    """Return a note about images that could not be read; none where all could.
+
+    Args:
+        stage: the stage that read them.
+        reasons: the name of each image and why it could not be read.
+        count: how many images there are in all.
+        consequence: what the stage did without them.
+    """
+    if not reasons:
+        return []
+    shown = "".join(f"\n    {reason}" for reason in reasons[:3])
+    more = f"\n    ... and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+    text = f"{stage}: {len(reasons)} of {count} images could not be read and {consequence}; repair "
+    return [Note(f"{text}or remove them{shown}{more}", reasons)]
