@@ -183,11 +183,11 @@ def test_what_is_left_out_is_named(root, paint):
     assert data.classes == ("tench", "English springer")
     assert len(data.ids("all")) == 30
     assert data.notes() == [
+        "1 image ('train/loose.png'): in no class folder, left out; "
+        "move each into the folder of its class",
         "train/n01/loop: a link back to a folder above it, not followed",
-        "train/n03: a class folder with no image, left out",
-        "train/n04: a link to nothing, left out",
-        "train/n05: a link to nothing, left out",
-        "train: 1 image ('loose.png') in no class folder, left out",
+        "1 class folder ('train/n03'): no image in it, left out",
+        "2 links ('train/n04', 'train/n05'): a link to nothing, left out",
     ]
 
 

@@ -38,7 +38,8 @@ def test_folder(photos, path):
         assert list(data.ids(split)) == []
         assert data.labels(split).shape == (0,)
     assert data.truth("val") == {}
-    assert data.truth_notes() == data.notes() == []
+    assert data.truth_notes() == []
+    assert data.notes() == ["1 other file beside the images, not read: 1 .txt"]
     assert data.truth_fingerprint("val") == "none"
     names = data.coco_names("val")
     assert list(names.image_ids) == [1, 2, 3, 4, 5]
@@ -95,7 +96,9 @@ def test_odd_names_named_directly(photos, paint, name):
 
 def test_nothing_found(photos):
     for paths in ("none.jpg", "photos/*.gif", ["none", "nor this"], [], "none/**"):
-        with pytest.raises(UserError, match=r"data\.paths: no image in .*expected") as caught:
+        with pytest.raises(
+            UserError, match=r"images= \(data\.paths=\): no image in .*expected"
+        ) as caught:
             ids(paths)
         for path in [paths] if isinstance(paths, str) else paths:
             assert repr(path) in str(caught.value)
