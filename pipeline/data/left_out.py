@@ -60,7 +60,7 @@ HIDDEN_FILE = Reason(
     "hidden file", "left out", "rename those that are photographs, without the leading dot"
 )
 SYSTEM_FILE = Reason("system file", "left out")
-BACKUP = Reason("backup copy", "left out, as the file itself lies beside it")
+BACKUP = Reason("backup file", "left out, as the file itself lies beside it")
 BY_CONTENT = Reason("image", "read, as the content is an image although the ending is of none")
 REPEATED = Reason("link", "another path of a file that is used already: counted once")
 NAMED_AGAIN = Reason("path", "named more than once: counted once")

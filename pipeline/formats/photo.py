@@ -178,7 +178,7 @@ def _open(path: Path | str) -> Image.Image:
 
 def _describe_type(file_type: signature.FileType) -> str:
     remedy = f"; {file_type.remedy}" if file_type.remedy else ""
-    return f"not an image that is read: {file_type.name}, by its content{remedy}"
+    return f"not an image that is read: {file_type.name}{remedy}"
 
 
 def _open_heic(path: Path | str) -> Image.Image:
