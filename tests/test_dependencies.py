@@ -83,7 +83,9 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 def test_what_the_package_imports_is_declared() -> None:
     at_run_time = {module for module, needed in imported("pipeline").items() if needed}
     required = {module_of(name) for name in declared(PROJECT["dependencies"])}
-    optional = {module_of(name) for key in ("timm", "wandb") for name in declared(EXTRAS[key])}
+    optional = {
+        module_of(name) for key in ("timm", "wandb", "heif") for name in declared(EXTRAS[key])
+    }
     assert at_run_time <= required | optional
     assert required <= at_run_time
 

@@ -410,17 +410,17 @@ def write_odd(folder: Path) -> int:
 @pytest.fixture
 def vanishing(monkeypatch: pytest.MonkeyPatch) -> None:
     """`vanished.png` is there when files are listed, and gone when they are read."""
-    from pipeline.data import listing
+    from pipeline.data import image_search
 
-    search = listing.search
+    search = image_search.search
 
-    def then_gone(folder: str, prefix: str = "") -> listing.Search:
-        found = search(folder, prefix)
+    def then_gone(folder: str, *arguments: Any) -> image_search.Search:
+        found = search(folder, *arguments)
         for path in Path(os.fspath(folder)).rglob("vanished.png"):
             path.unlink()
         return found
 
-    monkeypatch.setattr(listing, "search", then_gone)
+    monkeypatch.setattr(image_search, "search", then_gone)
 
 
 def check_results(run: Path, good: int) -> COCO:

@@ -21,13 +21,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import listing
+from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.class_folders import list_by_class
+from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.system_files import describe_system_folder
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some, printable
+from pipeline.ops.text import list_some
 from pipeline.types import CocoIds, GroundTruth, Split
 
 SCORED = ("val", "valid", "validation", "test")  # names of the folder that is scored
@@ -68,6 +71,7 @@ class Folder(OnDisk):
                 f"data.root={self.root}: {what}; expected one with "
                 "train/<class>/ and val/<class>/, or <class>/ folders of images"
             )
+        image_search.refuse_results(f"data.root={self.root}", self.root)
         if self.calibration is not None:
             self._check_calibration(self.calibration)
 
@@ -138,18 +142,21 @@ class Folder(OnDisk):
 
     @cached_property
     def _contents(self) -> Contents:
-        root, notes = Path(self.root), list[str]()
+        root, left_out = Path(self.root), LeftOut()
         parts = {
-            part: _list_by_class(root / name, name, notes)
+            part: list_by_class(root / name, name, left_out)
             for part, name in _split_folders(root, self.calibration).items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
+        image_search.count_shared(_all_files(parts, "train"), _all_files(parts, "val"), left_out)
+        notes = list[str]()
         if self.calibration is not None:
-            calibration = _list_by_class(root / self.calibration, self.calibration, notes)
+            calibration = list_by_class(root / self.calibration, self.calibration, left_out)
             parts["calibration"] = calibration
             if unknown := sorted(set(calibration) - set(folders)):
                 what = list_some(unknown, "class folder")
                 notes.append(f"{self.calibration}: {what} that train and val do not have, left out")
+        notes = [*left_out.notes(), *notes]
         if not folders:
             raise UserError(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "
@@ -289,6 +296,10 @@ class Contents:
     has_val_folder: bool
 
 
+def _all_files(parts: Parts, part: str) -> list[File]:
+    return [file for files in parts.get(part, {}).values() for file in files]
+
+
 def _find_annotations(root: Path, split: str) -> Path | None:
     """Return the COCO file of a split that no option names; None where there is none."""
     name = f"instances_{split}.json"
@@ -339,37 +350,13 @@ def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
 
 def _holds_folders(folder: Path) -> bool:
     with suppress(OSError), os.scandir(folder) as scan:
-        return any(os.path.isdir(entry.path) and entry.name[0] != "." for entry in scan)
+        return any(
+            os.path.isdir(entry.path)
+            and entry.name[0] != "."
+            and not describe_system_folder(entry.name)
+            for entry in scan
+        )
     return False
-
-
-def _list_by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[File]]:
-    """Return the image files in each class folder. Add to the notes what is left out."""
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
-    files, loose = {}, []
-    for entry in entries:
-        name = printable(entry.name)
-        path = f"{prefix}/{name}" if prefix else name
-        if name.startswith("."):
-            continue
-        if os.path.isdir(entry.path):
-            contents = listing.search(entry.path, path)
-            notes += contents.notes
-            if contents.files:
-                files[name] = contents.files
-            elif not contents.notes:
-                notes.append(f"{path}: a class folder with no image, left out")
-        elif entry.is_symlink() and not os.path.exists(entry.path):
-            notes.append(f"{path}: a link to nothing, left out")
-        elif listing.is_image_name(entry.name):
-            loose.append(name)
-    if loose:
-        notes.append(f"{prefix or '.'}: {list_some(loose, 'image')} in no class folder, left out")
-    return files
 
 
 def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:

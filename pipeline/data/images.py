@@ -1,12 +1,12 @@
 """Images without any label, for `predict`: a file, a folder, a glob, or a list of these.
 
-    data.paths=photos/                   a folder, with all below it
-    data.paths="photos/*.jpg"            a glob; ** goes through folders
-    data.paths=[a.jpg,b.png,photos/]     a list
-    data.paths=list.txt                  a text file of paths, one a line
+    images=photos/                   a folder, with all below it
+    images="photos/*.jpg"            a glob; ** goes through folders
+    images=[a.jpg,b.png,photos/]     a list
+    images=list.txt                  a text file of paths, a line each
 
-A file that is named directly is tried whatever its suffix; in folders and globs only files with
-the suffix of an image format are.
+`images=` is short for `data.paths=`. In folders and globs, files are used whose suffix or content
+is that of an image. A file that is named directly is tried unless its content is of another type.
 """
 
 from __future__ import annotations
@@ -18,12 +18,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import listing
+from pipeline.data import image_search, listing
+from pipeline.data.left_out import (
+    BACKUP,
+    LINK_TO_NOTHING,
+    NAMED_AGAIN,
+    NOT_A_FILE,
+    RESULTS,
+    RESULTS_FILE,
+    SYSTEM_FILE,
+    LeftOut,
+    Reason,
+)
 from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.path_list import find_path, is_comment, read_path_list
+from pipeline.data.system_files import describe_system_folder, is_system_file, original_of_backup
 from pipeline.errors import UserError
-from pipeline.formats.files import read_lines
+from pipeline.formats import signature
 from pipeline.ops.text import printable
 from pipeline.types import CocoIds, GroundTruth, Split
+
+OPTION = "images= (data.paths=)"  # two names of the option; the class cannot know which was used
 
 
 @dataclass(frozen=True)
@@ -54,24 +69,27 @@ class Images(OnDisk):
         """All images in `val`, each once, in the order in which the paths name them.
 
         Raises:
-            UserError: the paths hold no image.
+            UserError: the paths hold no image, or a path is in a folder with results.
         """
-        notes: list[str] = []
+        left_out = LeftOut()
         paths = [self.paths] if isinstance(self.paths, str) else list(self.paths)
-        sources = [source for path in paths for source in _resolve(path, notes)]
-        # A file that several paths name is listed once.
-        stamps = {file.path: file.stamp for source in sources for file in source.files}
-        if not stamps:
+        for path in paths:
+            if left_out.is_in_results(os.path.expanduser(path)):
+                image_search.refuse_results(f"{OPTION}: {path!r}", os.path.expanduser(path))
+        sources = [source for path in paths for source in _resolve(path, left_out)]
+        files = _list_once(sources, left_out)
+        notes = left_out.notes()
+        if not files:
             looked = ", ".join(map(repr, paths)) or "an empty list"
             why = "".join(f"\n  {note}" for note in notes[:10])
             raise UserError(
-                f"data.paths: no image in {looked} (seen from {os.getcwd()}); expected an image "
+                f"{OPTION}: no image in {looked} (seen from {os.getcwd()}); expected an image "
                 f"file, a folder, a glob, a .txt file of paths, or a list of these{why}"
             )
         # Ids are paths below the folder that all have in common, so files of equal names differ.
         common = os.path.commonpath([source.folder for source in sources if source.files])
         start = len(common.rstrip("/")) + 1
-        files = [File(printable(path[start:]), path, stamp) for path, stamp in stamps.items()]
+        files = [File(printable(file.path[start:]), file.path, file.stamp) for file in files]
         empty = Listing([], [], ())
         return Splits(empty, empty, Listing(files, [-1] * len(files), ()), notes)
 
@@ -106,48 +124,159 @@ class Source:
     files: Sequence[File]
 
 
-def _resolve(path: str, notes: list[str], within_list: bool = False) -> Iterator[Source]:
-    """Yield the image files that a path stands for. Add what cannot be used to the notes."""
+def _list_once(sources: Sequence[Source], left_out: LeftOut) -> list[File]:
+    """Return the files of all sources, each once, whichever paths and links name it."""
+    by_path: dict[str, File] = {}
+    for file in (file for source in sources for file in source.files):
+        if file.path in by_path:
+            left_out.add(NAMED_AGAIN, file.id)
+        by_path.setdefault(file.path, file)
+    files = list(by_path.values())
+    return image_search.drop_repeated({"": files}, left_out, len(sources) > 1)[""]
+
+
+def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterator[Source]:
+    """Yield the image files that a path stands for. Count what cannot be used."""
     path = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(path):
-        contents = listing.search(path, printable(path))
-        notes += contents.notes
-        yield Source(path, contents.files)
+        if left_out.is_in_results(path):
+            left_out.add_unsearched(RESULTS, printable(path))
+            return
+        yield Source(path, image_search.search(path, printable(path), left_out).files)
     elif os.path.isfile(path):
         # A list within a list is not read as a list: it might name itself.
         if path.lower().endswith(".txt") and not within_list:
-            for _, line in read_lines(Path(path), errors="surrogateescape"):
-                beside = os.path.join(os.path.dirname(path), line)
-                yield from _resolve(beside if os.path.lexists(beside) else line, notes, True)
+            yield from _read_list(path, left_out)
         else:
-            yield Source(os.path.dirname(path), list(_list_file(path, notes)))
+            yield Source(os.path.dirname(path), list(_list_named(path, left_out)))
     elif glob.has_magic(path) and not os.path.lexists(path):
-        yield from _expand_pattern(path, notes)
+        yield from _expand_pattern(path, left_out)
     elif os.path.lexists(path):
         what = "a link to nothing" if os.path.islink(path) else "neither a file nor a folder"
-        notes.append(f"{printable(path)}: {what}")
+        left_out.add(Reason("file", what), printable(path))
     else:
-        notes.append(f"{printable(path)}: no such file or folder")
+        left_out.add(Reason("file", "no such file or folder"), printable(path))
 
 
-def _expand_pattern(pattern: str, notes: list[str]) -> Iterator[Source]:
+def _read_list(path: str, left_out: LeftOut) -> Iterator[Source]:
+    """Yield the image files that the lines of a text file stand for."""
+    missing = Reason(
+        "line", f"of {printable(path)}, no such file or folder",
+        f"expected a path a line, relative to the list or to {os.getcwd()}",
+    )  # fmt: skip
+    for texts in read_path_list(Path(path)):
+        place = find_path(texts, os.path.dirname(path))
+        if place is not None:
+            yield from _resolve(place, left_out, within_list=True)
+        elif not is_comment(texts[0]):
+            left_out.add(missing, printable(texts[0]))
+
+
+def _expand_pattern(pattern: str, left_out: LeftOut) -> Iterator[Source]:
     """Yield the image files that a glob stands for, below the last folder that is no pattern."""
-    fixed = pattern
-    while glob.has_magic(fixed):
-        fixed = os.path.dirname(fixed)
-    for match in sorted(glob.glob(pattern, recursive=True)):
-        if os.path.isdir(match):
+    fixed, pattern = _split_pattern(pattern)
+    matches = sorted(glob.glob(pattern, root_dir=fixed, recursive=True))
+    if not matches and "[" in pattern:  # brackets of a name, as in "IMG [1]*.jpg"
+        matches = sorted(glob.glob(pattern.replace("[", "[[]"), root_dir=fixed, recursive=True))
+    if not matches:
+        why = "a glob that matches nothing"
+        left_out.add(Reason("file", why), printable(os.path.join(fixed, pattern)))
+    skipped: set[str] = set()
+    for match in (name for name in matches if name):
+        path = os.path.join(fixed, match)
+        if _is_in_skipped_folder(fixed, match, skipped, left_out):
+            continue
+        if os.path.isdir(path):
             # A `**` at the end also matches all that is in the folders.
             if not pattern.endswith("**"):
-                sources = _resolve(match, notes)
+                sources = list(_resolve(path, left_out))
                 yield Source(fixed, [file for source in sources for file in source.files])
-        elif listing.is_image_name(os.path.basename(match)):
-            yield Source(fixed, list(_list_file(match, notes)))
+        elif _is_image(path, left_out):
+            yield Source(fixed, list(_list_file(path, left_out)))
 
 
-def _list_file(path: str, notes: list[str]) -> Iterator[File]:
-    """Yield the file, or add to the notes why it cannot be read."""
+def _split_pattern(pattern: str) -> tuple[str, str]:
+    """Split a glob into the folder that exists as it is written, and the pattern below it."""
+    parts = pattern.split("/")
+    for end in range(len(parts) - 1, 0, -1):
+        folder = "/".join(parts[:end]) or "/"
+        if os.path.isdir(folder):
+            return folder, "/".join(parts[end:])
+    return "/", pattern.lstrip("/")
+
+
+def _is_in_skipped_folder(fixed: str, match: str, skipped: set[str], left_out: LeftOut) -> bool:
+    """Return whether a match is in, or is, a folder that is not searched. Count the folder once.
+
+    Args:
+        fixed: The folder that the glob is in.
+        match: The path below it.
+        skipped: The folders that are counted already; a new one is added.
+        left_out: Where they are counted.
+    """
+    folder, parent = fixed, os.path.basename(fixed)
+    parts = match.rstrip("/").split("/")
+    for number, part in enumerate(parts):
+        folder = os.path.join(folder, part)
+        if number == len(parts) - 1 and not os.path.isdir(folder):
+            return False
+        content = describe_system_folder(part, parent)
+        is_results = not content and left_out.is_in_results(folder)
+        if content or is_results:
+            if folder not in skipped:
+                skipped.add(folder)
+                if content:
+                    left_out.add_system_folder(printable(folder), content)
+                else:
+                    left_out.add_unsearched(RESULTS, printable(folder))
+            return True
+        parent = part
+    return False
+
+
+def _is_image(path: str, left_out: LeftOut) -> bool:
+    """Return whether a file that a glob matches is an image that is used. Count it if not."""
+    name = printable(path)
+    if is_system_file(os.path.basename(path)):
+        left_out.add(SYSTEM_FILE, name)
+    elif os.path.islink(path) and left_out.is_in_results(path):
+        left_out.add(RESULTS_FILE, name)
+    elif image_search.is_image_name(os.path.basename(path)):
+        return True
+    elif not os.path.isfile(path):
+        left_out.add(LINK_TO_NOTHING if os.path.islink(path) else NOT_A_FILE, name)
+    elif os.path.lexists(original_of_backup(path)):
+        left_out.add(BACKUP, name)
+    else:
+        try:
+            return image_search.is_image_content(path, name, left_out)
+        except OSError as error:
+            left_out.add_error(name, error)
+    return False
+
+
+def _list_named(path: str, left_out: LeftOut) -> Iterator[File]:
+    """Yield a file that is named directly, which is tried unless it is of a type that is not read.
+
+    A file of an unknown type is tried, too.
+    """
+    if left_out.is_in_results(path):
+        left_out.add(RESULTS_FILE, printable(path))
+        return
+    if not image_search.is_image_name(os.path.basename(path)):
+        try:
+            file_type = signature.identify(path)
+        except OSError:
+            file_type = None  # what is wrong is said where it is listed or read
+        if file_type is not None and file_type.remedy and not file_type.is_readable:
+            left_out.add_type(printable(path), file_type)
+            return
+    yield from _list_file(path, left_out)
+
+
+def _list_file(path: str, left_out: LeftOut) -> Iterator[File]:
+    """Yield the file, or count why it cannot be read."""
     try:
         yield File.from_path(printable(path), path)
     except OSError as error:
-        notes.append(f"{printable(path)}: cannot be looked at ({error.strerror})")
+        left_out.add_error(printable(path), error)

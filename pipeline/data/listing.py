@@ -8,14 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.formats import photo
-from pipeline.ops.text import printable
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ ENDINGS = """
     qoi ras rgb rgba sgi tga tif tiff vda vst webp xbm xpm
 """
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
-MAX_FOLDER_DEPTH = 200  # more is a mistake in the folders, and would exceed Python's recursion
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,81 +165,6 @@ class OnDisk(ABC):
     def notes(self) -> list[str]:
         """Return what was unusual about the files and folders, a line each."""
         return list(self.splits.notes)
-
-
-# -- search for files
-
-
-@dataclass
-class Search:
-    """Image files below a folder, and notes on what was left out, a line each."""
-
-    files: list[File] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file name is not hidden and has a suffix of an image format."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def search(folder: Path | str, prefix: str = "") -> Search:
-    """List the image files below a folder, at any depth, in the order of their names.
-
-    Links are followed, except those back to a folder above them.
-
-    Args:
-        folder: Where to search.
-        prefix: What ids begin with, without a slash at its end; empty: nothing.
-    """
-    result = Search()
-    _walk(os.fspath(folder), prefix, result, _folders_above(folder))
-    return result
-
-
-def _folders_above(folder: Path | str) -> frozenset[tuple[int, int]]:
-    """Return device and inode of all folders above.
-
-    A link back to any of these would list the whole data set again, under a wrong class.
-    """
-    above = {*Path(os.path.abspath(folder)).parents, *Path(os.path.realpath(folder)).parents}
-    return frozenset((stat.st_dev, stat.st_ino) for stat in map(os.stat, above))
-
-
-def _walk(folder: str, prefix: str, result: Search, above: frozenset[tuple[int, int]]) -> None:
-    """Add the image files below a folder to the result; `above`: device and inode of parents."""
-    name = prefix or "."
-    try:
-        stat = os.stat(folder)
-        inode = (stat.st_dev, stat.st_ino)
-        if inode in above:
-            result.notes.append(f"{name}: a link back to a folder above it, not followed")
-            return
-        if len(above) > MAX_FOLDER_DEPTH:
-            result.notes.append(
-                f"{name}: more than {MAX_FOLDER_DEPTH} folders deep, not looked into"
-            )
-            return
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        result.notes.append(f"{name}: the folder cannot be read ({error.strerror})")
-        return
-    for entry in entries:
-        name = f"{prefix}/{printable(entry.name)}" if prefix else printable(entry.name)
-        try:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    _walk(entry.path, name, result, above | {inode})
-            elif is_image_name(entry.name):
-                if entry.is_file():
-                    stat = entry.stat()
-                    result.files.append(File(name, entry.path, (stat.st_size, stat.st_mtime_ns)))
-                else:
-                    what = "a link to nothing" if entry.is_symlink() else "not a file"
-                    result.notes.append(f"{name}: {what}, left out")
-        except OSError as error:
-            result.notes.append(f"{name}: cannot be looked at ({error.strerror}), left out")
 
 
 # -- splits by hash

@@ -73,6 +73,9 @@ def _check_override(argument: str) -> str:
             raise UserError(
                 f"{argument!r}: expected key=value, as in segmenter.threshold=0.3"
             ) from None
+        if _names_path(value):
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            return _check_override(f"{text}='{escaped}'")
         raise UserError(
             f"{key}: Hydra's grammar cannot read the value {value!r} ({first_line(error)}).\n"
             f"Text with = , : brackets, braces, quotes or spaces is quoted twice, "
@@ -90,6 +93,17 @@ def _check_override(argument: str) -> str:
         return argument if text.startswith("+") else f"++{argument}"
     check_key(key)
     return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
+
+
+def _names_path(value: str) -> bool:
+    """Return whether a value is a path, or a glob in a folder, that exists as it is written.
+
+    Names of folders and photographs have brackets, parentheses and quotes, which Hydra's grammar
+    keeps for lists and calls.
+    """
+    path = Path(os.path.expanduser(value))
+    parents = [folder for folder in path.parents if folder.name]
+    return os.path.lexists(path) or any(folder.is_dir() for folder in parents)
 
 
 def _check_group(group: str, text: str, parsed: Any) -> None:

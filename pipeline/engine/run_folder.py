@@ -29,6 +29,7 @@ from pipeline.engine.completion import CONFIG_FILE
 from pipeline.engine.run import Run
 from pipeline.engine.stage import find_stage, list_stages
 from pipeline.errors import UserError
+from pipeline.formats import results_folder
 from pipeline.formats.files import read_json, write_json, write_text
 from pipeline.results.notes import NOTES_FILE, note_record, unique_notes
 
@@ -72,6 +73,7 @@ class RunFolder:
                 break
             except FileExistsError:  # of another run that began in the same second
                 continue
+        results_folder.mark(path)
         folder = cls(run, path)
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
             folder.publish("train", run.method, run.checkpoint)
@@ -146,6 +148,7 @@ class RunFolder:
             if name in self.run.config["stages"]:
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
+        results_folder.mark(self.path)  # the folders of further methods, too
         self._link_latest()
         if self.notes:
             count = f"{len(self.notes)} note{'s' * (len(self.notes) > 1)}"
@@ -174,7 +177,8 @@ class RunFolder:
         """Delete the folder if it holds no result: the run was refused before it computed any."""
         files = {path.name for path in self.path.iterdir()}
         stages = {path.name.partition("-")[0] for path in self.path.glob("stages/*")}
-        if files <= {CONFIG_FILE, NOTES_FILE, "stages"} and stages <= {"train", "calibrate"}:
+        made = {CONFIG_FILE, NOTES_FILE, "stages", results_folder.MARKER}
+        if files <= made and stages <= {"train", "calibrate"}:
             shutil.rmtree(self.path)
 
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.engine import ranks
 from pipeline.engine.sources import PACKAGE
+from pipeline.formats import results_folder
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of
 
@@ -130,11 +131,13 @@ def _create_unless_done(
         path.unlink(missing_ok=True)
     (folder / DONE).unlink(missing_ok=True)
     write_json(folder / "cache_key.json", key, indent=1)
+    results_folder.mark(folder)
     remove_temporary_files(folder)
     ranks.broadcast_flag(True)
     started = time.time()
     with nullcontext() if distributed else ranks.single_process():
         create(folder)
+    results_folder.mark(folder)  # the folders in it, too, so that a copy of them is known as well
     seconds = round(time.time() - started, 3)
     done = {**provenance(), "seconds": seconds, "files": _file_sizes(folder)}
     write_json(folder / DONE, done, indent=1)

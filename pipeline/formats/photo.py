@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, _imaging
 
 from pipeline.errors import SkippedImage
+from pipeline.formats import signature
 from pipeline.ops.text import printable
 from pipeline.types import Size
 
@@ -135,22 +136,59 @@ def _open_image(path: Path | str, name: str | None) -> Iterator[Image.Image]:
         raise SkippedImage(f"{name}: no such file (any more)") from None
     except Image.DecompressionBombError:
         raise SkippedImage(f"{name}: claims more than {2 * MAX_PIXELS:,} pixels: refused") from None
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as error:
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
-        what = "an empty file" if empty else "not an image in any format that Pillow reads"
-        raise SkippedImage(f"{name}: {what}") from None
+        raise SkippedImage(f"{name}: {'an empty file' if empty else error}") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error ...
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {reason})") from error
 
 
 def _open(path: Path | str) -> Image.Image:
-    """Open an image in a common format, or else in any: importing all of Pillow's is slow."""
+    """Open an image in a common format, or else in any: importing all of Pillow's is slow.
+
+    Raises:
+        UnidentifiedImageError: It is no image that is read. The first argument says what it is, if
+            that is known.
+    """
     try:
-        return Image.open(path, formats=COMMON)
+        image = Image.open(path, formats=COMMON)
     except UnidentifiedImageError:
+        file_type = signature.identify(path)
+        if file_type == signature.HEIC and file_type.is_readable:
+            return _open_heic(path)
         Image.init()
-        return Image.open(path, formats=[name for name in Image.OPEN if name not in NOT_READ])
+        formats = [name for name in Image.OPEN if name not in NOT_READ]
+        try:
+            return Image.open(path, formats=formats)
+        except UnidentifiedImageError:
+            if file_type is None or file_type.is_image:
+                raise UnidentifiedImageError(
+                    "not an image in any format that Pillow reads"
+                ) from None
+            raise UnidentifiedImageError(_describe_type(file_type)) from None
+    if image.format == "TIFF":
+        file_type = signature.identify(path)
+        if file_type is not None and file_type.remedy:
+            # Pillow would read the small preview of a camera raw.
+            image.close()
+            raise UnidentifiedImageError(_describe_type(file_type))
+    return image
+
+
+def _describe_type(file_type: signature.FileType) -> str:
+    remedy = f"; {file_type.remedy}" if file_type.remedy else ""
+    return f"not an image that is read: {file_type.name}{remedy}"
+
+
+def _open_heic(path: Path | str) -> Image.Image:
+    """Open a HEIC image with pillow-heif. Registered with Pillow it would slow all others down."""
+    from pillow_heif import HeifImageFile
+
+    try:
+        return cast(Image.Image, HeifImageFile(os.fspath(path)))
+    except SyntaxError as error:
+        raise UnidentifiedImageError(f"a damaged HEIC image ({error})") from None
 
 
 def _is_jpeg(image: Image.Image) -> bool:

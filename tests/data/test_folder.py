@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.data.folder import Folder
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
+from pipeline.formats.results_folder import mark
 
 
 @pytest.fixture
@@ -183,11 +184,11 @@ def test_what_is_left_out_is_named(root, paint):
     assert data.classes == ("tench", "English springer")
     assert len(data.ids("all")) == 30
     assert data.notes() == [
+        "1 image ('train/loose.png'): in no class folder, left out; "
+        "move each into the folder of its class",
         "train/n01/loop: a link back to a folder above it, not followed",
-        "train/n03: a class folder with no image, left out",
-        "train/n04: a link to nothing, left out",
-        "train/n05: a link to nothing, left out",
-        "train: 1 image ('loose.png') in no class folder, left out",
+        "1 class folder ('train/n03'): no image in it, left out",
+        "2 links ('train/n04', 'train/n05'): a link to nothing, left out",
     ]
 
 
@@ -513,3 +514,47 @@ def test_boxes_of_objects_whatever_they_are(root):
     truth = next(image for image in data.truth("val").values() if len(image.boxes))
     assert truth.of_label().tolist() == [[1, 2, 4, 6]]
     assert "taken as those of each image's own class" in " ".join(data.truth_notes())
+
+
+# -- what is no photograph of a class
+
+
+def test_own_results_are_no_class(root, paint):
+    shutil.move(root / "train/n01", root / "n01")
+    shutil.move(root / "train/n02", root / "n02")
+    shutil.rmtree(root / "train")
+    shutil.rmtree(root / "val")
+    before = Folder(str(root)).fingerprint("all")
+    paint(root / "outputs/draw/12/pictures/a.png")
+    mark(root / "outputs/draw/12")
+    data = Folder(str(root))
+    assert data.classes == ("tench", "English springer")
+    assert data.fingerprint("all") == before
+    assert "1 results folder ('outputs/draw/12'): written by label2box" in " ".join(data.notes())
+    with pytest.raises(UserError, match=r"data\.root=.*holds results that label2box wrote"):
+        Folder(str(root / "outputs/draw/12"))
+
+
+def test_system_folders_and_other_files_are_counted_in_a_line_for_all_classes(root, paint):
+    for split in ("train", "val"):
+        paint(root / f"{split}/@eaDir/n01/thumb.jpg")
+        for name in ("n01", "n02"):
+            paint(root / f"{split}/{name}/@eaDir/train0.png/thumb.jpg")
+            (root / f"{split}/{name}/a.xml").touch()
+    data = Folder(str(root))
+    assert len(data.ids("all")) == 30
+    assert data.classes == ("tench", "English springer")
+    assert data.notes() == [
+        "6 system folders ('train/@eaDir', 'train/n01/@eaDir', 'train/n02/@eaDir', ...): "
+        "thumbnails and metadata, not searched",
+        "4 other files beside the images, not read: 4 .xml",
+    ]
+
+
+def test_a_val_folder_that_is_a_link_to_train(root):
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to("train")
+    data = Folder(str(root))
+    assert len(data.ids("val")) == 24
+    assert "24 images" in data.notes()[0]
+    assert "trained on and scored" in data.notes()[0]

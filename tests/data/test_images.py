@@ -9,6 +9,8 @@ import pytest
 
 from pipeline.data.images import Images
 from pipeline.errors import UserError
+from pipeline.formats import signature
+from pipeline.formats.results_folder import mark
 
 
 @pytest.fixture
@@ -38,7 +40,8 @@ def test_folder(photos, path):
         assert list(data.ids(split)) == []
         assert data.labels(split).shape == (0,)
     assert data.truth("val") == {}
-    assert data.truth_notes() == data.notes() == []
+    assert data.truth_notes() == []
+    assert data.notes() == ["1 other file beside the images, not read: 1 .txt"]
     assert data.truth_fingerprint("val") == "none"
     names = data.coco_names("val")
     assert list(names.image_ids) == [1, 2, 3, 4, 5]
@@ -95,7 +98,9 @@ def test_odd_names_named_directly(photos, paint, name):
 
 def test_nothing_found(photos):
     for paths in ("none.jpg", "photos/*.gif", ["none", "nor this"], [], "none/**"):
-        with pytest.raises(UserError, match=r"data\.paths: no image in .*expected") as caught:
+        with pytest.raises(
+            UserError, match=r"images= \(data\.paths=\): no image in .*expected"
+        ) as caught:
             ids(paths)
         for path in [paths] if isinstance(paths, str) else paths:
             assert repr(path) in str(caught.value)
@@ -129,3 +134,91 @@ def test_fingerprint(photos, paint, tmp_path):
     (tmp_path / "moved").rename(photos)
     paint(photos / "new.jpg")
     assert Images("photos").fingerprint("val") != first
+
+
+# -- spellings
+
+
+def test_brackets_in_the_names_of_folders_and_files(photos, paint):
+    for name in ("album [2024]/a.jpg", "album [2024]/b [1].jpg", "album [2024]/b [2].jpg"):
+        paint(photos / name)
+    assert len(ids("photos/album [2024]/*.jpg")) == 3
+    assert len(ids("photos/album [2024]/b [[]*.jpg")) == 2
+    assert len(ids("photos/album [2024]/b [*.jpg")) == 2
+    assert len(ids("photos/album [2024]/b [1].*")) == 1
+    assert len(ids("photos/* [2024]/*.jpg")) == 3
+    assert ids("photos/album [2024]/[a].jpg") == ["a.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32",
+                                      "latin-1", "cp1252", "cp850", "mac_roman"])  # fmt: skip
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_of_a_list(photos, paint, encoding, end):
+    paint(photos / "grün é.jpg")
+    text = end.join(["# the list", "a.png", "grün é.jpg", ""])
+    (photos / "list.txt").write_bytes(text.encode(encoding))
+    data = Images(str(photos / "list.txt"))
+    assert list(data.ids("val")) == ["a.png", "grün é.jpg"]
+    assert data.notes() == []
+
+
+def test_spellings_in_a_list(photos, paint):
+    for name in ("a b.jpg", "#1.jpg", "deep/er/c.jpg", "nfc é.jpg"):
+        paint(photos / name)
+    lines = ['"a b.jpg"', "#1.jpg", r"deep\er\c.jpg", "b.jpg 3", "x/1.jpg\tcat", "y/1.jpg,cat",
+             r"C:\Users\me\photos\y\z\2.jpg", "nfc e\u0301.jpg", "file://a.png",
+             "gone.jpg", "#2.jpg"]  # fmt: skip
+    (photos / "list.txt").write_text("\n".join(lines))
+    data = Images(str(photos / "list.txt"))
+    assert list(data.ids("val")) == ["a b.jpg", "#1.jpg", "deep/er/c.jpg", "b.jpg", "x/1.jpg",
+        "y/1.jpg", "y/z/2.jpg", "nfc é.jpg", "a.png"]  # fmt: skip
+    (note,) = data.notes()
+    assert note.startswith("2 lines ('gone.jpg', '#2.jpg'): of ")
+    assert "no such file or folder; expected a path a line" in note
+
+
+# -- what is left out
+
+
+def test_results_are_refused_and_left_out(photos, paint):
+    paint(photos / "out/draw/1/pictures/a.jpg")
+    mark(photos / "out/draw/1")
+    (photos / "out/latest").symlink_to("draw/1")
+    for named in ("photos/out/draw/1", "photos/out/latest/pictures", "photos/out/latest/*/*.jpg",
+                  ["photos/x", "photos/out/draw/1/pictures/a.jpg"]):  # fmt: skip
+        with pytest.raises(UserError, match="holds results that label2box wrote"):
+            ids(named)
+    for named in ("photos", "photos/**", "photos/**/*.*g", "photos/*"):
+        data = Images(named)
+        assert list(data.ids("val")) == ALL
+        assert "results folder" in " ".join(data.notes())
+
+
+def test_a_glob_skips_system_folders(photos, paint):
+    paint(photos / "x/@eaDir/1.jpg/THUMB.jpg")
+    data = Images("photos/**/*.jpg")
+    assert list(data.ids("val")) == ALL[1:]
+    assert "x/@eaDir'): thumbnails and metadata, not searched" in " ".join(data.notes())
+
+
+def test_links_and_paths_that_name_a_file_again(photos):
+    (photos / "latest.jpg").symlink_to("b.jpg")
+    (photos / "again").symlink_to("x")
+    data = Images(["photos", "photos/a.png", "photos/again"])
+    assert list(data.ids("val")) == ALL
+    notes = " ".join(data.notes())
+    assert "again/1.jpg'): named more than once: counted once" in notes
+    assert "2 links (" in notes
+
+
+def test_types_that_are_not_read(photos, monkeypatch):
+    monkeypatch.setattr(signature, "find_spec", lambda name: None)
+    (photos / "p.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(50))
+    (photos / "p.mp4").write_bytes(b"\0\0\0\x14ftypisom\0\0\0\0mp41")
+    (photos / "p.jpg_large").write_bytes((photos / "b.jpg").read_bytes())
+    with pytest.raises(UserError, match=r"HEIC image .*label2box\[heif\]"):
+        ids("photos/p.heic")
+    for named in ("photos/p*", ["photos/p.heic", "photos/p.mp4", "photos/p.jpg_large"]):
+        data = Images(named)
+        assert list(data.ids("val")) == ["p.jpg_large"]
+        assert "1 MP4 video" in " ".join(data.notes())

@@ -13,6 +13,7 @@ from pipeline.engine import sources, store
 from pipeline.engine.sources import forget_sources, hash_sources
 from pipeline.formats.arrays import read_arrays, read_rows, write_arrays
 from pipeline.formats.files import atomic_write, read_json, write_json
+from pipeline.formats.results_folder import MARKER
 
 
 def test_a_result_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -155,3 +156,16 @@ def test_a_full_or_closed_disk_is_one_line(code: int) -> None:
     assert "\n" not in message
     assert "/some/file" in message
     assert disk_message(OSError(errno.ENOENT, "x")) is None
+
+
+def test_results_and_the_folders_in_them_are_marked(tmp_path: Path) -> None:
+    def draw(folder: Path) -> None:
+        (folder / "pictures").mkdir()
+        (folder / "pictures/a.png").touch()
+
+    folder, _ = store.Store(tmp_path).get_or_create("draw", {}, draw)
+    assert (folder / MARKER).is_file()
+    assert (folder / "pictures" / MARKER).is_file()
+    assert not (tmp_path / MARKER).exists()
+    assert not (tmp_path / "draw" / MARKER).exists()
+    assert set(read_json(folder / store.DONE)["files"]) == {"cache_key.json", "pictures/a.png"}

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, features
 
 from pipeline.errors import SkippedImage
-from pipeline.formats import photo
+from pipeline.formats import photo, signature
 from pipeline.ops.text import printable
 
 # pytest resets Python's warning filters: test_silence looks at them from outside.
@@ -290,7 +290,7 @@ def test_bombs_are_refused_unread(tmp_path, width, height):
 
 PEAK = """
 import sys
-from pipeline.formats import photo
+from pipeline.formats import photo, signature
 import numpy, PIL.JpegImagePlugin, PIL.PngImagePlugin
 def peak():  # ru_maxrss would start from the peak of the parent process
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -422,3 +422,46 @@ def test_real_photographs(shared):
             assert size == (reference.height, reference.width) == photo.read_size(path)
             expected = np.asarray(reference.convert("RGB").resize((224, 224), 2), int)
         assert np.abs(image - expected).mean() < 1
+
+
+# -- files of another type than their name says
+
+
+def test_what_a_file_is_instead_of_an_image(tmp_path, monkeypatch):
+    for content, what in (
+        (b"<!DOCTYPE html><html></html>", "HTML page"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0mp41", "MP4 video"),
+        (b"%PDF-1.7\n", "PDF document"), (b"version https://git-lfs.github.com/spec", "Git LFS"),
+        (b"404", "text file"),
+    ):  # fmt: skip
+        (tmp_path / "a.jpg").write_bytes(content)
+        refused(tmp_path / "a.jpg", what)
+    monkeypatch.setattr(signature, "find_spec", lambda name: None)
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500))
+    refused(tmp_path / "a.jpg", "HEIC image", "pip install 'label2box[heif]'")
+
+
+def test_a_camera_raw_is_not_read_as_its_preview(tmp_path):
+    Image.new("RGB", (16, 12)).save(tmp_path / "a.dng", "TIFF")
+    refused(tmp_path / "a.dng", "DNG camera raw", "raw converter")
+
+
+def test_an_image_of_any_ending(tmp_path):
+    Image.new("RGB", (16, 12), (200, 0, 0)).save(tmp_path / "a.jpg_large", "JPEG")
+    assert photo.read(tmp_path / "a.jpg_large")[1] == (12, 16)
+
+
+def test_heic(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:24] = (220, 30, 30)
+    exif = Image.Exif()
+    exif[photo.ORIENTATION] = 6
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", exif=exif.tobytes())
+    image, size = photo.read(tmp_path / "a.heic")
+    assert size == image.shape[:2] == (64, 48)  # upright
+    assert photo.read_size(tmp_path / "a.heic") == size
+    assert image[:, -12:, 0].mean() > 150 > image[:, :12, 0].mean()
+    assert photo.read(tmp_path / "a.heic", at=(8, 6))[0].shape == (8, 6, 3)
+    (tmp_path / "b.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:200])
+    refused(tmp_path / "b.heic", "a damaged HEIC image")

@@ -1,0 +1,72 @@
+"""The images of a folder that holds a folder for each class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.data import image_search
+from pipeline.data.left_out import EMPTY_CLASS, LOOSE, LeftOut
+from pipeline.data.listing import File
+from pipeline.errors import UserError
+from pipeline.ops.text import printable
+
+INSTANCES = re.compile(r"instances_.*\.json")  # COCO files, which are read by their names
+
+
+def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, list[File]]:
+    """Return the image files in each class folder.
+
+    Args:
+        folder: The folder with the class folders.
+        prefix: What ids begin with: its path below the root of the data set, or empty.
+        left_out: Where to count what is left out.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+    is_link, names = folder.is_symlink(), {entry.name for entry in entries}
+    files = {}
+    for entry in entries:
+        name = printable(entry.name)
+        path = f"{prefix}/{name}" if prefix else name
+        if os.path.isdir(entry.path):
+            if image_search.is_searched(entry, path, left_out):
+                through_link = is_link or entry.is_symlink()
+                if images := _search_class(entry.path, path, left_out, through_link):
+                    files[name] = images
+        elif prefix or entry.name not in _names_of_tables(names):
+            _count_loose(entry, path, names, left_out)
+    return image_search.drop_repeated(files, left_out)
+
+
+def _names_of_tables(names: Collection[str]) -> set[str]:
+    """Return which files of the root folder are read, though they are no images."""
+    return {name for name in names if name == "classes.txt" or INSTANCES.fullmatch(name)}
+
+
+def _search_class(path: str, name: str, left_out: LeftOut, is_link: bool) -> list[File]:
+    """Return the image files in a class folder; count it if it has none, unless that is said."""
+    before = left_out.unsearched
+    files = image_search.search(path, name, left_out, is_link).files
+    if not files and left_out.unsearched == before:
+        left_out.add(EMPTY_CLASS, name)
+    return files
+
+
+def _count_loose(
+    entry: os.DirEntry[str], name: str, names: Collection[str], left_out: LeftOut
+) -> None:
+    """Count a file that is in no class folder."""
+    try:
+        if image_search.is_image_file(entry, name, names, left_out):
+            left_out.add(LOOSE, name)
+    except OSError as error:
+        left_out.add_error(name, error)
