@@ -66,7 +66,11 @@ class Base:
     )
     stages: list[str] = field(default_factory=list)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-    precision: str = option("auto", "auto | float32 | bf16", choices=("auto", "float32", "bf16"))
+    precision: str = option(
+        "auto",
+        "auto | float32 | bf16; auto: bf16 on a GPU that multiplies it, else float32",
+        choices=("auto", "float32", "bf16"),
+    )
     seed: int = option(0, "of every random choice", low=0, high=2**32 - 1)
     outputs: str = option("outputs", "the folder that everything is written to")
 
