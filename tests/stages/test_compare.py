@@ -192,7 +192,7 @@ def test_what_cannot_be_compared_is_refused_at_start(
     (tmp_path / "empty").mkdir()
     error = refused("against=empty")
     assert "against=empty: it holds no stages/evaluate/rows.safetensors" in error
-    assert "against=outputs/latest" in error
+    assert "as in against=outputs/runs/" in error
     assert "against=empty: none of stages" in refused("against=empty", "stages=[train]")
     assert "nothing to compare" in refused("stages=[train,explain,localize,evaluate,compare]")
     assert not (tmp_path / "outputs").exists()

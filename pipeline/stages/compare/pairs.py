@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.latest import find_newest_run
 from pipeline.engine.metrics import list_numbers
 from pipeline.errors import UserError
 from pipeline.protocols import Metric
@@ -55,9 +56,10 @@ def find_rows(given: str) -> tuple[Path, str]:
     for path in (inside / FILE, folder / FILE):
         if path.is_file():
             return path, name
+    newest = find_newest_run(place, (f"stages/evaluate/{FILE}",))
+    remedy = "against=outputs/runs/NAME/TIME" if newest is None else f"against={newest}"
     raise UserError(
         f"against={given}: it holds no {inside.relative_to(folder)}/{FILE}, so it is no run that "
         "measured boxes, or one of an older version; expected the folder of a run with stage "
-        "evaluate, as in against=outputs/latest; +experiment=evaluate compares results files and "
-        "folders of maps"
+        f"evaluate, as in {remedy}; +experiment=evaluate compares results files and folders of maps"
     )
