@@ -59,6 +59,11 @@ class Base:
         None, "what those are scored against; null: it lies with the maps"
     )
     against: str | None = option(None, "a run to compare with; for evaluate: others' boxes or maps")
+    missing: str = option(
+        "not_found",
+        "not_found | skip: annotated images without a usable map",
+        choices=("not_found", "skip"),
+    )
     protocol: str = option(
         "default",
         "default | wsolevaluation: how maps are measured",

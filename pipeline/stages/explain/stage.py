@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint, terminal
 from pipeline.engine.stage import Stage
+from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
+from pipeline.results.computed import Computed
 from pipeline.results.maps import load_skipped
 from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
@@ -74,6 +76,7 @@ class Explain(Stage):
 
         shards.write_image_shards(images, run.compute, folder, "explain", work)
         if ranks.current_world().rank == 0:
+            Computed(run.precision, run.device.type, list_versions()).write(folder)
             _check_skipped(folder, len(images), "report" in run.config["stages"])
 
 
