@@ -169,11 +169,13 @@ def _run_hydra(show_only: bool) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from pipeline.engine.config import skeleton
+    from pipeline.engine.latest import read_latest_links, resolve_latest_links
     from pipeline.engine.overrides import explain_hydra_error
 
     ConfigStore.instance().store(name="skeleton", node=skeleton())
     failed: list[Exception] = []
     done: list[tuple[list[str], RunFolder]] = []
+    links = read_latest_links(sys.argv[1:])  # before a job lets outputs/latest link to itself
 
     def job(config: Any) -> None:
         # Hydra would print an error of a job itself: keep it, and skip the jobs after it.
@@ -183,6 +185,7 @@ def _run_hydra(show_only: bool) -> None:
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 terminal.print_line(f"\n-- {' '.join(overrides)}")
+                resolve_latest_links(config, links)
             folder = go(config, show_only)
             if folder is not None:
                 done.append((overrides, folder))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from pipeline.engine.choices import instantiate, may_be_named
+from pipeline.engine.latest import find_newest_run
 from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
@@ -143,10 +144,23 @@ def find(given: Path) -> Path:
     for place in (folder, *stages):
         if (place / CARD).is_file():
             return place
-    raise UserError(
-        f"checkpoint={given}: no checkpoint there; expected a run such as outputs/latest, or a "
-        f"folder with {WEIGHTS} and {CARD}"
+    raise UserError(f"checkpoint={given}: {_describe_missing(given)}")
+
+
+def _describe_missing(given: Path) -> str:
+    """Say what a path is that holds no checkpoint, and which run has one."""
+    what = f"expected the folder of a run that has a network, or a folder with {WEIGHTS} and {CARD}"
+    newest = find_newest_run(given, (f"stages/refine/{CARD}", f"stages/train/{CARD}"))
+    remedy = (
+        "no run there has one yet; +experiment=cam trains one"
+        if newest is None
+        else f"the newest run that has one: checkpoint={newest}"
     )
+    if not given.exists():
+        return f"no checkpoint there, and no such folder; {what}; {remedy}"
+    if (given / "config.yaml").is_file():
+        return f"this run has no network, as it neither trained nor loaded one; {remedy}"
+    return f"no checkpoint there; {what}; {remedy}"
 
 
 def fingerprint(folder: Path) -> str:

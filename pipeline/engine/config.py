@@ -59,6 +59,11 @@ class Base:
         None, "what those are scored against; null: it lies with the maps"
     )
     against: str | None = option(None, "a run to compare with; for evaluate: others' boxes or maps")
+    missing: str = option(
+        "not_found",
+        "not_found | skip: annotated images without a usable map",
+        choices=("not_found", "skip"),
+    )
     protocol: str = option(
         "default",
         "default | wsolevaluation: how maps are measured",
@@ -66,7 +71,11 @@ class Base:
     )
     stages: list[str] = field(default_factory=list)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
-    precision: str = option("auto", "auto | float32 | bf16", choices=("auto", "float32", "bf16"))
+    precision: str = option(
+        "auto",
+        "auto | float32 | bf16; auto: bf16 on a GPU that multiplies it, else float32",
+        choices=("auto", "float32", "bf16"),
+    )
     seed: int = option(0, "of every random choice", low=0, high=2**32 - 1)
     outputs: str = option("outputs", "the folder that everything is written to")
 

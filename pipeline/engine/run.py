@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -117,6 +117,8 @@ class Run:
             UserError: what a stage needs is missing or wrong.
         """
         _ = self.precision
+        if {"train", "explain"} & set(stages):
+            _print_once(runtime.describe_bf16_gain(self.config["precision"], self.device))
         ranks.check_devices(self.config["runtime"], self.device)
         runtime.set_deterministic(self.config["runtime"]["deterministic"])
         for stage in stages:
@@ -431,6 +433,13 @@ class Run:
             return
         with runtime.explain_nondeterminism():
             find_stage(stage).run(self, folder)
+
+
+@cache
+def _print_once(line: str | None) -> None:
+    """Print a line, and in a sweep not again for the next job."""
+    if line is not None and ranks.current_world().rank == 0:
+        terminal.print_line(line)
 
 
 def _run_stage_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:

@@ -214,15 +214,18 @@ def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
         A row for each job, which is named by the overrides that not all jobs have.
     """
     common = set.intersection(*(set(overrides) for overrides, _ in done))
-    rows = [["percent", *SUMMARY.values(), "run"]]
+    rows = [["percent", *SUMMARY.values(), "images", "run"]]
     for overrides, folder in done:
         path = folder.path / "metrics.json"
-        values = {
-            (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r["value"]
+        records = {
+            (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r
             for r in (read_json(path) if path.is_file() else [])
             if r["class"] is None and r["method"] == folder.run.method
         }
-        cells = [f"{100 * values[key]:.1f}" if key in values else "-" for key in SUMMARY]
+        shown = [records.get(key) for key in SUMMARY]
+        cells = [f"{100 * r['value']:.1f}" if r is not None else "-" for r in shown]
+        counts = dict.fromkeys(str(r["n"]) for r in shown if r is not None)
+        cells.append("/".join(counts) or "-")
         name = " ".join(override.lstrip("+") for override in overrides if override not in common)
         rows.append([name, *cells, str(folder.path)])
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]

@@ -56,18 +56,25 @@ def select_device(name: str) -> torch.device:
 def select_precision(wanted: str, where: torch.device) -> Precision:
     """Return the precision that networks run in.
 
+    On a CPU `auto` is float32 whether it multiplies bf16 or not, so that the same command gives the
+    same numbers on all of them.
+
     Args:
-        wanted: float32, bf16 or auto, which is bf16 where the hardware multiplies it (CUDA since
-            Ampere, CPUs with AVX512-BF16 or AMX) and float32 elsewhere.
+        wanted: float32, bf16 or auto, which is bf16 on a GPU that multiplies it (CUDA since Ampere)
+            and float32 elsewhere.
         where: the device.
     """
     if wanted in ("float32", "bf16"):
         return wanted  # type: ignore[return-value]
-    return "bf16" if _has_fast_bf16(where) else "float32"
+    return "bf16" if where.type == "cuda" and has_fast_bf16(where) else "float32"
 
 
-def _has_fast_bf16(where: torch.device) -> bool:
-    """Return whether a device multiplies bf16 in hardware."""
+def has_fast_bf16(where: torch.device) -> bool:
+    """Return whether a device multiplies bf16 in hardware: CUDA since Ampere, AVX512-BF16, AMX.
+
+    Args:
+        where: the device.
+    """
     import torch
 
     if where.type == "cuda":
@@ -79,6 +86,22 @@ def _has_fast_bf16(where: torch.device) -> bool:
         except OSError:
             return False
     return False
+
+
+def describe_bf16_gain(wanted: str, where: torch.device) -> str | None:
+    """Return a line on what precision=bf16 would gain; None where it is in use or gains nothing.
+
+    Args:
+        wanted: the value of `precision=`; what was chosen by name needs no line.
+        where: the device.
+    """
+    if wanted != "auto" or where.type != "cpu" or not has_fast_bf16(where):
+        return None
+    return (
+        "precision  float32; this CPU multiplies bfloat16: with precision=bf16 methods that read "
+        "late layers are several times faster, and accuracies change by up to 2.3 points "
+        "(docs/training.md, Precision)"
+    )
 
 
 def set_deterministic(wanted: bool) -> None:

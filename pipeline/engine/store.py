@@ -167,18 +167,23 @@ def remove_temporary_files(folder: Path) -> None:
 
 def provenance() -> dict[str, Any]:
     """Return the time, the versions of libraries and the commit that a result is computed with."""
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": list_versions(),
+        "commit": git_commit(),
+    }
+
+
+def list_versions() -> dict[str, str]:
+    """Return the versions of this project and of the libraries that it computes with, by name."""
     versions = {}
     for name in ("label2box", "torch", "torchvision", "opencv-python", "numpy", "pillow"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return {
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "versions": versions,
-        "commit": git_commit(),
-    }
+    return versions
 
 
 @cache

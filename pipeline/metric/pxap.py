@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, UInt8, UInt32
 
 BINS = np.append(THRESHOLDS, 1.0)  # bin i holds values from BINS[i] to below BINS[i + 1]
+COLUMNS = 2 * len(BINS) + 1  # of a row: background by bin, objects by bin, object pixels missed
 
 
 def histograms(
@@ -57,26 +58,35 @@ def histograms(
     return np.stack([np.bincount(bins[mask == kind], minlength=len(BINS)) for kind in (0, 1)])
 
 
-def pxap(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b"]:
-    """Average precision, of counts (or mean counts) by bin, lowest bin first."""
-    return _pxap(*_above(histogram))
+def pxap(
+    histogram: Float64[np.ndarray, "*b 2 T"], missed: Float64[np.ndarray, "*b"] | float = 0
+) -> Float64[np.ndarray, "*b"]:
+    """Average precision, of counts (or mean counts) by bin, lowest bin first.
+
+    `missed`: object pixels that no threshold finds, of images without a map.
+    """
+    return _pxap(*_above(histogram), missed)
 
 
-def _pxap(fp: np.ndarray, tp: np.ndarray) -> Float64[np.ndarray, "*b"]:
-    objects = tp[..., -1:]
+def _pxap(fp: np.ndarray, tp: np.ndarray, missed: np.ndarray | float) -> Float64[np.ndarray, "*b"]:
+    objects = tp[..., -1:] + np.asarray(missed)[..., None]
     precision = np.divide(tp, tp + fp, out=np.zeros_like(tp), where=tp + fp > 0)
     recall = np.divide(tp, objects, out=np.zeros_like(tp), where=objects > 0)
     recall[..., 1:] -= recall[..., :-1].copy()  # gained from one threshold to the next
     return np.asarray(np.einsum("...t,...t", precision, recall))
 
 
-def pxiou(histogram: Float64[np.ndarray, "*b 2 T"]) -> Float64[np.ndarray, "*b T"]:
+def pxiou(
+    histogram: Float64[np.ndarray, "*b 2 T"], missed: Float64[np.ndarray, "*b"] | float = 0
+) -> Float64[np.ndarray, "*b T"]:
     """IoU of {value >= t} with the object, at each threshold, lowest first."""
-    return _pxiou(*_above(histogram))
+    return _pxiou(*_above(histogram), missed)
 
 
-def _pxiou(fp: np.ndarray, tp: np.ndarray) -> Float64[np.ndarray, "*b T"]:
-    union = tp[..., -1:] + fp
+def _pxiou(
+    fp: np.ndarray, tp: np.ndarray, missed: np.ndarray | float
+) -> Float64[np.ndarray, "*b T"]:
+    union = tp[..., -1:] + np.asarray(missed)[..., None] + fp
     iou = np.divide(tp, union, out=np.zeros_like(tp), where=union > 0)
     return np.asarray(iou[..., ::-1])
 
@@ -118,7 +128,7 @@ class PxAP(MetricBase):
     def update(self, evidence: Evidence) -> None:
         """Add an image whose annotations have masks."""
         assert evidence.pixels is not None
-        self.append(evidence.pixels)
+        self.append(evidence.pixels, evidence.missed_pixels)
 
     def add(self, values: Float[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> None:
         """Measure and add a map with the true mask of its image.
@@ -129,42 +139,46 @@ class PxAP(MetricBase):
         """
         self.append(histograms(values, mask))
 
-    def append(self, counts: Int[np.ndarray, "2 1001"]) -> None:
+    def append(self, counts: Int[np.ndarray, "2 1001"], missed: int = 0) -> None:
         """Add an image that was measured already, by `histograms`.
 
         Args:
             counts: pixels of background, and of the object, by the value of the map.
+            missed: pixels of the object that no threshold finds.
         """
-        self._rows.append(counts.astype(np.uint32).ravel())
+        self._rows.append(np.append(counts, missed).astype(np.uint32))
 
     @property
-    def pixels(self) -> UInt32[np.ndarray, "n 2002"]:
-        """Return the pixels of each image: of background by value, then of the object."""
-        return np.array(self._rows, np.uint32).reshape(-1, 2 * len(BINS))
+    def pixels(self) -> UInt32[np.ndarray, "n 2003"]:
+        """Return the pixels of each image: background by value, the object by value, missed."""
+        return np.array(self._rows, np.uint32).reshape(-1, COLUMNS)
 
     def rows(self) -> Mapping[str, np.ndarray]:
-        """Return `pixels` [n, 2002]."""
+        """Return `pixels` [n, 2003]."""
         return {"pixels": self.pixels}
 
     def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
         """Yield PxAP, of the pixels of all images together."""
-        yield PairedRows("pxap", rows["pixels"], _pxap_of)
+        pixels = rows["pixels"]
+        # Up to version 0.2.0 no pixel was missed, and the rows had no column for it.
+        missing = np.zeros((len(pixels), COLUMNS - pixels.shape[1]), pixels.dtype)
+        yield PairedRows("pxap", np.hstack([pixels, missing]), _pxap_of)
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute PxAP over the selected images."""
         rows = chosen(self.pixels, select)
-        total = rows.sum(0, dtype=np.float64).reshape(2, -1)
-        if total[1].sum() == 0:  # no object: nothing to find
+        total, missed = _split(rows.sum(0, dtype=np.float64))
+        if total[1].sum() + missed == 0:  # no object: nothing to find
             return []
-        again = resampled(rows, 1000, self.seed).reshape(-1, *total.shape)
+        again, missed_again = _split(resampled(rows, 1000, self.seed))
         above = _above(again)  # most of the time goes here: once for both
-        curve, curves = pxiou(total), _pxiou(*above)
+        curve, curves = pxiou(total, missed), _pxiou(*above, missed_again)
         best = int(curve.argmax())
         oracle = oracle_at(float(BINS[best]))
         found = [
-            ("pxap", float(pxap(total)), None, _pxap(*above)),
+            ("pxap", float(pxap(total, missed)), None, _pxap(*above, missed_again)),
             ("pxiou", float(curve[best]), oracle, curves.max(-1)),
         ]
         if self.threshold is not None and self.threshold["value"] is not None:
@@ -220,7 +234,14 @@ class PyramidPxAP(PxAP):
 
 
 def _pxap_of(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:
-    return pxap(means.reshape(*means.shape[:-1], 2, -1))
+    return pxap(*_split(means))
+
+
+def _split(
+    rows: Float64[np.ndarray, "*b k"],
+) -> tuple[Float64[np.ndarray, "*b 2 T"], Float64[np.ndarray, "*b"]]:
+    """Return the counts by bin, and the object pixels that are missed."""
+    return rows[..., :-1].reshape(*rows.shape[:-1], 2, -1), rows[..., -1]
 
 
 def _above(

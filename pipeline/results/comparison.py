@@ -286,7 +286,8 @@ def sentence_of(
                 f"95 %: {_shown(-high, number)} to {_shown(-low, number)}, p = {result.p_value:.2g}"
             )
         by = _shown(abs(result.difference), number)
-        return f"{better} is better than {worse} by {by} {counted} in {what} ({points})"
+        over = f"over {result.n} {unit}"
+        return f"{better} is better than {worse} by {by} {counted} in {what} {over} ({points})"
     return (
         f"no difference that {result.n} {unit} could tell between {called[0]} and {called[1]} in "
         f"{what}: {_shown(result.difference, number)} {counted} ({points})"

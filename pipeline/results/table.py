@@ -9,6 +9,7 @@ Which numbers there are, how they are titled and in which order they come is for
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.types import Card, MetricNumber, Score
@@ -22,32 +23,69 @@ Numbers = Mapping[str, MetricNumber]
 """What the metrics say of their numbers, by name."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the numbers of a table are of.
+
+    Attributes:
+        unit: a piece of evidence, in the plural.
+        total: how many there are, scored or not; None: not counted.
+        computed: what the maps were computed with, a line.
+    """
+
+    unit: str = "images"
+    total: int | None = None
+    computed: str = ""
+
+    def describe(self, n: int) -> str:
+        """Return over how many a number is: `over 20 of 24 images`."""
+        return f"over {n}" + (f" of {self.total}" * (self.total not in (None, n))) + f" {self.unit}"
+
+
 def build_table(
-    scores: Sequence[Score], classes: Sequence[str], numbers: Numbers
+    scores: Sequence[Score], classes: Sequence[str], numbers: Numbers, scored: Scored = Scored()
 ) -> dict[str, Any]:
     """Return table.json: the main numbers, a row each, a column for each IoU.
+
+    The head says over how many images they are; a row over another number of them says so itself.
 
     `scores`: over all images and of classes; others are left out.
     """
     headline = [s for s in scores if s.label is None
                 and len(classes) >= numbers[s.name].min_classes]  # fmt: skip
     ious = sorted({s.iou for s in headline if s.iou is not None and s.name == COLUMNS})
+    n = _main_count(headline, numbers)
     rows = [
         row
         for number in sorted(numbers.values(), key=lambda number: (number.order, number.name))
         if number.in_table
-        for row in _rows(number, headline, ious, numbers)
+        for row in _rows(number, headline, ious, numbers, n)
     ]
-    head = ["percent", *(f"IoU {iou:g}" for iou in ious), "mean" if ious else "all images"]
+    head = [
+        f"percent {scored.describe(n)}",
+        *(f"IoU {iou:g}" for iou in ious),
+        "mean" if ious else "all images",
+    ]
     cards = [(number, card) for number in numbers.values() for card in number.cards]
     cards.sort(key=lambda one: (one[1].order, one[0].name))
     return {"head": head, "rows": rows, "cards": _cards(headline, cards, numbers),
             "advice": _advice(headline),
-            "classes": _per_class(scores, classes, cards, _used(headline), numbers)}  # fmt: skip
+            "classes": _per_class(scores, classes, cards, _used(headline), numbers),
+            "computed": scored.computed}  # fmt: skip
+
+
+def _main_count(headline: Sequence[Score], numbers: Numbers) -> int:
+    """Return over how many images GT-known Loc is, or what comes first where there is none."""
+    order = sorted(headline, key=lambda s: (s.name != COLUMNS, numbers[s.name].order))
+    return order[0].n if order else 0
 
 
 def _rows(
-    number: MetricNumber, headline: Sequence[Score], ious: Sequence[float], numbers: Numbers
+    number: MetricNumber,
+    headline: Sequence[Score],
+    ious: Sequence[float],
+    numbers: Numbers,
+    main_count: int,
 ) -> list[dict[str, Any]]:
     """Return the rows of a number, one for each kind of threshold."""
     own = [s for s in headline if s.name == number.name and _kind(s) not in number.hidden_kinds]
@@ -62,6 +100,9 @@ def _rows(
         title = number.title if number.row is None else number.row
         title += "" if number.unit == "percent" else f", {number.unit}"
         title += _threshold_text(by_iou.values(), kind) if number.names_threshold else ""
+        counts = sorted({s.n for s in by_iou.values()})
+        if counts != [main_count]:
+            title += f", n = {' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))}"
         rows.append({"cells": [title, *cells], "baseline": number.is_baseline})
     return rows
 
@@ -239,4 +280,5 @@ def format_table(method: str, table: Mapping[str, Any]) -> str:
         for line in lines
     ]  # fmt: skip
     text.insert(1, "-" * max(map(len, text)))
+    text += [str(table["computed"])] if table["computed"] else []
     return "\n".join(text) + "\n"

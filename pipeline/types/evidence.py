@@ -133,6 +133,7 @@ class Evidence:
         pointing: the distance of the map's peak from the nearest object, in pixels of the image, 0
             inside; and the share of the map's energy inside the objects.
         pixels: counts of background and object pixels by value of the map.
+        missed_pixels: object pixels that are at no threshold found, of an image without a map.
         pyramid_pixels: the same counts for the centred pyramid.
         guesses: the most likely classes, each with its best-scored box, where it has one.
         coco: kinds `coco_boxes` and `coco_masks`: the image with all its classes; given once for
@@ -156,6 +157,7 @@ class Evidence:
     pyramid: Curves | None = None
     pointing: tuple[float, float] | None = None
     pixels: Int[np.ndarray, "2 1001"] | None = None
+    missed_pixels: int = 0
     pyramid_pixels: Int[np.ndarray, "2 1001"] | None = None
     guesses: Sequence[tuple[int, Float32[np.ndarray, "4"] | None]] | None = None
     coco: CocoRecords | None = None

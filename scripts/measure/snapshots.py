@@ -122,6 +122,24 @@ ALLOWED: tuple[Allowed, ...] = (
         where=r"<tr><td>PxAP</td><td>-?[\d.]+</td><td>-?[\d.]+ to -?[\d.]+</td><td>[\d.]+</td>",
     ),
     *MAP_ADDITIONS,
+    # Every number says over how many images it is, and what it was computed with.
+    *(
+        Allowed("added", "*metrics.json", "what maps were computed with", where=f"[*].{field}")
+        for field in ("precision", "device", "versions")
+    ),
+    Allowed("only_new", "*computed.json", "what maps were computed with"),
+    Allowed("added", "*table.json", "what maps were computed with", where="computed"),
+    Allowed("line", "*index.html", "what maps were computed with", where=r"<p>float32 on cpu; .*"),
+    Allowed("added", "config.yaml", "what an image without a map counts as", where="missing"),
+    Allowed("value", "*table.json", "over how many images", where="head[0]"),
+    Allowed("value", "*table.json", "rows over another number of images", where="rows[*].cells[0]"),
+    Allowed("content", "*evaluate*/table.txt", "over how many images; table.json has the numbers"),
+    Allowed("text", "*index.html", "over how many images", where=r"<th>percent[^<]*"),
+    Allowed("text", "*index.html", "over how many images", where=r"(?:, n = \d+)?</td>"),
+    *(
+        Allowed("text", files, "over how many images", where=r"(?: over \d+ \w+)? \(95 %")
+        for files in ("*comparison.*", "*index.html")
+    ),
 )  # fmt: skip
 
 # What has another name in the present tree; what is compared is brought to the new names first.

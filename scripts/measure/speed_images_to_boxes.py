@@ -22,13 +22,14 @@ from scripts.measure.runs import CUB, compose
 
 ROUNDS = 5
 BATCHES = (8, 16, 32, 64)
+FIXED = ("explain.split=all", "precision=bf16")
 
 
 def run(experiment: str = "experiment=cam") -> list[Record]:
     """Return images a second of a recipe, `experiment=NAME`, beside those of the forward pass."""
     recipe = experiment.partition("=")[2]
     with tempfile.TemporaryDirectory() as folder:
-        first = compose(recipe, *CUB, "explain.split=all", f"outputs={folder}/0")
+        first = compose(recipe, *CUB, *FIXED, f"outputs={folder}/0")
         for stage in ("train", "refine"):
             if stage in first.config["stages"]:
                 first.get_or_create(stage)
@@ -40,7 +41,7 @@ def run(experiment: str = "experiment=cam") -> list[Record]:
         rounds = []
         for n in range(1, ROUNDS + 1):
             theirs = _bare(trained, images, best, first)
-            again = compose(recipe, *CUB, "explain.split=all", f"outputs={folder}/{n}",
+            again = compose(recipe, *CUB, *FIXED, f"outputs={folder}/{n}",
                             f"checkpoint={trained_in}", "stages=[explain,localize]")  # fmt: skip
             rounds.append((_ours(again), theirs))
     ours, theirs = median(o for o, _ in rounds), median(t for _, t in rounds)

@@ -3,8 +3,8 @@
     ./scripts/bench training [model=resnet50] [images=1000]
 
 The ratios show the cost of decoding, cropping and writing. The data are images of imagenette at 224
-px, the size of its files; the whole network is trained from random weights; bf16 where the device
-supports it, channels_last, device auto.
+px, the size of its files; the whole network is trained from random weights; precision and device
+are auto (bf16 on a GPU, float32 on a CPU), channels_last.
 
     training           images/s of stage train, with the evaluation of each epoch on held-back
                        images, relative to the bare forward pass

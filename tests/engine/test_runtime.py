@@ -44,7 +44,23 @@ def test_device_and_precision() -> None:
     with pytest.raises(UserError, match="CUDA devices"):
         runtime.select_device("cuda:99")
     assert runtime.select_precision("float32", torch.device("cpu")) == "float32"
-    assert runtime.select_precision("auto", torch.device("cpu")) in ("float32", "bf16")
+
+
+@pytest.mark.parametrize("multiplies_bf16", [True, False])
+def test_auto_is_float32_on_every_cpu(
+    multiplies_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "has_fast_bf16", lambda where: multiplies_bf16)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert runtime.select_precision("auto", cpu) == "float32"
+    assert runtime.select_precision("bf16", cpu) == "bf16"
+    assert runtime.select_precision("auto", gpu) == ("bf16" if multiplies_bf16 else "float32")
+    assert runtime.select_precision("auto", torch.device("mps")) == "float32"
+    gain = runtime.describe_bf16_gain("auto", cpu)
+    assert (gain is not None) == multiplies_bf16
+    assert gain is None or "precision=bf16" in gain
+    assert runtime.describe_bf16_gain("float32", cpu) is None, "it was chosen"
+    assert runtime.describe_bf16_gain("auto", gpu) is None, "bf16 already"
 
 
 def test_float32_is_float32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.formats.arrays import write_arrays
 from pipeline.ops.bootstrap import compare, first
 from pipeline.results.comparison import ComparisonSettings, Measurement, Pairs, differences
+from pipeline.stages.compare.pairs import note_precisions
 from tests.conftest import TINY, Cli
 
 RUN = ("+experiment=cam", *TINY, "train.epochs=3")
@@ -181,6 +182,19 @@ def test_images_that_are_not_the_same_are_named(tmp_path: Path) -> None:
     assert np.asarray(b.pairs(metrics, same)[place].rows).tolist() == pytest.approx([0.5, 0])
 
 
+def test_runs_of_another_precision_are_said_to_be(tmp_path: Path) -> None:
+    fields = {"a": {"precision": "bf16", "device": "cpu"}, "old": {}}
+    for name, values in (*fields.items(), ("b", {"precision": "float32", "device": "cpu"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps([{"name": "x", **values}]))
+    a, b, old = (tmp_path / name for name in ("a", "b", "old"))
+    assert note_precisions(a, a, ("A", "B")) == []
+    (note,) = note_precisions(a, b, ("A", "B"))
+    assert note.startswith("A was computed in bf16 on cpu, B in float32 on cpu: a part of")
+    (note,) = note_precisions(old, b, ("A", "B"))
+    assert "A was computed in a precision that is not recorded" in note
+
+
 def test_what_cannot_be_compared_is_refused_at_start(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +206,7 @@ def test_what_cannot_be_compared_is_refused_at_start(
     (tmp_path / "empty").mkdir()
     error = refused("against=empty")
     assert "against=empty: it holds no stages/evaluate/rows.safetensors" in error
-    assert "against=outputs/latest" in error
+    assert "as in against=outputs/runs/" in error
     assert "against=empty: none of stages" in refused("against=empty", "stages=[train]")
     assert "nothing to compare" in refused("stages=[train,explain,localize,evaluate,compare]")
     assert not (tmp_path / "outputs").exists()

@@ -121,6 +121,56 @@ def test_what_no_map_was_made_for_is_left_out_and_said(cli: Cli, tmp_path: Path)
     assert any("have no map of their own class" in note["text"] for note in notes)
 
 
+@pytest.mark.parametrize("segmenter", ["threshold", "grabcut"])
+def test_an_image_that_cannot_be_read_counts_as_not_found(
+    segmenter: str, cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 8 annotated images one is broken: n stays 8, and each number has a miss more."""
+    paths = sorted((folder_of_images / "val").glob("*/*.png"))
+    images, objects = [], []
+    for n, path in enumerate(paths, 1):
+        name = path.relative_to(folder_of_images).as_posix()
+        images.append({"id": n, "file_name": name, "width": 64, "height": 48})
+        polygon = [[1, 1, 63, 1, 63, 47, 1, 47]]
+        objects.append({"id": n, "image_id": n, "category_id": 1 + (path.parent.name == "red"),
+                        "bbox": [1, 1, 62, 46], "segmentation": polygon, "iscrowd": 0,
+                        "area": 62 * 46})  # fmt: skip
+    categories = [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
+    whole = {"images": images, "annotations": objects, "categories": categories}
+    (folder_of_images / "instances_val.json").write_text(json.dumps(whole))
+    paths[2].write_bytes(b"broken")
+    latest = Path("outputs/latest")
+    run = ("+experiment=cam", f"data.root={folder_of_images}", "data=folder", "data.size=32",
+           "train.epochs=1", "train.batch=8", f"segmenter={segmenter}",
+           "segmenter.threshold=0.01", "explain.target=[true,top2]")  # fmt: skip
+    assert cli(*run) == 0
+    counted, said = metrics(latest), capsys.readouterr().out
+    assert "percent over 8 images" in said
+    assert "float32 on cpu; label2box " in said
+    notes = json.loads((latest / "stages/evaluate/notes.json").read_text())
+    assert any("1 image ('val/blue/2.png') could not be read: counted" in note for note in notes)
+    assert cli(*run, "missing=skip") == 0
+    skipped = metrics(latest)
+    assert "percent over 7 of 8 images" in capsys.readouterr().out
+    names = ("gt_known_loc", "top1_loc", "mean_iou", "max_box_acc_v2", "classification_top1",
+             "pointing_game", "energy_pointing_game")  # fmt: skip
+    places = [place for place in skipped if place[0] in names and place[3] is None]
+    assert {place[0] for place in places} == {*names}
+    for place in places:
+        assert (counted[place]["n"], skipped[place]["n"]) == (8, 7), place
+        assert counted[place]["value"] == pytest.approx(7 / 8 * skipped[place]["value"]), place
+        assert counted[place]["precision"] == "float32", place
+        assert counted[place]["device"] == "cpu", place
+    for name in ("pxap", "box_recall", "coco_box_ap"):
+        place = next(place for place in skipped if place[0] == name and place[3] is None)
+        assert counted[place]["value"] <= skipped[place]["value"], name
+        assert counted[place]["n"] == 8, name
+    rows = latest.resolve() / "stages/evaluate/rows.safetensors"
+    assert rows.is_file()
+    assert cli(*run, f"against={latest.resolve()}") == 0
+    assert "1 images were scored in one of" in capsys.readouterr().out
+
+
 # -- COCO
 
 

@@ -112,7 +112,11 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert [one["id"] for one in images] == ["1.jpg", "2.jpg", "3.jpg"]
     assert [one["iou"] for one in images] == [1, 0.5, 0]
     told = capsys.readouterr().out
-    assert "theirs.json, percent" in told
+    assert "theirs.json, percent over 3 of 4 images" in told
+    assert "COCO AP, boxes, n = 4" in told
+    assert "precision and device not known (made elsewhere); scored with label2box " in told
+    assert ap["precision"] is None
+    assert set(ap["versions"]) >= {"label2box", "torch", "numpy"}
     assert "box F1, precision/recall" in told
     assert "57.1 (66.7/50.0)" in told
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
@@ -174,7 +178,7 @@ def test_two_results_are_compared_image_by_image(
     assert cli(EVALUATE, f"boxes={a}", f"annotations={truth}", f"against={b}") == 0
     told = stage(tmp_path, "comparison.json")
     assert told["sentence"].startswith(
-        "b.json is better than a.json by 30.0 points in GT-known Loc at IoU 0.5 (95 %: "
+        "b.json is better than a.json by 30.0 points in GT-known Loc at IoU 0.5 over 40 images "
     )
     assert told["sentence"] in capsys.readouterr().out
     record = metrics(tmp_path)["difference:gt_known_loc", 0.5, None, None]
@@ -196,7 +200,9 @@ def test_two_results_are_compared_image_by_image(
 
 def test_a_difference_is_told_only_where_it_is_sure() -> None:
     told = sentence_of(Comparison(0.021, (0.004, 0.038), 0.0196, 250), "X", ["A", "B"], "images")
-    assert told == "B is better than A by 2.1 points in X (95 %: 0.4 to 3.8, p = 0.02)"
+    assert (
+        told == "B is better than A by 2.1 points in X over 250 images (95 %: 0.4 to 3.8, p = 0.02)"
+    )
     told = sentence_of(Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images")
     assert told.startswith("no difference that 250 images could tell between A and B in X: 2.1")
 
@@ -238,7 +244,7 @@ def test_maps_by_hand(cli: Cli, tmp_path: Path) -> None:
     np.save(folder / "v/4.npy", np.full((4, 4), np.nan))
     np.save(folder / "v/5.npy", square(40, 10, 20))
     np.save(folder / "v/6.npy", square(40, 10, 20))
-    assert cli(EVALUATE, f"maps={folder}") == 0
+    assert cli(EVALUATE, f"maps={folder}", "missing=skip") == 0
     found = metrics(tmp_path)
     for place in (("max_box_acc", 0.5, "oracle", None), ("max_box_acc_v2", None, "oracle", None),
                   ("gt_known_loc", 0.5, "fixed", None), ("gt_known_loc", 0.7, "oracle", None),
@@ -261,6 +267,90 @@ def test_maps_by_hand(cli: Cli, tmp_path: Path) -> None:
     assert [one["found"] for one in stage(tmp_path, "images.json")] == [
         [[10, 10, 20, 20]], [[30, 30, 40, 40]]]  # fmt: skip
     assert stage(tmp_path, "curve.json")["fixed"] == 0.2
+
+
+PERFECT = (
+    ("max_box_acc", 0.5, "oracle", None), ("max_box_acc_v2", None, "oracle", None),
+    ("max_box_acc_v2", 0.7, "oracle", None), ("gt_known_loc", 0.3, "fixed", None),
+    ("gt_known_loc", 0.5, "auto", None), ("gt_known_loc", 0.7, "oracle", None),
+    ("mean_iou", None, "fixed", None), ("pointing_game", None, None, None),
+    ("energy_pointing_game", None, None, None),
+)  # fmt: skip
+UNUSABLE: dict[str, Any] = {
+    "absent": None, "nan": np.full((4, 4), np.nan), "text": "no array", "cube": np.ones((3, 4, 4)),
+    "empty": np.zeros((0, 4)), "words": np.array([["a"]]), "infinite": np.full((4, 4), np.inf),
+}  # fmt: skip
+
+
+def write_unusable(path: Path, content: Any) -> None:
+    if isinstance(content, str):
+        path.write_text(content)
+    elif content is not None:
+        np.save(path, content)
+
+
+@pytest.mark.parametrize("protocol", ["default", "wsolevaluation"])
+def test_images_without_a_usable_map_count_as_not_found(
+    protocol: str, cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 10 images 3 have a perfect map: everywhere 3 of 10, and 3 of 3 with missing=skip."""
+    names = [*UNUSABLE, "a", "b", "c", "bare"]
+    size = 224
+    lines = {f"{name}.jpg": "0,0,49,49" for name in names} | {"bare.jpg": ""}
+    folder = metadata(tmp_path / "maps", size, lines)
+    for name, content in UNUSABLE.items():
+        write_unusable(folder / f"{name}.npy", content)
+    for name in "abc":
+        np.save(folder / f"{name}.npy", square(size, 0, 50))
+    run = (EVALUATE, f"maps={folder}", f"protocol={protocol}")
+    assert cli(*run) == 0
+    counted = metrics(tmp_path)
+    said = capsys.readouterr().out
+    assert "percent over 10 of 11 images" in said
+    notes = " ".join(stage(tmp_path, "notes.json"))
+    assert "('absent.jpg') have no map: counted as not found; missing=skip leaves" in notes
+    assert "2 images ('nan.jpg', 'infinite.jpg') have a map with values that are not f" in notes
+    records = {one["id"]: one for one in stage(tmp_path, "images.json")}
+    assert len(records) == 10
+    assert (records["nan.jpg"]["iou"], records["nan.jpg"]["found"]) == (0, [])
+    assert records["nan.jpg"]["true"] == [[0, 0, 50, 50]]
+
+    assert cli(*run, "missing=skip") == 0
+    skipped = metrics(tmp_path)
+    assert "percent over 3 of 11 images" in capsys.readouterr().out
+    assert "not scored (missing=skip)" in " ".join(stage(tmp_path, "notes.json"))
+    for place in PERFECT:
+        assert (counted[place]["n"], skipped[place]["n"]) == (10, 3), place
+        assert counted[place]["value"] == pytest.approx(0.3 * skipped[place]["value"]), place
+        assert skipped[place]["value"] > 0.95, place
+    # What does not depend on the maps is measured on all annotated images.
+    assert counted["pyramid_max_box_acc_v2", None, "oracle", None]["n"] == 10
+    assert counted["full_image_loc", 0.5, None, None]["n"] == 10
+
+
+def test_masks_without_a_map_are_not_found_at_any_threshold(cli: Cli, tmp_path: Path) -> None:
+    import cv2
+
+    names = ("1", "2", "3")
+    folder = metadata(tmp_path / "maps", 40, {f"{n}.jpg": f"{n}.png," for n in names})
+    for n, high in zip(names, (20, 20, 40), strict=True):
+        cv2.imwrite(str(folder / f"{n}.png"), (square(40, 0, high) * 255).astype(np.uint8))
+    np.save(folder / "1.npy", square(40, 0, 20))
+    # The map of 2 is half right; that of 3, whose object fills the image, is missing.
+    np.save(folder / "2.npy", square(40, 0, 20) + np.where(square(40, 20, 40) > 0, 1, 0))
+    assert cli(EVALUATE, f"maps={folder}", "missing=skip") == 0
+    skipped = metrics(tmp_path)
+    assert cli(EVALUATE, f"maps={folder}") == 0
+    counted = metrics(tmp_path)
+    share = 800 / (800 + 1600)  # of the pixels of objects that have a map
+    for name, kind in (("pxap", None), ("pxiou", "oracle")):
+        place = (name, None, kind, None)
+        assert (counted[place]["n"], skipped[place]["n"]) == (3, 2)
+        assert counted[place]["value"] < skipped[place]["value"]
+    value = skipped["pxap", None, None, None]["value"]
+    assert counted["pxap", None, None, None]["value"] == pytest.approx(share * value)
+    assert counted["pointing_game", None, None, None]["value"] == pytest.approx(2 / 3)
+    assert counted["pyramid_pxap", None, None, None]["n"] == 3
 
 
 def test_maps_are_scored_at_each_kind_of_threshold(cli: Cli, tmp_path: Path) -> None:
@@ -375,7 +465,7 @@ def test_their_protocol_gives_their_numbers(cli: Cli, tmp_path: Path) -> None:
     )
 
 
-def test_two_folders_of_maps_are_compared_on_what_both_have(cli: Cli, tmp_path: Path) -> None:
+def test_two_folders_of_maps_are_compared_on_all_annotated_images(cli: Cli, tmp_path: Path) -> None:
     names = {f"{n}.jpg": "10,10,19,19" for n in range(12)}
     known = metadata(tmp_path / "meta", 40, names)
     for folder, low in (("a", 28), ("b", 10)):
@@ -385,7 +475,13 @@ def test_two_folders_of_maps_are_compared_on_what_both_have(cli: Cli, tmp_path: 
     arguments = (f"maps={tmp_path / 'a'}", f"metadata={known}")
     assert cli(EVALUATE, *arguments, f"against={tmp_path / 'b'}") == 0
     told = stage(tmp_path, "comparison.json")
-    assert told["sentence"].startswith("b is better than a by 100.0 points in MaxBoxAccV2")
+    assert told["sentence"].startswith("b is better than a by ")
+    assert "points in MaxBoxAccV2 (oracle) over 12 images" in told["sentence"]
+    assert told["differences"][0]["record"]["n"] == 12
+    assert "by 91.7 points" in told["sentence"], "11 of 12: the twelfth has no map in b"
+    assert cli(EVALUATE, *arguments, f"against={tmp_path / 'b'}", "missing=skip") == 0
+    told = stage(tmp_path, "comparison.json")
+    assert "over 11 images" in told["sentence"]
     assert told["differences"][0]["record"]["n"] == 11
     assert cli(EVALUATE, *arguments, f"against={tmp_path / 'a'}") == 0
     told = stage(tmp_path, "comparison.json")
@@ -458,6 +554,8 @@ def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path
         (["boxes=b.json", "maps=m"], ["boxes=b.json, maps=m", "leave one away"]),
         (["boxes=b.json", "annotations=a.json", "metadata=m"], ["metadata=m", "leave it away"]),
         (["boxes=b.json", "annotations=a.json", "protocol=wsolevaluation"], ["protocol="]),
+        (["boxes=b.json", "annotations=a.json", "missing=skip"], ["missing=skip", "leave it away"]),
+        (["maps=.", "missing=none"], ["missing=none", "choices: not_found, skip"]),
         (["maps=m", "annotations=a.json"], ["annotations=a.json", "metadata=FOLDER"]),
         (["maps=nowhere"], ["maps=nowhere: no such folder"]),
         (["maps=.", "protocol=theirs"], ["protocol=theirs", "choices: default, wsolevaluation"]),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.latest import find_newest_run
 from pipeline.engine.metrics import list_numbers
 from pipeline.errors import UserError
+from pipeline.formats.files import read_json
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, Measurement, differences
 
@@ -38,6 +40,28 @@ def read_other(given: str) -> Measurement:
     return Measurement.read(path, name)
 
 
+def note_precisions(a: Path, b: Path, called: tuple[str, str]) -> list[str]:
+    """Return a note where the maps of two runs were not computed alike.
+
+    `a`, `b`: results of stage evaluate.
+    """
+    first, second = (_describe_precision(folder / "metrics.json") for folder in (a, b))
+    if first == second:
+        return []
+    return [
+        f"{called[0]} was computed {first}, {called[1]} {second}: a part of the difference may be "
+        "that; run both with the same precision= and runtime.device="
+    ]
+
+
+def _describe_precision(metrics: Path) -> str:
+    """Return in which precision and on what the maps of a metrics.json were computed."""
+    records = read_json(metrics) if metrics.is_file() else []
+    if not records or not records[0].get("precision"):  # as up to version 0.2.0
+        return "in a precision that is not recorded"
+    return f"in {records[0]['precision']} on {records[0]['device']}"
+
+
 def find_rows(given: str) -> tuple[Path, str]:
     """Return the file of the rows of the run that `against=` names, and what to call that run.
 
@@ -55,9 +79,10 @@ def find_rows(given: str) -> tuple[Path, str]:
     for path in (inside / FILE, folder / FILE):
         if path.is_file():
             return path, name
+    newest = find_newest_run(place, (f"stages/evaluate/{FILE}",))
+    remedy = "against=outputs/runs/NAME/TIME" if newest is None else f"against={newest}"
     raise UserError(
         f"against={given}: it holds no {inside.relative_to(folder)}/{FILE}, so it is no run that "
         "measured boxes, or one of an older version; expected the folder of a run with stage "
-        "evaluate, as in against=outputs/latest; +experiment=evaluate compares results files and "
-        "folders of maps"
+        f"evaluate, as in {remedy}; +experiment=evaluate compares results files and folders of maps"
     )

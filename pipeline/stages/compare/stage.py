@@ -89,7 +89,12 @@ class Compare(Stage):
     def run(self, run: Run, folder: Path) -> None:
         """Compare this run's methods with another run's main one, and with one another."""
         from pipeline.results.comparison import FILE, Measurement
-        from pipeline.stages.compare.pairs import compare_pair, read_other
+        from pipeline.stages.compare.pairs import (
+            compare_pair,
+            find_rows,
+            note_precisions,
+            read_other,
+        )
 
         measured = [
             Measurement.read(run.for_method(name).folder("evaluate") / FILE, name)
@@ -98,10 +103,13 @@ class Compare(Stage):
         metrics, seed = load_metrics(), run.config["seed"]
         comparisons = []
         if run.config["against"] is not None:
-            other = read_other(run.config["against"])
+            other, place = read_other(run.config["against"]), find_rows(run.config["against"])[0]
             for each in measured:
                 name = "this run" if len(measured) == 1 else f"{each.called} of this run"
-                comparisons.append(compare_pair(other, replace(each, called=name), metrics, seed))
+                pair = compare_pair(other, replace(each, called=name), metrics, seed)
+                own = run.for_method(each.called).folder("evaluate")
+                pair["notes"] += note_precisions(place.parent, own, (other.called, name))
+                comparisons.append(pair)
         if len(measured) > 1:
             best = max(measured, key=lambda each: each.gt_known_loc)
             rest = [each for each in measured if each is not best]

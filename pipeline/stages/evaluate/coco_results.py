@@ -124,6 +124,11 @@ class CocoResults:
             )
 
     @property
+    def total(self) -> int | None:
+        """Return how many images the annotations have, where each has a class."""
+        return len(self.known.file.images) if self.known.one_class_each else None
+
+    @property
     def blocks(self) -> Blocks:
         """Return what the evidence has; COCO's numbers come last, boxes before masks."""
         ranking = [Offer("ranking")] if self.places else []

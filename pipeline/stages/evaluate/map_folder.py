@@ -2,7 +2,8 @@
 
 `protocol=default` measures maps as the rest of the project does, `protocol=wsolevaluation` with
 that evaluator's habits, at 224x224. The boxes are those of the largest component at a fixed
-threshold; other thresholds are scored beside it.
+threshold; other thresholds are scored beside it. An annotated image whose map is missing or cannot
+be used counts as not found; `missing=skip` leaves it out.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from pipeline.metric.measurement import FRAME, pyramid_curves
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample
-from pipeline.ops.text import list_some
+from pipeline.ops.text import count_note
 from pipeline.results.thresholds import fold_of_image
 from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.not_found import MISS, Missing, boxes_not_found, pixels_not_found
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
 from pipeline.types import Curves, EvaluationSettings, Evidence, Size
 
@@ -37,11 +39,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """The evidence of a map, and whether the map had to be brought to the evaluator's frame."""
+    """The evidence of an annotated image.
+
+    `was_resized`: whether its map had to be brought to the evaluator's frame. `fault`: why it has
+    no usable map; None: it has one.
+    """
 
     position: int
     evidence: Evidence
-    was_resized: bool
+    was_resized: bool = False
+    fault: str | None = None
 
 
 class MapFolder:
@@ -58,14 +65,21 @@ class MapFolder:
         settings: EvaluationSettings,
         scale: MapScale,
         workers: int,
+        missing: Missing = "not_found",
     ) -> None:
         self.folder, self.name, self.metadata, self.settings = folder, name, metadata, settings
-        self.scale, self.workers = scale, workers
+        self.scale, self.workers, self.missing = scale, workers, missing
         self._label = {number: n for n, number in enumerate(metadata.classes)}
         assert settings.threshold is not None
         self._at = int(np.abs(THRESHOLDS - float(settings.threshold["value"])).argmin())
-        self._left_out: dict[str, list[str]] = {}
+        self._left_out: dict[str, list[str]] = {}  # annotations that cannot be used
+        self._without_map: dict[str, list[str]] = {}
         self._resized = 0
+
+    @property
+    def total(self) -> int:
+        """Return how many images image_ids.txt names."""
+        return len(self.metadata.ids)
 
     @property
     def blocks(self) -> Blocks:
@@ -76,7 +90,7 @@ class MapFolder:
         ]]  # fmt: skip
 
     def items(self) -> Iterator[Item]:
-        """Yield the evidence of each annotated image that has a map.
+        """Yield the evidence of each annotated image; with missing=skip, of those with a map.
 
         Raises UserError where no map could be scored.
         """
@@ -86,9 +100,12 @@ class MapFolder:
             for result in runtime.map_in_threads(self._measure, places, self.workers):
                 advance(1)
                 if isinstance(result, Measured):
-                    count += 1
                     self._resized += result.was_resized
-                    yield Item(result.evidence, [self._record(result)])
+                    count += result.fault is None
+                    if result.fault is not None:
+                        self._without_map.setdefault(result.fault, []).append(result.evidence.id)
+                    if result.fault is None or self.missing == "not_found":
+                        yield Item(result.evidence, [self._record(result)])
                 elif result is not None:
                     id, reason = result
                     self._left_out.setdefault(reason, []).append(id)
@@ -99,29 +116,48 @@ class MapFolder:
             )
 
     def _measure(self, position: int) -> Measured | tuple[str, str] | None:
-        """Measure a map.
+        """Measure the map of an image.
 
         Returns:
-            Its image and the reason where it cannot be measured; None without annotation, which the
-            metadata's notes name.
+            The image and the reason where its annotation cannot be used; None without annotation,
+            which the metadata's notes name.
         """
         id = self.metadata.ids[position]
         if id not in self.metadata.boxes and id not in self.metadata.masks:
             return None
         try:
             values = wsolevaluation.read_map(self.folder, id)
+        except SkippedImage as problem:
+            values, fault = None, str(problem)
+        try:
+            if values is None:
+                return Measured(position, self._not_found(id), fault=fault)
             if id in self.metadata.masks:
                 return self._against_masks(position, values)
             return self._against_boxes(position, values)
         except SkippedImage as problem:
             return id, str(problem)
 
+    def _not_found(self, id: str) -> Evidence:
+        """Return the evidence of an annotated image without a usable map."""
+        if id in self.metadata.masks:
+            whole = wsolevaluation.read_masks(self.metadata.masks[id])
+            frame = frame_size((whole.shape[0], whole.shape[1])) if self._is_default else FRAME
+            mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
+            return self._evidence(id, pointing=MISS, **pixels_not_found(mask))
+        size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)
+        fields = boxes_not_found(self._exact(id, true), size, self.scale)
+        return self._evidence(id, size=size, true=true, **fields)
+
+    def _exact(self, id: str, true: np.ndarray) -> np.ndarray:
+        """Return the boxes as they are measured: that evaluator neither clips nor rounds them."""
+        return true if self._is_default else self.metadata.boxes[id] + (0, 0, 1, 1)
+
     def _against_boxes(self, position: int, values: np.ndarray) -> Measured:
         id = self.metadata.ids[position]
         size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)
         scaled, was_resized = self._scaled(values, size)
-        # That evaluator neither clips boxes nor rounds them to float32 first.
-        exact = true if self._is_default else self.metadata.boxes[id] + (0, 0, 1, 1)
+        exact = self._exact(id, true)
         measured = self.scale.measure(scaled, exact, size, id)
         evidence = self._evidence(
             id,
@@ -191,15 +227,23 @@ class MapFolder:
         return list(np.round(box[box[:, 2] > box[:, 0]], 2).tolist())
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
-        """Return which maps were left out."""
+        """Return which images have no usable map, and what was left out."""
         name = self.folder.name
-        notes = [
-            f"{name}: {list_some(which, 'image')} {reason}: not scored"
-            for reason, which in self._left_out.items()
+        counts = self.missing == "not_found"
+        told = "counted as not found" if counts else "not scored (missing=skip)"
+        remedy = "missing=skip leaves them out" if counts else "missing=not_found counts them"
+        notes: list[str] = [
+            count_note(which, "image", f"{reason}: {told}", where=name, remedy=remedy)
+            for reason, which in self._without_map.items()
         ]
+        notes += [
+            count_note(which, "image", f"{reason}: not scored", where="localization.txt",
+                       remedy="give them masks that can be read")
+            for reason, which in self._left_out.items()
+        ]  # fmt: skip
         if extra := wsolevaluation.find_unknown_maps(self.folder, self.metadata.ids):
             notes.append(
-                f"{name}: {list_some(extra, 'map')} are of no image of image_ids.txt: left out"
+                count_note(extra, "map", "are of no image of image_ids.txt: left out", where=name)
             )
         if self._resized:
             notes.append(

@@ -16,6 +16,7 @@ from pipeline.results.thresholds import MIN_BOXED_IMAGES
 from pipeline.stages.evaluate.coco_results import Annotations, CocoResults
 from pipeline.stages.evaluate.map_folder import MapFolder
 from pipeline.stages.evaluate.maps import MapScale, list_cuts
+from pipeline.stages.evaluate.not_found import Missing
 from pipeline.stages.evaluate.source import Source
 from pipeline.types import EvaluationSettings
 
@@ -30,6 +31,7 @@ class Named:
         metadata: what maps are scored against; None: it lies with the maps.
         against: what the result is compared with.
         protocol: how maps are measured.
+        missing: whether an annotated image without a usable map counts as not found.
         ious: the IoUs that a box must reach.
         seed: of the bootstrap.
         threshold: that of the segmenter, which maps are cut at if it is fixed.
@@ -41,6 +43,7 @@ class Named:
     metadata: str | None = None
     against: str | None = None
     protocol: Protocol = "default"
+    missing: Missing = "not_found"
     ious: tuple[float, ...] = (0.3, 0.5, 0.7)
     seed: int = 0
     threshold: Mapping[str, Any] = field(default_factory=dict)
@@ -80,6 +83,11 @@ class Named:
             raise UserError(
                 f"protocol={self.protocol}: it measures maps, boxes= has none; leave it away"
             )
+        if self.missing != "not_found":
+            raise UserError(
+                f"missing={self.missing}: it is about maps; with boxes= an annotated image without "
+                "a box always counts as not found; leave it away"
+            )
         for key, value in (
             ("boxes", self.boxes), ("annotations", self.annotations), ("against", self.against)
         ):  # fmt: skip
@@ -106,6 +114,7 @@ class Named:
             },
             "metadata": wsolevaluation.fingerprint(self.metadata_folder),
             "protocol": self.protocol,
+            "missing": self.missing,
             "threshold": fixed_threshold(self.threshold),
         }
 
@@ -134,7 +143,8 @@ class Named:
         settings = map_settings(metadata, fixed_threshold(self.threshold), self.ious, self.seed)
         scale = MapScale(self.protocol, settings.cuts)
         return [
-            MapFolder(path, name, metadata, settings, scale, workers) for path, name in paths
+            MapFolder(path, name, metadata, settings, scale, workers, self.missing)
+            for path, name in paths
         ], list(metadata.notes)
 
 

@@ -13,12 +13,15 @@ from pipeline.formats import coco
 from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
+from pipeline.results.computed import Computed
 from pipeline.results.notes import write_notes
-from pipeline.results.table import build_table, format_table
+from pipeline.results.table import Scored, build_table, format_table
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
 from pipeline.stages.evaluate.own_run import OwnRun, RefinedMaps
 from pipeline.stages.evaluate.source import Source
 from pipeline.types import MetricNumber, Score
+
+UNKNOWN = Computed()
 
 
 @dataclass(frozen=True)
@@ -28,23 +31,34 @@ class Outcome:
     source: Source
     evaluator: Evaluator
     scores: list[Score]
+    computed: Computed
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records of metrics.json."""
+        return [score.record() for score in self.scores]
 
     def table(self, numbers: Mapping[str, MetricNumber]) -> dict[str, Any]:
         """Return table.json: all images, and classes; groups by size and number have no row."""
         shown = [score for score in self.scores if score.group in (None, "class")]
-        return build_table(shown, self.source.settings.classes, numbers)
+        scored = Scored(self.source.unit, self.source.total, self.computed.describe())
+        return build_table(shown, self.source.settings.classes, numbers, scored)
 
     def notes(self) -> list[str]:
         """Return what was left out."""
         return self.source.notes(self.evaluator.notes())
 
 
-def score_source(source: Source, metrics: Mapping[str, Metric], images: Path) -> Outcome:
-    """Evaluate a source; the records of its images go to a file as they come."""
+def score_source(
+    source: Source, metrics: Mapping[str, Metric], images: Path, computed: Computed = UNKNOWN
+) -> Outcome:
+    """Evaluate a source; the records of its images go to a file as they come.
+
+    `computed`: what its maps were computed with.
+    """
     evaluator, records = evaluate(source, metrics)
     with atomic_write(images) as temporary:
         coco.dump(temporary, records)
-    return Outcome(source, evaluator, evaluator.scores(source.name))
+    return Outcome(source, evaluator, evaluator.scores(source.name), computed)
 
 
 def write_run(
@@ -53,13 +67,14 @@ def write_run(
     metrics: Mapping[str, Metric],
     refined: RefinedMaps | None,
     protocol: str,
+    computed: Computed,
 ) -> None:
     """Score a run of our own, and the maps that its segmenter made; write all files."""
-    outcome = score_source(source, metrics, folder / "images.json")
+    outcome = score_source(source, metrics, folder / "images.json", computed)
     if refined is not None:
         outcome.scores.extend(_headline(refined, metrics))
     table = outcome.table(list_numbers(metrics.values()))
-    _write_common(folder, outcome, [s.record() for s in outcome.scores], table, outcome.notes())
+    _write_common(folder, outcome, outcome.records(), table, outcome.notes())
     measured = outcome.evaluator.measurement(source.name, source.true, protocol)
     measured.write(folder / FILE, source.name)
     write_text(folder / "table.txt", format_table(source.name, table) if table["rows"] else "")
@@ -74,19 +89,23 @@ def _headline(source: Source, metrics: Mapping[str, Metric]) -> list[Score]:
 
 
 def write_others(
-    folder: Path, sources: Sequence[Source], metrics: Mapping[str, Metric], notes: Sequence[str]
+    folder: Path,
+    sources: Sequence[Source],
+    metrics: Mapping[str, Metric],
+    notes: Sequence[str],
+    computed: Computed,
 ) -> None:
     """Score what others made, and compare where there are two; write all files.
 
-    `notes`: about what they are scored against.
+    `notes`: about what they are scored against; `computed`: the versions that score it.
     """
     numbers = list_numbers(metrics.values())
     files = ("images.json", "images_against.json")
     outcomes = [
-        score_source(source, metrics, folder / file)
+        score_source(source, metrics, folder / file, computed)
         for source, file in zip(sources, files, strict=False)
     ]
-    records = [score.record() for outcome in outcomes for score in outcome.scores]
+    records = [record for outcome in outcomes for record in outcome.records()]
     tables = [outcome.table(numbers) for outcome in outcomes]
     texts = [format_table(one.source.name, table)
              for one, table in zip(outcomes, tables, strict=True)]  # fmt: skip
@@ -107,7 +126,8 @@ def _write_common(
     table: Mapping[str, Any],
     notes: Sequence[str],
 ) -> None:
-    write_json(folder / "metrics.json", records, indent=1)
+    computed = outcome.computed.record()
+    write_json(folder / "metrics.json", [{**each, **computed} for each in records], indent=1)
     write_json(folder / "table.json", table)
     write_json(folder / "curve.json", outcome.evaluator.curve())
     write_notes(folder, notes)

@@ -1,14 +1,15 @@
 """Our own run as a source: its maps and boxes from their shards, its classification, annotations.
 
-Scored is the split `val` alone, whatever was explained; images that were skipped, and those with
-no box of their own class, are left out and counted. Maps are measured as `protocol=` says; the
-boxes of the segmenter are measured as they are.
+Scored is the split `val` alone, whatever was explained. Annotated images that could not be read
+count as not found, and as not recognised; `missing=skip` leaves them out. Images without
+annotation and those with no box of their own class are left out and counted. Maps are measured as
+`protocol=` says; the boxes of the segmenter are measured as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -21,15 +22,18 @@ from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.coco_records import coco_records, crowd_masks
-from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
+from pipeline.metric.measurement import FRAME, merge_masks, pyramid_curves, refine_map, scale_map
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
+from pipeline.ops.maps import frame_size
+from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
+from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
 from pipeline.types import (
     Boxes,
@@ -59,6 +63,7 @@ class Explained:
         truth: annotations by id.
         maps: the folder of stage explain.
         workers: threads.
+        missing: whether an annotated image that could not be read counts as not found.
     """
 
     ids: Sequence[str]
@@ -67,6 +72,23 @@ class Explained:
     truth: Mapping[str, GroundTruth]
     maps: Path
     workers: int
+    missing: Missing = "not_found"
+
+    @property
+    def total(self) -> int:
+        """Return how many images the split that is scored has."""
+        return sum(id in self.scored for id in self.ids)
+
+    def unread(self, seen: Set[int]) -> Iterator[tuple[int, GroundTruth | None]]:
+        """Yield the scored images that have no map at all, by position, with their annotations.
+
+        `seen`: the positions of the images that have maps. With missing=skip there are none.
+        """
+        if self.missing == "skip":
+            return
+        for position, id in enumerate(self.ids):
+            if position not in seen and id in self.scored:
+                yield position, self.known(id)
 
     def known(self, id: str) -> GroundTruth | None:
         """Return the annotations of an image that is scored."""
@@ -118,9 +140,15 @@ class OwnRun:
     missing: list[str] = field(default_factory=list)
     of_other_class: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     unit = "images"
     first_compared: Sequence[str] = ()
+
+    @property
+    def total(self) -> int:
+        """Return how many images the split that is scored has."""
+        return self.explained.total
 
     @property
     def blocks(self) -> Blocks:
@@ -146,12 +174,33 @@ class OwnRun:
                 return seen, None
             return seen, self._evidence(seen, top[seen.position])
 
-        images = _iterate_images(self.explained, self.boxes)
+        images, positions = _iterate_images(self.explained, self.boxes), set[int]()
         with show_progress("evaluate", len(self.explained.truth)) as advance:
             for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
+                positions.add(seen.position)
                 if evidence is not None:
                     advance(evidence.iou is not None)
                     yield self._item(seen, evidence)
+            for position, known in self.explained.unread(positions):
+                self.unread.append(self.explained.ids[position])
+                yield Item(self._not_found(position, known))
+
+    def _not_found(self, position: int, known: GroundTruth | None) -> Evidence:
+        """Return the evidence of an image that could not be read: neither recognised nor found."""
+        id, label = self.explained.ids[position], self.explained.labels[position]
+        fields: dict[str, Any] = {
+            "id": id, "image": id, "label": label, "ranking": Ranking((), PLACES),
+            "classification": () if label >= 0 else None,
+        }  # fmt: skip
+        if known is None:
+            return Evidence(**fields)
+        true = known.of_label()
+        fields |= {"size": known.size, "true": true, "guesses": [] if self.has_guesses else None}
+        fields["coco"] = coco_records(position + 1, known, ())
+        if len(true):
+            fields |= _boxes_and_pixels_not_found(known, self.scale)
+            self.true[id] = hash_boxes(true)
+        return Evidence(**fields)
 
     def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
         """Measure an image."""
@@ -192,12 +241,16 @@ class OwnRun:
         elif not own:
             self.unexplained.append(seen.id)
         if evidence.iou is not None and evidence.true is not None:
-            self.true[seen.id] = hashlib.sha256(evidence.true.tobytes()).hexdigest()[:16]
+            self.true[seen.id] = hash_boxes(evidence.true)
         return Item(evidence, [_record(seen, m, evidence) for m in own])
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
         """Return what was odd, and which images were not scored."""
         notes = list(self.given_notes)
+        if self.unread:
+            why = "could not be read: counted as not found and as not recognised"
+            remedy = "missing=skip leaves them out"
+            notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
         if self.explained.truth and self.missing:
             notes.append(f"{len(self.missing)} images have no annotation and were not scored, "
                          f"{self.missing[0]!r} for one")  # fmt: skip
@@ -234,17 +287,34 @@ class RefinedMaps:
     blocks: Blocks = field(default_factory=lambda: [[Offer("ranking"), Offer("cuts"),
                                                      Offer("curves")]])  # fmt: skip
 
+    @property
+    def total(self) -> int:
+        """Return how many images the split that is scored has."""
+        return self.explained.total
+
     def items(self) -> Iterator[Item]:
-        """Yield the evidence of each image whose map could be refined."""
+        """Yield the evidence of each image whose map could be refined, and of the unread ones."""
         top = self.explained.predicted()
 
-        def of_map(item: tuple[int, SaliencyMap]) -> Evidence | None:
-            return self._evidence(*item, top[item[0]])
+        def of_map(item: tuple[int, SaliencyMap]) -> tuple[int, Evidence | None]:
+            return item[0], self._evidence(*item, top[item[0]])
 
-        maps = self.explained.iterate_maps()
-        for evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
+        maps, seen = self.explained.iterate_maps(), set[int]()
+        for position, evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
+            seen.add(position)
             if evidence is not None:
                 yield Item(evidence)
+        for position, known in self.explained.unread(seen):
+            if known is not None and len(known.of_label()):
+                yield Item(self._not_found(position, known, ()))
+
+    def _not_found(self, position: int, known: GroundTruth, top: Sequence[int]) -> Evidence:
+        """Return the evidence of an image that could not be read."""
+        fields = boxes_not_found(known.of_label(), known.size, self.scale)
+        return Evidence(
+            id=known.id, image=known.id, label=self.explained.labels[position], size=known.size,
+            ranking=Ranking(top, PLACES), curves=fields["curves"], cuts=fields["cuts"],
+        )  # fmt: skip
 
     def _evidence(
         self, position: int, saliency: SaliencyMap, top: Sequence[int]
@@ -255,7 +325,8 @@ class RefinedMaps:
             return None
         example = self.read_image(position, saliency)
         if isinstance(example, SkippedImage):
-            return None
+            skips = self.explained.missing == "skip"
+            return None if skips else self._not_found(position, known, top)
         scaled = refine_map(self.segmenter, saliency, example, self.scale.protocol)
         measured = self.scale.measure(scaled, known.of_label(), known.size, known.id)
         return Evidence(
@@ -266,6 +337,21 @@ class RefinedMaps:
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
         """Return nothing: images that could not be read are named where boxes are cut."""
         return []
+
+
+def hash_boxes(true: Float32[np.ndarray, "M 4"]) -> str:
+    """Return what stands for the annotated boxes of an image in a comparison."""
+    return hashlib.sha256(true.tobytes()).hexdigest()[:16]
+
+
+def _boxes_and_pixels_not_found(known: GroundTruth, scale: MapScale) -> dict[str, Any]:
+    """Return the evidence of an annotated image without map and boxes."""
+    fields = {**box_evidence(None, known.of_label())}
+    fields |= boxes_not_found(known.of_label(), known.size, scale)
+    if masks := own_masks(known):
+        frame = FRAME if scale.protocol == "wsolevaluation" else frame_size(known.size)
+        fields |= pixels_not_found(merge_masks(masks, ignored_regions(known), frame))
+    return fields
 
 
 def box_evidence(boxes: Boxes | None, true: Float32[np.ndarray, "M 4"]) -> dict[str, Any]:

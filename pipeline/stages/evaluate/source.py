@@ -44,6 +44,11 @@ class Source(Protocol):
         ...
 
     @property
+    def total(self) -> int | None:
+        """Return how many there are, scored or not; None where that is not counted."""
+        ...
+
+    @property
     def settings(self) -> EvaluationSettings:
         """Return what the metrics are told."""
         ...

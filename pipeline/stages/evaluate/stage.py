@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.unannotated import with_annotations
 from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
+from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
+from pipeline.results.computed import Computed
 from pipeline.results.thresholds import USED_IOU, load_thresholds, validation_threshold_info
 from pipeline.stages.evaluate.config import EvaluateOptions
 from pipeline.types import EvaluationSettings
@@ -73,6 +75,7 @@ class Evaluate(Stage):
             "truth": self._data(run).truth_fingerprint("val"),
             "evaluate": run.config["evaluate"],
             "protocol": run.config["protocol"],
+            "missing": run.config["missing"],
             "seed": run.config["seed"],
         }
 
@@ -104,11 +107,14 @@ class Evaluate(Stage):
         metrics = load_metrics()
         if (named := self._named(run)) is not None:
             sources, notes = named.open_sources(run.workers)
-            outcome.write_others(folder, sources, metrics, notes)
+            outcome.write_others(
+                folder, sources, metrics, notes, Computed(versions=list_versions())
+            )
             return
         chosen = self._thresholds(run)
         source, refined = self._own_run(run, chosen), self._refined_maps(run, chosen)
-        outcome.write_run(folder, source, metrics, refined, run.config["protocol"])
+        computed = Computed.read(run.folder("explain"))
+        outcome.write_run(folder, source, metrics, refined, run.config["protocol"], computed)
 
     def _named(self, run: Run) -> Named | None:
         """Return what the configuration names that others made; None: this run is scored."""
@@ -117,7 +123,16 @@ class Evaluate(Stage):
             return None
         from pipeline.stages.evaluate.others import Named
 
-        keys = ("boxes", "maps", "annotations", "metadata", "against", "protocol", "seed")
+        keys = (
+            "boxes",
+            "maps",
+            "annotations",
+            "metadata",
+            "against",
+            "protocol",
+            "missing",
+            "seed",
+        )
         return Named(
             **{key: config[key] for key in keys},
             ious=tuple(config["evaluate"]["ious"]),
@@ -149,6 +164,7 @@ class Evaluate(Stage):
             truth={id: known for id, known in truth.items() if id not in drawn},
             maps=run.folder("explain"),
             workers=run.workers,
+            missing=run.config["missing"],
         )
 
     def _settings(

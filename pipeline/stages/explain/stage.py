@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint
 from pipeline.engine.stage import Stage
+from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
+from pipeline.results.computed import Computed
 from pipeline.results.maps import load_skipped
 from pipeline.results.notes import skipped_note
 from pipeline.results.shards import list_shards
@@ -76,6 +78,7 @@ class Explain(Stage):
 
         shards.write_image_shards(images, run.compute, folder, "explain", work)
         if ranks.current_world().rank == 0:
+            Computed(run.precision, run.device.type, list_versions()).write(folder)
             _check_skipped(folder, len(images))
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:

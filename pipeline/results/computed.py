@@ -1,0 +1,57 @@
+"""What the maps of a run were computed with: precision, kind of device and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.formats.files import read_json, write_json
+
+FILE = "computed.json"
+SHOWN = ("label2box", "torch", "torchvision", "numpy")  # whose versions the table names
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What something was computed with.
+
+    Attributes:
+        precision: of the network; None: others computed it, and it is not known.
+        device: cpu, cuda or mps; None: not known.
+        versions: of this project and of libraries, by name.
+    """
+
+    precision: str | None = None
+    device: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Computed:
+        """Read what stage explain wrote beside its maps; nothing is known where there is no file.
+
+        Args:
+            folder: the result of stage explain.
+        """
+        return cls(**read_json(folder / FILE)) if (folder / FILE).is_file() else cls()
+
+    def write(self, folder: Path) -> None:
+        """Write it beside maps.
+
+        Args:
+            folder: the result of stage explain.
+        """
+        write_json(folder / FILE, asdict(self), indent=1)
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields that each record of metrics.json gets."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Return the line that stands below a table."""
+        versions = ", ".join(f"{name} {self.versions[name]}" for name in SHOWN
+                             if name in self.versions)  # fmt: skip
+        if self.precision is None:
+            return f"precision and device not known (made elsewhere); scored with {versions}"
+        return f"{self.precision} on {self.device}; {versions}"
