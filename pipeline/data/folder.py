@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pipeline.data import listing
 from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
@@ -45,6 +46,9 @@ class Folder(OnDisk):
         val: Share of the images that is scored where there is no val/, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A folder beside train/ whose boxes choose the threshold; None: no such split.
+        range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
+            0.5 and 99.5 percentiles of training images.
+        no_data: Values of such pixels that stand for no measurement, and become black.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -57,9 +61,12 @@ class Folder(OnDisk):
     val: float = 0.2
     held_back: float = 0.1
     calibration: str | None = None
+    range: RangeOption = None
+    no_data: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
+        listing.check_intensity(self.range, self.no_data)
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():

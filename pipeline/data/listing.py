@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.intensity import (
+    Intensity,
+    RangeOption,
+    describe_intensity,
+    find_intensity,
+    parse_range,
+)
 from pipeline.errors import UserError
 from pipeline.formats import photo
+from pipeline.ops.hashing import hash_of
 from pipeline.ops.text import printable
 from pipeline.types import Example, Size, Split
 
@@ -127,7 +136,15 @@ class Splits:
 
 
 class OnDisk(ABC):
-    """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings."""
+    """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings.
+
+    Attributes:
+        range: What pixels of more than 8 bits are scaled from: [low, high]; None: the range in use.
+        no_data: Values of such pixels that stand for no measurement; they become black.
+    """
+
+    range: RangeOption
+    no_data: Sequence[float]
 
     @property
     @abstractmethod
@@ -158,16 +175,38 @@ class OnDisk(ABC):
         """
         listing = self.splits[split]
         file = listing.files[position]
-        image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id)
+        ranges = self.intensity.ranges
+        image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id, ranges=ranges)
         return Example(file.id, image, int(listing.labels[position]), size)
 
+    @cached_property
+    def intensity(self) -> Intensity:
+        """How images of more than 8 bits are scaled; no file is opened where all have 8."""
+        return find_intensity(self.splits, self.range, self.no_data)
+
+    def intensity_record(self) -> dict[str, Any]:
+        """Return the options `range` and `no_data` that scale other images as the training images.
+
+        Empty where the training images have 8 bits.
+        """
+        return self.intensity.ranges.describe() if self.intensity.learned else {}
+
     def fingerprint(self, split: Split) -> str:
-        """Hash ids, labels, sizes and times of a split's files; not where they are."""
-        return self.splits[split].fingerprint()
+        """Hash ids, labels, sizes and times of a split's files; not where they are.
+
+        The ranges that images of more than 8 bits are scaled from are part of it.
+        """
+        listing = self.splits[split]
+        ranges = self.intensity.ranges.describe() if listing.files else {}
+        hashed = listing.fingerprint()
+        return hash_of([hashed, ranges]) if ranges else hashed
 
     def notes(self) -> list[str]:
-        """Return what was unusual about the files and folders, a line each."""
-        return list(self.splits.notes)
+        """Return what was unusual about the files, folders and pixels, a line each."""
+        return [
+            *self.splits.notes,
+            *describe_intensity(self.splits, self.intensity, self.range, self.no_data),
+        ]
 
 
 # -- search for files
@@ -289,6 +328,13 @@ def check_share(name: str, value: float) -> None:
     """Raise UserError unless the value of option `data.<name>` is from 0 to below 1."""
     if not 0 <= value < 1:
         raise UserError(f"data.{name}={value}: expected a share of the images, from 0 to below 1")
+
+
+def check_intensity(given: RangeOption, no_data: Sequence[float]) -> None:
+    """Raise UserError unless options `data.range` and `data.no_data` are ranges and numbers."""
+    parse_range(given)
+    if not all(map(math.isfinite, no_data)):
+        raise UserError(f"data.no_data={list(no_data)}: expected finite numbers; NaN never counts")
 
 
 def parse_input_size(size: int | Sequence[int]) -> Size:
