@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import listing
-from pipeline.data.intensity import RangeOption
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import coco, photo
@@ -54,11 +54,12 @@ class Cub(OnDisk):
     size: int | tuple[int, int] = 224
     held_back: float = 0.1
     range: RangeOption = None
-    no_data: Sequence[float] = ()
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        listing.check_intensity(self.range, self.no_data)
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
             raise UserError(

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline.data import listing
 from pipeline.data.annotations import MatchedAnnotations
-from pipeline.data.intensity import RangeOption
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
@@ -62,11 +62,12 @@ class Folder(OnDisk):
     held_back: float = 0.1
     calibration: str | None = None
     range: RangeOption = None
-    no_data: Sequence[float] = ()
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        listing.check_intensity(self.range, self.no_data)
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import listing
-from pipeline.data.intensity import RangeOption
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import UserError
 from pipeline.formats.files import read_lines
@@ -45,11 +45,12 @@ class Images(OnDisk):
     paths: str | Sequence[str]
     size: int | tuple[int, int] = 224
     range: RangeOption = None
-    no_data: Sequence[float] = ()
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        listing.check_intensity(self.range, self.no_data)
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
 
     @property
     def classes(self) -> tuple[str, ...]:

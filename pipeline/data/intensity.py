@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -39,8 +39,11 @@ if TYPE_CHECKING:
     from pipeline.data.listing import File, Listing, Splits
     from pipeline.formats.deep import DeepImage
 
-RangeOption = Sequence[float] | Mapping[str, Sequence[float]] | None
-"""Option `data.range`: [low, high], or a pair for `integer` and for `float`; None: computed."""
+RangeOption = Any
+"""Option `data.range`: [low, high], or a pair for `integer` and for `float`; None: computed.
+
+It is Any so that `parse_range` says what is wrong with a value, whatever it is.
+"""
 
 # Formats whose images have 8 bits in each channel, or are reduced to 8 by design. Files with
 # another ending may have more, and a sample of them is looked at.
@@ -103,16 +106,36 @@ def parse_range(given: RangeOption) -> dict[NumberKind, IntensityRange]:
     if given is None:
         return {}
     kinds: tuple[NumberKind, ...] = get_args(NumberKind)
-    pairs = given if isinstance(given, Mapping) else dict.fromkeys(kinds, given)
-    for kind, pair in pairs.items():
-        good = kind in kinds and len(pair) == 2 and all(map(math.isfinite, pair))
-        if not good or not pair[0] < pair[1]:
-            shown = dict(given) if isinstance(given, Mapping) else list(given)
-            raise UserError(
-                f"data.range={shown}: expected [low,high], two finite numbers, low below high; "
-                "pixels of more than 8 bits are scaled from it to 0 to 255"
-            )
-    return {kind: (float(pairs[kind][0]), float(pairs[kind][1])) for kind in kinds if kind in pairs}
+    pairs: Mapping[Any, Any] = given if isinstance(given, Mapping) else dict.fromkeys(kinds, given)
+    try:
+        ranges = {kind: (float(low), float(high)) for kind, (low, high) in pairs.items()}
+    except (TypeError, ValueError):
+        ranges = dict[Any, IntensityRange]()
+    in_order = all(-math.inf < low < high < math.inf for low, high in ranges.values())
+    if not ranges or not in_order or not set(ranges) <= set(kinds):
+        raise UserError(
+            f"data.range={given}: expected [low,high], two finite numbers, low below high; pixels "
+            "of more than 8 bits are scaled from it to 0 to 255 ({integer:[low,high],"
+            "float:[low,high]} sets it for images of integers and of floats)"
+        )
+    return {kind: ranges[kind] for kind in kinds if kind in ranges}
+
+
+def parse_no_data(given: float | Sequence[float]) -> tuple[float, ...]:
+    """Return the values that option `data.no_data` stands for.
+
+    Args:
+        given: The option: a number or several.
+
+    Raises:
+        UserError: A number is not finite.
+    """
+    values = (given,) if isinstance(given, int | float) else tuple(given)
+    if not all(map(math.isfinite, values)):
+        raise UserError(
+            f"data.no_data={list(values)}: expected finite numbers; NaN and infinity count without"
+        )
+    return values
 
 
 def find_intensity(splits: Splits, given: RangeOption, no_data: Sequence[float]) -> Intensity:
@@ -207,14 +230,14 @@ class Part:
         id: The image.
         kind: The kind of its numbers.
         values: Its measurements.
-        extremes: The least and the greatest number of their type.
+        extremes: Numbers at the ends of their type that may stand for no measurement.
         is_complete: Whether all of its values are measurements.
     """
 
     id: str
     kind: NumberKind
     values: Shaped[np.ndarray, n]
-    extremes: tuple[float, float]
+    extremes: tuple[float, ...]
     is_complete: bool
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from pipeline.data.intensity import (
     RangeOption,
     describe_intensity,
     find_intensity,
-    parse_range,
+    parse_no_data,
 )
 from pipeline.errors import UserError
 from pipeline.formats import photo
@@ -144,7 +143,7 @@ class OnDisk(ABC):
     """
 
     range: RangeOption
-    no_data: Sequence[float]
+    no_data: float | Sequence[float]
 
     @property
     @abstractmethod
@@ -182,14 +181,15 @@ class OnDisk(ABC):
     @cached_property
     def intensity(self) -> Intensity:
         """How images of more than 8 bits are scaled; no file is opened where all have 8."""
-        return find_intensity(self.splits, self.range, self.no_data)
+        return find_intensity(self.splits, self.range, parse_no_data(self.no_data))
 
     def intensity_record(self) -> dict[str, Any]:
         """Return the options `range` and `no_data` that scale other images as the training images.
 
-        Empty where the training images have 8 bits.
+        Empty where the training images have 8 bits, and where there are none.
         """
-        return self.intensity.ranges.describe() if self.intensity.learned else {}
+        is_learned = self.intensity.learned and bool(self.splits.train.files)
+        return self.intensity.ranges.describe() if is_learned else {}
 
     def fingerprint(self, split: Split) -> str:
         """Hash ids, labels, sizes and times of a split's files; not where they are.
@@ -205,7 +205,9 @@ class OnDisk(ABC):
         """Return what was unusual about the files, folders and pixels, a line each."""
         return [
             *self.splits.notes,
-            *describe_intensity(self.splits, self.intensity, self.range, self.no_data),
+            *describe_intensity(
+                self.splits, self.intensity, self.range, parse_no_data(self.no_data)
+            ),
         ]
 
 
@@ -328,13 +330,6 @@ def check_share(name: str, value: float) -> None:
     """Raise UserError unless the value of option `data.<name>` is from 0 to below 1."""
     if not 0 <= value < 1:
         raise UserError(f"data.{name}={value}: expected a share of the images, from 0 to below 1")
-
-
-def check_intensity(given: RangeOption, no_data: Sequence[float]) -> None:
-    """Raise UserError unless options `data.range` and `data.no_data` are ranges and numbers."""
-    parse_range(given)
-    if not all(map(math.isfinite, no_data)):
-        raise UserError(f"data.no_data={list(no_data)}: expected finite numbers; NaN never counts")
 
 
 def parse_input_size(size: int | Sequence[int]) -> Size:

@@ -64,11 +64,20 @@ class DeepImage:
         return self.values[..., :3] if self.values.ndim == 3 else self.values
 
     @property
-    def extremes(self) -> tuple[float, float]:
-        """The least and the greatest number of the type."""
-        kind = self.values.dtype
+    def extremes(self) -> tuple[float, ...]:
+        """The numbers at the ends of the type that may stand for no measurement.
+
+        Of colours these are only numbers that no pixel has in a single channel: a saturated red
+        is a colour.
+        """
+        kind, colours = self.values.dtype, self.colours
         info = np.finfo(kind) if kind.kind == "f" else np.iinfo(kind)
-        return float(info.min), float(info.max)
+        ends = [float(info.min), float(info.max)]
+        if colours.ndim == 3:
+            at_end = [colours == end for end in (info.min, info.max)]
+            same = [bool((part.any(2) == part.all(2)).all()) for part in at_end]
+            ends = [end for end, is_same in zip(ends, same, strict=True) if is_same]
+        return tuple(ends)
 
     def to_bytes(self, ranges: IntensityRanges, name: str) -> Image.Image:
         """Return the image with 8 bits: L, RGB, or RGBA.
@@ -95,7 +104,8 @@ class DeepImage:
     def _add_alpha(self, pixels: UInt8[np.ndarray, "H W *c"]) -> UInt8[np.ndarray, "H W *c"]:
         if self.values.ndim < 3 or self.values.shape[2] < 4:
             return pixels
-        opaque = 1.0 if self.values.dtype.kind == "f" else self.extremes[1]
+        kind = self.values.dtype
+        opaque = 1.0 if kind.kind == "f" else float(np.iinfo(kind).max)
         alpha = scale_to_bytes(self.values[..., 3:], (0.0, opaque))
         return np.concatenate([pixels, alpha], 2)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from pipeline.errors import SkippedImage
 from pipeline.formats import deep
@@ -113,7 +113,7 @@ def _read(
             # The decoder holds a progressive JPEG at full size, however small the result is.
             decoded = decoded if image.info.get("progressive") else _count_pixels(image)
         with _slot_for(decoded):
-            image.load()
+            _load(image)
             if not jpeg:
                 turn, size = _read_orientation(image)
             if is_deep:
@@ -139,7 +139,7 @@ def read_size(path: Path | str, *, name: str | None = None) -> Size:
         with _open_image(path, shown) as image:
             if not _is_jpeg(image):
                 with _slot_for(_count_pixels(image)):
-                    image.load()
+                    _load(image)
             return _read_orientation(image)[1]
     except _UnidentifiedImage as problem:
         height, width = _read_unidentified(path, shown, problem).values.shape[:2]
@@ -159,7 +159,7 @@ def read_deep(path: Path | str, *, name: str | None = None) -> deep.DeepImage:
     shown = name if name is not None else printable(os.fspath(path))
     try:
         with _open_image(path, shown) as image, _slot_for(_count_pixels(image)):
-            image.load()
+            _load(image)
             return deep.from_pillow(image, path, shown)
     except _UnidentifiedImage as problem:
         return _read_unidentified(path, shown, problem)
@@ -237,6 +237,15 @@ def _open(path: Path | str) -> Image.Image:
     except UnidentifiedImageError:
         Image.init()
         return Image.open(path, formats=[name for name in Image.OPEN if name not in NOT_READ])
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Without a name Pillow does not map the file into memory. It would take the sides of the
+        # upright image for those of the file, which shears grey images that lie on their side.
+        image.filename = ""
+    image.load()
 
 
 def _is_jpeg(image: Image.Image) -> bool:

@@ -30,7 +30,7 @@ LARGEST_MEASUREMENT = 1e30  # floats beyond it are fill values, as -3.4e38 of GD
 SENTINEL_GAP, EXTREME_GAP = 0.1, 1.0
 # Where the values cover this much of 0 to 1, 255 or 65535, that is the range: a photograph that
 # somebody saved with 16 bits looks as it did with 8.
-WHOLE_SCALE = 0.75
+WHOLE_SCALE = 0.9
 STRIP = 256  # rows that are scaled at a time, which bounds the memory
 
 
@@ -85,7 +85,7 @@ def find_no_data(values: Shaped[np.ndarray, n], extremes: Sequence[float]) -> li
 
     Args:
         values: Finite.
-        extremes: The least and the greatest number of the type.
+        extremes: Numbers at the ends of the type that may stand for no measurement.
 
     Examples:
         >>> find_no_data(np.array([-9999, 20, 21, 30, 65535]), (0, 65535))
@@ -115,9 +115,9 @@ def _is_isolated(value: float, others: Shaped[np.ndarray, n], extremes: Sequence
         return False
     gap = abs(others - value).min()
     spread = others[-1] - others[0]
-    if value == min(extremes) == 0 or value == max(extremes):
-        return bool(gap > EXTREME_GAP * spread > 0)
-    return bool(gap > SENTINEL_GAP * spread)
+    if value in SENTINELS or value < 0:
+        return bool(gap > SENTINEL_GAP * spread)
+    return bool(gap > EXTREME_GAP * spread > 0)
 
 
 def robust_range(values: Shaped[np.ndarray, n], kind: NumberKind) -> IntensityRange:
@@ -177,6 +177,5 @@ def _scale_strip(
     low, high = between
     valid = measured(values, no_data)
     # 256 bins of equal width: 0 to 65535 gives the upper byte, 0 to 255 gives the value itself.
-    width = high - low + (values.dtype.kind in "ui")
-    share = (np.where(valid, values, low).astype(np.float64) - low) / width
+    share = (np.where(valid, values, low).astype(np.float64) - low) / (high - low)
     return np.clip(share * 256, 0, 255).astype(np.uint8)
