@@ -188,7 +188,7 @@ def _take_sample(splits: Splits, no_data: Sequence[float], finds_no_data: bool =
         looked_at += len(files)
         if deep:
             parts = [_read_values(file, image, no_data) for file, image in _decode(deep)]
-            sample = Sample(name, looked_at, [file.id for file in deep])
+            sample = Sample(name, looked_at, sorted(file.id for file in deep))
             return _pool(sample, parts, finds_no_data)
     return Sample("", looked_at)
 
@@ -263,9 +263,9 @@ def _pool(sample: Sample, parts: Sequence[Part], finds_no_data: bool) -> Sample:
         beyond = find_no_data(values, extremes) if finds_no_data else []
         by_kind[kind], images[kind] = values[measured(values, beyond)], len(of_kind)
         absent += [value for value in beyond if value not in absent]
-    incomplete = [
+    incomplete = sorted(
         part.id for part in parts if not part.is_complete or not measured(part.values, absent).all()
-    ]
+    )
     return replace(sample, values=by_kind, images=images, no_data=tuple(absent),
                    with_no_data=incomplete)  # fmt: skip
 
@@ -284,7 +284,7 @@ def _mix(files: Sequence[File]) -> list[File]:
 def _describe(
     sample: Sample, ranges: IntensityRanges, given: Mapping[NumberKind, IntensityRange]
 ) -> list[str]:
-    """Return notes on the images of a sample that have more than 8 bits; none where there is none.
+    """Return notes on the images of a sample that have more than 8 bits.
 
     Args:
         sample: The sample.
@@ -292,7 +292,13 @@ def _describe(
         given: Those ranges that were not computed from the sample.
     """
     if not sample.deep:
-        return []
+        if not given:
+            return []
+        return [
+            "data: data.range (given, or of the checkpoint) is not used: none of the "
+            f"{sample.looked_at} images that were looked at has more than 8 bits; images of 8 bits "
+            "stay as they are"
+        ]
     which = "training images" if sample.split == "train" else "images"
     looked_at = f"{sample.looked_at} {which} that were looked at"
     notes: list[str] = [

@@ -192,7 +192,7 @@ def _drop_training(config: dict[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(locate("data", str(data["_target_"]))).parameters
     if "size" in parameters:
         data = {"size": card["size"], **data}
-    if "range" in parameters and "range" not in data:
+    if {"range", "no_data"} <= {*parameters} and "range" not in data:
         data = {**card.get(checkpoint.INTENSITY, {}), **data}
     return {**config, "data": data, "stages": stages}
 
