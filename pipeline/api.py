@@ -129,9 +129,11 @@ class Predictor:
             height, width = self.trained.size
             scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
             return example, np.array(scaled)
-        network_input, size = photo.read(Path(image), at=self.trained.size)
+        ranges = self.trained.intensity
+        network_input, size = photo.read(Path(image), at=self.trained.size, ranges=ranges)
         side = self.segmenter.needs_image
-        pixels = photo.read(Path(image), at=frame_size(size, side))[0] if side else network_input
+        frame = frame_size(size, side)
+        pixels = photo.read(Path(image), at=frame, ranges=ranges)[0] if side else network_input
         return Example(str(image), pixels, -1, size), network_input
 
     def _segment(

@@ -17,7 +17,7 @@ Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data import listing
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import coco, photo
@@ -41,6 +42,9 @@ class Cub(OnDisk):
         root: The folder with images.txt, or the folder around it.
         size: What images are scaled to in pixels: a side of a square, or height and width.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
+        range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
+            0.5 and 99.5 percentiles of training images.
+        no_data: Values of such pixels that stand for no measurement, and become black.
 
     Raises:
         UserError: An option is out of range, a file is missing, or a line of a table is wrong.
@@ -49,9 +53,13 @@ class Cub(OnDisk):
     root: str
     size: int | tuple[int, int] = 224
     held_back: float = 0.1
+    range: RangeOption = None
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
             raise UserError(

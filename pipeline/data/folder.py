@@ -24,6 +24,7 @@ from pathlib import Path
 from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import list_by_class
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.data.system_files import describe_system_folder
@@ -48,6 +49,9 @@ class Folder(OnDisk):
         val: Share of the images that is scored where there is no val/, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A folder beside train/ whose boxes choose the threshold; None: no such split.
+        range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
+            0.5 and 99.5 percentiles of training images.
+        no_data: Values of such pixels that stand for no measurement, and become black.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -60,9 +64,13 @@ class Folder(OnDisk):
     val: float = 0.2
     held_back: float = 0.1
     calibration: str | None = None
+    range: RangeOption = None
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         if not Path(self.root).is_dir():

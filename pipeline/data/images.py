@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, listing
+from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.left_out import (
     BACKUP,
     LINK_TO_NOTHING,
@@ -48,6 +49,9 @@ class Images(OnDisk):
     Args:
         paths: A file, a folder, a glob, a text file of paths, or a list of these.
         size: What images are scaled to in pixels: a side of a square, or height and width.
+        range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
+            0.5 and 99.5 percentiles of these images.
+        no_data: Values of such pixels that stand for no measurement, and become black.
 
     Raises:
         UserError: An option is out of range, or, once images are asked for, there is none.
@@ -55,9 +59,13 @@ class Images(OnDisk):
 
     paths: str | Sequence[str]
     size: int | tuple[int, int] = 224
+    range: RangeOption = None
+    no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -8,12 +8,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.data.intensity import (
+    Intensity,
+    RangeOption,
+    describe_intensity,
+    find_intensity,
+    parse_no_data,
+)
 from pipeline.errors import UserError
 from pipeline.formats import photo
+from pipeline.ops.hashing import hash_of
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
@@ -124,7 +132,15 @@ class Splits:
 
 
 class OnDisk(ABC):
-    """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings."""
+    """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings.
+
+    Attributes:
+        range: What pixels of more than 8 bits are scaled from: [low, high]; None: the range in use.
+        no_data: Values of such pixels that stand for no measurement; they become black.
+    """
+
+    range: RangeOption
+    no_data: float | Sequence[float]
 
     @property
     @abstractmethod
@@ -155,16 +171,41 @@ class OnDisk(ABC):
         """
         listing = self.splits[split]
         file = listing.files[position]
-        image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id)
+        ranges = self.intensity.ranges
+        image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id, ranges=ranges)
         return Example(file.id, image, int(listing.labels[position]), size)
 
+    @cached_property
+    def intensity(self) -> Intensity:
+        """How images of more than 8 bits are scaled; no file is opened where all have 8."""
+        return find_intensity(self.splits, self.range, parse_no_data(self.no_data))
+
+    def intensity_record(self) -> dict[str, Any]:
+        """Return the options `range` and `no_data` that scale other images as the training images.
+
+        Empty where the training images have 8 bits, and where there are none.
+        """
+        is_learned = self.intensity.learned and bool(self.splits.train.files)
+        return self.intensity.ranges.describe() if is_learned else {}
+
     def fingerprint(self, split: Split) -> str:
-        """Hash ids, labels, sizes and times of a split's files; not where they are."""
-        return self.splits[split].fingerprint()
+        """Hash ids, labels, sizes and times of a split's files; not where they are.
+
+        The ranges that images of more than 8 bits are scaled from are part of it.
+        """
+        listing = self.splits[split]
+        ranges = self.intensity.ranges.describe() if listing.files else {}
+        hashed = listing.fingerprint()
+        return hash_of([hashed, ranges]) if ranges else hashed
 
     def notes(self) -> list[str]:
-        """Return what was unusual about the files and folders, a line each."""
-        return list(self.splits.notes)
+        """Return what was unusual about the files, folders and pixels, a line each."""
+        return [
+            *self.splits.notes,
+            *describe_intensity(
+                self.splits, self.intensity, self.range, parse_no_data(self.no_data)
+            ),
+        ]
 
 
 # -- splits by hash

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
 from pipeline.ops.hashing import hash_file, hash_of
+from pipeline.ops.intensity import IntensityRanges
 from pipeline.protocols import NetworkBuilder, RebuildableBranch, WrappingObjective
 from pipeline.types import Size
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 1
+INTENSITY = "intensity"  # the card's field on images of more than 8 bits, absent where all have 8
 # The fields that save() derives from the network; they are not copied from another card.
 DERIVED_FIELDS = ("format", "model", "head", "channels", "classes", "branches", "fingerprint")
 
@@ -61,6 +63,13 @@ class Checkpoint:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the logits."""
         return self.network.classes
+
+    @property
+    def intensity(self) -> IntensityRanges:
+        """The ranges that the training images of more than 8 bits were scaled from."""
+        record = self.card.get(INTENSITY, {})
+        ranges = {kind: (low, high) for kind, (low, high) in record.get("range", {}).items()}
+        return IntensityRanges(ranges, tuple(record.get("no_data", ())))
 
     def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> torch.Tensor:
         """Normalize images of the same size to [b, 3, H, W], on the network's device."""
@@ -198,7 +207,28 @@ def read_card(folder: Path) -> dict[str, Any]:
 @cache
 def _card_model() -> Any:
     """Return the pydantic model of a card; pydantic is imported when it is first used."""
-    from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt
+    from pydantic import (
+        BaseModel,
+        ConfigDict,
+        Field,
+        FiniteFloat,
+        PositiveFloat,
+        PositiveInt,
+        field_validator,
+    )
+
+    class Intensity(BaseModel):
+        model_config = ConfigDict(strict=True, extra="forbid")
+
+        range: dict[Literal["integer", "float"], list[FiniteFloat]]
+        no_data: list[FiniteFloat] = []
+
+        @field_validator("range")
+        @classmethod
+        def check_order(cls, ranges: dict[str, list[float]]) -> dict[str, list[float]]:
+            if not all(len(pair) == 2 and pair[0] < pair[1] for pair in ranges.values()):
+                raise ValueError("expected [low,high], low below high")
+            return ranges
 
     class Card(BaseModel):
         model_config = ConfigDict(strict=True, extra="allow")
@@ -213,6 +243,7 @@ def _card_model() -> Any:
         std: list[PositiveFloat] = Field(min_length=3, max_length=3)
         fingerprint: str
         branches: dict[str, dict[str, Any]] = {}
+        intensity: Intensity | None = None
 
     return Card
 

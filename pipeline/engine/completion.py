@@ -182,12 +182,18 @@ def _find_choice_name(family: str, node: Mapping[str, Any]) -> str:
 
 
 def _drop_training(config: dict[str, Any]) -> dict[str, Any]:
-    """Drop stage train, and scale images to the checkpoint's size unless data.size is given."""
+    """Drop stage train, and scale size and pixels of images as the checkpoint's were.
+
+    Options of the data set that the user gives stay as they are: data.size, data.range.
+    """
     stages = [stage for stage in config["stages"] if stage != "train"]
     card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))
     data = dict(config["data"])
-    if "size" in inspect.signature(locate("data", str(data["_target_"]))).parameters:
+    parameters = inspect.signature(locate("data", str(data["_target_"]))).parameters
+    if "size" in parameters:
         data = {"size": card["size"], **data}
+    if {"range", "no_data"} <= {*parameters} and "range" not in data:
+        data = {**card.get(checkpoint.INTENSITY, {}), **data}
     return {**config, "data": data, "stages": stages}
 
 

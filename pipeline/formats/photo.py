@@ -12,15 +12,16 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from pipeline.errors import SkippedImage
-from pipeline.formats import signature
+from pipeline.formats import deep, signature
+from pipeline.ops.intensity import IntensityRanges
 from pipeline.ops.text import printable
 from pipeline.types import Size
 
@@ -44,6 +45,8 @@ COMMON = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 # Pillow runs Ghostscript, a program, on EPS files; it identifies the others but cannot decode them.
 NOT_READ = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC")
 
+NOT_IDENTIFIED = "not an image in any format that Pillow reads"
+
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,10 +66,12 @@ def read(
     at: Size | None = None,
     at_least: Size | None = None,
     name: str | None = None,
+    ranges: IntensityRanges | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
     """Read an image file, turned upright by its EXIF orientation.
 
-    Of an animation the first frame is read. Transparent parts are painted over white.
+    Of an animation the first frame is read. Transparent parts are painted over white. Images of
+    more than 8 bits in a channel are scaled from a range of values to 0 to 255.
 
     Args:
         path: The file, in any format that Pillow decodes.
@@ -75,6 +80,8 @@ def read(
             A JPEG is decoded at 1/2, 1/4 or 1/8 where neither side becomes smaller than this;
             other formats are read at full size.
         name: What messages call the file; None: its path.
+        ranges: The ranges that images of more than 8 bits are scaled from; without one, such an
+            image is scaled from the range of its own values.
 
     Returns:
         The image, uint8 [H, W, 3] RGB from 0 to 255, and the (height, width) of the original.
@@ -82,8 +89,24 @@ def read(
     Raises:
         SkippedImage: The file is missing, unreadable, truncated, not an image, or too large.
     """
+    ranges = IntensityRanges() if ranges is None else ranges
+    shown = name if name is not None else printable(os.fspath(path))
+    try:
+        return _read(path, shown, at, at_least, ranges)
+    except _UnidentifiedImage as problem:
+        values = _read_unidentified(path, shown, problem)
+        image = values.to_bytes(ranges, shown)
+        rgb = _to_rgb(image) if at is None else _scale(image, (at[1], at[0]))
+        return _to_array(rgb), (image.size[1], image.size[0])
+
+
+def _read(
+    path: Path | str, name: str, at: Size | None, at_least: Size | None, ranges: IntensityRanges
+) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
+    """Read an image file that Pillow identifies, as `read` does."""
     with _open_image(path, name) as image:
         jpeg, decoded = _is_jpeg(image), _count_pixels(image)
+        is_deep = deep.is_deep(image, path)
         # Other formats have their orientation once they are loaded.
         turn, size = _read_orientation(image) if jpeg else (1, image.size)
         wanted = at or at_least
@@ -91,10 +114,12 @@ def read(
             image.draft(None, _to_stored_size(wanted, turn))
             # The decoder holds a progressive JPEG at full size, however small the result is.
             decoded = decoded if image.info.get("progressive") else _count_pixels(image)
-        with _large_image_slot if decoded > LARGE_IMAGE_PIXELS else nullcontext():
-            image.load()
+        with _slot_for(decoded):
+            _load(image)
             if not jpeg:
                 turn, size = _read_orientation(image)
+            if is_deep:
+                image = deep.from_pillow(image, path, name).to_bytes(ranges, name)
             rgb = _to_rgb(image) if at is None else _scale(image, _to_stored_size(at, turn))
             return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn])), size
 
@@ -111,11 +136,73 @@ def read_size(path: Path | str, *, name: str | None = None) -> Size:
     Raises:
         SkippedImage: As `read` does.
     """
-    with _open_image(path, name) as image:
-        if not _is_jpeg(image):
-            with _large_image_slot if _count_pixels(image) > LARGE_IMAGE_PIXELS else nullcontext():
-                image.load()
-        return _read_orientation(image)[1]
+    shown = name if name is not None else printable(os.fspath(path))
+    try:
+        with _open_image(path, shown) as image:
+            if not _is_jpeg(image):
+                with _slot_for(_count_pixels(image)):
+                    _load(image)
+            return _read_orientation(image)[1]
+    except _UnidentifiedImage as problem:
+        height, width = _read_unidentified(path, shown, problem).values.shape[:2]
+        return height, width
+
+
+def read_deep(path: Path | str, *, name: str | None = None) -> deep.DeepImage:
+    """Read the values of an image of more than 8 bits, not turned upright.
+
+    Args:
+        path: The file, of which `has_deep_pixels` is true.
+        name: What messages call the file; None: its path.
+
+    Raises:
+        SkippedImage: As `read` does.
+    """
+    shown = name if name is not None else printable(os.fspath(path))
+    try:
+        with _open_image(path, shown) as image, _slot_for(_count_pixels(image)):
+            _load(image)
+            return deep.from_pillow(image, path, shown)
+    except _UnidentifiedImage as problem:
+        return _read_unidentified(path, shown, problem)
+
+
+def has_deep_pixels(path: Path | str) -> bool:
+    """Return whether an image has more than 8 bits in a channel; no pixel is decoded.
+
+    Args:
+        path: The file; false if it is no image.
+    """
+    try:
+        with _open_image(path, None) as image:
+            return deep.is_deep(image, path)
+    except _UnidentifiedImage:
+        return deep.is_unidentified_deep(path)
+    except SkippedImage:
+        return False
+
+
+class _UnidentifiedImage(SkippedImage):
+    """A file that Pillow does not identify; it may still be a TIFF that OpenCV decodes."""
+
+
+def _read_unidentified(path: Path | str, name: str, problem: _UnidentifiedImage) -> deep.DeepImage:
+    """Read a TIFF or PFM that Pillow does not identify; raise the problem for another file."""
+    try:
+        with _large_image_slot:  # its size is not known here
+            image = deep.read_unidentified(path, name, MAX_PIXELS)
+    except SkippedImage:
+        raise
+    except Exception:  # a damaged header
+        raise problem from None
+    if image is None:
+        raise problem
+    return image
+
+
+def _slot_for(pixels: int) -> AbstractContextManager[object]:
+    """Return a context in which an image of so many pixels may be decoded."""
+    return _large_image_slot if pixels > LARGE_IMAGE_PIXELS else nullcontext()
 
 
 @contextmanager
@@ -138,7 +225,9 @@ def _open_image(path: Path | str, name: str | None) -> Iterator[Image.Image]:
         raise SkippedImage(f"{name}: claims more than {2 * MAX_PIXELS:,} pixels: refused") from None
     except UnidentifiedImageError as error:
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
-        raise SkippedImage(f"{name}: {'an empty file' if empty else error}") from None
+        what = "an empty file" if empty else str(error)
+        kind = _UnidentifiedImage if str(error) == NOT_IDENTIFIED else SkippedImage
+        raise kind(f"{name}: {what}") from None
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error ...
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {reason})") from error
@@ -163,9 +252,7 @@ def _open(path: Path | str) -> Image.Image:
             return Image.open(path, formats=formats)
         except UnidentifiedImageError:
             if file_type is None or file_type.is_image:
-                raise UnidentifiedImageError(
-                    "not an image in any format that Pillow reads"
-                ) from None
+                raise UnidentifiedImageError(NOT_IDENTIFIED) from None
             raise UnidentifiedImageError(_describe_type(file_type)) from None
     if image.format == "TIFF":
         file_type = signature.identify(path)
@@ -189,6 +276,15 @@ def _open_heic(path: Path | str) -> Image.Image:
         return cast(Image.Image, HeifImageFile(os.fspath(path)))
     except SyntaxError as error:
         raise UnidentifiedImageError(f"a damaged HEIC image ({error})") from None
+
+
+def _load(image: Image.Image) -> None:
+    """Decode the pixels."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Without a name Pillow does not map the file into memory. It would take the sides of the
+        # upright image for those of the file, which shears grey images that lie on their side.
+        image.filename = ""
+    image.load()
 
 
 def _is_jpeg(image: Image.Image) -> bool:
@@ -231,24 +327,12 @@ def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB, transparent parts over white."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_eight_bits(np.asarray(image))).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa"):
         alpha = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(alpha, mask=alpha)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_eight_bits(values: np.ndarray) -> np.ndarray:
-    """Convert 16-bit greys by their high byte; stretch other integers and floats to 0 to 255."""
-    if values.dtype.kind in "ui" and values.min() >= 0 and values.max() < 1 << 16:
-        deep = values.dtype.itemsize == 2 or values.max() > 255
-        return np.asarray(values >> 8 if deep else values, np.uint8)
-    finite = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = finite.min(), finite.max()
-    return np.asarray((finite - low) * (255.0 / (high - low or 1.0)), np.uint8)
 
 
 def _to_array(image: Image.Image) -> UInt8[np.ndarray, "H W 3"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,4 +119,16 @@ class ReadsDrawnBoxes(Protocol):
 
         Raises:
             UserError: the file cannot be read.
+        """
+
+
+@runtime_checkable
+class ScalesDeepImages(Protocol):
+    """A data set that scales images of more than 8 bits in a channel to 0 to 255."""
+
+    def intensity_record(self) -> dict[str, Any]:
+        """Return the options with which other images are scaled as the training images are.
+
+        Returns:
+            `range` and `no_data` of the data set; empty where the training images have 8 bits.
         """

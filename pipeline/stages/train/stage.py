@@ -24,7 +24,7 @@ from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import WrappingObjective
+from pipeline.protocols import ScalesDeepImages, WrappingObjective
 from pipeline.results.notes import skipped_note
 from pipeline.results.skipped import SKIPPED_FILE
 from pipeline.stages.train.config import TrainOptions
@@ -113,12 +113,15 @@ class Train(Stage):
         trained = self._train(run, folder, network, settings)
         if ranks.current_world().rank > 0:
             return  # rank 0 writes
+        data = run.data
+        intensity = data.intensity_record() if isinstance(data, ScalesDeepImages) else {}
         card = {
             "size": list(run.data.size),
             "mean": list(model.mean),
             "std": list(model.std),
             "recipe": recipe,
             "settings": {} if recipe == "own" else settings.__dict__,
+            **({checkpoint.INTENSITY: intensity} if intensity else {}),
             "objective": run.config["objective"],
             "precision": run.precision,
             "best": max(trained.history, key=lambda epoch: epoch["held_back_top1"], default=None),
