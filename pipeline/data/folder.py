@@ -26,6 +26,7 @@ from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
+from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, read_lines
 from pipeline.ops.text import list_some, printable
 from pipeline.types import CocoIds, GroundTruth, Split
@@ -45,6 +46,8 @@ class Folder(OnDisk):
         val: Share of the images that is scored where there is no val/, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A folder beside train/ whose boxes choose the threshold; None: no such split.
+        crowds: What annotations marked `iscrowd` are: `ignore`, regions that are not counted, or
+            `objects` as all others.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -57,6 +60,7 @@ class Folder(OnDisk):
     val: float = 0.2
     held_back: float = 0.1
     calibration: str | None = None
+    crowds: CrowdRule = "ignore"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
@@ -220,7 +224,7 @@ class Folder(OnDisk):
         """Read a COCO file and match it with the images and classes."""
         names = (self._contents.folders, self.classes)
         by_name = {name: n for each in names for n, name in enumerate(each)}
-        return MatchedAnnotations(coco.read(file), scored, self.splits.all, by_name)
+        return MatchedAnnotations(coco.read(file, self.crowds), scored, self.splits.all, by_name)
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return ids and names as in the annotation file, and free numbers for what it lacks.
@@ -261,7 +265,7 @@ class Folder(OnDisk):
     def truth_fingerprint(self, split: Split) -> str:
         """Hash the annotation file of a split; `none` where there is none."""
         file = self._calibration_file if split == "calibration" else self.annotations
-        return content_hash(file)
+        return content_hash(file) + ("" if self.crowds == "ignore" else f"-{self.crowds}")
 
 
 # -- folders

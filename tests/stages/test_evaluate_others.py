@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.formats.coco import xyxy_to_xywh
+from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.metric.components import curves
 from pipeline.ops.bootstrap import Comparison
 from pipeline.ops.maps import upsample
@@ -104,7 +104,8 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["coco_box_ap", 0.5, None, "dog"]["value"] == pytest.approx(51 / 101 / 2)
     assert ap["value"] == pytest.approx(51 / 101 * 3 / 4)
     notes = " ".join(stage(tmp_path, "notes.json"))
-    for told in ("1 record (results[4]) with an image_id", "1 record (results[5]) whose bbox has a",
+    for told in ("1 record ('results[4]') with an image_id",
+                 "1 record ('results[5]') whose bbox has a",
                  "1 image ('4.jpg') have no annotation", "1 annotated image ('3.jpg') have no box",
                  "have no interval"):  # fmt: skip
         assert told in notes

@@ -71,7 +71,7 @@ class Evaluate(Stage):
             "explain": run.key("explain"),
             "calibrate": run.key("calibrate") if calibrates else None,
             "truth": self._data(run).truth_fingerprint("val"),
-            "evaluate": run.config["evaluate"],
+            "evaluate": {"ious": run.config["evaluate"]["ious"]},
             "protocol": run.config["protocol"],
             "seed": run.config["seed"],
         }
@@ -86,6 +86,11 @@ class Evaluate(Stage):
         if (named := self._named(run)) is not None:
             named.check()
             return
+        if (crowds := run.config["evaluate"]["crowds"]) != "ignore":
+            raise UserError(
+                f"evaluate.crowds={crowds}: it says what iscrowd means in annotations=, which is "
+                f"not given; the boxes of a data set take data.crowds={crowds}"
+            )
         if run.config["stages"] == [self.name]:
             try:
                 run.folder("localize")
@@ -121,6 +126,7 @@ class Evaluate(Stage):
         return Named(
             **{key: config[key] for key in keys},
             ious=tuple(config["evaluate"]["ious"]),
+            crowds=config["evaluate"]["crowds"],
             threshold=run.segmenter().threshold_info,
         )
 
