@@ -257,6 +257,17 @@ class Folder(OnDisk):
         """
         return self._match(boxes, self.splits.all.ids).truth
 
+    def drawn_notes(self, boxes: Path) -> list[str]:
+        """Return what was odd about boxes that somebody drew, a line each.
+
+        Args:
+            boxes: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
+        return self._match(boxes, self.splits.all.ids).notes
+
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""
         files = (self._scored_boxes, self._calibration_boxes)

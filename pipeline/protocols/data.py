@@ -113,3 +113,13 @@ class ReadsDrawnBoxes(Protocol):
         Raises:
             UserError: the file cannot be read.
         """
+
+    def drawn_notes(self, file: Path) -> list[str]:
+        """Return what was repaired or left out of such a file, a line each.
+
+        Args:
+            file: COCO instances, a file that the data set's tool writes.
+
+        Raises:
+            UserError: the file cannot be read.
+        """

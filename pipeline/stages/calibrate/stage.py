@@ -105,6 +105,8 @@ class Calibrate(Stage):
                 "a COCO file of some that you draw"
             )
         write_json(folder / "thresholds.json", result, indent=1)
+        if boxed.notes:
+            write_json(folder / "notes.json", boxed.notes, indent=1)
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""
