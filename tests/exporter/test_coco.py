@@ -102,7 +102,7 @@ import json, sys
 from datumaro import Dataset
 data = Dataset.import_from("set", "coco_instances")
 items = [
-    [item.id, len(item.annotations), [str(a.type) for a in item.annotations]] for item in data
+    [item.id, sum(type(a).__name__ == "Bbox" for a in item.annotations)] for item in data
 ]
 print("READ", json.dumps([items, [c.name for c in data.categories().popitem()[1].items]]))
 """
@@ -123,7 +123,7 @@ def test_datumaro_reads_the_data_set(tmp_path: Path, masks: bool) -> None:
     assert told.returncode == 0, told.stderr
     (line,) = [line for line in told.stdout.splitlines() if line.startswith("READ ")]
     items, names = json.loads(line.removeprefix("READ "))
-    counts: dict[str, Any] = {id: count for id, count, _ in items}
+    counts: dict[str, Any] = dict(items)
     assert [counts[name.rsplit(".", 1)[0]] for name in NAMES] == [2, 1, 0]
     assert names == list(CLASSES)
     assert "rror" not in told.stderr
