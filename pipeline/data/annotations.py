@@ -9,21 +9,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.coco_images import match_images
 from pipeline.data.listing import File, Listing
 from pipeline.errors import SkippedImage, UserError, suggest_choices
-from pipeline.formats import coco, photo
-from pipeline.ops.text import list_some, printable
-from pipeline.types import CocoIds, Crowds, GroundTruth, Size
+from pipeline.formats import photo
+from pipeline.formats.coco_boxes import Box, clip, describe_clipped_boxes
+from pipeline.formats.coco_records import CocoFile, CocoImage, Crowd, count_categories
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.text import count_note
+from pipeline.types import CocoIds, Crowds, GroundTruth, Note, Rle, Size
 
 if TYPE_CHECKING:
     from jaxtyping import Int
+
+SIZE_REMEDY = (
+    "boxes are to be in pixels of the upright image: where a camera's rotation (EXIF) or another "
+    "resolution is the reason, annotate the image as it is now and export again"
+)
 
 
 class MatchedAnnotations:
     """A COCO file matched with the images and classes of the data set.
 
-    A file name matches the image with this id, or the image whose id ends so, if it is the only
-    one of `scored`. A category matches by class name or folder name.
+    A file name matches the image with this id, or the image that has the longest end of it, if it
+    is the only one of `scored`. A category matches by class name or folder name. A single used
+    category that is no class stands for objects of each image's own class.
 
     Args:
         file: The annotations.
@@ -32,91 +42,73 @@ class MatchedAnnotations:
         by_name: Positions of classes by their names and by their folders' names.
 
     Raises:
-        UserError: No image or no category matches, or two file names match the same image.
+        UserError: No image or no category matches.
     """
 
     def __init__(
         self,
-        file: coco.CocoFile,
+        file: CocoFile,
         scored: Sequence[str],
         images: Listing,
         by_name: Mapping[str, int],
     ) -> None:
         self.file, self.listing = file, images
         self.classes = {number: by_name.get(name, -1) for number, name in file.categories.items()}
+        matched = match_images(file.path, file.images, scored, images.ids)
+        self.images = matched.images
+        self.match_notes: list[str] = [*self._box_notes(), *matched.notes]
+        used = count_categories(list(self.images.values()))
         # A single category that is no class: its boxes are of objects of any class.
-        self.is_agnostic = len(self.classes) == 1 and set(self.classes.values()) == {-1}
-        self.images, self.match_notes = self._match_images(scored)
-        self._check_categories(by_name)
+        self.is_agnostic = len(used) == 1 and self.classes[next(iter(used))] == -1
+        self.match_notes += self._category_notes(used, by_name)
 
-    def _match_images(self, scored: Sequence[str]) -> tuple[dict[str, coco.CocoImage], list[str]]:
-        """Return the file's images by our ids, and notes on those that match none or several."""
-        exact, path = set(self.listing.ids), self.file.path
-        ends = _group_by_end(scored)
-        matched: dict[str, coco.CocoImage] = {}
-        missing: list[str] = []
-        unclear: list[str] = []
-        for image in self.file.images:
-            name = image.file_name.removeprefix("./")
-            # A file that this project wrote has printable ids, others the names as they are.
-            names = (name, printable(name))
-            known = next((name for name in names if name in exact or name in ends), "")
-            ids = [known] if known in exact else ends.get(known, [])
-            if len(ids) != 1:
-                (unclear if ids else missing).append(image.file_name)
-            elif ids[0] in matched:
-                raise UserError(
-                    f"{path}, images[{image.record}]: {image.file_name!r} is there twice, or names "
-                    f"the same image as {matched[ids[0]].file_name!r}; drop one"
-                )
-            else:
-                matched[ids[0]] = image
-        if self.file.images and not matched:
-            raise UserError(
-                f"{path}: none of its {len(self.file.images)} images is in the data set; it names "
-                f"{self.file.images[0].file_name!r}, the data set has {self.listing.ids[0]!r}; "
-                "file_name is to be the path below data.root, or the end of it where that is unique"
-            )
-        return matched, self._image_notes(missing, unclear)
-
-    def _image_notes(self, missing: Sequence[str], unclear: Sequence[str]) -> list[str]:
-        """Return notes on file names that match no image or several, and on a lack of boxes."""
-        name = self.file.path.name
-        notes = []
+    def _box_notes(self) -> list[str]:
+        """Return a note where there is no box in the file, or none of an image that is here."""
+        name, images = self.file.path.name, list(self.images.values())
         if not any(image.boxes for image in self.file.images):
-            notes.append(f"{name}: holds no box, so nothing can be localized against it")
-        if missing:
-            notes.append(f"{name}: {list_some(missing, 'image')} not in the data set")
-        if unclear:
-            notes.append(
-                f"{name}: {list_some(unclear, 'image')} with a name that several images "
-                "of the data set end in, left out"
-            )
-        return notes
+            return [f"{name}: holds no box, so nothing can be localized against it"]
+        if not any(image.boxes for image in images):
+            crowds = [image.name for image in images if image.crowds]
+            if crowds:
+                return [
+                    count_note(
+                        crowds, "image", "of the data set have crowds (iscrowd) alone, so nothing "
+                        "can be localized against it", where=name,
+                        remedy="data.crowds=objects counts them as objects",
+                    )
+                ]  # fmt: skip
+            return [f"{name}: no image of the data set has a box there"]
+        return []
 
-    def _check_categories(self, by_name: Mapping[str, int]) -> None:
-        """Add notes on categories that are no class. Raise UserError where no box is of a class."""
+    def _category_notes(self, used: Counter[int], by_name: Mapping[str, int]) -> list[str]:
+        """Return notes on categories that are no class. Raise UserError where no box is of one."""
+        name, names = self.file.path.name, self.file.categories
         if self.is_agnostic:
-            (name,) = self.file.categories.values()
-            self.match_notes.append(
-                f"{self.file.path.name}: its one category {name!r} is no class of the data set: "
+            (number,) = used
+            note = (
+                f"{name}: its one used category {names[number]!r} is no class of the data set: "
                 "its boxes are taken as those of each image's own class"
             )
-            return
-        used = Counter(number for image in self.images.values() for number in image.categories)
+            unused = [names[n] for n in names if n not in used]
+            return [note + (f"; {_list_unused(unused)}" if unused else "")]
         usable = sum(times for number, times in used.items() if self.classes[number] >= 0)
-        names = [self.file.categories[number] for number in used if self.classes[number] < 0]
+        strange = [names[number] for number in used if self.classes[number] < 0]
         if used and not usable:
             raise UserError(
-                f"{self.file.path}: none of its categories is a class of the data set; it has "
-                f"{names[0]!r}; name them alike, by class or by folder; "
-                f"{suggest_choices(names[0], by_name)}"
+                f"{self.file.path}: none of its {len(strange)} used categories is a class of the "
+                f"data set; it has {strange[0]!r}; name them alike, by class or by folder; "
+                f"{suggest_choices(strange[0], by_name)}"
             )
-        if names:
-            self.match_notes.append(
-                f"{self.file.path.name}: {used.total() - usable} boxes are of categories that are "
-                f"no class of the data set ({names[0]!r} for one)"
+        if not strange:
+            return []
+        return [
+            Note(
+                f"{name}: {used.total() - usable} boxes are of categories that are no class of the "
+                f"data set ({strange[0]!r} for one)",
+                strange,
+                used.total() - usable,
             )
+        ]
 
     def coco_names(self, ids: Sequence[str], class_count: int) -> CocoIds:
         """Return the file's numbers and names, and free numbers for what it does not have."""
@@ -146,40 +138,78 @@ class MatchedAnnotations:
         return [*self.file.notes, *self.match_notes, *self._truth[1]]
 
     @cached_property
-    def _truth(self) -> tuple[dict[str, GroundTruth], list[str]]:
-        """Ground truth by image id, and a note on clipped boxes."""
-        truth, clipped = {}, 0
+    def _truth(self) -> tuple[dict[str, GroundTruth], list[Note]]:
+        """Ground truth by image id, and notes on boxes and sizes that do not fit the images."""
+        truth: dict[str, GroundTruth] = {}
+        odd = OddRecords(self.file.path.name, "annotation")
+        clipped, contradictions = list[str](), list[str]()
         for file, label in zip(self.listing.files, self.listing.labels, strict=True):
             image = self.images.get(file.id)
-            size = None if image is None else self._read_size(image, file)
-            if image is None or size is None:
+            if image is None:
                 continue
-            boxes, clipped_here = self._clip_boxes(image, size)
-            clipped += clipped_here
-            masks = [mask for mask in image.masks if mask is not None]
-            truth[file.id] = GroundTruth(
-                file.id,
-                label,
-                size,
-                np.asarray(boxes, np.float32).reshape(-1, 4),
-                self._to_classes(image.categories),
-                masks if len(masks) == len(boxes) else None,
-                self._to_crowds(image.crowds),
+            size = _read_size(file)
+            if None not in (size, image.size) and size != image.size:
+                contradictions.append(_describe_contradiction(image, size))
+            elif (size := size or image.size) is not None:
+                truth[file.id] = self._to_truth(image, file.id, label, size, odd, clipped)
+        if contradictions and not truth:
+            raise UserError(
+                f"{self.file.path}: no image has the size that the file says: {contradictions[0]} "
+                f"for one, of {len(contradictions)}; {SIZE_REMEDY}"
             )
-        return truth, [coco.describe_clipped_boxes(self.file.path, clipped)] if clipped else []
+        notes = odd.notes()
+        if contradictions:
+            why = "of another size than the file says: left out, so no number has them as annotated"
+            where = self.file.path.name
+            notes.append(count_note(contradictions, "image", why, where=where, remedy=SIZE_REMEDY))
+        emptied = [
+            id for id, known in truth.items()
+            if self.images[id].boxes and not len(known.boxes)
+        ]  # fmt: skip
+        if emptied:
+            why = "whose boxes are all left out: no number has them as annotated"
+            notes.append(count_note(emptied, "image", why, where=self.file.path.name))
+        if clipped:
+            count = sum(len(known.boxes) for known in truth.values())
+            notes.append(describe_clipped_boxes(self.file.path, clipped, count))
+        return truth, notes
 
-    def _clip_boxes(self, image: coco.CocoImage, size: Size) -> tuple[list[coco.Box], int]:
-        """Return the boxes inside the image, and how many are clipped here.
+    def _to_truth(
+        self,
+        image: CocoImage,
+        id: str,
+        label: int,
+        size: Size,
+        odd: OddRecords,
+        clipped: list[str],
+    ) -> GroundTruth:
+        """Return the ground truth of an image. Count boxes outside it, and those that stick out.
 
         Where the file has a size of the image, they were clipped when the file was read.
         """
-        if image.size is not None:
-            return image.boxes, 0
-        results = [
-            coco.clip(box, size, f"{self.file.path}, annotations[{record}]")
-            for box, record in zip(image.boxes, image.records, strict=True)
-        ]
-        return [box for box, _ in results], sum(was_clipped for _, was_clipped in results)
+        boxes: list[Box] = []
+        categories: list[int] = []
+        masks: list[Rle] = []
+        rows = zip(image.boxes, image.categories, image.masks, image.records, strict=True)
+        for box, category, mask, record in rows:
+            try:
+                inside, was_clipped = (box, False) if image.size is not None else clip(box, size)
+            except BadRecord as error:
+                odd.leave_out(f"annotations[{record}]", str(error))
+                continue
+            boxes.append(inside)
+            categories.append(category)
+            masks += [mask] if mask is not None else []
+            clipped += [f"annotations[{record}]"] if was_clipped else []
+        return GroundTruth(
+            id,
+            label,
+            size,
+            np.asarray(boxes, np.float32).reshape(-1, 4),
+            self._to_classes(categories),
+            masks if len(masks) == len(boxes) else None,
+            self._to_crowds(image.crowds),
+        )
 
     def _to_classes(self, categories: Sequence[int]) -> Int[np.ndarray, n] | None:
         """Return the class of each category, -1 for no class; None: all are of the image's."""
@@ -187,7 +217,7 @@ class MatchedAnnotations:
             return None
         return np.asarray([self.classes[number] for number in categories], np.int64)
 
-    def _to_crowds(self, crowds: Sequence[coco.Crowd]) -> Crowds | None:
+    def _to_crowds(self, crowds: Sequence[Crowd]) -> Crowds | None:
         if not crowds:
             return None
         return Crowds(
@@ -196,33 +226,30 @@ class MatchedAnnotations:
             [crowd.mask for crowd in crowds],
         )
 
-    def _read_size(self, image: coco.CocoImage, file: File) -> Size | None:
-        """Return the upright size of the image file; the annotations' where it cannot be read.
 
-        Raise UserError where they differ.
-        """
-        try:
-            size = photo.read_size(file.path, name=file.id)
-        except SkippedImage:
-            return image.size
-        if image.size not in (None, size):
-            raise UserError(
-                f"{self.file.path}, images[{image.record}]: says {_describe_size(image.size)} for "
-                f"{image.file_name!r}, which is {_describe_size(size)} when upright; boxes are to "
-                "be in pixels of the upright image: annotate it as it is now, or drop the record"
-            )
-        return size
+def _list_unused(names: Sequence[str]) -> str:
+    """Say that categories that no annotation uses do not count."""
+    what = f"{len(names)} categories ({', '.join(map(repr, names[:3]))}"
+    if len(names) == 1:
+        what = f"1 category ({names[0]!r}"
+    return f"{what}{', ...' if len(names) > 3 else ''}) that no annotation uses do not count"
 
 
-def _group_by_end(ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return the ids that end in each path, such as `a/b.jpg` and `b.jpg` for `val/a/b.jpg`."""
-    ends: dict[str, list[str]] = {}
-    for id in ids:
-        parts = id.split("/")
-        for n in range(1, len(parts)):
-            ends.setdefault("/".join(parts[n:]), []).append(id)
-    return ends
+def _read_size(file: File) -> Size | None:
+    """Return the upright size of an image file; None where it cannot be read."""
+    try:
+        return photo.read_size(file.path, name=file.id)
+    except SkippedImage:
+        return None
+
+
+def _describe_contradiction(image: CocoImage, size: Size | None) -> str:
+    """Return the two sizes of an image."""
+    return (
+        f"{image.file_name}: {_describe_size(image.size)} in the file, "
+        f"{_describe_size(size)} on disk when upright"
+    )
 
 
 def _describe_size(size: Size | None) -> str:
-    return "no size" if size is None else f"{size[1]} x {size[0]} (width x height)"
+    return "no size" if size is None else f"{size[1]} x {size[0]}"

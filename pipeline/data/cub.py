@@ -28,10 +28,21 @@ from pipeline.data import listing
 from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats import coco, photo
+from pipeline.formats import photo
+from pipeline.formats.coco_boxes import (
+    Box,
+    clip,
+    describe_clipped_boxes,
+    parse_bbox,
+    xywh_to_xyxy,
+)
+from pipeline.formats.coco_values import parse_key
 from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some, printable
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.text import count_note, list_some, printable
 from pipeline.types import CocoIds, GroundTruth, Split
+
+BOX_LINE = "image id, x, y, width and height"
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ class Cub(OnDisk):
         """Return the box of each image by id; images without one or that are broken are left out.
 
         Raises:
-            UserError: A line of bounding_boxes.txt is wrong.
+            UserError: No line of bounding_boxes.txt can be used.
         """
         return self._read_truth(split)[0]
 
@@ -159,43 +170,67 @@ class Cub(OnDisk):
         return self.folder / "bounding_boxes.txt"
 
     @cached_property
-    def _boxes(self) -> dict[int, tuple[coco.Box, str]]:
-        """Boxes, not clipped, and the place of their lines, by CUB's image number."""
-        boxes = {}
-        holds = "image id, x, y, width and height"
-        for number, values, where in self._read_rows(self._boxes_file.name, holds):
-            if number not in self._paths:
-                raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
+    def _boxes(self) -> tuple[dict[int, tuple[Box, str]], OddRecords]:
+        """Boxes, not clipped, with their lines, by CUB's image number; and the odd lines."""
+        boxes: dict[int, tuple[Box, str]] = {}
+        odd, total = OddRecords(self._boxes_file.name, "line"), 0
+        for line_number, line in self._read_lines(self._boxes_file, BOX_LINE):
+            where, total = f"line {line_number}", total + 1
             try:
-                xywh = [float(value) for value in values.split()]
-            except ValueError:
-                raise UserError(f"{where}: {values!r} are not numbers; correct it") from None
-            if len(xywh) != 4:
-                raise UserError(f"{where}: {values!r} is not x, y, width and height; correct it")
-            boxes[number] = coco.xywh_to_xyxy(xywh, where), where
-        return boxes
+                number, box = self._parse_box(line)
+                if number in boxes:
+                    same = boxes[number][0] == box
+                    raise BadRecord(
+                        "that are there twice" if same else "with a second box of an image"
+                    )
+                boxes[number] = box, where
+            except BadRecord as error:
+                odd.leave_out(where, str(error))
+        odd.check_usable(self._boxes_file, total, len(boxes))
+        return boxes, odd
+
+    def _parse_box(self, line: str) -> tuple[int, Box]:
+        """Return image number and box of a line. Raise BadRecord where it cannot be used."""
+        text, *values = line.split()
+        number = parse_key(text)
+        if number not in self._paths:
+            raise BadRecord("of no image of images.txt")
+        assert isinstance(number, int)
+        bbox, _ = parse_bbox(values)
+        return number, xywh_to_xyxy(bbox)
 
     def _read_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
         """Return ground truth by id, and what was unusual about it."""
         truth: dict[str, GroundTruth] = {}
         without: list[str] = []
-        clipped = 0
+        clipped: list[str] = []
         images = self.splits[split]
+        boxes, odd_lines = self._boxes
+        odd = OddRecords(self._boxes_file.name, "line")
         for file, label in zip(images.files, images.labels, strict=True):
-            if self._numbers[file.id] not in self._boxes:
+            if self._numbers[file.id] not in boxes:
                 without.append(file.id)
                 continue
-            box, where = self._boxes[self._numbers[file.id]]
+            box, where = boxes[self._numbers[file.id]]
             try:
                 size = photo.read_size(file.path, name=file.id)
+                box, was_clipped = clip(box, size)
             except SkippedImage:
                 continue  # counted and named by the stages that read the image
-            box, was_clipped = coco.clip(box, size, where)
-            clipped += was_clipped
+            except BadRecord as error:
+                odd.leave_out(where, str(error))
+                without.append(file.id)
+                continue
+            clipped += [where] if was_clipped else []
             truth[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
-        notes = [coco.describe_clipped_boxes(self._boxes_file, clipped)] if clipped else []
+        if odd.left_out:
+            odd.check_usable(self._boxes_file, len(images.files), len(truth))
+        notes: list[str] = [*odd_lines.notes(), *odd.notes()]
+        if clipped:
+            notes.append(describe_clipped_boxes(self._boxes_file, clipped, len(truth)))
         if without:
-            notes.append(f"{self._boxes_file.name}: no box of {list_some(without, 'image')}")
+            why = "without a box that can be used: not scored"
+            notes.append(count_note(without, "image", why, where=self._boxes_file.name))
         return truth, notes
 
     # -- CUB's tables: a number, then the rest of the line
@@ -211,9 +246,7 @@ class Cub(OnDisk):
             UserError: The file is missing, a line is of another form, or a number is there twice.
         """
         path, seen = self.folder / name, set[int]()
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; it belongs to the set (lines of {holds})")
-        for line_number, line in read_lines(path):
+        for line_number, line in self._read_lines(path, holds):
             where = f"{path}, line {line_number}"
             number, _, rest = line.partition(" ")
             if not rest.strip():
@@ -226,6 +259,12 @@ class Cub(OnDisk):
                 raise UserError(f"{where}: the id {number} is there twice; drop one of the lines")
             seen.add(int(number))
             yield int(number), rest.strip(), where
+
+    def _read_lines(self, path: Path, holds: str) -> Iterator[tuple[int, str]]:
+        """Yield number and text of the lines of a table. Raise UserError where it is missing."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; it belongs to the set (lines of {holds})")
+        yield from read_lines(path)
 
     def _read_table(self, name: str, holds: str) -> Iterator[tuple[int, str]]:
         """Yield number and text of each line. Raise UserError if a text is there twice."""

@@ -30,6 +30,7 @@ from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.data.system_files import describe_system_folder
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
+from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, read_lines
 from pipeline.ops.text import list_some
 from pipeline.types import CocoIds, GroundTruth, Split
@@ -52,6 +53,8 @@ class Folder(OnDisk):
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of training images.
         no_data: Values of such pixels that stand for no measurement, and become black.
+        crowds: What annotations marked `iscrowd` are: `ignore`, regions that are not counted, or
+            `objects` as all others.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -66,6 +69,7 @@ class Folder(OnDisk):
     calibration: str | None = None
     range: RangeOption = None
     no_data: float | Sequence[float] = ()
+    crowds: CrowdRule = "ignore"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
@@ -235,7 +239,7 @@ class Folder(OnDisk):
         """Read a COCO file and match it with the images and classes."""
         names = (self._contents.folders, self.classes)
         by_name = {name: n for each in names for n, name in enumerate(each)}
-        return MatchedAnnotations(coco.read(file), scored, self.splits.all, by_name)
+        return MatchedAnnotations(coco.read(file, self.crowds), scored, self.splits.all, by_name)
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return ids and names as in the annotation file, and free numbers for what it lacks.
@@ -257,19 +261,26 @@ class Folder(OnDisk):
         truth = {} if matched is None else matched.truth
         return {id: truth[id] for id in self.ids(split) if id in truth}
 
-    def drawn(self, boxes: Path) -> Mapping[str, GroundTruth]:
+    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
         """Return boxes that somebody drew on any of the images, by image id, for `calibrate`.
 
         Args:
-            boxes: COCO JSON.
+            file: COCO JSON.
 
         Raises:
             UserError: The file cannot be read, or does not fit the images or classes.
         """
-        return self._match(boxes, self.splits.all.ids).truth
+        return self._match(file, self.splits.all.ids).truth
 
     def drawn_notes(self, file: Path) -> list[str]:
-        """Return what was unusual about a file of drawn boxes, a line each."""
+        """Return what was odd about boxes that somebody drew, a line each.
+
+        Args:
+            file: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
         return self._match(file, self.splits.all.ids).notes
 
     def truth_notes(self) -> list[str]:
@@ -280,7 +291,7 @@ class Folder(OnDisk):
     def truth_fingerprint(self, split: Split) -> str:
         """Hash the annotation file of a split; `none` where there is none."""
         file = self._calibration_file if split == "calibration" else self.annotations
-        return content_hash(file)
+        return content_hash(file) + ("" if self.crowds == "ignore" else f"-{self.crowds}")
 
 
 # -- folders

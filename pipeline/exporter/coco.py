@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.formats import coco
+from pipeline.formats.coco_boxes import xyxy_to_xywh
+from pipeline.formats.coco_writing import dump, dump_data_set
 from pipeline.formats.files import atomic_write
 from pipeline.types import FoundBoxes
 
@@ -25,7 +26,7 @@ class Coco:
     def __call__(self, detections: FoundBoxes, folder: Path) -> None:
         """Write boxes.json and predictions.json into a folder, each atomically."""
         with atomic_write(folder / RESULTS) as path:
-            coco.dump(path, iterate_results(detections))
+            dump(path, iterate_results(detections))
         with atomic_write(folder / DATA_SET) as path:
             _write_data_set(path, detections)
 
@@ -38,7 +39,7 @@ def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
             record = {
                 "image_id": int(names.image_ids[position]),
                 "category_id": int(names.category_ids[boxes.label]),
-                "bbox": coco.xyxy_to_xywh(box),
+                "bbox": xyxy_to_xywh(box),
                 "score": round(score, 5),
             }
             if boxes.masks is not None:
@@ -59,17 +60,23 @@ def _write_data_set(path: Path, detections: FoundBoxes) -> None:
         for position, (height, width) in detections.sizes()
     )
     categories = (
-        {"id": int(number), "name": name}
+        {"id": int(number), "name": name, "supercategory": ""}
         for number, name in zip(names.category_ids, detections.classes, strict=True)
     )
     annotations = (
         {
             "id": n,
+            "segmentation": [],  # where there is no mask; some readers want the field
             **record,
             "area": round(record["bbox"][2] * record["bbox"][3], 2),
             "iscrowd": 0,
         }
         for n, record in enumerate(iterate_results(detections), 1)
     )
-    info = {"description": "Boxes found by label2box"}
-    coco.dump_data_set(path, info, images, categories, annotations)
+    info = {
+        "description": "Boxes found by label2box",
+        "version": "1.0",
+        "contributor": "label2box",
+        "url": "",
+    }
+    dump_data_set(path, info, images, categories, annotations)

@@ -2,15 +2,18 @@
 
 https://cocodataset.org/#format-results
 
-A file of another format is refused, with the file, the record and the field. A record that cannot
-be right (an image or a category that the annotations do not have, a number that is not finite, a
-box of no or negative size) is left out, counted and named. Boxes that stick out of their image are
-measured as they are, as pycocotools does: clipping could raise their IoU.
+A record whose meaning is plain is repaired: numbers written as text, a box that only the mask
+gives, an image named by its file. One that cannot be right (an image or a category that the
+annotations do not have, a number that is not finite, a box of no or negative size) is left out.
+Both are counted and named. A file of another format, or of which no record can be used, is refused.
+Boxes that stick out of their image are measured as they are, as pycocotools does: clipping could
+raise their IoU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.formats import coco
-from pipeline.formats.coco import CocoFile, CocoImage
-from pipeline.types import Rle
+from pipeline.formats import coco, coco_masks
+from pipeline.formats.coco_boxes import parse_bbox
+from pipeline.formats.coco_names import NameIndex, spell
+from pipeline.formats.coco_records import CocoFile, CocoImage, check_object
+from pipeline.formats.coco_values import Key, is_plain_number, parse_key, parse_number
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.text import count_note
+from pipeline.types import Note, Rle
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
-
-SHOWN = 5  # records that a note names
 
 
 @dataclass(frozen=True)
@@ -94,36 +100,30 @@ def read(path: Path, known: CocoFile) -> Results:
         UserError: The file is not a results file, or none of its records can be scored.
     """
     records = _load_records(path)
-    images = {image.id: image for image in known.images}
-    left_out: dict[str, list[int]] = {}
+    odd = OddRecords(path.name, "record")
+    finder = _ImageFinder(known, records)
     good: list[tuple[int, int, float, list[float]]] = []
     masks: list[Rle | None] = []
-    beyond: list[int] = []
+    beyond: list[str] = []
     for n, record in enumerate(records):
         where = f"results[{n}]"
-        image = images.get(_get_whole_number(path, where, record, "image_id"))
-        category = _get_whole_number(path, where, record, "category_id")
-        score = _get_score(path, where, record)
-        mask = _get_mask(path, where, record, image)
-        bbox = _get_bbox(path, where, record, mask)
-        reason = _find_fault(image, category, score, bbox, known)
-        if reason is not None:
-            left_out.setdefault(reason, []).append(n)
+        try:
+            image, row, mask, repairs = _read_record(record, finder, known)
+        except BadRecord as error:
+            odd.leave_out(where, str(error))
             continue
-        assert image is not None
-        if image.size is not None and _sticks_out(bbox, image.size):
-            beyond.append(n)
-        good.append((image.id, category, score, bbox))
+        for repair in repairs:
+            odd.repair(where, repair)
+        if image.size is not None and _sticks_out(row[-1], image.size):
+            beyond.append(where)
+        good.append(row)
         masks.append(mask)
-    notes = [
-        f"{path.name}: {_describe_records(positions, 'record')} {reason}: left out"
-        for reason, positions in left_out.items()
-    ]
     if records and not good:
         raise UserError(
             f"{path}: none of its {len(records)} records can be scored against "
-            f"{known.path.name}.\n" + "\n".join(notes)
+            f"{known.path.name}.\n" + "\n".join(odd.notes())
         )
+    notes = [*odd.notes(), *finder.notes(path.name)]
     if beyond:
         notes.append(_describe_boxes_beyond(path, beyond, len(good)))
     xywh = np.array([bbox for *_, bbox in good], np.float64).reshape(-1, 4)
@@ -153,32 +153,14 @@ def _load_records(path: Path) -> list[Any]:
     return records
 
 
-def _describe_boxes_beyond(path: Path, positions: Sequence[int], count: int) -> str:
+def _describe_boxes_beyond(path: Path, names: Sequence[str], count: int) -> Note:
     """Return a note on boxes that stick out of their image, of `count` boxes in all."""
-    usual = len(positions) * 2 > count
-    hint = "; is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if usual else ""
-    return (
-        f"{path.name}: {_describe_records(positions, 'box', 'boxes')} stick out of their image, "
-        f"measured as they are{hint}"
-    )
-
-
-def _describe_records(positions: Sequence[int], singular: str, plural: str = "") -> str:
-    """Return how many records there are, and the first of them.
-
-    Args:
-        positions: Positions in the file.
-        singular: What a record is called.
-        plural: What several are called; empty: the singular with an s.
-
-    Examples:
-        >>> _describe_records([1, 4, 9], "record")
-        '3 records (results[1], results[4], results[9])'
-    """
-    shown = ", ".join(f"results[{n}]" for n in positions[:SHOWN])
-    more = ", ..." if len(positions) > SHOWN else ""
-    noun = singular if len(positions) == 1 else plural or f"{singular}s"
-    return f"{len(positions)} {noun} ({shown}{more})"
+    usual = len(names) * 2 > count
+    hint = "is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if usual else ""
+    why = "of those used sticks out of its image, measured as it is"
+    if len(names) > 1:
+        why = "of those used stick out of their image, measured as they are"
+    return count_note(names, "record", why, where=path.name, remedy=hint)
 
 
 def _name_kind(value: Any) -> str:
@@ -186,84 +168,117 @@ def _name_kind(value: Any) -> str:
     return {dict: "an object", str: "text", type(None): "null"}.get(type(value), repr(value)[:80])
 
 
-def _get_field(path: Path, where: str, record: Any, name: str) -> Any:
-    """Return a field of a record. Raise UserError where it is missing."""
-    if not isinstance(record, dict):
-        raise UserError(f"{path}, {where}: expected an object, got {record!r}")
-    if name not in record:
-        raise UserError(f"{path}, {where}: the field {name!r} is missing; add it")
-    return record[name]
+def _read_record(
+    record: Any, finder: _ImageFinder, known: CocoFile
+) -> tuple[CocoImage, tuple[int, int, float, list[float]], Rle | None, list[str]]:
+    """Return the image, a row of ids, score and bbox, the mask, and what was repaired of a record.
 
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _get_whole_number(path: Path, where: str, record: Any, name: str) -> int:
-    """Return a whole number, which JSON may spell as 7 or 7.0. Raise UserError for another."""
-    value = _get_field(path, where, record, name)
-    if not _is_number(value) or value != value or value in (np.inf, -np.inf) or value != int(value):
-        raise UserError(f"{path}, {where}: {name} is {value!r}, expected a whole number")
-    return int(value)
-
-
-def _get_score(path: Path, where: str, record: Any) -> float:
-    value = _get_field(path, where, record, "score")
-    if not _is_number(value):
-        raise UserError(f"{path}, {where}: score is {value!r}, expected a number")
-    return _to_float(value)
-
-
-def _to_float(value: float) -> float:
-    """Convert a JSON number, one too large to infinity."""
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of 400 digits
-        return np.inf if value > 0 else -np.inf
-
-
-def _get_bbox(path: Path, where: str, record: Any, mask: Rle | None) -> list[float]:
-    """Return x, y, width and height; those of the mask where the record has no bbox."""
-    if "bbox" not in record and mask is not None:
-        from pycocotools import mask as coco_mask
-
-        return [float(value) for value in coco_mask.toBbox(mask)]
-    value = _get_field(path, where, record, "bbox")
-    if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
-        raise UserError(
-            f"{path}, {where}: bbox is {value!r}, expected four numbers x, y, width, height"
-        )
-    return [_to_float(number) for number in value]
-
-
-def _get_mask(path: Path, where: str, record: Any, image: CocoImage | None) -> Rle | None:
-    if image is None or not record.get("segmentation"):
-        return None
-    if image.size is None:
-        return None
-    return coco.to_rle(record["segmentation"], image.size, f"{path}, {where}")
-
-
-def _find_fault(
-    image: CocoImage | None, category: int, score: float, bbox: Sequence[float], known: CocoFile
-) -> str | None:
-    """Return why a record cannot be scored; None where it can."""
-    if image is None:
-        return f"with an image_id that {known.path.name} does not have"
-    if category not in known.categories:
-        return f"with a category_id that {known.path.name} does not have"
+    Raise BadRecord where it cannot be scored.
+    """
+    check_object(record)
+    image = finder.find(record)
+    key = parse_key(record.get("category_id"))
+    if key is None:
+        raise BadRecord("without a category_id")
+    if key not in known.category_keys:
+        raise BadRecord(f"with a category_id that {known.path.name} does not have")
+    score = parse_number(record.get("score"))
+    if score is None:
+        raise BadRecord("without a score that is a number")
     if not np.isfinite(score):
-        return "whose score is not finite"
-    if not np.isfinite(bbox).all():
-        return "whose bbox is not finite"
-    if not all(abs(value) <= 1 << 22 for value in bbox):
-        return "whose bbox is far beyond any image"
-    if bbox[2] < 0 or bbox[3] < 0:
-        return "whose bbox has a negative width or height (reversed?)"
-    corners = np.array([bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]], np.float32)
-    if not (corners[2:] > corners[:2]).all():
-        return "whose bbox is empty"
-    return None
+        raise BadRecord("whose score is not finite")
+    repairs = []
+    if not all(map(is_plain_number, (record["category_id"], record["score"]))):
+        repairs.append("with numbers written as text: read as numbers")
+    outline, mask = None, None
+    try:
+        outline, repair = coco_masks.parse_segmentation(record.get("segmentation"))
+        mask = coco_masks.to_rle(outline, image.size)
+        repairs += [repair] if repair is not None else []
+    except BadRecord as error:
+        repairs.append(str(error))
+    try:
+        bbox, was_odd = parse_bbox(record.get("bbox"))
+        repairs += ["whose bbox holds text or is nested: read as numbers"] if was_odd else []
+    except BadRecord as error:
+        around = coco_masks.bound_segmentation(outline)
+        if around is None:
+            raise
+        bbox = around
+        # A mask alone is a results file of COCO's, too.
+        if record.get("bbox") is not None:
+            repairs.append(f"{error}: the box around the segmentation is taken")
+    return image, (image.id, known.category_keys[key], score, bbox), mask, repairs
+
+
+class _ImageFinder:
+    """Finds the image that a record of a results file is of.
+
+    `image_id` is the id of the annotations, in any spelling, or, as some tools write it, the name
+    of the image's file without its ending: `000042` or 42 of `000042.jpg`. Numbers are names where
+    more of the file's numbers are names than ids.
+    """
+
+    def __init__(self, known: CocoFile, records: Sequence[Any]) -> None:
+        self.known = known
+        self._by_name: dict[str, list[CocoImage]] = {}
+        self._by_stem: dict[str, list[CocoImage]] = {}
+        self._by_number: dict[int, list[CocoImage]] = {}
+        for image in known.images:
+            name = "/".join(next(spell(image.file_name), ()))
+            stem = os.path.splitext(name)[0]
+            last = stem.rsplit("/", 1)[-1]
+            self._by_name.setdefault(name, []).append(image)
+            self._by_stem.setdefault(stem, []).append(image)
+            if last.isascii() and last.isdecimal():
+                self._by_number.setdefault(int(last), []).append(image)
+        self._names, self._stems = NameIndex(list(self._by_name)), NameIndex(list(self._by_stem))
+        numbers = {key for record in records if isinstance(record, dict)
+                   if isinstance(key := parse_key(record.get("image_id")), int)}  # fmt: skip
+        ids = sum(number in known.image_keys for number in numbers)
+        stems = sum(len(self._by_number.get(number, ())) == 1 for number in numbers)
+        self.numbers_are_names = stems > ids
+        self.by_name: list[str] = []
+        self.unclear: set[str] = set()
+
+    def find(self, record: Mapping[str, Any]) -> CocoImage:
+        """Return the image of a record. Raise BadRecord where there is none."""
+        key = parse_key(record.get("image_id"))
+        if isinstance(key, int) and self.numbers_are_names:
+            images = self._by_number.get(key, [])
+            if len(images) == 1:
+                return self._note_name(key, images[0])
+        elif key is not None and key in self.known.image_keys:
+            return self.known.image_keys[key]
+        for text in (key, record.get("file_name")):
+            if isinstance(text, str) and (image := self._find_name(text)) is not None:
+                return self._note_name(text, image)
+        if key is None:
+            raise BadRecord("without an image_id")
+        if str(key) in self.unclear:
+            raise BadRecord("with an image_id that is the name of several images")
+        raise BadRecord(f"with an image_id that {self.known.path.name} does not have")
+
+    def _find_name(self, text: str) -> CocoImage | None:
+        """Return the image whose file has this name, with or without its ending."""
+        images = [image for name in self._names.find(text).ids for image in self._by_name[name]]
+        if not images:
+            stems = self._stems.find(text).ids
+            images = [image for stem in stems for image in self._by_stem[stem]]
+        if len(images) > 1:
+            self.unclear.add(text)
+        return images[0] if len(images) == 1 else None
+
+    def _note_name(self, key: Key, image: CocoImage) -> CocoImage:
+        self.by_name.append(f"{key}: {image.file_name}")
+        return image
+
+    def notes(self, where: str) -> list[Note]:
+        """Return a note on records that name their image by its file."""
+        if not self.by_name:
+            return []
+        why = "whose image_id is the name of the image's file: matched by it"
+        return [count_note(self.by_name, "record", why, where=where)]
 
 
 def _sticks_out(bbox: Sequence[float], size: tuple[int, int]) -> bool:

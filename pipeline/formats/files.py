@@ -188,14 +188,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a JSON file atomically, with characters beyond ASCII as they are.
+    """Write a JSON file atomically, in ASCII, so that readers of any locale can open it.
 
     Args:
         path: The file; it is replaced as a whole.
         value: What JSON can hold.
         indent: Spaces of indentation; None: a single line.
     """
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def read_json(path: Path) -> Any:

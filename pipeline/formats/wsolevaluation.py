@@ -12,9 +12,9 @@ Methods Right", CVPR 2020.)
                       path/to/image1.jpg,masks/1b.png,            (below the metadata's folder)
     maps              <maps>/path/to/image1.jpg.npy, or without .jpg: [h, w], of the whole image
 
-A line of another format is refused, with the file, the line and the field. Boxes that cannot be
-right (reversed, outside their image, not finite) and maps that cannot be scored are left out,
-counted and named.
+Lines of another format, boxes that cannot be right (reversed, outside their image, not finite) and
+maps that cannot be scored are left out, counted and named. A file of which no line can be used is
+refused, with the reasons.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ import cv2
 import numpy as np
 
 from pipeline.errors import SkippedImage, UserError
+from pipeline.formats.coco_values import parse_key, parse_number
 from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.text import count_note
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
 IGNORE = 255  # in a mask: pixels that count neither as object nor as background
-SHOWN = 5  # lines that a note names
 
 
 @dataclass(frozen=True)
@@ -117,26 +118,28 @@ def read(folder: Path, max_images: int | None = None) -> Metadata:
         max_images: Read only the first images of image_ids.txt, at most so many; None: all.
 
     Raises:
-        UserError: A file is missing or a line cannot be read.
+        UserError: A file is missing, or no line of it can be used.
     """
     check(folder)
-    ids = _read_ids(folder / "image_ids.txt")[:max_images]
+    ids, notes = _read_ids(folder / "image_ids.txt")
+    ids = ids[:max_images]
     known = set(ids)
-    notes: list[str] = []
-    sizes = _read_sizes(folder / "image_sizes.txt", known)
+    sizes, size_notes = _read_sizes(folder / "image_sizes.txt", known)
     labels: dict[str, int] = {}
+    notes += size_notes
     if (folder / "class_labels.txt").is_file():
-        labels = _read_labels(folder / "class_labels.txt", known)
+        labels, label_notes = _read_labels(folder / "class_labels.txt", known)
+        notes += label_notes
         if without := [id for id in ids if id not in labels]:
-            notes.append(f"class_labels.txt: {list_some(without, 'image')} have no class")
+            notes.append(count_note(without, "image", "have no class", where="class_labels.txt"))
     else:
         notes.append("class_labels.txt is not there: no number is given for each class")
     localization = _read_localization(folder / "localization.txt", known, sizes)
     boxes, masks = localization.boxes, localization.masks
     if without := [id for id in ids if id not in boxes and id not in masks]:
-        notes.append(
-            f"localization.txt: {list_some(without, 'image')} have no annotation: not scored"
-        )
+        scored = len(ids) - len(without)
+        why = f"have no annotation that can be used: not scored, {scored} of {len(ids)} are"
+        notes.append(count_note(without, "image", why, where="localization.txt"))
     notes += localization.notes(max_images is None)
     arrays = {id: np.array(values, np.float64) for id, values in boxes.items()}
     return Metadata(folder, ids, labels, sizes, arrays, masks, notes)
@@ -189,61 +192,74 @@ def _stamp(path: Path) -> str:
 # -- the text files
 
 
-def _read_ids(path: Path) -> list[str]:
-    line_of: dict[str, int] = {}
+def _read_ids(path: Path) -> tuple[list[str], list[str]]:
+    """Return the images that are named, each once, and notes on lines that are there twice."""
+    odd = OddRecords(path.name, "line")
+    ids: dict[str, None] = {}
     for number, text in read_lines(path):
-        if text in line_of:
-            raise UserError(
-                f"{path}, line {number}: {text!r} is there twice, first in line {line_of[text]}; "
-                "drop one"
-            )
-        line_of[text] = number
-    if not line_of:
+        if text in ids:
+            odd.leave_out(f"line {number}", "of an image that is there twice")
+        ids[text] = None
+    if not ids:
         raise UserError(f"{path}: it names no image; expected a path a line")
-    return list(line_of)
+    return list(ids), [*odd.notes()]
 
 
-def _split_fields(path: Path, number: int, text: str, fields: Sequence[str]) -> list[str]:
-    """Split a line at its last commas: a path may hold commas. Raise UserError for too few."""
+def _split_fields(text: str, fields: Sequence[str]) -> list[str]:
+    """Split a line at its last commas: a path may hold commas. Raise BadRecord for too few."""
     parts = text.rsplit(",", len(fields) - 1)
     if len(parts) != len(fields):
-        raise UserError(f"{path}, line {number}: {text!r}, expected {','.join(fields)}")
+        raise BadRecord(f"of another form than {','.join(fields)}")
     return parts
 
 
-def _parse_whole_number(path: Path, number: int, name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(
-            f"{path}, line {number}: {name} is {text!r}, expected a whole number"
-        ) from None
+def _parse_whole_number(name: str, text: str) -> int:
+    key = parse_key(text)
+    if not isinstance(key, int):
+        raise BadRecord(f"whose {name} is no whole number")
+    return key
 
 
-def _read_labels(path: Path, known: set[str]) -> dict[str, int]:
-    labels = {}
+def _read_values(
+    path: Path, known: set[str], fields: Sequence[str], low: int | None = None
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Return the whole numbers that a file gives each image, and notes on odd lines.
+
+    Args:
+        path: The file.
+        known: The images whose lines are read.
+        fields: What a line holds, the image first.
+        low: The least number; None: any.
+    """
+    values: dict[str, tuple[int, ...]] = {}
+    odd, total, usable = OddRecords(path.name, "line"), 0, 0
     for number, text in read_lines(path):
-        id, label = _split_fields(path, number, text, ("image", "class"))
+        total += 1
+        try:
+            id, *texts = _split_fields(text, fields)
+            numbers = tuple(map(_parse_whole_number, fields[1:], texts))
+            if low is not None and min(numbers) < low:
+                raise BadRecord(f"whose {' or '.join(fields[1:])} is below {low}")
+            if values.get(id, numbers) != numbers:
+                raise BadRecord("that contradict an earlier line of the same image")
+        except BadRecord as error:
+            odd.leave_out(f"line {number}", str(error))
+            continue
+        usable += 1
         if id in known:
-            labels[id] = _parse_whole_number(path, number, "class", label)
-    return labels
+            values[id] = numbers
+    odd.check_usable(path, total, usable)
+    return values, [*odd.notes()]
 
 
-def _read_sizes(path: Path, known: set[str]) -> dict[str, Size]:
-    sizes = {}
-    for number, text in read_lines(path):
-        id, width, height = _split_fields(path, number, text, ("image", "width", "height"))
-        if id in known:
-            size = (
-                _parse_whole_number(path, number, "height", height),
-                _parse_whole_number(path, number, "width", width),
-            )
-            if min(size) < 1:
-                raise UserError(
-                    f"{path}, line {number}: width {width}, height {height} is no size; correct it"
-                )
-            sizes[id] = size
-    return sizes
+def _read_labels(path: Path, known: set[str]) -> tuple[dict[str, int], list[str]]:
+    values, notes = _read_values(path, known, ("image", "class"))
+    return {id: label for id, (label,) in values.items()}, notes
+
+
+def _read_sizes(path: Path, known: set[str]) -> tuple[dict[str, Size], list[str]]:
+    values, notes = _read_values(path, known, ("image", "width", "height"), low=1)
+    return {id: (height, width) for id, (width, height) in values.items()}, notes
 
 
 @dataclass
@@ -253,22 +269,21 @@ class _Localization:
     Attributes:
         boxes: By image id, as in the file.
         masks: By image id.
-        left_out: Lines by the reason that their boxes were left out for.
+        odd: Lines that were left out, by the reason.
         clipped: Lines whose boxes stick out of their image.
         unknown: Lines of images that are not scored.
     """
 
     boxes: dict[str, list[list[float]]] = field(default_factory=dict)
     masks: dict[str, Masks] = field(default_factory=dict)
-    left_out: dict[str, list[str]] = field(default_factory=dict)
+    odd: OddRecords = field(default_factory=lambda: OddRecords("localization.txt", "line"))
     clipped: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
     def add_box(self, id: str, box: list[float], size: Size | None, where: str) -> None:
-        """Add a box of an image, unless it cannot be right."""
+        """Add a box of an image. Raise BadRecord where it cannot be right."""
         if (reason := _find_fault(box, size)) is not None:
-            self.left_out.setdefault(reason, []).append(where)
-            return
+            raise BadRecord(reason)
         assert size is not None
         height, width = size
         # wsolevaluation's own files have boxes that end one pixel after the last.
@@ -283,51 +298,54 @@ class _Localization:
 
     def notes(self, reports_unknown: bool) -> list[str]:
         """Return what was left out or unusual, a line each."""
-        notes = [
-            f"localization.txt: {_describe_lines(lines, 'box', 'boxes')} {reason}: left out"
-            for reason, lines in self.left_out.items()
-        ]
+        notes: list[str] = [*self.odd.notes()]
+        where = "localization.txt"
         if self.clipped:
-            notes.append(
-                f"localization.txt: {_describe_lines(self.clipped, 'box', 'boxes')} stick out of "
-                "their image; protocol=default clips them"
-            )
+            why = "whose box sticks out of its image; protocol=default clips it"
+            notes.append(count_note(self.clipped, "line", why, where=where))
         if self.unknown and reports_unknown:
-            notes.append(
-                f"localization.txt: {_describe_lines(self.unknown, 'line')} of images that "
-                "image_ids.txt does not have: left out"
-            )
+            why = "of images that image_ids.txt does not have: left out"
+            notes.append(count_note(self.unknown, "line", why, where=where))
         return notes
 
 
 def _read_localization(path: Path, known: set[str], sizes: dict[str, Size]) -> _Localization:
-    localization = _Localization()
-    for number, text in read_lines(path):
-        where = f"line {number}"
-        if (fields := _split_mask_line(text)) is not None:
-            id, mask, ignore = fields
-            if id in known:
-                ignore_path = path.parent / ignore if ignore else None
-                localization.add_mask(id, path.parent / mask, ignore_path)
-            else:
-                localization.unknown.append(where)
-            continue
-        id, *texts = _split_fields(path, number, text, ("image", "x0", "y0", "x1", "y1"))
-        box = [
-            _parse_number(path, number, *pair)
-            for pair in zip(("x0", "y0", "x1", "y1"), texts, strict=True)
-        ]
-        if id in known:
-            localization.add_box(id, box, sizes.get(id), where)
-        else:
-            localization.unknown.append(where)
+    """Read boxes and masks. Raise UserError where no line can be used."""
+    localization, total = _Localization(), 0
+    for total, (number, text) in enumerate(read_lines(path), 1):  # noqa: B007
+        try:
+            _add_line(localization, path.parent, text, f"line {number}", known, sizes)
+        except BadRecord as error:
+            localization.odd.leave_out(f"line {number}", str(error))
+    usable = total - sum(map(len, localization.odd.left_out.values()))
+    localization.odd.check_usable(path, total, usable)
     return localization
 
 
-def _describe_lines(lines: Sequence[str], singular: str, plural: str = "") -> str:
-    """Return how many lines there are, and the first of them; `plural`: if not with an s."""
-    shown = ", ".join(lines[:SHOWN]) + (", ..." if len(lines) > SHOWN else "")
-    return f"{len(lines)} {singular if len(lines) == 1 else plural or singular + 's'} ({shown})"
+def _add_line(
+    localization: _Localization,
+    folder: Path,
+    text: str,
+    where: str,
+    known: set[str],
+    sizes: dict[str, Size],
+) -> None:
+    """Add the box or the masks of a line. Raise BadRecord where it cannot be used."""
+    if (fields := _split_mask_line(text)) is not None:
+        id, mask, ignore = fields
+        if id in known:
+            localization.add_mask(id, folder / mask, folder / ignore if ignore else None)
+        else:
+            localization.unknown.append(where)
+        return
+    id, *texts = _split_fields(text, ("image", "x0", "y0", "x1", "y1"))
+    box = [number for number in map(parse_number, texts) if number is not None]
+    if len(box) != 4:
+        raise BadRecord("whose x0, y0, x1, y1 are not four numbers")
+    if id in known:
+        localization.add_box(id, box, sizes.get(id), where)
+    else:
+        localization.unknown.append(where)
 
 
 def _split_mask_line(text: str) -> tuple[str, str, str] | None:
@@ -338,24 +356,17 @@ def _split_mask_line(text: str) -> tuple[str, str, str] | None:
     return parts[0], parts[1], parts[2]
 
 
-def _parse_number(path: Path, number: int, name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{path}, line {number}: {name} is {text!r}, expected a number") from None
-
-
 def _find_fault(box: Sequence[float], size: Size | None) -> str | None:
     """Return why a box cannot be right; None where it can."""
     if size is None:
-        return "of images that image_sizes.txt does not have"
+        return "of images without a size in image_sizes.txt"
     if not np.isfinite(box).all():
-        return "that are not finite"
+        return "whose box is not finite"
     x0, y0, x1, y1 = box
     if x1 < x0 or y1 < y0:
-        return "that are reversed"
+        return "whose box is reversed"
     if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
-        return "outside their image"
+        return "whose box lies outside its image"
     return None
 
 

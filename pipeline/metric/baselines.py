@@ -91,8 +91,10 @@ class Baselines(MetricBase):
     def update(self, evidence: Evidence) -> None:
         """Add an image that a box was looked for in."""
         assert evidence.true is not None
-        assert evidence.size is not None
-        self.add(evidence.true, evidence.size)
+        if evidence.size is None:  # not known, so this image has no centre
+            self._found.append(np.full(len(FRACTIONS), np.nan))
+        else:
+            self.add(evidence.true, evidence.size)
 
     def add(self, boxes: Float[np.ndarray, "M 4"], size: Size) -> None:
         """Add an image.
@@ -109,6 +111,7 @@ class Baselines(MetricBase):
     ) -> list[Score]:
         """Compute GT-known Loc of both boxes over the selected images."""
         found = chosen(np.array(self._found).reshape(-1, len(FRACTIONS)), select)
+        found = found[~np.isnan(found[:, 0])]
         scores: list[Score] = []
         for iou in self.ious if len(found) else ():
             correct = found >= iou

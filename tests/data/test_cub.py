@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.data.cub import Cub
 from pipeline.errors import UserError
+from pipeline.types import Note
 
 TABLES = {
     "images.txt": ["{n} {path}"],
@@ -96,7 +97,7 @@ def refused(root: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
+@pytest.mark.parametrize("name", [*(set(TABLES) - {"bounding_boxes.txt"}), "classes.txt"])
 def test_broken_lines(root, name):
     path = root / name
     content = path.read_text()
@@ -127,26 +128,55 @@ def test_missing_tables(root, name):
     ("name", "line", "words"),
     [("image_class_labels.txt", "7 5", ["image id 7 is not in images.txt", "drop"]),
      ("train_test_split.txt", "7 1", ["image id 7 is not in images.txt", "drop"]),
-     ("bounding_boxes.txt", "7 1 1 2 2", ["image id 7 is not in images.txt", "drop"]),
      ("image_class_labels.txt", "104 6", ["6 is not in classes.txt", "correct"]),
      ("image_class_labels.txt", "104 x", ["'x' is not a number", "correct"]),
      ("train_test_split.txt", "104 2", ["2 is not 1 or 0", "correct"]),
-     ("images.txt", "104 005.Crested_Auklet/bird_0.jpg", ["is there twice", "drop"]),
-     ("bounding_boxes.txt", "104 1 2 3", ["'1 2 3' is not x, y, width and height"]),
-     ("bounding_boxes.txt", "104 1 2 3 4 5", ["is not x, y, width and height"]),
-     ("bounding_boxes.txt", "104 1 2 3 x", ["are not numbers", "correct"]),
-     ("bounding_boxes.txt", "104 1 2 3 nan", ["not finite", "correct"]),
-     ("bounding_boxes.txt", "104 1 2 0 4", ["empty", "correct"]),
-     ("bounding_boxes.txt", "104 1 2 3 -4", ["negative", "correct"])],
+     ("images.txt", "104 005.Crested_Auklet/bird_0.jpg", ["is there twice", "drop"])],
 )  # fmt: skip
 def test_wrong_values(root, name, line, words):
     edit(root / name, 3, line)
     refused(root, f"{root / name}, line 3", *words)
 
 
-def test_a_box_outside(root):
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("7 1 1 2 2", "of no image of images.txt"), ("x 1 1 2 2", "of no image of images.txt"),
+     ("104 1 2 3", "whose bbox is not four numbers"), ("104", "without a bbox"),
+     ("104 1 2 3 4 5", "whose bbox is not four numbers"),
+     ("104 1 2 3 x", "whose bbox is not four numbers"),
+     ("104 1 2 3 nan", "whose bbox is not finite"), ("104 1 2 0 4", "whose bbox is empty"),
+     ("104 1 2 3 -4", "negative width or height"), ("102 1 2 3 5", "a second box of an image")],
+)  # fmt: skip
+def test_lines_of_boxes_that_cannot_be_used_are_left_out(root, line, reason):
+    assert len(Cub(str(root)).truth("all")) == 12
+    edit(root / "bounding_boxes.txt", 3, line)
+    data = Cub(str(root))
+    assert len(data.truth("all")) == 11
+    note = data.truth_notes()[0]
+    assert note.startswith("bounding_boxes.txt: 1 line ('line 3')")
+    assert reason in note
+    assert isinstance(note, Note)
+    assert note.total == 1
+
+
+def test_a_box_outside_is_left_out(root):
     edit(root / "bounding_boxes.txt", 4, "106 90 2 30 20")
-    refused(root, f"{root / 'bounding_boxes.txt'}, line 4", "outside its image of 43 x 30", "drop")
+    data = Cub(str(root))
+    missing = set(data.ids("val")) - set(data.truth("val"))
+    assert len(missing) == 1
+    assert data.truth_notes() == [
+        "bounding_boxes.txt: 1 line ('line 4') whose box lies outside its image: left out; correct "
+        "or drop them",
+        f"bounding_boxes.txt: 1 image ({next(iter(missing))!r}) without a box that can be used: "
+        "not scored",
+    ]
+
+
+def test_boxes_of_which_none_can_be_used_are_refused(root):
+    path = root / "bounding_boxes.txt"
+    lines = [f"{line.split()[0]} 1 1 0 0" for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    refused(root, str(path), "none of its 12 lines can be used", "whose bbox is empty")
 
 
 def test_images_without_a_line(root):
@@ -162,7 +192,8 @@ def test_boxes_that_stick_out(root):
     assert data.ids("val")[0] not in data.truth("val")
     assert data.truth_notes() == [
         "bounding_boxes.txt: 1 boxes stuck out of their image and were clipped",
-        "bounding_boxes.txt: no box of 1 image ('005.Crested_Auklet/bird_0.jpg')",
+        "bounding_boxes.txt: 1 image ('005.Crested_Auklet/bird_0.jpg') without a box that can be "
+        "used: not scored",
     ]
 
 

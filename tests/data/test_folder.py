@@ -351,9 +351,11 @@ def test_a_bare_name_that_fits_several(root):
     annotate(root, images=images, annotations=[])
     assert Folder(str(root)).truth_notes() == [
         "instances_val.json: holds no box, so nothing can be localized against it",
-        "instances_val.json: 1 image ('n01/train0.png') not in the data set",
-        "instances_val.json: 1 image ('val0.png') with a name that several images of the data set "
-        "end in, left out",
+        "instances_val.json: 1 image ('n01/train0.png') not in the data set; file_name is best the "
+        "path below data.root",
+        "instances_val.json: 1 image ('val0.png: val/n01/val0.png or val/n02/val0.png') with a "
+        "name that several images of the data set end in, left out; file_name is best the path "
+        "below data.root",
     ]
 
 
@@ -381,11 +383,19 @@ def test_images_that_are_not_there(root):
     assert "file_name is to be" in message
 
 
-def test_one_image_twice(root):
-    images = [{"id": n, "file_name": name} for n, name in enumerate(["n01/val0.png",
-              "val/n01/val0.png"])]  # fmt: skip
-    annotate(root, images=images, annotations=[])
-    assert "images[1]: 'val/n01/val0.png' is there twice" in problem(root)
+def test_several_records_of_an_image_are_joined(root):
+    images = [{"id": n, "file_name": name, "width": 40, "height": 30}
+              for n, name in ((70, "n01/val0.png"), (71, "val/n01/val0.png"))]  # fmt: skip
+    again = [{"id": 9, "image_id": 71, "category_id": 5, "bbox": [1, 2, 10, 20]}]
+    annotations = json.loads(annotate(root).read_text())["annotations"]
+    annotate(root, images=images, annotations=annotations + again)
+    data = Folder(str(root))
+    boxes = data.truth("val")["val/n01/val0.png"].boxes.tolist()
+    assert boxes == [[1, 2, 11, 22], [0, 0, 5, 6], [2, 2, 7, 8]]
+    assert data.truth_notes() == [
+        "instances_val.json: 1 image ('val/n01/val0.png') that several records name: their "
+        "annotations are joined"
+    ]
 
 
 def test_classes_not_listed(root):
@@ -398,7 +408,7 @@ def test_classes_not_listed(root):
         "('wolf' for one)"
     ]
     annotate(root, categories=[{"id": 5, "name": "tensh"}, {"id": 3, "name": "wolf"}])
-    assert "none of its categories is a class" in problem(root)
+    assert "none of its 2 used categories is a class" in problem(root)
     assert "did you mean 'tench'?" in problem(root)
 
 
@@ -411,20 +421,39 @@ def test_size_from_the_image(root):
     assert data.truth_notes() == [
         "instances_val.json: 1 boxes stuck out of their image and were clipped"
     ]
-    annotations[0]["bbox"] = [90, 2, 100, 20]
+    annotations.append({**annotations[0], "id": 2, "bbox": [90, 2, 100, 20]})
     annotate(root, images=images, annotations=annotations)
-    assert "annotations[0]: the box from (90, 2)" in problem(root)
-    assert "outside its image of 40 x 30" in problem(root)
+    data = Folder(str(root))
+    assert data.truth("val")["val/n01/val0.png"].boxes.tolist() == [[0, 2, 40, 22]]
+    assert data.truth_notes()[0] == (
+        "instances_val.json: 1 annotation ('annotations[1]') whose box lies outside its image: "
+        "left out; correct or drop them"
+    )
+    annotate(root, images=images, annotations=annotations[1:])
+    notes = Folder(str(root)).truth_notes()
+    assert "1 image ('val/n01/val0.png') whose boxes are all left out" in notes[1]
 
 
-def test_size_that_is_not_the_image_s(root):
+def test_an_image_of_another_size_is_left_out(root):
     images = [{"id": 70, "file_name": "n01/val0.png", "width": 30, "height": 40},
               {"id": 71, "file_name": "n01/val1.png"}]  # fmt: skip
+    annotate(root, images=images)
+    data = Folder(str(root))
+    assert list(data.truth("val")) == ["val/n01/val1.png"]
+    (note,) = data.truth_notes()
+    assert note.startswith(
+        "instances_val.json: 1 image ('n01/val0.png: 30 x 40 in the file, 40 x 30 on disk when "
+        "upright') of another size than the file says: left out, so no number has them"
+    )
+    assert "EXIF" in note
+
+
+def test_sizes_that_are_of_no_image_are_refused(root):
+    images = [{"id": 70, "file_name": "n01/val0.png", "width": 30, "height": 40}]
     path = annotate(root, images=images)
     message = problem(root)
-    assert f"{path}, images[0]: says 30 x 40" in message
-    assert "is 40 x 30" in message
-    assert "drop the record" in message
+    assert f"{path}: no image has the size that the file says: n01/val0.png: 30 x 40" in message
+    assert "EXIF" in message
 
 
 def test_boxes_lie_on_the_upright_image(root, paint):

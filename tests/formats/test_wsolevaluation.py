@@ -42,19 +42,27 @@ def test_boxes_end_with_their_last_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("val/1.jpg,40,20,10,59", "1 box (line 4) that are reversed: left out"),
-        ("val/1.jpg,nan,20,10,59", "1 box (line 4) that are not finite: left out"),
-        ("val/1.jpg,100,20,120,59", "1 box (line 4) outside their image: left out"),
-        ("val/2.jpg,1,2,3,4", "1 line (line 4) of images that image_ids.txt does not have"),
-        ("val/1.jpg,-5,2,3,4", "1 box (line 4) stick out of their image"),
+        ("val/1.jpg,40,20,10,59", "1 line ('line 4') whose box is reversed: left out"),
+        ("val/1.jpg,nan,20,10,59", "1 line ('line 4') whose box is not finite: left out"),
+        ("val/1.jpg,100,20,120,59", "1 line ('line 4') whose box lies outside its image: left out"),
+        ("val/2.jpg,1,2,3,4", "1 line ('line 4') of images that image_ids.txt does not have"),
+        ("val/1.jpg,-5,2,3,4", "1 line ('line 4') whose box sticks out of its image"),
+        ("val/1.jpg,1,2,3", "1 line ('line 4') of another form than image,x0,y0,x1,y1: left out"),
+        ("val/1.jpg,1,2,3,z", "1 line ('line 4') whose x0, y0, x1, y1 are not four numbers"),
+        ("", None),
     ],
 )
-def test_boxes_that_cannot_be_right_are_named(line: str, expected: str, tmp_path: Path) -> None:
+def test_boxes_that_cannot_be_right_are_named(
+    line: str, expected: str | None, tmp_path: Path
+) -> None:
     metadata = wsolevaluation.read(write(tmp_path, localization=f"{TEXT['localization']}{line}\n"))
+    if expected is None:
+        assert metadata.notes == []
+        return
     (note,) = metadata.notes
     assert note.startswith("localization.txt: ")
     assert expected in note
-    assert len(metadata.boxes["val/1.jpg"]) == (3 if "stick" in expected else 2)
+    assert len(metadata.boxes["val/1.jpg"]) == (3 if "sticks" in expected else 2)
 
 
 def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
@@ -68,24 +76,55 @@ def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"image_ids": "a\nb\na\n"}, "image_ids.txt, line 3: 'a' is there twice"),
         ({"image_ids": "\n"}, "image_ids.txt: it names no image"),
-        ({"class_labels": "val/1.jpg,cat\n"}, "class_labels.txt, line 1: class is 'cat'"),
-        ({"image_sizes": "val/1.jpg,100\n"}, "image_sizes.txt, line 1: 'val/1.jpg,100', expected "),
-        ({"image_sizes": "val/1.jpg,100,x\n"}, "image_sizes.txt, line 1: height is 'x'"),
-        ({"image_sizes": "val/1.jpg,100,0\n"}, "image_sizes.txt, line 1: width 100, height 0"),
-        ({"localization": "val/1.jpg,1,2,3\n"}, "localization.txt, line 1: 'val/1.jpg,1,2,3'"),
-        ({"localization": "val/1.jpg,1,2,3,z\n"}, "localization.txt, line 1: y1 is 'z'"),
+        ({"class_labels": "val/1.jpg,cat\n"}, "1 line ('line 1') whose class is no whole number"),
+        (
+            {"image_sizes": "val/1.jpg,100\n"},
+            "1 line ('line 1') of another form than image,width,height",
+        ),
+        ({"image_sizes": "val/1.jpg,100,x\n"}, "1 line ('line 1') whose height is no whole number"),
+        (
+            {"image_sizes": "val/1.jpg,100,0\n"},
+            "1 line ('line 1') whose width or height is below 1",
+        ),
+        ({"localization": "val/1.jpg,1,2,3\n"}, "none of its 1 lines can be used"),
+        ({"localization": "val/1.jpg,1,2,3,z\n"}, "whose x0, y0, x1, y1 are not four numbers"),
         ({"localization": None}, "localization.txt is not there"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_file_is_refused_with_line_and_field(
+def test_a_file_of_nothing_usable_is_refused_with_the_reasons(
     changed: dict[str, str | None], expected: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as refused:
         wsolevaluation.read(write(tmp_path, **changed))
     assert expected in str(refused.value)
+
+
+def test_odd_lines_are_left_out_and_named(tmp_path: Path) -> None:
+    metadata = wsolevaluation.read(
+        write(
+            tmp_path,
+            image_ids="val/1.jpg\nval/a,b.jpg\nval/1.jpg\n",
+            class_labels="val/1.jpg,4.0\nval/a,b.jpg,cat\n",
+            image_sizes="val/1.jpg,100,80.0\nval/1.jpg,90,80\nval/a,b.jpg,0,60\n",
+        )
+    )
+    assert metadata.ids == ["val/1.jpg", "val/a,b.jpg"]
+    assert metadata.labels == {"val/1.jpg": 4}
+    assert metadata.sizes == {"val/1.jpg": (80, 100)}
+    assert list(metadata.boxes) == ["val/1.jpg"]
+    notes = " ".join(metadata.notes)
+    for expected in (
+        "image_ids.txt: 1 line ('line 3') of an image that is there twice: left out",
+        "image_sizes.txt: 1 line ('line 2') that contradict an earlier line of the same image",
+        "image_sizes.txt: 1 line ('line 3') whose width or height is below 1",
+        "class_labels.txt: 1 line ('line 2') whose class is no whole number",
+        "class_labels.txt: 1 image ('val/a,b.jpg') have no class",
+        "localization.txt: 1 line ('line 3') of images without a size in image_sizes.txt",
+        "1 image ('val/a,b.jpg') have no annotation that can be used: not scored, 1 of 2 are",
+    ):
+        assert expected in notes
 
 
 def test_maps_are_found_with_and_without_the_suffix(tmp_path: Path) -> None:

@@ -174,8 +174,15 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
 ) -> None:
     arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
                  "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
+    whole = json.loads(drawn.read_text())
+    whole["annotations"].append({**whole["annotations"][0], "id": 99, "bbox": [1, 1, 0, 0]})
+    drawn.write_text(json.dumps(whole))
     assert cli(*arguments) == 0
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
+    note, _ = json.loads((folder / "notes.json").read_text())
+    assert note["text"].startswith(
+        "my.json: 1 annotation ('annotations[24] (id 99)') whose bbox is empty"
+    )
     found = load_thresholds(folder)
     assert found["source"] == "user"
     assert found["n"] == len(found["images"]) == 24

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.formats.coco import xyxy_to_xywh
+from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.metric.components import curves
 from pipeline.ops.bootstrap import Comparison
 from pipeline.ops.maps import upsample
@@ -104,7 +104,8 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["coco_box_ap", 0.5, None, "dog"]["value"] == pytest.approx(51 / 101 / 2)
     assert ap["value"] == pytest.approx(51 / 101 * 3 / 4)
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
-    for told in ("1 record (results[4]) with an image_id", "1 record (results[5]) whose bbox has a",
+    for told in ("1 record ('results[4]') with an image_id",
+                 "1 record ('results[5]') whose bbox has a",
                  "1 image ('4.jpg') have no annotation", "1 annotated image ('3.jpg') have no box",
                  "have no interval"):  # fmt: skip
         assert told in notes
@@ -307,7 +308,7 @@ def test_images_without_a_usable_map_count_as_not_found(
     counted = metrics(tmp_path)
     said = capsys.readouterr().out
     assert "percent over 10 of 11 images" in said
-    notes = " ".join(stage(tmp_path, "notes.json"))
+    notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
     assert "('absent.jpg') have no map: counted as not found; missing=skip leaves" in notes
     assert "2 images ('nan.jpg', 'infinite.jpg') have a map with values that are not f" in notes
     records = {one["id"]: one for one in stage(tmp_path, "images.json")}
@@ -318,7 +319,9 @@ def test_images_without_a_usable_map_count_as_not_found(
     assert cli(*run, "missing=skip") == 0
     skipped = metrics(tmp_path)
     assert "percent over 3 of 11 images" in capsys.readouterr().out
-    assert "not scored (missing=skip)" in " ".join(stage(tmp_path, "notes.json"))
+    assert "not scored (missing=skip)" in " ".join(
+        note["text"] for note in stage(tmp_path, "notes.json")
+    )
     for place in PERFECT:
         assert (counted[place]["n"], skipped[place]["n"]) == (10, 3), place
         assert counted[place]["value"] == pytest.approx(0.3 * skipped[place]["value"]), place

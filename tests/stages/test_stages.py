@@ -81,9 +81,9 @@ def test_stored_maps_are_small_and_exact_enough(cli: Cli, tmp_path: Path) -> Non
 
 def test_a_data_set_without_a_box_is_still_one(tmp_path: Path) -> None:
     """pycocotools' loadRes refuses an empty list whoever wrote it; a whole data set may be bare."""
-    from pipeline.formats import coco
+    from pipeline.formats.coco_writing import dump
 
-    coco.dump(tmp_path / "boxes.json", [])
+    dump(tmp_path / "boxes.json", [])
     assert json.loads((tmp_path / "boxes.json").read_text()) == []
     whole = {"info": {}, "images": [{"id": 1, "file_name": "a", "width": 2, "height": 2}],
              "categories": [{"id": 1, "name": "x"}], "annotations": []}  # fmt: skip

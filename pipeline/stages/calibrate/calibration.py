@@ -40,11 +40,15 @@ APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
 
 @dataclass(frozen=True)
 class BoxedSplit:
-    """Boxes that a threshold can be chosen on, their split, and their source in metrics.json."""
+    """Boxes that a threshold can be chosen on, their split, and their source in metrics.json.
+
+    `notes` says what was odd about boxes that the user drew.
+    """
 
     truth: Mapping[str, GroundTruth]
     split: Split
     source: str
+    notes: Sequence[str] = ()
 
 
 def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
@@ -61,7 +65,7 @@ def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
         raise UserError("calibrate.boxes: boxes that you draw are for data=folder")
     if not file.is_file():
         raise UserError(f"calibrate.boxes={file}: no such file; expected COCO JSON")
-    return BoxedSplit(data.drawn(file), "all", "user")
+    return BoxedSplit(data.drawn(file), "all", "user", data.drawn_notes(file))
 
 
 def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:

@@ -17,7 +17,7 @@ from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import ReadsDrawnBoxes, RefiningSegmenter
+from pipeline.protocols import RefiningSegmenter
 from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
@@ -99,21 +99,8 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
             result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
-        write_notes(folder, self._notes(run, result["source"], len(measured)))
+        write_notes(folder, _notes(boxed, result["source"], len(measured)))
         write_json(folder / "thresholds.json", result, indent=1)
-
-    def _notes(self, run: Run, source: str | None, count: int) -> list[str]:
-        """Return what was unusual about drawn boxes, and that there are too few of any."""
-        notes = []
-        if (drawn := run.config["calibrate"]["boxes"]) and isinstance(run.data, ReadsDrawnBoxes):
-            notes += run.data.drawn_notes(Path(drawn))
-        if source is None and count:  # without any box there is nothing to say
-            notes.append(
-                f"calibrate: {count} images with boxes are too few for a validation threshold, "
-                f"which wants {MIN_BOXED_IMAGES}; calibrate.boxes=FILE takes a COCO file of some "
-                "that you draw"
-            )
-        return notes
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""
@@ -137,3 +124,21 @@ class Calibrate(Stage):
         return lambda refining: measure_maps(
             images, maps, boxed.truth, protocol, run.workers, refining
         )
+
+
+def _notes(boxed: BoxedSplit, source: str | None, count: int) -> list[str]:
+    """Return what was odd about drawn boxes, and that there are too few of any.
+
+    Args:
+        boxed: The boxes that a threshold would be chosen on.
+        source: Where the threshold came from; None: there is none.
+        count: How many images with boxes were measured.
+    """
+    notes = list(boxed.notes)
+    if source is None and count:  # without any box there is nothing to say
+        notes.append(
+            f"calibrate: {count} images with boxes are too few for a validation threshold, "
+            f"which wants {MIN_BOXED_IMAGES}; calibrate.boxes=FILE takes a COCO file of some "
+            "that you draw"
+        )
+    return notes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,12 @@ import numpy as np
 
 from pipeline.engine.progress import show_progress
 from pipeline.errors import UserError
-from pipeline.formats import coco, coco_results
+from pipeline.formats import coco_results
+from pipeline.formats.coco_records import CocoFile
 from pipeline.ops.iou import best_iou
-from pipeline.ops.text import list_some
+from pipeline.ops.text import count_note
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
-from pipeline.types import CocoRecords, EvaluationSettings, Evidence, Ranking, Size
+from pipeline.types import CocoRecords, EvaluationSettings, Evidence, Note, Ranking
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64
@@ -38,52 +38,48 @@ class Unit:
 class Annotations:
     """A COCO annotation file, as units."""
 
-    def __init__(self, file: coco.CocoFile) -> None:
+    def __init__(self, file: CocoFile) -> None:
         self.file = file
         self.numbers = list(file.categories)  # category ids, in the file's order
         self.classes = _distinct(file.categories)
         self.label_of = {number: n for n, number in enumerate(self.numbers)}
-        self.sizes: list[Size] = []
         self.units: dict[int, list[Unit]] = {}
-        bare = []
         for place, image in enumerate(file.images):
-            if image.size is None:
-                raise UserError(
-                    f"{file.path}, images[{image.record}]: the fields 'width' and 'height' are "
-                    "missing; sizes of objects and baselines stand on them, add them"
-                )
-            self.sizes.append(image.size)
-            if not image.boxes:
-                bare.append(image.file_name)
-                continue
-            boxes = np.array(image.boxes, np.float32).reshape(-1, 4)
-            own = np.array([self.label_of[number] for number in image.categories], int)
-            self.units[place] = [Unit(place, c, boxes[own == c]) for c in np.unique(own).tolist()]
-        self.notes = list(file.notes)
-        if bare:
-            self.notes.append(
-                f"{file.path.name}: {list_some(bare, 'image')} have no annotation: COCO's AP and "
-                "AR "
-                "count boxes there as wrong, as pycocotools does; all else leaves them out"
-            )
+            if image.boxes:
+                boxes = np.array(image.boxes, np.float32).reshape(-1, 4)
+                labels = np.array([self.label_of[number] for number in image.categories], int)
+                self.units[place] = [
+                    Unit(place, c, boxes[labels == c]) for c in np.unique(labels).tolist()
+                ]
+        self.notes = [*file.notes, *self._list_notes()]
         if not self.units:
+            reasons = "".join(f"\n  {note}" for note in file.notes)
             raise UserError(
-                f"{file.path}: it annotates no box, so nothing can be scored against it"
+                f"{file.path}: it annotates no box, so nothing can be scored against it{reasons}"
             )
+
+    def _list_notes(self) -> list[Note]:
+        """Return notes on images that are not scored, or not by all numbers."""
+        images, where = self.file.images, self.file.path.name
+        bare = [image.name for place, image in enumerate(images) if place not in self.units]
+        unsized = [images[place].name for place in self.units if images[place].size is None]
+        notes = []
+        if bare:
+            why = (
+                "have no annotation: COCO's AP and AR count boxes there as wrong, as pycocotools "
+                f"does; all else leaves them out, and is over {len(self.units)} of {len(images)} "
+                "images"
+            )
+            notes.append(count_note(bare, "image", why, where=where))
+        if unsized:
+            why = "without width and height: baselines and groups by size leave them out"
+            notes.append(count_note(unsized, "image", why, where=where, remedy="add them"))
+        return notes
 
     @property
     def one_class_each(self) -> bool:
         """Return whether no image has boxes of two classes."""
         return all(len(units) == 1 for units in self.units.values())
-
-    @cached_property
-    def records(self) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
-        """Return each image with its annotations as they stand in the file, for pycocotools."""
-        content = coco.read_json(self.file.path)
-        by_image: dict[int, list[Mapping[str, Any]]] = {}
-        for number, record in enumerate(content["annotations"], 1):
-            by_image.setdefault(record["image_id"], []).append({"id": number, **record})
-        return [(image, by_image.get(image["id"], [])) for image in content["images"]]
 
 
 def _distinct(categories: Mapping[int, str]) -> list[str]:
@@ -115,13 +111,11 @@ class CocoResults:
         self._by_image = self.given.group_by_image()
         self._notes = list(self.given.notes)
         self.places = self._ranking_places()
-        without = [known.file.images[place].file_name for place in known.units
+        without = [known.file.images[place].name for place in known.units
                    if not self._found(place)]  # fmt: skip
         if without:
-            self._notes.append(
-                f"{path.name}: {list_some(without, 'annotated image')} have no box, and count as "
-                "not found"
-            )
+            why = "have no box, and count as not found"
+            self._notes.append(count_note(without, "annotated image", why, where=path.name))
 
     @property
     def total(self) -> int | None:
@@ -171,7 +165,7 @@ class CocoResults:
         evidence = Evidence(
             id=f"{unit.image} {unit.label}",
             image=str(unit.image),
-            size=self.known.sizes[unit.image],
+            size=self.known.file.images[unit.image].size,
             true=unit.true,
             iou=iou,
             boxes=boxes,
@@ -181,7 +175,7 @@ class CocoResults:
         )
         record = {
             "position": unit.image,
-            "id": self.known.file.images[unit.image].file_name,
+            "id": self.known.file.images[unit.image].name,
             "class": unit.label,
             "predicted": ranking[0] if self.places and ranking else unit.label,
             "score": float(scores[0]) if len(scores) else None,
@@ -202,7 +196,7 @@ class CocoResults:
         }
 
     def _coco_records(self, place: int, number: int) -> CocoRecords:
-        """Return an image with its annotations as in their file, and its results."""
+        """Return an image with its annotations as they are used, and its results."""
         given = self.given
         results = []
         for n in self._by_image.get(number, np.zeros(0, int)).tolist():
@@ -214,8 +208,11 @@ class CocoResults:
             }
             mask = given.masks[n]
             results.append(result if mask is None else {**result, "segmentation": mask})
-        image, annotations = self.known.records[place]
-        return CocoRecords(image, annotations, results)
+        known = self.known.file.images[place]
+        image: dict[str, Any] = {"id": number, "file_name": known.file_name}
+        if known.size is not None:
+            image |= {"height": known.size[0], "width": known.size[1]}
+        return CocoRecords(image, known.coco, results)
 
     def _ranking_places(self) -> int:
         """Return up to which k Top-k Loc is known; 0 where it is not.

@@ -21,3 +21,8 @@ class EvaluateOptions:
         required=True,
         expected="fractions between 0 and 1, as [0.3,0.5,0.7]",
     )
+    crowds: str = option(
+        "ignore",
+        "ignore | objects: what iscrowd means in annotations=; of data=folder it is data.crowds",
+        choices=("ignore", "objects"),
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.formats import coco, wsolevaluation
+from pipeline.formats.coco_records import CrowdRule
 from pipeline.metric.max_box_acc import Protocol
 from pipeline.metric.measurement import FIXED_THRESHOLD
 from pipeline.ops.hashing import hash_file
@@ -35,6 +36,7 @@ class Named:
         ious: the IoUs that a box must reach.
         seed: of the bootstrap.
         threshold: that of the segmenter, which maps are cut at if it is fixed.
+        crowds: what annotations marked `iscrowd` are.
     """
 
     boxes: str | None = None
@@ -47,6 +49,7 @@ class Named:
     ious: tuple[float, ...] = (0.3, 0.5, 0.7)
     seed: int = 0
     threshold: Mapping[str, Any] = field(default_factory=dict)
+    crowds: CrowdRule = "ignore"
 
     @property
     def metadata_folder(self) -> Path:
@@ -65,6 +68,7 @@ class Named:
             return
         why = "it belongs to boxes=; maps= wants metadata=FOLDER"
         _refuse("annotations", self.annotations, why)
+        _refuse("evaluate.crowds", None if self.crowds == "ignore" else self.crowds, why)
         for key, value in (
             ("maps", self.maps), ("metadata", self.metadata), ("against", self.against)
         ):  # fmt: skip
@@ -104,7 +108,8 @@ class Named:
         if self.boxes is not None:
             files = (("boxes", self.boxes), ("annotations", self.annotations))
             compared = None if self.against is None else hash_file(Path(self.against))
-            return {**key, **{n: hash_file(Path(str(f))) for n, f in files}, "against": compared}
+            key |= {"against": compared, "crowds": self.crowds}
+            return {**key, **{n: hash_file(Path(str(f))) for n, f in files}}
         folders = (("maps", self.maps), ("against", self.against))
         return {
             **key,
@@ -134,7 +139,10 @@ class Named:
         given = [path for path in (self.boxes or self.maps, self.against) if path is not None]
         paths = list(zip(map(Path, given), self.names(), strict=True))
         if self.boxes is not None:
-            known = Annotations(coco.read(Path(str(self.annotations))))
+            file = coco.read(
+                Path(str(self.annotations)), self.crowds, "evaluate.crowds", with_records=True
+            )
+            known = Annotations(file)
             settings = EvaluationSettings(
                 ious=self.ious, seed=self.seed, classes=known.classes, category_ids=known.numbers
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.engine.metrics import list_numbers
 from pipeline.errors import UserError
-from pipeline.formats import coco
+from pipeline.formats.coco_writing import dump
 from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
@@ -57,7 +57,7 @@ def score_source(
     """
     evaluator, records = evaluate(source, metrics)
     with atomic_write(images) as temporary:
-        coco.dump(temporary, records)
+        dump(temporary, records)
     return Outcome(source, evaluator, evaluator.scores(source.name), computed)
 
 

@@ -73,7 +73,7 @@ class Evaluate(Stage):
             "explain": run.key("explain"),
             "calibrate": run.key("calibrate") if calibrates else None,
             "truth": self._data(run).truth_fingerprint("val"),
-            "evaluate": run.config["evaluate"],
+            "evaluate": {"ious": run.config["evaluate"]["ious"]},
             "protocol": run.config["protocol"],
             "missing": run.config["missing"],
             "seed": run.config["seed"],
@@ -89,6 +89,11 @@ class Evaluate(Stage):
         if (named := self._named(run)) is not None:
             named.check()
             return
+        if (crowds := run.config["evaluate"]["crowds"]) != "ignore":
+            raise UserError(
+                f"evaluate.crowds={crowds}: it says what iscrowd means in annotations=, which is "
+                f"not given; the boxes of a data set take data.crowds={crowds}"
+            )
         if run.config["stages"] == [self.name]:
             try:
                 run.folder("localize")
@@ -136,6 +141,7 @@ class Evaluate(Stage):
         return Named(
             **{key: config[key] for key in keys},
             ious=tuple(config["evaluate"]["ious"]),
+            crowds=config["evaluate"]["crowds"],
             threshold=run.segmenter().threshold_info,
         )
 
