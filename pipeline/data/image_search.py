@@ -205,7 +205,8 @@ def is_image_file(
     Raises:
         OSError: The file cannot be read.
     """
-    if is_system_file(entry.name):
+    is_image = is_image_name(entry.name)
+    if not is_image and is_system_file(entry.name):
         left_out.add(SYSTEM_FILE, name)
     elif entry.name.startswith("."):
         left_out.add(HIDDEN_FILE, name)
@@ -213,12 +214,10 @@ def is_image_file(
         left_out.add(LINK_TO_NOTHING if entry.is_symlink() else NOT_A_FILE, name)
     elif entry.is_symlink() and left_out.is_in_results(entry.path):
         left_out.add(RESULTS_FILE, name)
-    elif is_image_name(entry.name):
-        return True
-    elif original_of_backup(entry.name) in names:
+    elif not is_image and original_of_backup(entry.name) in names:
         left_out.add(BACKUP, name)
     else:
-        return is_image_content(entry.path, name, left_out)
+        return is_image or is_image_content(entry.path, name, left_out)
     return False
 
 

@@ -290,7 +290,7 @@ def test_bombs_are_refused_unread(tmp_path, width, height):
 
 PEAK = """
 import sys
-from pipeline.formats import photo, signature
+from pipeline.formats import photo
 import numpy, PIL.JpegImagePlugin, PIL.PngImagePlugin
 def peak():  # ru_maxrss would start from the peak of the parent process
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
