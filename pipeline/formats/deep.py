@@ -7,6 +7,8 @@ these are decoded by OpenCV.
 from __future__ import annotations
 
 import os
+import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ cv2.utils.logging.setLogLevel(0)  # SkippedImage has the reason; nothing goes to
 # Pillow's modes of images of a single channel that it decodes with all their bits.
 GREY_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_START = b"\x89PNG\r\n\x1a\n"
 PFM_STARTS = (b"PF\n", b"Pf\n", b"PF\r", b"Pf\r")
 WIDTH, HEIGHT, BITS, PHOTOMETRIC, CHANNELS = 256, 257, 258, 262, 277
 PLANES, EXTRA_CHANNELS, SAMPLES = 284, 338, 339
@@ -222,22 +225,37 @@ def _decode(path: Path | str, name: str, tags: Any) -> Shaped[np.ndarray, "H W *
     values: np.ndarray | None = None
     channels, planes = _tag(tags, CHANNELS, (1,))[0], _tag(tags, PLANES, (1,))[0]
     if planes != SEPARATE_PLANES and channels in (1, 3, 4):
-        try:
-            values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            values = None
+        data = np.fromfile(path, np.uint8)
+        with suppress(cv2.error):
+            values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if _is_whole(data) else None
     if values is None or values.dtype.itemsize == 1:
+        form = f"{channels} x {max(_tag(tags, BITS, (16,)))} bits" if tags else "more than 8 bits"
         planar = " in separate planes" if planes == SEPARATE_PLANES else ""
         raise SkippedImage(
-            f"{name}: {channels} x {max(_tag(tags, BITS, (16,)))} bits{planar}: neither Pillow nor "
-            "OpenCV decodes it, or it is damaged; save it as a TIFF of 1 or 3 interleaved channels "
-            "of 16 bits"
+            f"{name}: {form}{planar}: neither Pillow nor OpenCV decodes it, or it is damaged; save "
+            "it as a TIFF of 1 or 3 interleaved channels of 16 bits"
         )
     if values.ndim < 3:
         return values
     has_alpha = values.shape[2] == 4 and _tag(tags, EXTRA_CHANNELS, ALPHA)[0] in ALPHA
     order = [2, 1, 0, 3] if has_alpha else [2, 1, 0]  # OpenCV's is BGR
     return np.asarray(values[..., order])
+
+
+def _is_whole(data: UInt8[np.ndarray, n]) -> bool:
+    """Return whether the chunks of a PNG are as they were written; true for another format.
+
+    libpng, which OpenCV uses, would write to the terminal that they are not.
+    """
+    content = data.tobytes() if data[:8].tobytes() == PNG_START else b""
+    place = len(PNG_START)
+    while place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        checksum = int.from_bytes(content[end : end + 4], "big")
+        if zlib.crc32(content[place + 4 : end]) != checksum:
+            return False
+        place = end + 4
+    return True
 
 
 def _describe(values: Shaped[np.ndarray, "H W *channels"], tags: Any) -> DeepImage:
