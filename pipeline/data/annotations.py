@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.data.listing import File, Listing
 from pipeline.errors import SkippedImage, UserError, suggest_choices
 from pipeline.formats import coco, photo
-from pipeline.ops.text import list_some, printable
+from pipeline.ops.text import list_some, printable, spell_out, to_nfc
 from pipeline.types import CocoIds, Crowds, GroundTruth, Size
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class MatchedAnnotations:
         by_name: Mapping[str, int],
     ) -> None:
         self.file, self.listing = file, images
-        self.classes = {number: by_name.get(name, -1) for number, name in file.categories.items()}
+        self.classes = {
+            number: by_name.get(to_nfc(name), -1) for number, name in file.categories.items()
+        }
         # A single category that is no class: its boxes are of objects of any class.
         self.is_agnostic = len(self.classes) == 1 and set(self.classes.values()) == {-1}
         self.images, self.match_notes = self._match_images(scored)
@@ -58,8 +60,9 @@ class MatchedAnnotations:
         unclear: list[str] = []
         for image in self.file.images:
             name = image.file_name.removeprefix("./")
-            # A file that this project wrote has printable ids, others the names as they are.
-            names = (name, printable(name))
+            # Two files may have the same name in NFC. A file that this project wrote has printable
+            # ids, others the names as they are.
+            names = (spell_out(name), to_nfc(name), printable(name))
             known = next((name for name in names if name in exact or name in ends), "")
             ids = [known] if known in exact else ends.get(known, [])
             if len(ids) != 1:

@@ -14,7 +14,7 @@ Methods Right", CVPR 2020.)
 
 A line of another format is refused, with the file, the line and the field. Boxes that cannot be
 right (reversed, outside their image, not finite) and maps that cannot be scored are left out,
-counted and named.
+counted and named. Paths are compared in NFC, and files are opened by their own spelling.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ import cv2
 import numpy as np
 
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some
+from pipeline.formats.files import content_hash, find_spelling, read_lines
+from pipeline.ops.text import list_some, to_nfc
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ def _stamp(path: Path) -> str:
 
 def _read_ids(path: Path) -> list[str]:
     line_of: dict[str, int] = {}
-    for number, text in read_lines(path):
+    for number, line in read_lines(path):
+        text = to_nfc(line)
         if text in line_of:
             raise UserError(
                 f"{path}, line {number}: {text!r} is there twice, first in line {line_of[text]}; "
@@ -204,11 +205,14 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def _split_fields(path: Path, number: int, text: str, fields: Sequence[str]) -> list[str]:
-    """Split a line at its last commas: a path may hold commas. Raise UserError for too few."""
+    """Split a line at its last commas: a path may hold commas. Raise UserError for too few.
+
+    The first field, the id, is returned in NFC.
+    """
     parts = text.rsplit(",", len(fields) - 1)
     if len(parts) != len(fields):
         raise UserError(f"{path}, line {number}: {text!r}, expected {','.join(fields)}")
-    return parts
+    return [to_nfc(parts[0]), *parts[1:]]
 
 
 def _parse_whole_number(path: Path, number: int, name: str, text: str) -> int:
@@ -307,8 +311,8 @@ def _read_localization(path: Path, known: set[str], sizes: dict[str, Size]) -> _
         if (fields := _split_mask_line(text)) is not None:
             id, mask, ignore = fields
             if id in known:
-                ignore_path = path.parent / ignore if ignore else None
-                localization.add_mask(id, path.parent / mask, ignore_path)
+                ignore_path = find_spelling(path.parent / ignore) if ignore else None
+                localization.add_mask(id, find_spelling(path.parent / mask), ignore_path)
             else:
                 localization.unknown.append(where)
             continue
@@ -335,7 +339,7 @@ def _split_mask_line(text: str) -> tuple[str, str, str] | None:
     parts = text.rsplit(",", 2)
     if len(parts) != 3 or not parts[1].lower().endswith((".png", ".jpg", ".jpeg", ".bmp")):
         return None
-    return parts[0], parts[1], parts[2]
+    return to_nfc(parts[0]), parts[1], parts[2]
 
 
 def _parse_number(path: Path, number: int, name: str, text: str) -> float:
@@ -371,8 +375,8 @@ def map_path(folder: Path, id: str) -> Path:
         folder: The folder of the maps.
         id: The id of the image, as image_ids.txt has it.
     """
-    path = folder / f"{id}.npy"
-    return path if path.is_file() else folder / f"{os.path.splitext(id)[0]}.npy"
+    path = find_spelling(folder / f"{id}.npy")
+    return path if path.is_file() else find_spelling(folder / f"{os.path.splitext(id)[0]}.npy")
 
 
 def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
@@ -413,9 +417,10 @@ def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
         folder: The folder of the maps.
         ids: The ids of the images that are scored.
     """
-    known = {name for id in ids for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
+    forms = map(to_nfc, ids)
+    known = {name for id in forms for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    return sorted(name for name in names if name not in known)
+    return sorted(name for name in names if to_nfc(name) not in known)
 
 
 def read_masks(masks: Masks, size: Size | None = None) -> UInt8[np.ndarray, "h w"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,14 @@ def test_images_that_are_not_the_same_are_named(tmp_path: Path) -> None:
     place, metrics = ("mean_iou", None, ""), load_metrics().values()
     assert np.asarray(a.pairs(metrics, same)[place].rows).tolist() == pytest.approx([1 / 3, 1])
     assert np.asarray(b.pairs(metrics, same)[place].rows).tolist() == pytest.approx([0.5, 0])
+
+
+def test_ids_are_compared_in_any_unicode_form(tmp_path: Path) -> None:
+    """Runs of older versions have ids as the disk spelled them."""
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    a = measurement(tmp_path / "a", "A", [composed, "1"], ["p", "q"])
+    b = measurement(tmp_path / "b", "B", ["1", decomposed], ["q", "p"])
+    assert a.shared(b) == ([composed, "1"], [])
 
 
 def test_what_cannot_be_compared_is_refused_at_start(
