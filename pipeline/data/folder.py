@@ -3,12 +3,13 @@
     data.root/
         train/n01440764/*.JPEG      a folder for each class, with images at any depth
         val/n01440764/*.JPEG        scored (also called valid, validation or test)
-        classes.txt                 optional: folder name, then class name, a line each
+        classes.txt                 optional: names of the classes (class_names.py)
         instances_val.json          optional: COCO boxes of the scored images, or data.boxes=FILE
         valid/n01440764/*.JPEG      with data.calibration=valid: never trained on, never scored,
         instances_valid.json        its boxes choose the threshold (stage calibrate)
 
-Without `val` a fifth of the images, chosen by hash of their names, is scored.
+Without `val` a fifth of the images, chosen by hash of their names, is scored. Names are compared in
+Unicode form NFC; files are opened by their own spelling. layout.py says which folders are splits.
 """
 
 from __future__ import annotations
@@ -16,21 +17,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import listing
 from pipeline.data.annotations import MatchedAnnotations
-from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.class_names import ClassNames, read_class_names
+from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
+from pipeline.data.listing import File, Listing, OnDisk, Splits, make_ids_unique
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
-from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some, printable
+from pipeline.formats.files import content_hash, find_spelling
+from pipeline.ops.text import count_note, list_some, printable, spell_out, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Split
-
-SCORED = ("val", "valid", "validation", "test")  # names of the folder that is scored
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ class Folder(OnDisk):
     Args:
         root: The folder with train/ and val/, or with the class folders.
         size: What images are scaled to in pixels: a side of a square, or height and width.
-        boxes: COCO JSON with boxes of the scored images; None: instances_val.json in the root or
-            in its folder annotations/, where there is such a file.
+        boxes: COCO JSON with boxes of the scored images; None: instances_NAME.json of the scored
+            folder, else instances_val.json, in the root or its folder annotations/, if any.
         val: Share of the images that is scored where there is no val/, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A folder beside train/ whose boxes choose the threshold; None: no such split.
+        val_folder: The folder that is scored; None: the first of val, valid, validation and test.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -57,11 +58,13 @@ class Folder(OnDisk):
     val: float = 0.2
     held_back: float = 0.1
     calibration: str | None = None
+    val_folder: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
+        object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
         if not Path(self.root).is_dir():
             what = "not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(
@@ -70,11 +73,13 @@ class Folder(OnDisk):
             )
         if self.calibration is not None:
             self._check_calibration(self.calibration)
+        if self.val_folder is not None:
+            _ = self._layout
 
     def _check_calibration(self, name: str) -> None:
         """Raise UserError unless the folder can be a split of its own and has annotations."""
-        folders = sorted(entry.name for entry in Path(self.root).iterdir() if entry.is_dir())
-        if name not in folders:
+        folders = sorted(to_nfc(e.name) for e in Path(self.root).iterdir() if e.is_dir())
+        if to_nfc(name) not in folders:
             raise UserError(
                 f"data.calibration={name}: no such folder in data.root={self.root}; expected one "
                 f"beside train/, with class folders of images; {suggest_choices(name, folders)}"
@@ -84,7 +89,7 @@ class Folder(OnDisk):
                 f"data.calibration={name}: a threshold is not chosen on images that are learned "
                 "from; name a folder of others"
             )
-        if "" in _split_folders(Path(self.root), name).values():
+        if self._layout.is_of_classes:
             raise UserError(
                 f"data.calibration={name}: data.root={self.root} has no train/<class>/ beside it, "
                 "so it would be a class; move the class folders into train/"
@@ -100,7 +105,7 @@ class Folder(OnDisk):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the class folders' names."""
-        return tuple(self._names.get(folder, folder) for folder in self._contents.folders)
+        return self._contents.classes
 
     @property
     def splits(self) -> Splits:
@@ -108,74 +113,63 @@ class Folder(OnDisk):
         return self._contents.splits
 
     @cached_property
-    def _names(self) -> dict[str, str]:
-        """Class names by folder, from classes.txt."""
-        path = Path(self.root) / "classes.txt"
-        names: dict[str, str] = {}
-        for number, line in read_lines(path) if path.is_file() else ():
-            # With a tab, the folder's name may hold spaces.
-            folder, _, name = line.partition("\t" if "\t" in line else " ")
-            if folder in names:
-                raise UserError(
-                    f"{path}, line {number}: the folder {folder!r} is there twice; drop one line"
-                )
-            names[folder] = name.strip() or folder
-        return names
-
-    def _name_notes(self, folders: Sequence[str]) -> list[str]:
-        """Return notes on folders that classes.txt does not name, and lines without a folder."""
-        if not self._names:
-            return []
-        unnamed = [folder for folder in folders if folder not in self._names]
-        absent = [folder for folder in self._names if folder not in folders]
-        notes = []
-        if unnamed:
-            what = list_some(unnamed, "class folder")
-            notes.append(f"classes.txt: {what} without a line, named after the folder")
-        if absent:
-            notes.append(f"classes.txt: {list_some(absent, 'line')} for which no folder is")
-        return notes
+    def _layout(self) -> Layout:
+        return read_layout(Path(self.root), self.calibration, self.val_folder)
 
     @cached_property
     def _contents(self) -> Contents:
-        root, notes = Path(self.root), list[str]()
+        root, layout, notes = Path(self.root), self._layout, list[str]()
         parts = {
-            part: _list_by_class(root / name, name, notes)
-            for part, name in _split_folders(root, self.calibration).items()
+            part: _list_by_class(root / name, printable(name), notes)
+            for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
-        if self.calibration is not None:
-            calibration = _list_by_class(root / self.calibration, self.calibration, notes)
+        if layout.calibration is not None:
+            name = printable(layout.calibration)
+            calibration = _list_by_class(root / layout.calibration, name, notes)
             parts["calibration"] = calibration
             if unknown := sorted(set(calibration) - set(folders)):
-                what = list_some(unknown, "class folder")
-                notes.append(f"{self.calibration}: {what} that train and val do not have, left out")
+                why = "that train and val do not have, left out"
+                notes.append(count_note(unknown, "class folder", why, where=name))
+        notes += check_classes(layout, folders) + describe_layout(layout, folders)
         if not folders:
             raise UserError(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "
                 "val/<class>/<image>, or <class>/<image>, in formats that Pillow reads"
                 + "".join(f"\n  {note}" for note in notes[:10])
             )
-        notes += self._name_notes(folders) + _layout_notes(parts, folders)
-        splits = self._split(parts, folders, notes)
-        return Contents(folders, splits, "val" in parts)
+        names = read_class_names(root / "classes.txt", folders)
+        notes += [*names.notes, *_layout_notes(parts, folders)]
+        classes = self._name_classes(names, folders)
+        return Contents(
+            folders, classes, self._split(parts, folders, classes, notes), "val" in parts
+        )
 
-    def _split(self, parts: Parts, folders: Sequence[str], notes: Sequence[str]) -> Splits:
-        """Return the listings of the splits. Raise UserError for equal names of classes."""
-        names = tuple(self._names.get(folder, folder) for folder in folders)
-        double = [name for name, times in Counter(names).items() if times > 1]
+    def _name_classes(self, names: ClassNames, folders: Sequence[str]) -> tuple[str, ...]:
+        """Return a class name for each folder. Raise UserError for equal names of classes."""
+        classes = tuple(names.names.get(folder, folder) for folder in folders)
+        double = [name for name, times in Counter(classes).items() if times > 1]
         if double:
             path = Path(self.root) / "classes.txt"
             raise UserError(
                 f"{path}: the class name {double[0]!r} stands for several folders; "
                 "give each its own"
             )
+        return classes
+
+    def _split(
+        self, parts: Parts, folders: Sequence[str], classes: Sequence[str], notes: Sequence[str]
+    ) -> Splits:
+        """Return the listings of the splits."""
         train, val, calibration = (
-            _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], names)
+            _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
             for part in ("train", "val", "calibration")
         )
         if "val" not in parts:
+            total = len(train.files)
             train, val = listing.set_apart(train, self.val, "val")
+            if not self._layout.is_of_classes:
+                notes = [*notes, _describe_share(len(val.files), total, self.val)]
         kept, held_back = listing.set_apart(train, self.held_back, "held_back")
         return Splits(kept, held_back, val, notes, calibration)
 
@@ -189,10 +183,11 @@ class Folder(OnDisk):
             UserError: `data.boxes` names a file that does not exist.
         """
         if self.boxes is not None:
-            if not Path(self.boxes).is_file():
+            path = find_spelling(Path(self.boxes))
+            if not path.is_file():
                 raise UserError(f"data.boxes={self.boxes}: no such file; expected COCO JSON")
-            return Path(self.boxes)
-        return _find_annotations(Path(self.root), "val")
+            return path
+        return _find_annotations(Path(self.root), *filter(None, (self._layout.val, "val")))
 
     @property
     def _calibration_file(self) -> Path | None:
@@ -276,45 +271,23 @@ class Contents:
 
     Attributes:
         folders: Names of the class folders that have images, sorted: a class each.
+        classes: The class names.
         splits: The listings.
         has_val_folder: Whether the scored images are a folder, not chosen by hash.
     """
 
     folders: Sequence[str]
+    classes: tuple[str, ...]
     splits: Splits
     has_val_folder: bool
 
 
-def _find_annotations(root: Path, split: str) -> Path | None:
-    """Return the COCO file of a split that no option names; None where there is none."""
-    name = f"instances_{split}.json"
-    return next(
-        (path for path in (root / name, root / "annotations" / name) if path.is_file()), None
-    )
-
-
-def _split_folders(root: Path, excluded: str | None = None) -> dict[str, str]:
-    """Return the folder below the root for each split.
-
-    Args:
-        root: The data set.
-        excluded: A folder that is neither trained on nor scored.
-
-    Returns:
-        Names of folders by split; `""`, the root itself, for `train` where there are no splits.
-    """
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    folders = [name for name in folders if name != excluded]
-    by_name = {name.lower(): name for name in reversed(folders)}
-    scored = next((by_name[name] for name in SCORED if name in by_name), None)
-    train = by_name.get("train")
-    # Alone, it may be a class of that name; a split holds folders.
-    if scored is None and (train is None or not _holds_folders(root / train)):
-        return {"train": ""}
-    if train is None and not _holds_folders(root / str(scored)):
-        return {"train": ""}
-    both = {"train": train, "val": scored}
-    return {split: name for split, name in both.items() if name is not None}
+def _find_annotations(root: Path, *splits: str) -> Path | None:
+    """Return the COCO file of the first split that has one and that no option names, or None."""
+    names = [f"instances_{split}.json" for split in splits]
+    paths = [path for name in names for path in (root / name, root / "annotations" / name)]
+    places = map(find_spelling, paths)
+    return next((path for path in places if path.is_file()), None)
 
 
 def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
@@ -330,13 +303,19 @@ def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
         if only:
             what = list_some(only, "class")
             notes.append(f"{what} with images in val but none in train: it cannot be learned")
+    if "val" in parts and not any(parts["val"].values()):
+        notes.append("val: no image in its class folders, so nothing is scored; fill or remove it")
     return notes
 
 
-def _holds_folders(folder: Path) -> bool:
-    with suppress(OSError), os.scandir(folder) as scan:
-        return any(os.path.isdir(entry.path) and entry.name[0] != "." for entry in scan)
-    return False
+def _describe_share(scored: int, total: int, share: float) -> str:
+    """Return a note on images of train/ that are scored because there is no val/."""
+    if not scored:
+        return f"no val/, and data.val={share:g}: none of the {total} images of train/ is scored"
+    return (
+        f"no val/: {scored} of the {total} images of train/, chosen by hash of their names, are "
+        f"scored and not trained on (data.val={share:g})"
+    )
 
 
 def _list_by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, list[File]]:
@@ -346,7 +325,9 @@ def _list_by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, lis
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
-    files, loose = {}, []
+    files: dict[str, list[File]] = {}
+    spellings: dict[str, list[str]] = {}
+    loose, empty = [], []
     for entry in entries:
         name = printable(entry.name)
         path = f"{prefix}/{name}" if prefix else name
@@ -355,17 +336,47 @@ def _list_by_class(folder: Path, prefix: str, notes: list[str]) -> dict[str, lis
         if os.path.isdir(entry.path):
             contents = listing.search(entry.path, path)
             notes += contents.notes
-            if contents.files:
-                files[name] = contents.files
-            elif not contents.notes:
-                notes.append(f"{path}: a class folder with no image, left out")
+            files.setdefault(name, []).extend(contents.files)
+            spellings.setdefault(name, []).append(spell_out(entry.name))
+            if not contents.files:
+                empty.append(name)
         elif entry.is_symlink() and not os.path.exists(entry.path):
             notes.append(f"{path}: a link to nothing, left out")
         elif listing.is_image_name(entry.name):
             loose.append(name)
+    where = prefix or "."
+    if empty:
+        why = "without an image that can be read, left out"
+        notes.append(count_note(empty, "class folder", why, where=where))
     if loose:
-        notes.append(f"{prefix or '.'}: {list_some(loose, 'image')} in no class folder, left out")
-    return files
+        remedy = "move each into the folder of its class"
+        why = "in no class folder, left out"
+        notes.append(count_note(loose, "image", why, where=where, remedy=remedy))
+    return _join_spellings(files, spellings, where, notes)
+
+
+def _join_spellings(
+    files: Mapping[str, list[File]],
+    spellings: Mapping[str, list[str]],
+    where: str,
+    notes: list[str],
+) -> dict[str, list[File]]:
+    """Return the files of each class with ids that differ; add to the notes what was joined.
+
+    Args:
+        files: By class, of all folders whose names are the same in NFC.
+        spellings: How these folders are spelled, by class.
+        where: The folder above them, for notes.
+        notes: Notes are added to these.
+    """
+    unique = {}
+    for name, of_class in files.items():
+        if len(spellings[name]) > 1:
+            why = f"with the same name in two Unicode forms, read as the class {name!r}"
+            notes.append(count_note(spellings[name], "folder", why, where=where))
+        unique[name], clashes = make_ids_unique(of_class)
+        notes += clashes
+    return {name: of_class for name, of_class in unique.items() if of_class}
 
 
 def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:

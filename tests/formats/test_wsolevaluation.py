@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import wsolevaluation
+
+Form = Literal["NFC", "NFD"]
 
 TEXT = {
     "image_ids": "val/1.jpg\nval/a,b.jpg\n",
@@ -144,9 +147,9 @@ def test_what_was_read_has_a_name_that_follows_its_content(tmp_path: Path) -> No
 @pytest.mark.parametrize(("lists", "files"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
 @pytest.mark.parametrize("suffix", [".npy", ".jpg.npy"])
 def test_names_are_the_same_in_any_unicode_form(
-    tmp_path: Path, lists: str, files: str, suffix: str
+    tmp_path: Path, lists: Form, files: Form, suffix: str
 ) -> None:
-    def text(form: str, name: str) -> str:
+    def text(form: Form, name: str) -> str:
         return unicodedata.normalize(form, name)
 
     id = text("NFC", "val/é/ü.jpg")
