@@ -462,9 +462,7 @@ def test_a_folder_in_which_all_kinds_of_things_are_wrong(
     page = (latest / "report/index.html").read_text(encoding="utf-8")
     for name, why in BROKEN.items():
         assert re.search(rf"val/red/{name}: [^\n]*{re.escape(why)}", page), name
-    assert (
-        "val: 1 class folder (&#x27;none&#x27;) without an image that can be read, left out" in page
-    )
+    assert re.search(r"val: 1 class folder \([^)]*none[^)]*\) without an image", page)
     assert "loop: a link back to a folder above it, not followed" in page
     assert page.count("Too many levels of symbolic links") == 2
 

@@ -14,6 +14,7 @@ Unicode form NFC; files are opened by their own spelling. layout.py says which f
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from pipeline.data.listing import File, Listing, OnDisk, Splits, make_ids_unique
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.files import content_hash, find_spelling
-from pipeline.ops.text import count_note, list_some, printable, spell_out, to_nfc
+from pipeline.ops.text import count_note, printable, spell_out, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Split
 
 
@@ -299,13 +300,28 @@ def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
             "folder a class; are the class folders one level deeper?"
         )
     if "train" in parts and "val" in parts:
-        only = [name for name in folders if not parts["train"].get(name)]
-        if only:
-            what = list_some(only, "class")
-            notes.append(f"{what} with images in val but none in train: it cannot be learned")
+        unlearned, unscored = (
+            [name for name in folders if not parts[split].get(name)] for split in ("train", "val")
+        )
+        if unlearned:
+            why = "with images in val but none in train: it cannot be learned"
+            remedy = _find_like(unlearned, unscored)
+            notes.append(count_note(unlearned, "class", why, remedy=remedy))
+        if unscored and any(parts["val"].values()):
+            why = "with images in train but none in val: not scored"
+            notes.append(count_note(unscored, "class", why))
     if "val" in parts and not any(parts["val"].values()):
         notes.append("val: no image in its class folders, so nothing is scored; fill or remove it")
     return notes
+
+
+def _find_like(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return a question whether the first name that is like another is meant to be that."""
+    lower = {other.lower(): other for other in others}
+    for name in names:
+        if close := difflib.get_close_matches(name.lower(), lower, 1, cutoff=0.8):
+            return f"is {name!r} meant to be {lower[close[0]]!r}? rename the folder"
+    return ""
 
 
 def _describe_share(scored: int, total: int, share: float) -> str:

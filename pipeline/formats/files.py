@@ -71,12 +71,12 @@ def find_spelling(path: Path) -> Path:
     Returns:
         The path itself where it exists, or where no other spelling of it does.
     """
-    if str(path).isascii() or path.exists():
+    if str(path).isascii() or os.path.exists(path):
         return path
     parent = find_spelling(path.parent)
     forms = [unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")]
     for name in [path.name, *forms]:
-        if (parent / name).exists():
+        if os.path.exists(parent / name):
             return parent / name
     with suppress(OSError):
         names = _list_spellings(str(parent), os.stat(parent).st_mtime_ns)

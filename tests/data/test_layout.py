@@ -203,6 +203,15 @@ def test_classes_whose_names_are_like_splits(
         assert note in data.notes()[0]
 
 
+def test_classes_in_one_split_alone(fill: Fill) -> None:
+    data = fill(*splits("train", "val"), "train/Sea lion", "val/sea lion", "train/owl")
+    assert data.notes() == [
+        "1 class ('sea lion') with images in val but none in train: it cannot be learned; is "
+        "'sea lion' meant to be 'Sea lion'? rename the folder",
+        "2 classes ('Sea lion', 'owl') with images in train but none in val: not scored",
+    ]
+
+
 def test_class_folders_beside_val_alone(fill: Fill) -> None:
     data = fill("cat", "dog", *splits("val"))
     assert counts(data) == (0, 10)
