@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline.data import listing
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import UserError
-from pipeline.formats.files import read_lines
+from pipeline.formats.files import find_spelling, read_lines
 from pipeline.ops.text import printable
 from pipeline.types import CocoIds, GroundTruth, Split
 
@@ -72,6 +72,8 @@ class Images(OnDisk):
         common = os.path.commonpath([source.folder for source in sources if source.files])
         start = len(common.rstrip("/")) + 1
         files = [File(printable(path[start:]), path, stamp) for path, stamp in stamps.items()]
+        files, clashes = listing.make_ids_unique(files)
+        notes += clashes
         empty = Listing([], [], ())
         return Splits(empty, empty, Listing(files, [-1] * len(files), ()), notes)
 
@@ -108,7 +110,7 @@ class Source:
 
 def _resolve(path: str, notes: list[str], within_list: bool = False) -> Iterator[Source]:
     """Yield the image files that a path stands for. Add what cannot be used to the notes."""
-    path = os.path.abspath(os.path.expanduser(path))
+    path = str(find_spelling(Path(os.path.abspath(os.path.expanduser(path)))))
     if os.path.isdir(path):
         contents = listing.search(path, printable(path))
         notes += contents.notes
@@ -117,7 +119,7 @@ def _resolve(path: str, notes: list[str], within_list: bool = False) -> Iterator
         # A list within a list is not read as a list: it might name itself.
         if path.lower().endswith(".txt") and not within_list:
             for _, line in read_lines(Path(path), errors="surrogateescape"):
-                beside = os.path.join(os.path.dirname(path), line)
+                beside = str(find_spelling(Path(os.path.dirname(path), line)))
                 yield from _resolve(beside if os.path.lexists(beside) else line, notes, True)
         else:
             yield Source(os.path.dirname(path), list(_list_file(path, notes)))
