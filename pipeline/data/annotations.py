@@ -16,7 +16,7 @@ from pipeline.formats import photo
 from pipeline.formats.coco_boxes import Box, clip, describe_clipped_boxes
 from pipeline.formats.coco_records import CocoFile, CocoImage, Crowd, count_categories
 from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import CocoIds, Crowds, GroundTruth, Note, Rle, Size
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class MatchedAnnotations:
         by_name: Mapping[str, int],
     ) -> None:
         self.file, self.listing = file, images
-        self.classes = {number: by_name.get(name, -1) for number, name in file.categories.items()}
+        self.classes = {
+            number: by_name.get(to_nfc(name), -1) for number, name in file.categories.items()
+        }
         matched = match_images(file.path, file.images, scored, images.ids)
         self.images = matched.images
         self.match_notes: list[str] = [*self._box_notes(), *matched.notes]

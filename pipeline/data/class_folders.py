@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.data import image_search
-from pipeline.data.left_out import EMPTY_CLASS, LOOSE, LeftOut
-from pipeline.data.listing import File
+from pipeline.data.left_out import EMPTY_CLASS, LOOSE, SAME_NAME, LeftOut, Reason
+from pipeline.data.listing import File, make_ids_unique
 from pipeline.errors import UserError
-from pipeline.ops.text import printable
+from pipeline.ops.text import printable, spell_out
 
 INSTANCES = re.compile(r"instances_.*\.json")  # COCO files, which are read by their names
 
@@ -33,18 +33,44 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
     except OSError as error:
         raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
     is_link, names = folder.is_symlink(), {entry.name for entry in entries}
-    files = {}
+    files: dict[str, list[File]] = {}
+    spellings: dict[str, list[str]] = {}
     for entry in entries:
         name = printable(entry.name)
         path = f"{prefix}/{name}" if prefix else name
         if os.path.isdir(entry.path):
             if image_search.is_searched(entry, path, left_out):
                 through_link = is_link or entry.is_symlink()
-                if images := _search_class(entry.path, path, left_out, through_link):
-                    files[name] = images
+                images = _search_class(entry.path, path, left_out, through_link)
+                files.setdefault(name, []).extend(images)
+                spellings.setdefault(name, []).append(spell_out(entry.name))
         elif prefix or entry.name not in _names_of_tables(names):
             _count_loose(entry, path, names, left_out)
-    return image_search.drop_repeated(files, left_out)
+    joined = {
+        name: _join_spellings(name, of_class, spellings[name], left_out)
+        for name, of_class in files.items()
+        if of_class
+    }
+    return image_search.drop_repeated(joined, left_out)
+
+
+def _join_spellings(
+    name: str, files: list[File], spellings: Sequence[str], left_out: LeftOut
+) -> list[File]:
+    """Return the files of a class with ids that differ.
+
+    Args:
+        name: The class folder, in NFC.
+        files: Of all folders whose names are the same in NFC.
+        spellings: How these folders are spelled.
+        left_out: Where it is counted that several were joined.
+    """
+    if len(spellings) > 1:
+        why = f"the same name in two Unicode forms, read as the class {name!r}"
+        left_out.add_all(Reason("class folder", why), spellings)
+    unique, given = make_ids_unique(files)
+    left_out.add_all(SAME_NAME, given)
+    return unique
 
 
 def _names_of_tables(names: Collection[str]) -> set[str]:

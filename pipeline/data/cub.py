@@ -37,9 +37,9 @@ from pipeline.formats.coco_boxes import (
     xywh_to_xyxy,
 )
 from pipeline.formats.coco_values import parse_key
-from pipeline.formats.files import content_hash, read_lines
+from pipeline.formats.files import content_hash, find_spelling, read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import count_note, list_some, printable
+from pipeline.ops.text import count_note, list_some, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Split
 
 BOX_LINE = "image id, x, y, width and height"
@@ -96,6 +96,7 @@ class Cub(OnDisk):
     def _classes(self) -> dict[int, str]:
         """Class names by CUB's class number, in the order of classes.txt."""
         folders = dict(self._read_table("classes.txt", "class id and folder name"))
+        folders = {n: to_nfc(name) for n, name in folders.items()}
         names = {n: re.sub(r"^\d+\.", "", name).replace("_", " ") for n, name in folders.items()}
         # Names identify classes in reports and options, so they must differ.
         return names if len({*names.values()}) == len(names) else folders
@@ -127,7 +128,8 @@ class Cub(OnDisk):
         missing: list[str] = []
         for path in self._paths.values():
             try:
-                files.append(File.from_path(printable(path), str(self.folder / "images" / path)))
+                place = find_spelling(self.folder / "images" / path)
+                files.append(File.from_path(printable(path), str(place)))
             except (OSError, ValueError):  # ValueError: a null byte in the name
                 missing.append(path)
         if not files:
@@ -270,9 +272,9 @@ class Cub(OnDisk):
         """Yield number and text of each line. Raise UserError if a text is there twice."""
         seen: set[str] = set()
         for number, text, where in self._read_rows(name, holds):
-            if text in seen:
+            if to_nfc(text) in seen:
                 raise UserError(f"{where}: {text!r} is there twice; drop one of the lines")
-            seen.add(text)
+            seen.add(to_nfc(text))
             yield number, text
 
     def _read_choices(self, name: str, what: str, choices: Mapping[int, int]) -> dict[int, int]:

@@ -3,20 +3,20 @@
     data.root/
         train/n01440764/*.JPEG      a folder for each class, with images at any depth
         val/n01440764/*.JPEG        scored (also called valid, validation or test)
-        classes.txt                 optional: folder name, then class name, a line each
+        classes.txt                 optional: names of the classes (class_names.py)
         instances_val.json          optional: COCO boxes of the scored images, or data.boxes=FILE
         valid/n01440764/*.JPEG      with data.calibration=valid: never trained on, never scored,
         instances_valid.json        its boxes choose the threshold (stage calibrate)
 
-Without `val` a fifth of the images, chosen by hash of their names, is scored.
+Without `val` a fifth of the images, chosen by hash of their names, is scored. Names are compared in
+Unicode form NFC; files are opened by their own spelling. layout.py says which folders are splits.
 """
 
 from __future__ import annotations
 
-import os
+import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,18 +24,17 @@ from pathlib import Path
 from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import list_by_class
+from pipeline.data.class_names import ClassNames, read_class_names
 from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.system_files import describe_system_folder
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
-from pipeline.formats.files import content_hash, read_lines
-from pipeline.ops.text import list_some
+from pipeline.formats.files import content_hash, find_spelling
+from pipeline.ops.text import count_note, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Split
-
-SCORED = ("val", "valid", "validation", "test")  # names of the folder that is scored
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Folder(OnDisk):
     Args:
         root: The folder with train/ and val/, or with the class folders.
         size: What images are scaled to in pixels: a side of a square, or height and width.
-        boxes: COCO JSON with boxes of the scored images; None: instances_val.json in the root or
-            in its folder annotations/, where there is such a file.
+        boxes: COCO JSON with boxes of the scored images; None: instances_NAME.json of the scored
+            folder, else instances_val.json, in the root or its folder annotations/, if any.
         val: Share of the images that is scored where there is no val/, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A folder beside train/ whose boxes choose the threshold; None: no such split.
@@ -55,6 +54,7 @@ class Folder(OnDisk):
         no_data: Values of such pixels that stand for no measurement, and become black.
         crowds: What annotations marked `iscrowd` are: `ignore`, regions that are not counted, or
             `objects` as all others.
+        val_folder: The folder that is scored; None: the first of val, valid, validation and test.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -70,6 +70,7 @@ class Folder(OnDisk):
     range: RangeOption = None
     no_data: float | Sequence[float] = ()
     crowds: CrowdRule = "ignore"
+    val_folder: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
@@ -77,6 +78,7 @@ class Folder(OnDisk):
         object.__setattr__(self, "no_data", parse_no_data(self.no_data))
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
+        object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
         if not Path(self.root).is_dir():
             what = "not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(
@@ -86,11 +88,13 @@ class Folder(OnDisk):
         image_search.refuse_results(f"data.root={self.root}", self.root)
         if self.calibration is not None:
             self._check_calibration(self.calibration)
+        if self.val_folder is not None:
+            _ = self._layout
 
     def _check_calibration(self, name: str) -> None:
         """Raise UserError unless the folder can be a split of its own and has annotations."""
-        folders = sorted(entry.name for entry in Path(self.root).iterdir() if entry.is_dir())
-        if name not in folders:
+        folders = sorted(to_nfc(e.name) for e in Path(self.root).iterdir() if e.is_dir())
+        if to_nfc(name) not in folders:
             raise UserError(
                 f"data.calibration={name}: no such folder in data.root={self.root}; expected one "
                 f"beside train/, with class folders of images; {suggest_choices(name, folders)}"
@@ -100,7 +104,7 @@ class Folder(OnDisk):
                 f"data.calibration={name}: a threshold is not chosen on images that are learned "
                 "from; name a folder of others"
             )
-        if "" in _split_folders(Path(self.root), name).values():
+        if self._layout.is_of_classes:
             raise UserError(
                 f"data.calibration={name}: data.root={self.root} has no train/<class>/ beside it, "
                 "so it would be a class; move the class folders into train/"
@@ -116,7 +120,7 @@ class Folder(OnDisk):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the class folders' names."""
-        return tuple(self._names.get(folder, folder) for folder in self._contents.folders)
+        return self._contents.classes
 
     @property
     def splits(self) -> Splits:
@@ -124,77 +128,66 @@ class Folder(OnDisk):
         return self._contents.splits
 
     @cached_property
-    def _names(self) -> dict[str, str]:
-        """Class names by folder, from classes.txt."""
-        path = Path(self.root) / "classes.txt"
-        names: dict[str, str] = {}
-        for number, line in read_lines(path) if path.is_file() else ():
-            # With a tab, the folder's name may hold spaces.
-            folder, _, name = line.partition("\t" if "\t" in line else " ")
-            if folder in names:
-                raise UserError(
-                    f"{path}, line {number}: the folder {folder!r} is there twice; drop one line"
-                )
-            names[folder] = name.strip() or folder
-        return names
-
-    def _name_notes(self, folders: Sequence[str]) -> list[str]:
-        """Return notes on folders that classes.txt does not name, and lines without a folder."""
-        if not self._names:
-            return []
-        unnamed = [folder for folder in folders if folder not in self._names]
-        absent = [folder for folder in self._names if folder not in folders]
-        notes = []
-        if unnamed:
-            what = list_some(unnamed, "class folder")
-            notes.append(f"classes.txt: {what} without a line, named after the folder")
-        if absent:
-            notes.append(f"classes.txt: {list_some(absent, 'line')} for which no folder is")
-        return notes
+    def _layout(self) -> Layout:
+        return read_layout(Path(self.root), self.calibration, self.val_folder)
 
     @cached_property
     def _contents(self) -> Contents:
-        root, left_out = Path(self.root), LeftOut()
+        root, layout, left_out = Path(self.root), self._layout, LeftOut()
         parts = {
-            part: list_by_class(root / name, name, left_out)
-            for part, name in _split_folders(root, self.calibration).items()
+            part: list_by_class(root / name, printable(name), left_out)
+            for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
         image_search.count_shared(_all_files(parts, "train"), _all_files(parts, "val"), left_out)
         notes = list[str]()
-        if self.calibration is not None:
-            calibration = list_by_class(root / self.calibration, self.calibration, left_out)
+        if layout.calibration is not None:
+            name = printable(layout.calibration)
+            calibration = list_by_class(root / layout.calibration, name, left_out)
             parts["calibration"] = calibration
             if unknown := sorted(set(calibration) - set(folders)):
-                what = list_some(unknown, "class folder")
-                notes.append(f"{self.calibration}: {what} that train and val do not have, left out")
-        notes = [*left_out.notes(), *notes]
+                why = "that train and val do not have, left out"
+                notes.append(count_note(unknown, "class folder", why, where=name))
+        notes = [*left_out.notes(), *notes, *check_classes(layout, folders)]
+        notes += describe_layout(layout, folders)
         if not folders:
             raise UserError(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "
                 "val/<class>/<image>, or <class>/<image>, in formats that Pillow reads"
                 + "".join(f"\n  {note}" for note in notes[:10])
             )
-        notes += self._name_notes(folders) + _layout_notes(parts, folders)
-        splits = self._split(parts, folders, notes)
-        return Contents(folders, splits, "val" in parts)
+        names = read_class_names(root / "classes.txt", folders)
+        notes += [*names.notes, *_layout_notes(parts, folders)]
+        classes = self._name_classes(names, folders)
+        return Contents(
+            folders, classes, self._split(parts, folders, classes, notes), "val" in parts
+        )
 
-    def _split(self, parts: Parts, folders: Sequence[str], notes: Sequence[str]) -> Splits:
-        """Return the listings of the splits. Raise UserError for equal names of classes."""
-        names = tuple(self._names.get(folder, folder) for folder in folders)
-        double = [name for name, times in Counter(names).items() if times > 1]
+    def _name_classes(self, names: ClassNames, folders: Sequence[str]) -> tuple[str, ...]:
+        """Return a class name for each folder. Raise UserError for equal names of classes."""
+        classes = tuple(names.names.get(folder, folder) for folder in folders)
+        double = [name for name, times in Counter(classes).items() if times > 1]
         if double:
             path = Path(self.root) / "classes.txt"
             raise UserError(
                 f"{path}: the class name {double[0]!r} stands for several folders; "
                 "give each its own"
             )
+        return classes
+
+    def _split(
+        self, parts: Parts, folders: Sequence[str], classes: Sequence[str], notes: Sequence[str]
+    ) -> Splits:
+        """Return the listings of the splits."""
         train, val, calibration = (
-            _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], names)
+            _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
             for part in ("train", "val", "calibration")
         )
         if "val" not in parts:
+            total = len(train.files)
             train, val = listing.set_apart(train, self.val, "val")
+            if not self._layout.is_of_classes:
+                notes = [*notes, _describe_share(len(val.files), total, self.val)]
         kept, held_back = listing.set_apart(train, self.held_back, "held_back")
         return Splits(kept, held_back, val, notes, calibration)
 
@@ -208,10 +201,11 @@ class Folder(OnDisk):
             UserError: `data.boxes` names a file that does not exist.
         """
         if self.boxes is not None:
-            if not Path(self.boxes).is_file():
+            path = find_spelling(Path(self.boxes))
+            if not path.is_file():
                 raise UserError(f"data.boxes={self.boxes}: no such file; expected COCO JSON")
-            return Path(self.boxes)
-        return _find_annotations(Path(self.root), "val")
+            return path
+        return _find_annotations(Path(self.root), *filter(None, (self._layout.val, "val")))
 
     @property
     def _calibration_file(self) -> Path | None:
@@ -306,11 +300,13 @@ class Contents:
 
     Attributes:
         folders: Names of the class folders that have images, sorted: a class each.
+        classes: The class names.
         splits: The listings.
         has_val_folder: Whether the scored images are a folder, not chosen by hash.
     """
 
     folders: Sequence[str]
+    classes: tuple[str, ...]
     splits: Splits
     has_val_folder: bool
 
@@ -319,36 +315,12 @@ def _all_files(parts: Parts, part: str) -> list[File]:
     return [file for files in parts.get(part, {}).values() for file in files]
 
 
-def _find_annotations(root: Path, split: str) -> Path | None:
-    """Return the COCO file of a split that no option names; None where there is none."""
-    name = f"instances_{split}.json"
-    return next(
-        (path for path in (root / name, root / "annotations" / name) if path.is_file()), None
-    )
-
-
-def _split_folders(root: Path, excluded: str | None = None) -> dict[str, str]:
-    """Return the folder below the root for each split.
-
-    Args:
-        root: The data set.
-        excluded: A folder that is neither trained on nor scored.
-
-    Returns:
-        Names of folders by split; `""`, the root itself, for `train` where there are no splits.
-    """
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    folders = [name for name in folders if name != excluded]
-    by_name = {name.lower(): name for name in reversed(folders)}
-    scored = next((by_name[name] for name in SCORED if name in by_name), None)
-    train = by_name.get("train")
-    # Alone, it may be a class of that name; a split holds folders.
-    if scored is None and (train is None or not _holds_folders(root / train)):
-        return {"train": ""}
-    if train is None and not _holds_folders(root / str(scored)):
-        return {"train": ""}
-    both = {"train": train, "val": scored}
-    return {split: name for split, name in both.items() if name is not None}
+def _find_annotations(root: Path, *splits: str) -> Path | None:
+    """Return the COCO file of the first split that has one and that no option names, or None."""
+    names = [f"instances_{split}.json" for split in splits]
+    paths = [path for name in names for path in (root / name, root / "annotations" / name)]
+    places = map(find_spelling, paths)
+    return next((path for path in places if path.is_file()), None)
 
 
 def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
@@ -360,22 +332,38 @@ def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
             "folder a class; are the class folders one level deeper?"
         )
     if "train" in parts and "val" in parts:
-        only = [name for name in folders if not parts["train"].get(name)]
-        if only:
-            what = list_some(only, "class")
-            notes.append(f"{what} with images in val but none in train: it cannot be learned")
+        unlearned, unscored = (
+            [name for name in folders if not parts[split].get(name)] for split in ("train", "val")
+        )
+        if unlearned:
+            why = "with images in val but none in train: it cannot be learned"
+            remedy = _find_like(unlearned, unscored)
+            notes.append(count_note(unlearned, "class", why, remedy=remedy))
+        if unscored and any(parts["val"].values()):
+            why = "with images in train but none in val: not scored"
+            notes.append(count_note(unscored, "class", why))
+    if "val" in parts and not any(parts["val"].values()):
+        notes.append("val: no image in its class folders, so nothing is scored; fill or remove it")
     return notes
 
 
-def _holds_folders(folder: Path) -> bool:
-    with suppress(OSError), os.scandir(folder) as scan:
-        return any(
-            os.path.isdir(entry.path)
-            and entry.name[0] != "."
-            and not describe_system_folder(entry.name)
-            for entry in scan
-        )
-    return False
+def _find_like(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return a question whether the first name that is like another is meant to be that."""
+    lower = {other.lower(): other for other in others}
+    for name in names:
+        if close := difflib.get_close_matches(name.lower(), lower, 1, cutoff=0.8):
+            return f"is {name!r} meant to be {lower[close[0]]!r}? rename the folder"
+    return ""
+
+
+def _describe_share(scored: int, total: int, share: float) -> str:
+    """Return a note on images of train/ that are scored because there is no val/."""
+    if not scored:
+        return f"no val/, and data.val={share:g}: none of the {total} images of train/ is scored"
+    return (
+        f"no val/: {scored} of the {total} images of train/, chosen by hash of their names, are "
+        f"scored and not trained on (data.val={share:g})"
+    )
 
 
 def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:

@@ -27,6 +27,7 @@ from pipeline.data.left_out import (
     NOT_A_FILE,
     RESULTS,
     RESULTS_FILE,
+    SAME_NAME,
     SYSTEM_FILE,
     LeftOut,
     Reason,
@@ -36,6 +37,7 @@ from pipeline.data.path_list import find_path, is_comment, read_path_list
 from pipeline.data.system_files import describe_system_folder, is_system_file, original_of_backup
 from pipeline.errors import UserError
 from pipeline.formats import signature
+from pipeline.formats.files import find_spelling
 from pipeline.ops.text import printable
 from pipeline.types import CocoIds, GroundTruth, Split
 
@@ -98,6 +100,9 @@ class Images(OnDisk):
         common = os.path.commonpath([source.folder for source in sources if source.files])
         start = len(common.rstrip("/")) + 1
         files = [File(printable(file.path[start:]), file.path, file.stamp) for file in files]
+        files, same_names = listing.make_ids_unique(files)
+        left_out.add_all(SAME_NAME, same_names)
+        notes = left_out.notes()
         empty = Listing([], [], ())
         return Splits(empty, empty, Listing(files, [-1] * len(files), ()), notes)
 
@@ -145,7 +150,7 @@ def _list_once(sources: Sequence[Source], left_out: LeftOut) -> list[File]:
 
 def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterator[Source]:
     """Yield the image files that a path stands for. Count what cannot be used."""
-    path = os.path.abspath(os.path.expanduser(path))
+    path = str(find_spelling(Path(os.path.abspath(os.path.expanduser(path)))))
     if os.path.isdir(path):
         if left_out.is_in_results(path):
             left_out.add_unsearched(RESULTS, printable(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.formats.results_folder import find_results_folder
@@ -69,6 +70,11 @@ SEVERAL_CLASSES = Reason(
 )
 EMPTY_CLASS = Reason("class folder", "no image in it, left out")
 LOOSE = Reason("image", "in no class folder, left out", "move each into the folder of its class")
+SAME_NAME = Reason(
+    "image",
+    "the name of another in a second Unicode form: both are used, it under this id",
+    "rename or remove it",
+)
 TRAINED_AND_SCORED = Reason(
     "image",
     "the same file is trained on and scored: its score says nothing of new images",
@@ -104,6 +110,16 @@ class LeftOut:
             name: Which it is.
         """
         self.names.setdefault(reason, []).append(name)
+
+    def add_all(self, reason: Reason, names: Iterable[str]) -> None:
+        """Count files or folders.
+
+        Args:
+            reason: Why they are left out, or what is done with them.
+            names: Which they are; none: nothing is counted.
+        """
+        for name in names:
+            self.add(reason, name)
 
     def add_unsearched(self, reason: Reason, name: str) -> None:
         """Count a folder that could not be searched, or holds results."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from pipeline.data.intensity import (
 from pipeline.errors import UserError
 from pipeline.formats import photo
 from pipeline.ops.hashing import hash_of
+from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class File:
     """An image file as it was when it was listed.
 
     Attributes:
-        id: The relative path, printable and unique in the data set.
+        id: The relative path, printable, in Unicode form NFC, and unique in the data set.
         path: Where it is.
         stamp: Size in bytes and time of change in nanoseconds.
     """
@@ -56,6 +59,32 @@ class File:
         """Create the entry of an existing file. Raise OSError where there is none."""
         stat = os.stat(path)
         return cls(id, path, (stat.st_size, stat.st_mtime_ns))
+
+
+def make_ids_unique(files: Sequence[File]) -> tuple[list[File], list[str]]:
+    """Give files whose names are the same in NFC ids that differ.
+
+    A file whose name is in NFC, else the first, keeps its id. The others get the path with an
+    escape for each character beyond ASCII.
+
+    Args:
+        files: Of one data set.
+
+    Returns:
+        The files in the same order, and the ids that were given.
+    """
+    counts = Counter(file.id for file in files)
+    if len(counts) == len(files):
+        return list(files), []
+    raw = ["/".join(Path(file.path).parts[-file.id.count("/") - 1 :]) for file in files]
+    keeps: dict[str, int] = {}
+    for n, file in enumerate(files):
+        if file.id not in keeps or raw[n] == file.id:
+            keeps[file.id] = n
+    changed = [n for n, file in enumerate(files) if keeps[file.id] != n]
+    ids = {n: spell_out(raw[n]) for n in changed}
+    unique = [replace(file, id=ids.get(n, file.id)) for n, file in enumerate(files)]
+    return unique, list(ids.values())
 
 
 @dataclass(frozen=True)

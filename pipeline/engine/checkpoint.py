@@ -25,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.ops.intensity import IntensityRanges
+from pipeline.ops.text import to_nfc
 from pipeline.protocols import NetworkBuilder, RebuildableBranch, WrappingObjective
 from pipeline.types import Size
 
@@ -259,7 +260,7 @@ def _check_card(path: Path, card: Any) -> dict[str, Any]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the card"
         raise UserError(f"{path}: {where}: {first['msg']}, got {first['input']!r:.80}") from None
-    return dict(card)
+    return {**card, "classes": list(map(to_nfc, card["classes"]))}
 
 
 def load(folder: Path, device: torch.device) -> Checkpoint:

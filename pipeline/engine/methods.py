@@ -13,6 +13,7 @@ from pipeline.engine.progress import show_progress
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.arrays import read_arrays, write_arrays
+from pipeline.ops.text import to_nfc
 from pipeline.protocols import (
     FittableMethod,
     Network,
@@ -44,7 +45,10 @@ def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> li
             labels, or the list is empty.
     """
     items = target if isinstance(target, list) else [target]
-    targets = ["true" if item is True else str(item) for item in items]  # YAML's true is a bool
+    spelling = {to_nfc(name): name for name in classes}
+    # YAML's true is a bool.
+    texts = ["true" if item is True else str(item) for item in items]
+    targets = [spelling.get(to_nfc(text), text) for text in texts]
     for name in targets:
         if name not in ("true", "predicted", *classes) and not top_count(name):
             known = suggest_choices(name, ["true", "predicted", "top5", *classes])

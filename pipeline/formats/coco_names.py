@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from pipeline.ops.text import printable
+from pipeline.ops.text import printable, spell_out, to_nfc
 
 ENDINGS = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif"}  # two names of a format
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio's, before the name of the file
@@ -73,8 +73,10 @@ class NameIndex:
             name: As a file has it.
         """
         literal = name.removeprefix("./")
-        # A file that this project wrote has printable ids, others the names as they are.
-        for text in (literal, printable(literal)):
+        # Two files may have the same name in NFC: one of them has the spelled-out id. A file that
+        # this project wrote has printable ids, others the names as they are.
+        spellings = (spell_out(literal), literal, to_nfc(literal), printable(literal))
+        for text in spellings:
             if text in self.known:
                 return Match([text], 3)
             if text in self._ends:
@@ -112,8 +114,8 @@ class NameIndex:
 
 
 def _fold(text: str) -> str:
-    """Return text in which upper and lower case, and two endings of a format, are the same."""
-    stem, dot, ending = text.casefold().rpartition(".")
+    """Return text in which case, Unicode form and two endings of a format are the same."""
+    stem, dot, ending = to_nfc(text).casefold().rpartition(".")
     return f"{stem}{dot}{ENDINGS.get(ending, ending)}"
 
 

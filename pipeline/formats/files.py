@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.ops.text import to_nfc
 
 
 def content_hash(path: Path | None) -> str:
@@ -57,6 +60,34 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
+
+
+def find_spelling(path: Path) -> Path:
+    """Return a path as the disk spells it, where names are equal in NFC and differ in their form.
+
+    Args:
+        path: A file or folder, in any Unicode form.
+
+    Returns:
+        The path itself where it exists, or where no other spelling of it does.
+    """
+    if str(path).isascii() or os.path.exists(path):
+        return path
+    parent = find_spelling(path.parent)
+    forms = [unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")]
+    for name in [path.name, *forms]:
+        if os.path.exists(parent / name):
+            return parent / name
+    with suppress(OSError):
+        names = _list_spellings(str(parent), os.stat(parent).st_mtime_ns)
+        return parent / names.get(to_nfc(path.name), path.name)
+    return path
+
+
+@lru_cache(maxsize=64)
+def _list_spellings(folder: str, changed: int) -> dict[str, str]:
+    """Return the names in a folder by their NFC; `changed`: its time, so that a change is seen."""
+    return {to_nfc(name): name for name in sorted(os.listdir(folder), reverse=True)}
 
 
 def image_file_stem(id: str) -> str:

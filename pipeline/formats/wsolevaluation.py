@@ -14,7 +14,7 @@ Methods Right", CVPR 2020.)
 
 Lines of another format, boxes that cannot be right (reversed, outside their image, not finite) and
 maps that cannot be scored are left out, counted and named. A file of which no line can be used is
-refused, with the reasons.
+refused, with the reasons. Paths are compared in NFC, and files are opened by their own spelling.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ import numpy as np
 
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.coco_values import parse_key, parse_number
-from pipeline.formats.files import content_hash, read_lines
+from pipeline.formats.files import content_hash, find_spelling, read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def _read_ids(path: Path) -> tuple[list[str], list[str]]:
     """Return the images that are named, each once, and notes on lines that are there twice."""
     odd = OddRecords(path.name, "line")
     ids: dict[str, None] = {}
-    for number, text in read_lines(path):
+    for number, line in read_lines(path):
+        text = to_nfc(line)
         if text in ids:
             odd.leave_out(f"line {number}", "of an image that is there twice")
         ids[text] = None
@@ -206,11 +207,14 @@ def _read_ids(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _split_fields(text: str, fields: Sequence[str]) -> list[str]:
-    """Split a line at its last commas: a path may hold commas. Raise BadRecord for too few."""
+    """Split a line at its last commas: a path may hold commas. Raise BadRecord for too few.
+
+    The first field, the id, is returned in NFC.
+    """
     parts = text.rsplit(",", len(fields) - 1)
     if len(parts) != len(fields):
         raise BadRecord(f"of another form than {','.join(fields)}")
-    return parts
+    return [to_nfc(parts[0]), *parts[1:]]
 
 
 def _parse_whole_number(name: str, text: str) -> int:
@@ -334,7 +338,8 @@ def _add_line(
     if (fields := _split_mask_line(text)) is not None:
         id, mask, ignore = fields
         if id in known:
-            localization.add_mask(id, folder / mask, folder / ignore if ignore else None)
+            ignored = find_spelling(folder / ignore) if ignore else None
+            localization.add_mask(id, find_spelling(folder / mask), ignored)
         else:
             localization.unknown.append(where)
         return
@@ -353,7 +358,7 @@ def _split_mask_line(text: str) -> tuple[str, str, str] | None:
     parts = text.rsplit(",", 2)
     if len(parts) != 3 or not parts[1].lower().endswith((".png", ".jpg", ".jpeg", ".bmp")):
         return None
-    return parts[0], parts[1], parts[2]
+    return to_nfc(parts[0]), parts[1], parts[2]
 
 
 def _find_fault(box: Sequence[float], size: Size | None) -> str | None:
@@ -382,8 +387,8 @@ def map_path(folder: Path, id: str) -> Path:
         folder: The folder of the maps.
         id: The id of the image, as image_ids.txt has it.
     """
-    path = folder / f"{id}.npy"
-    return path if path.is_file() else folder / f"{os.path.splitext(id)[0]}.npy"
+    path = find_spelling(folder / f"{id}.npy")
+    return path if path.is_file() else find_spelling(folder / f"{os.path.splitext(id)[0]}.npy")
 
 
 def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
@@ -424,9 +429,10 @@ def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
         folder: The folder of the maps.
         ids: The ids of the images that are scored.
     """
-    known = {name for id in ids for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
+    forms = map(to_nfc, ids)
+    known = {name for id in forms for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    return sorted(name for name in names if name not in known)
+    return sorted(name for name in names if to_nfc(name) not in known)
 
 
 def read_masks(masks: Masks, size: Size | None = None) -> UInt8[np.ndarray, "h w"]:

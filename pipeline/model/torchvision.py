@@ -34,6 +34,7 @@ from pipeline.errors import UserError, suggest_choices
 from pipeline.model.builder import Builder
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
 from pipeline.model.weights import read_weights
+from pipeline.ops.text import to_nfc
 
 # Of red, green and blue of ImageNet's images, from 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
@@ -395,8 +396,8 @@ def list_imagenet_classes() -> tuple[str, ...]:
 def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | None:
     """Match classes with the known classes of a head by name.
 
-    The exact name is preferred, as ImageNet has a Cardigan (a dog) and a cardigan (to wear); else
-    case, hyphens, underscores and spaces are ignored.
+    Names are compared in NFC. The exact name is preferred, as ImageNet has a Cardigan (a dog) and a
+    cardigan (to wear); else case, hyphens, underscores and spaces are ignored.
 
     Args:
         classes: names to look for.
@@ -406,6 +407,7 @@ def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | N
         The position of each class among `known`; None unless each has exactly one position, which
         no other class has.
     """
+    known, classes = list(map(to_nfc, known)), list(map(to_nfc, classes))
     exact, folded = _group_rows(known), _group_rows([_fold_name(name) for name in known])
     candidates = [exact.get(name) or folded.get(_fold_name(name), []) for name in classes]
     rows = [matching[0] for matching in candidates if len(matching) == 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from pipeline.types.notes import Note
@@ -23,7 +24,8 @@ def list_some(names: Sequence[str], what: str) -> str:
         "4 images ('a.jpg', 'b.jpg', 'c.jpg', ...)"
     """
     shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
-    return f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown})"
+    plural = f"{what}es" if what.endswith(("s", "x")) else f"{what}s"
+    return f"{len(names)} {what if len(names) == 1 else plural} ({shown})"
 
 
 def count_note(
@@ -50,14 +52,49 @@ def count_note(
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def printable(name: str) -> str:
-    r"""Return a file name as text that can be written anywhere; different names stay different.
+def to_nfc(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), in which names are compared.
 
-    Bytes that are not UTF-8 become `\xNN`, control characters their escapes, `\` is doubled.
+    macOS and some archives store an accented letter as the letter and an accent (NFD); what people
+    type and most files hold is a single character.
+
+    Args:
+        name: A file, folder, class or category name, from a file system or a text file.
+
+    Examples:
+        >>> to_nfc("Cafe\N{COMBINING ACUTE ACCENT}") == "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        True
     """
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def spell_out(name: str) -> str:
+    r"""Return a file name with an escape for each character beyond ASCII.
+
+    Names that are the same in NFC and differ in their spelling stay different.
+
+    Examples:
+        >>> spell_out("cafe\N{COMBINING ACUTE ACCENT}.jpg")
+        'cafe\\u0301.jpg'
+    """
+    text = name.replace("\\", "\\\\").encode("ascii", "backslashreplace").decode()
+    return _escape_control(text)
+
+
+def printable(name: str) -> str:
+    r"""Return a file name as text in NFC that can be written anywhere.
+
+    Bytes that are not UTF-8 become `\xNN`, control characters their escapes, `\` is doubled. Names
+    stay different unless they are the same in NFC.
+    """
+    name = to_nfc(name)
     if name.isprintable() and "\\" not in name:
         return name
     text = os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+    return _escape_control(text)
+
+
+def _escape_control(text: str) -> str:
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 

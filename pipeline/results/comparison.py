@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.ops.bootstrap import BitRows, Comparison, compare
+from pipeline.ops.text import to_nfc
 from pipeline.protocols import Metric
 from pipeline.results.table import to_percent
 from pipeline.types import (
@@ -77,8 +78,10 @@ class Measurement:
     def read(cls, path: Path, called: str) -> Measurement:
         """Read what stage evaluate wrote of a run."""
         arrays, notes = read_arrays(path)
-        ids = {name: notes.get("ids_of", {}).get(name, notes["ids"]) for name in arrays}
-        true = dict(zip(notes["ids"], notes["true"], strict=True))
+        # Runs of older versions have ids as the disk spelled them.
+        of_array = {name: notes.get("ids_of", {}).get(name, notes["ids"]) for name in arrays}
+        ids = {name: list(map(to_nfc, names)) for name, names in of_array.items()}
+        true = dict(zip(map(to_nfc, notes["ids"]), notes["true"], strict=True))
         return cls(
             called, arrays, RowUnits(ids, ids, true), str(notes["protocol"]),
             tuple(float(iou) for iou in notes["ious"]), notes["threshold"],

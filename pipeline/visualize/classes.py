@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.formats.files import unique_file_names
 from pipeline.ops.sampling import spread_evenly
-from pipeline.ops.text import printable
+from pipeline.ops.text import printable, to_nfc
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize.ascent_view import AscentView, Goal, Target
 
@@ -34,8 +34,9 @@ class Classes(AscentView):
 
     def __call__(self, subject: ViewSubject) -> ViewResult:
         """Make an image for each class."""
-        network, names = subject.trained.network, subject.trained.classes
-        given = [names.index(str(name)) for name in self.classes]
+        network = subject.trained.network
+        names = [to_nfc(name) for name in subject.trained.classes]
+        given = [names.index(to_nfc(str(name))) for name in self.classes]
         numbers = list(dict.fromkeys(given)) or spread_evenly(len(names), FEW)
 
         def score_function(images: Tensor, which: Sequence[int]) -> tuple[Tensor, Tensor]:

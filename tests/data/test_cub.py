@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,20 @@ def test_cub30(shared):
     ]
     assert data.notes() == []
     assert data.ids("val") == Cub(str(shared / "data/cub30/CUB_200_2011")).ids("val")
+
+
+@pytest.mark.parametrize(("tables", "files"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_are_the_same_in_any_unicode_form(root, tables, files):
+    def form(name, text):
+        return unicodedata.normalize(name, text.replace("Auklet", "Äuklet"))
+
+    for name in ("classes.txt", "images.txt"):
+        (root / name).write_text(form(tables, (root / name).read_text()))
+    old = root / "images/005.Crested_Auklet"
+    old.rename(root / "images" / form(files, old.name))
+    data = Cub(str(root))
+    assert data.classes[0] == form("NFC", "Crested Auklet")
+    assert data.ids("val")[0] == form("NFC", "005.Crested_Auklet/bird_0.jpg")
+    assert len(data.ids("all")) == 12
+    assert len(data.truth("val")) == 4
+    assert data.example("val", 0).size == (30, 40)

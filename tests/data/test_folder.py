@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -529,10 +530,10 @@ def test_layouts_that_look_like_mistakes_are_named(root):
 
 
 def test_lines_of_classes_txt_that_fit_no_folder(root):
-    (root / "classes.txt").write_text("n01,tench\nn02 English springer\n")
+    (root / "classes.txt").write_text("n01|tench\nn02 English springer\n")
     assert Folder(str(root)).notes() == [
         "classes.txt: 1 class folder ('n01') without a line, named after the folder",
-        "classes.txt: 1 line ('n01,tench') for which no folder is",
+        "classes.txt: 1 line ('n01|tench') without a folder of images, not used",
     ]
 
 
@@ -587,3 +588,129 @@ def test_a_val_folder_that_is_a_link_to_train(root):
     assert len(data.ids("val")) == 24
     assert "24 images" in data.notes()[0]
     assert "trained on and scored" in data.notes()[0]
+
+
+# -- Unicode forms of names
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def nfd(text: str) -> str:
+    return unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize(("train", "val", "file"), [(nfd, nfd, nfc), (nfc, nfd, nfd),
+                                                    (nfd, nfc, nfd)])  # fmt: skip
+def test_names_are_the_same_in_any_unicode_form(tmp_path, paint, train, val, file):
+    root = tmp_path / nfd("données")
+    for split, count, form in (("train", 6, train), ("val", 3, val)):
+        for name in ("Café", "blue"):
+            for n in range(count):
+                paint(root / split / form(name) / form(f"é{n}.png"), size=(30, 40))
+    images = [{"id": 7 + n, "file_name": file(f"val/Café/é{n}.png")} for n in range(3)]
+    boxes = [{"id": n, "image_id": 7 + n, "category_id": 5, "bbox": [1, 2, 3, 4]} for n in range(3)]
+    categories = [{"id": 5, "name": file("Café")}, {"id": 3, "name": "blue"}]
+    annotate(root, images=images, annotations=boxes, categories=categories)
+    (root / "classes.txt").write_text(file("blue\nCafé\n"))
+    data = Folder(str(tmp_path / nfc("données")))
+    assert data.classes == ("Café", "blue")
+    assert all(id == nfc(id) for id in data.ids("all"))
+    assert (len(data.ids("all")), len(data.ids("val"))) == (18, 6)
+    assert {id: truth.classes.tolist() for id, truth in data.truth("val").items()} == {
+        f"val/Café/é{n}.png": [0] for n in range(3)
+    }
+    names = data.coco_names("val")
+    assert (list(names.category_ids), list(names.image_ids)[:3]) == ([5, 3], [7, 8, 9])
+    # What is written has the names of the annotation file, letter by letter.
+    assert names.file_names[:3] == [image["file_name"] for image in images]
+    assert data.example("val", 0).size == (30, 40)
+    assert data.notes() == data.truth_notes() == []
+
+
+def test_folders_of_a_class_in_two_unicode_forms_are_joined(tmp_path, paint):
+    for form in (nfc, nfd):
+        for name in ("Café", "blue"):
+            for n in range(4):
+                paint(tmp_path / form(name) / form(f"{form.__name__}{n}.png"), size=(4, 4))
+        paint(tmp_path / form("Café") / "same.png", size=(4, 4))
+        paint(tmp_path / "blue" / form("é.png"), size=(4, 4))
+    images = [{"id": n, "file_name": form("blue/é.png")} for n, form in enumerate((nfc, nfd))]
+    annotate(tmp_path, images=images, annotations=[], categories=[{"id": 1, "name": "blue"}])
+    data = Folder(str(tmp_path))
+    assert data.classes == ("Café", "blue")
+    ids = set(data.ids("all"))
+    assert len(ids) == len(data.ids("all")) == 20
+    assert {"Café/same.png", r"Cafe\u0301/same.png", "blue/é.png", r"blue/e\u0301.png"} <= ids
+    assert data.notes() == [
+        r"2 class folders ('Cafe\\u0301', 'Caf\\xe9'): the same name in two Unicode forms, read as "
+        "the class 'Café'",
+        r"2 images ('Cafe\\u0301/same.png', 'blue/e\\u0301.png'): the name of another in a second "
+        "Unicode form: both are used, it under this id; rename or remove it",
+    ]
+    numbers = dict(zip(data.ids("all"), data.coco_names("all").image_ids, strict=True))
+    assert (numbers["blue/é.png"], numbers[r"blue/e\u0301.png"]) == (0, 1)
+
+
+def test_a_calibration_in_another_unicode_form(root, paint):
+    make_calibration(root, paint, nfd("kalé"))
+    data = Folder(str(root), calibration=nfc("kalé"))
+    assert data.ids("calibration")[0] == nfc("kalé/n01/x.png")
+    assert len(data.truth("calibration")) == 1
+
+
+# -- folders that no split uses
+
+
+def test_images_that_no_split_uses_are_counted(root, paint):
+    for n in range(3):
+        paint(root / f"vaild/n01/{n}.png")
+    paint(root / "vaild/n07/1.png")
+    paint(root / "loose.png")
+    data = Folder(str(root))
+    assert len(data.ids("all")) == 30
+    counted, loose = data.notes()
+    assert counted == (
+        "vaild (4 images; 1 class ('n07') in no split): in no split, not used; val is scored, "
+        "data.val_folder=vaild scores it instead"
+    )
+    assert loose == (
+        ".: 1 image ('loose.png') in no class folder, left out; move them into train/<class>/ or "
+        "val/<class>/"
+    )
+    assert len(Folder(str(root), val_folder="vaild").ids("val")) == 4
+
+
+def test_without_val_a_share_is_scored_and_said(root):
+    (root / "val").rename(root / "vaild")
+    data = Folder(str(root))
+    scored = len(data.ids("val"))
+    assert data.notes() == [
+        "vaild (6 images): in no split, not used; is it meant to be val? rename it, or give "
+        "data.val_folder=vaild",
+        f"no val/: {scored} of the 24 images of train/, chosen by hash of their names, are scored "
+        "and not trained on (data.val=0.2)",
+    ]
+    assert "none of the 24 images" in Folder(str(root), val=0).notes()[-1]
+
+
+def test_the_scored_folder_by_option(root, paint):
+    paint(root / "test/n01/0.png", size=(30, 40))
+    annotate(root)
+    (root / "instances_test.json").write_text(json.dumps({
+        "images": [{"id": 9, "file_name": "test/n01/0.png"}],
+        "annotations": [{"id": 1, "image_id": 9, "category_id": 5, "bbox": [1, 2, 10, 20]}],
+        "categories": [{"id": 5, "name": "n01"}]}))  # fmt: skip
+    assert Folder(str(root)).notes() == [
+        "test (1 image): in no split, not used; val is scored, data.val_folder=test scores it "
+        "instead"
+    ]
+    data = Folder(str(root), val_folder="test")
+    assert data.ids("val") == list(data.truth("val")) == ["test/n01/0.png"]
+    assert data.annotations == root / "instances_test.json"
+    assert Folder(str(root)).annotations == root / "instances_val.json"
+    for wrong, expected in (("tset", "did you mean 'test'"), ("train", "held out by hash")):
+        with pytest.raises(UserError, match=f"data.val_folder={wrong}") as caught:
+            Folder(str(root), val_folder=wrong)
+        assert expected in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from typing import Any
 
 import pytest
@@ -222,3 +223,20 @@ def test_types_that_are_not_read(photos, monkeypatch):
         data = Images(named)
         assert list(data.ids("val")) == ["p.jpg_large"]
         assert "1 MP4 video" in " ".join(data.notes())
+
+
+def test_names_are_the_same_in_any_unicode_form(tmp_path, paint):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    paint(tmp_path / decomposed / f"{decomposed}.png")
+    (tmp_path / "list.txt").write_text(f"{composed}/{composed}.png\n{composed}/{decomposed}.png\n")
+    for path in (f"{composed}/{composed}.png", composed, "list.txt"):
+        data = Images(str(tmp_path / path))
+        assert data.ids("val") == [f"{composed}.png"]
+        counted = ["named more than once"] if path == "list.txt" else []
+        assert [text in note for text, note in zip(counted, data.notes(), strict=True)] == (
+            [True] * len(counted)
+        )
+    paint(tmp_path / decomposed / f"{composed}.png")
+    data = Images(str(tmp_path / composed))
+    assert sorted(data.ids("val")) == ["e\\u0301.png", f"{composed}.png"]
+    assert data.notes()[0].startswith("1 file ('e")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.engine import checkpoint
+from pipeline.engine.methods import parse_targets
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import MEAN, STD, Torchvision
@@ -200,3 +202,13 @@ def test_images_become_normalised_tensors(saved):
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_allclose(tensor.numpy(), wanted, atol=1e-6)
+
+
+def test_classes_are_in_unicode_form_nfc(saved):
+    """Checkpoints of older versions have them as the disk of their data spelled them."""
+    decomposed = unicodedata.normalize("NFD", "dög")
+    change(saved, classes=["cat", decomposed, "cow"])
+    assert checkpoint.load(saved, CPU).classes == ("cat", "dög", "cow")
+    classes = checkpoint.read_card(saved)["classes"]
+    assert parse_targets(decomposed, classes, True) == ["dög"]
+    assert parse_targets(["dög", True], classes, True) == ["dög", "true"]

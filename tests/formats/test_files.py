@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.formats.files import (
     atomic_write,
+    find_spelling,
     read_json,
     to_file_name,
     truncate_name,
@@ -86,3 +88,22 @@ def fail_in_the_middle(path: Path) -> None:
         temporary.write_text("half")
         assert path.read_text() == "before"
         raise ValueError("in the middle")
+
+
+def test_a_path_is_found_in_any_unicode_form(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed).mkdir()
+    # é̂: of three spellings, that of the disk is neither in NFC nor in NFD.
+    mixed = "e\N{COMBINING DOT BELOW}\N{COMBINING ACUTE ACCENT}" + composed
+    names = (composed, f"{decomposed}.txt", mixed)
+    for name in names:
+        (tmp_path / decomposed / name).touch()
+    for name in names:
+        for form in ("NFC", "NFD"):
+            asked = tmp_path / composed / unicodedata.normalize(form, name)
+            assert find_spelling(asked) == tmp_path / decomposed / name
+    missing = tmp_path / composed / "missing é"
+    assert not find_spelling(missing).exists()
+    (tmp_path / decomposed / unicodedata.normalize("NFD", "missing é")).touch()
+    assert find_spelling(missing).exists()
+    assert find_spelling(tmp_path / "none") == tmp_path / "none"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import wsolevaluation
+
+Form = Literal["NFC", "NFD"]
 
 TEXT = {
     "image_ids": "val/1.jpg\nval/a,b.jpg\n",
@@ -177,3 +181,35 @@ def test_what_was_read_has_a_name_that_follows_its_content(tmp_path: Path) -> No
     write(tmp_path, localization=TEXT["localization"].replace("39", "38"))
     assert wsolevaluation.fingerprint(tmp_path) != before
     assert wsolevaluation.fingerprint_maps(tmp_path) == wsolevaluation.fingerprint_maps(tmp_path)
+
+
+@pytest.mark.parametrize(("lists", "files"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+@pytest.mark.parametrize("suffix", [".npy", ".jpg.npy"])
+def test_names_are_the_same_in_any_unicode_form(
+    tmp_path: Path, lists: Form, files: Form, suffix: str
+) -> None:
+    def text(form: Form, name: str) -> str:
+        return unicodedata.normalize(form, name)
+
+    id = text("NFC", "val/é/ü.jpg")
+    write(
+        tmp_path,
+        image_ids=text(lists, f"{id}\n"),
+        class_labels=text(files, f"{id},4\n"),
+        image_sizes=text(lists, f"{id},100,80\n"),
+        localization=text(files, f"{id},masks/é.png,\n{id},1,2,3,4\n"),
+    )
+    path = tmp_path / "maps" / text(files, f"val/é/ü{suffix}")
+    for each in (path, tmp_path / text(files, "masks/é.png")):
+        each.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.ones((2, 3)))
+    cv2.imwrite(str(tmp_path / "mask.png"), np.full((80, 100), 255, np.uint8))
+    (tmp_path / "mask.png").rename(tmp_path / text(files, "masks/é.png"))
+    metadata = wsolevaluation.read(tmp_path)
+    assert metadata.ids == [id]
+    assert (metadata.labels, metadata.sizes) == ({id: 4}, {id: (80, 100)})
+    assert list(metadata.boxes) == list(metadata.masks) == [id]
+    assert metadata.notes == []
+    assert wsolevaluation.read_masks(metadata.masks[id]).all()
+    assert wsolevaluation.read_map(tmp_path / "maps", id).shape == (2, 3)
+    assert wsolevaluation.find_unknown_maps(tmp_path / "maps", [text(lists, id)]) == []

@@ -434,6 +434,7 @@ def test_rows_by_name():
     known = ("tench", "English springer", "crane", "crane", "Cardigan", "cardigan", "hot-dog")
     assert match_classes(["English_Springer", " TENCH"], known) == [1, 0]
     assert match_classes(["hot dog"], known) == [6]
+    assert match_classes(["CAFE\N{COMBINING ACUTE ACCENT}"], ["bar", "café"]) == [1]
     assert match_classes(["tench", "unicorn"], known) is None
     assert match_classes(["crane"], known) is None
     assert match_classes(["Cardigan", "cardigan"], known) == [4, 5]

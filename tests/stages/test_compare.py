@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,14 @@ def test_runs_of_another_precision_are_said_to_be(tmp_path: Path) -> None:
     assert note.startswith("A was computed in bf16 on cpu, B in float32 on cpu: a part of")
     (note,) = note_precisions(old, b, ("A", "B"))
     assert "A was computed in a precision that is not recorded" in note
+
+
+def test_ids_are_compared_in_any_unicode_form(tmp_path: Path) -> None:
+    """Runs of older versions have ids as the disk spelled them."""
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    a = measurement(tmp_path / "a", "A", [composed, "1"], ["p", "q"])
+    b = measurement(tmp_path / "b", "B", ["1", decomposed], ["q", "p"])
+    assert a.shared(b) == ([composed, "1"], [])
 
 
 def test_what_cannot_be_compared_is_refused_at_start(

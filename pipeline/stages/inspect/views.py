@@ -12,6 +12,7 @@ from pipeline.engine import checkpoint, runtime, shards
 from pipeline.engine.progress import show_progress
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.files import write_json
+from pipeline.ops.text import to_nfc
 from pipeline.plotting.grids import save_png
 from pipeline.types import ViewResult
 
@@ -33,8 +34,8 @@ def check_style(options: Mapping[str, Any]) -> None:
 
 def check_classes(wanted: Sequence[Any], known: Sequence[Any]) -> None:
     """Raise UserError for a class that the network does not know."""
-    names = [str(name) for name in known]
-    for name in map(str, wanted):
+    names = [to_nfc(str(name)) for name in known]
+    for name in (to_nfc(str(name)) for name in wanted):
         if name not in names:
             raise UserError(
                 f"inspect.classes: no such class {name!r}; {suggest_choices(name, names)}"
