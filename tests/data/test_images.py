@@ -239,4 +239,4 @@ def test_names_are_the_same_in_any_unicode_form(tmp_path, paint):
     paint(tmp_path / decomposed / f"{composed}.png")
     data = Images(str(tmp_path / composed))
     assert sorted(data.ids("val")) == ["e\\u0301.png", f"{composed}.png"]
-    assert data.notes()[0].startswith("1 file ('e")
+    assert data.notes()[0].startswith("1 image ('e")
