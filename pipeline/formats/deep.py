@@ -193,7 +193,11 @@ def read_unidentified(path: Path | str, name: str, max_pixels: int) -> DeepImage
 
 
 def is_unidentified_deep(path: Path | str) -> bool:
-    """Return whether a file that Pillow does not identify begins as a TIFF or PFM does."""
+    """Return whether a file that Pillow does not identify begins as a TIFF or PFM does.
+
+    Args:
+        path: The file.
+    """
     try:
         return _read_header(path) is not None
     except Exception:  # a damaged header: the file will be skipped when it is read
