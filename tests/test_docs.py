@@ -76,7 +76,7 @@ NOT_RUN = {
 }
 SCRIPTS = {
     "demo": (),
-    "test": (),
+    "test": ("tools",),
     "docs": ("build", "serve", "gallery"),
     "accuracy": ("NAME", *SETS, *STUDIES),
     "bench": ("NAME", *SPEED),

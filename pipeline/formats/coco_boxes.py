@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def parse_bbox(value: Any) -> tuple[list[float], bool]:
 
 def _find_fault(bbox: Sequence[float]) -> str | None:
     """Return why x, y, width and height cannot be right; None where they can."""
-    if not np.isfinite(bbox).all():
+    if not all(map(math.isfinite, bbox)):
         return "whose bbox is not finite"
     if not all(abs(value) <= LARGEST for value in bbox):
         return "whose bbox is far beyond any image"
@@ -114,6 +115,9 @@ def is_empty(box: Box) -> bool:
     Args:
         box: Half-open `xyxy` in pixels.
     """
+    x0, y0, x1, y1 = box
+    if x1 - x0 >= 1 and y1 - y0 >= 1:  # float32 has half pixels up to LARGEST
+        return False
     x0, y0, x1, y1 = np.asarray(box, np.float32).tolist()
     return bool(x1 <= x0 or y1 <= y0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,19 +72,31 @@ def _is_points(part: Any) -> bool:
     )
 
 
-def _parse_polygon(part: Any) -> list[float]:
+def _parse_polygon(part: Sequence[Any]) -> list[float]:
     """Return x, y, x, y, ... of a flat list or of a list of points."""
-    values: list[Any] = []
-    for value in part:
-        if isinstance(value, Mapping):
-            values += [value.get("x"), value.get("y")]
-        else:
-            values += value if isinstance(value, list) else [value]
-    numbers = [number for number in map(parse_number, values) if number is not None]
+    numbers: list[float] = list(part)
+    if not set(map(type, part)) <= {int, float}:
+        numbers = [parse_number(value) for value in _flatten(part)]  # type: ignore[misc]
+    try:
+        is_finite = bool(np.isfinite(np.asarray(numbers, np.float64)).all())
+    except (OverflowError, TypeError, ValueError):  # a number of 400 digits, or none
+        is_finite = False
     # pycocotools reads beyond the end of an odd number.
-    if len(numbers) != len(values) or len(numbers) % 2 or not np.isfinite(numbers).all():
+    if not is_finite or len(numbers) % 2:
         raise BadRecord(UNREADABLE)
     return numbers
+
+
+def _flatten(part: Sequence[Any]) -> Iterator[Any]:
+    """Yield the coordinates of numbers, pairs, and objects with x and y."""
+    for value in part:
+        if isinstance(value, Mapping):
+            yield value.get("x")
+            yield value.get("y")
+        elif isinstance(value, list):
+            yield from value
+        else:
+            yield value
 
 
 def _parse_run_lengths(value: Mapping[str, Any]) -> dict[str, Any]:
