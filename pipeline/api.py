@@ -3,6 +3,7 @@
     import pipeline
     predict = pipeline.load("outputs/latest")
     predictions = predict("photo.jpg")
+    several = predict(["a.jpg", "b.jpg"])
 
 It calls the functions that the stages explain and localize call, without files between them.
 """
@@ -10,19 +11,21 @@ It calls the functions that the stages explain and localize call, without files 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import numpy as np
+from PIL import Image as Pillow
 
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
+from pipeline.engine.compute import batch_size
 from pipeline.engine.methods import average_over_views
 from pipeline.errors import UserError
-from pipeline.formats import photo
+from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
 from pipeline.protocols import RefiningSegmenter, SaliencyMethod, Segmenter
 from pipeline.results.thresholds import (
@@ -31,11 +34,21 @@ from pipeline.results.thresholds import (
     load_thresholds,
     select_thresholds,
 )
-from pipeline.saliency.targets import class_selector, top_count
+from pipeline.saliency.targets import class_selector, find_class, top_count
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, UInt8
+    from jaxtyping import Float, Float32, UInt8
+    from torch import Tensor
+
+    Image: TypeAlias = (
+        str
+        | os.PathLike[str]
+        | Pillow.Image
+        | UInt8[np.ndarray, "H W *channels"]
+        | Float[np.ndarray, "H W *channels"]
+        | Tensor
+    )
 
 
 @dataclass(frozen=True)
@@ -84,51 +97,99 @@ class Predictor:
         """The names of the network's classes."""
         return self.trained.classes
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, image: Image, target: str | int = "predicted"
+    ) -> list[Prediction]: ...
+
+    @overload
     def __call__(
-        self, image: str | os.PathLike[str] | UInt8[np.ndarray, "H W 3"], target: str = "predicted"
-    ) -> list[Prediction]:
-        """Compute the boxes of some classes in an image.
+        self, image: Iterable[Image], target: str | int = "predicted"
+    ) -> list[list[Prediction]]: ...
+
+    def __call__(
+        self, image: Image | Iterable[Image], target: str | int = "predicted"
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Compute the boxes of some classes in an image, or in each of several images.
 
         Args:
-            image: a path, or RGB pixels.
-            target: which classes: `predicted`, `topK` as in `top5`, or the name of a class.
+            image: a path; a Pillow image; a uint8 array [H, W, 3], [H, W, 4] or grey [H, W]; a
+                torch tensor [3, H, W]; or an iterable of these. Arrays and tensors may also have
+                floats from 0 to 1. Images of an iterable may differ in size and kind.
+            target: which classes: `predicted`, `topK` as in `top5`, the name of a class, or its
+                index from 0, unless a class has that number as its name.
 
         Returns:
-            A prediction for each class; of `topK`, the most likely class first.
+            A prediction for each class; of `topK`, the most likely class first. For an iterable a
+            list of these, one for each image, computed in batches.
 
         Raises:
             SkippedImage: the image cannot be used.
-            UserError: `target` names no class of this network.
-            ValueError: the array is not uint8 [H, W, 3].
+            UserError: `target` names no class of this network, or the shape, type or values of an
+                array or tensor are others.
+            TypeError: `image` is none of these.
         """
-        if target != "predicted" and target not in self.classes and not top_count(target):
+        wanted = self._parse_target(str(target))
+        if _is_image(image):
+            return self._predict([self._read(image, "image")], wanted)[0]
+        if not isinstance(image, Iterable) or isinstance(image, Mapping | bytes | bytearray):
+            raise TypeError(f"image: {in_memory.EXPECTED}; got {type(image).__name__}")
+        batch = batch_size(None, checkpoint.network_device(self.trained.network))
+        named = ((item, f"image {n} of the list") for n, item in enumerate(image, 1))
+        return [
+            predictions
+            for items in runtime.split_into_batches(named, batch)
+            for predictions in self._predict([self._read(*item) for item in items], wanted)
+        ]
+
+    def _parse_target(self, target: str) -> str:
+        """Return a target; raise UserError unless it is a rule or a class of this network."""
+        known = target == "predicted" or find_class(target, self.classes) is not None
+        if not known and not top_count(target):
             raise UserError(
-                f"target={target!r}: expected predicted, topK or a class of this network"
+                f"target={target!r}: expected predicted, topK or a class of this network, by name "
+                f"or by index from 0 to {len(self.classes) - 1}"
             )
-        example, network_input = self._read(image)
-        tensor = self.trained.tensor(network_input[None])
+        return target
+
+    def _predict(
+        self, images: Sequence[tuple[Example, UInt8[np.ndarray, "h w 3"]]], target: str
+    ) -> list[list[Prediction]]:
+        """Compute the predictions of each image of a batch.
+
+        Args:
+            images: each for the segmenter, and at the network's input size.
+            target: which classes.
+        """
         import torch
 
-        labels = torch.full((1,), -1, device=tensor.device)
+        tensor = self.trained.tensor(np.stack([network_input for _, network_input in images]))
+        labels = torch.full((len(images),), -1, device=tensor.device)
         choose = class_selector([target], self.classes, labels)
         with runtime.autocast(tensor.device, self.precision):
             explained = self.saliency(self.trained.network, tensor, choose)
-        probabilities = explained.logits.detach().float().softmax(1)[0].cpu().numpy()
-        maps = explained.maps.detach().float().cpu().numpy()[0]
+        probabilities = explained.logits.detach().float().softmax(1).cpu().numpy()
+        maps = explained.maps.detach().float().cpu().numpy()
         return [
-            self._segment(values, int(label), probabilities, example)
-            for values, label in zip(maps, explained.classes[0].tolist(), strict=True)
+            [
+                self._segment(values, int(label), probabilities[n], example)
+                for values, label in zip(maps[n], explained.classes[n].tolist(), strict=True)
+            ]
+            for n, (example, _) in enumerate(images)
         ]
 
-    def _read(self, image: Any) -> tuple[Example, UInt8[np.ndarray, "h w 3"]]:
-        """Return the image for the segmenter, and the image at the network's input size."""
-        if isinstance(image, np.ndarray):
-            example = Example("array", image, -1, (image.shape[0], image.shape[1]))
-            from PIL import Image as Pillow
+    def _read(self, image: Any, name: str) -> tuple[Example, UInt8[np.ndarray, "h w 3"]]:
+        """Return the image for the segmenter, and the image at the network's input size.
 
+        Args:
+            image: a path, or an image in memory.
+            name: what messages call an image in memory.
+        """
+        if not isinstance(image, str | os.PathLike):
+            pixels = in_memory.read(image, name)
             height, width = self.trained.size
-            scaled = Pillow.fromarray(image).resize((width, height), Pillow.Resampling.BILINEAR)
-            return example, np.array(scaled)
+            scaled = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
+            return Example(name, pixels, -1, pixels.shape[:2]), np.array(scaled)
         ranges = self.trained.intensity
         network_input, size = photo.read(Path(image), at=self.trained.size, ranges=ranges)
         side = self.segmenter.needs_image
@@ -146,6 +207,15 @@ class Predictor:
         boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
         return Prediction(self.classes[label], float(probabilities[label]), boxes.boxes,
                           boxes.scores, boxes.masks, saliency)  # fmt: skip
+
+
+def _is_image(value: Any) -> bool:
+    """Return whether a value is taken for a single image."""
+    if isinstance(value, str | os.PathLike | Pillow.Image | np.ndarray):
+        return True
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def load(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -106,12 +107,58 @@ def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path
     predict = pipeline.load(trained)
     with pytest.raises(SkippedImage, match="not an image"):
         predict(photos / "bad.jpg")
-    with pytest.raises(UserError, match="expected predicted, topK or a class"):
+    with pytest.raises(UserError, match=r"expected predicted, topK or a class .* from 0 to 9"):
         predict(photos / "a.png", "fish")
+    with pytest.raises(UserError, match="target 10: no such class; the network has 10 classes"):
+        predict(photos / "a.png", 10)
     with pytest.raises(UserError, match="no checkpoint there"):
         pipeline.load(tmp_path)
-    with pytest.raises(ValueError, match="uint8"):
-        predict(np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(UserError, match="image: floats from 0 to 1 are expected, got 0 to 7"):
+        predict(np.linspace(0, 7, 48).reshape(4, 4, 3))
+    with pytest.raises(UserError, match="image 2 of the list: expected a path, a PIL image"):
+        predict([photos / "a.png", np.zeros((4, 4, 3), int)])
+    for other in (7, None, b"a.png", {"a.png": 1}):
+        with pytest.raises(TypeError, match="expected a path, a PIL image, an array"):
+            predict(other)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"image 1 of the list: expected .*; got int"):
+        predict([3])  # type: ignore[list-item]
+
+
+def test_images_in_memory_give_what_their_file_gives(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained)
+    array = np.asarray(Image.open(photos / "a.png"))
+    (expected,) = predict(array)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    opaque = np.dstack([array, np.full(array.shape[:2], 255, np.uint8)])
+    forms = (Image.open(photos / "a.png"), array / 255.0, tensor, tensor.float() / 255, opaque)
+    for form in forms:
+        (prediction,) = predict(form)
+        assert prediction.label == expected.label
+        assert prediction.probability == expected.probability
+        np.testing.assert_array_equal(prediction.boxes, expected.boxes)
+    assert predict(array[:, :, 0])[0].boxes.shape[1] == 4
+
+
+def test_a_list_gives_a_list_for_each_image(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained)
+    predict.precision = "float32"
+    array = np.asarray(Image.open(photos / "sub/a.png"))
+    images = [photos / "a.png", array, Image.fromarray(array), str(photos / "b=[1] c.png")] * 5
+    several = predict(images, "top2")
+    assert [len(predictions) for predictions in several] == [2] * 20
+    for image, predictions in zip(images[:4], several[16:], strict=True):
+        for listed, single in zip(predictions, predict(image, "top2"), strict=True):
+            assert listed.label == single.label
+            assert listed.probability == pytest.approx(single.probability, abs=1e-5)
+            np.testing.assert_allclose(listed.boxes, single.boxes, atol=1e-3)
+    assert len(predict(image for image in images[:2])) == 2
+    assert predict([]) == []
+
+
+def test_a_class_by_its_index(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained)
+    assert predict(photos / "a.png", 3)[0].label == predict.classes[3]
+    assert predict(photos / "a.png", "3")[0].label == predict.classes[3]
 
 
 @pytest.mark.parametrize(

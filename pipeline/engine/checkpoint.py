@@ -119,7 +119,8 @@ def save(
     state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file(state, str(temporary))
-    rebuilt = {**model, "weights": None} if "weights" in model else dict(model)
+    # The weights are in the file beside the card, the names of classes in the card itself.
+    rebuilt = {key: None if key in ("weights", "classes") else model[key] for key in model}
     content = {
         "format": FORMAT,
         "model": rebuilt,

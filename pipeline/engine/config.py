@@ -154,7 +154,11 @@ def _check_unlabelled(config: Mapping[str, Any]) -> None:
         del examples["checkpoint"]
     for key, example in examples.items():
         if config[key] is None and config["data"]["paths"] == config["images"]:
-            raise UserError(f"{key} is missing: give {key}=..., as in {key}={example}")
+            other = "; or train.head=own, for a pretrained network with its head"
+            raise UserError(
+                f"{key} is missing: give {key}=..., as in {key}={example}"
+                f"{other if key == 'checkpoint' else ''}"
+            )
 
 
 def get_value(config: Mapping[str, Any], key: str) -> Any:

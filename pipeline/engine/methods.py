@@ -23,7 +23,7 @@ from pipeline.protocols import (
     WrappingObjective,
 )
 from pipeline.saliency.fitting import list_fittable, replace_fittable
-from pipeline.saliency.targets import top_count
+from pipeline.saliency.targets import find_class, top_count
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -33,10 +33,12 @@ STATISTICS = "statistics.safetensors"
 
 
 def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> list[str]:
-    """Return `explain.target` as a list of rules (true, predicted, topK) and class names.
+    """Return `explain.target` as a list of rules (true, predicted, topK) and classes.
+
+    A class is returned by its name; by its index where an earlier class has the same name.
 
     Args:
-        target: a rule, a class name, or a list of these.
+        target: a rule, the name of a class, its index from 0, or a list of these.
         classes: the names of the network's classes.
         are_labelled: whether each image to explain has a label, which the rule `true` needs.
 
@@ -45,19 +47,32 @@ def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> li
             labels, or the list is empty.
     """
     items = target if isinstance(target, list) else [target]
+    names = ["true" if item is True else str(item) for item in items]  # YAML's true is a bool
     spelling = {to_nfc(name): name for name in classes}
-    # YAML's true is a bool.
-    texts = ["true" if item is True else str(item) for item in items]
-    targets = [spelling.get(to_nfc(text), text) for text in texts]
-    for name in targets:
-        if name not in ("true", "predicted", *classes) and not top_count(name):
-            known = suggest_choices(name, ["true", "predicted", "top5", *classes])
-            raise UserError(f"explain.target={name}: neither a rule nor a class; {known}")
+    targets = [_parse_target(spelling.get(to_nfc(name), name), classes) for name in names]
     if "true" in targets and not are_labelled:
         raise UserError("explain.target=true: the images have no labels; use predicted or top5")
     if not targets:
         raise UserError("explain.target=[]: name at least one; true, predicted, top5 or a class")
     return targets
+
+
+def _parse_target(name: str, classes: Sequence[str]) -> str:
+    """Return a rule as it is, and a class by its name where that is the first of that name."""
+    rules = ("true", "predicted")
+    if name in (*rules, *classes):
+        return name
+    try:
+        index = find_class(name, classes)
+    except UserError as error:
+        raise UserError(f"explain.target={name}: {error}") from None
+    if index is not None:
+        is_first = classes.index(classes[index]) == index and classes[index] not in rules
+        return classes[index] if is_first else name
+    if not top_count(name):
+        known = suggest_choices(name, ["true", "predicted", "top5", *classes])
+        raise UserError(f"explain.target={name}: neither a rule nor a class; {known}")
+    return name
 
 
 def average_over_views(

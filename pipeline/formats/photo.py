@@ -124,6 +124,25 @@ def _read(
             return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn])), size
 
 
+def convert(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert an image of Pillow as `read` converts a file: upright, transparent parts over white.
+
+    Args:
+        image: in any mode; it is not changed.
+        name: what messages call it.
+
+    Raises:
+        SkippedImage: It cannot be decoded.
+    """
+    try:
+        image.load()
+        turn, _ = _read_orientation(image)
+        rgb = _to_rgb(image)
+        return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn]))
+    except Exception as error:  # decoders raise anything
+        raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
 def read_size(path: Path | str, *, name: str | None = None) -> Size:
     """Read the (height, width) of an image once it is upright.
 

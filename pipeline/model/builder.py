@@ -44,6 +44,10 @@ class Builder:
         """The names of the classes of the pretrained head, in order; empty without such a head."""
         return ()
 
+    def notes(self) -> list[str]:
+        """Return nothing, as there is no file of weights to say anything about."""
+        return []
+
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
         """Raise UserError, as this network has no head of its own.
 

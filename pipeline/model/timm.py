@@ -14,15 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes, number_classes
 from pipeline.model.classifier import MeanLinear, load_strictly
-from pipeline.model.torchvision import (
-    IMAGENET_CLASSES,
-    MEAN,
-    STD,
-    Weighted,
-    list_imagenet_classes,
-)
-from pipeline.model.weights import read_weights
+from pipeline.model.pretrained import Target, Weighted, complete_with_shapes
+from pipeline.model.torchvision import MEAN, STD, suggest_network
 
 
 class OwnHead(nn.Module):
@@ -51,6 +46,8 @@ class Timm(Weighted):
     Args:
         name: as in timm.list_models(), perhaps with the tag of the weights.
         weights: imagenet (timm's download), a file, or null for random weights.
+        classes: names of the rows of the head in the file of weights, in their order; or a file of
+            these names, a line each; null: those that the file has, else ImageNet's for 1000 rows.
 
     Raises:
         UserError: timm is not installed, or has no such network; or the file is not there.
@@ -58,6 +55,7 @@ class Timm(Weighted):
 
     name: str = "resnet50"
     weights: str | None = "imagenet"
+    classes: str | tuple[str, ...] | None = None
 
     below = ""
 
@@ -86,9 +84,10 @@ class Timm(Weighted):
 
     @property
     def known(self) -> tuple[str, ...]:
-        """ImageNet's classes where the weights are timm's for them; otherwise empty."""
-        is_imagenet = self.pretrained and self._settings().num_classes == IMAGENET_CLASSES
-        return list_imagenet_classes() if is_imagenet else ()
+        """The classes of the pretrained head; numbered where nobody names them."""
+        if self.weight_file is not None:
+            return self.describe_file().classes
+        return _name_classes(self._settings().num_classes) if self.pretrained else ()
 
     @property
     def last(self) -> str:
@@ -122,28 +121,53 @@ class Timm(Weighted):
         """Return the body with its pretrained weights, the pretrained head, and its classes.
 
         Returns:
-            Body, head and the names of its classes; None and no names where the weights are for
-            other classes than ImageNet's.
+            Body, head and the names of its classes; None and no names where the weights have no
+            head that can be kept.
 
         Raises:
             UserError: The weights cannot be downloaded or read, or do not fit.
         """
-        if self.weight_file is None:
-            network = self._download()
-        else:
-            network = self._build(IMAGENET_CLASSES)
-            state = read_weights(self.weight_file)
-            load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        if network.num_classes != IMAGENET_CLASSES:
-            network.reset_classifier(0)
+        network = self._download() if self.weight_file is None else self._load_network()
+        if network.num_classes == 0:
             return _keep_features(network), None, ()
+        classes = self.known if self.weight_file else _name_classes(network.num_classes)
         linear = network.get_classifier()
         head: nn.Module = OwnHead(network)
         if not self.last and _is_gap_head(network, linear):
             head = MeanLinear(linear.in_features, linear.out_features)
             head.linear = linear
             network.reset_classifier(0)
-        return _keep_features(network), head, list_imagenet_classes()
+        return _keep_features(network), head, classes
+
+    def _load_network(self) -> Any:
+        """Return the network with the weights of the file, without a head where that is dropped."""
+        fitted = self.load_file()
+        network = self._build(fitted.rows or IMAGENET_CLASSES)
+        state = complete_with_shapes(fitted, self.target())
+        try:
+            load_strictly(network, state, f"model.weights={self.weights}", self.name)
+        except UserError as error:
+            raise UserError(f"{error}{suggest_network(fitted.tensors)}") from None
+        if not fitted.rows:
+            network.reset_classifier(0)
+        return network
+
+    def target(self) -> Target:
+        """Return the network, on the meta device, that the tensors of a file are fitted to.
+
+        Raises:
+            UserError: The network's classifier is not a single layer.
+        """
+        with torch.device("meta"):
+            network = self._build(IMAGENET_CLASSES)
+        layer = network.get_classifier()
+        names = [name for name, module in network.named_modules() if module is layer]
+        if not names or not isinstance(layer, nn.Linear | nn.Conv2d):
+            raise UserError(
+                f"model.name={self.name}: its classifier is not a single layer, so that a file of "
+                "weights cannot be read; choose another network, or model.weights=imagenet"
+            )
+        return Target(network, self.name, names[0], f"{names[0]}.")
 
     def _settings(self) -> Any:
         settings = _import_timm().get_pretrained_cfg(self.name, allow_unregistered=False)
@@ -167,6 +191,11 @@ class Timm(Weighted):
                 f"({type(error).__name__}: {str(error).splitlines()[0]:.200}). Without a network: "
                 "fetch them elsewhere and give model.weights=FILE, or model.weights=null"
             ) from error
+
+
+def _name_classes(count: int) -> tuple[str, ...]:
+    """Return ImageNet's classes for a head of 1000 rows, and numbers for any other."""
+    return list_imagenet_classes() if count == IMAGENET_CLASSES else number_classes(count)
 
 
 def _import_timm() -> Any:

@@ -22,7 +22,6 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -31,121 +30,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError, suggest_choices
-from pipeline.model.builder import Builder
+from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
-from pipeline.model.weights import read_weights
-from pipeline.ops.text import to_nfc
+from pipeline.model.layouts import LAYOUTS
+from pipeline.model.pretrained import (
+    Target,
+    Weighted,
+    complete_with_shapes,
+    find_missing,
+    fit_tensors,
+)
 
 # Of red, green and blue of ImageNet's images, from 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-IMAGENET_CLASSES = 1000
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a network's feature maps end, what its head is, and where it downsamples last.
-
-    Attributes:
-        children: the top modules that compute the feature maps, in order.
-        channels: of the feature maps.
-        head: the layer whose weights become a GAP head; None: the network's head is no GAP head.
-        last_stride: the module with the last downsampling; None: it cannot be removed.
-        relu: whether the original applies a functional ReLU behind the last of `children`.
-        tail: the top modules of the head, where that is no GAP head.
-        stride: of the feature maps, unless the last downsampling is removed.
-        below: the layer that the last block reads.
-        last: the layer of the feature maps, where the body's output is a class token; else empty.
-    """
-
-    children: tuple[str, ...]
-    channels: int
-    head: str | None
-    last_stride: str | None
-    relu: bool = False
-    tail: tuple[str, ...] = ()
-    stride: int = 32
-    below: str = ""
-    last: str = ""
-
-
-RESNET = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-GOOGLENET = ("conv1", "maxpool1", "conv2", "conv3", "maxpool2", "inception3a", "inception3b",
-             "maxpool3", "inception4a", "inception4b", "inception4c", "inception4d", "inception4e",
-             "maxpool4", "inception5a", "inception5b")  # fmt: skip
-INCEPTION = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "maxpool1", "Conv2d_3b_1x1",
-             "Conv2d_4a_3x3", "maxpool2", "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a",
-             "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7a", "Mixed_7b",
-             "Mixed_7c")  # fmt: skip
-FEATURES = ("features",)
-CONNECTED = ("avgpool", "flatten", "classifier")
-
-
-def _resnet(channels: int, below: str) -> Layout:
-    return Layout(RESNET, channels, "fc", "layer4", below=below)
-
-
-def _vgg(last_stride: int) -> Layout:
-    return Layout(FEATURES, 512, None, f"features.{last_stride}", tail=CONNECTED,
-                  below=f"features.{last_stride - 2}")  # fmt: skip
-
-
-def _densenet(channels: int) -> Layout:
-    return Layout(FEATURES, channels, "classifier", "features.transition3", relu=True,
-                  below="features.transition3")  # fmt: skip
-
-
-LAYOUTS = {
-    "alexnet": Layout(FEATURES, 256, None, "features.12", tail=CONNECTED, below="features.9"),
-    "resnet18": _resnet(512, "layer4.0"),
-    "resnet34": _resnet(512, "layer4.1"),
-    "resnet50": _resnet(2048, "layer4.1"),
-    "resnet101": _resnet(2048, "layer4.1"),
-    "resnet152": _resnet(2048, "layer4.1"),
-    "resnext50_32x4d": _resnet(2048, "layer4.1"),
-    "wide_resnet50_2": _resnet(2048, "layer4.1"),
-    "mobilenet_v2": Layout(FEATURES, 1280, "classifier.1", "features.14", below="features.16"),
-    "mobilenet_v3_small": Layout(FEATURES, 576, None, "features.9", tail=CONNECTED,
-                                 below="features.10"),
-    "mobilenet_v3_large": Layout(FEATURES, 960, None, "features.13", tail=CONNECTED,
-                                 below="features.14"),
-    "efficientnet_b0": Layout(FEATURES, 1280, "classifier.1", "features.6.0", below="features.6"),
-    "convnext_tiny": Layout(FEATURES, 768, None, None, tail=("avgpool", "classifier"),
-                            below="features.7.1"),
-    "squeezenet1_0": Layout(FEATURES, 512, "classifier.1", None, stride=16, below="features.11"),
-    "squeezenet1_1": Layout(FEATURES, 512, "classifier.1", None, stride=16, below="features.11"),
-    "vgg16": _vgg(30),
-    "vgg16_bn": _vgg(43),
-    "vgg19": _vgg(36),
-    "googlenet": Layout(GOOGLENET, 1024, "fc", "maxpool4", below="inception5a"),
-    "inception_v3": Layout(INCEPTION, 2048, "fc", None, below="Mixed_7b"),
-    "densenet121": _densenet(1024),
-    "densenet169": _densenet(1664),
-    "densenet201": _densenet(1920),
-    # The head reads the class token; `last` are the patches' tokens that this token reads last.
-    "vit_b_16": Layout((), 768, None, None, tail=("heads",), stride=16,
-                       last="encoder.layers.encoder_layer_11.ln_1",
-                       below="encoder.layers.encoder_layer_10.ln_1"),
-}  # fmt: skip
-
-
-class Weighted(Builder):
-    """A builder whose `weights` are imagenet (its library's download), a file, or null."""
-
-    has_own_head = True
-
-    @property
-    def weight_file(self) -> Path | None:
-        """The file that `weights` names; None where it names none."""
-        return None if self.weights in (None, "imagenet") else Path(str(self.weights)).expanduser()
-
-    def check_weights(self) -> None:
-        """Raise UserError where `weights` names a file that is not there."""
-        if self.weight_file is not None and not self.weight_file.is_file():
-            raise UserError(
-                f"model.weights={self.weights}: no such file; choices: imagenet (the library's "
-                "own, downloaded once), a file of weights (.pth, .safetensors), or null"
-            )
 
 
 @dataclass(frozen=True)
@@ -156,6 +54,8 @@ class Torchvision(Weighted):
         name: a key of LAYOUTS.
         weights: imagenet (torchvision's download), a file, or null for random weights.
         stride: of the feature maps, 32 or 16; null: as torchvision builds it.
+        classes: names of the rows of the head in the file of weights, in their order; or a file of
+            these names, a line each; null: those that the file has, else ImageNet's for 1000 rows.
 
     Raises:
         UserError: There is no such network, stride or file.
@@ -164,6 +64,7 @@ class Torchvision(Weighted):
     name: str
     weights: str | None = "imagenet"
     stride: int | None = None
+    classes: str | tuple[str, ...] | None = None
 
     mean = MEAN
     std = STD
@@ -194,7 +95,9 @@ class Torchvision(Weighted):
 
     @property
     def known(self) -> tuple[str, ...]:
-        """ImageNet's classes where there are pretrained weights; otherwise empty."""
+        """The classes of the pretrained head: ImageNet's, or those of the file's head."""
+        if self.weight_file is not None:
+            return self.describe_file().classes
         return list_imagenet_classes() if self.pretrained else ()
 
     def at_trained_stride(self) -> Torchvision:
@@ -226,25 +129,51 @@ class Torchvision(Weighted):
         """Return the body with its pretrained weights, the pretrained head, and its classes.
 
         Returns:
-            Body, head and the names of its classes; None and no names where the file is for other
-            classes than ImageNet's.
+            Body, head and the names of its classes; None and no names where the file has no head
+            that can be kept.
 
         Raises:
             UserError: The weights cannot be downloaded or read, or do not fit.
         """
         if self.weights is None:
             raise UserError(f"model.weights=null: {self.name} has no weights to load")
-        file = self.weight_file
-        state = _download_weights(self.name) if file is None else read_weights(file)
-        state = _rename_old_tensors(state)
-        count = _count_classes(state)
+        is_file = self.weight_file is not None
+        fitted = self.load_file() if is_file else self.fit(_download_weights(self.name))
         with torch.device("meta"):  # random weights would take time, 2 s for VGG
-            network = self._build(count)
-        load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        if count != IMAGENET_CLASSES:
+            network = self._build(fitted.rows or IMAGENET_CLASSES)
+        state = complete_with_shapes(fitted, self.target())
+        try:
+            load_strictly(network, state, f"model.weights={self.weights}", self.name)
+        except UserError as error:
+            raise UserError(f"{error}{suggest_network(fitted.tensors)}") from None
+        if not fitted.rows:
             return self._extract_body(network), None, ()
         head = self._extract_head(network)
-        return self._extract_body(network), head, list_imagenet_classes()
+        return self._extract_body(network), head, self.known
+
+    def target(self) -> Target:
+        """Return the network, on the meta device, that the tensors of a file are fitted to."""
+        with torch.device("meta"):
+            network = self._build(IMAGENET_CLASSES)
+        layout = LAYOUTS[self.name]
+        tops = layout.tail or (str(layout.head).split(".")[0],)
+        layers = [
+            name
+            for name, module in network.named_modules()
+            if name.split(".")[0] in tops and isinstance(module, nn.Linear | nn.Conv2d)
+        ]
+        head = layout.head or layers[-1]
+        side = ("aux1.", "aux2.", "AuxLogits.")  # auxiliary classifiers, used in training alone
+        return Target(network, self.name, head, f"{head.split('.')[0]}.", side)
+
+    def rename_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename tensors of torchvision's older files: denselayer1.norm.1 is denselayer1.norm1.
+
+        Args:
+            tensors: by name.
+        """
+        old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+        return {old.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
 
     def _build(self, classes: int) -> nn.Module:
         import torchvision
@@ -378,63 +307,16 @@ def select_classes(head: nn.Module, rows: Sequence[int]) -> nn.Module:
     return head
 
 
-def _count_classes(state: Mapping[str, Tensor]) -> int:
-    """Count the classes that weights are for: the rows of the last layer's weights."""
-    heads = [v for k, v in state.items() if k.startswith(("fc.", "classifier", "heads."))
-             and k.endswith(".weight") and v.ndim in (2, 4)]  # fmt: skip
-    return len(heads[-1]) if heads else IMAGENET_CLASSES
-
-
-@cache
-def list_imagenet_classes() -> tuple[str, ...]:
-    """List the names of ImageNet's 1000 classes, in the order of torchvision's weights."""
-    from torchvision.models import ResNet50_Weights
-
-    return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
-
-
-def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | None:
-    """Match classes with the known classes of a head by name.
-
-    Names are compared in NFC. The exact name is preferred, as ImageNet has a Cardigan (a dog) and a
-    cardigan (to wear); else case, hyphens, underscores and spaces are ignored.
-
-    Args:
-        classes: names to look for.
-        known: names of the head's classes.
-
-    Returns:
-        The position of each class among `known`; None unless each has exactly one position, which
-        no other class has.
-    """
-    known, classes = list(map(to_nfc, known)), list(map(to_nfc, classes))
-    exact, folded = _group_rows(known), _group_rows([_fold_name(name) for name in known])
-    candidates = [exact.get(name) or folded.get(_fold_name(name), []) for name in classes]
-    rows = [matching[0] for matching in candidates if len(matching) == 1]
-    return rows if len(set(rows)) == len(classes) else None
-
-
-def _group_rows(names: Sequence[str]) -> dict[str, list[int]]:
-    """Group positions by name."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    return rows
-
-
-def _fold_name(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
-
-
-def _rename_old_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors of torchvision's files as in its networks of today.
-
-    DenseNet's files have denselayer1.norm.1 for denselayer1.norm1. GoogLeNet's and Inception's hold
-    auxiliary classifiers, which are used in training alone and dropped here.
-    """
-    old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-    side = ("aux1.", "aux2.", "AuxLogits.")
-    return {old.sub(r"\1\2", k): v for k, v in state.items() if not k.startswith(side)}
+def suggest_network(tensors: Mapping[str, Tensor]) -> str:
+    """Return which network the tensors of a file are of, for an error; empty where none fits."""
+    for name in LAYOUTS:
+        builder = Torchvision(name, None)
+        target = builder.target()
+        fitted = fit_tensors(builder.rename_tensors(tensors), target)
+        if not find_missing(fitted.tensors, target):
+            return (f". They are those of torchvision's {name}: "
+                    f"model=mobilenet_v2 model.name={name}")  # fmt: skip
+    return ""
 
 
 def _download_weights(name: str) -> dict[str, Tensor]:

@@ -1,51 +1,71 @@
-"""Files of weights: tensors by name, read without running their code."""
+"""Files of weights: tensors by name and the names of classes, read without running their code.
+
+Training scripts wrap the tensors: Lightning and timm's under `state_dict`, torchvision's under
+`model`, with the arguments of the script in an argparse.Namespace beside them.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
 
+# The averaged weights come first: they are what timm and torchvision evaluate where there are any.
+WRAPPINGS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict",
+             "model", "network", "net", "weights", "params", "module")  # fmt: skip
+SETTINGS = ("hyper_parameters", "args", "opt", "config", "cfg", "meta", "dataset_meta", "hparams")
+CLASS_KEYS = ("classes", "class_names", "CLASSES", "class_to_idx", "idx_to_class", "id2label",
+              "label2id", "label_names", "labels", "categories", "names")  # fmt: skip
+# Plain values that training scripts put beside the weights. Building one runs no code of the file.
+_DTYPES = tuple(type(np.dtype(code)) for code in "?bhilqBHILQefd")
+_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN: list[Any] = [
+    argparse.Namespace, pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, *_DTYPES,
+    (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar"),
+]  # fmt: skip
+_MODULES = ("torch.nn.", "torchvision.models.", "timm.models.", "torch.fx.", "torch.jit")
+SAVE_TENSORS = "torch.save(model.state_dict(), FILE)"
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file or a torch.save file, without running its code.
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The content of a file of weights.
+
+    Attributes:
+        tensors: by name, on the CPU; those of floats in float32.
+        wrapping: the keys that the tensors lay under, as `state_dict`; empty: under none.
+        classes: the names of the classes that the file has, in the order of its head; or none.
+    """
+
+    tensors: dict[str, Tensor]
+    wrapping: str
+    classes: tuple[str, ...]
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Read a .safetensors file, or a torch.save file without running its code.
 
     Args:
-        path: the file. The state dict may lie under `state_dict`, `model_state_dict` or `model`,
-            and its names may begin with `module.`.
-
-    Returns:
-        Tensors by name on the CPU; those of floats in float32.
+        path: the file. The state dict may lie under one of WRAPPINGS, or under the only key that
+            has tensors.
 
     Raises:
         UserError: The file is not there, cannot be loaded safely, or holds anything but tensors by
             name.
     """
     path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load
-
-            state: Any = load(path.read_bytes())
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file of weights") from None
-    except Exception as error:  # of pickle, zip or torch
-        # Drop torch's advice, which is to trust the file.
-        reason = str(error).strip().split("\n")[0].split("Re-running")[0].split(" (1)")[0][:200]
-        raise UserError(
-            f"{path}: not a file of weights that loads safely ({type(error).__name__}: {reason}). "
-            "Expected tensors by name, as torch.save(network.state_dict(), FILE) or safetensors "
-            "write them; a file that is cut short, or holds code or whole objects, is refused"
-        ) from error
-    for wrapping in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
-            state = state[wrapping]
+    content, classes = _read_content(path)
+    state, wrapping = _unwrap(path, content)
     if not isinstance(state, dict) or not state:
         raise UserError(f"{path}: expected tensors by name (a state_dict), got {_kind(state)}")
     for name, tensor in state.items():
@@ -54,10 +74,144 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{path}: expected tensors by name (a state_dict), got {_kind(tensor)} at {name!r}"
             )
-    return {
-        name.removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
+    tensors = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
+    return WeightFile(tensors, wrapping, classes or _find_classes(content))
+
+
+def _read_content(path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return what is in a file, and the classes that the head of a .safetensors file names."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+            from safetensors.torch import load
+
+            content = load(path.read_bytes())
+            with safe_open(path, framework="pt") as opened:
+                return content, _find_classes(_parse_values(opened.metadata() or {}))
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True), ()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file of weights") from None
+    except Exception as error:  # of pickle, zip or torch
+        raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> UserError:
+    """Return the error for a file that cannot be loaded, with the remedy for a whole network."""
+    wanted = _list_globals(path)
+    if "TorchScript" in str(error) or any(name.startswith(_MODULES) for name in wanted):
+        return UserError(
+            f"{path}: holds a whole pickled network and not its weights, and opening it would run "
+            f"code of the file; where it was made, write the weights alone: {SAVE_TENSORS}"
+        )
+    # Drop torch's advice, which is to trust the file.
+    reason = str(error).strip().split("\n")[0].split("Re-running")[0].split(" (1)")[0][:200]
+    named = f"; it holds {', '.join(wanted[:3])}" if wanted else ""
+    return UserError(
+        f"{path}: not a file of weights that loads safely ({type(error).__name__}: {reason}{named})"
+        ". Expected tensors by name, as torch.save(network.state_dict(), FILE) or safetensors "
+        "write them; a file that is cut short, or holds code or whole objects, is refused"
+    )
+
+
+def _list_globals(path: Path) -> list[str]:
+    """List the classes and functions that a torch.save file needs, which are not allowed."""
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # no zip file of torch, or a broken one
+        return []
+
+
+def _unwrap(path: Path, content: Any) -> tuple[Any, str]:
+    """Return the state dict within a file's content, and the keys that it lies under."""
+    keys: list[str] = []
+    while isinstance(content, Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
+        holding = [key for key, value in content.items() if _has_tensors(value)]
+        chosen = [key for key in WRAPPINGS if key in holding] or holding[:2]
+        if not chosen:
+            break
+        if chosen[0] not in WRAPPINGS and len(chosen) > 1:
+            raise UserError(
+                f"{path}: holds several networks, {', '.join(map(repr, holding))}; save the one "
+                f"that is meant: torch.save(torch.load(FILE)[{holding[0]!r}], OTHER)"
+            )
+        keys.append(str(chosen[0]))
+        content = content[chosen[0]]
+    return content, ".".join(keys)
+
+
+def _has_tensors(value: Any) -> bool:
+    """Return whether a value is a state dict, or wraps one under one of WRAPPINGS."""
+    if not isinstance(value, Mapping):
+        return False
+    if any(isinstance(item, Tensor) for item in value.values()):
+        return all(isinstance(key, str) for key in value)
+    return any(_has_tensors(value[key]) for key in WRAPPINGS if key in value)
+
+
+def _find_classes(content: Any) -> tuple[str, ...]:
+    """Return the names of classes in a file's content or in the settings that it holds."""
+    for place in _list_places(content):
+        for key in CLASS_KEYS:
+            if names := parse_class_names(place.get(key)):
+                return names
+    return ()
+
+
+def _list_places(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the dictionaries of a file in which names of classes may stand."""
+    if not isinstance(content, Mapping):
+        return
+    yield content
+    for key in SETTINGS:
+        value = content.get(key)
+        settings = vars(value) if isinstance(value, argparse.Namespace) else value
+        yield from _list_places(settings)
+
+
+def _parse_values(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Parse the values of a .safetensors file's metadata, which are text, as JSON."""
+    values: dict[str, Any] = {}
+    for key, text in metadata.items():
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text.split(",") if key in CLASS_KEYS else text
+    return values
+
+
+def parse_class_names(value: Any) -> tuple[str, ...]:
+    """Return the names of classes by index; none where a value is not that.
+
+    Args:
+        value: a list of names, or a dictionary from names to indices or from indices to names.
+
+    Examples:
+        >>> parse_class_names({"dog": 1, "cat": 0})
+        ('cat', 'dog')
+        >>> parse_class_names({"0": "cat", "1": "dog"})
+        ('cat', 'dog')
+    """
+    if isinstance(value, list | tuple):
+        named = all(isinstance(name, str) for name in value)
+        return tuple(map(str, value)) if named else ()
+    if not isinstance(value, Mapping):
+        return ()
+    pairs = [(str(k), v) if _is_index(v) else (str(v), k) for k, v in value.items()]
+    if not all(_is_index(index) for _, index in pairs):
+        return ()
+    ordered = sorted((int(index), name) for name, index in pairs)
+    complete = [index for index, _ in ordered] == list(range(len(ordered)))
+    return tuple(name for _, name in ordered) if complete else ()
+
+
+def _is_index(value: Any) -> bool:
+    is_text = isinstance(value, str) and value.isdecimal()
+    return is_text or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _kind(value: Any) -> str:

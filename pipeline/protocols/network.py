@@ -35,7 +35,10 @@ class NetworkBuilder(Protocol):
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The classes that the pretrained head tells apart; empty where there is none."""
+        """The classes that the pretrained head tells apart; empty where there is none.
+
+        Where nobody names the rows of the head they are `class 0`, `class 1`, ...
+        """
 
     @property
     def has_own_head(self) -> bool:
@@ -73,6 +76,9 @@ class NetworkBuilder(Protocol):
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Return the body with its weights, the head that came with them, and its classes."""
+
+    def notes(self) -> list[str]:
+        """Return what was recognised, renamed or dropped of the file of weights, a line each."""
 
     def at_trained_stride(self) -> NetworkBuilder:
         """Return the network with the stride that it was trained at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UserError
 from pipeline.types import ClassSelector
 
 if TYPE_CHECKING:
@@ -17,11 +18,43 @@ def top_count(target: str) -> int:
     return int(number) if target.startswith("top") and number.isdecimal() else 0
 
 
+def find_class(target: str, classes: Sequence[str]) -> int | None:
+    """Find the class that a target means, by its name or else by its index; None: it is neither.
+
+    A class that is called `281` is meant by 281, wherever it stands.
+
+    Args:
+        target: a name, or an index from 0.
+        classes: the names of all classes, in the order of the logits.
+
+    Raises:
+        UserError: it is an index, and there are fewer classes.
+
+    Examples:
+        >>> find_class("dog", ["cat", "dog"]), find_class("0", ["cat", "dog"])
+        (1, 0)
+        >>> find_class("0", ["1", "0"])
+        1
+    """
+    if target in classes:
+        return classes.index(target)
+    if not target.removeprefix("-").isdecimal():
+        return None
+    index = int(target)
+    if not 0 <= index < len(classes):
+        raise UserError(
+            f"target {target}: no such class; the network has {len(classes)} classes, with the "
+            f"indices 0 to {len(classes) - 1}"
+        )
+    return index
+
+
 def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> ClassSelector:
     """Return the function that selects the classes to explain from the logits.
 
     Args:
-        wanted: Targets as `explain.target` has them: `true`, `predicted`, `topN` or class names.
+        wanted: Targets as `explain.target` has them: `true`, `predicted`, `topN`, names of classes
+            or their indices.
         classes: The names of all classes, in the order of the logits.
         labels: The true class of each image, [b], on the device of the logits.
 
@@ -38,8 +71,8 @@ def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor
                 columns.append(labels[:, None])
             elif target == "predicted":
                 columns.append(logits.argmax(1, keepdim=True))
-            elif target in classes:
-                columns.append(torch.full_like(labels, classes.index(target))[:, None])
+            elif (index := find_class(target, classes)) is not None:
+                columns.append(torch.full_like(labels, index)[:, None])
             else:
                 count = min(top_count(target), logits.shape[1])
                 columns.append(logits.topk(count, dim=1).indices)

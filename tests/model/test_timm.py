@@ -5,9 +5,10 @@ import timm
 import torch
 
 from pipeline.errors import UserError
+from pipeline.model.classes import list_imagenet_classes
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.timm import Timm
-from pipeline.model.torchvision import list_imagenet_classes, select_classes
+from pipeline.model.torchvision import select_classes
 
 
 def images(side=64):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 
+from pipeline.data.shapes import Shapes
+from pipeline.engine.methods import parse_targets
 from pipeline.engine.metrics import load_metrics
 from pipeline.errors import UserError
 from pipeline.exporter.coco import iterate_results
@@ -42,6 +44,29 @@ def test_chooser_names_true_predicted_top_and_named_classes() -> None:
     assert choose(logits).tolist() == [[2, 1, 1, 3, 2, 3], [0, 0, 0, 3, 2, 3]]
     more_than_there_are = class_selector(["top9"], ["a", "b", "c", "d"], labels)
     assert more_than_there_are(logits).shape == (2, 4)
+
+
+def test_classes_by_index() -> None:
+    classes = ["cat", "crane", "2", "crane", "true"]
+    parsed = parse_targets([0, "3", 2, 4, True], classes, are_labelled=True)
+    assert parsed == ["cat", "3", "2", "4", "true"]
+    logits, labels = torch.zeros(1, 5), torch.tensor([1])
+    assert class_selector(parsed, classes, labels)(logits).tolist() == [[0, 3, 2, 4, 1]]
+    assert parse_targets(1, ["0", "1", "a"], are_labelled=False) == ["1"]
+    assert parse_targets(1, ["1", "a"], are_labelled=False) == ["1"]  # the name, at index 0
+    assert class_selector(["1"], ["1", "a"], labels)(logits).tolist() == [[0]]
+    for wrong in (5, -1):
+        with pytest.raises(UserError, match=rf"explain.target={wrong}: .* 5 classes.* 0 to 4"):
+            parse_targets(wrong, classes, are_labelled=False)
+    with pytest.raises(UserError, match=r"explain.target=1.5: neither a rule nor a class"):
+        parse_targets(1.5, classes, are_labelled=False)
+
+
+def test_a_class_is_explained_by_its_index(cli: Cli, tmp_path: Path) -> None:
+    run = ("+experiment=cam", *TINY, "stages=[train,explain]")
+    for target in ("3", Shapes(images=10, val_images=10).classes[3]):
+        assert cli(*run, f"explain.target={target}") == 0
+    assert len(list((tmp_path / "outputs/explain").iterdir())) == 1
 
 
 def test_one_forward_pass_gives_every_class(

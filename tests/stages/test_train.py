@@ -142,16 +142,20 @@ def test_a_new_head_learns_on_frozen_features(
     assert len(list((tmp_path / "outputs/features").iterdir())) == 2, "features are made once"
 
 
-def test_classes_that_the_network_knows_need_no_training(
-    cli: Cli, real: tuple[str, ...], folder_of_images: Path, tmp_path: Path
+def test_names_that_the_network_knows_are_checked_on_images(
+    cli: Cli,
+    real: tuple[str, ...],
+    folder_of_images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (folder_of_images / "classes.txt").write_text("red Tench\nblue garbage_truck\n")
-    assert cli(*real) == 0
-    (folder,) = (tmp_path / "outputs/train").iterdir()
-    assert read_json(folder / "card.json")["recipe"] == "own"
-    assert cli(*real, "train.head=new", "outputs=new") == 0
-    (folder,) = (tmp_path / "new/train").iterdir()
-    assert read_json(folder / "card.json")["recipe"] == "head"
+    for head, recipe in (("auto", "head"), ("own", "own"), ("new", "head")):
+        assert cli(*real, f"train.head={head}", f"outputs={head}") == 0
+        (folder,) = (tmp_path / head / "train").iterdir()
+        assert read_json(folder / "card.json")["recipe"] == recipe
+        failed = "fails on 1 of 2 classes: 'Tench' right on 0 of 10" in capsys.readouterr().out
+        assert failed == (head != "new")
 
 
 def test_a_head_of_its_own_for_unknown_classes_is_refused(

@@ -12,7 +12,9 @@ from pipeline.engine.options import option
 class ExplainOptions:
     """Which maps are computed, of which images."""
 
-    target: Any = option("true", "true | predicted | topK | a class name, or a list of these")
+    target: Any = option(
+        "true", "true | predicted | topK | a class by name or index, or a list of these"
+    )
     methods: list[str] = option(
         [],
         "several methods side by side; empty: the one of saliency=",

@@ -163,11 +163,15 @@ def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
 
 
 def print_skipped(reasons: Sequence[str], split: str) -> None:
-    """Print the reasons why images were skipped, the first few of them."""
+    """Print how many images cannot be read, before hours of training; the stage's note names them.
+
+    Args:
+        reasons: why, for each.
+        split: the split that they are of.
+    """
     if reasons:
-        shown = "".join(f"\n    {why}" for why in reasons[:5])
-        more = f"\n    ... and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-        terminal.print_line(f"train: {len(reasons)} images of {split} were skipped:{shown}{more}")
+        images = "image" if len(reasons) == 1 else "images"
+        terminal.print_line(f"train: {len(reasons)} {images} of {split} cannot be read: left out")
 
 
 @dataclass(frozen=True)

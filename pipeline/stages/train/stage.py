@@ -2,7 +2,7 @@
 
 There are four recipes, chosen by the weights that training starts from:
 
-    own       the pretrained head knows all classes by name: it is kept, nothing is trained
+    own       the pretrained head knows all classes and passes a check: nothing is trained
     head      pretrained, backbone frozen: a new head learns by SGD on cached features, in seconds
     finetune  pretrained, train.freeze=none: all weights learn; stages:N: not the first N stages
     scratch   no weights: all weights learn, from random initialization
@@ -15,7 +15,8 @@ held back by hash.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.protocols import ScalesDeepImages, WrappingObjective
-from pipeline.results.notes import skipped_note
+from pipeline.results.notes import load_notes, skipped_note, write_notes
 from pipeline.results.skipped import SKIPPED_FILE
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.recipe import Settings, Trained
@@ -33,6 +34,7 @@ from pipeline.stages.train.recipe import Settings, Trained
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.model.classifier import Classifier
+    from pipeline.stages.train.head_check import HeadCheck
 
 
 STATE = "state.pt"  # the state that a killed training resumes from
@@ -49,12 +51,13 @@ class Train(Stage):
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
         model = run.model()
-        node = {name: value for name, value in run.config["model"].items() if name != "weights"}
+        node = _without_files(run.config["model"])
         weights = model.weights if model.weight_file is None else hash_file(model.weight_file)
         return {
             "source": run.sources(__name__, "data", "model", "objective"),
             "model": node,
             "weights": weights,
+            "head": model.known if model.weight_file else (),  # model.classes may be a file
             "objective": run.config["objective"],
             "train": {k: v for k, v in run.config["train"].items() if k not in UNHASHED},
             "data": [run.data.fingerprint("train"), run.data.fingerprint("held_back")],
@@ -67,7 +70,7 @@ class Train(Stage):
     def check(self, run: Run) -> None:
         """Raise UserError for options that contradict the network, its weights or the data set."""
         from pipeline.stages.train import log
-        from pipeline.stages.train.training import FROZEN_BACKBONE, list_frozen_parts
+        from pipeline.stages.train.training import FROZEN_BACKBONE, list_frozen_parts, match_head
 
         model, options = run.model(), run.options("train")
         if run.objective().needs_images and model.pretrained and options.freeze in FROZEN_BACKBONE:
@@ -88,6 +91,8 @@ class Train(Stage):
             raise UserError(
                 f"train.freeze={options.freeze}: random weights would stay so; give model.weights="
             )
+        if options.head == "own" and model.pretrained:
+            match_head(model, run.data.classes, model.known, is_required=True)
         list_frozen_parts(model, options.freeze)
         log.check(options.loggers)
         if options.patience is not None and not len(run.images("held_back")):
@@ -105,7 +110,10 @@ class Train(Stage):
 
         torch.manual_seed(run.config["seed"])
         model, options, objective = run.model(), run.options("train"), run.objective()
-        network, recipe = build_network(model, run.data.classes, options)
+        start = build_network(model, run.data.classes, options, partial(self._check_head, run))
+        for note in start.notes:
+            terminal.print_note(note)
+        network, recipe = start.network, start.recipe
         if isinstance(objective, WrappingObjective):
             network = objective.wrap(network)
         settings = Settings.of(options, recipe, run.config["seed"])
@@ -124,19 +132,50 @@ class Train(Stage):
             **({checkpoint.INTENSITY: intensity} if intensity else {}),
             "objective": run.config["objective"],
             "precision": run.precision,
+            "head_check": start.check.record() if start.check else None,
+            "notes": start.notes,
             "best": max(trained.history, key=lambda epoch: epoch["held_back_top1"], default=None),
             "seconds": round(time.time() - started, 1),
         }
         checkpoint.save(folder, network, run.config["model"], card)
         write_json(folder / "history.json", trained.history, indent=1)
         write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
+        write_notes(folder, start.notes)
         (folder / STATE).unlink(missing_ok=True)
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
-        """Return how many training images could not be read."""
+        """Return what was said of the head, and how many training images could not be read."""
         reasons = read_json(result / SKIPPED_FILE) if (result / SKIPPED_FILE).is_file() else []
         count = len(run.images("train")) + len(run.images("held_back"))
-        return skipped_note("train", reasons, count, "were not learned from")
+        skipped = skipped_note("train", reasons, count, "were not learned from")
+        return [*load_notes(result), *skipped]
+
+    def _check_head(self, run: Run, network: Classifier, rows: Sequence[int]) -> HeadCheck:
+        """Return how often a pretrained head is right on training images, computed once.
+
+        Args:
+            run: the run.
+            network: with the pretrained head.
+            rows: of the pretrained head that the network has.
+        """
+        from pipeline.stages.train import head_check
+
+        model, images, trained = run.model(), run.images("train"), run.cache_key("train")
+        names = ("model", "weights", "head", "classes", "size", "precision")
+        key = {
+            "source": run.sources(head_check.__name__, "data", "model"),
+            **{name: trained[name] for name in names},
+            "data": images.fingerprint(),
+            "rows": list(rows),
+        }
+        folder, _ = run.store.get_or_create(
+            "head_check",
+            key,
+            lambda folder: head_check.write_check(
+                images, run.compute, folder, network, (model.mean, model.std)
+            ),
+        )
+        return head_check.read_check(folder, network.classes)
 
     def _train(self, run: Run, folder: Path, network: Classifier, settings: Settings) -> Trained:
         """Train the network in place by its recipe."""
@@ -168,9 +207,14 @@ class Train(Stage):
             return loop.train(context, folder, network, frozen)
         key = {
             "source": run.sources(features.__name__, "data", "model"),
-            "model": {k: v for k, v in run.config["model"].items() if k != "weights"},
+            "model": _without_files(run.config["model"]),
             "weights": run.cache_key("train")["weights"],
             "size": run.data.size,
             "precision": run.precision,
         }
         return head.learn(context, folder, network, run.store, key)
+
+
+def _without_files(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node of a network without its files, whose content is part of a key."""
+    return {name: value for name, value in model.items() if name not in ("weights", "classes")}
