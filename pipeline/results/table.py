@@ -1,6 +1,7 @@
 """The table of a method: the main numbers in percent, a row each, for terminal and report.
 
-table.json   head, rows, cards (the few to look at first), advice on the threshold, classes
+table.json   head, rows, cards (the few to look at first), advice on the threshold, classes, what
+             the maps were computed with; of an own run, whether any image has annotations
 table.txt    the rows as a terminal shows them
 
 Which numbers there are, how they are titled and in which order they come is for the metrics to say.

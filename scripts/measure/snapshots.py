@@ -129,6 +129,7 @@ ALLOWED: tuple[Allowed, ...] = (
     ),
     Allowed("only_new", "*computed.json", "what maps were computed with"),
     Allowed("added", "*table.json", "what maps were computed with", where="computed"),
+    Allowed("added", "*table.json", "whether images are annotated", where="has_annotations"),
     Allowed("line", "*index.html", "what maps were computed with", where=r"<p>float32 on cpu; .*"),
     Allowed("added", "config.yaml", "what an image without a map counts as", where="missing"),
     Allowed("value", "*table.json", "over how many images", where="head[0]"),

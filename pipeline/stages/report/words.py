@@ -208,7 +208,7 @@ def explain_unmeasured(result: MethodResult, are_labelled: bool, takes_boxes: bo
             "No box was measured: only images of the split val are scored, at maps of their own "
             "class; see explain.split and explain.target."
         )
-    if result.notes:
+    if result.table["has_annotations"]:
         return "No box was measured: no image has an annotated box of its own class; see the notes."
     remedy = (
         " To measure them, give data.boxes=FILE (COCO JSON), or put instances_val.json into "
