@@ -117,9 +117,10 @@ def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path
         predict(np.linspace(0, 7, 48).reshape(4, 4, 3))
     with pytest.raises(UserError, match="image 2 of the list: expected a path, a PIL image"):
         predict([photos / "a.png", np.zeros((4, 4, 3), int)])
-    for other in (7, None, b"a.png", {"a.png": 1}):
+    others: tuple[Any, ...] = (7, None, b"a.png", {"a.png": 1})
+    for other in others:
         with pytest.raises(TypeError, match="expected a path, a PIL image, an array"):
-            predict(other)  # type: ignore[call-overload]
+            predict(other)
     with pytest.raises(TypeError, match=r"image 1 of the list: expected .*; got int"):
         predict([3])  # type: ignore[list-item]
 
@@ -143,7 +144,12 @@ def test_a_list_gives_a_list_for_each_image(trained: Path, photos: Path) -> None
     predict = pipeline.load(trained)
     predict.precision = "float32"
     array = np.asarray(Image.open(photos / "sub/a.png"))
-    images = [photos / "a.png", array, Image.fromarray(array), str(photos / "b=[1] c.png")] * 5
+    images: list[Any] = [
+        photos / "a.png",
+        array,
+        Image.fromarray(array),
+        str(photos / "b=[1] c.png"),
+    ] * 5
     several = predict(images, "top2")
     assert [len(predictions) for predictions in several] == [2] * 20
     for image, predictions in zip(images[:4], several[16:], strict=True):

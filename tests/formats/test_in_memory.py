@@ -25,7 +25,7 @@ def rgb(painted: Callable[..., np.ndarray]) -> np.ndarray:
 def test_pillow_images_of_any_mode(rgb: np.ndarray, mode: str) -> None:
     image = Image.fromarray(rgb).convert(mode)
     pixels = read(image, "image")
-    assert (pixels.shape, pixels.dtype) == ((20, 30, 3), np.uint8)
+    assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
 
 

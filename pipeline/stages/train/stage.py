@@ -184,9 +184,10 @@ class Train(Stage):
         from pipeline.stages.train.training import list_frozen_parts
 
         if settings.recipe == "own":
+            remedy = " (train.head=new trains a head)" if run.data.classes else ""
             terminal.print_line(
                 f"train: all {len(network.classes)} classes are among the pretrained network's "
-                "own; nothing to train (train.head=new trains a head)"
+                f"own; nothing to train{remedy}"
             )
         if settings.recipe == "own" or settings.epochs == 0:
             return Trained([], [])
