@@ -41,6 +41,7 @@ NOT_IMPORTED = {
 }
 # Imported, and installed in another way.
 NOT_DECLARED = {
+    "griffe": "mkdocstrings depends on it",
     "mkdocs": "mkdocs-material depends on it",
     "pytorch_grad_cam": "scripts/install",
 }
