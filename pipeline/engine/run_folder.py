@@ -125,7 +125,7 @@ class RunFolder:
             notes: lines, or notes that know what they count.
         """
         known = {record["text"] for record in self.notes}
-        new = [note for note in unique_notes(notes) if note not in known]
+        new = [note for note in unique_notes(notes) if note_record(note)["text"] not in known]
         for note in new[:MAX_PRINTED_NOTES]:
             terminal.print_note(note)
         if len(new) > MAX_PRINTED_NOTES:

@@ -39,13 +39,14 @@ def load_notes(folder: Path) -> list[Note]:
 
 
 def note_record(note: str) -> dict[str, Any]:
-    """Return a note as notes.json holds it.
+    """Return a note as notes.json holds it: of several lines the first is the text.
 
     Args:
         note: a line, or a note that knows what it counts.
     """
     counted = note if isinstance(note, Note) else Note(note)
-    return {"text": str(note), "count": counted.total, "names": list(counted.names)}
+    text = note.partition("\n")[0]
+    return {"text": text, "count": counted.total, "names": list(counted.names)}
 
 
 def unique_notes(notes: Sequence[str]) -> list[str]:

@@ -141,7 +141,7 @@ def list_files(stages: Sequence[str]) -> list[str]:
     """Return the files that lie beside the page in the run's folder."""
     published = (item for name in stages for item in find_stage(name).publishes)
     files = [item.path for item in published if item.path.endswith(".json")]
-    return [*files, "config.yaml"]
+    return [*files, "notes.json", "config.yaml"]
 
 
 def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
@@ -221,7 +221,8 @@ def show_notes(notes: Sequence[str]) -> list[dict[str, Any]]:
     """Return each note for the page: its text, the first names that it counts, how many more."""
     shown = []
     for record in map(note_record, unique_notes(notes)):
-        line, _, more = record["text"].partition("\n")
-        names = record["names"][:MAX_LISTED] if more or record["count"] > 3 else []
-        shown.append({"text": line, "names": names, "more": record["count"] - len(names)})
+        text, names = record["text"], record["names"][:MAX_LISTED]
+        if all(name in text for name in names):
+            names = []
+        shown.append({"text": text, "names": names, "more": record["count"] - len(names)})
     return shown
