@@ -311,7 +311,10 @@ def test_from_a_checkpoint_to_the_sheets(
         assert np.asarray(Image.open(found / f"{name}.png")).std() > 5
     told = json.loads((found / "classes.json").read_text())
     assert told["ascent"]["steps"] == 3
-    assert sorted(path.name for path in (found / "classes").iterdir()) == ["blue.png", "red.png"]
+    assert sorted(path.name for path in (found / "classes").glob("[!.]*")) == [
+        "blue.png",
+        "red.png",
+    ]
     for one in told["images"]:
         assert len(one["score"]) == 4
         assert one["objective"][-1] > one["objective"][0]
