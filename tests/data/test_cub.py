@@ -98,7 +98,7 @@ def refused(root: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*(set(TABLES) - {"bounding_boxes.txt"}), "classes.txt"])
+@pytest.mark.parametrize("name", [*sorted(set(TABLES) - {"bounding_boxes.txt"}), "classes.txt"])
 def test_broken_lines(root, name):
     path = root / name
     content = path.read_text()
