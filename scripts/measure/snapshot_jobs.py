@@ -123,7 +123,8 @@ def make_boxes(folder: Path, shared: Path) -> None:
         results = [near for box in true for near in near_results(rng, box, spread)]
         if name == "theirs":  # what cannot be scored has to be named, and an image without a box
             results = [result for result in results if result["image_id"] != 7]
-            results += [{**results[0], "image_id": 999}, {**results[1], "bbox": [5, 5, -3, 4]}]
+            reversed_box = {**results[1], "bbox": [5, 5, -3, 4], "segmentation": []}
+            results += [{**results[0], "image_id": 999}, reversed_box]
         write_json(folder / f"{name}.json", results)
 
 
@@ -152,12 +153,8 @@ def make_maps(folder: Path, shared: Path) -> None:
         write_metadata(folder / f"metadata_{kind}", sizes, boxes, kind == "masks")
     for maps, spread in (("maps", 3.0), ("others", 12.0)):
         for n, name in enumerate(names):
-            if (maps, n) == ("maps", 11):
-                continue  # an image without a map has to be named
             grid = 14 if n % 3 else 56
             values = draw_map(rng, boxes[name][0], sizes[name], grid, spread)
-            if (maps, n) == ("maps", 12):
-                values[0, 0] = np.nan  # a map that cannot be scored, too
             path = folder / maps / f"{name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, values)

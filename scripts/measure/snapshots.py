@@ -130,7 +130,7 @@ ALLOWED: tuple[Allowed, ...] = (
     Allowed("only_new", "*computed.json", "what maps were computed with"),
     Allowed("added", "*table.json", "what maps were computed with", where="computed"),
     Allowed("added", "*table.json", "whether images are annotated", where="has_annotations"),
-    Allowed("line", "*index.html", "what maps were computed with", where=r"<p>float32 on cpu; .*"),
+    Allowed("line", "*index.html", "what maps were computed with", where=r"<p.*>float32 on .*"),
     Allowed("added", "config.yaml", "what an image without a map counts as", where="missing"),
     Allowed("value", "*table.json", "over how many images", where="head[0]"),
     Allowed("value", "*table.json", "rows over another number of images", where="rows[*].cells[0]"),
@@ -141,6 +141,38 @@ ALLOWED: tuple[Allowed, ...] = (
         Allowed("text", files, "over how many images", where=r"(?: over \d+ \w+)? \(95 %")
         for files in ("*comparison.*", "*index.html")
     ),
+    # Nothing silent: what was not used is in files of its own, and results are marked.
+    Allowed("only_new", "*.label2box-results", "marks folders of results"),
+    Allowed("only_new", "notes.json", "the notes of the run"),
+    Allowed("content", "stages/*/notes.json", "notes are objects with counts and names"),
+    Allowed("only_new", "stages/*/notes.json", "stages that had no file of notes"),
+    *(
+        Allowed("added", "config.yaml", "options that are new", where=key)
+        for key in ("evaluate.crowds", "data.range", "data.no_data", "data.crowds",
+                    "data.val_folder", "model.classes")
+    ),
+    *(
+        Allowed("added", "*predictions.json", "what strict readers of COCO ask for", where=key)
+        for key in ("info.version", "info.contributor", "info.url", "info.year", "licenses",
+                    "categories[*].supercategory", "annotations[*].segmentation",
+                    "images[*].license")
+    ),
+    *(
+        Allowed("added", "*card.json", "the check of a pretrained head", where=key)
+        for key in ("head_check", "notes", "model.classes")
+    ),
+    Allowed("text", "*index.html", "notes", where=r"(?s)(?:<h2>Notes</h2>.*?)?<footer>"),
+    Allowed(
+        "text", "*index.html", "a link to the notes",
+        where=r" <a href=\"\.\./notes\.json\">notes\.json</a>"
+              r"|(?<!notes\.json</a>)(?= <a href=\"\.\./config)",
+    ),
+    *(
+        Allowed("text", files, "words of the advice",
+                where=r"At IoU 0\.5 (?:the curve|a threshold)[^<\"]*optimistic\.")
+        for files in ("*index.html", "*table.json")
+    ),
+    Allowed("value", "*.safetensors", "why images are skipped", where="metadata.set_aside[*][1]"),
 )  # fmt: skip
 
 # What has another name in the present tree; what is compared is brought to the new names first.
@@ -149,6 +181,9 @@ RENAMED: tuple[Renamed, ...] = (
     Renamed("file", "stages/score", "stages/evaluate"),
     Renamed("key", "saliency.look_again", "saliency.second_pass_margin", "*config.yaml"),
     Renamed("word", "set aside", "skipped", "*index.html"),
+    Renamed("word", "found</span>", "predicted</span>", "*index.html"),
+    Renamed("word", "boxes found that fit", "predicted boxes that fit", "*index.html"),
+    Renamed("word", "to have found anything", "to be of use", "*index.html"),
     Renamed(
         "word",
         "in the mean with its teacher</span>",

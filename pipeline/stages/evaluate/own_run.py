@@ -182,7 +182,8 @@ class OwnRun:
                     advance(evidence.iou is not None)
                     yield self._item(seen, evidence)
             for position, known in self.explained.unread(positions):
-                self.unread.append(self.explained.ids[position])
+                if self.explained.labels[position] >= 0 or known is not None:
+                    self.unread.append(self.explained.ids[position])
                 yield Item(self._not_found(position, known))
 
     def _not_found(self, position: int, known: GroundTruth | None) -> Evidence:
@@ -248,7 +249,8 @@ class OwnRun:
         """Return what was odd, and which images were not scored."""
         notes = list(self.given_notes)
         if self.unread:
-            why = "could not be read: counted as not found and as not recognised"
+            boxes = "not found and as " if self.explained.truth else ""
+            why = f"could not be read: counted as {boxes}not recognised"
             remedy = "missing=skip leaves them out"
             notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
         if self.explained.truth and self.missing:
