@@ -51,7 +51,7 @@ def test_boxes_for_a_folder_of_unlabelled_images(
     one_pixel = next(image for image in data_set["images"] if image["width"] == 1)
     (box,) = (a["bbox"] for a in data_set["annotations"] if a["image_id"] == one_pixel["id"])
     assert box == [0, 0, 1, 1]
-    assert len(list((latest / "pictures").iterdir())) == 3
+    assert len(list((latest / "pictures").glob("*.jpg"))) == 3
     assert "no image" not in (latest / "report/index.html").read_text()
 
     # A run of predict can be predicted from again, and says what it is.

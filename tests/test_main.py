@@ -61,7 +61,8 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
 
     page = (latest / "report/index.html").read_text()
     links = {link for link in re.findall(r"(?:src|href)=\"([^\"]*)", page) if link[:5] != "data:"}
-    assert links == {"../boxes.json", "../predictions.json", "../metrics.json", "../config.yaml"}
+    names = ("boxes.json", "predictions.json", "metrics.json", "notes.json", "config.yaml")
+    assert links == {f"../{name}" for name in names}
 
 
 def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(

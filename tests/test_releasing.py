@@ -141,7 +141,7 @@ def test_installed_wheel_runs_the_main_job_from_an_empty_folder(release: Release
     report = (run / "report/index.html").read_text(encoding="utf-8")
     assert "<html" in report
     assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    for stage in (run / "stages").iterdir():
+    for stage in (run / "stages").glob("[!.]*"):
         made_with = json.loads((stage / "DONE").read_text(encoding="utf-8"))
         assert made_with["versions"]["label2box"] == VERSION
 

@@ -137,7 +137,7 @@ def save(
         **card,
     }
     _check_card(folder / CARD, content)
-    write_json(folder / CARD, content, indent=1)
+    write_json(folder / CARD, content, indent=1, ascii=False)
 
 
 def find(given: Path) -> Path:

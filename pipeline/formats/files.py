@@ -218,15 +218,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+def write_json(path: Path, value: Any, indent: int | None = None, ascii: bool = True) -> None:
     """Write a JSON file atomically, in ASCII, so that readers of any locale can open it.
 
     Args:
         path: The file; it is replaced as a whole.
         value: What JSON can hold.
         indent: Spaces of indentation; None: a single line.
+        ascii: Whether other characters are escaped; for people they are best left as they are.
     """
-    write_text(path, json.dumps(value, indent=indent) + "\n")
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=ascii) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -6,8 +6,10 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.types.notes import Note
+if TYPE_CHECKING:
+    from pipeline.types import Note
 
 
 def list_some(names: Sequence[str], what: str) -> str:
@@ -44,6 +46,8 @@ def count_note(
         >>> count_note(["a.heic"], "file", "not read", where="train", remedy="install pillow-heif")
         "train: 1 file ('a.heic') not read; install pillow-heif"
     """
+    from pipeline.types import Note  # with numpy, which this module does without
+
     text = f"{list_some(names, what)} {why}"
     text = f"{where}: {text}" if where else text
     return Note(f"{text}; {remedy}" if remedy else text, names)

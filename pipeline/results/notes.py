@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.files import read_json, write_json
-from pipeline.types import Note
+
+if TYPE_CHECKING:  # with numpy, which a run whose results exist does without
+    from pipeline.types import Note
 
 NOTES_FILE = "notes.json"
 
@@ -33,6 +35,8 @@ def load_notes(folder: Path) -> list[Note]:
     Args:
         folder: the folder of the result.
     """
+    from pipeline.types import Note
+
     path = folder / NOTES_FILE
     records = read_json(path) if path.is_file() else []
     return [Note(record["text"], record["names"], record["count"]) for record in records]
@@ -44,6 +48,8 @@ def note_record(note: str) -> dict[str, Any]:
     Args:
         note: a line, or a note that knows what it counts.
     """
+    from pipeline.types import Note
+
     counted = note if isinstance(note, Note) else Note(note)
     text = note.partition("\n")[0]
     return {"text": text, "count": counted.total, "names": list(counted.names)}
@@ -67,6 +73,8 @@ def skipped_note(stage: str, reasons: Sequence[str], count: int, consequence: st
         count: how many images there are in all.
         consequence: what the stage did without them.
     """
+    from pipeline.types import Note
+
     if not reasons:
         return []
     shown = "".join(f"\n    {reason}" for reason in reasons[:3])

@@ -189,7 +189,10 @@ CODE = {
     "import": edit_import,
     "annotation": edit_annotation,
 }
-ABSENT = {("printed text", "evaluate"), ("use of a seed", "localize")}  # nothing to edit
+# Nothing to edit.
+ABSENT = {("use of a seed", "localize")} | {
+    ("printed text", stage) for stage in ("evaluate", "explain", "localize")
+}
 
 
 def list_edits(edits: Mapping[str, Edit]) -> list[tuple[str, str]]:

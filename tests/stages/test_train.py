@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import sys
@@ -154,8 +155,9 @@ def test_names_that_the_network_knows_are_checked_on_images(
         assert cli(*real, f"train.head={head}", f"outputs={head}") == 0
         (folder,) = (tmp_path / head / "train").iterdir()
         assert read_json(folder / "card.json")["recipe"] == recipe
-        failed = "fails on 1 of 2 classes: 'Tench' right on 0 of 10" in capsys.readouterr().out
-        assert failed == (head != "new")
+        printed = capsys.readouterr().out
+        failed = re.search(r"fails on 1 of 2 classes: 'Tench' right on [01] of 10", printed)
+        assert (failed is not None) == (head != "new")
 
 
 def test_a_head_of_its_own_for_unknown_classes_is_refused(
