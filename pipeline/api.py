@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     )
 
 
+PRECISIONS = ("auto", "float32", "bf16")
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A class in an image, and its boxes.
@@ -223,6 +226,7 @@ def load(
     saliency: str | None = None,
     segmenter: str | None = None,
     device: str = "auto",
+    precision: str = "auto",
 ) -> Predictor:
     """Return a predictor that uses the network of a run or of a checkpoint.
 
@@ -235,10 +239,15 @@ def load(
         segmenter: a choice of conf/segmenter/; None: the run's segmenter, or threshold where there
             is no run or `saliency` is given (the run's threshold was chosen for the run's maps).
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: float32, bf16, or auto: bf16 on a GPU that multiplies it, float32 elsewhere. A
+            run's own precision is not taken; its config.yaml names it.
 
     Raises:
-        UserError: there is no checkpoint or no such choice, or the run chose no threshold.
+        UserError: there is no checkpoint, no such choice or precision, or the run chose no
+            threshold.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision!r}: choices: {', '.join(PRECISIONS)}")
     folder = Path(where)
     torch_device = runtime.select_device(device)
     trained = checkpoint.load(checkpoint.find(folder), torch_device)
@@ -259,7 +268,7 @@ def load(
         trained,
         built,
         cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter.")),
-        runtime.select_precision("auto", torch_device),
+        runtime.select_precision(precision, torch_device),
     )
 
 

@@ -70,9 +70,16 @@ def predict_both_ways(cli: Cli, latest: Path, photos: Path) -> tuple[Predictor, 
     assert cli("+experiment=predict", f"checkpoint={run}", f"images={photos}/a.png",
                "precision=float32") == 0  # fmt: skip
     (record,) = json.loads((latest / "boxes.json").read_text())
-    predict = pipeline.load(run)
-    predict.precision = "float32"
-    return predict, record
+    return pipeline.load(run, precision="float32"), record
+
+
+def test_the_precision_can_be_given(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained, device="cpu", precision="bf16")
+    assert predict.precision == "bf16"
+    assert predict(photos / "a.png")[0].boxes.dtype == np.float32
+    assert pipeline.load(trained, device="cpu").precision == "float32"
+    with pytest.raises(UserError, match="precision='fp16': choices: auto, float32, bf16"):
+        pipeline.load(trained, precision="fp16")
 
 
 def test_from_python_as_from_the_command_line(cli: Cli, trained: Path, photos: Path) -> None:

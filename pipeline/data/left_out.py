@@ -82,6 +82,17 @@ TRAINED_AND_SCORED = Reason(
 )
 
 
+def without_results(notes: Iterable[str]) -> list[str]:
+    """Return the notes of a data set without those about results folders of label2box.
+
+    A run whose outputs lie below the data adds to these, and changes nothing that is read.
+
+    Args:
+        notes: Lines of `LeftOut.notes`, and others.
+    """
+    return [note for note in notes if RESULTS.why not in note and RESULTS_FILE.why not in note]
+
+
 @dataclass
 class LeftOut:
     """What the searches of a data set left out.

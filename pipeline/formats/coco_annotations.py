@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats import coco_masks
-from pipeline.formats.coco_boxes import clip, describe_clipped_boxes, parse_bbox, xywh_to_xyxy
+from pipeline.formats.coco_boxes import (
+    clip,
+    describe_clipped_boxes,
+    describe_swapped_sizes,
+    fits,
+    parse_bbox,
+    xywh_to_xyxy,
+)
 from pipeline.formats.coco_records import SPELLING, CocoImage, Crowd, CrowdRule, name_record
 from pipeline.formats.coco_values import Key, parse_flag, parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
@@ -43,6 +50,8 @@ class AnnotationReader:
         self.total = self.box_count = 0
         self.crowd_names: list[str] = []
         self.clipped: list[str] = []
+        self._unfit: set[int] = set()  # images with a box that sticks out
+        self._unfit_swapped: set[int] = set()  # the same with width and height swapped
         self._seen: dict[Key, tuple[Any, ...]] = {}
         self._emptied: dict[int, CocoImage] = {}
 
@@ -69,6 +78,10 @@ class AnnotationReader:
         bbox, bbox_repairs = self._read_bbox(record, outline)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
+            if not fits(box, image.size):
+                self._unfit.add(image.id)
+            if not fits(box, image.size[::-1]):
+                self._unfit_swapped.add(image.id)
             box, was_clipped = clip(box, image.size)
         repairs += bbox_repairs + self._check_ids(record, (image.id, category, bbox))
         for repair in repairs:
@@ -154,7 +167,13 @@ class AnnotationReader:
                 count_note(emptied, "image", why, where=self.path.name, remedy="correct the boxes")
             )
         if self.clipped:
-            notes.append(describe_clipped_boxes(self.path, self.clipped, self.box_count))
+            crowds = 0 if self.counts_crowds else len(self.crowd_names)
+            count = self.box_count + crowds
+            notes.append(describe_clipped_boxes(self.path, self.clipped, count))
+        if self._unfit and not self._unfit & self._unfit_swapped:
+            swapped = [image.name for image in self.images if image.id in self._unfit]
+            count = sum(bool(image.boxes or image.crowds) for image in self.images)
+            notes.append(describe_swapped_sizes(self.path.name, swapped, max(count, len(swapped))))
         if self.crowd_names:
             notes += self._describe_crowds(option)
         return notes

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.formats.coco_values import is_plain_number, parse_number
 from pipeline.formats.odd_records import BadRecord
+from pipeline.ops.text import count_note
 from pipeline.types import Note, Size
 
 Box = tuple[float, float, float, float]
@@ -122,6 +123,32 @@ def is_empty(box: Box) -> bool:
     return bool(x1 <= x0 or y1 <= y0)
 
 
+def fits(box: Box, size: Size) -> bool:
+    """Return whether a box sticks out of an image by less than a pixel.
+
+    Args:
+        box: Half-open `xyxy` in pixels.
+        size: (height, width) of the image.
+    """
+    x0, y0, x1, y1 = box
+    return min(x0, y0) > -1 and x1 < size[1] + 1 and y1 < size[0] + 1
+
+
+def describe_swapped_sizes(where: str, names: Sequence[str], total: int) -> Note:
+    """Return a note that the sizes of images seem to be (width, height) and not (height, width).
+
+    Args:
+        where: The file of the sizes.
+        names: Images with boxes that stick out, all of which would be inside with the sides
+            swapped; at least a name.
+        total: How many images have boxes.
+    """
+    why = f"of {total} have boxes that stick out, and none would with width and height swapped"
+    return count_note(
+        names, "image", why, where=where, remedy="are width and height swapped in the file?"
+    )
+
+
 def describe_clipped_boxes(path: Path, names: Sequence[str], total: int) -> Note:
     """Return a note that boxes of a file were clipped.
 
@@ -131,9 +158,9 @@ def describe_clipped_boxes(path: Path, names: Sequence[str], total: int) -> Note
         total: How many boxes the file has; where most stick out, the note asks for the convention.
     """
     is_usual = total > 3 and len(names) * 2 > total
-    hint = "; is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if is_usual else ""
-    text = f"{path.name}: {len(names)} boxes stuck out of their image and were clipped{hint}"
-    return Note(text, names)
+    hint = "is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if is_usual else ""
+    why = f"of {total} stuck out of their image and were clipped"
+    return count_note(names, "box", why, where=path.name, remedy=hint)
 
 
 def xyxy_to_xywh(box: np.ndarray) -> list[float]:

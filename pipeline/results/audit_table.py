@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.results.computed import Computed
 from pipeline.types import AuditNumber
 
 LOCALIZATION = {
@@ -37,19 +38,22 @@ def format_audits(
         scores = [records.get((name, kind, method)) for method in methods]
         if any(scores):
             rows[title] = [_cell(score) if score and score["interval"] else "" for score in scores]
-    return format_audit([(audit["method"], audit["numbers"]) for audit in audits], numbers, rows)
+    columns = [(audit["method"], audit["numbers"]) for audit in audits]
+    return format_audit(columns, numbers, Computed(**audits[0]["computed"]), rows)
 
 
 def format_audit(
     methods: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     numbers: Sequence[AuditNumber],
+    computed: Computed,
     localization: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """Format a table of means and confidence intervals.
+    """Format a table of means and confidence intervals, and what they were computed with.
 
     Args:
         methods: The name of each method, and its records of audit.json.
         numbers: The numbers of the tests, in the order of the rows.
+        computed: Precision, device and versions.
         localization: Further rows by title: a localization metric, with a cell for each method.
     """
     by_name = [{r["name"]: r for r in records if r["part"] is None} for _, records in methods]
@@ -62,7 +66,7 @@ def format_audit(
             rows.append([number.title, number.good, *cells, "-".join(map(str, counts))])
     for title, scores in (localization or {}).items():
         rows.append([title, "high", *scores])
-    return _align(rows)
+    return f"{_align(rows)}{computed.describe()}\n"
 
 
 def _cell(record: Mapping[str, Any] | None) -> str:

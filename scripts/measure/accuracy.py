@@ -52,23 +52,26 @@ def run(name: str, *arguments: str) -> list[Record]:
     if name != "shapes" and not SHARED.is_dir():
         raise FileNotFoundError(2, "no such folder", str(SHARED))
     given = [f"+experiment={experiment}", *SETS[name], *overrides]
-    results = [_metrics(given, seed, outputs) for seed in seeds]
+    metrics = [_metrics(given, seed, outputs) for seed in seeds]
+    results = [headline(numbers) for numbers in metrics]
+    computed = f"{metrics[0][0]['precision']} on {metrics[0][0]['device']}"
     records = []
     for key in results[0]:
         values = [numbers[key] for numbers in results if key in numbers]
         spread = f", {min(values):.4f} to {max(values):.4f}" if len(values) > 1 else ""
-        note = f"{name}, seeds {','.join(map(str, seeds))}{spread}"
+        note = f"{name}, {computed}, seeds {','.join(map(str, seeds))}{spread}"
         records.append(Record(key, mean(values), None, None, "fraction", note))
     return records
 
 
-def _metrics(arguments: Sequence[str], seed: int, outputs: str | None) -> dict[str, float]:
+def _metrics(arguments: Sequence[str], seed: int, outputs: str | None) -> list[dict[str, Any]]:
+    """Run a recipe and return its metrics.json."""
     with ExitStack() as kept:
         folder = outputs or kept.enter_context(tempfile.TemporaryDirectory())
         command = [sys.executable, "-m", "pipeline", *arguments, f"seed={seed}"]
         subprocess.run([*command, f"outputs={folder}"], check=True)
         path = Path(folder) / "latest" / "metrics.json"
-        return headline(json.loads(path.read_text(encoding="utf-8")))
+        return list(json.loads(path.read_text(encoding="utf-8")))
 
 
 def headline(records: Sequence[dict[str, Any]]) -> dict[str, float]:

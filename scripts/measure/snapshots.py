@@ -128,6 +128,9 @@ ALLOWED: tuple[Allowed, ...] = (
         for field in ("precision", "device", "versions")
     ),
     Allowed("only_new", "*computed.json", "what maps were computed with"),
+    Allowed("added", "audit.json", "what numbers were computed with", where="[*].computed"),
+    Allowed("added", "stages/*audit.json", "what numbers were computed with", where="computed"),
+    Allowed("content", "*audit.txt", "what numbers were computed with; audit.json has them"),
     Allowed("added", "*table.json", "what maps were computed with", where="computed"),
     Allowed("added", "*table.json", "whether images are annotated", where="has_annotations"),
     Allowed("line", "*index.html", "what maps were computed with", where=r"<p.*>float32 on .*"),

@@ -58,7 +58,7 @@ def test_auto_is_float32_on_every_cpu(
     assert runtime.select_precision("auto", torch.device("mps")) == "float32"
     gain = runtime.describe_bf16_gain("auto", cpu)
     assert (gain is not None) == multiplies_bf16
-    assert gain is None or "precision=bf16" in gain
+    assert gain is None or ("precision=bf16" in gain and len(gain) < 110)
     assert runtime.describe_bf16_gain("float32", cpu) is None, "it was chosen"
     assert runtime.describe_bf16_gain("auto", gpu) is None, "bf16 already"
 

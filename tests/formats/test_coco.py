@@ -279,7 +279,23 @@ def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path):
     file = coco.read(write(tmp_path, content))
     assert file.images[0].boxes == [(0, 2, 40, 22)]
     assert file.images[1].boxes == [(0, 0, 50, 20)]
-    assert file.notes == ["boxes.json: 1 boxes stuck out of their image and were clipped"]
+    assert file.notes == [
+        "boxes.json: 1 box ('annotations[0] (id 1)') of 2 stuck out of their image and were clipped"
+    ]
+
+
+def test_a_file_with_width_and_height_swapped_is_asked_about(tmp_path):
+    content = good()
+    for image in content["images"]:
+        image["width"], image["height"] = image["height"], image["width"]
+    swapped = read(tmp_path, content).notes
+    assert "1 box ('annotations[1] (id 2)') of 2 stuck out" in swapped[0]
+    assert "1 image ('b.jpg') of 2 have boxes that stick out, and none would" in swapped[1]
+    assert swapped[1].endswith("are width and height swapped in the file?")
+    content["annotations"][1]["bbox"] = [25, 0, 20, 20]  # no part of it is inside: left out
+    assert any("('b.jpg')" in note and "swapped" in note for note in read(tmp_path, content).notes)
+    content["annotations"].append({**content["annotations"][0], "id": 3, "bbox": [-5, 0, 9, 9]})
+    assert not any("swapped" in note for note in read(tmp_path, content).notes), "nor without"
 
 
 def test_size_may_be_left_away(tmp_path):

@@ -69,6 +69,18 @@ def test_boxes_that_cannot_be_right_are_named(
     assert len(metadata.boxes["val/1.jpg"]) == (3 if "sticks" in expected else 2)
 
 
+def test_sizes_with_height_before_width_are_asked_about(tmp_path: Path) -> None:
+    swapped = "val/1.jpg,80,100\nval/a,b.jpg,60,50\n"
+    notes = wsolevaluation.read(write(tmp_path, image_sizes=swapped)).notes
+    assert notes[-1] == (
+        "image_sizes.txt: 1 image ('val/1.jpg') of 2 have boxes that stick out, and none would "
+        "with width and height swapped; are width and height swapped in the file?"
+    )
+    lines = TEXT["localization"] + "val/1.jpg,0,0,99,99\n"
+    notes = wsolevaluation.read(write(tmp_path, localization=lines)).notes
+    assert not any("swapped" in note for note in notes), "it would stick out in both"
+
+
 def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
     metadata = wsolevaluation.read(
         write(tmp_path, localization="val/1.jpg,1,2,3,4\n", class_labels="val/1.jpg,4\n")
@@ -138,6 +150,11 @@ def test_maps_are_found_with_and_without_the_suffix(tmp_path: Path) -> None:
     np.save(tmp_path / "val/odd.npy", np.ones((4, 4)))
     assert wsolevaluation.read_map(tmp_path, "val/1.jpg").shape == (2, 3)
     assert wsolevaluation.read_map(tmp_path, "val/2.jpg").shape == (4, 4)
+    for shape in ((3, 4, 1), (1, 3, 4), (1, 1, 3, 4), (1, 3, 4, 1)):
+        np.save(tmp_path / "shape.npy", np.arange(12.0).reshape(shape))
+        values = wsolevaluation.read_map(tmp_path, "shape")
+        np.testing.assert_array_equal(values, np.arange(12.0).reshape(3, 4))
+    (tmp_path / "shape.npy").unlink()
     assert wsolevaluation.find_unknown_maps(tmp_path, ["val/1.jpg", "val/2.jpg"]) == ["val/odd.npy"]
 
 

@@ -76,6 +76,20 @@ def test_a_run_prints_notes_and_keeps_them_also_where_its_results_are_reused(
         assert page.count("broken4.png") >= 1
 
 
+def test_results_below_the_data_do_not_make_the_report_again(
+    cli: Cli, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("+experiment=cam", "data=folder", f"data.root={folder}", "data.size=32",
+               "train.epochs=1", "train.batch=4", "runtime.workers=1",
+               f"outputs={folder}/val/results")  # fmt: skip
+    assert cli(*command) == 0
+    capsys.readouterr()
+    assert cli(*command) == 0
+    printed = capsys.readouterr().out
+    assert "written by label2box, its pictures are no photographs" in printed
+    assert "report kept" in " ".join(printed.split())
+
+
 def test_notes_beyond_the_first_are_in_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

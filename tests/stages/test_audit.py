@@ -47,6 +47,12 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     assert (LATEST / "audit.txt").read_text() in out
     audits = numbers()
     assert [audit["method"] for audit in audits] == ["gradient", "gradcam"]
+    for audit in audits:
+        assert audit["computed"]["device"] in ("cpu", "cuda", "mps")
+        assert set(audit["computed"]["versions"]) >= {"label2box", "torch"}
+    last = f"{audits[0]['computed']['precision']} on {audits[0]['computed']['device']}; label2box "
+    assert (LATEST / "audit.txt").read_text().splitlines()[-1].startswith(last)
+    assert (LATEST / "stages/audit/audit.txt").read_text().splitlines()[-1].startswith(last)
     records = {(r["test"], r["name"], r["part"]): r for r in audits[0]["numbers"]}
     assert {test for test, _, _ in records} == set(AUDIT_TESTS)
     for (test, _, _), record in records.items():

@@ -121,6 +121,22 @@ def test_what_no_map_was_made_for_is_left_out_and_said(cli: Cli, tmp_path: Path)
     assert any("have no map of their own class" in note["text"] for note in notes)
 
 
+def test_the_table_says_over_how_many_images_the_predicted_class_is_scored(
+    cli: Cli, tmp_path: Path
+) -> None:
+    assert cli(*RUN, "explain.target=predicted") == 0
+    latest = tmp_path / "outputs/latest"
+    right = round(24 * metrics(latest)["classification_top1", None, None, None]["value"])
+    assert 0 < right < 24
+    assert metrics(latest)["gt_known_loc", 0.5, "auto", None]["n"] == right
+    table = (latest / "stages/evaluate/table.txt").read_text()
+    assert f"percent over {right} of 24 images" in table.splitlines()[0]
+    assert "classification, top-1, n = 24" in table
+    notes = json.loads((latest / "stages/evaluate/notes.json").read_text())
+    (note,) = (note for note in notes if "have no map of their own class" in note["text"])
+    assert note["count"] == len(note["names"]) == 24 - right
+
+
 @pytest.mark.parametrize("segmenter", ["threshold", "grabcut"])
 def test_an_image_that_cannot_be_read_counts_as_not_found(
     segmenter: str, cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]

@@ -19,6 +19,7 @@ from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import fold_of_image
 from pipeline.segmenter.auto import auto_threshold
 from pipeline.stages.calibrate.calibration import choose_thresholds
+from pipeline.stages.evaluate.map_folder import find_oddity
 from pipeline.stages.evaluate.others import Named
 from tests.conftest import TINY, Cli
 from tests.metric import reference
@@ -281,6 +282,42 @@ UNUSABLE: dict[str, Any] = {
     "absent": None, "nan": np.full((4, 4), np.nan), "text": "no array", "cube": np.ones((3, 4, 4)),
     "empty": np.zeros((0, 4)), "words": np.array([["a"]]), "infinite": np.full((4, 4), np.inf),
 }  # fmt: skip
+
+
+def test_maps_that_are_constant_or_transposed_are_named(cli: Cli, tmp_path: Path) -> None:
+    names = [f"{n}.jpg" for n in range(4)]
+    folder = metadata(tmp_path / "maps", 40, dict.fromkeys(names, "10,10,19,19"))
+    write(folder / "image_sizes.txt", "\n".join(f"{name},40,20" for name in names))
+    values = np.zeros((20, 40), np.float32)
+    values[10:20, 10:20] = 1
+    np.save(folder / "0.npy", values)
+    np.save(folder / "1.npy", values[..., None])
+    np.save(folder / "2.npy", np.ascontiguousarray(values.T))
+    np.save(folder / "3.npy", np.full((20, 40), 0.5, np.float32))
+    assert cli(EVALUATE, f"maps={folder}") == 0
+    notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
+    assert "maps: 1 image ('2.jpg') of 4 have a map of the shape of the transp" in notes
+    assert "maps: 1 image ('3.jpg') of 4 have a map with the same value everywhere" in notes
+    ious = {record["id"]: record["iou"] for record in stage(tmp_path, "images.json")}
+    assert (ious["0.jpg"], ious["1.jpg"], ious["3.jpg"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((64, 48), (48, 64), "transposed"),
+        ((7, 10), (300, 425), None),
+        ((10, 7), (300, 425), "transposed"),
+        ((14, 14), (300, 400), None),
+        ((5, 4), (100, 101), None),
+        ((48, 48), (48, 48), None),
+    ],
+)
+def test_a_map_is_transposed_only_where_its_shape_says_so(
+    shape: tuple[int, int], size: tuple[int, int], expected: str | None
+) -> None:
+    oddity = find_oddity(np.arange(shape[0] * shape[1]).reshape(shape), size)
+    assert (oddity is None) if expected is None else (expected in str(oddity))
 
 
 def write_unusable(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.ops.sampling import spread_evenly
 from pipeline.protocols import AuditTest
 from pipeline.results.audit_table import format_audit
+from pipeline.results.computed import Computed
 from pipeline.stages.audit.batches import BatchBuilder
 from pipeline.stages.audit.records import (
     ArraysOfTests,
@@ -91,6 +93,7 @@ def write_results(
     subject: AuditSubject,
     arrays: ArraysOfTests,
     notes: Sequence[str],
+    computed: Computed,
 ) -> None:
     """Write audit.json, the table and the picture of each test.
 
@@ -100,12 +103,15 @@ def write_results(
         subject: The method and network under test.
         arrays: The arrays of each test; empty where it read no image.
         notes: Lines for audit.json.
+        computed: Precision of the run, device and versions.
     """
     records = average_numbers(tests, subject, arrays)
-    contents = {"method": subject.method, "numbers": records, "notes": notes}
+    contents = {
+        "method": subject.method, "numbers": records, "notes": notes, "computed": asdict(computed)
+    }  # fmt: skip
     write_json(folder / "audit.json", contents, indent=1)
     numbers = [number for test in tests.values() for number in test.numbers]
-    write_text(folder / "audit.txt", format_audit([(subject.method, records)], numbers))
+    write_text(folder / "audit.txt", format_audit([(subject.method, records)], numbers, computed))
     for name, values in arrays.items():
         if values:
             picture = tests[name].draw(subject, values)

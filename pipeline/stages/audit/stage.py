@@ -73,6 +73,8 @@ class Audit(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import shards
+        from pipeline.engine.store import list_versions
+        from pipeline.results.computed import Computed
         from pipeline.stages.audit import auditing, records
         from pipeline.types import AuditSubject
 
@@ -108,7 +110,8 @@ class Audit(Stage):
             skipped = records.list_skipped(folder / name)
             notes += [f"{ids[position]}: {reason}" for position, reason in skipped]
         notes = list(dict.fromkeys(notes))
-        auditing.write_results(folder, tests, subject, arrays, notes)
+        computed = Computed(run.precision, run.device.type, list_versions())
+        auditing.write_results(folder, tests, subject, arrays, notes, computed)
         of_images = records.list_image_records(tests, arrays, ids, run.classes)
         write_json(folder / "images.json", of_images)
         write_notes(folder, [f"audit: {note}" for note in notes])

@@ -8,6 +8,7 @@ be used counts as not found; `missing=skip` leaves it out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,18 +38,28 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Float64
 
 
+CONSTANT = "have a map with the same value everywhere, which shows no object: scored as it is"
+TRANSPOSED = "have a map of the shape of the transposed image: scored stretched to the image"
+ODDITY_REMEDIES = {
+    CONSTANT: "see whether the method failed there",
+    TRANSPOSED: "write maps as [height, width], if they are [width, height]",
+}
+SAME_ASPECT = 0.02  # of the logarithm: shapes that differ by rounding only
+
+
 @dataclass(frozen=True)
 class Measured:
     """The evidence of an annotated image.
 
     `was_resized`: whether its map had to be brought to the evaluator's frame. `fault`: why it has
-    no usable map; None: it has one.
+    no usable map; None: it has one. `oddity`: what is odd about a map that is scored.
     """
 
     position: int
     evidence: Evidence
     was_resized: bool = False
     fault: str | None = None
+    oddity: str | None = None
 
 
 class MapFolder:
@@ -74,6 +85,7 @@ class MapFolder:
         self._at = int(np.abs(THRESHOLDS - float(settings.threshold["value"])).argmin())
         self._left_out: dict[str, list[str]] = {}  # annotations that cannot be used
         self._without_map: dict[str, list[str]] = {}
+        self._odd_maps: dict[str, list[str]] = {}
         self._resized = 0
 
     @property
@@ -102,6 +114,8 @@ class MapFolder:
                 if isinstance(result, Measured):
                     self._resized += result.was_resized
                     count += result.fault is None
+                    if result.oddity is not None:
+                        self._odd_maps.setdefault(result.oddity, []).append(result.evidence.id)
                     if result.fault is not None:
                         self._without_map.setdefault(result.fault, []).append(result.evidence.id)
                     if result.fault is None or self.missing == "not_found":
@@ -169,7 +183,7 @@ class MapFolder:
             pyramid=pyramid_curves(exact, size, self.scale.protocol),
             pointing=(peak_distance(scaled, true, size), energy_inside(scaled, true, size)),
         )
-        return Measured(position, evidence, was_resized)
+        return Measured(position, evidence, was_resized, oddity=find_oddity(values, size))
 
     def _against_masks(self, position: int, values: np.ndarray) -> Measured:
         id = self.metadata.ids[position]
@@ -189,7 +203,7 @@ class MapFolder:
             pixels=histograms(scaled, mask),
             pyramid_pixels=histograms(pyramid(frame), mask),
         )
-        return Measured(position, evidence, was_resized)
+        return Measured(position, evidence, was_resized, oddity=find_oddity(values, size))
 
     def _evidence(self, id: str, **fields: Any) -> Evidence:
         label = self._label.get(self.metadata.labels.get(id, -1), -1)
@@ -241,6 +255,11 @@ class MapFolder:
                        remedy="give them masks that can be read")
             for reason, which in self._left_out.items()
         ]  # fmt: skip
+        notes += [
+            count_note(which, "image", f"of {self.total} {oddity}", where=name,
+                       remedy=ODDITY_REMEDIES[oddity])
+            for oddity, which in self._odd_maps.items()
+        ]  # fmt: skip
         if extra := wsolevaluation.find_unknown_maps(self.folder, self.metadata.ids):
             notes.append(
                 count_note(extra, "map", "are of no image of image_ids.txt: left out", where=name)
@@ -251,6 +270,20 @@ class MapFolder:
                 "(bilinear, then min-max)"
             )
         return [*notes, *of_metrics]
+
+
+def find_oddity(values: np.ndarray, size: Size) -> str | None:
+    """Return what is odd about a map that can be scored: it is constant, or seems transposed.
+
+    Args:
+        values: the map [h, w], as in its file.
+        size: (height, width) of the image.
+    """
+    if values.min() == values.max():
+        return CONSTANT
+    stretch = values.shape[0] / values.shape[1] * size[0] / size[1]  # 1: the image's, transposed
+    is_oblong = abs(math.log(size[0] / size[1])) > SAME_ASPECT
+    return TRANSPOSED if is_oblong and abs(math.log(stretch)) < SAME_ASPECT else None
 
 
 def to_reference_frame(values: np.ndarray) -> tuple[Float64[np.ndarray, "224 224"], bool]:

@@ -41,6 +41,7 @@ from pipeline.types import (
     Evidence,
     Example,
     GroundTruth,
+    Note,
     Ranking,
     Rle,
     SaliencyMap,
@@ -254,15 +255,17 @@ class OwnRun:
             remedy = "missing=skip leaves them out"
             notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
         if self.explained.truth and self.missing:
-            notes.append(f"{len(self.missing)} images have no annotation and were not scored, "
-                         f"{self.missing[0]!r} for one")  # fmt: skip
+            text = f"images have no annotation and were not scored, {self.missing[0]!r} for one"
+            notes.append(Note(f"{len(self.missing)} {text}", self.missing))
         if self.of_other_class:
-            notes.append(f"{len(self.of_other_class)} images have no box of their own class and "
-                         f"were not scored, {self.of_other_class[0]!r} for one")  # fmt: skip
+            text = "images have no box of their own class and were not scored"
+            shown = f"{text}, {self.of_other_class[0]!r} for one"
+            notes.append(Note(f"{len(self.of_other_class)} {shown}", self.of_other_class))
         if self.unexplained:
-            notes.append(f"{len(self.unexplained)} images have no map of their own class: GT-known "
-                         "Loc and what else is measured on it leaves them out, which flatters it; "
-                         "explain.target=[true,...] gives them one")  # fmt: skip
+            text = ("images have no map of their own class: GT-known Loc and what else is measured "
+                    "on it leaves them out, which flatters it; explain.target=[true,...] gives "
+                    "them one")  # fmt: skip
+            notes.append(Note(f"{len(self.unexplained)} {text}", self.unexplained))
         if self.explained.truth and not self.true:
             notes.append("no image could be scored: explain.target=true gives maps of the true "
                          "class")  # fmt: skip

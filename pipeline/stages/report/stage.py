@@ -33,6 +33,7 @@ class Report(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
+        from pipeline.data.left_out import without_results
         from pipeline.stages.report.words import list_files, page_title
 
         methods = [run.for_method(name) for name in run.methods]
@@ -44,7 +45,7 @@ class Report(Stage):
             "report": run.config["report"],
             "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
             "links": list_files(self._before(run)),
-            "notes": run.data.notes(),
+            "notes": without_results(run.data.notes()),
         }
 
     def run(self, run: Run, folder: Path) -> None:
