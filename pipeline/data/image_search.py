@@ -209,7 +209,12 @@ def is_image_file(
     if not is_image and is_system_file(entry.name):
         left_out.add(SYSTEM_FILE, name)
     elif entry.name.startswith("."):
-        left_out.add(HIDDEN_FILE, name)
+        # macOS hides what stands for a file in iCloud: `.IMG_1.jpg.icloud`.
+        ending = os.path.splitext(entry.name)[1].lower().lstrip(".")
+        if signature.ENDING_TYPES.get(ending) == signature.PLACEHOLDER:
+            left_out.add_type(name, signature.PLACEHOLDER)
+        else:
+            left_out.add(HIDDEN_FILE, name)
     elif not entry.is_file():
         left_out.add(LINK_TO_NOTHING if entry.is_symlink() else NOT_A_FILE, name)
     elif entry.is_symlink() and left_out.is_in_results(entry.path):

@@ -68,6 +68,16 @@ class Images(OnDisk):
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
         parse_range(self.range)
         object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        # An empty path would be the working directory.
+        if any(not str(path).strip() for path in self._paths):
+            raise UserError(
+                f"{OPTION}: an empty path; expected an image file, a folder, a glob, a text file "
+                "of paths, or a list of these; images=. is the working directory"
+            )
+
+    @property
+    def _paths(self) -> list[str]:
+        return [self.paths] if isinstance(self.paths, str) else list(self.paths)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ class Images(OnDisk):
             UserError: the paths hold no image, or a path is in a folder with results.
         """
         left_out = LeftOut()
-        paths = [self.paths] if isinstance(self.paths, str) else list(self.paths)
+        paths = self._paths
         for path in paths:
             if left_out.is_in_results(os.path.expanduser(path)):
                 image_search.refuse_results(f"{OPTION}: {path!r}", os.path.expanduser(path))
@@ -165,8 +175,9 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
     elif glob.has_magic(path) and not os.path.lexists(path):
         yield from _expand_pattern(path, left_out)
     elif os.path.lexists(path):
-        what = "a link to nothing" if os.path.islink(path) else "neither a file nor a folder"
-        left_out.add(Reason("file", what), printable(path))
+        is_link = os.path.islink(path)
+        reason = LINK_TO_NOTHING if is_link else Reason("file", "neither a file nor a folder")
+        left_out.add(reason, printable(path))
     else:
         left_out.add(Reason("file", "no such file or folder"), printable(path))
 

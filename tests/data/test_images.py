@@ -116,7 +116,9 @@ def test_what_is_missing_is_noted(photos):
     data = Images(["photos/a.png", "photos/none.jpg", "photos/dead.jpg", "photos/pipe.jpg"])
     assert list(data.ids("val")) == ["a.png"]
     notes = [note.removeprefix(str(photos)) for note in data.notes()]
-    assert notes == ["/none.jpg: no such file or folder", "/dead.jpg: a link to nothing",
+    elsewhere = "left out; the files are elsewhere: git annex get, or download them"
+    assert notes == ["/none.jpg: no such file or folder",
+                     f"/dead.jpg: a link to nothing, {elsewhere}",
                     "/pipe.jpg: neither a file nor a folder"]  # fmt: skip
 
 
@@ -240,3 +242,9 @@ def test_names_are_the_same_in_any_unicode_form(tmp_path, paint):
     data = Images(str(tmp_path / composed))
     assert sorted(data.ids("val")) == ["e\\u0301.png", f"{composed}.png"]
     assert data.notes()[0].startswith("1 image ('e")
+
+
+@pytest.mark.parametrize("paths", ["", " ", ["photos", ""]])
+def test_an_empty_path_is_refused(photos, paths):
+    with pytest.raises(UserError, match=r"images= .*: an empty path; expected .* images=\. is"):
+        Images(paths)
