@@ -3,7 +3,7 @@
     images=photos/                   a folder, with all below it
     images="photos/*.jpg"            a glob; ** goes through folders
     images=[a.jpg,b.png,photos/]     a list
-    images=list.txt                  a text file of paths, a line each
+    images=list.txt                  a text of paths, a line each; also .csv, .lst or another ending
 
 `images=` is short for `data.paths=`. In folders and globs, files are used whose suffix or content
 is that of an image. A file that is named directly is tried unless its content is of another type.
@@ -33,7 +33,13 @@ from pipeline.data.left_out import (
     Reason,
 )
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.path_list import find_path, is_comment, read_path_list
+from pipeline.data.path_list import (
+    find_path,
+    is_comment,
+    is_path_list,
+    read_path_list,
+    shorten,
+)
 from pipeline.data.system_files import describe_system_folder, is_system_file, original_of_backup
 from pipeline.errors import UserError
 from pipeline.formats import signature
@@ -104,7 +110,7 @@ class Images(OnDisk):
             why = "".join(f"\n  {note}" for note in notes[:10])
             raise UserError(
                 f"{OPTION}: no image in {looked} (seen from {os.getcwd()}); expected an image "
-                f"file, a folder, a glob, a .txt file of paths, or a list of these{why}"
+                f"file, a folder, a glob, a text file of paths, or a list of these{why}"
             )
         # Ids are paths below the folder that all have in common, so files of equal names differ.
         common = os.path.commonpath([source.folder for source in sources if source.files])
@@ -168,7 +174,7 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
         yield Source(path, image_search.search(path, printable(path), left_out).files)
     elif os.path.isfile(path):
         # A list within a list is not read as a list: it might name itself.
-        if path.lower().endswith(".txt") and not within_list:
+        if not within_list and is_path_list(path):
             yield from _read_list(path, left_out)
         else:
             yield Source(os.path.dirname(path), list(_list_named(path, left_out)))
@@ -193,7 +199,7 @@ def _read_list(path: str, left_out: LeftOut) -> Iterator[Source]:
         if place is not None:
             yield from _resolve(place, left_out, within_list=True)
         elif not is_comment(texts[0]):
-            left_out.add(missing, printable(texts[0]))
+            left_out.add(missing, shorten(texts[0]))
 
 
 def _expand_pattern(pattern: str, left_out: LeftOut) -> Iterator[Source]:
