@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, listing
+from pipeline.data.doubtful_files import count_doubtful
 from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.left_out import (
     BACKUP,
@@ -171,7 +172,9 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
         if left_out.is_in_results(path):
             left_out.add_unsearched(RESULTS, printable(path))
             return
-        yield Source(path, image_search.search(path, printable(path), left_out).files)
+        files = image_search.search(path, printable(path), left_out).files
+        count_doubtful((file.id for file in files), left_out)
+        yield Source(path, files)
     elif os.path.isfile(path):
         # A list within a list is not read as a list: it might name itself.
         if not within_list and is_path_list(path):
@@ -271,12 +274,12 @@ def _is_image(path: str, left_out: LeftOut) -> bool:
         left_out.add(SYSTEM_FILE, name)
     elif os.path.islink(path) and left_out.is_in_results(path):
         left_out.add(RESULTS_FILE, name)
+    elif os.path.lexists(original_of_backup(path)):
+        left_out.add(BACKUP, name)
     elif image_search.is_image_name(os.path.basename(path)):
         return True
     elif not os.path.isfile(path):
         left_out.add(LINK_TO_NOTHING if os.path.islink(path) else NOT_A_FILE, name)
-    elif os.path.lexists(original_of_backup(path)):
-        left_out.add(BACKUP, name)
     else:
         try:
             return image_search.is_image_content(path, name, left_out)

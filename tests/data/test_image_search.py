@@ -294,3 +294,25 @@ def test_placeholders_of_a_cloud_are_not_hidden_photographs(tmp_path):
         "1 hidden file ('.b.jpg'): left out; rename those that are photographs, without the "
         "leading dot",
     ]
+
+
+def test_covers_and_conflicting_copies(tmp_path):
+    conflict = "a.sync-conflict-20240101-120000-ABCDEFG.jpg"
+    dropbox = "a (Ann's conflicted copy 2024-01-01).jpg"
+    make(tmp_path, "a.jpg", conflict, dropbox, "a.jpg_exiftool_tmp", "m/Folder.jpg",
+         "m/AlbumArtSmall.jpg", "n/folder.jpg", conflict.replace("a.", "n/b."))  # fmt: skip
+    result = image_search.search(tmp_path)
+    # Where the original is gone, the copy is what is left of it.
+    kept = ["a.jpg", "n/b.sync-conflict-20240101-120000-ABCDEFG.jpg", "n/folder.jpg"]
+    assert [file.id for file in result.files] == kept
+    assert [note.split(" (")[0] for note in result.notes] == ["3 backup files", "2 system files"]
+
+
+@pytest.mark.parametrize(
+    "name", ["@__thumb", "@SynoResource", "@synologydrive", "_vti_cnf", "_gsdata_"]
+)
+def test_more_system_folders(tmp_path, name):
+    make(tmp_path, "a.jpg", f"{name}/a.jpg")
+    result = image_search.search(tmp_path)
+    assert [file.id for file in result.files] == ["a.jpg"]
+    assert f"1 system folder ('{name}')" in result.notes[0]
