@@ -16,6 +16,7 @@ from pipeline.data.left_out import LeftOut, Reason
 
 COPY_FOLDERS = {"thumb", "thumbs", "thumbnail", "thumbnails", "backup", "backups", "cache", "trash",
                 "previews", "deleted", "recycle bin"}  # fmt: skip
+CLASS_LIKE = ("thumb", "backup")  # are hardly the name of a class, as `trash` is
 MASK_FOLDERS = {"mask", "masks", "segmentation", "segmentations", "groundtruth", "ground_truth",
                 "gt", "annotations", "labels", "segmentationclass",
                 "segmentationobject"}  # fmt: skip
@@ -26,10 +27,10 @@ MASK_NAME = re.compile(
 )
 COPIES = Reason(
     "folder", "read, although the name is one of folders with copies of images",
-    "if it holds copies, move it out of the data set or begin its name with a dot",
+    "move those with copies out of the data set, or begin their names with a dot",
 )  # fmt: skip
 MASKS = Reason(
-    "image", "read as a photograph, although the name is that of a mask of another image",
+    "image", "read, although the name is that of a mask of another image",
     "if they are masks, move them out of the folders of images",
 )  # fmt: skip
 
@@ -53,13 +54,13 @@ def count_doubtful(ids: Iterable[str], left_out: LeftOut) -> None:
 
 
 def _find_copies(by_folder: Stems) -> Iterator[str]:
-    """Yield folders that are called as copies are: of thumbnails, or beside images."""
+    """Yield folders that are called as copies are, beside images or in place of a class."""
     for folder in by_folder:
         parts = folder.split("/")
         for n, part in enumerate(parts):
             word = part.lower().strip("_@. ")
             beside_images = "/".join(parts[:n]) in by_folder
-            if word in COPY_FOLDERS and (beside_images or word.startswith("thumb")):
+            if word in COPY_FOLDERS and (beside_images or word.startswith(CLASS_LIKE)):
                 yield "/".join(parts[: n + 1])
 
 

@@ -36,8 +36,8 @@ def test_the_lines() -> None:
     left_out = LeftOut()
     count_doubtful(["a/1.jpg", "a/1_mask.png", "a/cache/1.jpg"], left_out)
     assert left_out.notes() == [
-        "a/cache: read, although the name is one of folders with copies of images; if it holds "
-        "copies, move it out of the data set or begin its name with a dot",
-        "1 image ('a/1_mask.png'): read as a photograph, although the name is that of a mask of "
-        "another image; if they are masks, move them out of the folders of images",
+        "a/cache: read, although the name is one of folders with copies of images; move "
+        "those with copies out of the data set, or begin their names with a dot",
+        "1 image ('a/1_mask.png'): read, although the name is that of a mask of another image; "
+        "if they are masks, move them out of the folders of images",
     ]
