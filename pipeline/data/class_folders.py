@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.data import image_search
+from pipeline.data.doubtful_files import count_doubtful
 from pipeline.data.left_out import EMPTY_CLASS, LOOSE, SAME_NAME, LeftOut, Reason
 from pipeline.data.listing import File, make_ids_unique
 from pipeline.errors import UserError
@@ -51,7 +52,9 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
         for name, of_class in files.items()
         if of_class
     }
-    return image_search.drop_repeated(joined, left_out)
+    unique = image_search.drop_repeated(joined, left_out)
+    count_doubtful((file.id for files in unique.values() for file in files), left_out)
+    return unique
 
 
 def _join_spellings(

@@ -336,7 +336,7 @@ def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
             [name for name in folders if not parts[split].get(name)] for split in ("train", "val")
         )
         if unlearned:
-            why = "with images in val but none in train: it cannot be learned"
+            why = "with images in val but none in train: not learned"
             remedy = _find_like(unlearned, unscored)
             notes.append(count_note(unlearned, "class", why, remedy=remedy))
         if unscored and any(parts["val"].values()):

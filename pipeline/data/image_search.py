@@ -30,6 +30,7 @@ from pipeline.data.system_files import (
     SOFTWARE,
     VIRTUAL_ENVIRONMENT,
     describe_system_folder,
+    is_album_art,
     is_system_file,
     original_of_backup,
 )
@@ -206,15 +207,20 @@ def is_image_file(
         OSError: The file cannot be read.
     """
     is_image = is_image_name(entry.name)
-    if not is_image and is_system_file(entry.name):
+    if is_album_art(entry.name, names) or (not is_image and is_system_file(entry.name)):
         left_out.add(SYSTEM_FILE, name)
     elif entry.name.startswith("."):
-        left_out.add(HIDDEN_FILE, name)
+        # macOS hides what stands for a file in iCloud: `.IMG_1.jpg.icloud`.
+        ending = os.path.splitext(entry.name)[1].lower().lstrip(".")
+        if signature.ENDING_TYPES.get(ending) == signature.PLACEHOLDER:
+            left_out.add_type(name, signature.PLACEHOLDER)
+        else:
+            left_out.add(HIDDEN_FILE, name)
     elif not entry.is_file():
         left_out.add(LINK_TO_NOTHING if entry.is_symlink() else NOT_A_FILE, name)
     elif entry.is_symlink() and left_out.is_in_results(entry.path):
         left_out.add(RESULTS_FILE, name)
-    elif not is_image and original_of_backup(entry.name) in names:
+    elif original_of_backup(entry.name) in names:
         left_out.add(BACKUP, name)
     else:
         return is_image or is_image_content(entry.path, name, left_out)

@@ -3,7 +3,7 @@
     images=photos/                   a folder, with all below it
     images="photos/*.jpg"            a glob; ** goes through folders
     images=[a.jpg,b.png,photos/]     a list
-    images=list.txt                  a text file of paths, a line each
+    images=list.txt                  a text of paths, a line each; also .csv, .lst or another ending
 
 `images=` is short for `data.paths=`. In folders and globs, files are used whose suffix or content
 is that of an image. A file that is named directly is tried unless its content is of another type.
@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, listing
+from pipeline.data.doubtful_files import count_doubtful
 from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.left_out import (
     BACKUP,
@@ -33,7 +34,13 @@ from pipeline.data.left_out import (
     Reason,
 )
 from pipeline.data.listing import File, Listing, OnDisk, Splits
-from pipeline.data.path_list import find_path, is_comment, read_path_list
+from pipeline.data.path_list import (
+    find_path,
+    is_comment,
+    is_path_list,
+    read_path_list,
+    shorten,
+)
 from pipeline.data.system_files import describe_system_folder, is_system_file, original_of_backup
 from pipeline.errors import UserError
 from pipeline.formats import signature
@@ -68,6 +75,16 @@ class Images(OnDisk):
         object.__setattr__(self, "size", listing.parse_input_size(self.size))
         parse_range(self.range)
         object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        # An empty path would be the working directory.
+        if any(not str(path).strip() for path in self._paths):
+            raise UserError(
+                f"{OPTION}: an empty path; expected an image file, a folder, a glob, a text file "
+                "of paths, or a list of these; images=. is the working directory"
+            )
+
+    @property
+    def _paths(self) -> list[str]:
+        return [self.paths] if isinstance(self.paths, str) else list(self.paths)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,7 +99,7 @@ class Images(OnDisk):
             UserError: the paths hold no image, or a path is in a folder with results.
         """
         left_out = LeftOut()
-        paths = [self.paths] if isinstance(self.paths, str) else list(self.paths)
+        paths = self._paths
         for path in paths:
             if left_out.is_in_results(os.path.expanduser(path)):
                 image_search.refuse_results(f"{OPTION}: {path!r}", os.path.expanduser(path))
@@ -94,7 +111,7 @@ class Images(OnDisk):
             why = "".join(f"\n  {note}" for note in notes[:10])
             raise UserError(
                 f"{OPTION}: no image in {looked} (seen from {os.getcwd()}); expected an image "
-                f"file, a folder, a glob, a .txt file of paths, or a list of these{why}"
+                f"file, a folder, a glob, a text file of paths, or a list of these{why}"
             )
         # Ids are paths below the folder that all have in common, so files of equal names differ.
         common = os.path.commonpath([source.folder for source in sources if source.files])
@@ -155,18 +172,21 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
         if left_out.is_in_results(path):
             left_out.add_unsearched(RESULTS, printable(path))
             return
-        yield Source(path, image_search.search(path, printable(path), left_out).files)
+        files = image_search.search(path, printable(path), left_out).files
+        count_doubtful((file.id for file in files), left_out)
+        yield Source(path, files)
     elif os.path.isfile(path):
         # A list within a list is not read as a list: it might name itself.
-        if path.lower().endswith(".txt") and not within_list:
+        if not within_list and is_path_list(path):
             yield from _read_list(path, left_out)
         else:
             yield Source(os.path.dirname(path), list(_list_named(path, left_out)))
     elif glob.has_magic(path) and not os.path.lexists(path):
         yield from _expand_pattern(path, left_out)
     elif os.path.lexists(path):
-        what = "a link to nothing" if os.path.islink(path) else "neither a file nor a folder"
-        left_out.add(Reason("file", what), printable(path))
+        is_link = os.path.islink(path)
+        reason = LINK_TO_NOTHING if is_link else Reason("file", "neither a file nor a folder")
+        left_out.add(reason, printable(path))
     else:
         left_out.add(Reason("file", "no such file or folder"), printable(path))
 
@@ -182,7 +202,7 @@ def _read_list(path: str, left_out: LeftOut) -> Iterator[Source]:
         if place is not None:
             yield from _resolve(place, left_out, within_list=True)
         elif not is_comment(texts[0]):
-            left_out.add(missing, printable(texts[0]))
+            left_out.add(missing, shorten(texts[0]))
 
 
 def _expand_pattern(pattern: str, left_out: LeftOut) -> Iterator[Source]:
@@ -254,12 +274,12 @@ def _is_image(path: str, left_out: LeftOut) -> bool:
         left_out.add(SYSTEM_FILE, name)
     elif os.path.islink(path) and left_out.is_in_results(path):
         left_out.add(RESULTS_FILE, name)
+    elif os.path.lexists(original_of_backup(path)):
+        left_out.add(BACKUP, name)
     elif image_search.is_image_name(os.path.basename(path)):
         return True
     elif not os.path.isfile(path):
         left_out.add(LINK_TO_NOTHING if os.path.islink(path) else NOT_A_FILE, name)
-    elif os.path.lexists(original_of_backup(path)):
-        left_out.add(BACKUP, name)
     else:
         try:
             return image_search.is_image_content(path, name, left_out)

@@ -20,6 +20,13 @@ from pathlib import Path
 
 from pipeline.data import image_search
 from pipeline.data.listing import File
+from pipeline.data.split_names import (
+    CONTAINERS,
+    find_repeated_folder,
+    find_split_part,
+    is_sharing,
+    suggest_renaming,
+)
 from pipeline.data.system_files import describe_system_folder
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.text import count_note, list_some, printable, to_nfc
@@ -179,7 +186,7 @@ def guess_split(name: str) -> str | None:
 
 
 def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
-    """Check that class folders in the root are no splits.
+    """Check that class folders are no splits.
 
     Args:
         layout: The layout of the data set.
@@ -189,15 +196,20 @@ def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
         Notes on folders that may be splits.
 
     Raises:
-        UserError: All are named as splits are, or one is and holds the folders of the others.
+        UserError: All are named as splits are, or one is and holds the folders of the others, or
+            a split holds nothing but a folder that is no class.
     """
-    if not layout.is_of_classes or len(folders) == 0:
+    if not layout.is_of_classes:
+        _check_split_folders(layout)
+        return []
+    if len(folders) == 0:
         return []
     root = layout.root
     inside: dict[str, set[str]] = {name: set() for name in folders}
     for name in _list_folders(root):
         inside.setdefault(printable(name), set()).update(_names_in(root / name))
-    meant = [name for name in folders if guess_split(name) is not None]
+    _check_split_parts(root, folders, inside)
+    meant = [name for name in folders if guess_split(name) or find_split_part(name)]
     are_plain = all(_reduce(name) in (*TRAIN_WORDS, *SCORED_WORDS) for name in folders)
     like = [name for name in meant if _shares_names(name, inside)]
     around = [name for name in folders if inside[name] & {*folders} - {name}]
@@ -214,6 +226,49 @@ def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
             "and val/<class>/<image>: move the class folders beside it into train/"
         )
     return _describe_doubtful_classes(root, inside, like, around)
+
+
+def _check_split_parts(root: Path, folders: Sequence[str], inside: Mapping[str, set[str]]) -> None:
+    """Raise UserError if folders whose names hold the names of splits would be classes."""
+    unwrapped = {}
+    for name in folders:
+        # Archives are unpacked into folders of their names: seg_train/seg_train/<class>.
+        is_wrapped = {each.lower() for each in inside[name]} == {name.lower()}
+        path = f"{name}/{next(iter(inside[name]))}" if is_wrapped else name
+        unwrapped[path] = _names_in(root / path) if is_wrapped else inside[name]
+    if remedy := suggest_renaming(unwrapped):
+        shared = ", ".join(repr(name) for name in unwrapped if is_sharing(name, unwrapped))
+        raise UserError(
+            f"data.root={root}: its folders {shared} are named as splits, hold folders of the same "
+            "names, and would be classes; expected train/<class>/<image> and val/<class>/<image>: "
+            f"{remedy}"
+        )
+
+
+def _check_split_folders(layout: Layout) -> None:
+    """Raise UserError if the only class folder of a split is no class."""
+    root = layout.root
+    for folder in layout.splits.values():
+        classes = _list_folders(root / folder)
+        inside = {name: _names_in(root / folder / name) for name in classes}
+        if repeated := find_repeated_folder(folder, classes, inside):
+            path = f"{printable(folder)}/{printable(repeated)}"
+            raise UserError(
+                f"data.root={root}: {path}, with {list_some(sorted(inside[repeated]), 'folder')}, "
+                f"would be a class; expected train/<class>/<image> and val/<class>/<image>: move "
+                f"the folders in {path} into {printable(folder)}"
+            )
+    if layout.train and layout.val:
+        classes = _list_folders(root / layout.val)
+        known = _names_in(root / layout.train)
+        if len(classes) == 1 and classes[0].lower() in CONTAINERS and not known & {*classes}:
+            val, images = printable(layout.val), f"{printable(layout.val)}/{printable(classes[0])}"
+            raise UserError(
+                f"data.root={root}: {images} is no class of {printable(layout.train)}, and would "
+                f"be the only one that is scored; expected {val}/<class>/<image>: sort its images "
+                "into folders of their classes, as a list beside them may name them, or move "
+                f"{val} out of data.root to score a share of the others (data.val)"
+            )
 
 
 def _shares_names(name: str, inside: Mapping[str, set[str]]) -> bool:
@@ -246,6 +301,11 @@ def _describe_doubtful_classes(
         hint = f"data.root={root / nested[0]}" if len(inside) == 1 else "train/<class>/<image>"
         why = "with folders called train and val inside, which are not read as splits"
         notes.append(count_note(nested, "class folder", why, remedy=f"expected {hint}"))
+    alike = [name for name in inside if is_sharing(name, inside)]
+    if not notes and len(alike) == len(inside) and len(set.union(*inside.values())) > 1:
+        why = "with folders of the same names in them, read as classes"
+        remedy = "if they are splits, rename them to train and val"
+        notes.append(count_note(alike, "folder", why, remedy=remedy))
     return notes
 
 
@@ -312,6 +372,9 @@ def _find_remedy(layout: Layout, name: str, holds_classes: bool) -> str:
         return f"{printable(layout.train)} is trained on; move its class folders there"
     given = f"data.val_folder={printable(name)}"
     if split == "val" and layout.val is None:
+        if not holds_classes and name.lower() in SCORED[:3]:
+            shown = printable(name)
+            return f"its images are to be in folders of the classes: {shown}/<class>/<image>"
         if not holds_classes:
             return "is it meant to be val? its images are to be in folders of the classes"
         return f"is it meant to be val? rename it, or give {given}"
@@ -346,7 +409,9 @@ def _describe_loose(root: Path) -> list[str]:
     if not loose:
         return []
     remedy = "move them into train/<class>/ or val/<class>/"
-    return [count_note(loose, "image", "in no class folder, left out", where=".", remedy=remedy)]
+    return [
+        count_note(loose, "image", "in no class folder, left out", where="data.root", remedy=remedy)
+    ]
 
 
 # -- folders

@@ -48,7 +48,8 @@ class Reason:
 
 
 LINK_BACK = Reason("folder", "a link back to a folder above it, not followed")
-LINK_TO_NOTHING = Reason("link", "a link to nothing, left out")
+ELSEWHERE = "the files are elsewhere: git annex get, or download them"
+LINK_TO_NOTHING = Reason("link", "a link to nothing, left out", ELSEWHERE)
 NOT_A_FILE = Reason("file", "not a file, left out")
 RESULTS = Reason(
     "results folder", "written by label2box, its pictures are no photographs: not searched"

@@ -7,6 +7,7 @@ from. Each group says what its members are.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 THUMBNAILS = "thumbnails and metadata"
 BIN = "recycle bin"
@@ -20,7 +21,7 @@ VIRTUAL_ENVIRONMENT = "pyvenv.cfg"  # the file that is in every virtual environm
 FOLDERS_BY_CONTENT = {
     THUMBNAILS: """
         @eadir .@__thumb .@__comments .thumbnails .thumbs .sh_thumbnails .xvpics .comments .wdmc
-        .picasaoriginals .appledouble __macosx
+        .picasaoriginals .appledouble __macosx @__thumb
     """,
     BIN: """
         #recycle @recycle .recycle .@recycle $recycle.bin .trash .trashes .dtrash lost.dir
@@ -37,12 +38,12 @@ FOLDERS_BY_CONTENT = {
     SYSTEM: """
         .spotlight-v100 .fseventsd .documentrevisions-v100 .vol .appledb .appledesktop @sharebin
         @database @appstore @s2s @docker @appdata @appconf .synologyworkingdirectory @cloudsync
-        .@qsys .@plugins $windows.~bt $windows.~ws $winreagent $sysreset $extend msocache
-        .android_secure @quarantine
+        @synoresource @synologydrive .@qsys .@plugins $windows.~bt $windows.~ws $winreagent
+        $sysreset $extend msocache .android_secure @quarantine
     """,
     SOFTWARE: """
         .git .svn .hg .bzr .dvc node_modules site-packages .venv .tox .nox .idea .vscode .stfolder
-        .dropbox .config .local
+        .dropbox .config .local _vti_cnf _vti_pvt _gsdata_
     """,
 }
 # Words that could also be the name of a class count only as the systems write them.
@@ -75,7 +76,14 @@ FILE_LIST = """
 """
 FILES = frozenset(FILE_LIST.split()) | {"icon\r"}
 FILE_PATTERN = re.compile(r"\._.*|\.trashed-.*|\.pending-.*|\.syncthing\..*|~\$.*", re.IGNORECASE)
-BACKUP_ENDINGS = ("_original", "~", ".bak", ".backup", ".orig", ".old")
+# Covers of albums, which Windows Media Player writes.
+ALBUM_ART = re.compile(r"albumart(small|_\{[0-9a-f-]+\}_(small|large))\.jpg", re.IGNORECASE)
+# What Syncthing, Dropbox, Nextcloud and others write where two devices changed a file.
+CONFLICT = re.compile(
+    r"(.+?)(\.sync-conflict-\d{8}-\d{6}(-\w+)?| \([^()]*conflicted copy[^()]*\))(\.\w+)?",
+    re.IGNORECASE,
+)
+BACKUP_ENDINGS = ("_original", "_exiftool_tmp", "~", ".bak", ".backup", ".orig", ".old")
 
 
 def describe_system_folder(name: str, parent: str = "") -> str:
@@ -104,13 +112,31 @@ def is_system_file(name: str) -> bool:
     return name.lower() in FILES or FILE_PATTERN.fullmatch(name) is not None
 
 
+def is_album_art(name: str, beside: Collection[str]) -> bool:
+    """Return whether an image is the cover of an album that Windows Media Player wrote.
+
+    Args:
+        name: The name of the image.
+        beside: All names in its folder: `Folder.jpg` is a cover beside `AlbumArtSmall.jpg` only.
+    """
+    is_cover = name.lower() == "folder.jpg" and any(map(ALBUM_ART.fullmatch, beside))
+    return is_cover or ALBUM_ART.fullmatch(name) is not None
+
+
 def original_of_backup(name: str) -> str:
     """Return the name of the file that a file is the backup copy of; empty where it is none.
+
+    Args:
+        name: The name of the file, of a copy that a program keeps where two versions conflict, too.
 
     Examples:
         >>> original_of_backup("a.jpg_original")
         'a.jpg'
+        >>> original_of_backup("a.sync-conflict-20240101-120000-ABCDEFG.jpg")
+        'a.jpg'
     """
+    if match := CONFLICT.fullmatch(name):
+        return match[1] + (match[4] or "")
     lower = name.lower()
     ending = next((ending for ending in BACKUP_ENDINGS if lower.endswith(ending)), "")
     return name[: -len(ending)] if ending else ""

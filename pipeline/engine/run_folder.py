@@ -126,10 +126,11 @@ class RunFolder:
         """
         known = {record["text"] for record in self.notes}
         new = [note for note in unique_notes(notes) if note_record(note)["text"] not in known]
-        for note in new[:MAX_PRINTED_NOTES]:
+        # The line that counts the others is worth it from two of them on.
+        shown = len(new) if len(new) == MAX_PRINTED_NOTES + 1 else MAX_PRINTED_NOTES
+        for note in new[:shown]:
             terminal.print_note(note)
-        if len(new) > MAX_PRINTED_NOTES:
-            more = len(new) - MAX_PRINTED_NOTES
+        if more := len(new[shown:]):
             terminal.print_note(f"{stage}: {more} more notes in {self.path / NOTES_FILE}")
         where = {"stage": stage, "method": method}
         self.notes += [{**where, **note_record(note)} for note in new]

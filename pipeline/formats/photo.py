@@ -272,6 +272,9 @@ def _open(path: Path | str) -> Image.Image:
         except UnidentifiedImageError:
             if file_type is None or file_type.is_image:
                 raise UnidentifiedImageError(NOT_IDENTIFIED) from None
+            if file_type.is_readable:
+                why = f"a damaged {file_type.name}: the format is read, but not this file"
+                raise UnidentifiedImageError(why) from None
             raise UnidentifiedImageError(_describe_type(file_type)) from None
     if image.format == "TIFF":
         file_type = signature.identify(path)

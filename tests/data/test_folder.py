@@ -189,7 +189,8 @@ def test_what_is_left_out_is_named(root, paint):
         "move each into the folder of its class",
         "train/n01/loop: a link back to a folder above it, not followed",
         "1 class folder ('train/n03'): no image in it, left out",
-        "2 links ('train/n04', 'train/n05'): a link to nothing, left out",
+        "2 links ('train/n04', 'train/n05'): a link to nothing, left out; the files are elsewhere: "
+        "git annex get, or download them",
     ]
 
 
@@ -207,7 +208,7 @@ def test_a_class_folder_that_cannot_be_read(root, monkeypatch):
     assert set(data.labels("train")) == {0}
     assert data.notes() == [
         "train/n02: the folder cannot be read (Permission denied)",
-        "1 class ('n02') with images in val but none in train: it cannot be learned",
+        "1 class ('n02') with images in val but none in train: not learned",
     ]
 
 
@@ -521,7 +522,7 @@ def test_capital_letters_of_the_split_folders(root):
 def test_layouts_that_look_like_mistakes_are_named(root):
     shutil.rmtree(root / "train/n02")
     assert Folder(str(root)).notes() == [
-        "1 class ('n02') with images in val but none in train: it cannot be learned"
+        "1 class ('n02') with images in val but none in train: not learned"
     ]
     (root / "deeper").mkdir()
     (root / "train").rename(root / "deeper/train")
@@ -677,8 +678,8 @@ def test_images_that_no_split_uses_are_counted(root, paint):
         "data.val_folder=vaild scores it instead"
     )
     assert loose == (
-        ".: 1 image ('loose.png') in no class folder, left out; move them into train/<class>/ or "
-        "val/<class>/"
+        "data.root: 1 image ('loose.png') in no class folder, left out; move them into "
+        "train/<class>/ or val/<class>/"
     )
     assert len(Folder(str(root), val_folder="vaild").ids("val")) == 4
 

@@ -65,7 +65,8 @@ def test_loops_links_and_pipes(tmp_path):
     assert [file.id for file in result.files] == ["cat/1.jpg", "cat/4.jpg", "cat/more/3.jpg"]
     assert sorted(result.notes) == [
         "2 folders ('cat/self', 'cat/up'): a link back to a folder above it, not followed",
-        "3 links ('cat/gone.jpg', 'cat/ring1', 'cat/ring2'): a link to nothing, left out",
+        "3 links ('cat/gone.jpg', 'cat/ring1', 'cat/ring2'): a link to nothing, left out; the "
+        "files are elsewhere: git annex get, or download them",
         "cat/pipe.jpg: not a file, left out",
     ]
 
@@ -283,3 +284,35 @@ def test_a_pool_that_classes_link_to(tmp_path):
     groups = {n: image_search.search(tmp_path / n, n, left_out).files for n in ("cat", "dog")}
     image_search.count_shared(groups["cat"], groups["dog"], left_out)
     assert "1 image ('dog/1.jpg'): the same file is trained on and scored" in left_out.notes()[0]
+
+
+def test_placeholders_of_a_cloud_are_not_hidden_photographs(tmp_path):
+    make(tmp_path, "a.jpg", ".IMG_1.jpg.icloud", ".IMG_2.HEIC.icloud", ".b.jpg")
+    assert image_search.search(tmp_path).notes == [
+        "2 cloud placeholders ('.IMG_1.jpg.icloud', '.IMG_2.HEIC.icloud'): not read; let the cloud "
+        "service download the files",
+        "1 hidden file ('.b.jpg'): left out; rename those that are photographs, without the "
+        "leading dot",
+    ]
+
+
+def test_covers_and_conflicting_copies(tmp_path):
+    conflict = "a.sync-conflict-20240101-120000-ABCDEFG.jpg"
+    dropbox = "a (Ann's conflicted copy 2024-01-01).jpg"
+    make(tmp_path, "a.jpg", conflict, dropbox, "a.jpg_exiftool_tmp", "m/Folder.jpg",
+         "m/AlbumArtSmall.jpg", "n/folder.jpg", conflict.replace("a.", "n/b."))  # fmt: skip
+    result = image_search.search(tmp_path)
+    # Where the original is gone, the copy is what is left of it.
+    kept = ["a.jpg", "n/b.sync-conflict-20240101-120000-ABCDEFG.jpg", "n/folder.jpg"]
+    assert [file.id for file in result.files] == kept
+    assert [note.split(" (")[0] for note in result.notes] == ["3 backup files", "2 system files"]
+
+
+@pytest.mark.parametrize(
+    "name", ["@__thumb", "@SynoResource", "@synologydrive", "_vti_cnf", "_gsdata_"]
+)
+def test_more_system_folders(tmp_path, name):
+    make(tmp_path, "a.jpg", f"{name}/a.jpg")
+    result = image_search.search(tmp_path)
+    assert [file.id for file in result.files] == ["a.jpg"]
+    assert f"1 system folder ('{name}')" in result.notes[0]

@@ -116,7 +116,9 @@ def test_what_is_missing_is_noted(photos):
     data = Images(["photos/a.png", "photos/none.jpg", "photos/dead.jpg", "photos/pipe.jpg"])
     assert list(data.ids("val")) == ["a.png"]
     notes = [note.removeprefix(str(photos)) for note in data.notes()]
-    assert notes == ["/none.jpg: no such file or folder", "/dead.jpg: a link to nothing",
+    elsewhere = "left out; the files are elsewhere: git annex get, or download them"
+    assert notes == ["/none.jpg: no such file or folder",
+                     f"/dead.jpg: a link to nothing, {elsewhere}",
                     "/pipe.jpg: neither a file nor a folder"]  # fmt: skip
 
 
@@ -240,3 +242,55 @@ def test_names_are_the_same_in_any_unicode_form(tmp_path, paint):
     data = Images(str(tmp_path / composed))
     assert sorted(data.ids("val")) == ["e\\u0301.png", f"{composed}.png"]
     assert data.notes()[0].startswith("1 image ('e")
+
+
+@pytest.mark.parametrize("paths", ["", " ", ["photos", ""]])
+def test_an_empty_path_is_refused(photos, paths):
+    with pytest.raises(UserError, match=r"images= .*: an empty path; expected .* images=\. is"):
+        Images(paths)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a.png # the first", "a.png  // the first", "a.png 0 1 0 1", "17 a.png", "cat,a.png",
+     "cat;a.png;3", "0\ta.png\tcat", "1 photos/a.png cat", "a.png,1,2 3", '"cat","a.png"']
+)  # fmt: skip
+def test_labels_and_comments_around_a_path(photos, line):
+    (photos / "list.txt").write_text(f"{line}\nx/1.jpg\n")
+    data = Images(str(photos / "list.txt"))
+    assert list(data.ids("val")) == ["a.png", "x/1.jpg"]
+    assert data.notes() == []
+
+
+def test_a_word_of_a_missing_path_is_not_a_folder(photos):
+    (photos / "list.txt").write_text("x of the cats/1.jpg today\na.png\n")
+    data = Images(str(photos / "list.txt"))
+    assert list(data.ids("val")) == ["a.png"]
+    assert "1 line ('x of the cats/1.jpg today')" in data.notes()[0]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.lst", "list", "files.in", "LIST.TXT"])
+def test_texts_of_any_ending_are_lists(photos, name):
+    (photos / name).write_text("path,label\na.png,0\nx/1.jpg,1\n")
+    data = Images(str(photos / name))
+    assert list(data.ids("val")) == ["a.png", "x/1.jpg"]
+    (note,) = data.notes()
+    assert "1 line ('path,label'): of " in note
+
+
+def test_an_image_that_is_named_as_a_list(photos, paint):
+    paint(photos / "image.txt", format="PNG")
+    assert ids(str(photos / "image.txt")) == ["image.txt"]
+
+
+def test_a_list_separated_by_nul(photos):
+    (photos / "list.txt").write_bytes(b"a.png\0./x/1.jpg\0b.jpg\0")
+    assert ids(str(photos / "list.txt")) == ["a.png", "x/1.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("line", [b"y" * 100_000, bytes(range(14, 255)) * 50, b"a b " * 9999])
+def test_long_lines_are_cut(photos, line):
+    (photos / "list.txt").write_bytes(b"a.png\n" + line)
+    (note,) = Images(str(photos / "list.txt")).notes()
+    assert "...')" in note
+    assert len(note) < 400

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.data.folder import Folder
 from pipeline.data.layout import guess_split, read_layout
+from pipeline.data.split_names import find_split_part, is_numbered_part
 from pipeline.errors import UserError
 
 Fill = Callable[..., Folder]
@@ -206,8 +207,8 @@ def test_classes_whose_names_are_like_splits(
 def test_classes_in_one_split_alone(fill: Fill) -> None:
     data = fill(*splits("train", "val"), "train/Sea lion", "val/sea lion", "train/owl")
     assert data.notes() == [
-        "1 class ('sea lion') with images in val but none in train: it cannot be learned; is "
-        "'sea lion' meant to be 'Sea lion'? rename the folder",
+        "1 class ('sea lion') with images in val but none in train: not learned; is 'sea lion' "
+        "meant to be 'Sea lion'? rename the folder",
         "2 classes ('Sea lion', 'owl') with images in train but none in val: not scored",
     ]
 
@@ -226,3 +227,69 @@ def test_class_folders_beside_val_alone(fill: Fill) -> None:
 )  # fmt: skip
 def test_what_a_name_may_be_meant_for(name: str, split: str | None) -> None:
     assert guess_split(name) == split
+
+
+def test_val_without_class_folders(fill: Fill) -> None:
+    data = fill(*splits("train"), "val")
+    assert str(data.notes()[0]) == (
+        "val (5 images): in no split, not used; its images are to be in folders of the classes: "
+        "val/<class>/<image>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "word"),
+    [("seg_train", "seg_test", "test"), ("images_train", "images_val", "val"),
+     ("X_train", "X_test", "test"), ("01_train", "02_val", "val"), ("trainA", "testA", "test"),
+     ("split_train", "split_val", "val"), ("seg_train/seg_train", "seg_test/seg_test", "test"),
+     ("my-training-set", "my-holdout-set", "val")],
+)  # fmt: skip
+def test_names_that_hold_the_name_of_a_split(fill: Fill, train: str, val: str, word: str) -> None:
+    data = fill(*splits(train, val), "seg_pred/seg_pred")
+    with pytest.raises(UserError, match="would be classes; expected train/<class>/<image>") as why:
+        _ = data.classes
+    assert f"{train!r} to train" in str(why.value)
+    assert f"{val!r} to {word}" in str(why.value)
+
+
+@pytest.mark.parametrize("names", [("fold0", "fold1", "fold2"), ("part_1", "part_2")])
+def test_parts_of_a_cross_validation(fill: Fill, names: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=rf"move the class folders in '{names[-1]}' into val/"):
+        _ = fill(*splits(*names)).classes
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("red", "blue"), ("learn", "check"), ("fold_mountain", "rock"), ("station", "train_station")],
+)
+def test_classes_with_folders_of_the_same_names(fill: Fill, names: tuple[str, ...]) -> None:
+    data = fill(*splits(*names))
+    assert data.classes == tuple(sorted(names))
+    (note,) = data.notes()
+    assert "if they are splits, rename them to train and val" in note or "meant to be train" in note
+
+
+def test_a_split_that_holds_itself(fill: Fill, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as why:
+        _ = fill(*splits("train/train", "val/val")).classes
+    assert str(why.value) == (
+        f"data.root={tmp_path}: train/train, with 2 folders ('cat', 'dog'), would be a class; "
+        "expected train/<class>/<image> and val/<class>/<image>: move the folders in train/train "
+        "into train"
+    )
+
+
+def test_a_single_folder_of_all_scored_images(fill: Fill) -> None:
+    data = fill("train/cat/images", "train/dog/images", "val/images")
+    with pytest.raises(UserError, match=r"val/images is no class of train.*val/<class>/<image>"):
+        _ = data.classes
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "is_part"),
+    [("seg_train", "train", False), ("valTest", "val", False), ("constrain", None, False),
+     ("latest", None, False), ("train2017", "train", False), ("split_10", None, True),
+     ("fold", None, False), ("mountain fold 3", None, True)],
+)  # fmt: skip
+def test_parts_of_a_name(name: str, split: str | None, is_part: bool) -> None:
+    assert (find_split_part(name), is_numbered_part(name)) == (split, is_part)

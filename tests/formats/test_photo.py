@@ -465,3 +465,16 @@ def test_heic(tmp_path):
     assert photo.read(tmp_path / "a.heic", at=(8, 6))[0].shape == (8, 6, 3)
     (tmp_path / "b.heic").write_bytes((tmp_path / "a.heic").read_bytes()[:200])
     refused(tmp_path / "b.heic", "a damaged HEIC image")
+
+
+def test_a_damaged_avif_is_said_to_be_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "a.avif"
+    path.write_bytes(b"\0\0\0\x1cftypavif" + bytes(range(200)))
+    monkeypatch.setattr(signature, "_pillow_reads_avif", lambda: True)
+    with pytest.raises(
+        SkippedImage, match=r"a damaged AVIF image: the format is read, but not this"
+    ):
+        photo.read(path)
+    monkeypatch.setattr(signature, "_pillow_reads_avif", lambda: False)
+    with pytest.raises(SkippedImage, match=r"AVIF image; pip install 'pillow>=11.3' reads them"):
+        photo.read(path)

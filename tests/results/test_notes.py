@@ -103,3 +103,17 @@ def test_notes_beyond_the_first_are_in_the_file(
     assert "data: 7 more notes in" in printed
     records = json.loads((tmp_path / "notes.json").read_text())
     assert len(records) == run_folder.MAX_PRINTED_NOTES + 7
+
+
+def test_a_single_note_beyond_the_first_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.engine import run_folder, terminal
+
+    made = run_folder.RunFolder.__new__(run_folder.RunFolder)
+    made.path, made.notes = tmp_path, []
+    terminal.forget_notes()
+    made.add_notes("data", "cam", [f"note {n}" for n in range(run_folder.MAX_PRINTED_NOTES + 1)])
+    printed = capsys.readouterr().out
+    assert f"note {run_folder.MAX_PRINTED_NOTES}" in printed
+    assert "more notes" not in printed
