@@ -25,6 +25,7 @@ from pipeline.ops.intensity import (
     IntensityRange,
     IntensityRanges,
     NumberKind,
+    find_isolated,
     find_no_data,
     measured,
     number_kind,
@@ -68,6 +69,8 @@ class Sample:
         images: How many images the values are of, by kind of number.
         no_data: Values that stand for no measurement.
         with_no_data: Ids of the images that have such values, NaN or infinity.
+        saturated: Isolated values that are the greatest of their type: no part of the range.
+        with_saturated: Ids of the images that have such values.
     """
 
     split: str
@@ -77,6 +80,8 @@ class Sample:
     images: Mapping[NumberKind, int] = field(default_factory=dict)
     no_data: tuple[float, ...] = ()
     with_no_data: Sequence[str] = ()
+    saturated: tuple[float, ...] = ()
+    with_saturated: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ class Part:
         id: The image.
         kind: The kind of its numbers.
         values: Its measurements.
-        extremes: Numbers at the ends of their type that may stand for no measurement.
+        extremes: Numbers at the ends of their type that may be no part of the range.
         is_complete: Whether all of its values are measurements.
     """
 
@@ -252,22 +257,25 @@ def _read_values(file: File, image: DeepImage, no_data: Sequence[float]) -> Part
 
 
 def _pool(sample: Sample, parts: Sequence[Part], finds_no_data: bool) -> Sample:
-    """Return the sample with the values of its images, without those that are no measurements."""
+    """Return the sample with the values of its images, without those that are isolated."""
     by_kind: dict[NumberKind, Shaped[np.ndarray, n]] = {}
     images: dict[NumberKind, int] = {}
-    absent: list[float] = []
+    isolated: list[float] = []
     for kind in dict.fromkeys(part.kind for part in parts):
         of_kind = [part for part in parts if part.kind == kind]
         values = np.concatenate([part.values for part in of_kind])
         extremes = sorted({end for part in of_kind for end in part.extremes})
-        beyond = find_no_data(values, extremes) if finds_no_data else []
+        beyond = find_isolated(values, extremes) if finds_no_data else []
         by_kind[kind], images[kind] = values[measured(values, beyond)], len(of_kind)
-        absent += [value for value in beyond if value not in absent]
+        isolated += [value for value in beyond if value not in isolated]
+    absent = find_no_data(isolated)
+    saturated = tuple(value for value in isolated if value not in absent)
     incomplete = sorted(
         part.id for part in parts if not part.is_complete or not measured(part.values, absent).all()
     )
+    full = sorted(part.id for part in parts if not measured(part.values, saturated).all())
     return replace(sample, values=by_kind, images=images, no_data=tuple(absent),
-                   with_no_data=incomplete)  # fmt: skip
+                   with_no_data=incomplete, saturated=saturated, with_saturated=full)  # fmt: skip
 
 
 def _mix(files: Sequence[File]) -> list[File]:
@@ -320,6 +328,15 @@ def _describe(
             "black; data.no_data=[VALUE] names further values"
         )
         notes.append(Note(text, sample.with_no_data))
+    if sample.with_saturated:
+        values = ",".join(f"{value:.0f}" for value in sample.saturated)
+        why = (
+            f"of {sum(sample.images.values())} that were sampled with pixels of {values}, the "
+            "greatest value of their type and far from all others: no part of the range, and "
+            "white, as saturated pixels are"
+        )
+        remedy = f"data.no_data=[{values}] makes them black where they stand for no measurement"
+        notes.append(count_note(sample.with_saturated, "image", why, where="data", remedy=remedy))
     return notes
 
 

@@ -102,7 +102,7 @@ def test_thermal_frames(root: Path) -> None:
     assert "-9999" in note
 
 
-def test_a_type_extreme_far_from_the_rest_is_black_in_all_images(root: Path) -> None:
+def test_an_isolated_greatest_value_is_saturated_and_white_in_all_images(root: Path) -> None:
     def make(n: int) -> np.ndarray:
         pixels = frame(seed=n)
         pixels[:4] = 65535
@@ -111,9 +111,15 @@ def test_a_type_extreme_far_from_the_rest_is_black_in_all_images(root: Path) -> 
     write_set(root, make)
     data = Folder(str(root))
     assert low_and_high(data)[1] == 3500
-    assert (data.example("val", 0).image[:4] == 0).all()
-    assert data.intensity_record()["no_data"] == [65535.0]
-    # A range that is given leaves them white, unless they are named.
+    assert (data.example("val", 0).image[:4] == 255).all()
+    assert data.intensity_record()["no_data"] == []
+    note = next(note for note in data.notes() if "saturated" in note)
+    assert "of 11 that were sampled with pixels of 65535, the greatest value of their type" in note
+    assert note.endswith(
+        "data.no_data=[65535] makes them black where they stand for no measurement"
+    )
+    # The remedy, and a range that is given.
+    assert (Folder(str(root), no_data=[65535]).example("val", 0).image[:4] == 0).all()
     given: dict[str, Any] = {"range": [0, 4095]}
     assert (Folder(str(root), **given).example("val", 0).image[:4] == 255).all()
     named = Folder(str(root), **given, no_data=65535)
