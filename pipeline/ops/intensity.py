@@ -3,7 +3,7 @@
 The range is the 0.5 and 99.5 percentiles of the values that are measurements. Values that stand for
 no measurement are no part of it: NaN and infinity, numbers that tools write where nothing was
 measured (-9999, -32768), and the extreme of the type where no other value is near it. The greatest
-value of an unsigned type is what a saturated pixel has: it is no part of the range either, and white.
+value of an unsigned type is what a saturated pixel has: no part of the range either, and white.
 """
 
 from __future__ import annotations
