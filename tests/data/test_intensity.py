@@ -226,6 +226,66 @@ def test_a_deep_image_that_the_sample_lacks_is_named_once_it_is_read(
     assert "data.range=[low,high]" in note
 
 
+def find_note(data: Any, words: str) -> Any:
+    (note,) = (note for note in data.notes() if words in note)
+    return note
+
+
+def test_val_of_another_kind_of_number_is_named_before_it_is_read(root: Path) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame(1 / 4095, np.float32)).save(path.with_suffix(".tif"))
+        path.unlink()
+    note = find_note(Folder(str(root)), "range of its own")
+    assert note.startswith(
+        "data: 12 images ('val/a/0.tif', 'val/a/1.tif', 'val/a/2.tif', ...) of 12 "
+    )
+    assert note.total == 12
+    assert "'data.range={float:[low,high]}' sets a range for all" in note
+    given = Folder(str(root), range={"float": [0, 1]})
+    assert not any("range of its own" in note for note in given.notes())
+    # A range for both that does not fit the floats.
+    note = find_note(Folder(str(root), range=[0, 4095]), "val images")
+    assert "cover 0 % of [0, 4095]" in note
+
+
+@pytest.mark.parametrize("images", [16, 1 / 16])
+def test_val_that_is_brighter_or_darker_than_the_range_is_named(root: Path, images: float) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame(images)).save(path)
+    note = find_note(Folder(str(root)), "of the pixels of 12 val images")
+    assert "data: 100 % of the pixels" in note
+    assert "become black or white (of the training images 0 %)" in note
+    assert note.total == 12
+
+
+def test_val_with_little_contrast_in_a_wide_range_is_named(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_set(root, lambda n: rng.integers(0, 65536, (48, 64)).astype(np.uint16))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame()).save(path)
+    assert "cover 5 % of [0, 65535]" in find_note(Folder(str(root)), "val images")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_val_of_8_bits_beside_deep_training_images_is_named(root: Path, suffix: str) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in list((root / "val").glob("*/*.png")):
+        path.unlink()
+        Image.fromarray(frame(1 / 16, np.uint8)).save(path.with_suffix(f".{suffix}"))
+    note = find_note(Folder(str(root), held_back=0), "val images")
+    assert note.startswith(
+        "data: 12 of 12 val images that were looked at have 8 bits, and stay as they are, while "
+        "12 of 12 training images that were looked at have more"
+    )
+
+
+def test_val_like_the_training_images_has_no_note(root: Path) -> None:
+    write_set(root, lambda n: frame(1 - 0.1 * (n % 3), seed=n))
+    assert len(Folder(str(root)).notes()) == 1
+
+
 # -- options
 
 
