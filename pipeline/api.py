@@ -38,7 +38,7 @@ from pipeline.saliency.targets import class_selector, find_class, top_count
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, UInt8
+    from jaxtyping import Float32, Shaped, UInt8
     from torch import Tensor
 
     Image: TypeAlias = (
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         | os.PathLike[str]
         | Pillow.Image
         | UInt8[np.ndarray, "H W *channels"]
-        | Float[np.ndarray, "H W *channels"]
+        | Shaped[np.ndarray, "H W *channels"]
         | Tensor
     )
 
@@ -118,7 +118,9 @@ class Predictor:
         Args:
             image: a path; a Pillow image; a uint8 array [H, W, 3], [H, W, 4] or grey [H, W]; a
                 torch tensor [3, H, W]; or an iterable of these. Arrays and tensors may also have
-                floats from 0 to 1. Images of an iterable may differ in size and kind.
+                floats from 0 to 1. Where the network was trained on integers or floats of more
+                than 8 bits, those of Pillow images, arrays and tensors are scaled as its training
+                images were. Images of an iterable may differ in size and kind.
             target: which classes: `predicted`, `topK` as in `top5`, the name of a class, or its
                 index from 0, unless a class has that number as its name.
 
@@ -189,7 +191,7 @@ class Predictor:
             name: what messages call an image in memory.
         """
         if not isinstance(image, str | os.PathLike):
-            pixels = in_memory.read(image, name)
+            pixels = in_memory.read(image, name, self.trained.intensity)
             height, width = self.trained.size
             scaled = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
             return Example(name, pixels, -1, pixels.shape[:2]), np.array(scaled)

@@ -25,6 +25,7 @@ from pipeline.ops.intensity import (
     IntensityRange,
     IntensityRanges,
     NumberKind,
+    find_isolated,
     find_no_data,
     measured,
     number_kind,
@@ -54,6 +55,9 @@ MAX_LOOKED_AT = 64  # files whose header is read
 MAX_DECODED = 32  # images of more than 8 bits whose values are sampled
 MAX_DECODED_PIXELS = 100_000_000  # no further image is decoded once so many pixels have been
 VALUES_PER_IMAGE = 1 << 16
+# The pixels of val are unlike those of the training images where this much more of them is outside
+# of the range, or where they cover less than this much of what those cover.
+UNLIKE_OUTSIDE, UNLIKE_COVER = 0.05, 0.25
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Sample:
         images: How many images the values are of, by kind of number.
         no_data: Values that stand for no measurement.
         with_no_data: Ids of the images that have such values, NaN or infinity.
+        saturated: Isolated values that are the greatest of their type: no part of the range.
+        with_saturated: Ids of the images that have such values.
     """
 
     split: str
@@ -77,6 +83,8 @@ class Sample:
     images: Mapping[NumberKind, int] = field(default_factory=dict)
     no_data: tuple[float, ...] = ()
     with_no_data: Sequence[str] = ()
+    saturated: tuple[float, ...] = ()
+    with_saturated: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,9 @@ def describe_intensity(
 ) -> list[str]:
     """Return notes on how images of more than 8 bits are scaled, and how many there are.
 
+    Where training images have more than 8 bits, a sample of val is looked at, too. It changes
+    nothing but the notes.
+
     Args:
         splits: The listings of the data set.
         intensity: What `find_intensity` returned for it.
@@ -174,7 +185,7 @@ def describe_intensity(
         sample = _take_sample(splits, no_data, finds_no_data=False)
     return [
         *_describe(sample, intensity.ranges, parse_range(given)),
-        *_own_range_notes(intensity.ranges),
+        *(_describe_val(splits.val, sample, intensity.ranges) if sample.split == "train" else ()),
     ]
 
 
@@ -197,7 +208,7 @@ def _draw(listing: Listing) -> list[File]:
     """Return files that may have more than 8 bits, of each ending some, drawn with a fixed seed."""
     groups: dict[str, list[File]] = defaultdict(list)
     for file in listing.files:
-        suffix = os.path.splitext(file.path)[1].lower()
+        suffix = _suffix(file)
         if suffix not in EIGHT_BIT_SUFFIXES:
             groups[suffix].append(file)
     drawn: list[File] = []
@@ -208,6 +219,11 @@ def _draw(listing: Listing) -> list[File]:
         group = groups[suffix]
         drawn += random.Random(0).sample(group, min(len(group), share))
     return drawn
+
+
+def _suffix(file: File) -> str:
+    """Return the ending of a file in lower case."""
+    return os.path.splitext(file.path)[1].lower()
 
 
 def _decode(files: Sequence[File]) -> Iterator[tuple[File, DeepImage]]:
@@ -230,7 +246,7 @@ class Part:
         id: The image.
         kind: The kind of its numbers.
         values: Its measurements.
-        extremes: Numbers at the ends of their type that may stand for no measurement.
+        extremes: Numbers at the ends of their type that may be no part of the range.
         is_complete: Whether all of its values are measurements.
     """
 
@@ -252,22 +268,25 @@ def _read_values(file: File, image: DeepImage, no_data: Sequence[float]) -> Part
 
 
 def _pool(sample: Sample, parts: Sequence[Part], finds_no_data: bool) -> Sample:
-    """Return the sample with the values of its images, without those that are no measurements."""
+    """Return the sample with the values of its images, without those that are isolated."""
     by_kind: dict[NumberKind, Shaped[np.ndarray, n]] = {}
     images: dict[NumberKind, int] = {}
-    absent: list[float] = []
+    isolated: list[float] = []
     for kind in dict.fromkeys(part.kind for part in parts):
         of_kind = [part for part in parts if part.kind == kind]
         values = np.concatenate([part.values for part in of_kind])
         extremes = sorted({end for part in of_kind for end in part.extremes})
-        beyond = find_no_data(values, extremes) if finds_no_data else []
+        beyond = find_isolated(values, extremes) if finds_no_data else []
         by_kind[kind], images[kind] = values[measured(values, beyond)], len(of_kind)
-        absent += [value for value in beyond if value not in absent]
+        isolated += [value for value in beyond if value not in isolated]
+    absent = find_no_data(isolated)
+    saturated = tuple(value for value in isolated if value not in absent)
     incomplete = sorted(
         part.id for part in parts if not part.is_complete or not measured(part.values, absent).all()
     )
+    full = sorted(part.id for part in parts if not measured(part.values, saturated).all())
     return replace(sample, values=by_kind, images=images, no_data=tuple(absent),
-                   with_no_data=incomplete)  # fmt: skip
+                   with_no_data=incomplete, saturated=saturated, with_saturated=full)  # fmt: skip
 
 
 def _mix(files: Sequence[File]) -> list[File]:
@@ -275,7 +294,7 @@ def _mix(files: Sequence[File]) -> list[File]:
     groups: dict[str, int] = defaultdict(int)
     turns = []
     for n, file in enumerate(files):
-        suffix = os.path.splitext(file.path)[1].lower()
+        suffix = _suffix(file)
         turns.append((groups[suffix], n))
         groups[suffix] += 1
     return [files[n] for _, n in sorted(turns)]
@@ -320,6 +339,15 @@ def _describe(
             "black; data.no_data=[VALUE] names further values"
         )
         notes.append(Note(text, sample.with_no_data))
+    if sample.with_saturated:
+        values = ",".join(f"{value:.0f}" for value in sample.saturated)
+        why = (
+            f"of {sum(sample.images.values())} that were sampled with pixels of {values}, the "
+            "greatest value of their type and far from all others: no part of the range, and "
+            "white, as saturated pixels are"
+        )
+        remedy = f"data.no_data=[{values}] makes them black where they stand for no measurement"
+        notes.append(count_note(sample.with_saturated, "image", why, where="data", remedy=remedy))
     return notes
 
 
@@ -332,7 +360,7 @@ def _describe_range(
     text = f"{numbers} are scaled from {_show(between)} to 0 to 255"
     images = f"{sample.images[kind]} image{'s' * (sample.images[kind] != 1)}"
     if is_given:
-        outside = 100 * ((values < low) | (values > high)).mean() if len(values) else 0
+        outside = 100 * _share_outside(values, between)
         return (
             f"{text}, as data.range or the checkpoint has it; {outside:.0f} % of the pixels of "
             f"{images} are outside of it, and become black or white"
@@ -343,8 +371,103 @@ def _describe_range(
     return f"{text}, {source}; data.range=[low,high] sets it"
 
 
-def _own_range_notes(ranges: IntensityRanges) -> list[Note]:
-    """Return a note on the images that were read so far and scaled by a range of their own."""
+def _describe_val(val: Listing, sample: Sample, ranges: IntensityRanges) -> list[Note]:
+    """Return notes on images of val that are unlike the training images.
+
+    Args:
+        val: The images that are scored.
+        sample: Of the training images, some of which have more than 8 bits.
+        ranges: What such images are scaled from.
+    """
+    files = _draw(val)
+    deep = [file for file in files if photo.has_deep_pixels(file.path)]
+    fixed = [file for file in val.files if _suffix(file) in EIGHT_BIT_SUFFIXES]
+    known, deep_ids = len(fixed) + len(files), {file.id for file in deep}
+    notes: list[Note] = []
+    if eight := sorted(file.id for file in (*fixed, *files) if file.id not in deep_ids):
+        text = (
+            f"data: {len(eight)} of {known} val images that were looked at have 8 bits, and stay "
+            f"as they are, while {len(sample.deep)} of {sample.looked_at} training images that "
+            "were looked at have more and are scaled; save them as the training images are saved"
+        )
+        notes.append(Note(text, eight))
+    excluded = (*ranges.no_data, *sample.saturated)
+    parts = [_read_values(file, image, excluded) for file, image in _decode(deep)]
+    for kind in dict.fromkeys(part.kind for part in parts):
+        of_kind = [part for part in parts if part.kind == kind]
+        if kind in ranges.ranges:
+            notes += _compare_values(kind, of_kind, sample, ranges.ranges[kind])
+        else:
+            why = (
+                f"of {len(parts)} val images that were sampled of {kind}s, which no training image "
+                "that was looked at has: each is scaled by a range of its own"
+            )
+            remedy = f"'data.range={{{kind}:[low,high]}}' sets a range for all"
+            ids = sorted(part.id for part in of_kind)
+            notes.append(count_note(ids, "image", why, where="data", remedy=remedy))
+    return notes
+
+
+def _compare_values(
+    kind: NumberKind, parts: Sequence[Part], sample: Sample, between: IntensityRange
+) -> list[Note]:
+    """Return a note where the pixels of val lie elsewhere than those of the training images.
+
+    Args:
+        kind: A kind of number.
+        parts: The values of images of val that are of this kind.
+        sample: Of the training images.
+        between: What both are scaled from.
+    """
+    values = np.concatenate([part.values for part in parts])
+    if not len(values):
+        return []
+    trained = sample.values.get(kind, np.array(between))
+    outside, trained_outside = (_share_outside(pixels, between) for pixels in (values, trained))
+    cover, trained_cover = (_cover(pixels, between) for pixels in (values, trained))
+    which = f"{len(parts)} val images that were sampled"
+    if outside > trained_outside + UNLIKE_OUTSIDE:
+        text = (
+            f"{100 * outside:.0f} % of the pixels of {which} are outside of {_show(between)}, from "
+            f"which {kind}s are scaled, and become black or white (of the training images "
+            f"{100 * trained_outside:.0f} %)"
+        )
+    elif cover < UNLIKE_COVER * trained_cover:
+        text = (
+            f"the pixels of {which} cover {100 * cover:.0f} % of {_show(between)}, from which "
+            f"{kind}s are scaled, and have little contrast (of the training images "
+            f"{100 * trained_cover:.0f} %)"
+        )
+    else:
+        return []
+    reach = _show((float(values.min()), float(values.max())))
+    remedy = (
+        f"they are in {reach}; save them on the scale of the training images, or set a range for "
+        "both with data.range=[low,high]"
+    )
+    return [Note(f"data: {text}; {remedy}", sorted(part.id for part in parts))]
+
+
+def _share_outside(values: Shaped[np.ndarray, n], between: IntensityRange) -> float:
+    """Return the share of values that are outside of a range."""
+    low, high = between
+    return float(((values < low) | (values > high)).mean()) if len(values) else 0.0
+
+
+def _cover(values: Shaped[np.ndarray, n], between: IntensityRange) -> float:
+    """Return the share of a range that nearly all values cover."""
+    if not len(values):
+        return 0.0
+    low, high = np.clip(np.percentile(values.astype(np.float64), PERCENTILES), *between)
+    return float(high - low) / (between[1] - between[0])
+
+
+def own_range_notes(ranges: IntensityRanges) -> list[Note]:
+    """Return a note on the images that were read so far and scaled by a range of their own.
+
+    Args:
+        ranges: What the images were read with.
+    """
     names = sorted(ranges.own_range)
     if not names:
         return []

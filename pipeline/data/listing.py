@@ -19,6 +19,7 @@ from pipeline.data.intensity import (
     RangeOption,
     describe_intensity,
     find_intensity,
+    own_range_notes,
     parse_no_data,
 )
 from pipeline.errors import UserError
@@ -231,10 +232,15 @@ class OnDisk(ABC):
         """Return what was unusual about the files, folders and pixels, a line each."""
         return [
             *self.splits.notes,
-            *describe_intensity(
-                self.splits, self.intensity, self.range, parse_no_data(self.no_data)
-            ),
+            *self._intensity_notes,
+            *own_range_notes(self.intensity.ranges),
         ]
+
+    @cached_property
+    def _intensity_notes(self) -> Sequence[str]:
+        """Notes on images of more than 8 bits; files are looked at once for them."""
+        no_data = parse_no_data(self.no_data)
+        return describe_intensity(self.splits, self.intensity, self.range, no_data)
 
 
 # -- splits by hash

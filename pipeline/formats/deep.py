@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from pipeline.errors import SkippedImage
 from pipeline.ops.intensity import (
     IntensityRanges,
+    find_isolated,
     find_no_data,
     measured,
     number_kind,
@@ -68,7 +69,7 @@ class DeepImage:
 
     @property
     def extremes(self) -> tuple[float, ...]:
-        """The numbers at the ends of the type that may stand for no measurement.
+        """The numbers at the ends of the type that may be no part of the range.
 
         Of colours these are only numbers that no pixel has in a single channel: a saturated red
         is a colour.
@@ -96,9 +97,9 @@ class DeepImage:
             colours = self.colours.ravel()
             colours = colours[:: max(1, colours.size // OWN_RANGE_VALUES)]
             colours = colours[measured(colours, no_data)]
-            absent = find_no_data(colours, self.extremes)
-            between = robust_range(colours[measured(colours, absent)], kind)
-            no_data = (*no_data, *absent)
+            isolated = find_isolated(colours, self.extremes)
+            between = robust_range(colours[measured(colours, isolated)], kind)
+            no_data = (*no_data, *find_no_data(isolated))
         pixels = scale_to_bytes(self.colours, between, no_data)
         if self.is_negative:
             pixels = np.where(measured(self.colours, no_data), 255 - pixels, 0).astype(np.uint8)

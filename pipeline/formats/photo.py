@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from pipeline.errors import SkippedImage
 from pipeline.formats import deep, signature
@@ -124,23 +124,45 @@ def _read(
             return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn])), size
 
 
-def convert(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+def convert(
+    image: Image.Image, name: str, ranges: IntensityRanges | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """Convert an image of Pillow as `read` converts a file: upright, transparent parts over white.
 
     Args:
         image: in any mode; it is not changed.
         name: what messages call it.
+        ranges: as `read` has them.
 
     Raises:
         SkippedImage: It cannot be decoded.
     """
     try:
-        image.load()
+        path = _deep_path(image)
+        _load(image)
         turn, _ = _read_orientation(image)
+        if path is not None:
+            values = deep.from_pillow(image, path, name)
+            image = values.to_bytes(IntensityRanges() if ranges is None else ranges, name)
         rgb = _to_rgb(image)
         return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn]))
+    except SkippedImage:
+        raise
     except Exception as error:  # decoders raise anything
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _deep_path(image: Image.Image) -> str | None:
+    """Return the file of an image with more than 8 bits, "" if it needs none; None for 8 bits.
+
+    Of an RGB image Pillow decodes 8 bits: the others are in its file, as long as it is not decoded.
+    """
+    if image.mode in deep.GREY_MODES:
+        return ""
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
+        return None
+    path = os.fsdecode(image.filename)
+    return path if os.path.isfile(path) and deep.is_deep(image, path) else None
 
 
 def read_size(path: Path | str, *, name: str | None = None) -> Size:
@@ -302,11 +324,14 @@ def _open_heic(path: Path | str) -> Image.Image:
 
 def _load(image: Image.Image) -> None:
     """Decode the pixels."""
+    filename = image.filename if isinstance(image, ImageFile.ImageFile) else ""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Without a name Pillow does not map the file into memory. It would take the sides of the
         # upright image for those of the file, which shears grey images that lie on their side.
         image.filename = ""
     image.load()
+    if isinstance(image, ImageFile.ImageFile):
+        image.filename = filename
 
 
 def _is_jpeg(image: Image.Image) -> bool:

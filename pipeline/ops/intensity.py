@@ -2,7 +2,8 @@
 
 The range is the 0.5 and 99.5 percentiles of the values that are measurements. Values that stand for
 no measurement are no part of it: NaN and infinity, numbers that tools write where nothing was
-measured (-9999, -32768), and the extreme of the type where no other value is near it.
+measured (-9999, -32768), and the extreme of the type where no other value is near it. The greatest
+value of an unsigned type is what a saturated pixel has: no part of the range either, and white.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SENTINEL_GAP, EXTREME_GAP = 0.1, 1.0
 # Where the values cover this much of 0 to 1, 255 or 65535, that is the range: a photograph that
 # somebody saved with 16 bits looks as it did with 8.
 WHOLE_SCALE = 0.9
+SATURATED = (2.0**16 - 1, 2.0**32 - 1)  # the greatest values of unsigned types
 STRIP = 256  # rows that are scaled at a time, which bounds the memory
 
 
@@ -80,31 +82,46 @@ def measured(
     return valid
 
 
-def find_no_data(values: Shaped[np.ndarray, n], extremes: Sequence[float]) -> list[float]:
-    """Return the values at either end that stand for no measurement.
+def find_isolated(values: Shaped[np.ndarray, n], extremes: Sequence[float]) -> list[float]:
+    """Return the values at either end that are no part of the range.
+
+    They stand for no measurement, but for those of `SATURATED`.
 
     Args:
         values: Finite.
         extremes: Numbers at the ends of the type that may stand for no measurement.
 
     Examples:
-        >>> find_no_data(np.array([-9999, 20, 21, 30, 65535]), (0, 65535))
+        >>> find_isolated(np.array([-9999, 20, 21, 30, 65535]), (0, 65535))
         [65535.0, -9999.0]
-        >>> find_no_data(np.array([20, 30000, 60000, 65535]), (0, 65535))
+        >>> find_isolated(np.array([20, 30000, 60000, 65535]), (0, 65535))
         []
     """
-    no_data: list[float] = []
+    isolated: list[float] = []
     rest = np.unique(values).astype(np.float64)
     ends = {0, -1}
     while ends and len(rest) > 1:
         for end in sorted(ends):
             value, others = rest[end], np.delete(rest, end)
             if _is_isolated(value, others, extremes):
-                no_data.append(float(value))
+                isolated.append(float(value))
                 rest, ends = others, {0, -1}
                 break
             ends = ends - {end}
-    return no_data
+    return isolated
+
+
+def find_no_data(isolated: Sequence[float]) -> list[float]:
+    """Return those of some isolated values that stand for no measurement; the rest is saturated.
+
+    Args:
+        isolated: What `find_isolated` returned.
+
+    Examples:
+        >>> find_no_data([65535.0, -9999.0])
+        [-9999.0]
+    """
+    return [value for value in isolated if value not in SATURATED]
 
 
 def _is_isolated(value: float, others: Shaped[np.ndarray, n], extremes: Sequence[float]) -> bool:

@@ -102,7 +102,7 @@ def test_thermal_frames(root: Path) -> None:
     assert "-9999" in note
 
 
-def test_a_type_extreme_far_from_the_rest_is_black_in_all_images(root: Path) -> None:
+def test_an_isolated_greatest_value_is_saturated_and_white_in_all_images(root: Path) -> None:
     def make(n: int) -> np.ndarray:
         pixels = frame(seed=n)
         pixels[:4] = 65535
@@ -111,9 +111,15 @@ def test_a_type_extreme_far_from_the_rest_is_black_in_all_images(root: Path) -> 
     write_set(root, make)
     data = Folder(str(root))
     assert low_and_high(data)[1] == 3500
-    assert (data.example("val", 0).image[:4] == 0).all()
-    assert data.intensity_record()["no_data"] == [65535.0]
-    # A range that is given leaves them white, unless they are named.
+    assert (data.example("val", 0).image[:4] == 255).all()
+    assert data.intensity_record()["no_data"] == []
+    note = next(note for note in data.notes() if "saturated" in note)
+    assert "of 11 that were sampled with pixels of 65535, the greatest value of their type" in note
+    assert note.endswith(
+        "data.no_data=[65535] makes them black where they stand for no measurement"
+    )
+    # The remedy, and a range that is given.
+    assert (Folder(str(root), no_data=[65535]).example("val", 0).image[:4] == 0).all()
     given: dict[str, Any] = {"range": [0, 4095]}
     assert (Folder(str(root), **given).example("val", 0).image[:4] == 255).all()
     named = Folder(str(root), **given, no_data=65535)
@@ -218,6 +224,66 @@ def test_a_deep_image_that_the_sample_lacks_is_named_once_it_is_read(
     (note,) = data.notes()
     assert note.startswith("data: 1 image ('val/a/0.png') with more than 8 bits scaled by a range")
     assert "data.range=[low,high]" in note
+
+
+def find_note(data: Any, words: str) -> Any:
+    (note,) = (note for note in data.notes() if words in note)
+    return note
+
+
+def test_val_of_another_kind_of_number_is_named_before_it_is_read(root: Path) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame(1 / 4095, np.float32)).save(path.with_suffix(".tif"))
+        path.unlink()
+    note = find_note(Folder(str(root)), "range of its own")
+    assert note.startswith(
+        "data: 12 images ('val/a/0.tif', 'val/a/1.tif', 'val/a/2.tif', ...) of 12 "
+    )
+    assert note.total == 12
+    assert "'data.range={float:[low,high]}' sets a range for all" in note
+    given = Folder(str(root), range={"float": [0, 1]})
+    assert not any("range of its own" in note for note in given.notes())
+    # A range for both that does not fit the floats.
+    note = find_note(Folder(str(root), range=[0, 4095]), "val images")
+    assert "cover 0 % of [0, 4095]" in note
+
+
+@pytest.mark.parametrize("images", [16, 1 / 16])
+def test_val_that_is_brighter_or_darker_than_the_range_is_named(root: Path, images: float) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame(images)).save(path)
+    note = find_note(Folder(str(root)), "of the pixels of 12 val images")
+    assert "data: 100 % of the pixels" in note
+    assert "become black or white (of the training images 0 %)" in note
+    assert note.total == 12
+
+
+def test_val_with_little_contrast_in_a_wide_range_is_named(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    write_set(root, lambda n: rng.integers(0, 65536, (48, 64)).astype(np.uint16))
+    for path in (root / "val").glob("*/*.png"):
+        Image.fromarray(frame()).save(path)
+    assert "cover 5 % of [0, 65535]" in find_note(Folder(str(root)), "val images")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_val_of_8_bits_beside_deep_training_images_is_named(root: Path, suffix: str) -> None:
+    write_set(root, lambda n: frame(seed=n))
+    for path in list((root / "val").glob("*/*.png")):
+        path.unlink()
+        Image.fromarray(frame(1 / 16, np.uint8)).save(path.with_suffix(f".{suffix}"))
+    note = find_note(Folder(str(root), held_back=0), "val images")
+    assert note.startswith(
+        "data: 12 of 12 val images that were looked at have 8 bits, and stay as they are, while "
+        "12 of 12 training images that were looked at have more"
+    )
+
+
+def test_val_like_the_training_images_has_no_note(root: Path) -> None:
+    write_set(root, lambda n: frame(1 - 0.1 * (n % 3), seed=n))
+    assert len(Folder(str(root)).notes()) == 1
 
 
 # -- options

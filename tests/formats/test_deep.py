@@ -120,6 +120,15 @@ def test_thermal_frames_without_measurements(tmp_path: Path, absent: int) -> Non
     assert len(np.unique(image[34:])) > 10
 
 
+def test_saturated_pixels_are_white_and_no_part_of_the_range(tmp_path: Path) -> None:
+    pixels = frame(np.uint16)
+    pixels[:4] = 65535
+    image, _ = photo.read(write(tmp_path / "a.png", pixels))
+    assert (image[:4] == 255).all()
+    assert image[OBJECT][0] == 255
+    assert len(np.unique(image[34:])) > 10
+
+
 def test_floats_with_nan_and_a_value_that_the_file_names(tmp_path: Path) -> None:
     for most in (1.0, 4095.0):
         pixels = (frame() / 4095 * most).astype(np.float32)

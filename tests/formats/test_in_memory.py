@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
 from pipeline.formats.in_memory import read
+from pipeline.ops.intensity import IntensityRanges
 
 
 @pytest.fixture
@@ -75,8 +77,16 @@ def test_arrays_and_tensors(rgb: np.ndarray) -> None:
         (np.zeros((20, 30, 2), np.uint8), r"got an array \[20, 30, 2\]$"),
         (np.zeros((0, 30, 3), np.uint8), r"got an array \[0, 30, 3\]"),
         (np.uint8(3) + np.zeros((), np.uint8), "expected a path"),
-        (np.zeros((4, 4), np.uint16), r"got uint16: .astype\('uint8'\)"),
-        (np.zeros((4, 4), bool), "got bool"),
+        (np.zeros((0, 0, 3), np.uint8), r"got an array \[0, 0, 3\], which is empty$"),
+        (np.zeros((4, 4), np.uint16), r"got uint16 from 0 to 0: .astype\('uint8'\) keeps"),
+        (
+            np.full((4, 4), 300, np.uint16),
+            r"uint16 from 300 to 300: \(image.astype\('float32'\) - ",
+        ),
+        (torch.full((4, 4), -3), r"from -3 to -3: \(image.to\(torch.float32\) - low\)"),
+        (np.zeros((4, 4), bool), r"got bool: .astype\('uint8'\) \* 255 is black and white"),
+        (torch.zeros((4, 4), dtype=torch.bool), r"got bool: .to\(torch.uint8\) \* 255 is black"),
+        (np.zeros((4, 4), complex), "got complex128$"),
         (np.full((4, 4), 200.0), "floats from 0 to 1 are expected, got 200 to 200: divide"),
         (torch.full((3, 4, 4), -2.0), "got -2 to -2: .* undo the mean and deviation"),
         (np.full((4, 4), np.nan), "got nan to nan"),
@@ -85,6 +95,82 @@ def test_arrays_and_tensors(rgb: np.ndarray) -> None:
 def test_others_are_refused_with_what_is_expected(image: Any, message: str) -> None:
     with pytest.raises((UserError, TypeError), match=message):
         read(image, "image")
+
+
+def deep_pixels(dtype: Any, channels: int = 0) -> np.ndarray:
+    """Values from 400 to 3500, of a kind of frame that turns into no other."""
+    pixels = np.linspace(400, 3500, 20 * 30).reshape(20, 30)
+    return (np.stack([pixels, pixels / 2, pixels], 2) if channels else pixels).astype(dtype)
+
+
+def write_deep(path: Path, pixels: np.ndarray) -> Path:
+    assert cv2.imwrite(str(path), pixels if pixels.ndim == 2 else pixels[..., ::-1])
+    return path
+
+
+RANGES = IntensityRanges({"integer": (400, 3500), "float": (400, 3500)}, (401.0,))
+
+
+@pytest.mark.parametrize("ranges", [RANGES, None])
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "channels"),
+    [("png", np.uint16, 0), ("tif", np.float32, 0), ("tif", np.int32, 0), ("tif", np.int16, 0),
+     ("png", np.uint16, 3), ("tif", np.uint16, 3)],
+)  # fmt: skip
+def test_deep_images_of_pillow_are_read_as_their_files_are(
+    tmp_path: Path, ranges: IntensityRanges | None, suffix: str, dtype: Any, channels: int
+) -> None:
+    path = write_deep(tmp_path / f"a.{suffix}", deep_pixels(dtype, channels))
+    expected = photo.read(path, ranges=ranges)[0]
+    assert len(np.unique(expected)) > 100
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read(image, "image", ranges), expected)
+        assert image.filename == str(path)
+    if not channels:
+        with Image.open(path) as image:
+            image.load()
+            np.testing.assert_array_equal(read(image.copy(), "image", ranges), expected)
+
+
+def test_a_deep_image_on_its_side_is_turned_as_its_file_is(tmp_path: Path) -> None:
+    pixels = deep_pixels(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={photo.ORIENTATION: 6})
+    with Image.open(tmp_path / "a.tif") as image:
+        expected = photo.read(tmp_path / "a.tif", ranges=RANGES)[0]
+        np.testing.assert_array_equal(read(image, "image", RANGES), expected)
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64, np.float32, np.float64, ">u2"])
+def test_deep_arrays_and_tensors_are_scaled_by_the_range(dtype: Any, channels: int) -> None:
+    pixels = deep_pixels(dtype, channels)
+    expected = read(pixels.astype(np.float64), "", RANGES).astype(int)
+    result = read(pixels, "", RANGES)
+    assert np.abs(result - expected).max() <= (0 if pixels.dtype.kind == "f" else 1)
+    assert (result.min(), result.max()) == (0, 255)
+    if pixels.dtype.isnative:
+        tensor = torch.from_numpy(pixels)
+        tensor = tensor.permute(2, 0, 1) if channels else tensor
+        np.testing.assert_array_equal(read(tensor, "", RANGES), result)
+
+
+def test_a_range_of_the_other_kind_of_number_is_named(rgb: np.ndarray) -> None:
+    integers = IntensityRanges({"integer": (400, 3500)})
+    pixels = deep_pixels(np.float32)
+    message = r"trained on integers scaled from \[400, 3500\].* give image.astype\('int32'\); else"
+    with pytest.raises(UserError, match=message):
+        read(pixels, "image", integers)
+    assert read(pixels.astype("int32"), "image", integers).max() == 255
+    np.testing.assert_array_equal(read(rgb, "", integers), rgb)
+    np.testing.assert_array_equal(read(rgb / 255, "", integers), rgb)
+
+
+def test_the_remedy_for_deep_arrays_works() -> None:
+    pixels = deep_pixels(np.uint16)
+    with pytest.raises(UserError, match=r"here 400 and 3500"):
+        read(pixels, "image")
+    scaled = read((pixels.astype("float32") - 400) / (3500 - 400), "image")
+    assert (scaled.min(), scaled.max()) == (0, 255)
 
 
 def test_what_pillow_cannot_decode(tmp_path: Path, rgb: np.ndarray) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.ops.intensity import find_no_data, measured, robust_range, scale_to_bytes
+from pipeline.ops.intensity import (
+    find_isolated,
+    find_no_data,
+    measured,
+    robust_range,
+    scale_to_bytes,
+)
 
 INT16, UINT16 = (-32768.0, 32767.0), (0.0, 65535.0)
 
@@ -34,10 +40,13 @@ def values(low: float, high: float, *further: float, dtype: Any = np.int32) -> n
      (np.array([0, 65535]), UINT16, set()),
      (values(400, 600, 3500), UINT16, set())],
 )  # fmt: skip
-def test_values_without_a_measurement(
+def test_isolated_values_are_no_part_of_the_range(
     pixels: np.ndarray, extremes: tuple[float, float], expected: set[float]
 ) -> None:
-    assert set(find_no_data(pixels, extremes)) == expected
+    isolated = find_isolated(pixels, extremes)
+    assert set(isolated) == expected
+    # The greatest value of an unsigned type is that of saturated pixels: white.
+    assert set(find_no_data(isolated)) == expected - {65535}
 
 
 def test_a_range_is_that_of_nearly_all_values() -> None:

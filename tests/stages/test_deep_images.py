@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -79,6 +80,15 @@ def test_new_images_are_scaled_by_the_range_of_the_checkpoint(
     monkeypatch.setattr(photo, "read", record)
     pipeline.load(trained)(tmp_path / "new/0.png")
     assert abs(int(seen[0].max()) - 255 * (1400 - low) / (high - low)) <= 2
+
+    predictor = pipeline.load(trained)
+    of_file = predictor(tmp_path / "new/0.png")[0]
+    image = Image.open(tmp_path / "new/0.png")
+    pixels = np.asarray(image)
+    for form in (image, pixels, pixels.astype(np.int32), torch.from_numpy(pixels.astype(int))):
+        result = predictor(form)[0]
+        assert (result.label, result.probability) == (of_file.label, of_file.probability)
+        np.testing.assert_array_equal(result.boxes, of_file.boxes)
 
 
 def test_an_evaluation_with_a_checkpoint_uses_its_range(
