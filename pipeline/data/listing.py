@@ -202,8 +202,11 @@ class OnDisk(ABC):
         listing = self.splits[split]
         file = listing.files[position]
         ranges = self.intensity.ranges
-        image, size = photo.read(file.path, at=at, at_least=at_least, name=file.id, ranges=ranges)
-        return Example(file.id, image, int(listing.labels[position]), size)
+        several: set[str] = set()
+        image, size = photo.read(
+            file.path, at=at, at_least=at_least, name=file.id, ranges=ranges, several=several
+        )
+        return Example(file.id, image, int(listing.labels[position]), size, bool(several))
 
     @cached_property
     def intensity(self) -> Intensity:

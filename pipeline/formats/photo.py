@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
@@ -45,6 +45,10 @@ COMMON = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 # Pillow runs Ghostscript, a program, on EPS files; it identifies the others but cannot decode them.
 NOT_READ = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC")
 
+# Of these Pillow knows whether there is a second page or frame without decoding it. The further
+# pictures of an MPO, which cameras and phones write, are previews and depth maps.
+WITH_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+
 NOT_IDENTIFIED = "not an image in any format that Pillow reads"
 
 ORIENTATION = 0x0112
@@ -67,11 +71,13 @@ def read(
     at_least: Size | None = None,
     name: str | None = None,
     ranges: IntensityRanges | None = None,
+    several: set[str] | None = None,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
     """Read an image file, turned upright by its EXIF orientation.
 
-    Of an animation the first frame is read. Transparent parts are painted over white. Images of
-    more than 8 bits in a channel are scaled from a range of values to 0 to 255.
+    Of an animation the first frame is read, of several pages the first. Transparent parts are
+    painted over white. Images of more than 8 bits in a channel are scaled from a range of values
+    to 0 to 255.
 
     Args:
         path: The file, in any format that Pillow decodes.
@@ -82,6 +88,7 @@ def read(
         name: What messages call the file; None: its path.
         ranges: The ranges that images of more than 8 bits are scaled from; without one, such an
             image is scaled from the range of its own values.
+        several: Collects the names of files with several pages or frames.
 
     Returns:
         The image, uint8 [H, W, 3] RGB from 0 to 255, and the (height, width) of the original.
@@ -92,7 +99,7 @@ def read(
     ranges = IntensityRanges() if ranges is None else ranges
     shown = name if name is not None else printable(os.fspath(path))
     try:
-        return _read(path, shown, at, at_least, ranges)
+        return _read(path, shown, at, at_least, ranges, several)
     except _UnidentifiedImage as problem:
         values = _read_unidentified(path, shown, problem)
         image = values.to_bytes(ranges, shown)
@@ -101,12 +108,19 @@ def read(
 
 
 def _read(
-    path: Path | str, name: str, at: Size | None, at_least: Size | None, ranges: IntensityRanges
+    path: Path | str,
+    name: str,
+    at: Size | None,
+    at_least: Size | None,
+    ranges: IntensityRanges,
+    several: set[str] | None,
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
     """Read an image file that Pillow identifies, as `read` does."""
     with _open_image(path, name) as image:
         jpeg, decoded = _is_jpeg(image), _count_pixels(image)
         is_deep = deep.is_deep(image, path)
+        if several is not None and _is_first_of_several(image):
+            several.add(name)
         # Other formats have their orientation once they are loaded.
         turn, size = _read_orientation(image) if jpeg else (1, image.size)
         wanted = at or at_least
@@ -332,6 +346,13 @@ def _load(image: Image.Image) -> None:
     image.load()
     if isinstance(image, ImageFile.ImageFile):
         image.filename = filename
+
+
+def _is_first_of_several(image: Image.Image) -> bool:
+    """Return whether the file of an image has further pages or frames."""
+    with suppress(Exception):  # a damaged second frame is no reason to lose the first
+        return image.format in WITH_FRAMES and bool(cast(Any, image).is_animated)
+    return False
 
 
 def _is_jpeg(image: Image.Image) -> bool:

@@ -81,6 +81,21 @@ def load_classification(folder: Path) -> Classification:
     )
 
 
+def find_several(folder: Path) -> list[int]:
+    """Return the positions of images whose files have further pages or frames, in their order.
+
+    Args:
+        folder: a result of stage explain.
+    """
+    shards = (read_arrays(shard)[0] for shard in list_shards(folder))
+    return sorted(
+        int(position)
+        for arrays in shards
+        if "several" in arrays
+        for position in arrays["image"][arrays["several"]]
+    )
+
+
 def load_skipped(folder: Path) -> dict[int, str]:
     """Return why images could not be used, by their positions."""
     skipped: dict[int, str] = {}

@@ -33,12 +33,14 @@ class Example:
         image: RGB pixels, upright.
         label: the class; -1 where the image has none.
         size: height and width of the original image, of which `image` may be a scaled copy.
+        is_first_of_several: whether its file has further pages or frames, which are not used.
     """
 
     id: str
     image: UInt8[np.ndarray, "H W 3"]
     label: int
     size: Size
+    is_first_of_several: bool = False
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:

@@ -137,6 +137,19 @@ def test_first_frame(tmp_path, paint, suffix):
     path = paint(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **how)
     assert (photo.read(path)[0] == (255, 0, 0)).all()
     assert (photo.read(path, at=(8, 12))[0] == (255, 0, 0)).all()
+    several = set()
+    photo.read(path, name="its/name", several=several)
+    photo.read(paint(tmp_path / f"single.{suffix}", first), several=several)
+    assert several == {"its/name"}
+
+
+def test_a_damaged_second_frame_leaves_the_first(tmp_path, paint):
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    for suffix in ("gif", "tif"):
+        path = paint(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second])
+        single = paint(tmp_path / f"single.{suffix}", first).stat().st_size
+        path.write_bytes(path.read_bytes()[: single + 6])
+        assert (photo.read(path, several=set())[0] == photo.read(path)[0]).all()
 
 
 # -- orientation

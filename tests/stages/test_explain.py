@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.engine.choices import fill_defaults, instantiate, list_targets
 from pipeline.errors import UserError
@@ -74,6 +76,31 @@ def test_views_of_a_method_that_looks_first(cli: Cli, tmp_path: Path) -> None:
     assert arrays["row_map"].shape[1:] == (24, 24)
     assert arrays["row_map"].min() >= 0
     assert np.isfinite(arrays["row_map"].astype(np.float32)).all()
+
+
+def test_files_with_several_pages_or_frames_are_counted(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [Image.new("L", (40, 30), 60 * n) for n in range(3)]
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for n in range(2):
+                pages[n].copy().save(tmp_path / "set" / split / name / f"{n}.png")
+    several: dict[str, Any] = {"save_all": True, "append_images": pages[1:]}
+    pages[0].save(tmp_path / "set/val/a/stack.tif", **several)
+    pages[0].copy().save(tmp_path / "set/val/b/moves.gif", **several)
+    command = ("+experiment=cam", "data=folder", "data.root=set", "data.size=32", "model=small",
+               "train.epochs=1", "runtime.device=cpu", STAGES)  # fmt: skip
+    for _ in range(2):  # the second time from the result that is kept
+        assert cli(*command) == 0
+        note = (
+            "explain: 2 images ('val/a/stack.tif', 'val/b/moves.gif') of 6 with several pages or "
+            "frames: only the first is used; save each"
+        )
+        assert note in " ".join(capsys.readouterr().out.split())
+        notes = json.loads((tmp_path / "outputs/latest/notes.json").read_text())
+        assert any(record["count"] == 2 and note in record["text"] for record in notes)
 
 
 def test_colours_are_kept_where_asked_for(cli: Cli, tmp_path: Path) -> None:

@@ -31,10 +31,10 @@ def explain_batch(
         colour: whether gradients in red, green and blue are kept, too.
 
     Returns:
-        For each image: `image` (position), `size` (height, width), `top` and `top_score`. For each
-        map: `row_image`, `row_size`, `row_class`, `row_predicted`, `row_score`, and `row_map`
-        float16 [rows, h, w], whose raw values are row_map * row_scale; `row_colour` [rows, 3, h, w]
-        where it is kept.
+        For each image: `image` (position), `size` (height, width), `several` (whether its file has
+        further pages or frames), `top` and `top_score`. For each map: `row_image`, `row_size`,
+        `row_class`, `row_predicted`, `row_score`, and `row_map` float16 [rows, h, w], whose raw
+        values are row_map * row_scale; `row_colour` [rows, 3, h, w] where it is kept.
     """
     images = trained.tensor(shards.stack_pixels(batch))
     labels = shards.stack_labels(batch, images.device)
@@ -54,6 +54,7 @@ def explain_batch(
     arrays = {
         "image": positions,
         "size": sizes,
+        "several": np.array([example.is_first_of_several for _, example in batch]),
         "top": best.indices.cpu().numpy().astype(np.int32),
         "top_score": best.values.cpu().numpy().astype(np.float32),
         "row_image": positions[image],
