@@ -166,14 +166,15 @@ class AnnotationReader:
             why = f"marked as crowds (iscrowd) count as objects ({option}=objects)"
             return [count_note(names, "annotation", why, where=name)]
         remedy = f"{option}=objects counts them as objects"
+        are = "is a crowd" if len(names) == 1 else "are crowds"
         if not self.box_count:
             why = (
-                "are crowds (iscrowd), all that can be used, so no object is left to measure "
+                f"{are} (iscrowd), all that can be used, so no object is left to measure "
                 "against; CVAT writes brush masks so"
             )
             return [count_note(names, "annotation", why, where=name, remedy=remedy)]
         why = (
-            f"of {self.total} are crowds (iscrowd): nothing is counted there by COCO's AP and by "
+            f"of {self.total} {are} (iscrowd): nothing is counted there by COCO's AP and by "
             "PxAP, and all else leaves them out"
         )
         notes = [count_note(names, "annotation", why, where=name, remedy=remedy)]

@@ -132,8 +132,10 @@ def describe_clipped_boxes(path: Path, names: Sequence[str], total: int) -> Note
     """
     is_usual = total > 3 and len(names) * 2 > total
     hint = "; is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if is_usual else ""
-    text = f"{path.name}: {len(names)} boxes stuck out of their image and were clipped{hint}"
-    return Note(text, names)
+    what = f"{len(names)} boxes stuck out of their image and were clipped"
+    if len(names) == 1:
+        what = "1 box stuck out of its image and was clipped"
+    return Note(f"{path.name}: {what}{hint}", names)
 
 
 def xyxy_to_xywh(box: np.ndarray) -> list[float]:

@@ -279,7 +279,7 @@ def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path):
     file = coco.read(write(tmp_path, content))
     assert file.images[0].boxes == [(0, 2, 40, 22)]
     assert file.images[1].boxes == [(0, 0, 50, 20)]
-    assert file.notes == ["boxes.json: 1 boxes stuck out of their image and were clipped"]
+    assert file.notes == ["boxes.json: 1 box stuck out of its image and was clipped"]
 
 
 def test_size_may_be_left_away(tmp_path):
@@ -311,7 +311,7 @@ def test_crowds_are_regions_apart(tmp_path, flag):
     assert crowd.box == (x, y, x + width, y + height)
     assert crowd.mask is None
     assert file.notes == [
-        "boxes.json: 1 annotation ('annotations[0] (id 1)') of 2 are crowds (iscrowd): nothing is "
+        "boxes.json: 1 annotation ('annotations[0] (id 1)') of 2 is a crowd (iscrowd): nothing is "
         "counted there by COCO's AP and by PxAP, and all else leaves them out; data.crowds=objects "
         "counts them as objects",
         "boxes.json: 1 image ('a.jpg') with crowds alone: no number has them as annotated; "
