@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats import coco_masks
-from pipeline.formats.coco_boxes import clip, describe_clipped_boxes, parse_bbox, xywh_to_xyxy
+from pipeline.formats.coco_boxes import (
+    clip,
+    describe_clipped_boxes,
+    is_fraction,
+    parse_bbox,
+    xywh_to_xyxy,
+)
 from pipeline.formats.coco_records import SPELLING, CocoImage, Crowd, CrowdRule, name_record
 from pipeline.formats.coco_values import Key, parse_flag, parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
@@ -40,7 +46,7 @@ class AnnotationReader:
         self._find_image, self._find_category = find_image, find_category
         self.counts_crowds, self.with_records = crowds == "objects", with_records
         self.odd = OddRecords(path.name, "annotation")
-        self.total = self.box_count = 0
+        self.total = self.box_count = self.fraction_count = 0
         self.crowd_names: list[str] = []
         self.clipped: list[str] = []
         self._seen: dict[Key, tuple[Any, ...]] = {}
@@ -67,6 +73,7 @@ class AnnotationReader:
         category = self._find_category(record)
         outline, mask, repairs = self._read_mask(record, image.size)
         bbox, bbox_repairs = self._read_bbox(record, outline)
+        self.fraction_count += is_fraction(bbox) and image.size != (1, 1)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
             box, was_clipped = clip(box, image.size)

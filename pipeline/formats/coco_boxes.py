@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.formats.coco_values import is_plain_number, parse_number
 from pipeline.formats.odd_records import BadRecord
 from pipeline.types import Note, Size
@@ -68,6 +69,34 @@ def _find_fault(bbox: Sequence[float]) -> str | None:
     if is_empty((x, y, x + width, y + height)):
         return "whose bbox is thinner than float32 can tell"
     return None
+
+
+def is_fraction(bbox: Sequence[float]) -> bool:
+    """Return whether x, y, width and height can be fractions of an image: all within 0 to 1.
+
+    Args:
+        bbox: As `parse_bbox` returns it.
+    """
+    return all(0 <= value <= 1 for value in bbox) and not all(value in (0, 1) for value in bbox)
+
+
+def refuse_fractions(path: Path, fractions: int, total: int) -> None:
+    """Refuse a file of which all boxes are fractions of the image, which would find nothing.
+
+    Args:
+        path: The file.
+        fractions: How many of its boxes can be fractions.
+        total: How many boxes it has.
+
+    Raises:
+        UserError: There are boxes, and all can be fractions.
+    """
+    if total and fractions == total:
+        raise UserError(
+            f"{path}: {total} of {total} boxes lie within 0 to 1: fractions of the image? COCO's "
+            "bbox is x, y, width, height in pixels; multiply x and width by the width of the "
+            "image, y and height by its height"
+        )
 
 
 def xywh_to_xyxy(bbox: Sequence[float]) -> Box:
