@@ -161,3 +161,11 @@ def test_categories_that_are_no_class_are_counted_with_the_class_they_may_mean(r
     )
     assert isinstance(note, Note)
     assert (note.names, note.total) == (("TENCH", "English Springers", "wolf"), 4)
+
+
+def test_names_of_another_ending_match_and_are_counted(root):
+    annotate(root, images=[{"id": 70, "file_name": "n01/val0.jpg"}], annotations=[])
+    assert Folder(str(root)).truth_notes()[1:] == [
+        "instances_val.json: 1 image ('n01/val0.jpg: val/n01/val0.png') matched by the name "
+        "without its ending, as the ending is another"
+    ]
