@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,13 @@ SIZE_REMEDY = (
     "resolution is the reason, annotate the image as it is now and export again"
 )
 
+NO_BOX = (
+    "{}, so nothing can be localized against it; annotate objects of the scored images with "
+    "boxes, or give the file that has them (data.boxes=FILE)"
+)
+
+SHOWN = 5  # categories that a note names
+
 
 class MatchedAnnotations:
     """A COCO file matched with the images and classes of the data set.
@@ -40,6 +48,7 @@ class MatchedAnnotations:
         scored: Ids of the images that the end of a path may match.
         images: All images of the data set.
         by_name: Positions of classes by their names and by their folders' names.
+        measured: Ids of the images that the boxes are for; None: those of `scored`.
 
     Raises:
         UserError: No image or no category matches.
@@ -51,6 +60,7 @@ class MatchedAnnotations:
         scored: Sequence[str],
         images: Listing,
         by_name: Mapping[str, int],
+        measured: Sequence[str] | None = None,
     ) -> None:
         self.file, self.listing = file, images
         self.classes = {
@@ -59,6 +69,7 @@ class MatchedAnnotations:
         matched = match_images(file.path, file.images, scored, images.ids)
         self.images = matched.images
         self.match_notes: list[str] = [*self._box_notes(), *matched.notes]
+        self.match_notes += self._split_notes(scored if measured is None else measured)
         used = count_categories(list(self.images.values()))
         # A single category that is no class: its boxes are of objects of any class.
         self.is_agnostic = len(used) == 1 and self.classes[next(iter(used))] == -1
@@ -68,7 +79,9 @@ class MatchedAnnotations:
         """Return a note where there is no box in the file, or none of an image that is here."""
         name, images = self.file.path.name, list(self.images.values())
         if not any(image.boxes for image in self.file.images):
-            return [f"{name}: holds no box, so nothing can be localized against it"]
+            if any(image.crowds for image in self.file.images):
+                return []  # the notes of the file say that all are crowds
+            return [f"{name}: {NO_BOX.format('holds no box')}"]
         if not any(image.boxes for image in images):
             crowds = [image.name for image in images if image.crowds]
             if crowds:
@@ -79,7 +92,7 @@ class MatchedAnnotations:
                         remedy="data.crowds=objects counts them as objects",
                     )
                 ]  # fmt: skip
-            return [f"{name}: no image of the data set has a box there"]
+            return [f"{name}: {NO_BOX.format('no image of the data set has a box there')}"]
         return []
 
     def _category_notes(self, used: Counter[int], by_name: Mapping[str, int]) -> list[str]:
@@ -94,23 +107,33 @@ class MatchedAnnotations:
             unused = [names[n] for n in names if n not in used]
             return [note + (f"; {_list_unused(unused)}" if unused else "")]
         usable = sum(times for number, times in used.items() if self.classes[number] >= 0)
-        strange = [names[number] for number in used if self.classes[number] < 0]
+        strange = {
+            names[number]: times for number, times in used.items() if self.classes[number] < 0
+        }
         if used and not usable:
+            first = next(iter(strange))
             raise UserError(
                 f"{self.file.path}: none of its {len(strange)} used categories is a class of the "
-                f"data set; it has {strange[0]!r}; name them alike, by class or by folder; "
-                f"{suggest_choices(strange[0], by_name)}"
+                f"data set; it has {first!r}; name them alike, by class or by folder; "
+                f"{suggest_choices(first, by_name)}"
             )
-        if not strange:
+        return [_describe_strangers(name, strange, used.total(), by_name)] if strange else []
+
+    def _split_notes(self, measured: Sequence[str]) -> list[Note]:
+        """Return a note on images of the file that are of another split than the measured one."""
+        ids = set(measured)
+        others = [id for id in self.images if id not in ids]
+        if not others:
             return []
-        return [
-            Note(
-                f"{name}: {used.total() - usable} boxes are of categories that are no class of the "
-                f"data set ({strange[0]!r} for one)",
-                strange,
-                used.total() - usable,
-            )
-        ]
+        folders = {id.split("/")[0] if "/" in id else "" for id in others}
+        (split,) = folders if len(folders) == 1 and "" not in folders else ("another split",)
+        total = len(self.images)
+        count = f"{len(others)} of {total} image{'s' * (total != 1)}"
+        text = f"{self.file.path.name}: {count} {'is' if len(others) == 1 else 'are'} of {split}"
+        if len(others) < total:
+            return [Note(f"{text}: not scored, {total - len(others)} of {total} are", others)]
+        remedy = "give the file with the boxes of the scored images (data.boxes=FILE)"
+        return [Note(f"{text}, none is scored; {remedy}", others)]
 
     def coco_names(self, ids: Sequence[str], class_count: int) -> CocoIds:
         """Return the file's numbers and names, and free numbers for what it does not have."""
@@ -227,6 +250,32 @@ class MatchedAnnotations:
             self._to_classes([crowd.category for crowd in crowds]),
             [crowd.mask for crowd in crowds],
         )
+
+
+def _describe_strangers(
+    where: str, strange: Mapping[str, int], total: int, classes: Mapping[str, int]
+) -> Note:
+    """Return a note on categories that are no class, with the class that each may mean."""
+    named = []
+    for name, times in list(strange.items())[:SHOWN]:
+        near = _find_near(name, classes)
+        named.append(f"{name!r} ({times}{f', class {near!r}?' if near else ''})")
+    count = sum(strange.values())
+    text = (
+        f"{where}: {count} of {total} boxes {'is' if count == 1 else 'are'} of "
+        f"{'a category' if len(strange) == 1 else f'{len(strange)} categories'} that "
+        f"{'is' if len(strange) == 1 else 'are'} no class of the data set: {', '.join(named)}"
+        f"{', ...' if len(strange) > SHOWN else ''}: found for no class; name categories as the "
+        "classes or their folders are"
+    )
+    return Note(text, list(strange), count)
+
+
+def _find_near(name: str, choices: Iterable[str]) -> str | None:
+    """Return the choice that is the same but for case and spaces, else one that is similar."""
+    folded = {choice.casefold().strip(): choice for choice in choices}
+    near = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=0.75)
+    return folded[near[0]] if near else None
 
 
 def _list_unused(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.ops.text import count_note
 from pipeline.types import Note
 
 SHOWN = 4  # candidates that a note names
+MAX_COMPARED = 5000  # names that the nearest one is looked for in
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,18 @@ def match_images(
         else:
             claims.setdefault(match.ids[0], []).append((match, image))
     matched = MatchedImages()
-    by_end, joined, doubtful = list[str](), list[str](), list[str]()
+    by_end, by_stem = list[str](), list[str]()
+    joined, doubtful = list[str](), list[str]()
     for id, claim in claims.items():
         best, others = _rank_claims(claim)
         doubtful += [f"{image.file_name}: {id}" for _, image in others]
         if not best:
             continue
         matched.images[id] = _join([image for _, image in best])
-        by_end += [image.file_name for match, image in best if not match.is_literal]
+        stems = [image.file_name for match, image in best if match.has_other_ending]
+        by_stem += [f"{name}: {id}" for name in stems]
+        ends = [image.file_name for match, image in best if not match.is_literal]
+        by_end += [name for name in ends if name not in stems]
         joined += [id] if len(best) > 1 else []
     remedy = "file_name is best the path below data.root"
     kinds = [
@@ -73,6 +79,7 @@ def match_images(
         (doubtful, "with a name that fits the same image as another name, left out", remedy),
         (joined, "that several records name: their annotations are joined", ""),
         (by_end, "matched by the end of the path", ""),
+        (by_stem, "matched by the name without its ending, as the ending is another", ""),
     ]
     matched.notes.extend(
         count_note(names, "image", why, where=path.name, remedy=remedy)
@@ -137,7 +144,9 @@ def _no_match(
     path: Path, images: Sequence[CocoImage], known: Sequence[str], doubtful: Sequence[str]
 ) -> UserError:
     """Return the error for a file of which no image is in the data set."""
-    named = f"it names {images[0].name!r}, the data set has {known[0]!r}"
+    name = images[0].name
+    near = difflib.get_close_matches(name, known[:MAX_COMPARED], n=1, cutoff=0.0) or known
+    named = f"it names {name!r}, the data set has {near[0]!r}"
     if doubtful:
         named = f"it names {doubtful[0]}, which is not certain"
     return UserError(

@@ -9,7 +9,8 @@
         images/001.Black_footed_Albatross/*.jpg
 
 The test images are scored. A class is named as in classes.txt, in words: `Black footed Albatross`.
-A part of the data set works too: images that are listed but not on disk are left out and counted.
+A part of the data set works too: images that are listed but not on disk are left out and counted,
+as are lines that cannot be used and images without a class or a split.
 
 Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
 """
@@ -17,10 +18,11 @@ Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", CNS-TR-2011-001.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -38,11 +40,21 @@ from pipeline.formats.coco_boxes import (
 )
 from pipeline.formats.coco_values import parse_key
 from pipeline.formats.files import content_hash, find_spelling, read_lines
-from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import count_note, list_some, printable, to_nfc
-from pipeline.types import CocoIds, GroundTruth, Split
+from pipeline.formats.odd_records import BadRecord, OddRecords, no_usable_records
+from pipeline.ops.text import count_note, printable, to_nfc
+from pipeline.types import CocoIds, GroundTruth, Note, Split
 
 BOX_LINE = "image id, x, y, width and height"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Table(Generic[T]):
+    """What a table gives images, by CUB's image number, and its lines that cannot be used."""
+
+    values: dict[int, T]
+    odd: OddRecords
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,8 @@ class Cub(OnDisk):
         no_data: Values of such pixels that stand for no measurement, and become black.
 
     Raises:
-        UserError: An option is out of range, a file is missing, or a line of a table is wrong.
+        UserError: An option is out of range, a file is missing, a line of classes.txt is wrong, or
+            no line of another table can be used.
     """
 
     root: str
@@ -95,19 +108,30 @@ class Cub(OnDisk):
     @cached_property
     def _classes(self) -> dict[int, str]:
         """Class names by CUB's class number, in the order of classes.txt."""
-        folders = dict(self._read_table("classes.txt", "class id and folder name"))
-        folders = {n: to_nfc(name) for n, name in folders.items()}
+        folders = {n: to_nfc(name) for n, name in self._read_classes()}
         names = {n: re.sub(r"^\d+\.", "", name).replace("_", " ") for n, name in folders.items()}
         # Names identify classes in reports and options, so they must differ.
         return names if len({*names.values()}) == len(names) else folders
 
     @cached_property
-    def _paths(self) -> dict[int, str]:
+    def _images(self) -> _Table[str]:
         """Paths of all listed images below images/, by CUB's image number."""
-        paths = dict(self._read_table("images.txt", "image id and path"))
-        if not paths:
+        seen: set[str] = set()
+
+        def check(number: int, path: str) -> str:
+            if to_nfc(path) in seen:
+                raise BadRecord("with a path that another line has, too")
+            seen.add(to_nfc(path))
+            return path
+
+        table = self._read_table("images.txt", "image id and path", check)
+        if not table.values:
             raise UserError(f"{self.folder / 'images.txt'}: lists no image; unpack the set again")
-        return paths
+        return table
+
+    @property
+    def _paths(self) -> dict[int, str]:
+        return self._images.values
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -126,23 +150,48 @@ class Cub(OnDisk):
         is_train = self._read_choices("train_test_split.txt", "1 or 0", {1: 1, 0: 0})
         files: list[File] = []
         missing: list[str] = []
-        for path in self._paths.values():
+        for number, path in self._paths.items():
+            if number not in class_of.values or number not in is_train.values:
+                continue
             try:
                 place = find_spelling(self.folder / "images" / path)
                 files.append(File.from_path(printable(path), str(place)))
             except (OSError, ValueError):  # ValueError: a null byte in the name
                 missing.append(path)
+        notes = [note for table in (self._images, class_of, is_train) for note in table.odd.notes()]
+        for table, what in ((class_of, "class"), (is_train, "split")):
+            notes += self._note_images_without(table, what)
         if not files:
-            raise UserError(
-                f"{self.folder / 'images'}: none of the {len(missing)} images of images.txt is "
-                f"there, {missing[0]!r} for one; unpack the set again"
-            )
-        labels = [class_of[self._numbers[file.id]] for file in files]
-        apart = np.array([is_train[self._numbers[file.id]] for file in files], bool)
+            raise self._no_image(missing, notes)
+        labels = [class_of.values[self._numbers[file.id]] for file in files]
+        apart = np.array([is_train.values[self._numbers[file.id]] for file in files], bool)
         val, train = Listing(files, labels, self.classes).split(apart)
         train, held_back = listing.set_apart(train, self.held_back, "held_back")
-        notes = [f"images.txt: {list_some(missing, 'image')} not there"] if missing else []
+        if missing:
+            why = f"of {len(self._paths)} not there: left out"
+            remedy = "unpack the set again, or drop their lines"
+            notes.append(count_note(missing, "image", why, where="images.txt", remedy=remedy))
         return Splits(train, held_back, val, notes)
+
+    def _note_images_without(self, table: _Table[int], what: str) -> list[Note]:
+        """Return a note on listed images that have no line that can be used in a table."""
+        without = [path for number, path in self._paths.items() if number not in table.values]
+        if not without:
+            return []
+        why = f"of {len(self._paths)} have no {what}: left out, neither trained on nor scored"
+        where = table.odd.where
+        return [count_note(without, "image", why, where=where, remedy="add or correct their lines")]
+
+    def _no_image(self, missing: Sequence[str], notes: Sequence[str]) -> UserError:
+        """Return the error for tables of which no image can be used."""
+        if not missing:
+            return no_usable_records(
+                self.folder / "images.txt", f"none of its {len(self._paths)} images", notes
+            )
+        return UserError(
+            f"{self.folder / 'images'}: none of the {len(missing)} images of images.txt is "
+            f"there, {missing[0]!r} for one; unpack the set again"
+        )
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return CUB's image and class numbers, and ids as file names."""
@@ -204,15 +253,13 @@ class Cub(OnDisk):
     def _read_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
         """Return ground truth by id, and what was unusual about it."""
         truth: dict[str, GroundTruth] = {}
-        without: list[str] = []
         clipped: list[str] = []
         images = self.splits[split]
         boxes, odd_lines = self._boxes
         odd = OddRecords(self._boxes_file.name, "line")
         for file, label in zip(images.files, images.labels, strict=True):
             if self._numbers[file.id] not in boxes:
-                without.append(file.id)
-                continue
+                continue  # counted and named by evaluate, as images without annotation
             box, where = boxes[self._numbers[file.id]]
             try:
                 size = photo.read_size(file.path, name=file.id)
@@ -221,7 +268,6 @@ class Cub(OnDisk):
                 continue  # counted and named by the stages that read the image
             except BadRecord as error:
                 odd.leave_out(where, str(error))
-                without.append(file.id)
                 continue
             clipped += [where] if was_clipped else []
             truth[file.id] = GroundTruth(file.id, label, size, np.array([box], np.float32))
@@ -230,37 +276,9 @@ class Cub(OnDisk):
         notes: list[str] = [*odd_lines.notes(), *odd.notes()]
         if clipped:
             notes.append(describe_clipped_boxes(self._boxes_file, clipped, len(truth)))
-        if without:
-            why = "without a box that can be used: not scored"
-            notes.append(count_note(without, "image", why, where=self._boxes_file.name))
         return truth, notes
 
     # -- CUB's tables: a number, then the rest of the line
-
-    def _read_rows(self, name: str, holds: str) -> Iterator[tuple[int, str, str]]:
-        """Yield number, rest and place of each line of a table.
-
-        Args:
-            name: The file.
-            holds: What its lines hold, for messages.
-
-        Raises:
-            UserError: The file is missing, a line is of another form, or a number is there twice.
-        """
-        path, seen = self.folder / name, set[int]()
-        for line_number, line in self._read_lines(path, holds):
-            where = f"{path}, line {line_number}"
-            number, _, rest = line.partition(" ")
-            if not rest.strip():
-                raise UserError(f"{where}: {line!r} is too short, expected {holds}; correct it")
-            if not (number.isascii() and number.isdecimal()):
-                raise UserError(
-                    f"{where}: {number!r} is not a number, expected {holds}; correct it"
-                )
-            if int(number) in seen:
-                raise UserError(f"{where}: the id {number} is there twice; drop one of the lines")
-            seen.add(int(number))
-            yield int(number), rest.strip(), where
 
     def _read_lines(self, path: Path, holds: str) -> Iterator[tuple[int, str]]:
         """Yield number and text of the lines of a table. Raise UserError where it is missing."""
@@ -268,17 +286,62 @@ class Cub(OnDisk):
             raise UserError(f"{path}: no such file; it belongs to the set (lines of {holds})")
         yield from read_lines(path)
 
-    def _read_table(self, name: str, holds: str) -> Iterator[tuple[int, str]]:
-        """Yield number and text of each line. Raise UserError if a text is there twice."""
-        seen: set[str] = set()
-        for number, text, where in self._read_rows(name, holds):
-            if to_nfc(text) in seen:
-                raise UserError(f"{where}: {text!r} is there twice; drop one of the lines")
-            seen.add(to_nfc(text))
-            yield number, text
+    def _read_classes(self) -> Iterator[tuple[int, str]]:
+        """Yield number and name of each class.
 
-    def _read_choices(self, name: str, what: str, choices: Mapping[int, int]) -> dict[int, int]:
-        """Return the value that a table gives each image.
+        Raises:
+            UserError: A line is of another form, or a number or a name is there twice: what the
+                classes are is not certain then.
+        """
+        path, holds, seen = self.folder / "classes.txt", "class id and folder name", set[str]()
+        for line_number, line in self._read_lines(path, holds):
+            try:
+                number, name = _parse_line(line, holds)
+            except BadRecord as error:
+                raise UserError(
+                    f"{path}, line {line_number}: {line!r} {error}; correct it"
+                ) from None
+            for key in (str(number), to_nfc(name)):
+                if key in seen:
+                    raise UserError(
+                        f"{path}, line {line_number}: {key!r} is there twice; drop one of the lines"
+                    )
+                seen.add(key)
+            yield number, name
+
+    def _read_table(self, name: str, holds: str, parse: Callable[[int, str], T]) -> _Table[T]:
+        """Read a table of images. Lines that cannot be used are left out and counted.
+
+        Args:
+            name: The file.
+            holds: What its lines hold, for messages.
+            parse: Returns the value of an image number and the rest of its line, or raises
+                BadRecord.
+
+        Raises:
+            UserError: The file is missing, or it has lines and none can be used.
+        """
+        path, total = self.folder / name, 0
+        table = _Table[T]({}, OddRecords(name, "line"))
+        lines: dict[int, str] = {}
+        for line_number, line in self._read_lines(path, holds):
+            total += 1
+            try:
+                number, rest = _parse_line(line, holds)
+                if number in lines:
+                    same = lines[number] == rest
+                    raise BadRecord(
+                        "that are there twice" if same else "with a second entry of an image id"
+                    )
+                table.values[number] = parse(number, rest)
+                lines[number] = rest
+            except BadRecord as error:
+                table.odd.leave_out(f"line {line_number}", str(error))
+        table.odd.check_usable(path, total, len(table.values))
+        return table
+
+    def _read_choices(self, name: str, what: str, choices: Mapping[int, int]) -> _Table[int]:
+        """Read the value that a table gives each image.
 
         Args:
             name: The file.
@@ -286,22 +349,26 @@ class Cub(OnDisk):
             choices: The value by the number in the table.
 
         Raises:
-            UserError: A line has another number, or an image has no line.
+            UserError: The file is missing, or it has lines and none can be used.
         """
-        values: dict[int, int] = {}
-        for number, text, where in self._read_rows(name, f"image id and {what}"):
+
+        def choose(number: int, text: str) -> int:
             if number not in self._paths:
-                raise UserError(f"{where}: image id {number} is not in images.txt; drop the line")
-            if not (text.isascii() and text.isdecimal()):
-                raise UserError(f"{where}: {text!r} is not a number, expected {what}; correct it")
-            if int(text) not in choices:
-                unknown = "is not in classes.txt" if what == "class id" else f"is not {what}"
-                raise UserError(f"{where}: {int(text)} {unknown}; correct it")
-            values[number] = choices[int(text)]
-        missing = next((number for number in self._paths if number not in values), None)
-        if missing is not None:
-            raise UserError(
-                f"{self.folder / name}: no line for image id {missing} "
-                f"({self._paths[missing]!r}); add it"
-            )
-        return values
+                raise BadRecord("of no image of images.txt")
+            key = parse_key(text)
+            if not isinstance(key, int) or key not in choices:
+                where = "a class id of classes.txt" if what == "class id" else what
+                raise BadRecord(f"whose value is not {where}")
+            return choices[key]
+
+        return self._read_table(name, f"image id and {what}", choose)
+
+
+def _parse_line(line: str, holds: str) -> tuple[int, str]:
+    """Return number and rest of a line. Raise BadRecord where it is of another form."""
+    number, *rest = line.split(maxsplit=1)
+    if not (number.isascii() and number.isdecimal()):
+        raise BadRecord(f"without a number at the start, expected {holds}")
+    if not rest:
+        raise BadRecord(f"too short, expected {holds}")
+    return int(number), rest[0].strip()

@@ -227,13 +227,16 @@ class Folder(OnDisk):
         # Where val is a folder, the file describes its images: the end of a path in it must not
         # match an image of train.
         scored = splits.val if self._contents.has_val_folder else splits.all
-        return self._match(self.annotations, scored.ids)
+        return self._match(self.annotations, scored.ids, splits.val.ids)
 
-    def _match(self, file: Path, scored: Sequence[str]) -> MatchedAnnotations:
+    def _match(
+        self, file: Path, scored: Sequence[str], measured: Sequence[str] | None = None
+    ) -> MatchedAnnotations:
         """Read a COCO file and match it with the images and classes."""
         names = (self._contents.folders, self.classes)
         by_name = {name: n for each in names for n, name in enumerate(each)}
-        return MatchedAnnotations(coco.read(file, self.crowds), scored, self.splits.all, by_name)
+        content = coco.read(file, self.crowds)
+        return MatchedAnnotations(content, scored, self.splits.all, by_name, measured)
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return ids and names as in the annotation file, and free numbers for what it lacks.

@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.formats import coco_masks
 from pipeline.formats.coco_annotations import AnnotationReader
+from pipeline.formats.coco_boxes import refuse_fractions
 from pipeline.formats.coco_records import (
     SPELLING,
     CocoFile,
@@ -27,8 +28,9 @@ from pipeline.formats.coco_records import (
     name_record,
 )
 from pipeline.formats.coco_values import Key, parse_key, parse_number
+from pipeline.formats.foreign_json import name_tool
 from pipeline.formats.odd_records import BadRecord, OddRecords, no_usable_records
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Note, Size
 
 LISTS = ("images", "annotations", "categories")
@@ -59,6 +61,8 @@ def read(
     images = _Images(path, content["images"], content["annotations"])
     reader = AnnotationReader(path, images.all, images.find, categories.find, crowds, with_records)
     reader.add_all(content["annotations"])
+    box_count = reader.box_count + (0 if reader.counts_crowds else len(reader.crowd_names))
+    refuse_fractions(path, reader.fraction_count, box_count)
     notes: list[str] = [*categories.odd.notes(), *images.notes(), *reader.notes(option)]
     if content["annotations"] and not (reader.box_count or reader.crowd_names):
         subject = f"none of its {len(content['annotations'])} annotations"
@@ -68,6 +72,8 @@ def read(
 
 def _check_lists(path: Path, content: Any) -> None:
     """Raise UserError unless the content is an object with the three lists."""
+    if (tool := name_tool(content)) is not None:
+        raise UserError(f"{path}: {tool}, no COCO data set; export as COCO (JSON) there")
     if not isinstance(content, dict):
         results = " (a results file? it has no images)" if isinstance(content, list) else ""
         raise UserError(
@@ -98,11 +104,13 @@ def read_json(path: Path) -> Any:
         What the JSON holds.
 
     Raises:
-        UserError: The file is missing, cannot be read, is not UTF-8 or not JSON; in the last case
-            with line and column.
+        UserError: The file is missing, cannot be read, is no Unicode text or no JSON; in the last
+            case with line and column.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_bytes()
+        # PowerShell writes UTF-16.
+        return json.loads(content.decode(json.detect_encoding(content)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a COCO file (JSON)") from None
     except IsADirectoryError:
@@ -158,6 +166,7 @@ class _Categories:
         keys = dict(_list_keys(records, self.odd, "categories"))
         numbers = _number_keys(list(keys.values()))
         given: dict[Key, set[str]] = {}
+        first: dict[str, int] = {}  # merged exports list a category twice, under two ids
         for n, key in keys.items():
             given.setdefault(key, set()).add(get_text(records[n], "name"))
         self.several = {key for key, names in given.items() if len(names) > 1}
@@ -169,8 +178,11 @@ class _Categories:
                 self.odd.leave_out(where, "whose id several categories have")
             elif key in self.by_key:
                 self.odd.leave_out(where, "that are there twice")
+            elif to_nfc(name) in first:
+                self.by_key[key] = first[to_nfc(name)]
+                self.odd.repair(f"{where} {name!r}", "with the name of another: both are one")
             else:
-                self.by_key[key] = numbers[key]
+                first[to_nfc(name)] = self.by_key[key] = numbers[key]
                 self.names[numbers[key]] = name
         self.odd.check_usable(path, len(records), len(self.names))
 

@@ -12,6 +12,7 @@ from pipeline.formats.coco_boxes import (
     describe_clipped_boxes,
     describe_swapped_sizes,
     fits,
+    is_fraction,
     parse_bbox,
     xywh_to_xyxy,
 )
@@ -47,7 +48,7 @@ class AnnotationReader:
         self._find_image, self._find_category = find_image, find_category
         self.counts_crowds, self.with_records = crowds == "objects", with_records
         self.odd = OddRecords(path.name, "annotation")
-        self.total = self.box_count = 0
+        self.total = self.box_count = self.fraction_count = 0
         self.crowd_names: list[str] = []
         self.clipped: list[str] = []
         self._unfit: set[int] = set()  # images with a box that sticks out
@@ -76,6 +77,7 @@ class AnnotationReader:
         category = self._find_category(record)
         outline, mask, repairs = self._read_mask(record, image.size)
         bbox, bbox_repairs = self._read_bbox(record, outline)
+        self.fraction_count += is_fraction(bbox) and image.size != (1, 1)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
             if not fits(box, image.size):
@@ -185,14 +187,15 @@ class AnnotationReader:
             why = f"marked as crowds (iscrowd) count as objects ({option}=objects)"
             return [count_note(names, "annotation", why, where=name)]
         remedy = f"{option}=objects counts them as objects"
+        are = "is a crowd" if len(names) == 1 else "are crowds"
         if not self.box_count:
             why = (
-                "are crowds (iscrowd), all that can be used, so no object is left to measure "
+                f"{are} (iscrowd), all that can be used, so no object is left to measure "
                 "against; CVAT writes brush masks so"
             )
             return [count_note(names, "annotation", why, where=name, remedy=remedy)]
         why = (
-            f"of {self.total} are crowds (iscrowd): nothing is counted there by COCO's AP and by "
+            f"of {self.total} {are} (iscrowd): nothing is counted there by COCO's AP and by "
             "PxAP, and all else leaves them out"
         )
         notes = [count_note(names, "annotation", why, where=name, remedy=remedy)]

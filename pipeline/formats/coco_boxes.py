@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.formats.coco_values import is_plain_number, parse_number
 from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.text import count_note
@@ -69,6 +70,34 @@ def _find_fault(bbox: Sequence[float]) -> str | None:
     if is_empty((x, y, x + width, y + height)):
         return "whose bbox is thinner than float32 can tell"
     return None
+
+
+def is_fraction(bbox: Sequence[float]) -> bool:
+    """Return whether x, y, width and height can be fractions of an image: all within 0 to 1.
+
+    Args:
+        bbox: As `parse_bbox` returns it.
+    """
+    return all(0 <= value <= 1 for value in bbox) and not all(value in (0, 1) for value in bbox)
+
+
+def refuse_fractions(path: Path, fractions: int, total: int) -> None:
+    """Refuse a file of which all boxes are fractions of the image, which would find nothing.
+
+    Args:
+        path: The file.
+        fractions: How many of its boxes can be fractions.
+        total: How many boxes it has.
+
+    Raises:
+        UserError: There are boxes, and all can be fractions.
+    """
+    if total and fractions == total:
+        raise UserError(
+            f"{path}: {total} of {total} boxes lie within 0 to 1: fractions of the image? COCO's "
+            "bbox is x, y, width, height in pixels; multiply x and width by the width of the "
+            "image, y and height by its height"
+        )
 
 
 def xywh_to_xyxy(bbox: Sequence[float]) -> Box:
@@ -159,7 +188,8 @@ def describe_clipped_boxes(path: Path, names: Sequence[str], total: int) -> Note
     """
     is_usual = total > 3 and len(names) * 2 > total
     hint = "is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if is_usual else ""
-    why = f"of {total} stuck out of their image and were clipped"
+    clipped = "its image and was" if len(names) == 1 else "their image and were"
+    why = f"of {total} stuck out of {clipped} clipped"
     return count_note(names, "box", why, where=path.name, remedy=hint)
 
 

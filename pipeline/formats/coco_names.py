@@ -9,7 +9,7 @@ Exporters write `file_name` as a path of the machine or the storage that the ima
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -18,6 +18,9 @@ from pipeline.ops.text import printable, spell_out, to_nfc
 ENDINGS = {"jpeg": "jpg", "jpe": "jpg", "tiff": "tif"}  # two names of a format
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # Label Studio's, before the name of the file
 ROBOFLOW = re.compile(r"^(.+)_(jpe?g|png|bmp|webp|tiff?|gif)\.rf\.[0-9A-Za-z]+\.\w+$", re.I)
+IMAGE_ENDING = re.compile(
+    r"(?<=[^/])\.(jpe?g|jpe|jfif|png|bmp|webp|tiff?|gif|hei[cf]|avif|jp2|jxl|pgm|ppm|dng)$", re.I
+)
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -28,7 +31,8 @@ class Match:
     Attributes:
         ids: None, one, or several where the name is ambiguous.
         rank: How much of the name fits: 3, the whole id; 2, the end of an id; 1, an end of the name
-            alone; a fraction grows with the length of that end.
+            alone; 0, such an end without the ending of the file; a fraction grows with the length
+            of that end.
     """
 
     ids: Sequence[str] = ()
@@ -38,6 +42,11 @@ class Match:
     def is_literal(self) -> bool:
         """Whether the name stands there as it is."""
         return self.rank >= 2
+
+    @property
+    def has_other_ending(self) -> bool:
+        """Whether the name fits but for the ending of the file."""
+        return bool(self.ids) and self.rank < 1
 
 
 class NameIndex:
@@ -52,6 +61,7 @@ class NameIndex:
         self.known = set(ids if known is None else known)
         self._ends: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
         self._folders: set[str] = set()
         for id in dict.fromkeys(ids):
             parts = id.split("/")
@@ -60,6 +70,7 @@ class NameIndex:
                 if n:
                     self._ends.setdefault(end, []).append(id)
                 self._folded.setdefault(_fold(end), []).append(id)
+                self._stems.setdefault(_drop_ending(_fold(end)), []).append(id)
         for id in self.known:
             self._folders.update(_fold(part) for part in id.split("/")[:-1])
 
@@ -85,13 +96,22 @@ class NameIndex:
             match = self._find_end(parts)
             if match.ids:
                 return match
+        # Photographs are converted after they were annotated, and some tools drop the ending.
+        for parts in dict.fromkeys(spell(name)):
+            stem = (*parts[:-1], _drop_ending(parts[-1]))
+            match = self._find_end(stem, self._stems)
+            if match.ids:
+                return Match(match.ids, match.rank - 1)
         return Match()
 
-    def _find_end(self, parts: Sequence[str]) -> Match:
+    def _find_end(
+        self, parts: Sequence[str], by_end: Mapping[str, Sequence[str]] | None = None
+    ) -> Match:
         """Return the images with the longest end of a path that any image has."""
+        by_end = self._folded if by_end is None else by_end
         folded = [_fold(part) for part in parts]
         for n in range(len(parts)):
-            ids = self._folded.get("/".join(folded[n:]), [])
+            ids = by_end.get("/".join(folded[n:]), [])
             if ids:
                 if n:
                     ids = [id for id in ids if not self._differs(folded[n - 1], id, len(parts) - n)]
@@ -111,6 +131,11 @@ class NameIndex:
         """
         inside = [_fold(part) for part in id.split("/")[:-1]]
         return len(inside) >= length and folder in self._folders and folder not in inside
+
+
+def _drop_ending(text: str) -> str:
+    """Return a name without the ending of an image format."""
+    return IMAGE_ENDING.sub("", text)
 
 
 def _fold(text: str) -> str:

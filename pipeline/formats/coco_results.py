@@ -22,16 +22,21 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.formats import coco, coco_masks
-from pipeline.formats.coco_boxes import parse_bbox
+from pipeline.formats.coco_boxes import is_fraction, parse_bbox, refuse_fractions
 from pipeline.formats.coco_names import NameIndex, spell
 from pipeline.formats.coco_records import CocoFile, CocoImage, check_object
 from pipeline.formats.coco_values import Key, is_plain_number, parse_key, parse_number
+from pipeline.formats.foreign_json import name_tool
 from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Note, Rle
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
+
+# What other tools call the fields of a record.
+CATEGORY_FIELDS = ("category_name", "category", "class_name", "label")
+SCORE_FIELDS = ("confidence", "conf", "probability")
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ def read(path: Path, known: CocoFile) -> Results:
             f"{path}: none of its {len(records)} records can be scored against "
             f"{known.path.name}.\n" + "\n".join(odd.notes())
         )
+    refuse_fractions(path, sum(is_fraction(bbox) for *_, bbox in good), len(good))
     notes = [*odd.notes(), *finder.notes(path.name)]
     if beyond:
         notes.append(_describe_boxes_beyond(path, beyond, len(good)))
@@ -144,6 +150,8 @@ def read(path: Path, known: CocoFile) -> Results:
 def _load_records(path: Path) -> list[Any]:
     """Read the list of a results file. Raise UserError where the file is no list."""
     records = coco.read_json(path)
+    if (tool := name_tool(records)) is not None:
+        raise UserError(f"{path}: {tool}, no COCO results; export as COCO (JSON) there")
     if not isinstance(records, list):
         data_set = " (a whole data set? its list of annotations alone would be one)"
         raise UserError(
@@ -177,18 +185,11 @@ def _read_record(
     """
     check_object(record)
     image = finder.find(record)
-    key = parse_key(record.get("category_id"))
-    if key is None:
-        raise BadRecord("without a category_id")
-    if key not in known.category_keys:
-        raise BadRecord(f"with a category_id that {known.path.name} does not have")
-    score = parse_number(record.get("score"))
-    if score is None:
-        raise BadRecord("without a score that is a number")
-    if not np.isfinite(score):
-        raise BadRecord("whose score is not finite")
-    repairs = []
-    if not all(map(is_plain_number, (record["category_id"], record["score"]))):
+    category, repairs = _read_category(record, known)
+    score, score_repairs = _read_score(record)
+    repairs += score_repairs
+    given = [record[name] for name in ("category_id", "score") if record.get(name) is not None]
+    if not all(map(is_plain_number, given)):
         repairs.append("with numbers written as text: read as numbers")
     outline, mask = None, None
     try:
@@ -208,7 +209,37 @@ def _read_record(
         # A mask alone is a results file of COCO's, too.
         if record.get("bbox") is not None:
             repairs.append(f"{error}: the box around the segmentation is taken")
-    return image, (image.id, known.category_keys[key], score, bbox), mask, repairs
+    return image, (image.id, category, score, bbox), mask, repairs
+
+
+def _read_category(record: Mapping[str, Any], known: CocoFile) -> tuple[int, list[str]]:
+    """Return the category of a record, by its id or its name, and what was odd about it."""
+    key = parse_key(record.get("category_id"))
+    if key is not None:
+        if key not in known.category_keys:
+            raise BadRecord(f"with a category_id that {known.path.name} does not have")
+        return known.category_keys[key], []
+    field = next((name for name in CATEGORY_FIELDS if isinstance(record.get(name), str)), None)
+    if field is None:
+        raise BadRecord("without a category_id")
+    numbers = {to_nfc(name): number for number, name in known.categories.items()}
+    if (name := to_nfc(record[field])) not in numbers:
+        raise BadRecord(f"without a category_id, with a {field} that {known.path.name} has not")
+    return numbers[name], [f"without a category_id: the category of their {field} is taken"]
+
+
+def _read_score(record: Mapping[str, Any]) -> tuple[float, list[str]]:
+    """Return the score of a record, which other tools call otherwise, and what was odd about it."""
+    field, repairs = "score", []
+    if record.get("score") is None:
+        field = next((name for name in SCORE_FIELDS if record.get(name) is not None), "score")
+        repairs = [f"without a score: their {field} is taken"] if field != "score" else []
+    score = parse_number(record.get(field))
+    if score is None:
+        raise BadRecord("without a score that is a number")
+    if not np.isfinite(score):
+        raise BadRecord("whose score is not finite")
+    return score, repairs
 
 
 class _ImageFinder:

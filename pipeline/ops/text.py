@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.types import Note
 
+VERBS = {"have": "has", "are": "is"}
+SINGULAR = re.compile(r"^((?:of (?:\d+|the data set) )?)(have|are)\b")
+
 
 def list_some(names: Sequence[str], what: str) -> str:
     """Say how many names there are, and the first three of them.
@@ -27,6 +30,7 @@ def list_some(names: Sequence[str], what: str) -> str:
     """
     shown = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
     plural = f"{what}es" if what.endswith(("s", "x")) else f"{what}s"
+    plural = f"{what[:-1]}ies" if what.endswith("ry") else plural
     return f"{len(names)} {what if len(names) == 1 else plural} ({shown})"
 
 
@@ -38,16 +42,22 @@ def count_note(
     Args:
         names: which; at least a name.
         what: the singular of what is named.
-        why: what is wrong with them, or what is done with them.
+        why: what is wrong with them, or what is done with them; "have" and "are" at its start
+            become "has" and "is" where a single one is named.
         where: the file, folder or option that the note is about.
         remedy: what the user can do.
 
     Examples:
         >>> count_note(["a.heic"], "file", "not read", where="train", remedy="install pillow-heif")
         "train: 1 file ('a.heic') not read; install pillow-heif"
+        >>> count_note(["a.jpg"], "image", "have no box")
+        "1 image ('a.jpg') has no box"
     """
     from pipeline.types import Note  # with numpy, which this module does without
 
+    if len(names) == 1:
+        why = SINGULAR.sub(lambda match: match[1] + VERBS[match[2]], why)
+        why = why.replace("their own", "its own")
     text = f"{list_some(names, what)} {why}"
     text = f"{where}: {text}" if where else text
     return Note(f"{text}; {remedy}" if remedy else text, names)

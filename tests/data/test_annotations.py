@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.folder import Folder
+from pipeline.types import Note
 from tests.data.test_folder import annotate, problem
 
 
@@ -127,3 +128,44 @@ def test_odd_records_of_drawn_boxes_are_said(root):
     data = Folder(str(root))
     assert len(data.drawn(path)["val/n01/val1.png"].boxes) == 1
     assert "whose bbox is empty" in data.drawn_notes(path)[0]
+
+
+def test_a_file_of_training_images_alone_is_said(root):
+    images = [{"id": 70 + n, "file_name": f"train/n01/train{n}.png"} for n in range(2)]
+    annotate(root, images=images)
+    data = Folder(str(root))
+    assert data.truth("val") == {}
+    (note,) = data.truth_notes()
+    assert note.startswith("instances_val.json: 2 of 2 images are of train, none is scored; give")
+    assert isinstance(note, Note)
+    assert note.total == 2
+    annotate(root, images=[images[0], {"id": 71, "file_name": "val/n01/val1.png"}])
+    assert Folder(str(root)).truth_notes() == [
+        "instances_val.json: 1 of 2 images is of train: not scored, 1 of 2 are"
+    ]
+
+
+def test_categories_that_are_no_class_are_counted_with_the_class_they_may_mean(root):
+    names = {5: "n01", 6: "TENCH", 7: "English Springers", 8: "wolf"}
+    boxes = [
+        {"id": n, "image_id": 70, "category_id": c, "bbox": [n, 2, 3, 4]}
+        for n, c in enumerate([5, 6, 6, 7, 8])
+    ]
+    categories = [{"id": id, "name": name} for id, name in names.items()]
+    annotate(root, categories=categories, annotations=boxes)
+    (note,) = Folder(str(root)).truth_notes()
+    assert note == (
+        "instances_val.json: 4 of 5 boxes are of 3 categories that are no class of the data set: "
+        "'TENCH' (2, class 'tench'?), 'English Springers' (1, class 'English springer'?), 'wolf' "
+        "(1): found for no class; name categories as the classes or their folders are"
+    )
+    assert isinstance(note, Note)
+    assert (note.names, note.total) == (("TENCH", "English Springers", "wolf"), 4)
+
+
+def test_names_of_another_ending_match_and_are_counted(root):
+    annotate(root, images=[{"id": 70, "file_name": "n01/val0.jpg"}], annotations=[])
+    assert Folder(str(root)).truth_notes()[1:] == [
+        "instances_val.json: 1 image ('n01/val0.jpg: val/n01/val0.png') matched by the name "
+        "without its ending, as the ending is another"
+    ]

@@ -1,4 +1,4 @@
-"""cub: the published layout is read; a broken table is refused with file and line."""
+"""cub: the published layout is read; odd lines are left out and named."""
 
 from __future__ import annotations
 
@@ -98,21 +98,89 @@ def refused(root: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*sorted(set(TABLES) - {"bounding_boxes.txt"}), "classes.txt"])
-def test_broken_lines(root, name):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("5", ["too short", "correct it"]), ("x 1 2", ["without a number", "correct it"]),
+     ("5 006.Other", ["'5' is there twice", "drop"]),
+     ("7 005.Crested_Auklet", ["'005.Crested_Auklet' is there twice", "drop"])],
+)  # fmt: skip
+def test_broken_lines_of_classes_are_refused(root, text, words):
+    edit(root / "classes.txt", 2, text)
+    refused(root, f"{root / 'classes.txt'}, line 2", *words)
+
+
+@pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
+def test_tables_that_are_not_utf8(root, name):
     path = root / name
-    content = path.read_text()
-    first = content.split()[0]
-    for text, *words in (
-        [first, "too short", "correct it"],
-        ["x 1 2 3 4", "'x' is not a number", "correct it"],
-        [content.splitlines()[0], f"id {first} is there twice", "drop"],
-    ):
-        edit(path, 2, text)
-        refused(root, f"{path}, line 2", *words)
-        path.write_text(content)
-    path.write_bytes(b"\xff" + content.encode())
+    path.write_bytes(b"\xff" + path.read_bytes())
     refused(root, str(path), "not UTF-8")
+
+
+IMAGE = "005.Crested_Auklet/bird_2.jpg"
+
+
+@pytest.mark.parametrize("name", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("104", "too short, expected image id and"), ("x 1", "without a number at the start"),
+     ("102 0", "with a second entry of an image id")],
+)  # fmt: skip
+def test_odd_lines_are_left_out_and_named(root, name, text, reason):
+    edit(root / name, 3, text)
+    data = Cub(str(root))
+    assert len(data.ids("all")) == 11
+    assert IMAGE not in data.ids("all")
+    assert any(note.startswith(f"{name}: 1 line ('line 3') {reason}") for note in data.notes())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [("image_class_labels.txt", "104 6", "whose value is not a class id of classes.txt"),
+     ("image_class_labels.txt", "104 x", "whose value is not a class id of classes.txt"),
+     ("image_class_labels.txt", "7 5", "of no image of images.txt"),
+     ("train_test_split.txt", "104 2", "whose value is not 1 or 0"),
+     ("train_test_split.txt", "104 x", "whose value is not 1 or 0"),
+     ("train_test_split.txt", "7 1", "of no image of images.txt")],
+)  # fmt: skip
+def test_images_without_a_class_or_split_are_left_out_and_named(root, name, text, reason):
+    edit(root / name, 3, text)
+    data = Cub(str(root))
+    what = "class" if "labels" in name else "split"
+    assert data.notes() == [
+        f"{name}: 1 line ('line 3') {reason}: left out; correct or drop them",
+        f"{name}: 1 image ('{IMAGE}') of 12 has no {what}: left out, neither trained on nor "
+        "scored; add or correct their lines",
+    ]
+    assert len(data.ids("all")) == len(data.truth("all")) == 11
+
+
+@pytest.mark.parametrize("name", ["images.txt", "image_class_labels.txt", "train_test_split.txt"])
+def test_a_line_that_is_there_twice_counts_once(root, name):
+    lines = (root / name).read_text().splitlines()
+    (root / name).write_text("\n".join([*lines, lines[2]]))
+    data = Cub(str(root))
+    assert len(data.ids("all")) == 12
+    assert data.notes() == [
+        f"{name}: 1 line ('line 13') that are there twice: left out; correct or drop them"
+    ]
+
+
+def test_a_path_that_is_there_twice_is_one_image(root):
+    edit(root / "images.txt", 3, "104 005.Crested_Auklet/bird_0.jpg")
+    data = Cub(str(root))
+    assert len(data.ids("all")) == 11
+    assert "with a path that another line has, too: left out" in data.notes()[0]
+
+
+def test_tables_of_which_no_line_can_be_used_are_refused(root):
+    path = root / "train_test_split.txt"
+    content = path.read_text()
+    path.write_text("".join(f"{line.split()[0]} x\n" for line in content.splitlines()))
+    refused(root, str(path), "none of its 12 lines can be used", "whose value is not 1 or 0")
+    path.write_text(content.splitlines()[0])
+    labels = root / "image_class_labels.txt"
+    labels.write_text("".join(f"{line}\n" for line in labels.read_text().splitlines()[1:]))
+    refused(root, "images.txt: none of its 12 images can be used", "have no split", "has no class")
 
 
 @pytest.mark.parametrize("name", [*TABLES, "classes.txt"])
@@ -123,20 +191,6 @@ def test_missing_tables(root, name):
         data.truth("val")
     if name != "images.txt":
         refused(root, str(root / name), "no such file", "belongs to the set")
-
-
-@pytest.mark.parametrize(
-    ("name", "line", "words"),
-    [("image_class_labels.txt", "7 5", ["image id 7 is not in images.txt", "drop"]),
-     ("train_test_split.txt", "7 1", ["image id 7 is not in images.txt", "drop"]),
-     ("image_class_labels.txt", "104 6", ["6 is not in classes.txt", "correct"]),
-     ("image_class_labels.txt", "104 x", ["'x' is not a number", "correct"]),
-     ("train_test_split.txt", "104 2", ["2 is not 1 or 0", "correct"]),
-     ("images.txt", "104 005.Crested_Auklet/bird_0.jpg", ["is there twice", "drop"])],
-)  # fmt: skip
-def test_wrong_values(root, name, line, words):
-    edit(root / name, 3, line)
-    refused(root, f"{root / name}, line 3", *words)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +221,7 @@ def test_a_box_outside_is_left_out(root):
     assert len(missing) == 1
     assert data.truth_notes() == [
         "bounding_boxes.txt: 1 line ('line 4') whose box lies outside its image: left out; correct "
-        "or drop them",
-        f"bounding_boxes.txt: 1 image ({next(iter(missing))!r}) without a box that can be used: "
-        "not scored",
+        "or drop them"
     ]
 
 
@@ -182,7 +234,10 @@ def test_boxes_of_which_none_can_be_used_are_refused(root):
 
 def test_images_without_a_line(root):
     edit(root / "train_test_split.txt", 3, "")
-    refused(root, "train_test_split.txt: no line for image id 104", "bird_2.jpg", "add it")
+    (note,) = Cub(str(root)).notes()
+    assert note.startswith(
+        f"train_test_split.txt: 1 image ('{IMAGE}') of 12 has no split: left out"
+    )
 
 
 def test_boxes_that_stick_out(root):
@@ -192,9 +247,7 @@ def test_boxes_that_stick_out(root):
     assert data.truth("val")[data.ids("val")[1]].boxes.tolist() == [[0, 2, 43, 22]]
     assert data.ids("val")[0] not in data.truth("val")
     assert data.truth_notes() == [
-        "bounding_boxes.txt: 1 box ('line 4') of 3 stuck out of their image and were clipped",
-        "bounding_boxes.txt: 1 image ('005.Crested_Auklet/bird_0.jpg') without a box that can be "
-        "used: not scored",
+        "bounding_boxes.txt: 1 box ('line 4') of 3 stuck out of its image and was clipped"
     ]
 
 
@@ -202,7 +255,10 @@ def test_images_listed_but_not_there(root):
     (root / "images/005.Crested_Auklet/bird_0.jpg").unlink()
     data = Cub(str(root))
     assert len(data.ids("all")) == 11
-    assert data.notes() == ["images.txt: 1 image ('005.Crested_Auklet/bird_0.jpg') not there"]
+    assert data.notes() == [
+        "images.txt: 1 image ('005.Crested_Auklet/bird_0.jpg') of 12 not there: left out; unpack "
+        "the set again, or drop their lines"
+    ]
     assert list(data.coco_names("val").image_ids) == [106, 112, 118]
     assert data.labels("val").tolist() == [0, 1, 1]
     shutil.rmtree(root / "images")

@@ -352,7 +352,8 @@ def test_a_bare_name_that_fits_several(root):
               for n, name in enumerate(["n01/val0.png", "val0.png", "n01/train0.png"])]  # fmt: skip
     annotate(root, images=images, annotations=[])
     assert Folder(str(root)).truth_notes() == [
-        "instances_val.json: holds no box, so nothing can be localized against it",
+        "instances_val.json: holds no box, so nothing can be localized against it; annotate "
+        "objects of the scored images with boxes, or give the file that has them (data.boxes=FILE)",
         "instances_val.json: 1 image ('n01/train0.png') not in the data set; file_name is best the "
         "path below data.root",
         "instances_val.json: 1 image ('val0.png: val/n01/val0.png or val/n02/val0.png') with a "
@@ -406,8 +407,8 @@ def test_classes_not_listed(root):
     data = Folder(str(root))
     assert data.truth("val")["val/n01/val1.png"].classes.tolist() == [0, -1]
     assert data.truth_notes() == [
-        "instances_val.json: 1 boxes are of categories that are no class of the data set "
-        "('wolf' for one)"
+        "instances_val.json: 1 of 3 boxes is of a category that is no class of the data set: "
+        "'wolf' (1): found for no class; name categories as the classes or their folders are"
     ]
     annotate(root, categories=[{"id": 5, "name": "tensh"}, {"id": 3, "name": "wolf"}])
     assert "none of its 2 used categories is a class" in problem(root)
@@ -421,8 +422,8 @@ def test_size_from_the_image(root):
     data = Folder(str(root))
     assert data.truth("val")["val/n01/val0.png"].boxes.tolist() == [[0, 2, 40, 22]]
     assert data.truth_notes() == [
-        "instances_val.json: 1 box ('annotations[0] (id 1)') of 1 stuck out of their image and "
-        "were clipped"
+        "instances_val.json: 1 box ('annotations[0] (id 1)') of 1 stuck out of its image and was "
+        "clipped"
     ]
     annotations.append({**annotations[0], "id": 2, "bbox": [90, 2, 100, 20]})
     annotate(root, images=images, annotations=annotations)

@@ -19,6 +19,7 @@ from pipeline.formats import coco
 from pipeline.formats.coco_boxes import xywh_to_xyxy, xyxy_to_xywh
 from pipeline.formats.coco_masks import decode_run_lengths
 from pipeline.formats.coco_writing import dump, dump_data_set
+from pipeline.ops.text import to_nfc
 
 
 def good() -> dict[str, Any]:
@@ -280,7 +281,7 @@ def test_boxes_that_stick_out_are_clipped_and_counted(tmp_path):
     assert file.images[0].boxes == [(0, 2, 40, 22)]
     assert file.images[1].boxes == [(0, 0, 50, 20)]
     assert file.notes == [
-        "boxes.json: 1 box ('annotations[0] (id 1)') of 2 stuck out of their image and were clipped"
+        "boxes.json: 1 box ('annotations[0] (id 1)') of 2 stuck out of its image and was clipped"
     ]
 
 
@@ -290,7 +291,7 @@ def test_a_file_with_width_and_height_swapped_is_asked_about(tmp_path):
         image["width"], image["height"] = image["height"], image["width"]
     swapped = read(tmp_path, content).notes
     assert "1 box ('annotations[1] (id 2)') of 2 stuck out" in swapped[0]
-    assert "1 image ('b.jpg') of 2 have boxes that stick out, and none would" in swapped[1]
+    assert "1 image ('b.jpg') of 2 has boxes that stick out, and none would" in swapped[1]
     assert swapped[1].endswith("are width and height swapped in the file?")
     content["annotations"][1]["bbox"] = [25, 0, 20, 20]  # no part of it is inside: left out
     assert any("('b.jpg')" in note and "swapped" in note for note in read(tmp_path, content).notes)
@@ -327,7 +328,7 @@ def test_crowds_are_regions_apart(tmp_path, flag):
     assert crowd.box == (x, y, x + width, y + height)
     assert crowd.mask is None
     assert file.notes == [
-        "boxes.json: 1 annotation ('annotations[0] (id 1)') of 2 are crowds (iscrowd): nothing is "
+        "boxes.json: 1 annotation ('annotations[0] (id 1)') of 2 is a crowd (iscrowd): nothing is "
         "counted there by COCO's AP and by PxAP, and all else leaves them out; data.crowds=objects "
         "counts them as objects",
         "boxes.json: 1 image ('a.jpg') with crowds alone: no number has them as annotated; "
@@ -497,7 +498,7 @@ RECORD_BOXES = st.tuples(
 
 @given(
     sizes=st.lists(st.tuples(st.integers(50, 99), st.integers(50, 99)), max_size=4),
-    classes=st.lists(NAMES, min_size=1, max_size=3),
+    classes=st.lists(NAMES, min_size=1, max_size=3, unique_by=to_nfc),
     boxes=st.lists(RECORD_BOXES, max_size=6),
     data=st.data(),
 )
@@ -538,3 +539,44 @@ def test_a_data_set_that_was_written_is_read_as_it_was(
         assert image.boxes == [
             (x, y, x + width, y + height) for x, y, width, height in (boxes[n] for n in of_image)
         ]
+
+
+def test_categories_of_one_name_are_one(tmp_path):
+    """Merged exports list a category twice, under two ids."""
+    content = good()
+    content["categories"].append({"id": 9, "name": "cat"})
+    content["annotations"][1]["category_id"] = 9
+    file = coco.read(write(tmp_path, content))
+    assert file.categories == {3: "cat", 4: "dog"}
+    assert file.images[1].categories == [3]
+    assert file.notes == [
+        "boxes.json: 1 category record (\"categories[2] (id 9) 'cat'\") with the name of another: "
+        "both are one"
+    ]
+
+
+def test_boxes_as_fractions_are_refused(tmp_path):
+    content = good()
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [0.1, 0, 0.5, 1]
+    refused(write(tmp_path, content), "2 of 2 boxes lie within 0 to 1", "in pixels")
+    content["annotations"][0]["bbox"] = [1, 2, 10, 20]
+    assert len(coco.read(write(tmp_path, content)).images[1].boxes) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_other_unicode_encodings(tmp_path, encoding):
+    (tmp_path / "boxes.json").write_text(json.dumps(good()), encoding=encoding)
+    assert len(coco.read(tmp_path / "boxes.json").images) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "tool"),
+    [({"shapes": [], "imagePath": "a.png", "version": "5"}, "labelme"),
+     ({"a.png1": {"filename": "a.png", "regions": []}}, "VIA"),
+     ({"_via_img_metadata": {}, "_via_settings": {}}, "VIA"),
+     ([{"id": 1, "data": {}, "annotations": []}], "Label Studio"),
+     ([{"image": "a.png", "annotations": []}], "CreateML")],
+)  # fmt: skip
+def test_the_own_format_of_another_tool_is_named(tmp_path, content, tool):
+    refused(write(tmp_path, content), f"{tool}", "export as COCO")

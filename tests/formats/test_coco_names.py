@@ -67,3 +67,23 @@ def test_what_stands_there_as_it_is_goes_before_a_part_of_it() -> None:
     ranks = [INDEX.find(name).rank for name in ("val/red/e.jpg", "e.jpg", "x/red/e.jpg", "x/e.jpg")]
     assert ranks == sorted(ranks, reverse=True)
     assert [INDEX.find(name).is_literal for name in ("e.jpg", "x/e.jpg")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("val/red/b.png", "val/red/b.JPG"), ("b", "val/red/b.JPG"), ("red/e", "val/red/e.jpg"),
+     ("C:\\x\\e.TIF", "val/red/e.jpg"), ("0123abcd-e.png", "val/red/e.jpg"),
+     ("val/blue/a.jpg", "val/blue/a.png")],
+)  # fmt: skip
+def test_a_name_with_another_ending_or_none(name: str, expected: str) -> None:
+    match = INDEX.find(name)
+    assert match.ids == [expected]
+    assert match.has_other_ending
+    assert not INDEX.find("val/red/e.jpg").has_other_ending
+
+
+def test_two_images_that_differ_in_their_ending_alone_are_ambiguous() -> None:
+    index = NameIndex(["v/a.jpg", "v/a.png"])
+    assert index.find("v/a.png").ids == ["v/a.png"]
+    assert index.find("v/a.bmp").ids == ["v/a.jpg", "v/a.png"]
+    assert not index.find("train/x.bmp").ids

@@ -191,3 +191,21 @@ def test_a_name_of_several_images_is_left_out(tmp_path: Path) -> None:
     results = named(tmp_path, {1: "a/1.jpg", 2: "b/1.jpg", 3: "b/2.jpg"}, ["1.jpg", "2", 3])
     assert results.image_ids.tolist() == [2, 3]  # "2" is an id before it is a name
     assert any("the name of several images" in note for note in results.notes)
+
+
+def test_fields_that_other_tools_call_otherwise(tmp_path: Path) -> None:
+    record = {"image_id": 7, "category_name": "dog", "bbox": [1, 2, 3, 4], "confidence": 0.25}
+    results = read(tmp_path, [record, {**record, "category_name": "cow"}])
+    assert (results.category_ids.tolist(), results.scores.tolist()) == ([5], [0.25])
+    assert results.notes == [
+        "theirs.json: 1 record ('results[1]') without a category_id, with a category_name that "
+        "instances.json has not: left out; correct or drop them",
+        "theirs.json: 1 record ('results[0]') without a category_id: the category of their "
+        "category_name is taken",
+        "theirs.json: 1 record ('results[0]') without a score: their confidence is taken",
+    ]
+
+
+def test_results_in_fractions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 boxes lie within 0 to 1"):
+        read(tmp_path, [{**GOOD, "bbox": [0.1, 0.2, 0.3, 0.4]}])

@@ -85,8 +85,8 @@ def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
     metadata = wsolevaluation.read(
         write(tmp_path, localization="val/1.jpg,1,2,3,4\n", class_labels="val/1.jpg,4\n")
     )
-    assert "class_labels.txt: 1 image ('val/a,b.jpg') have no class" in metadata.notes
-    assert any("1 image ('val/a,b.jpg') have no annotation" in note for note in metadata.notes)
+    assert "class_labels.txt: 1 image ('val/a,b.jpg') has no class" in metadata.notes
+    assert any("1 image ('val/a,b.jpg') has no annotation" in note for note in metadata.notes)
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_odd_lines_are_left_out_and_named(tmp_path: Path) -> None:
         "image_sizes.txt: 1 line ('line 2') that contradict an earlier line of the same image",
         "image_sizes.txt: 1 line ('line 3') whose width or height is below 1",
         "class_labels.txt: 1 line ('line 2') whose class is no whole number",
-        "class_labels.txt: 1 image ('val/a,b.jpg') have no class",
+        "class_labels.txt: 1 image ('val/a,b.jpg') has no class",
         "localization.txt: 1 line ('line 3') of images without a size in image_sizes.txt",
-        "1 image ('val/a,b.jpg') have no annotation that can be used: not scored, 1 of 2 are",
+        "1 image ('val/a,b.jpg') has no annotation that can be used: not scored, 1 of 2 are",
     ):
         assert expected in notes
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ops.text import list_some, printable, spell_out, to_nfc
+from pipeline.ops.text import count_note, list_some, printable, spell_out, to_nfc
 
 
 @given(st.text())
@@ -32,3 +32,13 @@ def test_other_names_stay_different(a: str, b: str) -> None:
 )
 def test_plurals(what: str, text: str) -> None:
     assert list_some(["a", "b"], what) == f"{text} ('a', 'b')"
+
+
+def test_a_note_about_one_is_in_the_singular() -> None:
+    why = "of 9 have no box of their own class"
+    assert count_note(["a"], "image", why) == "1 image ('a') of 9 has no box of its own class"
+    assert count_note(["a", "b"], "image", why) == (
+        "2 images ('a', 'b') of 9 have no box of their own class"
+    )
+    assert count_note(["a"], "map", "are of no image") == "1 map ('a') is of no image"
+    assert count_note(["a", "b"], "category", "").startswith("2 categories ")

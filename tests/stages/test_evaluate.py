@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from pipeline.ops.maps import upsample
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
-from pipeline.stages.evaluate.own_run import map_evidence, own_masks
+from pipeline.stages.evaluate.own_run import Explained, OwnRun, map_evidence, own_masks
 from pipeline.types import (
     Boxes,
     Crowds,
     EvaluationSettings,
     Evidence,
     GroundTruth,
+    Note,
     Rle,
     SaliencyMap,
     Score,
@@ -427,3 +429,33 @@ def test_no_row_says_what_another_says(latest: Path) -> None:
     assert both[0]["value"] == both[1]["value"]
     for title in ("mean IoU (fixed 0.5)", "box F1, precision/recall (fixed 0.5)", "PxAP"):
         assert title in titles
+
+
+def own_run(boxes: list[list[float]], given: Sequence[str] = (), **unscored: list[str]) -> OwnRun:
+    """Return a source of two images, one annotated with the boxes, which measured nothing yet."""
+    known = GroundTruth("a", 0, (30, 40), np.array(boxes, np.float32).reshape(-1, 4))
+    ids = ["a", "b"]
+    explained = Explained(
+        ids=ids, labels=[0, 0], scored=frozenset(ids), truth={"a": known}, maps=Path(), workers=1
+    )
+    settings = EvaluationSettings(ious=(0.5,), seed=0)
+    scale = MapScale("default", settings.cuts)
+    return OwnRun("cam", explained, Path(), settings, scale, False, given, **unscored)
+
+
+def test_images_that_are_not_scored_are_named_with_a_remedy() -> None:
+    notes = own_run([[1, 2, 3, 4]], missing=["b"], unexplained=["a"]).notes(())
+    assert notes == [
+        "evaluate: 1 image ('b') of 2 has no annotation: not scored; annotate them, if they are to "
+        "be",
+        "evaluate: 1 image ('a') of 2 has no map of its own class: GT-known Loc and what else is "
+        "measured on it has no image left; explain.target=[true,...] gives them one",
+    ]
+    assert [note.names for note in notes if isinstance(note, Note)] == [("b",), ("a",)]
+
+
+def test_that_no_image_has_a_box_is_said_once() -> None:
+    given = ["val.json: holds no box"]
+    assert own_run([], given, missing=["b"], of_other_class=["a"]).notes(()) == given
+    (note,) = own_run([], missing=["b"], of_other_class=["a"]).notes(())
+    assert note.startswith("evaluate: none of the 2 images has an annotated box")

@@ -107,7 +107,7 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
     for told in ("1 record ('results[4]') with an image_id",
                  "1 record ('results[5]') whose bbox has a",
-                 "1 image ('4.jpg') have no annotation", "1 annotated image ('3.jpg') have no box",
+                 "1 image ('4.jpg') has no annotation", "1 annotated image ('3.jpg') has no box",
                  "have no interval"):  # fmt: skip
         assert told in notes
     images = stage(tmp_path, "images.json")
@@ -260,10 +260,10 @@ def test_maps_by_hand(cli: Cli, tmp_path: Path) -> None:
     assert ("pyramid_max_box_acc_v2", None, "oracle", None) in found
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
     for told in (
-        "1 image ('v/3.jpg') have no map",
-        "1 image ('v/4.jpg') have a map with values",
-        "1 image ('v/5.jpg') have no annotation",
-        "1 map ('v/6.npy') are of no image",
+        "1 image ('v/3.jpg') has no map",
+        "1 image ('v/4.jpg') has a map with values",
+        "1 image ('v/5.jpg') has no annotation",
+        "1 map ('v/6.npy') is of no image",
     ):
         assert told in notes
     assert [one["found"] for one in stage(tmp_path, "images.json")] == [
@@ -346,7 +346,7 @@ def test_images_without_a_usable_map_count_as_not_found(
     said = capsys.readouterr().out
     assert "percent over 10 of 11 images" in said
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
-    assert "('absent.jpg') have no map: counted as not found; missing=skip leaves" in notes
+    assert "('absent.jpg') has no map: counted as not found; missing=skip leaves" in notes
     assert "2 images ('nan.jpg', 'infinite.jpg') have a map with values that are not f" in notes
     records = {one["id"]: one for one in stage(tmp_path, "images.json")}
     assert len(records) == 10

@@ -114,7 +114,7 @@ class CocoResults:
         without = [known.file.images[place].name for place in known.units
                    if not self._found(place)]  # fmt: skip
         if without:
-            why = "have no box, and count as not found"
+            why = "have no box: counted as not found"
             self._notes.append(count_note(without, "annotated image", why, where=path.name))
 
     @property

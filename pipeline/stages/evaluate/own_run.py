@@ -41,7 +41,6 @@ from pipeline.types import (
     Evidence,
     Example,
     GroundTruth,
-    Note,
     Ranking,
     Rle,
     SaliencyMap,
@@ -254,22 +253,36 @@ class OwnRun:
             why = f"could not be read: counted as {boxes}not recognised"
             remedy = "missing=skip leaves them out"
             notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
-        if self.explained.truth and self.missing:
-            text = f"images have no annotation and were not scored, {self.missing[0]!r} for one"
-            notes.append(Note(f"{len(self.missing)} {text}", self.missing))
-        if self.of_other_class:
-            text = "images have no box of their own class and were not scored"
-            shown = f"{text}, {self.of_other_class[0]!r} for one"
-            notes.append(Note(f"{len(self.of_other_class)} {shown}", self.of_other_class))
-        if self.unexplained:
-            text = ("images have no map of their own class: GT-known Loc and what else is measured "
-                    "on it leaves them out, which flatters it; explain.target=[true,...] gives "
-                    "them one")  # fmt: skip
-            notes.append(Note(f"{len(self.unexplained)} {text}", self.unexplained))
-        if self.explained.truth and not self.true:
-            notes.append("no image could be scored: explain.target=true gives maps of the true "
-                         "class")  # fmt: skip
-        return [*notes, *of_metrics]
+        return [*notes, *self._notes_on_unscored(), *of_metrics]
+
+    def _notes_on_unscored(self) -> list[str]:
+        """Return which images are not scored, or not by all numbers, and what helps."""
+        truth, total = self.explained.truth, self.total
+        if not truth:
+            return []
+        if not any(len(known.boxes) for known in truth.values()):
+            # The data set says so, with the remedy: that each image has no box says it again.
+            why = "has an annotated box, so none is localized; annotate objects with boxes"
+            return [] if self.given_notes else [f"evaluate: none of the {total} images {why}"]
+        kinds = [
+            (self.missing, "have no annotation: not scored", "annotate them, if they are to be"),
+            (
+                self.of_other_class,
+                "have no box of their own class: not scored",
+                "correct the category of their boxes, or the class folder of the images",
+            ),
+            (
+                self.unexplained,
+                "have no map of their own class: GT-known Loc and what else is measured on it "
+                + ("leaves them out, which flatters it" if self.true else "has no image left"),
+                "explain.target=[true,...] gives them one",
+            ),
+        ]
+        return [
+            count_note(names, "image", f"of {total} {why}", where="evaluate", remedy=remedy)
+            for names, why, remedy in kinds
+            if names
+        ]
 
 
 @dataclass
