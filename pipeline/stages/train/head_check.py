@@ -195,5 +195,5 @@ def read_check(folder: Path, classes: Sequence[str], is_users: bool) -> HeadChec
         is_users: whether it is the head of the user's own file.
     """
     record: Mapping[str, Any] = read_json(folder / FILE)
-    parts = (tuple(record[name]) for name in ("right", "images", "skipped"))
-    return HeadCheck(tuple(classes), *parts, is_users)
+    right, images, skipped = (tuple(record[name]) for name in ("right", "images", "skipped"))
+    return HeadCheck(tuple(classes), right, images, skipped, is_users)
