@@ -22,8 +22,9 @@ from pipeline.formats.files import (
 )
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=120)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | NAMES,
+    st.none() | st.booleans() | st.integers() | FINITE | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=10,
 )
