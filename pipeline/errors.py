@@ -31,9 +31,14 @@ def suggest_choices(name: str, choices: Iterable[str]) -> str:
         choices: What could have been given.
     """
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=1)
+    folded = {choice.casefold(): choice for choice in reversed(choices)}
+    wanted = name.casefold()
+    close = [folded[near] for near in difflib.get_close_matches(wanted, folded, n=1)]
     hint = f"did you mean {close[0]!r}? " if close else ""
     if len(choices) <= MANY_CHOICES:
         return f"{hint}choices: {', '.join(choices)}"
-    like = difflib.get_close_matches(name, choices, n=8, cutoff=0.4) or choices[:8]
+    holding = [near for near in folded if len(wanted) > 2 and wanted in near]
+    similar = difflib.get_close_matches(wanted, folded, n=8, cutoff=0.4)
+    near = list(dict.fromkeys([*sorted(holding, key=len), *similar]))[:8]
+    like = [folded[name] for name in near] or choices[:8]
     return f"{hint}some of {len(choices)} choices: {', '.join(like)}"

@@ -276,6 +276,7 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     from safetensors.torch import load as parse
 
     from pipeline.model.classifier import load_strictly
+    from pipeline.model.weights import check_finite
 
     card = read_card(folder)
     path = folder / WEIGHTS
@@ -286,6 +287,7 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         state = parse(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a whole file of safetensors ({error})") from error
+    check_finite(state, str(path))
     builder = _build_builder(folder / CARD, card["model"])
     with torch.device("meta"):  # drawing random weights would only cost time
         network = _build_network(folder / CARD, builder, card)

@@ -101,11 +101,12 @@ def find_newest_run(near: Path, files: Sequence[str]) -> Path | None:
     """Return the newest run that has one of some files; None where no run has.
 
     Args:
-        near: a run, or what should be one: the runs of the same folder of outputs are searched.
+        near: a run, or what should be one, or a folder of outputs: the runs of the same folder of
+            outputs are searched.
         files: paths below the folder of a run.
     """
     resolved = near.resolve()
-    runs = next((f / "runs" for f in resolved.parents if (f / "runs").is_dir()), None)
+    runs = next((f / "runs" for f in (resolved, *resolved.parents) if (f / "runs").is_dir()), None)
     if runs is None:
         return None
     having = [run for run in runs.glob("*/*") if any((run / file).is_file() for file in files)]

@@ -69,6 +69,11 @@ def _parse_target(name: str, classes: Sequence[str]) -> str:
     if index is not None:
         is_first = classes.index(classes[index]) == index and classes[index] not in rules
         return classes[index] if is_first else name
+    if top_count(name) > len(classes) and name != "top5":
+        raise UserError(
+            f"explain.target={name}: the network has {len(classes)} classes; give "
+            f"top{len(classes)} for all of them"
+        )
     if not top_count(name):
         known = suggest_choices(name, ["true", "predicted", "top5", *classes])
         raise UserError(f"explain.target={name}: neither a rule nor a class; {known}")

@@ -221,13 +221,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, indent: int | None = None, ascii: bool = True) -> None:
     """Write a JSON file atomically, in ASCII, so that readers of any locale can open it.
 
+    JSON has no NaN and no infinity: null stands for a number that is not finite.
+
     Args:
         path: The file; it is replaced as a whole.
-        value: What JSON can hold.
+        value: What JSON can hold, and numbers that are not finite.
         indent: Spaces of indentation; None: a single line.
         ascii: Whether other characters are escaped; for people they are best left as they are.
     """
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=ascii) + "\n")
+    try:
+        text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=ascii)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
+        text = json.dumps(finite, indent=indent, allow_nan=False, ensure_ascii=ascii)
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

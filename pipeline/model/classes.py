@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -32,10 +34,19 @@ def read_class_names(given: str | Sequence[str]) -> tuple[str, ...]:
             dictionary from names to indices or from indices to names.
 
     Raises:
-        UserError: The file is not there, or is neither.
+        UserError: The file is not there, or is neither; or two rows have the same name.
     """
-    if not isinstance(given, str):
-        return tuple(given)
+    names = tuple(given) if not isinstance(given, str) else _read_names(given)
+    if twice := [name for name, count in Counter(map(to_nfc, names)).items() if count > 1]:
+        raise UserError(
+            f"model.classes: names several rows {twice[0]!r} ({len(twice)} of {len(names)} names "
+            "occur more than once); each row of the head is a class: give it another name"
+        )
+    return names
+
+
+def _read_names(given: str) -> tuple[str, ...]:
+    """Read the names of classes from a file."""
     path = Path(given).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -64,6 +75,28 @@ def list_imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def are_wnids(names: Sequence[str]) -> bool:
+    """Return whether all names are ids of WordNet, as ImageNet's folders have them: n01440764."""
+    return bool(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+
+def match_wnids(names: Sequence[str]) -> list[int] | None:
+    """Match ids of WordNet with the rows of ImageNet's head by the list that timm has.
+
+    Args:
+        names: ids, as n01440764.
+
+    Returns:
+        The row of each id; None where timm is not installed, or an id is none of the 1000.
+    """
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        return None
+    rows = {wnid: row for row, wnid in enumerate(ImageNetInfo().label_names())}
+    return [rows[name] for name in names] if rows.keys() >= set(names) else None
 
 
 def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | None:

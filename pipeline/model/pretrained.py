@@ -84,16 +84,26 @@ def fit_tensors(tensors: Mapping[str, Tensor], target: Target) -> Fitted:
     prefix = find_prefix(tensors, wanted)
     stripped = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     notes = [f"the prefix {prefix!r} of {len(stripped)} names is left out"] if prefix else []
-    others = [key for key in tensors if not key.startswith(prefix)]
     kept = {k: v for k, v in stripped.items() if not k.startswith(target.ignored)}
+    outside_head = _find_head_outside(tensors, prefix, target)
+    if outside_head:
+        kept = {k: v for k, v in kept.items() if not k.startswith(f"{outside_head}.")}
+        kept |= {f"{target.head}.{k.rpartition('.')[2]}": v for k, v in tensors.items()
+                 if k.rpartition(".")[0] == outside_head}  # fmt: skip
+        rows, inputs = tensors[f"{outside_head}.weight"].shape[:2]
+        notes.append(
+            f"the layer {outside_head!r} beside {target.name}, {rows} rows of {inputs} inputs, is "
+            f"taken for its layer {target.head}"
+        )
+    others = [key for key in tensors
+              if not key.startswith(prefix) and key.rpartition(".")[0] != outside_head]  # fmt: skip
     kept, head_notes = _fit_head(kept, target)
     rows = len(kept[f"{target.head}.weight"]) if f"{target.head}.weight" in kept else 0
-    if not rows:
-        tops = {key.split(".")[0] for key in wanted}
-        outside = [key for key in kept if key.split(".")[0] not in tops]
-        if not find_missing(kept, target):
-            others += outside
-            kept = {key: tensor for key, tensor in kept.items() if key not in outside}
+    tops = {key.split(".")[0] for key in wanted}
+    outside = [key for key in kept if key.split(".")[0] not in tops]
+    if not find_missing(kept, target):
+        others += outside
+        kept = {key: tensor for key, tensor in kept.items() if key not in outside}
     if others:
         notes.append(f"{list_some(others, 'tensor')} outside {target.name} not used")
     return Fitted(kept, rows, (*notes, *head_notes))
@@ -139,6 +149,34 @@ def find_prefix(names: Collection[str], wanted: Collection[str]) -> str:
             f"{', '.join(sorted(best))}: save the tensors of one of them, without the prefix"
         )
     return (usual if len(best) > 1 else best)[0]
+
+
+def _find_head_outside(tensors: Mapping[str, Tensor], prefix: str, target: Target) -> str:
+    """Return the layer beside a headless network that is its head, as in `self.fc`; else nothing.
+
+    It is the only layer there with a matrix, has the inputs of the network's own head, and no
+    normalization of as many channels stands beside it.
+    """
+    layer = target.network.get_submodule(target.head)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    tops = {f"{prefix}{key.split('.')[0]}" for key in target.network.state_dict()}
+    depth = prefix.count(".") + 1
+    outside = {key: tensor for key, tensor in tensors.items()
+               if ".".join(key.split(".")[:depth]) not in tops}  # fmt: skip
+    own = [key for key in target.network.state_dict() if key.startswith(target.top)]
+    if set(own) - {f"{target.head}.weight", f"{target.head}.bias"} or any(
+        key.startswith(f"{prefix}{target.top}") for key in tensors
+    ):
+        return ""
+    matrices = [key for key, tensor in outside.items() if tensor.ndim > 1]
+    if len(matrices) != 1 or not matrices[0].endswith(".weight"):
+        return ""
+    name, weight = matrices[0].removesuffix(".weight"), outside[matrices[0]]
+    inputs = weight.shape[1:]
+    beside = [t for key, t in outside.items() if key.rpartition(".")[0] != name]
+    fits = inputs == layer.weight.shape[1:] and len(weight) >= MIN_ROWS
+    normalized = any(tensor.ndim == 1 and len(tensor) == inputs[0] for tensor in beside)
+    return name if fits and not normalized else ""
 
 
 def _fit_head(tensors: dict[str, Tensor], target: Target) -> tuple[dict[str, Tensor], list[str]]:

@@ -130,3 +130,9 @@ def test_a_run_without_a_network_names_the_newest_that_has_one(
     capsys.readouterr()
     assert cli(*predict) == 2
     assert f"the newest run that has one: checkpoint={trained}" in capsys.readouterr().err
+
+
+def test_the_newest_run_is_found_from_the_folder_of_outputs(outputs: Path) -> None:
+    (outputs / "runs/a/1/card.json").touch()
+    for near in (outputs, outputs / "latest", outputs / "runs/a/2", outputs / "none"):
+        assert find_newest_run(near, ["card.json"]) == Path("outputs/runs/a/1")

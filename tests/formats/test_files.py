@@ -22,8 +22,9 @@ from pipeline.formats.files import (
 )
 
 NAMES = st.text(st.characters(codec="utf-8"), max_size=120)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMES,
+    st.none() | st.booleans() | st.integers() | FINITE | NAMES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=10,
 )
@@ -107,3 +108,8 @@ def test_a_path_is_found_in_any_unicode_form(tmp_path: Path) -> None:
     (tmp_path / decomposed / unicodedata.normalize("NFD", "missing é")).touch()
     assert find_spelling(missing).exists()
     assert find_spelling(tmp_path / "none") == tmp_path / "none"
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1.5, float("nan")], "b": float("inf")})
+    assert read_json(tmp_path / "a.json") == {"a": [1.5, None], "b": None}

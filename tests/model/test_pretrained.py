@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.classes import are_wnids, list_imagenet_classes, match_wnids
 from pipeline.model.classifier import Classifier
 from pipeline.model.pretrained import find_prefix
 from pipeline.model.timm import Timm
@@ -122,6 +123,32 @@ def test_a_head_beside_the_backbone_is_named(state: dict[str, Tensor], tmp_path:
     assert builder(tmp_path, {**bare, "head.weight": torch.ones(3, 512)}).load()[1] is None
 
 
+@pytest.mark.parametrize(("prefix", "layer"), [("backbone.", "fc"), ("0.", "classifier.1"),
+                                               ("", "head")])  # fmt: skip
+def test_a_head_beside_the_backbone_is_adopted_where_it_fits(
+    tmp_path: Path, prefix: str, layer: str
+) -> None:
+    network = torchvision.models.resnet18(num_classes=2)
+    body = {f"{prefix}{k}": v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+    head = {f"{layer}.weight": torch.rand(3, 512), f"{layer}.bias": torch.rand(3)}
+    path = tmp_path / "w.pth"
+
+    def load(tensors: dict[str, Tensor]) -> Torchvision:
+        torch.save(tensors, path)
+        return Torchvision("resnet18", str(path))
+
+    ours = load({**body, **head, "criterion.weight": torch.ones(3)})
+    loaded = ours.load()[1]
+    if prefix or layer != "fc":
+        assert any(f"the layer '{layer}' beside resnet18, 3 rows of 512" in n for n in ours.notes())
+    assert loaded is not None
+    assert torch.equal(loaded.linear.weight, head[f"{layer}.weight"])  # type: ignore[union-attr, arg-type]
+    # Not where another layer, a normalization or a single row tells that it is another head.
+    for more in ({"projection.weight": torch.rand(512, 512)}, {"bn.running_mean": torch.ones(512)},
+                 {f"{layer}.weight": torch.rand(1, 512)}):  # fmt: skip
+        assert load({**body, **head, **more}).load()[1] is None
+
+
 def test_names_of_rows(state: dict[str, Tensor], tmp_path: Path) -> None:
     names = ("cat", "dog", "owl")
     file = {"state_dict": state, "class_to_idx": {"owl": 2, "cat": 0, "dog": 1}}
@@ -165,3 +192,17 @@ def test_timm_keeps_heads_of_other_classes(tmp_path: Path, name: str) -> None:
     whole.reset_classifier(0)
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     assert Timm(name, str(tmp_path / "w.pth")).load()[1:] == (None, ())
+
+
+def test_a_name_for_two_rows_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"several rows 'red' \(1 of 3 names occur more than once"):
+        _ = builder(tmp_path, state, classes=("red", "blue", "red")).known
+
+
+def test_ids_of_imagenet_are_rows_of_its_head() -> None:
+    assert are_wnids(["n01440764", "n03888257"])
+    assert not are_wnids(["n01440764", "kite"])
+    assert match_wnids(["n01440764", "n03888257"]) == [0, 701]  # tench, parachute
+    assert match_wnids(["n00000000"]) is None
+    assert list_imagenet_classes()[0] == "tench"
+    assert list_imagenet_classes()[701] == "parachute"

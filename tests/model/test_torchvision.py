@@ -307,7 +307,7 @@ def test_truncated_files_are_refused(state, tmp_path, suffix, part):
         save_file(state, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(UserError, match=r"not a file of weights that loads safely .*cut short"):
+    with pytest.raises(UserError, match=r"not a file of weights that loads safely: .*cut short"):
         loaded(path)
 
 

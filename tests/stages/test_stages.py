@@ -53,6 +53,12 @@ def test_classes_by_index() -> None:
     logits, labels = torch.zeros(1, 5), torch.tensor([1])
     assert class_selector(parsed, classes, labels)(logits).tolist() == [[0, 3, 2, 4, 1]]
     assert parse_targets(1, ["0", "1", "a"], are_labelled=False) == ["1"]
+    assert parse_targets("top5", ["a", "b"], are_labelled=False) == ["top5"]
+    with pytest.raises(UserError, match="top2000: the network has 2 classes; give top2 for all"):
+        parse_targets("top2000", ["a", "b"], are_labelled=False)
+    names = [f"n{number}" for number in range(90)] + ["tabby", "tiger cat", "Egyptian cat"]
+    with pytest.raises(UserError, match=r"explain.target=Cat: .*choices: tiger cat, Egyptian cat"):
+        parse_targets("Cat", names, are_labelled=False)
     assert parse_targets(1, ["1", "a"], are_labelled=False) == ["1"]  # the name, at index 0
     assert class_selector(["1"], ["1", "a"], labels)(logits).tolist() == [[0]]
     for wrong in (5, -1):

@@ -45,6 +45,13 @@ def test_classes_fail_below_half_of_the_way_from_chance() -> None:
     assert HeadCheck(tuple("abc"), (4, 4, 1), (10, 10, 10)).failing == [0, 1, 2]
 
 
+def test_the_head_of_a_file_of_the_user_fails_below_one_half() -> None:
+    own = HeadCheck(("kite", "ball"), (5, 4), (10, 10), is_users=True)
+    assert own.failing == [1]
+    line = own.describe_failing("a new head is learned")
+    assert "expected 50%); the rows may be in another order, or the network does not know" in line
+
+
 @pytest.fixture
 def trained(folder_of_images: Path) -> dict[str, Any]:
     """A network that tells the two colours apart, as a state dict: its rows are blue, red."""
@@ -99,12 +106,13 @@ def test_the_head_of_a_file_is_kept_and_checked(
     assert cli(*RUN, file, "outputs=swapped") == 0
     out = capsys.readouterr().out
     assert "fails on 2 of 2 classes: 'blue' right on 0 of 12, 'red' right on 0 of 12" in out
-    assert "a new head is learned for all classes, or its rows are in another order" in out
+    assert "the rows may be in another order, or the network does not know these images" in out
+    assert "keeps the pretrained one; model.classes=[...] gives the order of its rows" in out
     assert card(tmp_path, "swapped")["recipe"] == "head"
     assert card(tmp_path, "swapped")["head_check"]["failing"] == ["blue", "red"]
 
     assert cli(*RUN, file, "outputs=own", "train.head=own") == 0
-    assert "train.head=own keeps it, or its rows are in another order" in capsys.readouterr().out
+    assert "the rows may be in another order" in capsys.readouterr().out
     assert card(tmp_path, "own")["recipe"] == "own"
 
     # The remedy of the message.
@@ -169,8 +177,11 @@ def test_explaining_with_the_head_of_a_file(
     torch.save({k: v for k, v in trained.items() if not k.startswith("fc.")}, "mine.pth")
     assert cli(*explain) == 2
     error = capsys.readouterr().err
-    assert "train.head=own: the weights have no head that can be kept; explaining images" in error
+    assert "no head that can be kept (mine.pth: it has no head under fc); explaining im" in error
     assert "checkpoint=outputs/latest" in error
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "mine.pth")
+    assert cli(*explain) == 2
+    assert "They are those of torchvision's squeezenet1_1" in capsys.readouterr().err
 
 
 def test_a_class_that_only_shares_its_name(

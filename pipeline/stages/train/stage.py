@@ -158,6 +158,7 @@ class Train(Stage):
             network: with the pretrained head.
             rows: of the pretrained head that the network has.
         """
+        from pipeline.model.classes import list_imagenet_classes
         from pipeline.stages.train import head_check
 
         model, images, trained = run.model(), run.images("train"), run.cache_key("train")
@@ -175,7 +176,8 @@ class Train(Stage):
                 images, run.compute, folder, network, (model.mean, model.std)
             ),
         )
-        return head_check.read_check(folder, network.classes)
+        is_users = model.weight_file is not None and model.known != list_imagenet_classes()
+        return head_check.read_check(folder, network.classes, is_users)
 
     def _train(self, run: Run, folder: Path, network: Classifier, settings: Settings) -> Trained:
         """Train the network in place by its recipe."""

@@ -122,11 +122,10 @@ def _can_keep(head: nn.Module | None, wanted: str, notes: list[str]) -> bool:
 
 
 def _describe_decision(is_kept: bool, match: HeadMatch) -> str:
-    order = ", or its rows are in another order, which model.classes=[...] tells"
-    why = order if match.is_by_order else ""
+    order = "; model.classes=[...] gives the order of its rows" if match.is_by_order else ""
     if is_kept:
-        return f"train.head=own keeps it{why}; train.head=new learns a new head"
-    return f"{NEW_HEAD}{why}; train.head=own keeps the pretrained one"
+        return f"train.head=own keeps it; train.head=new learns a new head{order}"
+    return f"{NEW_HEAD}; train.head=own keeps the pretrained one{order}"
 
 
 def list_frozen_parts(model: NetworkBuilder, freeze: str) -> tuple[str, ...]:
@@ -182,15 +181,25 @@ def match_head(
     Raises:
         UserError: The head does not fit, and `is_required`.
     """
-    from pipeline.model.classes import IMAGENET_CLASSES, are_numbered, match_classes
+    from pipeline.model.classes import (
+        IMAGENET_CLASSES,
+        are_numbered,
+        are_wnids,
+        list_imagenet_classes,
+        match_classes,
+    )
 
     is_file = model.weight_file is not None
     if not known:
-        why = "the weights have no head that can be kept"
+        why = _describe_missing_head(model, is_required)
     elif not classes:
         return HeadMatch(list(range(len(known))))
     elif (rows := match_classes(classes, known)) is not None:
         return HeadMatch(rows)
+    elif are_wnids(classes) and tuple(known) == list_imagenet_classes():
+        rows, why = _match_imagenet_ids(classes)
+        if rows is not None or not is_required:
+            return HeadMatch(rows, (f"train: {why}",))
     elif are_numbered(known) and len(known) == len(classes):
         order = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
         note = (f"train: the {len(known)} rows of the file's head have no names: they are taken "
@@ -207,6 +216,32 @@ def match_head(
     elif known and 2 * len(_list_unknown(classes, known)) > len(classes):
         return HeadMatch(None)
     return HeadMatch(None, (f"train: {why}; {NEW_HEAD}",))
+
+
+def _describe_missing_head(model: NetworkBuilder, is_required: bool) -> str:
+    """Say why weights have no head; where it is required, with what was recognised in the file.
+
+    Raises:
+        UserError: The head is required, and the weights do not fit the network's body either.
+    """
+    why = "the weights have no head that can be kept"
+    if model.weight_file is None or not is_required:
+        return why
+    model.load()
+    return why + (f" ({'; '.join(model.notes())})" if model.notes() else "")
+
+
+def _match_imagenet_ids(classes: Sequence[str]) -> tuple[list[int] | None, str]:
+    """Match folders named by ImageNet's ids with the rows of its head; say what was done."""
+    from pipeline.model.classes import match_wnids
+
+    what = f"the {len(classes)} classes are named by ImageNet's ids, as {classes[0]!r}"
+    rows = match_wnids(classes)
+    if rows is None:
+        return None, f"{what}, which the pretrained head does not know: classes.txt gives them " + (
+            f"its names; {NEW_HEAD}")  # fmt: skip
+    matched = "matched with the rows of the pretrained head by timm's list of ids"
+    return rows, f"{what}: {matched}; classes.txt gives them names"
 
 
 def _list_unknown(classes: Sequence[str], known: Sequence[str]) -> list[str]:
