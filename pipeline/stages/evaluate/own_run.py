@@ -27,7 +27,6 @@ from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
 from pipeline.ops.maps import frame_size
-from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps, load_classification
@@ -41,6 +40,7 @@ from pipeline.types import (
     Evidence,
     Example,
     GroundTruth,
+    Note,
     Ranking,
     Rle,
     SaliencyMap,
@@ -250,9 +250,12 @@ class OwnRun:
         notes = list(self.given_notes)
         if self.unread:
             boxes = "not found and as " if self.explained.truth else ""
-            why = f"could not be read: counted as {boxes}not recognised"
-            remedy = "missing=skip leaves them out"
-            notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
+            counted = f"{len(self.unread)} of {self.total} images"
+            text = (
+                f"evaluate: {counted} could not be read (the note of stage explain says why): "
+                f"counted as {boxes}not recognised; missing=skip leaves them out"
+            )
+            notes.append(Note(text, self.unread))
         if self.explained.truth and self.missing:
             notes.append(f"{len(self.missing)} images have no annotation and were not scored, "
                          f"{self.missing[0]!r} for one")  # fmt: skip
