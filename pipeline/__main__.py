@@ -71,7 +71,7 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
             terminal.print_line(f"{job:<10} {'kept' if reused else 'made'}  {result}")
             folder.publish(stage, method, result)
             notes = find_stage(stage).notes(run.for_method(method), result)
-            folder.add_notes(stage, method, notes)
+            folder.add_notes(stage, run.for_method(method).noted_method, notes)
     except BaseException:
         folder.discard_if_empty()
         raise

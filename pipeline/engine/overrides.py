@@ -76,6 +76,9 @@ def _check_override(argument: str) -> str:
         if _names_path(value):
             escaped = value.replace("\\", "\\\\").replace("'", "\\'")
             return _check_override(f"{text}='{escaped}'")
+        quoted = quote_non_ascii(value)
+        if quoted != value and _is_readable(f"{text}={quoted}"):
+            return _check_override(f"{text}={quoted}")
         raise UserError(
             f"{key}: Hydra's grammar cannot read the value {value!r} ({first_line(error)}).\n"
             f"Text with = , : brackets, braces, quotes or spaces is quoted twice, "
@@ -93,6 +96,45 @@ def _check_override(argument: str) -> str:
         return argument if text.startswith("+") else f"++{argument}"
     check_key(key)
     return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
+
+
+QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
+WORDS = re.compile(rf"(?P<quoted>{QUOTED})|(?P<words>[^\s,\[\]{{}}():='\"][^,\[\]{{}}():='\"]*)")
+
+
+def quote_non_ascii(value: str) -> str:
+    """Quote the words of a value that Hydra's grammar cannot read for a letter beyond ASCII.
+
+    Words that are quoted already, and lists, stay as they are.
+
+    Args:
+        value: what stands after the `=` of an override.
+
+    Examples:
+        >>> quote_non_ascii("[tea, café]")
+        "[tea, 'café']"
+    """
+
+    def quote(match: re.Match[str]) -> str:
+        words = match["words"]
+        if words is None or words.isascii():
+            return match[0]
+        bare = words.rstrip()
+        return f"'{bare}'{words[len(bare) :]}"
+
+    return WORDS.sub(quote, value)
+
+
+def _is_readable(override: str) -> bool:
+    """Return whether Hydra's grammar can read an override."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
 
 
 def _names_path(value: str) -> bool:

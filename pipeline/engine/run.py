@@ -92,6 +92,12 @@ class Run:
         """Return the same run for another of its saliency methods."""
         return replace(self, method=name)
 
+    @property
+    def noted_method(self) -> str | None:
+        """The method that notes are about; None where the run scores what others made."""
+        scores_others = any(self.config[key] is not None for key in ("boxes", "maps"))
+        return None if scores_others else self.method
+
     def for_split(self, split: Split) -> Run:
         """Return the same run over the images of another split."""
         explain = {**self.config["explain"], "split": split}

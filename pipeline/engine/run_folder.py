@@ -79,7 +79,7 @@ class RunFolder:
             folder.publish("train", run.method, run.checkpoint)
             folder.link_checkpoint_thresholds()
         write_text(path / CONFIG_FILE, yaml.safe_dump(_settings(run), sort_keys=False))
-        folder.add_notes("data", run.method, run.data.notes())
+        folder.add_notes("data", run.noted_method, run.data.notes())
         return folder
 
     def link_checkpoint_thresholds(self) -> None:
@@ -104,6 +104,8 @@ class RunFolder:
         _link(link, result)
         folder = self.path if is_main else self.path / method
         for item in stage.publishes:
+            if item.is_optional and not (result / item.source).exists():
+                continue
             if item.how == "append":
                 self._append(item.path, read_json(result / item.source), is_main)
             elif item.how == "link":
@@ -116,12 +118,12 @@ class RunFolder:
         for line in stage.announce(result, self.path):
             terminal.print_line(line)
 
-    def add_notes(self, stage: str, method: str, notes: Sequence[str]) -> None:
+    def add_notes(self, stage: str, method: str | None, notes: Sequence[str]) -> None:
         """Print notes, and add those with a new text to the run's notes.json.
 
         Args:
             stage: the stage that they are of; `data` for notes on files.
-            method: the saliency method that they are of.
+            method: the saliency method that they are of; None: of none.
             notes: lines, or notes that know what they count.
         """
         known = {record["text"] for record in self.notes}

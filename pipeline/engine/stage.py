@@ -35,11 +35,13 @@ class Published:
         target: its path within the run's folder; empty: as `source`.
         how: `copy` a file; `link` to a file or folder, "." being the result's folder; `append` a
             JSON list to that of the methods before.
+        is_optional: whether a result need not have it.
     """
 
     source: str
     target: str = ""
     how: Literal["copy", "link", "append"] = "copy"
+    is_optional: bool = False
 
     @property
     def path(self) -> str:

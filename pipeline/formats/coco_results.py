@@ -94,18 +94,20 @@ class Results:
             yield {"image_id": image, "category_id": category, "score": score, **shape}
 
 
-def read(path: Path, known: CocoFile) -> Results:
+def read(path: Path, known: CocoFile, name: str | None = None) -> Results:
     """Read a results file.
 
     Args:
         path: The file.
         known: The annotations that the results are scored against.
+        name: What the notes call it; None: the name of the file.
 
     Raises:
         UserError: The file is not a results file, or none of its records can be scored.
     """
     records = _load_records(path)
-    odd = OddRecords(path.name, "record")
+    name = name or path.name
+    odd = OddRecords(name, "record")
     finder = _ImageFinder(known, records)
     good: list[tuple[int, int, float, list[float]]] = []
     masks: list[Rle | None] = []
@@ -129,9 +131,9 @@ def read(path: Path, known: CocoFile) -> Results:
             f"{known.path.name}.\n" + "\n".join(odd.notes())
         )
     refuse_fractions(path, sum(is_fraction(bbox) for *_, bbox in good), len(good))
-    notes = [*odd.notes(), *finder.notes(path.name)]
+    notes = [*odd.notes(), *finder.notes(name)]
     if beyond:
-        notes.append(_describe_boxes_beyond(path, beyond, len(good)))
+        notes.append(_describe_boxes_beyond(name, beyond, len(good)))
     xywh = np.array([bbox for *_, bbox in good], np.float64).reshape(-1, 4)
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
     return Results(
@@ -161,14 +163,14 @@ def _load_records(path: Path) -> list[Any]:
     return records
 
 
-def _describe_boxes_beyond(path: Path, names: Sequence[str], count: int) -> Note:
+def _describe_boxes_beyond(file: str, names: Sequence[str], count: int) -> Note:
     """Return a note on boxes that stick out of their image, of `count` boxes in all."""
     usual = len(names) * 2 > count
     hint = "is bbox x0, y0, x1, y1 there? COCO's is x, y, width, height" if usual else ""
     why = "of those used sticks out of its image, measured as it is"
     if len(names) > 1:
         why = "of those used stick out of their image, measured as they are"
-    return count_note(names, "record", why, where=path.name, remedy=hint)
+    return count_note(names, "record", why, where=file, remedy=hint)
 
 
 def _name_kind(value: Any) -> str:

@@ -226,7 +226,9 @@ def _difference(place: Place, a: Pairs, b: Pairs, settings: ComparisonSettings) 
     what = number.title + (f" at IoU {iou:g}" if iou is not None else "")
     what += {"oracle": " (oracle)", "validation": " (validation threshold)"}.get(kind, "")
     return {
-        "sentence": sentence_of(result, what, settings.called, settings.unit, number),
+        "sentence": sentence_of(
+            result, what, settings.called, settings.unit, number, times=settings.times
+        ),
         "title": number.title,
         "record": _record(result, place, settings.called, a.threshold, b.threshold),
     }
@@ -276,24 +278,39 @@ def sentence_of(
     called: Sequence[str],
     unit: str,
     number: MetricNumber = PERCENT,
+    *,
+    times: int = 1,
 ) -> str:
-    """Return `B is better by 2.1 points ...`, or that these images cannot tell."""
+    """Return `B is better by 2.1 points ...`, or that these images cannot tell.
+
+    `times`: how many comparisons p was corrected for.
+    """
     low, high = result.interval
-    points = f"95 %: {_shown(low, number)} to {_shown(high, number)}, p = {result.p_value:.2g}"
+    p = f"p = {result.p_value:.2g}" + (f", corrected for {times} comparisons" if times > 1 else "")
+    points = f"95 %: {_shown(low, number)} to {_shown(high, number)}, {p}"
     counted = "points" if number.unit == "percent" else number.unit
-    if result.p_value < SIGNIFICANCE_LEVEL and (low > 0 or high < 0):
+    is_unlikely, excludes_zero = result.p_value < SIGNIFICANCE_LEVEL, low > 0 or high < 0
+    if is_unlikely and excludes_zero:
         b_is_better = (result.difference > 0) != number.lower_is_better
         better, worse = (called[1], called[0]) if b_is_better else (called[0], called[1])
         if result.difference < 0:
-            points = (
-                f"95 %: {_shown(-high, number)} to {_shown(-low, number)}, p = {result.p_value:.2g}"
-            )
+            points = f"95 %: {_shown(-high, number)} to {_shown(-low, number)}, {p}"
         by = _shown(abs(result.difference), number)
         over = f"over {result.n} {unit}"
         return f"{better} is better than {worse} by {by} {counted} in {what} {over} ({points})"
+    reason = ""
+    if excludes_zero:
+        reason = (
+            f"; the interval excludes 0, but p is not below {SIGNIFICANCE_LEVEL:g}: needed are both"
+        )
+    elif is_unlikely:
+        reason = (
+            f"; p is below {SIGNIFICANCE_LEVEL:g}, but the interval includes 0: needed are both"
+        )
     return (
         f"no difference that {result.n} {unit} could tell between {called[0]} and {called[1]} in "
-        f"{what}: {_shown(result.difference, number)} {counted} ({points})"
+        f"{what}: {called[1]} minus {called[0]} is {_shown(result.difference, number)} {counted} "
+        f"({points}{reason})"
     )
 
 

@@ -2,7 +2,8 @@
 
 notes.json is a list of objects: `text`, the line that is printed; `count`, how many images, files
 or records it is about (0: it counts nothing); `names`, the first of them. In the folder of a run
-each also has `stage` (`data` for notes on files) and `method`.
+each also has `stage` (`data` for notes on files) and `method` (null where the run scores what
+others made).
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class ViewSubject:
             a function to advance by.
         compute_once: From a key and a function to what the function returns; computed once for all
             views that ask with the same key.
+        skipped: Filled with the images that cannot be read: why, by position in the split.
     """
 
     trained: TrainedNetwork
@@ -129,6 +130,7 @@ class ViewSubject:
     ]
     show_progress: Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]]
     compute_once: Callable[[Hashable, Callable[[], Any]], Any]
+    skipped: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

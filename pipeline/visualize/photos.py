@@ -50,7 +50,8 @@ def read_examples(subject: ViewSubject, count: int, size: Size | None) -> list[t
     for position in spread_evenly(len(subject.data.ids(subject.split)), count):
         try:
             example = subject.data.example(subject.split, position, at=size)
-        except SkippedImage:
+        except SkippedImage as problem:
+            subject.skipped[position] = str(problem)
             continue
         examples.append((position, example))
     if not examples:

@@ -21,3 +21,25 @@ def test_paths_that_exist_need_no_second_quotes(
     Path("photos [2024]").mkdir()
     (override,) = prepare_overrides([f"images={name}"])
     assert OverridesParser.create().parse_override(override).value() == name
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("data.val_folder=Café", "Café"),
+        ("data.val_folder=Straße 5", "Straße 5"),
+        ("data.val_folder='Café'", "Café"),
+        ("explain.target=[猫,top2, Thé vert]", ["猫", "top2", "Thé vert"]),
+        ("model.classes=['a,b',Ångström]", ["a,b", "Ångström"]),
+    ],
+)
+def test_letters_beyond_ascii_need_no_second_quotes(given: str, value: object) -> None:
+    (override,) = prepare_overrides([given])
+    parsed = OverridesParser.create().parse_override(override).value()
+    assert list(map(str, parsed)) == value if isinstance(value, list) else parsed == value
+
+
+def test_values_that_quotes_do_not_repair_are_still_refused() -> None:
+    with pytest.raises(UserError, match="Café") as error:
+        prepare_overrides(["data.val_folder=Café (noir"])
+    assert "cannot read the value 'Café (noir'" in str(error.value)

@@ -148,6 +148,21 @@ def test_a_set_whose_first_layer_takes_no_shift_is_told(
     assert {r["test"] for r in audit["numbers"]} == {"sanity"}
 
 
+def test_images_that_cannot_be_read_are_counted_once_by_each_stage(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_of_images / "val/blue/2.png").write_bytes(b"broken")
+    data = ("data=folder", f"data.root={folder_of_images}", "data.size=32", "train.epochs=1")
+    stages = ("stages=[train,audit,inspect]", "audit.tests=[input_shift]", "inspect.views=[top5]")
+    assert cli("+experiment=cam", *data, "train.batch=8", *stages) == 0
+    notes = [line for line in capsys.readouterr().out.split("\n") if line.startswith("note: ")]
+    assert notes == [
+        "note: audit: 1 of 8 images could not be read and were not tested; repair or remove them",
+        "note: inspect: 1 of 8 images could not be read and are in no picture; repair or remove "
+        "them",
+    ]
+
+
 def test_images_are_chosen_evenly() -> None:
     assert auditing.select_positions(100, 8, None) == [0, 12, 25, 37, 50, 62, 75, 87]
     assert auditing.select_positions(100, 8, 3) == [0, 25, 62]

@@ -237,6 +237,19 @@ def test_a_run_on_other_images_is_refused_at_start(
     assert "'val/00000-arrow.png' there, 'val/blue/0.png' here" in error
 
 
+def test_a_run_without_boxes_is_nothing_to_compare_with(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("data=folder", f"data.root={folder_of_images}", "data.size=64")
+    run = ("+experiment=cam", *data, "train.epochs=1", "train.batch=8", "report.images=0")
+    assert cli(*run) == 0
+    capsys.readouterr()
+    assert cli(*run, "against=outputs/latest") == 2
+    error = capsys.readouterr().err
+    assert "that run scored no box, as its data has no annotated boxes" in error
+    assert "on the same data" not in error
+
+
 def test_methods_on_images_without_boxes_compare_in_silence(
     cli: Cli, folder_of_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -206,7 +206,22 @@ def test_a_difference_is_told_only_where_it_is_sure() -> None:
         told == "B is better than A by 2.1 points in X over 250 images (95 %: 0.4 to 3.8, p = 0.02)"
     )
     told = sentence_of(Comparison(0.021, (-0.004, 0.05), 0.2, 250), "X", ["A", "B"], "images")
-    assert told.startswith("no difference that 250 images could tell between A and B in X: 2.1")
+    assert told.startswith("no difference that 250 images could tell between A and B in X: ")
+    assert "B minus A is 2.1 points (95 %: -0.4 to 5.0, p = 0.2)" in told
+
+
+def test_why_there_is_no_difference_is_said() -> None:
+    def say(interval: tuple[float, float], p: float, times: int = 1) -> str:
+        result = Comparison(-0.625, interval, p, 8)
+        return sentence_of(result, "X", ["A", "this run"], "images", times=times)
+
+    told = say((-1.0, -0.25), 0.065)
+    assert "this run minus A is -62.5 points (95 %: -100.0 to -25.0, p = 0.065; the" in told
+    assert "the interval excludes 0, but p is not below 0.05: needed are both" in told
+    assert "p is below 0.05, but the interval includes 0" in say((-1.0, 0.0), 0.04)
+    assert "p = 0.065, corrected for 3 comparisons" in say((-1.0, -0.25), 0.065, 3)
+    assert "p = 0.01, corrected for 2 comparisons" in say((-1.0, -0.25), 0.01, 2)
+    assert "corrected" not in told
 
 
 def test_those_that_are_compared_have_names_of_their_own() -> None:
@@ -439,6 +454,10 @@ def test_few_maps_choose_no_threshold(cli: Cli, tmp_path: Path) -> None:
     assert cli(EVALUATE, f"maps={folder}") == 0
     assert {place[2] for place in metrics(tmp_path) if place[0] == "gt_known_loc"} == {
         "fixed", "auto", "oracle"}  # fmt: skip
+    (note,) = json.loads((tmp_path / "outputs/latest/notes.json").read_text())
+    assert "no number at a validation threshold" in note["text"]
+    assert "at least 10 images with boxes are scored, and 9 are" in note["text"]
+    assert note["method"] is None
 
 
 def test_their_protocol_measures_a_pixel_more(cli: Cli, tmp_path: Path) -> None:
@@ -521,11 +540,32 @@ def test_two_folders_of_maps_are_compared_on_all_annotated_images(cli: Cli, tmp_
     assert "by 91.7 points" in told["sentence"], "11 of 12: the twelfth has no map in b"
     assert cli(EVALUATE, *arguments, f"against={tmp_path / 'b'}", "missing=skip") == 0
     told = stage(tmp_path, "comparison.json")
+    notes = [note["text"] for note in stage(tmp_path, "notes.json")]
+    assert [note.partition(":")[0] for note in notes] == ["b"], "the set that has no map"
+    latest = tmp_path / "outputs/latest"
+    assert json.loads((latest / "comparison.json").read_text()) == told
     assert "over 11 images" in told["sentence"]
     assert told["differences"][0]["record"]["n"] == 11
     assert cli(EVALUATE, *arguments, f"against={tmp_path / 'a'}") == 0
     told = stage(tmp_path, "comparison.json")
     assert told["sentence"].startswith("no difference that 12 images could tell")
+
+
+def test_no_usable_map_names_what_is_there(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = metadata(tmp_path / "meta", 40, {f"val/{n}.jpg": "10,10,19,19" for n in range(3)})
+    (tmp_path / "base/maps/val").mkdir(parents=True)
+    for n in range(3):
+        np.save(tmp_path / f"base/maps/val/{n}.npy", square(40, 10, 20))
+        (tmp_path / f"base/{n}.png").write_bytes(b"")
+    for how in ("not_found", "skip"):
+        arguments = (f"maps={tmp_path / 'base'}", f"metadata={known}", f"missing={how}")
+        assert cli(EVALUATE, *arguments) == 2
+        error = capsys.readouterr().err
+        assert f"give the folder {tmp_path / 'base/maps'}" in error
+        assert "3 .png files" in error
+        assert "missing=" not in error, "neither value helps"
 
 
 # -- our own

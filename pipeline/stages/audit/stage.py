@@ -25,7 +25,7 @@ from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import skipped_note, write_notes
 from pipeline.stages.audit.config import AuditOptions
 
 if TYPE_CHECKING:
@@ -106,15 +106,15 @@ class Audit(Stage):
         if not any(arrays.values()):
             raise UserError(f"audit: no image could be read; {'; '.join(notes)}")
         ids = images.ids
-        for name in arrays:
-            skipped = records.list_skipped(folder / name)
-            notes += [f"{ids[position]}: {reason}" for position, reason in skipped]
-        notes = list(dict.fromkeys(notes))
+        skipped = dict(pair for name in arrays for pair in records.list_skipped(folder / name))
+        reasons = [reason for _, reason in sorted(skipped.items())]
         computed = Computed(run.precision, run.device.type, list_versions())
-        auditing.write_results(folder, tests, subject, arrays, notes, computed)
+        auditing.write_results(folder, tests, subject, arrays, [*notes, *reasons], computed)
         of_images = records.list_image_records(tests, arrays, ids, run.classes)
         write_json(folder / "images.json", of_images)
-        write_notes(folder, [f"audit: {note}" for note in notes])
+        tested = len(auditing.select_positions(len(images), options["images"], None))
+        unread = skipped_note("audit", reasons, tested, "were not tested")
+        write_notes(folder, [*(f"audit: {note}" for note in notes), *unread])
 
     def _builder(self, run: Run, trained: Checkpoint) -> BatchBuilder:
         """Return the builder of the tests' batches."""

@@ -28,7 +28,9 @@ def compare_pair(
     ours, theirs = (each.pairs(metrics.values(), same) for each in (a, b))
     found = differences(ours, theirs, settings)
     if not found:
-        notes.append(f"{a.called} and {b.called}: no image was scored in both")
+        boxless = [each.called for each in (a, b) if not each.ids]
+        why = f"; {boxless[0]} scored no box, and localization is compared" if boxless else ""
+        notes.append(f"{a.called} and {b.called}: no image was scored in both{why}")
     headline = [each["sentence"] for each in found if each["headline"]]
     return {"a": a.called, "b": b.called, "sentences": headline, "test": TEST,
             "corrected_for": times, "notes": notes, "differences": found}  # fmt: skip

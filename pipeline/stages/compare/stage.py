@@ -80,6 +80,12 @@ class Compare(Stage):
                 f"against={given}: measured with protocol={other.protocol}, this run with "
                 f"protocol={run.config['protocol']}; give the same protocol= to both"
             )
+        if not other.ids:
+            raise UserError(
+                f"against={given}: that run scored no box, as its data has no annotated boxes, and "
+                "against= compares localization; give a run on data with boxes, or leave it away "
+                "(classification: metrics.json of both runs)"
+            )
         if not set(other.ids) & set(ids):
             raise UserError(
                 f"against={given}: it scored none of the images that this run scores "

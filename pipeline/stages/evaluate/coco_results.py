@@ -107,7 +107,7 @@ class CocoResults:
         """Read the file. Raises UserError where none of its records can be scored."""
         self.path, self.name, self.known, self.settings = path, name, known, settings
         self.unit = "images" if known.one_class_each else "units (a class in an image, each)"
-        self.given = coco_results.read(path, known.file)
+        self.given = coco_results.read(path, known.file, name)
         self._by_image = self.given.group_by_image()
         self._notes = list(self.given.notes)
         self.places = self._ranking_places()
@@ -115,7 +115,7 @@ class CocoResults:
                    if not self._found(place)]  # fmt: skip
         if without:
             why = "have no box: counted as not found"
-            self._notes.append(count_note(without, "annotated image", why, where=path.name))
+            self._notes.append(count_note(without, "annotated image", why, where=name))
 
     @property
     def total(self) -> int | None:
@@ -225,7 +225,7 @@ class CocoResults:
                  for place, units in self.known.units.items()]  # fmt: skip
         if not any(set(ranking) - {label} for ranking, label in ranks):
             self._notes.append(
-                f"{self.path.name}: every box is of the class that its image has: it was given, "
+                f"{self.name}: every box is of the class that its image has: it was given, "
                 "not predicted, so there is no Top-1 Loc"
             )
             return 0
@@ -235,6 +235,6 @@ class CocoResults:
         """Return which records and units were left out, and what there is no number of."""
         return [
             *self._notes,
-            *(f"{self.path.name}: {note}" for note in of_metrics),
+            *(f"{self.name}: {note}" for note in of_metrics),
             "COCO's AP and AR have no interval: they are no mean over images",
         ]

@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats import wsolevaluation
+from pipeline.formats import map_files, wsolevaluation
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.measurement import FRAME, pyramid_curves
@@ -87,6 +87,8 @@ class MapFolder:
         self._without_map: dict[str, list[str]] = {}
         self._odd_maps: dict[str, list[str]] = {}
         self._resized = 0
+        self._usable = 0  # maps that were scored
+        self._boxed = 0  # images with boxes that are scored
 
     @property
     def total(self) -> int:
@@ -107,25 +109,26 @@ class MapFolder:
         Raises UserError where no map could be scored.
         """
         places = range(len(self.metadata.ids))
-        count = 0
         with show_progress("evaluate", len(places), unit="maps") as advance:
             for result in runtime.map_in_threads(self._measure, places, self.workers):
                 advance(1)
                 if isinstance(result, Measured):
                     self._resized += result.was_resized
-                    count += result.fault is None
+                    self._usable += result.fault is None
                     if result.oddity is not None:
                         self._odd_maps.setdefault(result.oddity, []).append(result.evidence.id)
                     if result.fault is not None:
                         self._without_map.setdefault(result.fault, []).append(result.evidence.id)
                     if result.fault is None or self.missing == "not_found":
+                        self._boxed += result.evidence.curves is not None
                         yield Item(result.evidence, [self._record(result)])
                 elif result is not None:
                     id, reason = result
                     self._left_out.setdefault(reason, []).append(id)
-        if not count:
+        if not self._usable:
+            hint = map_files.describe_expected_maps(self.folder, self.metadata.ids)
             raise UserError(
-                f"maps={self.folder}: no map could be scored.\n"
+                f"{self.folder}: no map could be scored{hint}\n"
                 + "\n".join([*self.metadata.notes, *self.notes(())])
             )
 
@@ -242,12 +245,14 @@ class MapFolder:
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
         """Return which images have no usable map, and what was left out."""
-        name = self.folder.name
+        name = self.name
         counts = self.missing == "not_found"
-        told = "counted as not found" if counts else "not scored (missing=skip)"
+        told = ": counted as not found" if counts else ": not scored (missing=skip)"
         remedy = "missing=skip leaves them out" if counts else "missing=not_found counts them"
+        if not self._usable:  # neither helps
+            told = remedy = ""
         notes: list[str] = [
-            count_note(which, "image", f"{reason}: {told}", where=name, remedy=remedy)
+            count_note(which, "image", f"{reason}{told}", where=name, remedy=remedy)
             for reason, which in self._without_map.items()
         ]
         notes += [
@@ -263,6 +268,18 @@ class MapFolder:
         if extra := wsolevaluation.find_unknown_maps(self.folder, self.metadata.ids):
             notes.append(
                 count_note(extra, "map", "are of no image of image_ids.txt: left out", where=name)
+            )
+        others = map_files.find_other_files(self.folder, self.metadata)
+        notes += [
+            count_note(which, f"{ending} file", "not read: maps are .npy files", where=name,
+                       remedy="save each with numpy.save")
+            for ending, which in others.items()
+        ]  # fmt: skip
+        least = self.settings.min_two_fold or 0
+        if 0 < self._boxed < least:
+            notes.append(
+                f"{name}: no number at a validation threshold: it is chosen where at least {least} "
+                f"images with boxes are scored, and {self._boxed} are"
             )
         if self._resized:
             notes.append(

@@ -41,6 +41,7 @@ from pipeline.types import (
     Evidence,
     Example,
     GroundTruth,
+    Note,
     Ranking,
     Rle,
     SaliencyMap,
@@ -250,9 +251,12 @@ class OwnRun:
         notes = list(self.given_notes)
         if self.unread:
             boxes = "not found and as " if self.explained.truth else ""
-            why = f"could not be read: counted as {boxes}not recognised"
-            remedy = "missing=skip leaves them out"
-            notes.append(count_note(self.unread, "image", why, where="evaluate", remedy=remedy))
+            counted = f"{len(self.unread)} of {self.total} images"
+            text = (
+                f"evaluate: {counted} could not be read (the note of stage explain says why): "
+                f"counted as {boxes}not recognised; missing=skip leaves them out"
+            )
+            notes.append(Note(text, self.unread))
         return [*notes, *self._notes_on_unscored(), *of_metrics]
 
     def _notes_on_unscored(self) -> list[str]:

@@ -53,7 +53,10 @@ class Evaluate(Stage):
     per_method = True
     options = EvaluateOptions
     reads = ("boxes", "annotations", "maps", "metadata", "against")
-    publishes = (Published("metrics.json", how="append"),)
+    publishes = (
+        Published("metrics.json", how="append"),
+        Published("comparison.json", is_optional=True),  # of what others made, with against=
+    )
     prints = "table.txt"
 
     def reads_key(self, key: str, stages: Sequence[str]) -> bool:

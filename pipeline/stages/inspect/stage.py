@@ -28,7 +28,7 @@ from pipeline.engine.choices import build_choices, complete_choice
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import skipped_note, write_notes
 from pipeline.stages.inspect.config import InspectOptions
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Inspect(Stage):
                 return method(trained.network, images, choose)
 
         flow_of = partial(shards.network_flow, run.images(), compute)
+        map_batches = views.BatchRunner(flow_of, trained, compute.batch)
         subject = ViewSubject(
             trained=trained,
             network_name=run.network_name(),
@@ -129,15 +130,19 @@ class Inspect(Stage):
             method=run.method,
             explain=explain,
             batch_size=compute.batch,
-            map_batches=views.BatchRunner(flow_of, trained, compute.batch),
+            map_batches=map_batches,
             show_progress=views.start_progress,
             compute_once=views.memoize(),
+            skipped=map_batches.skipped,
         )
         notes: list[str] = []
         for name, view in self._views(run).items():
             result = view(subject)
             views.write_view(folder, name, result)
             notes += [f"inspect: {name}: {note}" for note in result.notes]
+        unread = [reason for _, reason in sorted(map_batches.skipped.items())]
+        why = "are in no picture"
+        notes += skipped_note("inspect", unread, len(run.images()), why)
         write_notes(folder, notes)
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,11 +65,13 @@ class BatchRunner:
         flow_of: From a function on a batch of images to a flow of batches.
         trained: The network.
         size: Images in a batch.
+        skipped: Filled with the images that cannot be read: why, by position.
     """
 
     flow_of: Callable[[Callable[[shards.PositionedExamples], shards.Arrays]], Flow]
     trained: checkpoint.Checkpoint
     size: int
+    skipped: dict[int, str] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -86,7 +88,8 @@ class BatchRunner:
         pieces = list(runtime.split_into_batches(positions, self.size))
         flow = self.flow_of(compute)
         with start_progress(title, len(positions), "images") as advance:
-            for piece, (arrays, _) in zip(pieces, flow(iter(pieces)), strict=True):
+            for piece, (arrays, skipped) in zip(pieces, flow(iter(pieces)), strict=True):
+                self.skipped.update(skipped)
                 if arrays:
                     yield arrays
                 advance(len(piece))

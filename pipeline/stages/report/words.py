@@ -140,7 +140,9 @@ def command_line(
 def list_files(stages: Sequence[str]) -> list[str]:
     """Return the files that lie beside the page in the run's folder."""
     published = (item for name in stages for item in find_stage(name).publishes)
-    files = [item.path for item in published if item.path.endswith(".json")]
+    files = [
+        item.path for item in published if item.path.endswith(".json") and not item.is_optional
+    ]
     return [*files, "notes.json", "config.yaml"]
 
 

@@ -171,7 +171,10 @@ def print_skipped(reasons: Sequence[str], split: str) -> None:
     """
     if reasons:
         images = "image" if len(reasons) == 1 else "images"
-        terminal.print_line(f"train: {len(reasons)} {images} of {split} cannot be read: left out")
+        terminal.print_line(
+            f"train: learning goes on without {len(reasons)} {images} of {split} that cannot be "
+            "read; a note names them at the end"
+        )
 
 
 @dataclass(frozen=True)
