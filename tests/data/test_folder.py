@@ -422,8 +422,7 @@ def test_size_from_the_image(root):
     data = Folder(str(root))
     assert data.truth("val")["val/n01/val0.png"].boxes.tolist() == [[0, 2, 40, 22]]
     assert data.truth_notes() == [
-        "instances_val.json: 1 box ('annotations[0] (id 1)') of 1 stuck out of its image and was "
-        "clipped"
+        "instances_val.json: 1 box ('annotations[0]') of 1 stuck out of its image and was clipped"
     ]
     annotations.append({**annotations[0], "id": 2, "bbox": [90, 2, 100, 20]})
     annotate(root, images=images, annotations=annotations)
