@@ -137,7 +137,7 @@ def test_first_frame(tmp_path, paint, suffix):
     path = paint(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **how)
     assert (photo.read(path)[0] == (255, 0, 0)).all()
     assert (photo.read(path, at=(8, 12))[0] == (255, 0, 0)).all()
-    several = set()
+    several: set[str] = set()
     photo.read(path, name="its/name", several=several)
     photo.read(paint(tmp_path / f"single.{suffix}", first), several=several)
     assert several == {"its/name"}
