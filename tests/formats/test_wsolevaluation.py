@@ -73,7 +73,7 @@ def test_sizes_with_height_before_width_are_asked_about(tmp_path: Path) -> None:
     swapped = "val/1.jpg,80,100\nval/a,b.jpg,60,50\n"
     notes = wsolevaluation.read(write(tmp_path, image_sizes=swapped)).notes
     assert notes[-1] == (
-        "image_sizes.txt: 1 image ('val/1.jpg') of 2 have boxes that stick out, and none would "
+        "image_sizes.txt: 1 image ('val/1.jpg') of 2 has boxes that stick out, and none would "
         "with width and height swapped; are width and height swapped in the file?"
     )
     lines = TEXT["localization"] + "val/1.jpg,0,0,99,99\n"

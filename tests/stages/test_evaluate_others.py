@@ -311,8 +311,8 @@ def test_maps_that_are_constant_or_transposed_are_named(cli: Cli, tmp_path: Path
     np.save(folder / "3.npy", np.full((20, 40), 0.5, np.float32))
     assert cli(EVALUATE, f"maps={folder}") == 0
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
-    assert "maps: 1 image ('2.jpg') of 4 have a map of the shape of the transp" in notes
-    assert "maps: 1 image ('3.jpg') of 4 have a map with the same value everywhere" in notes
+    assert "maps: 1 image ('2.jpg') of 4 has a map of the shape of the transp" in notes
+    assert "maps: 1 image ('3.jpg') of 4 has a map with the same value everywhere" in notes
     ious = {record["id"]: record["iou"] for record in stage(tmp_path, "images.json")}
     assert (ious["0.jpg"], ious["1.jpg"], ious["3.jpg"]) == (1, 1, 0)
 
