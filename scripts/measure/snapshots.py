@@ -147,6 +147,13 @@ ALLOWED: tuple[Allowed, ...] = (
     # Nothing silent: what was not used is in files of its own, and results are marked.
     Allowed("only_new", "*.label2box-results", "marks folders of results"),
     Allowed("only_new", "notes.json", "the notes of the run"),
+    Allowed("added", "*.safetensors", "which images have several pages", where="several"),
+    Allowed("only_new", "*comparison.json", "comparisons of what others made", jobs="evaluate_*"),
+    *(
+        Allowed("value", "*comparison.json", "sentences say the sign and why no difference is told",
+                where=where)
+        for where in ("sentence", "differences[*].sentence", "[*].differences[*].sentence")
+    ),
     Allowed("content", "stages/*/notes.json", "notes are objects with counts and names"),
     Allowed("only_new", "stages/*/notes.json", "stages that had no file of notes"),
     *(
