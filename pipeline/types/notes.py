@@ -13,11 +13,6 @@ class Note(str):
     A plain string is a note, too, without a count. `pipeline.ops.text.count_note` builds the line
     from its parts.
 
-    Args:
-        text: the line, which begins with the file, folder or option that it is about.
-        names: the images, files or records that it counts.
-        count: how many; None: as many as there are names.
-
     Attributes:
         names: the first MAX_NAMES of the names.
         total: how many images, files or records the note is about; 0 where it counts nothing.
@@ -28,7 +23,13 @@ class Note(str):
     total: int
 
     def __new__(cls, text: str, names: Sequence[str] = (), count: int | None = None) -> Note:
-        """Create the note."""
+        """Create the note.
+
+        Args:
+            text: the line, which begins with the file, folder or option that it is about.
+            names: the images, files or records that it counts.
+            count: how many; None: as many as there are names.
+        """
         note = super().__new__(cls, text)
         note.names = tuple(names[:MAX_NAMES])
         note.total = len(names) if count is None else count
