@@ -10,9 +10,9 @@ reason in the notes. A file that is broken as a whole, or in which nothing can b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.formats import coco_masks
@@ -32,6 +32,8 @@ from pipeline.formats.foreign_json import name_tool
 from pipeline.formats.odd_records import BadRecord, OddRecords, no_usable_records
 from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Note, Size
+
+Item = TypeVar("Item")
 
 LISTS = ("images", "annotations", "categories")
 NAME_FIELDS = ("file_name", "filename", "path", "coco_url")  # the first that an image record has
@@ -156,6 +158,34 @@ def _number_keys(keys: Sequence[Key]) -> dict[Key, int]:
     return {**numbers, **{key: free + n for n, key in enumerate(texts, 1)}}
 
 
+# A field of an annotation -> its name with an article, and what it names, of which none or several.
+REFERENCES = {
+    "category_id": ("a category_id", "category", "categories"),
+    "image_id": ("an image_id", "image", "images"),
+}
+
+
+def _look_up(
+    record: Mapping[str, Any], field: str, by_key: Mapping[Key, Item], several: Collection[Key]
+) -> Item:
+    """Return the image or category that an annotation names. Raise BadRecord where it names none.
+
+    Args:
+        record: the annotation.
+        field: the field with the id, one of REFERENCES.
+        by_key: what there is, by id.
+        several: ids that several records have.
+    """
+    field_with_article, singular, plural = REFERENCES[field]
+    key = parse_key(record.get(field))
+    if key is None:
+        raise BadRecord(f"without {field_with_article}")
+    if key not in by_key:
+        having = f"several {plural} have" if key in several else f"no {singular} has"
+        raise BadRecord(f"with {field_with_article} that {having}")
+    return by_key[key]
+
+
 class _Categories:
     """The categories of a file: names by number, and numbers by id."""
 
@@ -188,13 +218,7 @@ class _Categories:
 
     def find(self, record: Mapping[str, Any]) -> int:
         """Return the category of an annotation. Raise BadRecord where there is none."""
-        key = parse_key(record.get("category_id"))
-        if key is None:
-            raise BadRecord("without a category_id")
-        if key not in self.by_key:
-            what = "several categories have" if key in self.several else "no category has"
-            raise BadRecord(f"with a category_id that {what}")
-        return self.by_key[key]
+        return _look_up(record, "category_id", self.by_key, self.several)
 
 
 class _Images:
@@ -273,13 +297,7 @@ class _Images:
     def find(self, record: Any) -> CocoImage:
         """Return the image of an annotation. Raise BadRecord where there is none."""
         check_object(record)
-        key = parse_key(record.get("image_id"))
-        if key is None:
-            raise BadRecord("without an image_id")
-        if key not in self.by_key:
-            what = "several images have" if key in self.several else "no image has"
-            raise BadRecord(f"with an image_id that {what}")
-        return self.by_key[key]
+        return _look_up(record, "image_id", self.by_key, self.several)
 
     def notes(self) -> list[Note]:
         """Return what was odd about the records."""

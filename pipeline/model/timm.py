@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes, number_classes
-from pipeline.model.classifier import MeanLinear, load_strictly
-from pipeline.model.pretrained import Target, Weighted, complete_with_shapes
-from pipeline.model.torchvision import MEAN, STD, suggest_network
+from pipeline.model.classifier import MeanLinear
+from pipeline.model.pretrained import Target, Weighted
+from pipeline.model.torchvision import MEAN, STD, load_fitted
 
 
 class OwnHead(nn.Module):
@@ -143,11 +143,7 @@ class Timm(Weighted):
         """Return the network with the weights of the file, without a head where that is dropped."""
         fitted = self.load_file()
         network = self._build(fitted.rows or IMAGENET_CLASSES)
-        state = complete_with_shapes(fitted, self.target())
-        try:
-            load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        except UserError as error:
-            raise UserError(f"{error}{suggest_network(fitted.tensors)}") from None
+        load_fitted(self, network, fitted)
         if not fitted.rows:
             network.reset_classifier(0)
         return network

@@ -34,6 +34,7 @@ from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
 from pipeline.model.layouts import LAYOUTS
 from pipeline.model.pretrained import (
+    Fitted,
     Target,
     Weighted,
     complete_with_shapes,
@@ -141,11 +142,7 @@ class Torchvision(Weighted):
         fitted = self.load_file() if is_file else self.fit(_download_weights(self.name))
         with torch.device("meta"):  # random weights would take time, 2 s for VGG
             network = self._build(fitted.rows or IMAGENET_CLASSES)
-        state = complete_with_shapes(fitted, self.target())
-        try:
-            load_strictly(network, state, f"model.weights={self.weights}", self.name)
-        except UserError as error:
-            raise UserError(f"{error}{suggest_network(fitted.tensors)}") from None
+        load_fitted(self, network, fitted)
         if not fitted.rows:
             return self._extract_body(network), None, ()
         head = self._extract_head(network)
@@ -305,6 +302,25 @@ def select_classes(head: nn.Module, rows: Sequence[int]) -> nn.Module:
             setattr(last, name, nn.Parameter(tensor.detach()[list(rows)].clone()))
     setattr(last, "out_features" if isinstance(last, nn.Linear) else "out_channels", len(rows))
     return head
+
+
+def load_fitted(builder: Weighted, network: nn.Module, fitted: Fitted) -> None:
+    """Load tensors that were fitted to a network.
+
+    Args:
+        builder: of the network, for its target and for messages.
+        network: is changed.
+        fitted: what `Weighted.fit` returned.
+
+    Raises:
+        UserError: Tensors are missing or of another shape; if they are those of another network of
+            torchvision, the message names it.
+    """
+    state = complete_with_shapes(fitted, builder.target())
+    try:
+        load_strictly(network, state, f"model.weights={builder.weights}", builder.name)
+    except UserError as error:
+        raise UserError(f"{error}{suggest_network(fitted.tensors)}") from None
 
 
 def suggest_network(tensors: Mapping[str, Tensor]) -> str:

@@ -9,20 +9,15 @@ from typing import Any
 import pytest
 
 from tests.conftest import TINY, Cli
-from tests.stages.test_evaluate_others import BOXES, EVALUATE, metrics, result, stage, write
-
-
-def annotate(folder: Path, boxes: dict[int, Any]) -> Path:
-    """Write annotations of images of 100 x 100; class 3 is cat, 5 is dog."""
-    images = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 100} for n in boxes]
-    records = [
-        {"id": 10 * n + k, "image_id": n, "category_id": c, "bbox": box}
-        for n, of_image in boxes.items()
-        for k, (c, box) in enumerate(of_image)
-    ]
-    categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
-    whole = {"images": images, "annotations": records, "categories": categories}
-    return write(folder / "instances.json", whole)
+from tests.stages.test_evaluate_others import (
+    BOXES,
+    EVALUATE,
+    annotate,
+    metrics,
+    result,
+    stage,
+    write,
+)
 
 
 def change_records(path: Path, **fields: Any) -> None:

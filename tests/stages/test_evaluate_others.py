@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def annotations(folder: Path, boxes: dict[int, list[tuple[int, list[float]]]]) -> Path:
+def annotate(folder: Path, boxes: Mapping[int, Sequence[tuple[int, Sequence[float]]]]) -> Path:
     """Images of 100 x 100; class 3 is cat, 5 is dog."""
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 100} for n in boxes]
     found = [
@@ -66,7 +67,7 @@ BOXES = {1: [(3, [10, 10, 40, 40])], 2: [(5, [0, 0, 20, 20]), (5, [50, 50, 40, 4
 
 
 def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    truth = annotations(tmp_path, BOXES)
+    truth = annotate(tmp_path, BOXES)
     theirs = [
         result(1, 3, [10, 10, 40, 40], 0.9),  # exact, but dog is thought more likely
         result(1, 5, [0, 0, 5, 5], 0.95),
@@ -127,13 +128,13 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_no_box_at_all_is_nothing_found(cli: Cli, tmp_path: Path) -> None:
     boxes = write(tmp_path / "b.json", [])
-    assert cli(EVALUATE, f"boxes={boxes}", f"annotations={annotations(tmp_path, BOXES)}") == 0
+    assert cli(EVALUATE, f"boxes={boxes}", f"annotations={annotate(tmp_path, BOXES)}") == 0
     assert metrics(tmp_path)["gt_known_loc", 0.5, None, None]["value"] == 0
     assert metrics(tmp_path)["coco_box_ap", None, None, None]["value"] == 0
 
 
 def test_classes_that_were_given_make_no_top1(cli: Cli, tmp_path: Path) -> None:
-    truth = annotations(tmp_path, BOXES)
+    truth = annotate(tmp_path, BOXES)
     boxes = write(tmp_path / "b.json", [result(1, 3, [10, 10, 40, 40], 0.9)])
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert ("top1_loc", 0.5, None, None) not in metrics(tmp_path)
@@ -141,7 +142,7 @@ def test_classes_that_were_given_make_no_top1(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_masks_of_results_get_an_ap_too(cli: Cli, tmp_path: Path) -> None:
-    truth = annotations(tmp_path, {1: [(3, [10, 10, 40, 40])], 2: [(3, [0, 0, 20, 20])]})
+    truth = annotate(tmp_path, {1: [(3, [10, 10, 40, 40])], 2: [(3, [0, 0, 20, 20])]})
     whole = json.loads(truth.read_text())
     for one in whole["annotations"]:
         x, y, w, h = one["bbox"]
@@ -162,7 +163,7 @@ def test_masks_of_results_get_an_ap_too(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_several_classes_in_an_image_are_units_each(cli: Cli, tmp_path: Path) -> None:
-    truth = annotations(tmp_path, {1: [(3, [0, 0, 10, 10]), (5, [50, 50, 10, 10])]})
+    truth = annotate(tmp_path, {1: [(3, [0, 0, 10, 10]), (5, [50, 50, 10, 10])]})
     boxes = write(tmp_path / "b.json", [result(1, 3, [0, 0, 10, 10], 0.9)])
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert metrics(tmp_path)["gt_known_loc", 0.5, None, None]["n"] == 2
@@ -173,7 +174,7 @@ def test_two_results_are_compared_image_by_image(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     box = [10, 10, 40, 40]
-    truth = annotations(tmp_path, {n: [(3, box)] for n in range(1, 41)})
+    truth = annotate(tmp_path, {n: [(3, box)] for n in range(1, 41)})
     right = [result(n, 3, box, 0.9) for n in range(1, 41)]
     wrong = [{**one, "bbox": [80, 80, 9, 9]} if n < 12 else one for n, one in enumerate(right)]
     a, b = write(tmp_path / "a.json", wrong), write(tmp_path / "b.json", right)
@@ -665,7 +666,7 @@ def test_boxes_without_the_stage_that_scores_them_are_refused(
 def test_files_in_which_all_is_bad_fail(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truth = annotations(tmp_path, BOXES)
+    truth = annotate(tmp_path, BOXES)
     boxes = write(tmp_path / "b.json", [result(77, 3, [1, 1, 5, 5], 0.5)])
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 2
     assert "none of its 1 records can be scored" in capsys.readouterr().err
