@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.maps import load_classification
 from pipeline.results.shards import Arrays, Skipped, list_shards
-from pipeline.types import Boxes, CocoIds, FoundBoxes, Size
+from pipeline.types import Boxes, CocoIds, FoundBoxes, Note, Size
 
 
 def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tuple[Arrays, Skipped]:
@@ -44,17 +44,20 @@ def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tup
     return arrays, skipped
 
 
-def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[str]:
+def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[Note]:
     """Return for how many maps the segmenter used a simpler method, a line for each reason."""
-    reasons: dict[str, int] = {}
+    by_reason: dict[str, list[str]] = {}
     count = 0
-    for _, boxes in iterate_boxes(folder, ids):
+    for position, boxes in iterate_boxes(folder, ids):
         count += 1
         if boxes.fell_back is not None:
-            reasons[boxes.fell_back] = reasons.get(boxes.fell_back, 0) + 1
+            by_reason.setdefault(boxes.fell_back, []).append(ids[position])
     return [
-        f"{number} of {count} maps were cut alone, without the image: {reason}"
-        for reason, number in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+        Note(
+            f"localize: {len(names)} of {count} maps were cut alone, without the image: {reason}",
+            names,
+        )
+        for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 

@@ -29,12 +29,12 @@ class Computed:
 
     @classmethod
     def read(cls, folder: Path) -> Computed:
-        """Read what stage explain wrote beside its maps; nothing is known where there is no file.
+        """Read what stage explain wrote beside its maps.
 
         Args:
             folder: the result of stage explain.
         """
-        return cls(**read_json(folder / FILE)) if (folder / FILE).is_file() else cls()
+        return cls(**read_json(folder / FILE))
 
     def write(self, folder: Path) -> None:
         """Write it beside maps.
@@ -42,10 +42,10 @@ class Computed:
         Args:
             folder: the result of stage explain.
         """
-        write_json(folder / FILE, asdict(self), indent=1)
+        write_json(folder / FILE, self.record(), indent=1)
 
     def record(self) -> dict[str, Any]:
-        """Return the fields that each record of metrics.json gets."""
+        """Return what computed.json and audit.json hold, and each record of metrics.json gets."""
         return asdict(self)
 
     def describe(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.formats.arrays import read_arrays
+from pipeline.formats.arrays import read_arrays, read_notes, read_rows
 from pipeline.results.shards import list_shards
 from pipeline.types import SaliencyMap
 
@@ -71,14 +71,10 @@ class Classification:
 
 def load_classification(folder: Path) -> Classification:
     """Return the classification of all images that a result of stage explain has."""
-    shards = [read_arrays(shard)[0] for shard in list_shards(folder)]
+    names = ("image", "size", "top", "top_score")
+    shards = [read_rows(shard, names) for shard in list_shards(folder)]
     shards = [arrays for arrays in shards if arrays]
-    return Classification(
-        *(
-            np.concatenate([arrays[name] for arrays in shards])
-            for name in ("image", "size", "top", "top_score")
-        )
-    )
+    return Classification(*(np.concatenate([arrays[name] for arrays in shards]) for name in names))
 
 
 def find_several(folder: Path) -> list[int]:
@@ -87,7 +83,7 @@ def find_several(folder: Path) -> list[int]:
     Args:
         folder: a result of stage explain.
     """
-    shards = (read_arrays(shard)[0] for shard in list_shards(folder))
+    shards = (read_rows(shard, ("image", "several")) for shard in list_shards(folder))
     return sorted(
         int(position)
         for arrays in shards
@@ -97,9 +93,9 @@ def find_several(folder: Path) -> list[int]:
 
 
 def load_skipped(folder: Path) -> dict[int, str]:
-    """Return why images could not be used, by their positions."""
+    """Return why images could not be used, by their positions, in a result kept in shards."""
     skipped: dict[int, str] = {}
     for shard in list_shards(folder):
-        reasons = read_arrays(shard)[1]["set_aside"]
+        reasons = read_notes(shard)["set_aside"]
         skipped.update((int(position), reason) for position, reason in reasons)
     return skipped

@@ -231,6 +231,7 @@ def _score(folder: Path, count: int) -> dict[str, float]:
 def _evaluated(metadata: Metadata, folder: Path) -> int:
     """Evaluate a folder of maps as the stage does. Returns how many maps the numbers are of."""
     from pipeline.engine.metrics import load_metrics
+    from pipeline.results.computed import Computed
     from pipeline.stages.evaluate.map_folder import MapFolder
     from pipeline.stages.evaluate.maps import MapScale
     from pipeline.stages.evaluate.others import map_settings
@@ -240,7 +241,9 @@ def _evaluated(metadata: Metadata, folder: Path) -> int:
     scale = MapScale("default", settings.cuts)
     source = MapFolder(folder, "maps", metadata, settings, scale, workers=2)
     with tempfile.TemporaryDirectory() as made:
-        return score_source(source, load_metrics(), Path(made) / "images.json").scores[0].n
+        return (
+            score_source(source, load_metrics(), Path(made) / "images.json", Computed()).scores[0].n
+        )
 
 
 if __name__ == "__main__":

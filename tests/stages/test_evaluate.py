@@ -170,7 +170,10 @@ def test_an_image_that_cannot_be_read_counts_as_not_found(
                for note in notes)  # fmt: skip
     assert cli(*run, "missing=skip") == 0
     skipped = metrics(latest)
-    assert "percent over 7 of 8 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "percent over 7 of 8 images" in printed
+    assert "1 of 8 images could not be read" in printed
+    assert "not scored (missing=skip); missing=not_found counts them" in printed
     names = ("gt_known_loc", "top1_loc", "mean_iou", "max_box_acc_v2", "classification_top1",
              "pointing_game", "energy_pointing_game")  # fmt: skip
     places = [place for place in skipped if place[0] in names and place[3] is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -115,6 +116,23 @@ def test_falling_back_is_counted(
     (folder,) = (tmp_path / "outputs/evaluate").iterdir()
     notes = json.loads((folder / "notes.json").read_text())
     assert any("colours and map do not agree" in note["text"] for note in notes)
+
+
+def test_images_that_cannot_be_read_any_more_are_noted(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=32",
+               "train.epochs=1", "train.batch=8", "segmenter=grabcut")  # fmt: skip
+    assert cli(*command, "stages=[train,explain]") == 0
+    path = sorted((folder_of_images / "val/red").iterdir())[0]
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))  # the same size and time: its map is kept
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    capsys.readouterr()
+    assert cli(*command, "stages=[train,explain,localize]") == 0
+    printed = capsys.readouterr().out
+    assert "explain    kept" in printed
+    assert "note: localize: 1 of 8 images could not be read and have no box" in printed
 
 
 @pytest.mark.parametrize("rule", ["otsu", "quantile", "value"])

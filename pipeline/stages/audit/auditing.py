@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +106,7 @@ def write_results(
     """
     records = average_numbers(tests, subject, arrays)
     contents = {
-        "method": subject.method, "numbers": records, "notes": notes, "computed": asdict(computed)
+        "method": subject.method, "numbers": records, "notes": notes, "computed": computed.record()
     }  # fmt: skip
     write_json(folder / "audit.json", contents, indent=1)
     numbers = [number for test in tests.values() for number in test.numbers]

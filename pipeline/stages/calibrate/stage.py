@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
-from pipeline.engine.stage import Stage
+from pipeline.engine.stage import Stage, find_stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
@@ -99,7 +99,11 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
             result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
-        write_notes(folder, _notes(boxed, result["source"], len(measured)))
+        notes = _notes(boxed, result["source"], len(measured))
+        if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
+            explained, maps = self._explained(run, boxed)
+            notes += find_stage("explain").notes(explained, maps)
+        write_notes(folder, notes)
         write_json(folder / "thresholds.json", result, indent=1)
 
     def _boxed(self, run: Run) -> BoxedSplit:
@@ -111,15 +115,18 @@ class Calibrate(Stage):
             return read_drawn_boxes(run.data, Path(drawn))
         return find_boxed_images(with_annotations(run.data))
 
+    def _explained(self, run: Run, boxed: BoxedSplit) -> tuple[Run, Path]:
+        """Return the run over the images with boxes, and the folder of their maps."""
+        if boxed.source == "two_fold":
+            return run, run.folder("explain")
+        explained = run.for_split(boxed.split)
+        return explained, explained.get_or_create("explain")[0]
+
     def _measure(self, run: Run, boxed: BoxedSplit) -> Measure:
         """Return a function that measures the maps of images with boxes, plain or refined."""
         from pipeline.stages.calibrate.calibration import measure_maps
 
-        if boxed.source == "two_fold":
-            explained, maps = run, run.folder("explain")
-        else:
-            explained = run.for_split(boxed.split)
-            maps = explained.get_or_create("explain")[0]
+        explained, maps = self._explained(run, boxed)
         images, protocol = explained.images(), run.config["protocol"]
         return lambda refining: measure_maps(
             images, maps, boxed.truth, protocol, run.workers, refining

@@ -27,6 +27,7 @@ from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json, write_text
 from pipeline.ops.hashing import hash_file
+from pipeline.results.notes import write_notes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -122,8 +123,9 @@ class Compare(Stage):
             comparisons += [compare_pair(each, best, metrics, seed, len(rest)) for each in rest]
         compared = [comparison for comparison in comparisons if comparison["differences"]]
         write_json(folder / "comparison.json", compared, indent=1)
+        notes = (note for comparison in comparisons for note in comparison["notes"])
+        write_notes(folder, [f"compare: {note}" for note in notes])
         lines = [line for comparison in compared for line in comparison["sentences"]]
-        lines += [f"note: {note}" for comparison in comparisons for note in comparison["notes"]]
         write_text(folder / "comparison.txt", "".join(f"{line}\n" for line in lines))
 
 

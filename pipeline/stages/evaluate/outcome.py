@@ -21,8 +21,6 @@ from pipeline.stages.evaluate.own_run import OwnRun, RefinedMaps
 from pipeline.stages.evaluate.source import Source
 from pipeline.types import MetricNumber, Score
 
-UNKNOWN = Computed()
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -49,7 +47,7 @@ class Outcome:
 
 
 def score_source(
-    source: Source, metrics: Mapping[str, Metric], images: Path, computed: Computed = UNKNOWN
+    source: Source, metrics: Mapping[str, Metric], images: Path, computed: Computed
 ) -> Outcome:
     """Evaluate a source; the records of its images go to a file as they come.
 

@@ -9,7 +9,7 @@ annotation and those with no box of their own class are left out and counted. Ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline.ops.maps import frame_size
 from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
-from pipeline.results.maps import iterate_maps, load_classification
+from pipeline.results.maps import iterate_maps, load_classification, load_skipped
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
@@ -80,16 +80,11 @@ class Explained:
         """Return how many images the split that is scored has."""
         return sum(id in self.scored for id in self.ids)
 
-    def unread(self, seen: Set[int]) -> Iterator[tuple[int, GroundTruth | None]]:
-        """Yield the scored images that have no map at all, by position, with their annotations.
-
-        `seen`: the positions of the images that have maps. With missing=skip there are none.
-        """
-        if self.missing == "skip":
-            return
-        for position, id in enumerate(self.ids):
-            if position not in seen and id in self.scored:
-                yield position, self.known(id)
+    def unread(self) -> Iterator[tuple[int, GroundTruth | None]]:
+        """Yield the scored images that have no map at all, by position, with their annotations."""
+        for position in sorted(load_skipped(self.maps)):
+            if self.ids[position] in self.scored:
+                yield position, self.known(self.ids[position])
 
     def known(self, id: str) -> GroundTruth | None:
         """Return the annotations of an image that is scored."""
@@ -127,7 +122,8 @@ class OwnRun:
     Attributes:
         boxes: the folder of stage localize.
         has_guesses: whether the classes predicted first have boxes.
-        given_notes: what was odd before anything was measured.
+        given_notes: what was odd about the annotations.
+        box_notes: what stage localize notes on its boxes.
     """
 
     name: str
@@ -137,11 +133,13 @@ class OwnRun:
     scale: MapScale
     has_guesses: bool
     given_notes: Sequence[str] = ()
+    box_notes: Sequence[str] = ()
     true: dict[str, str] = field(default_factory=dict)  # what stands for the boxes of an image
     missing: list[str] = field(default_factory=list)
     of_other_class: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    unread_boxed: list[str] = field(default_factory=list)  # of these, those with boxes to be found
 
     unit = "images"
     first_compared: Sequence[str] = ()
@@ -175,17 +173,19 @@ class OwnRun:
                 return seen, None
             return seen, self._evidence(seen, top[seen.position])
 
-        images, positions = _iterate_images(self.explained, self.boxes), set[int]()
+        images = _iterate_images(self.explained, self.boxes)
         with show_progress("evaluate", len(self.explained.truth)) as advance:
             for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
-                positions.add(seen.position)
                 if evidence is not None:
                     advance(evidence.iou is not None)
                     yield self._item(seen, evidence)
-            for position, known in self.explained.unread(positions):
+            for position, known in self.explained.unread():
+                if known is not None and len(known.of_label()):
+                    self.unread_boxed.append(self.explained.ids[position])
                 if self.explained.labels[position] >= 0 or known is not None:
                     self.unread.append(self.explained.ids[position])
-                yield Item(self._not_found(position, known))
+                if self.explained.missing == "not_found":
+                    yield Item(self._not_found(position, known))
 
     def _not_found(self, position: int, known: GroundTruth | None) -> Evidence:
         """Return the evidence of an image that could not be read: neither recognised nor found."""
@@ -248,16 +248,27 @@ class OwnRun:
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
         """Return what was odd, and which images were not scored."""
-        notes = list(self.given_notes)
+        notes = [*self.given_notes, *self.box_notes]
         if self.unread:
-            boxes = "not found and as " if self.explained.truth else ""
-            counted = f"{len(self.unread)} of {self.total} images"
             text = (
-                f"evaluate: {counted} could not be read (the note of stage explain says why): "
-                f"counted as {boxes}not recognised; missing=skip leaves them out"
+                f"evaluate: {len(self.unread)} of {self.total} images could not be read (the note "
+                f"of stage explain says why): {self._describe_unread()}"
             )
             notes.append(Note(text, self.unread))
         return [*notes, *self._notes_on_unscored(), *of_metrics]
+
+    def _describe_unread(self) -> str:
+        """Return what images that could not be read count as."""
+        if self.explained.missing == "skip":
+            return "not scored (missing=skip); missing=not_found counts them"
+        count = len(self.unread_boxed)
+        if count == len(self.unread):
+            counted = "counted as not found and as not recognised"
+        elif count:
+            counted = f"counted as not recognised, and the {count} with boxes as not found"
+        else:
+            counted = "counted as not recognised"
+        return f"{counted}; missing=skip leaves them out"
 
     def _notes_on_unscored(self) -> list[str]:
         """Return which images are not scored, or not by all numbers, and what helps."""
@@ -318,17 +329,17 @@ class RefinedMaps:
         """Yield the evidence of each image whose map could be refined, and of the unread ones."""
         top = self.explained.predicted()
 
-        def of_map(item: tuple[int, SaliencyMap]) -> tuple[int, Evidence | None]:
-            return item[0], self._evidence(*item, top[item[0]])
+        def of_map(item: tuple[int, SaliencyMap]) -> Evidence | None:
+            return self._evidence(*item, top[item[0]])
 
-        maps, seen = self.explained.iterate_maps(), set[int]()
-        for position, evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
-            seen.add(position)
+        maps = self.explained.iterate_maps()
+        for evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
             if evidence is not None:
                 yield Item(evidence)
-        for position, known in self.explained.unread(seen):
-            if known is not None and len(known.of_label()):
-                yield Item(self._not_found(position, known, ()))
+        if self.explained.missing == "not_found":
+            for position, known in self.explained.unread():
+                if known is not None and len(known.of_label()):
+                    yield Item(self._not_found(position, known, ()))
 
     def _not_found(self, position: int, known: GroundTruth, top: Sequence[int]) -> Evidence:
         """Return the evidence of an image that could not be read."""

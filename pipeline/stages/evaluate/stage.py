@@ -31,6 +31,7 @@ from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.computed import Computed
+from pipeline.results.notes import load_notes
 from pipeline.results.thresholds import USED_IOU, load_thresholds, validation_threshold_info
 from pipeline.stages.evaluate.config import EvaluateOptions
 from pipeline.types import EvaluationSettings
@@ -200,7 +201,6 @@ class Evaluate(Stage):
 
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
         """Return this run as a source."""
-        from pipeline.results.notes import load_notes
         from pipeline.stages.evaluate.maps import MapScale
         from pipeline.stages.evaluate.own_run import OwnRun, guesses_have_boxes
 
@@ -212,7 +212,8 @@ class Evaluate(Stage):
             settings,
             MapScale(run.config["protocol"], settings.cuts),
             guesses_have_boxes(run.targets(), run.classes),
-            [*self._data(run).truth_notes(), *load_notes(boxes)],
+            self._data(run).truth_notes(),
+            load_notes(boxes),
         )
 
     def _refined_maps(self, run: Run, chosen: Thresholds | None) -> RefinedMaps | None:

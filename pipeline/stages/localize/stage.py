@@ -18,7 +18,8 @@ from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
 from pipeline.results.boxes import describe_fallbacks, open_boxes
-from pipeline.results.notes import write_notes
+from pipeline.results.maps import load_skipped
+from pipeline.results.notes import skipped_note, write_notes
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -62,7 +63,7 @@ class Localize(Stage):
             )
 
     def run(self, run: Run, folder: Path) -> None:
-        """Segment the maps, print where the segmenter fell back, and write the two files."""
+        """Segment the maps, and write the boxes and where the segmenter fell back."""
         from pipeline.engine import ranks
         from pipeline.stages.localize.segmentation import MapSegmenter
 
@@ -77,7 +78,9 @@ class Localize(Stage):
         if ranks.current_world().rank > 0:
             return  # rank 0 merges the shards
         ids = run.images().ids
-        write_notes(folder, describe_fallbacks(folder, ids))
+        reasons = [why for _, why in sorted(load_skipped(folder).items())]
+        unread = skipped_note("localize", reasons, len(ids), "have no box")
+        write_notes(folder, [*describe_fallbacks(folder, ids), *unread])
         boxes = open_boxes(folder, maps, ids, run.classes, run.coco_names())
         Coco()(boxes, folder)
 

@@ -6,6 +6,7 @@ The numbers of several methods are in a common table, and an image is shown with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,10 @@ class Report(Stage):
             "source": run.sources(__name__, drawing=True),
             "template": hash_file(TEMPLATE),
             "evaluate": [method.key("evaluate") for method in methods],
-            "compare": run.key("compare") if "compare" in run.config["stages"] else None,
+            "noted": {
+                name: [run.for_method(method).key(name) for method in self._methods(run, name)]
+                for name in self._before(run)
+            },
             "report": run.config["report"],
             "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
             "links": list_files(self._before(run)),
@@ -121,11 +125,14 @@ class Report(Stage):
         """Return the notes on files, and those of the stages before this one, for all methods."""
         notes = [*run.data.notes()]
         for name in self._before(run):
-            stage = find_stage(name)
-            for method in run.methods if stage.per_method else [run.method]:
+            for method in self._methods(run, name):
                 job = run.for_method(method)
-                notes += stage.notes(job, job.folder(name))
+                notes += find_stage(name).notes(job, job.folder(name))
         return notes
+
+    def _methods(self, run: Run, name: str) -> Sequence[str]:
+        """Return the methods that a stage has results of, the main one alone if of no method."""
+        return [*run.methods] if find_stage(name).per_method else [run.method]
 
     def _draw(self, run: Run, results: list[MethodResult]) -> list[dict[str, Any]]:
         """Return the rows of the gallery."""

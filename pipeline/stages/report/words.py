@@ -12,7 +12,7 @@ from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
-from pipeline.results.notes import load_notes, note_record, unique_notes
+from pipeline.results.notes import note_record, unique_notes
 from pipeline.results.table import to_percent
 
 RECIPES = {
@@ -47,11 +47,6 @@ class MethodResult:
     def curve(self) -> dict[str, Any]:
         """Accuracy over the threshold."""
         return dict(read_json(self.evaluation / "curve.json"))
-
-    @cached_property
-    def notes(self) -> list[str]:
-        """Notes of stage evaluate on files and annotations."""
-        return [*load_notes(self.evaluation)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,6 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.protocols import ScalesDeepImages, WrappingObjective
 from pipeline.results.notes import load_notes, skipped_note, write_notes
-from pipeline.results.skipped import SKIPPED_FILE
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.recipe import Settings, Trained
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.stages.train.head_check import HeadCheck
 
 
+SKIPPED_FILE = "set_aside.json"  # why training images could not be used
 STATE = "state.pt"  # the state that a killed training resumes from
 UNHASHED = ("loggers",)  # options that do not change the result
 
