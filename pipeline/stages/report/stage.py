@@ -6,7 +6,6 @@ The numbers of several methods are in a common table, and an image is shown with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,14 +41,11 @@ class Report(Stage):
             "source": run.sources(__name__, drawing=True),
             "template": hash_file(TEMPLATE),
             "evaluate": [method.key("evaluate") for method in methods],
-            "noted": {
-                name: [run.for_method(method).key(name) for method in self._methods(run, name)]
-                for name in self._before(run)
-            },
+            "compare": run.key("compare") if "compare" in run.config["stages"] else None,
             "report": run.config["report"],
             "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
             "links": list_files(self._before(run)),
-            "notes": without_results(run.data.notes()),
+            "notes": without_results(self._notes(run)),
         }
 
     def run(self, run: Run, folder: Path) -> None:
@@ -125,14 +121,11 @@ class Report(Stage):
         """Return the notes on files, and those of the stages before this one, for all methods."""
         notes = [*run.data.notes()]
         for name in self._before(run):
-            for method in self._methods(run, name):
+            stage = find_stage(name)
+            for method in run.methods if stage.per_method else [run.method]:
                 job = run.for_method(method)
-                notes += find_stage(name).notes(job, job.folder(name))
+                notes += stage.notes(job, job.folder(name))
         return notes
-
-    def _methods(self, run: Run, name: str) -> Sequence[str]:
-        """Return the methods that a stage has results of, the main one alone if of no method."""
-        return [*run.methods] if find_stage(name).per_method else [run.method]
 
     def _draw(self, run: Run, results: list[MethodResult]) -> list[dict[str, Any]]:
         """Return the rows of the gallery."""
