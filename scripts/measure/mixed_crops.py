@@ -1,0 +1,277 @@
+"""MixedCrops: the images of another data set, cropped so that their objects have all sizes.
+
+A share of area is drawn for each crop, uniform between the photograph's own and 90 %, and a window
+in the photograph in which the annotated object has it: off-centre, never padded, and in a third of
+the crops cutting a part of the object off, so that it touches an edge. The crops are for scoring
+alone, as the annotated box chooses them: training and held-back images stay as they are.
+
+    data._target_=scripts.measure.mixed_crops.MixedCrops
+    '+data.base={_target_: pipeline.data.cub.Cub, root: DIR}' +data.crops=2
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from pipeline.data.listing import hash_to_fraction
+from pipeline.ops.rle import encode_rle
+from pipeline.protocols.data import AnnotatedDataSet
+from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+MAX_SHARE = 0.9  # of the crop's area, that the object has
+CUT_OFF = 1 / 3  # of the crops cut off a part of the object,
+CUT_SHARE = (0.05, 0.2)  # of its width or height
+MIN_SIDE = 64  # of a crop in pixels: what is smaller is too blurred to judge a cut by
+MIN_VISIBLE = 0.3  # of another object's box, below which it no longer counts as annotated
+TRIES = 100
+
+Window = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels of the photograph, half-open."""
+
+
+def is_held_out(name: str) -> bool:
+    """Return whether the images of a photograph are looked at once, at the end: half of them.
+
+    Args:
+        name: the id of the photograph, or of a crop of it.
+    """
+    return hash_to_fraction(source_of(name), "held out for thresholds") < 0.5
+
+
+def source_of(name: str) -> str:
+    """Return the id of the photograph that a crop is of; that of a photograph itself."""
+    return name.partition("#")[0]
+
+
+class MixedCrops:
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) whose scored images are crops of another.
+
+    Args:
+        base: the other data set.
+        crops: the crops of each scored image.
+        seed: another seed draws other windows.
+    """
+
+    def __init__(self, base: AnnotatedDataSet, crops: int = 1, seed: int = 0) -> None:
+        self.base, self.crops, self.seed = base, crops, seed
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the other data set."""
+        return self.base.classes
+
+    @property
+    def size(self) -> Size:
+        """The input size of the other data set."""
+        return self.base.size
+
+    def ids(self, split: Split) -> Sequence[str]:
+        """Return `<photograph>#<number>` for each crop of the scored split."""
+        return self.base.ids(split) if split != "val" else self._ids
+
+    def labels(self, split: Split) -> Int[np.ndarray, n]:
+        """Return the class of each image."""
+        return self.base.labels(split) if split != "val" else self._labels
+
+    def example(
+        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
+    ) -> Example:
+        """Read a photograph and crop it.
+
+        Args:
+            split: the split.
+            position: the index in `ids`.
+            at: the size that the crop is scaled to.
+            at_least: not used: a crop has the photograph's resolution.
+        """
+        if split != "val":
+            return self.base.example(split, position, at=at, at_least=at_least)
+        source, _, (x0, y0, x1, y1) = self._windows[position]
+        crop = self.base.example(split, source).image[y0:y1, x0:x1]
+        if at is not None and at != crop.shape[:2]:
+            smaller = at[0] * at[1] < crop.shape[0] * crop.shape[1]
+            method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+            crop = cv2.resize(crop, (at[1], at[0]), interpolation=method)
+        label, size = int(self._labels[position]), (y1 - y0, x1 - x0)
+        return Example(self._ids[position], np.ascontiguousarray(crop), label, size)
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Return the annotations that are seen in each crop."""
+        truth = self.base.truth(split)
+        if split != "val":
+            return truth
+        sources = self.base.ids(split)
+        return {
+            name: _crop_truth(truth[sources[source]], name, window)
+            for name, (source, _, window) in zip(self.ids(split), self._windows, strict=True)
+        }
+
+    def coco_names(self, split: Split) -> CocoIds:
+        """Return numbers from 1 on, and ids as file names."""
+        ids = self.ids(split)
+        return CocoIds(range(1, len(ids) + 1), ids, self.base.coco_names(split).category_ids)
+
+    def fingerprint(self, split: Split) -> str:
+        """Hash the other data set and the windows."""
+        own = self.base.fingerprint(split)
+        if split != "val":
+            return own
+        parts = (own, self.base.truth_fingerprint(split), self.crops, self.seed)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def truth_fingerprint(self, split: Split) -> str:
+        """Hash the annotations and the windows."""
+        of_images, of_truth = self.fingerprint(split), self.base.truth_fingerprint(split)
+        return hashlib.sha256(f"{of_images} {of_truth}".encode()).hexdigest()[:16]
+
+    def notes(self) -> list[str]:
+        """Return those of the other data set."""
+        return self.base.notes()
+
+    def truth_notes(self) -> list[str]:
+        """Return those of the other data set."""
+        return self.base.truth_notes()
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        ids = self.base.ids("val")
+        return [f"{ids[position]}#{number}" for position, number, _ in self._windows]
+
+    @cached_property
+    def _labels(self) -> Int[np.ndarray, n]:
+        return self.base.labels("val")[[position for position, _, _ in self._windows]]
+
+    @cached_property
+    def _windows(self) -> list[tuple[int, int, Window]]:
+        """Position of the photograph, number of the crop and window, for all crops."""
+        truth, windows = self.base.truth("val"), []
+        for position, name in enumerate(self.base.ids("val")):
+            if name not in truth or not len(truth[name].of_label()):
+                continue
+            boxes = truth[name].of_label().astype(np.float64)
+            areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            largest = boxes[int(areas.argmax())]
+            for number in range(self.crops):
+                digest = hashlib.sha256(f"{self.seed} {number} {name}".encode()).digest()
+                rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+                windows.append((position, number, draw_window(rng, largest, truth[name].size)))
+        return windows
+
+
+def draw_window(rng: np.random.Generator, box: Float[np.ndarray, 4], size: Size) -> Window:
+    """Draw a window in which a box has a random share of the area.
+
+    Args:
+        rng: the generator.
+        box: xyxy in pixels of the photograph.
+        size: height and width of the photograph.
+
+    Returns:
+        The window; the whole photograph where no window fits.
+    """
+    height, width = size
+    own = float((box[2] - box[0]) * (box[3] - box[1])) / (height * width)
+    for _ in range(TRIES):
+        share = rng.uniform(min(own, MAX_SHARE), MAX_SHARE)
+        seen, fixed = _cut_off(rng, box)
+        seen_width, seen_height = seen[2] - seen[0], seen[3] - seen[1]
+        # A window around the box has the aspect of the box times share to 1 / share.
+        stretch = float(np.exp(rng.uniform(-1, 1) * np.log(1 / share)))
+        wide, high = np.sqrt([stretch, 1 / stretch]) * [seen_width, seen_height] / np.sqrt(share)
+        x0 = _place(rng, float(seen[0]), float(seen[2]), float(wide), width, fixed[0], fixed[2])
+        y0 = _place(rng, float(seen[1]), float(seen[3]), float(high), height, fixed[1], fixed[3])
+        if x0 is None or y0 is None:
+            continue
+        window = (round(x0), round(y0), round(x0 + wide), round(y0 + high))
+        if min(window[2] - window[0], window[3] - window[1]) >= MIN_SIDE:
+            return window
+    return 0, 0, width, height
+
+
+def _cut_off(
+    rng: np.random.Generator, box: Float[np.ndarray, 4]
+) -> tuple[Float[np.ndarray, 4], list[bool]]:
+    """Cut a part of the box off at a random side, in CUT_OFF of the cases.
+
+    Returns:
+        What is left of the box, and at which sides it was cut.
+    """
+    seen, fixed = np.array(box, np.float64), [False] * 4
+    if rng.random() < CUT_OFF:
+        side = int(rng.integers(4))
+        length = seen[side % 2 + 2] - seen[side % 2]
+        seen[side] += (1 if side < 2 else -1) * rng.uniform(*CUT_SHARE) * length
+        fixed[side] = True
+    return seen, fixed
+
+
+def _place(
+    rng: np.random.Generator,
+    low: float,
+    high: float,
+    length: float,
+    limit: int,
+    at_low: bool,
+    at_high: bool,
+) -> float | None:
+    """Return where a window begins on an axis; None where it does not fit.
+
+    Args:
+        rng: the generator.
+        low: where the seen part of the box begins.
+        high: where it ends.
+        length: of the window.
+        limit: the length of the photograph.
+        at_low: whether the window begins where the seen part does.
+        at_high: whether it ends where the seen part does.
+    """
+    first, last = max(0.0, high - length), min(low, limit - length)
+    if at_low:
+        first = last = low
+    if at_high:
+        first = last = high - length
+    if first > last or first < 0 or last + length > limit:
+        return None
+    return float(rng.uniform(first, last))
+
+
+def _crop_truth(truth: GroundTruth, name: str, window: Window) -> GroundTruth:
+    """Crop annotations; of masks, boxes are the tightest around what is seen of them."""
+    x0, y0, x1, y1 = window
+    size, boxes, masks, kept = (y1 - y0, x1 - x0), [], [], []
+    for number, box in enumerate(truth.boxes):
+        seen = np.clip(box - [x0, y0, x0, y0], 0, [size[1], size[0]] * 2).astype(np.float32)
+        area = float((box[2] - box[0]) * (box[3] - box[1]))
+        if (seen[2] - seen[0]) * (seen[3] - seen[1]) < MIN_VISIBLE * area:
+            continue
+        if truth.masks is not None:
+            mask = coco_mask.decode(truth.masks[number])[y0:y1, x0:x1] > 0
+            seen = np.array(_tight_box(mask), np.float32)
+            masks.append(encode_rle(np.ascontiguousarray(mask), size))
+        boxes.append(seen)
+        kept.append(number)
+    classes = None if truth.classes is None else truth.classes[kept]
+    return GroundTruth(
+        name,
+        truth.label,
+        size,
+        np.stack(boxes),
+        classes=classes,
+        masks=masks if truth.masks is not None else None,
+    )
+
+
+def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the tightest box around a mask, half-open."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
