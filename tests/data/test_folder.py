@@ -397,7 +397,9 @@ def test_several_records_of_an_image_are_joined(root):
     assert boxes == [[1, 2, 11, 22], [0, 0, 5, 6], [2, 2, 7, 8]]
     assert data.truth_notes() == [
         "instances_val.json: 1 image ('val/n01/val0.png') that several records name: their "
-        "annotations are joined"
+        "annotations are joined",
+        "instances_val.json: 1 annotation ('annotations[3]') of these with the box and category of "
+        "another: left out",
     ]
 
 
