@@ -188,8 +188,8 @@ class Train(Stage):
         if settings.recipe == "own":
             remedy = " (train.head=new trains a head)" if run.data.classes else ""
             terminal.print_line(
-                f"train: all {len(network.classes)} classes are among the pretrained network's "
-                f"own; nothing to train{remedy}"
+                f"train: the pretrained head has a row for each of the {len(network.classes)} "
+                f"classes; nothing to train{remedy}"
             )
         if settings.recipe == "own" or settings.epochs == 0:
             return Trained([], [])
