@@ -183,14 +183,14 @@ class Predictor:
         if not isinstance(image, str | os.PathLike):
             pixels = in_memory.read(image, name, self.trained.intensity)
             height, width = self.trained.size
-            scaled = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
-            return Example(name, pixels, -1, pixels.shape[:2]), np.array(scaled)
+            resized = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
+            return Example(name, pixels, -1, pixels.shape[:2]), np.array(resized)
         ranges = self.trained.intensity
-        network_input, size = photo.read(Path(image), at=self.trained.size, ranges=ranges)
+        scaled = photo.read(Path(image), at=self.trained.size, ranges=ranges)
         side = self.segmenter.needs_image
-        frame = frame_size(size, side)
-        pixels = photo.read(Path(image), at=frame, ranges=ranges)[0] if side else network_input
-        return Example(str(image), pixels, -1, size), network_input
+        frame = frame_size(scaled.size, side)
+        framed = photo.read(Path(image), at=frame, ranges=ranges) if side else scaled
+        return Example(str(image), framed.pixels, -1, scaled.size), scaled.pixels
 
     def _segment(
         self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
