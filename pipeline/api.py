@@ -23,7 +23,7 @@ from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
 from pipeline.engine.compute import batch_size
-from pipeline.engine.methods import average_over_views
+from pipeline.engine.methods import average_over_views, parse_targets
 from pipeline.errors import UserError
 from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
@@ -34,7 +34,7 @@ from pipeline.results.thresholds import (
     load_thresholds,
     select_thresholds,
 )
-from pipeline.saliency.targets import class_selector, find_class, top_count
+from pipeline.saliency.targets import class_selector
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
@@ -130,11 +130,11 @@ class Predictor:
 
         Raises:
             SkippedImage: the image cannot be used.
-            UserError: `target` names no class of this network, or the shape, type or values of an
-                array or tensor are others.
+            UserError: `target` names no class of this network, or more classes than it has, or
+                the shape, type or values of an array or tensor are others.
             TypeError: `image` is none of these.
         """
-        wanted = self._parse_target(str(target))
+        (wanted,) = parse_targets(str(target), self.classes, are_labelled=False, option="target")
         if _is_image(image):
             return self._predict([self._read(image, "image")], wanted)[0]
         if not isinstance(image, Iterable) or isinstance(image, Mapping | bytes | bytearray):
@@ -146,16 +146,6 @@ class Predictor:
             for items in runtime.split_into_batches(named, batch)
             for predictions in self._predict([self._read(*item) for item in items], wanted)
         ]
-
-    def _parse_target(self, target: str) -> str:
-        """Return a target; raise UserError unless it is a rule or a class of this network."""
-        known = target == "predicted" or find_class(target, self.classes) is not None
-        if not known and not top_count(target):
-            raise UserError(
-                f"target={target!r}: expected predicted, topK or a class of this network, by name "
-                f"or by index from 0 to {len(self.classes) - 1}"
-            )
-        return target
 
     def _predict(
         self, images: Sequence[tuple[Example, UInt8[np.ndarray, "h w 3"]]], target: str
@@ -193,14 +183,14 @@ class Predictor:
         if not isinstance(image, str | os.PathLike):
             pixels = in_memory.read(image, name, self.trained.intensity)
             height, width = self.trained.size
-            scaled = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
-            return Example(name, pixels, -1, pixels.shape[:2]), np.array(scaled)
+            resized = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
+            return Example(name, pixels, -1, pixels.shape[:2]), np.array(resized)
         ranges = self.trained.intensity
-        network_input, size = photo.read(Path(image), at=self.trained.size, ranges=ranges)
+        scaled = photo.read(Path(image), at=self.trained.size, ranges=ranges)
         side = self.segmenter.needs_image
-        frame = frame_size(size, side)
-        pixels = photo.read(Path(image), at=frame, ranges=ranges)[0] if side else network_input
-        return Example(str(image), pixels, -1, size), network_input
+        frame = frame_size(scaled.size, side)
+        framed = photo.read(Path(image), at=frame, ranges=ranges) if side else scaled
+        return Example(str(image), framed.pixels, -1, scaled.size), scaled.pixels
 
     def _segment(
         self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example

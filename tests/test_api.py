@@ -114,10 +114,14 @@ def test_what_cannot_be_predicted_says_why(trained: Path, photos: Path, tmp_path
     predict = pipeline.load(trained)
     with pytest.raises(SkippedImage, match="not an image"):
         predict(photos / "bad.jpg")
-    with pytest.raises(UserError, match=r"expected predicted, topK or a class .* from 0 to 9"):
+    with pytest.raises(UserError, match="target=fish: neither a rule nor a class"):
         predict(photos / "a.png", "fish")
     with pytest.raises(UserError, match="target 10: no such class; the network has 10 classes"):
         predict(photos / "a.png", 10)
+    with pytest.raises(UserError, match="target=top20: the network has 10 classes; give top10"):
+        predict(photos / "a.png", "top20")
+    with pytest.raises(UserError, match="target=true: the images have no labels"):
+        predict(photos / "a.png", "true")
     with pytest.raises(UserError, match="no checkpoint there"):
         pipeline.load(tmp_path)
     with pytest.raises(UserError, match="image: floats from 0 to 1 are expected, got 0 to 7"):
@@ -172,6 +176,14 @@ def test_a_class_by_its_index(trained: Path, photos: Path) -> None:
     predict = pipeline.load(trained)
     assert predict(photos / "a.png", 3)[0].label == predict.classes[3]
     assert predict(photos / "a.png", "3")[0].label == predict.classes[3]
+
+
+def test_a_class_in_another_unicode_form(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained)
+    name, decomposed = "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "cafe\N{COMBINING ACUTE ACCENT}"
+    predict.trained.network.classes = (name, *predict.classes[1:])
+    for given in (name, decomposed):
+        assert predict(photos / "a.png", given)[0].label == name
 
 
 @pytest.mark.parametrize(

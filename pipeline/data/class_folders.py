@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.data import image_search
@@ -28,11 +29,7 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
     Raises:
         UserError: The folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+    entries = _list_entries(folder)
     is_link, names = folder.is_symlink(), {entry.name for entry in entries}
     files: dict[str, list[File]] = {}
     spellings: dict[str, list[str]] = {}
@@ -45,7 +42,7 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
                 images = _search_class(entry.path, path, left_out, through_link)
                 files.setdefault(name, []).extend(images)
                 spellings.setdefault(name, []).append(spell_out(entry.name))
-        elif prefix or entry.name not in _names_of_tables(names):
+        else:
             _count_loose(entry, path, names, left_out)
     joined = {
         name: _join_spellings(name, of_class, spellings[name], left_out)
@@ -76,9 +73,46 @@ def _join_spellings(
     return unique
 
 
-def _names_of_tables(names: Collection[str]) -> set[str]:
-    """Return which files of the root folder are read, though they are no images."""
-    return {name for name in names if name == "classes.txt" or INSTANCES.fullmatch(name)}
+def count_beside_splits(root: Path, searched: Collection[str | None], left_out: LeftOut) -> None:
+    """Count the files in a folder of splits, and its folders that are never searched.
+
+    Args:
+        root: The folder.
+        searched: Names of folders in it that are splits or that other notes are about.
+        left_out: Where they are counted.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    entries = _list_entries(root)
+    names = {entry.name for entry in entries}
+    for entry in entries:
+        if not os.path.isdir(entry.path):
+            _count_loose(entry, printable(entry.name), names, left_out)
+        elif entry.name not in searched:
+            image_search.is_searched(entry, printable(entry.name), left_out)
+
+
+def _list_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder by their names. Raise UserError if it cannot be read."""
+    try:
+        with os.scandir(folder) as scan:
+            return sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
+
+
+def find_tables(root: Path) -> set[str]:
+    """Return the absolute paths of the files that are read by their names, and are no images.
+
+    Args:
+        root: The data set: class names and COCO files are in it, COCO files in annotations/, too.
+    """
+    paths = [root / "classes.txt"]
+    for folder in (root, root / "annotations"):
+        with suppress(OSError):
+            paths += [path for path in folder.iterdir() if INSTANCES.fullmatch(path.name)]
+    return set(map(os.path.abspath, paths))
 
 
 def _search_class(path: str, name: str, left_out: LeftOut, is_link: bool) -> list[File]:
@@ -95,7 +129,7 @@ def _count_loose(
 ) -> None:
     """Count a file that is in no class folder."""
     try:
-        if image_search.is_image_file(entry, name, names, left_out):
+        if image_search.is_image_file(entry, name, names, left_out, by_content=None):
             left_out.add(LOOSE, name)
     except OSError as error:
         left_out.add_error(name, error)

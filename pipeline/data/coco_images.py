@@ -59,13 +59,14 @@ def match_images(
             claims.setdefault(match.ids[0], []).append((match, image))
     matched = MatchedImages()
     by_end, by_stem = list[str](), list[str]()
-    joined, doubtful = list[str](), list[str]()
+    joined, doubtful, repeated = list[str](), list[str](), list[str]()
     for id, claim in claims.items():
         best, others = _rank_claims(claim)
         doubtful += [f"{image.file_name}: {id}" for _, image in others]
         if not best:
             continue
-        matched.images[id] = _join([image for _, image in best])
+        matched.images[id], twice = _join([image for _, image in best])
+        repeated += twice
         stems = [image.file_name for match, image in best if match.has_other_ending]
         by_stem += [f"{name}: {id}" for name in stems]
         ends = [image.file_name for match, image in best if not match.is_literal]
@@ -86,6 +87,9 @@ def match_images(
         for names, why, remedy in kinds
         if names
     )
+    if repeated:
+        why = "of these with the box and category of another: left out"
+        matched.notes.append(count_note(repeated, "annotation", why, where=path.name))
     if images and not matched.images:
         raise _no_match(path, images, known, [*unclear, *doubtful])
     return matched
@@ -112,27 +116,34 @@ def _rank_claims(
     return [], claims
 
 
-def _join(images: Sequence[CocoImage]) -> CocoImage:
-    """Return the records of an image as a single record, without boxes that are there twice."""
+def _join(images: Sequence[CocoImage]) -> tuple[CocoImage, list[str]]:
+    """Join the records of an image to a single one.
+
+    Returns:
+        The record, without boxes that are there twice; and the names of the annotations that are
+        left out for that.
+    """
     if len(images) == 1:
-        return images[0]
+        return images[0], []
     joined = replace(
         images[0],
         size=next((image.size for image in images if image.size), None),
         boxes=[], categories=[], masks=[], records=[],
         crowds=[crowd for image in images for crowd in image.crowds],
     )  # fmt: skip
-    seen = set()
+    seen, repeated = set(), list[str]()
     for image in images:
         rows = zip(image.boxes, image.categories, image.masks, image.records, strict=True)
         for box, category, mask, record in rows:
-            if (box, category) not in seen:
-                seen.add((box, category))
-                joined.boxes.append(box)
-                joined.categories.append(category)
-                joined.masks.append(mask)
-                joined.records.append(record)
-    return joined
+            if (box, category) in seen:
+                repeated.append(f"annotations[{record}]")
+                continue
+            seen.add((box, category))
+            joined.boxes.append(box)
+            joined.categories.append(category)
+            joined.masks.append(mask)
+            joined.records.append(record)
+    return joined, repeated
 
 
 def _list_candidates(ids: Sequence[str]) -> str:

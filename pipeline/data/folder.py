@@ -15,6 +15,7 @@ Unicode form NFC; files are opened by their own spelling. layout.py says which f
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
-from pipeline.data.class_folders import list_by_class
+from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
 from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
@@ -133,13 +134,18 @@ class Folder(OnDisk):
 
     @cached_property
     def _contents(self) -> Contents:
-        root, layout, left_out = Path(self.root), self._layout, LeftOut()
+        root, layout = Path(self.root), self._layout
+        boxes = [] if self.boxes is None else [os.path.abspath(find_spelling(Path(self.boxes)))]
+        left_out = LeftOut(tables={*find_tables(root), *boxes})
         parts = {
             part: list_by_class(root / name, printable(name), left_out)
             for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
         image_search.count_shared(_all_files(parts, "train"), _all_files(parts, "val"), left_out)
+        if not layout.is_of_classes:
+            searched = {*layout.splits.values(), layout.calibration, *layout.unused}
+            count_beside_splits(root, searched, left_out)
         notes = list[str]()
         if layout.calibration is not None:
             name = printable(layout.calibration)
@@ -149,7 +155,7 @@ class Folder(OnDisk):
                 why = "that train and val do not have, left out"
                 notes.append(count_note(unknown, "class folder", why, where=name))
         notes = [*left_out.notes(), *notes, *check_classes(layout, folders)]
-        notes += describe_layout(layout, folders)
+        notes += describe_layout(layout, folders, left_out.tables)
         if not folders:
             raise UserError(
                 f"data.root={self.root}: no image found; expected train/<class>/<image> and "

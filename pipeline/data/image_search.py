@@ -193,15 +193,20 @@ def _add_file(
 
 
 def is_image_file(
-    entry: os.DirEntry[str], name: str, names: Collection[str], left_out: LeftOut
+    entry: os.DirEntry[str],
+    name: str,
+    names: Collection[str],
+    left_out: LeftOut,
+    by_content: Reason | None = BY_CONTENT,
 ) -> bool:
-    """Return whether an entry of a folder is an image that is used. Count it if it is not.
+    """Return whether an entry of a folder is an image. Count it if it is not.
 
     Args:
         entry: Not a folder.
         name: What notes call it.
         names: All names in its folder.
         left_out: Where it is counted.
+        by_content: What an image without the suffix of one is counted as; None: not counted.
 
     Raises:
         OSError: The file cannot be read.
@@ -223,21 +228,26 @@ def is_image_file(
     elif original_of_backup(entry.name) in names:
         left_out.add(BACKUP, name)
     else:
-        return is_image or is_image_content(entry.path, name, left_out)
+        return is_image or is_image_content(entry.path, name, left_out, by_content)
     return False
 
 
-def is_image_content(path: str, name: str, left_out: LeftOut) -> bool:
+def is_image_content(
+    path: str, name: str, left_out: LeftOut, by_content: Reason | None = BY_CONTENT
+) -> bool:
     """Return whether a file without the suffix of an image is one by its content. Count it.
 
     Args:
         path: The file.
         name: What notes call it.
-        left_out: Where it is counted: as read by its content, by its type, or as another file.
+        left_out: Where it is counted: as an image, by its type, or as another file.
+        by_content: What an image is counted as; None: it is not counted.
 
     Raises:
         OSError: The file cannot be read.
     """
+    if left_out.tables and os.path.abspath(path) in left_out.tables:
+        return False
     is_data = os.path.splitext(path)[1].lower().lstrip(".") in DATA_ENDINGS
     file_type = None if is_data else signature.identify(path)
     if file_type is None or not (file_type.is_readable or file_type.remedy):
@@ -246,8 +256,8 @@ def is_image_content(path: str, name: str, left_out: LeftOut) -> bool:
     if not file_type.is_readable:
         left_out.add_type(name, file_type)
         return False
-    if file_type.is_image:
-        left_out.add(BY_CONTENT, name)
+    if file_type.is_image and by_content is not None:
+        left_out.add(by_content, name)
     return True
 
 

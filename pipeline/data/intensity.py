@@ -92,7 +92,7 @@ class Intensity:
     """How the images of a data set that have more than 8 bits are scaled.
 
     Attributes:
-        ranges: The ranges, and the images that none of them fits.
+        ranges: The ranges, and the values that stand for no measurement.
         learned: Whether the ranges are options, or of training images: a checkpoint keeps these.
         sample: What the ranges were computed from; None where they are options.
     """
@@ -460,22 +460,6 @@ def _cover(values: Shaped[np.ndarray, n], between: IntensityRange) -> float:
         return 0.0
     low, high = np.clip(np.percentile(values.astype(np.float64), PERCENTILES), *between)
     return float(high - low) / (between[1] - between[0])
-
-
-def own_range_notes(ranges: IntensityRanges) -> list[Note]:
-    """Return a note on the images that were read so far and scaled by a range of their own.
-
-    Args:
-        ranges: What the images were read with.
-    """
-    names = sorted(ranges.own_range)
-    if not names:
-        return []
-    why = (
-        "with more than 8 bits scaled by a range of their own, as no file that was looked at "
-        "before is of this kind"
-    )
-    return [count_note(names, "image", why, where="data", remedy="data.range=[low,high] sets it")]
 
 
 def _show(between: IntensityRange) -> str:

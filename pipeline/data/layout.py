@@ -10,7 +10,6 @@ What no split uses is counted and named, with the folder that it may be meant to
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search
+from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File
 from pipeline.data.split_names import (
     CONTAINERS,
@@ -332,12 +332,15 @@ def _classes_of(name: str, files: Sequence[File]) -> frozenset[str]:
     return frozenset(parts[0] for parts in below if len(parts) > 1)
 
 
-def describe_layout(layout: Layout, classes: Collection[str]) -> list[str]:
+def describe_layout(
+    layout: Layout, classes: Collection[str], tables: Collection[str] = ()
+) -> list[str]:
     """Return notes on splits of another name than usual, and on images that no split uses.
 
     Args:
         layout: The layout of the data set.
         classes: Names of the class folders with images.
+        tables: Absolute paths of files that are read though they are no images.
     """
     if layout.is_of_classes:
         return []
@@ -350,7 +353,8 @@ def describe_layout(layout: Layout, classes: Collection[str]) -> list[str]:
             notes.append(f"{printable(name)}: read as {split}/, as there is no folder of that name")
     by_remedy: dict[str, list[Unused]] = {}
     for name in layout.unused:
-        contents = image_search.search(layout.root / name, printable(name))
+        left_out = LeftOut(tables=tables)
+        contents = image_search.search(layout.root / name, printable(name), left_out)
         if not contents.files:
             notes += contents.notes
             if name.lower() in SCORED and not _holds_folders(layout.root / name):
@@ -359,8 +363,7 @@ def describe_layout(layout: Layout, classes: Collection[str]) -> list[str]:
         unused = Unused(printable(name), len(contents.files), _classes_of(name, contents.files))
         remedy = _find_remedy(layout, name, not unused.classes.isdisjoint(classes))
         by_remedy.setdefault(remedy, []).append(unused)
-    notes += [_describe_unused(each, remedy, classes) for remedy, each in by_remedy.items()]
-    return notes + _describe_loose(layout.root)
+    return notes + [_describe_unused(each, remedy, classes) for remedy, each in by_remedy.items()]
 
 
 def _find_remedy(layout: Layout, name: str, holds_classes: bool) -> str:
@@ -399,19 +402,6 @@ def _describe_unused(folders: Sequence[Unused], remedy: str, classes: Collection
     more = f" and {len(names) - MAX_FOLDERS_SHOWN} more" if len(names) > MAX_FOLDERS_SHOWN else ""
     total = sum(folder.image_count for folder in folders)
     return Note(f"{shown}{more}: in no split, not used; {remedy}", names, total)
-
-
-def _describe_loose(root: Path) -> list[str]:
-    """Return a note on images in the root itself."""
-    with os.scandir(root) as scan:
-        names = sorted(printable(e.name) for e in scan if image_search.is_image_name(e.name))
-    loose = [name for name in names if not (root / name).is_dir()]
-    if not loose:
-        return []
-    remedy = "move them into train/<class>/ or val/<class>/"
-    return [
-        count_note(loose, "image", "in no class folder, left out", where="data.root", remedy=remedy)
-    ]
 
 
 # -- folders

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.formats.results_folder import find_results_folder
@@ -105,6 +105,7 @@ class LeftOut:
         links: Listed files that may have another path: whether a symbolic link led to them. They
             have several hard links where none did.
         unsearched: How many folders could not be searched, or hold results.
+        tables: Absolute paths of files that are read though they are no images: boxes, class names.
     """
 
     names: dict[Reason, list[str]] = field(default_factory=dict)
@@ -112,6 +113,7 @@ class LeftOut:
     endings: Counter[str] = field(default_factory=Counter)
     links: dict[str, bool] = field(default_factory=dict)
     unsearched: int = 0
+    tables: Collection[str] = ()
     _results: dict[str, str | None] = field(default_factory=dict)
 
     def add(self, reason: Reason, name: str) -> None:

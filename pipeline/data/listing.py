@@ -19,7 +19,6 @@ from pipeline.data.intensity import (
     RangeOption,
     describe_intensity,
     find_intensity,
-    own_range_notes,
     parse_no_data,
 )
 from pipeline.errors import UserError
@@ -202,11 +201,15 @@ class OnDisk(ABC):
         listing = self.splits[split]
         file = listing.files[position]
         ranges = self.intensity.ranges
-        several: set[str] = set()
-        image, size = photo.read(
-            file.path, at=at, at_least=at_least, name=file.id, ranges=ranges, several=several
+        read = photo.read(file.path, at=at, at_least=at_least, name=file.id, ranges=ranges)
+        return Example(
+            id=file.id,
+            image=read.pixels,
+            label=int(listing.labels[position]),
+            size=read.size,
+            is_first_of_several=read.is_first_of_several,
+            has_own_range=read.has_own_range,
         )
-        return Example(file.id, image, int(listing.labels[position]), size, bool(several))
 
     @cached_property
     def intensity(self) -> Intensity:
@@ -233,11 +236,7 @@ class OnDisk(ABC):
 
     def notes(self) -> list[str]:
         """Return what was unusual about the files, folders and pixels, a line each."""
-        return [
-            *self.splits.notes,
-            *self._intensity_notes,
-            *own_range_notes(self.intensity.ranges),
-        ]
+        return [*self.splits.notes, *self._intensity_notes]
 
     @cached_property
     def _intensity_notes(self) -> Sequence[str]:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 STATISTICS = "statistics.safetensors"
 
 
-def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> list[str]:
+def parse_targets(
+    target: Any, classes: Sequence[str], are_labelled: bool, option: str = "explain.target"
+) -> list[str]:
     """Return `explain.target` as a list of rules (true, predicted, topK) and classes.
 
     A class is returned by its name; by its index where an earlier class has the same name.
@@ -41,6 +43,7 @@ def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> li
         target: a rule, the name of a class, its index from 0, or a list of these.
         classes: the names of the network's classes.
         are_labelled: whether each image to explain has a label, which the rule `true` needs.
+        option: what messages call the target.
 
     Raises:
         UserError: an item is neither a rule nor a class, `true` is given for images without
@@ -49,15 +52,15 @@ def parse_targets(target: Any, classes: Sequence[str], are_labelled: bool) -> li
     items = target if isinstance(target, list) else [target]
     names = ["true" if item is True else str(item) for item in items]  # YAML's true is a bool
     spelling = {to_nfc(name): name for name in classes}
-    targets = [_parse_target(spelling.get(to_nfc(name), name), classes) for name in names]
+    targets = [_parse_target(spelling.get(to_nfc(name), name), classes, option) for name in names]
     if "true" in targets and not are_labelled:
-        raise UserError("explain.target=true: the images have no labels; use predicted or top5")
+        raise UserError(f"{option}=true: the images have no labels; use predicted or top5")
     if not targets:
-        raise UserError("explain.target=[]: name at least one; true, predicted, top5 or a class")
+        raise UserError(f"{option}=[]: name at least one; true, predicted, top5 or a class")
     return targets
 
 
-def _parse_target(name: str, classes: Sequence[str]) -> str:
+def _parse_target(name: str, classes: Sequence[str], option: str) -> str:
     """Return a rule as it is, and a class by its name where that is the first of that name."""
     rules = ("true", "predicted")
     if name in (*rules, *classes):
@@ -65,18 +68,18 @@ def _parse_target(name: str, classes: Sequence[str]) -> str:
     try:
         index = find_class(name, classes)
     except UserError as error:
-        raise UserError(f"explain.target={name}: {error}") from None
+        raise UserError(f"{option}={name}: {error}") from None
     if index is not None:
         is_first = classes.index(classes[index]) == index and classes[index] not in rules
         return classes[index] if is_first else name
     if top_count(name) > len(classes) and name != "top5":
         raise UserError(
-            f"explain.target={name}: the network has {len(classes)} classes; give "
+            f"{option}={name}: the network has {len(classes)} classes; give "
             f"top{len(classes)} for all of them"
         )
     if not top_count(name):
         known = suggest_choices(name, ["true", "predicted", "top5", *classes])
-        raise UserError(f"explain.target={name}: neither a rule nor a class; {known}")
+        raise UserError(f"{option}={name}: neither a rule nor a class; {known}")
     return name
 
 

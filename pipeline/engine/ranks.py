@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+Value = TypeVar("Value")
 
 # A rank may wait for hours while another works. If a rank dies, its starter ends the others.
 TIMEOUT = timedelta(days=30)
@@ -115,6 +117,22 @@ def all_reduce_sum(values: Sequence[float]) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64)
     distributed.all_reduce(sums)
     return [float(value) for value in sums]
+
+
+def all_gather(value: Value) -> list[Value]:
+    """Return in all ranks the values of all, by rank; wait until all have called this.
+
+    Args:
+        value: of this rank; it is pickled.
+    """
+    if current_world().size == 1:
+        return [value]
+    from torch import distributed
+
+    _init_process_group()
+    values: list[Any] = [None] * current_world().size
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

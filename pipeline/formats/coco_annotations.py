@@ -22,6 +22,8 @@ from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note
 from pipeline.types import Note, Rle, Size
 
+NO_AREA = "whose area is no number of pixels: that of the mask or box is taken (COCO's sizes)"
+
 
 class AnnotationReader:
     """Adds the annotations of a file to their images, and counts those that are odd.
@@ -105,7 +107,18 @@ class AnnotationReader:
             shape = {"bbox": bbox} if mask is None else {"bbox": bbox, "segmentation": outline}
             ids = {"id": n + 1, "image_id": image.id, "category_id": category}
             crowd = int(is_crowd and not self.counts_crowds)
-            image.coco.append({**ids, **shape, "iscrowd": crowd, **_read_area(record)})
+            area = self._read_area(record, where)
+            image.coco.append({**ids, **shape, "iscrowd": crowd, **area})
+
+    def _read_area(self, record: Mapping[str, Any], where: str) -> dict[str, float]:
+        """Return the area as in the file, by its name; empty where it has none that can be used."""
+        given = record.get("area")
+        area = parse_number(given)
+        if area is not None and 0 <= area < float("inf"):
+            return {"area": area}
+        if given is not None:
+            self.odd.repair(where, NO_AREA)
+        return {}
 
     def _read_mask(
         self, record: Mapping[str, Any], size: Size | None
@@ -204,9 +217,3 @@ class AnnotationReader:
             why = "with crowds alone: no number has them as annotated"
             notes.append(count_note(alone, "image", why, where=name, remedy=remedy))
         return notes
-
-
-def _read_area(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the area as in the file, by its name; empty where it is no number."""
-    area = parse_number(record.get("area"))
-    return {"area": area} if area is not None and 0 <= area < float("inf") else {}

@@ -83,17 +83,24 @@ class DeepImage:
             ends = [end for end, is_same in zip(ends, same, strict=True) if is_same]
         return tuple(ends)
 
-    def to_bytes(self, ranges: IntensityRanges, name: str) -> Image.Image:
+    def is_in(self, ranges: IntensityRanges) -> bool:
+        """Return whether there is a range for its kind of number.
+
+        Args:
+            ranges: Of the data set.
+        """
+        return number_kind(self.values) in ranges.ranges
+
+    def to_bytes(self, ranges: IntensityRanges) -> Image.Image:
         """Return the image with 8 bits: L, RGB, or RGBA.
 
         Args:
-            ranges: The ranges that it is scaled from.
-            name: What it is called where its kind of number has no range.
+            ranges: The ranges that it is scaled from; where they have none for its kind of number,
+                it is scaled from the range of its own values.
         """
         kind, no_data = number_kind(self.values), (*self.no_data, *ranges.no_data)
         between = ranges.ranges.get(kind)
         if between is None:
-            ranges.own_range.add(name)
             colours = self.colours.ravel()
             colours = colours[:: max(1, colours.size // OWN_RANGE_VALUES)]
             colours = colours[measured(colours, no_data)]

@@ -57,7 +57,7 @@ def read(
         pixels = pixels[:, :, 0]
     is_deep = pixels.dtype.kind in "iuf" and pixels.dtype != np.uint8
     if is_deep and ranges is not None and number_kind(pixels) in ranges.ranges:
-        return photo.convert(DeepImage(pixels).to_bytes(ranges, name), name)
+        return photo.convert(DeepImage(pixels).to_bytes(ranges), name)
     cast = ".to(torch.{})" if is_tensor else ".astype('{}')"
     ranges = IntensityRanges() if ranges is None else ranges
     eight_bits = _to_eight_bits(pixels, name, cast, ranges)

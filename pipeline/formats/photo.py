@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,6 +65,24 @@ TURNS = {
 SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap height and width
 
 
+@dataclass(frozen=True)
+class Photo:
+    """An image that was read from a file.
+
+    Attributes:
+        pixels: RGB from 0 to 255, upright.
+        size: The (height, width) of the original, upright, of which `pixels` may be a scaled copy.
+        is_first_of_several: Whether the file has further pages or frames, which are not used.
+        has_own_range: Whether it has more than 8 bits and was scaled from the range of its own
+            values, as no other was given for its kind of number.
+    """
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    size: Size
+    is_first_of_several: bool = False
+    has_own_range: bool = False
+
+
 def read(
     path: Path | str,
     *,
@@ -71,8 +90,7 @@ def read(
     at_least: Size | None = None,
     name: str | None = None,
     ranges: IntensityRanges | None = None,
-    several: set[str] | None = None,
-) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
+) -> Photo:
     """Read an image file, turned upright by its EXIF orientation.
 
     Of an animation the first frame is read, of several pages the first. Transparent parts are
@@ -88,10 +106,6 @@ def read(
         name: What messages call the file; None: its path.
         ranges: The ranges that images of more than 8 bits are scaled from; without one, such an
             image is scaled from the range of its own values.
-        several: Collects the names of files with several pages or frames.
-
-    Returns:
-        The image, uint8 [H, W, 3] RGB from 0 to 255, and the (height, width) of the original.
 
     Raises:
         SkippedImage: The file is missing, unreadable, truncated, not an image, or too large.
@@ -99,12 +113,13 @@ def read(
     ranges = IntensityRanges() if ranges is None else ranges
     shown = name if name is not None else printable(os.fspath(path))
     try:
-        return _read(path, shown, at, at_least, ranges, several)
+        return _read(path, shown, at, at_least, ranges)
     except _UnidentifiedImage as problem:
         values = _read_unidentified(path, shown, problem)
-        image = values.to_bytes(ranges, shown)
+        image = values.to_bytes(ranges)
         rgb = _to_rgb(image) if at is None else _scale(image, (at[1], at[0]))
-        return _to_array(rgb), (image.size[1], image.size[0])
+        size = (image.size[1], image.size[0])
+        return Photo(_to_array(rgb), size, has_own_range=not values.is_in(ranges))
 
 
 def _read(
@@ -113,14 +128,12 @@ def _read(
     at: Size | None,
     at_least: Size | None,
     ranges: IntensityRanges,
-    several: set[str] | None,
-) -> tuple[UInt8[np.ndarray, "H W 3"], Size]:
+) -> Photo:
     """Read an image file that Pillow identifies, as `read` does."""
     with _open_image(path, name) as image:
         jpeg, decoded = _is_jpeg(image), _count_pixels(image)
         is_deep = deep.is_deep(image, path)
-        if several is not None and _is_first_of_several(image):
-            several.add(name)
+        is_first_of_several, has_own_range = _is_first_of_several(image), False
         # Other formats have their orientation once they are loaded.
         turn, size = _read_orientation(image) if jpeg else (1, image.size)
         wanted = at or at_least
@@ -133,9 +146,11 @@ def _read(
             if not jpeg:
                 turn, size = _read_orientation(image)
             if is_deep:
-                image = deep.from_pillow(image, path, name).to_bytes(ranges, name)
+                values = deep.from_pillow(image, path, name)
+                image, has_own_range = values.to_bytes(ranges), not values.is_in(ranges)
             rgb = _to_rgb(image) if at is None else _scale(image, _to_stored_size(at, turn))
-            return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn])), size
+            pixels = _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn]))
+            return Photo(pixels, size, is_first_of_several, has_own_range)
 
 
 def convert(
@@ -157,7 +172,7 @@ def convert(
         turn, _ = _read_orientation(image)
         if path is not None:
             values = deep.from_pillow(image, path, name)
-            image = values.to_bytes(IntensityRanges() if ranges is None else ranges, name)
+            image = values.to_bytes(IntensityRanges() if ranges is None else ranges)
         rgb = _to_rgb(image)
         return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn]))
     except SkippedImage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -82,21 +82,17 @@ def are_wnids(names: Sequence[str]) -> bool:
     return bool(names) and all(re.fullmatch(r"n\d{8}", name) for name in names)
 
 
-def match_wnids(names: Sequence[str]) -> list[int] | None:
-    """Match ids of WordNet with the rows of ImageNet's head by the list that timm has.
-
-    Args:
-        names: ids, as n01440764.
+def load_wnids() -> Mapping[str, int] | None:
+    """Load the row of ImageNet's head by the id of WordNet, from the list that timm has.
 
     Returns:
-        The row of each id; None where timm is not installed, or an id is none of the 1000.
+        The rows of the 1000 ids; None where timm is not installed.
     """
     try:
         from timm.data import ImageNetInfo
     except ImportError:
         return None
-    rows = {wnid: row for row, wnid in enumerate(ImageNetInfo().label_names())}
-    return [rows[name] for name in names] if rows.keys() >= set(names) else None
+    return {wnid: row for row, wnid in enumerate(ImageNetInfo().label_names())}
 
 
 def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | None:

@@ -84,7 +84,11 @@ def fit_tensors(tensors: Mapping[str, Tensor], target: Target) -> Fitted:
     prefix = find_prefix(tensors, wanted)
     stripped = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     notes = [f"the prefix {prefix!r} of {len(stripped)} names is left out"] if prefix else []
-    kept = {k: v for k, v in stripped.items() if not k.startswith(target.ignored)}
+    ignored = [key for key in stripped if key.startswith(target.ignored)]
+    kept = {k: v for k, v in stripped.items() if k not in ignored}
+    if ignored:
+        of = f"of auxiliary classifiers, which only the training of {target.name} uses"
+        notes.append(f"{list_some(ignored, 'tensor')} {of}: not used")
     outside_head = _find_head_outside(tensors, prefix, target)
     if outside_head:
         kept = {k: v for k, v in kept.items() if not k.startswith(f"{outside_head}.")}

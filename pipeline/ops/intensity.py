@@ -43,12 +43,10 @@ class IntensityRanges:
     Attributes:
         ranges: By kind of number; a kind that is absent is scaled by the range of each image.
         no_data: Values that stand for no measurement, besides NaN and infinity; they become 0.
-        own_range: Collects the names of images of a kind that has no range here.
     """
 
     ranges: Mapping[NumberKind, IntensityRange] = field(default_factory=dict)
     no_data: tuple[float, ...] = ()
-    own_range: set[str] = field(default_factory=set, compare=False)
 
     def describe(self) -> dict[str, Any]:
         """Return ranges and values without a measurement as JSON has them; empty for no range."""

@@ -16,6 +16,10 @@ from pipeline.types import SaliencyMap
 if TYPE_CHECKING:
     from jaxtyping import Float32, Int32
 
+# Arrays of shards: whether the file of an image has further pages or frames, and whether an image
+# of more than 8 bits is scaled from a range of its own.
+SEVERAL, OWN_RANGE = "several", "own_range"
+
 
 def iterate_maps(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, SaliencyMap]]:
     """Yield the maps of a shard with the positions of their images.
@@ -77,18 +81,19 @@ def load_classification(folder: Path) -> Classification:
     return Classification(*(np.concatenate([arrays[name] for arrays in shards]) for name in names))
 
 
-def find_several(folder: Path) -> list[int]:
-    """Return the positions of images whose files have further pages or frames, in their order.
+def find_marked(folder: Path, mark: str) -> list[int]:
+    """Return the positions of images that an array of the shards is true of, in their order.
 
     Args:
         folder: a result of stage explain.
+        mark: the name of the array, SEVERAL or OWN_RANGE.
     """
-    shards = (read_rows(shard, ("image", "several")) for shard in list_shards(folder))
+    shards = (read_rows(shard, ("image", mark)) for shard in list_shards(folder))
     return sorted(
         int(position)
         for arrays in shards
-        if "several" in arrays
-        for position in arrays["image"][arrays["several"]]
+        if mark in arrays
+        for position in arrays["image"][arrays[mark]]
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.formats.files import read_json, write_json
+from pipeline.ops.text import count_note
 
 if TYPE_CHECKING:  # with numpy, which a run whose results exist does without
     from pipeline.types import Note
@@ -63,6 +64,32 @@ def unique_notes(notes: Sequence[str]) -> list[str]:
         notes: lines, or notes that know what they count.
     """
     return list(dict.fromkeys(notes))
+
+
+def reading_notes(
+    stage: str, count: int, several: Sequence[str], own_range: Sequence[str]
+) -> list[Note]:
+    """Return notes on images that were read in part, or not as the others; none where all were.
+
+    Args:
+        stage: the stage that read them.
+        count: how many images there are in all.
+        several: images whose files have further pages or frames.
+        own_range: images of more than 8 bits that are scaled from a range of their own.
+    """
+    notes = []
+    if several:
+        why = f"of {count} with several pages or frames: only the first is used"
+        remedy = "save each page or frame as a file of its own to use them all"
+        notes.append(count_note(several, "image", why, where=stage, remedy=remedy))
+    if own_range:
+        why = (
+            f"of {count} with more than 8 bits scaled by a range of their own, as no file that the "
+            "range was computed from has this kind of number"
+        )
+        remedy = "data.range=[low,high] sets one for all"
+        notes.append(count_note(own_range, "image", why, where=stage, remedy=remedy))
+    return notes
 
 
 def skipped_note(stage: str, reasons: Sequence[str], count: int, consequence: str) -> list[Note]:

@@ -34,6 +34,8 @@ class Example:
         label: the class; -1 where the image has none.
         size: height and width of the original image, of which `image` may be a scaled copy.
         is_first_of_several: whether its file has further pages or frames, which are not used.
+        has_own_range: whether it has more than 8 bits and is scaled from the range of its own
+            values, unlike the other images of the data set.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Example:
     label: int
     size: Size
     is_first_of_several: bool = False
+    has_own_range: bool = False
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:

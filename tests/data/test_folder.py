@@ -397,7 +397,9 @@ def test_several_records_of_an_image_are_joined(root):
     assert boxes == [[1, 2, 11, 22], [0, 0, 5, 6], [2, 2, 7, 8]]
     assert data.truth_notes() == [
         "instances_val.json: 1 image ('val/n01/val0.png') that several records name: their "
-        "annotations are joined"
+        "annotations are joined",
+        "instances_val.json: 1 annotation ('annotations[3]') of these with the box and category of "
+        "another: left out",
     ]
 
 
@@ -669,19 +671,53 @@ def test_images_that_no_split_uses_are_counted(root, paint):
     for n in range(3):
         paint(root / f"vaild/n01/{n}.png")
     paint(root / "vaild/n07/1.png")
-    paint(root / "loose.png")
     data = Folder(str(root))
     assert len(data.ids("all")) == 30
-    counted, loose = data.notes()
+    (counted,) = data.notes()
     assert counted == (
         "vaild (4 images; 1 class ('n07') in no split): in no split, not used; val is scored, "
         "data.val_folder=vaild scores it instead"
     )
-    assert loose == (
-        "data.root: 1 image ('loose.png') in no class folder, left out; move them into "
-        "train/<class>/ or val/<class>/"
-    )
     assert len(Folder(str(root), val_folder="vaild").ids("val")) == 4
+
+
+def test_files_beside_the_splits_are_counted(root, paint):
+    for name in ("loose.png", ".hidden/1.png", "@eaDir/1.png", ".hidden.png"):
+        paint(root / name)
+    (root / "loose.png").rename(root / "loose")
+    (root / "more.zip").write_bytes(b"PK\3\4" + bytes(30))
+    (root / "README.md").write_text("Birds")
+    data = Folder(str(root))
+    assert len(data.ids("all")) == 30
+    rename = "rename those that {} photographs, without the leading dot"
+    assert data.notes() == [
+        f"1 hidden folder ('.hidden'): not searched; {rename.format('hold')}",
+        f"1 hidden file ('.hidden.png'): left out; {rename.format('are')}",
+        "1 system folder ('@eaDir'): thumbnails and metadata, not searched",
+        "1 image ('loose'): in no class folder, left out; move each into the folder of its class",
+        "1 zip archive ('more.zip'): not read; unpack them",
+        "1 other file beside the images, not read: 1 .md",
+    ]
+
+
+def test_annotation_files_are_no_files_that_are_not_read(root):
+    boxes = annotate(root)
+    (root / "annotations").mkdir()
+    boxes.rename(root / "annotations/instances_val.json")
+    assert Folder(str(root)).notes() == []
+    boxes = (root / "annotations/instances_val.json").rename(root / "boxes.json")
+    assert Folder(str(root), boxes=str(boxes)).notes() == []
+    assert Folder(str(root)).notes() == ["1 other file beside the images, not read: 1 .json"]
+    (root / "val").rename(root / "unused")
+    of_classes = Folder(str(root / "train"), boxes=str(boxes.rename(root / "train/boxes.json")))
+    assert of_classes.notes() == []
+
+
+def test_a_loose_image_without_an_ending_is_counted_once(root, paint):
+    paint(root / "train/loose.png")
+    (root / "train/loose.png").rename(root / "train/loose")
+    (note,) = Folder(str(root)).notes()
+    assert note.startswith("1 image ('train/loose'): in no class folder, left out")
 
 
 def test_without_val_a_share_is_scored_and_said(root):

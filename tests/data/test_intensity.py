@@ -212,7 +212,7 @@ def test_the_range_is_part_of_the_key(root: Path) -> None:
     assert plain.fingerprint("calibration") == plain.splits["calibration"].fingerprint()
 
 
-def test_a_deep_image_that_the_sample_lacks_is_named_once_it_is_read(
+def test_a_deep_image_that_the_sample_lacks_says_so_once_it_is_read(
     root: Path, monkeypatch: Any
 ) -> None:
     write_set(root, lambda n: frame(1 / 16, np.uint8, n))
@@ -220,10 +220,12 @@ def test_a_deep_image_that_the_sample_lacks_is_named_once_it_is_read(
     Image.fromarray(frame()).save(root / "val/a/0.png")
     data = Folder(str(root))
     assert data.notes() == []
-    assert data.example("val", 0).image[20, 30, 0] == 255
-    (note,) = data.notes()
-    assert note.startswith("data: 1 image ('val/a/0.png') with more than 8 bits scaled by a range")
-    assert "data.range=[low,high]" in note
+    example = data.example("val", 0)
+    assert example.image[20, 30, 0] == 255
+    assert example.has_own_range
+    assert not data.example("val", 1).has_own_range
+    given = Folder(str(root), range=[0, 4095])
+    assert not given.example("val", 0).has_own_range
 
 
 def find_note(data: Any, words: str) -> Any:

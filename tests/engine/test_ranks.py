@@ -181,6 +181,18 @@ def _fail_in_one(folder: Path) -> None:
     time.sleep(600)
 
 
+def _gather(folder: Path) -> None:
+    values = ranks.all_gather({ranks.current_world().rank: "read"})
+    write_text(folder / f"{ranks.current_world().rank}", json.dumps(values))
+
+
+def test_all_get_what_each_has(tmp_path: Path) -> None:
+    assert ranks.all_gather("alone") == ["alone"]
+    ranks.spawn_ranks(2, _gather, tmp_path)
+    for rank in "01":
+        assert read_json(tmp_path / rank) == [{"0": "read"}, {"1": "read"}]
+
+
 def test_what_goes_wrong_in_one_ends_all_with_its_words(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image could be read"):
         ranks.spawn_ranks(2, _fail_in_one, tmp_path)

@@ -51,6 +51,21 @@ def test_good(tmp_path):
     assert file.notes == []
 
 
+def test_an_area_that_cannot_be_used_is_counted(tmp_path):
+    content = good()
+    areas = [math.nan, -4, "large", True, None, "200", 200]
+    content["annotations"] = [
+        {"id": n, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 20 - n], "area": area}
+        for n, area in enumerate(areas)
+    ]
+    file = coco.read(write(tmp_path, content), with_records=True)
+    assert [record.get("area") for record in file.images[0].coco] == [None] * 5 + [200, 200]
+    (note,) = file.notes
+    assert note.startswith("boxes.json: 4 annotations ('annotations[0] (id 0)', ")
+    assert "whose area is no number of pixels" in note
+    assert coco.read(write(tmp_path, content)).notes == []  # where no area is used
+
+
 def test_byte_order_mark(tmp_path):
     (tmp_path / "boxes.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(good()).encode())
     assert len(coco.read(tmp_path / "boxes.json").images) == 2

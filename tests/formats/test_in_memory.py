@@ -38,7 +38,7 @@ def test_pillow_images_are_turned_as_files_are(rgb: np.ndarray, tmp_path: Path, 
     for name in ("a.png", "a.jpg"):
         Image.fromarray(rgb).save(tmp_path / name, exif=exif)
         with Image.open(tmp_path / name) as image:
-            np.testing.assert_array_equal(read(image, ""), photo.read(tmp_path / name)[0])
+            np.testing.assert_array_equal(read(image, ""), photo.read(tmp_path / name).pixels)
             assert image.size == (30, 20)
 
 
@@ -121,7 +121,7 @@ def test_deep_images_of_pillow_are_read_as_their_files_are(
     tmp_path: Path, ranges: IntensityRanges | None, suffix: str, dtype: Any, channels: int
 ) -> None:
     path = write_deep(tmp_path / f"a.{suffix}", deep_pixels(dtype, channels))
-    expected = photo.read(path, ranges=ranges)[0]
+    expected = photo.read(path, ranges=ranges).pixels
     assert len(np.unique(expected)) > 100
     with Image.open(path) as image:
         np.testing.assert_array_equal(read(image, "image", ranges), expected)
@@ -136,7 +136,7 @@ def test_a_deep_image_on_its_side_is_turned_as_its_file_is(tmp_path: Path) -> No
     pixels = deep_pixels(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.tif", tiffinfo={photo.ORIENTATION: 6})
     with Image.open(tmp_path / "a.tif") as image:
-        expected = photo.read(tmp_path / "a.tif", ranges=RANGES)[0]
+        expected = photo.read(tmp_path / "a.tif", ranges=RANGES).pixels
         np.testing.assert_array_equal(read(image, "image", RANGES), expected)
 
 

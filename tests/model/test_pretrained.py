@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model.classes import are_wnids, list_imagenet_classes, match_wnids
+from pipeline.model.classes import are_wnids, list_imagenet_classes, load_wnids
 from pipeline.model.classifier import Classifier
 from pipeline.model.pretrained import find_prefix
 from pipeline.model.timm import Timm
@@ -202,7 +202,9 @@ def test_a_name_for_two_rows_is_refused(state: dict[str, Tensor], tmp_path: Path
 def test_ids_of_imagenet_are_rows_of_its_head() -> None:
     assert are_wnids(["n01440764", "n03888257"])
     assert not are_wnids(["n01440764", "kite"])
-    assert match_wnids(["n01440764", "n03888257"]) == [0, 701]  # tench, parachute
-    assert match_wnids(["n00000000"]) is None
+    rows = load_wnids()
+    assert rows is not None
+    assert (rows["n01440764"], rows["n03888257"]) == (0, 701)  # tench, parachute
+    assert len(rows) == 1000
     assert list_imagenet_classes()[0] == "tench"
     assert list_imagenet_classes()[701] == "parachute"

@@ -399,6 +399,11 @@ def test_torchvision_s_own_files_of_old(tmp_path, monkeypatch):
     sided = {**network.state_dict(), "aux1.fc1.weight": torch.zeros(2), "aux2.b": torch.zeros(1)}
     monkeypatch.setattr(ours, "_download_weights", lambda name: sided)
     Torchvision("googlenet").load()
+    torch.save(sided, tmp_path / "mine.pth")
+    assert Torchvision("googlenet", str(tmp_path / "mine.pth")).notes() == [
+        "mine.pth: 2 tensors ('aux1.fc1.weight', 'aux2.b') of auxiliary classifiers, which only "
+        "the training of googlenet uses: not used"
+    ]
 
 
 @pytest.mark.parametrize("error", [urllib.error.URLError("no route"), TimeoutError("slow")])

@@ -199,3 +199,41 @@ def test_drawn_boxes_that_cannot_be_used_are_refused_at_start(
     assert cli("+experiment=cam", *TINY, "calibrate.boxes=/nowhere.json") == 2
     assert "data=folder" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_images_with_drawn_boxes_are_not_those_without_annotation(
+    cli: Cli, folder_of_images: Path, drawn: Path, tmp_path: Path
+) -> None:
+    root = folder_of_images
+    of_val = json.loads(annotated(root, "val", root / "instances_val.json").read_text())
+    arguments = ("+experiment=cam", "data=folder", f"data.root={root}", "data.size=64",
+                 "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
+
+    def scored_notes() -> dict[str, int]:
+        notes = json.loads((tmp_path / "outputs/latest/notes.json").read_text())
+        return {n["text"]: n["count"] for n in notes if n["text"].startswith("evaluate:")}
+
+    def draw(count: int) -> None:
+        """Draw boxes on some images of val besides those of train."""
+        whole = json.loads(drawn.read_text())
+        for name in ("images", "annotations"):
+            more = [{**one, "id": 100 + one["id"]} for one in of_val[name][:count]]
+            whole[name] = [one for one in whole[name] if one["id"] < 100] + [
+                {**one, "image_id": 100 + one["image_id"]} if "image_id" in one else one
+                for one in more
+            ]
+        drawn.write_text(json.dumps(whole))
+
+    assert cli(*arguments) == 0
+    assert scored_notes() == {}
+    draw(3)
+    assert cli(*arguments) == 0
+    (note,) = scored_notes().items()
+    assert note[0].startswith("evaluate: 3 images ('val/blue/0.png', 'val/blue/1.png', ")
+    assert "of 8 have boxes that the threshold was chosen on (calibrate.boxes)" in note[0]
+    assert note[1] == 3
+    assert records(tmp_path)["gt_known_loc", 0.5, "validation"]["n"] == 5
+    draw(8)
+    assert cli(*arguments) == 0
+    (note,) = scored_notes().items()
+    assert note[1] == 8

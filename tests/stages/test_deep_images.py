@@ -74,7 +74,7 @@ def test_new_images_are_scaled_by_the_range_of_the_checkpoint(
     read = photo.read
 
     def record(*arguments: Any, **options: Any) -> Any:
-        seen.append(read(*arguments, **options)[0])
+        seen.append(read(*arguments, **options).pixels)
         return read(*arguments, **options)
 
     monkeypatch.setattr(photo, "read", record)

@@ -103,6 +103,26 @@ def test_files_with_several_pages_or_frames_are_counted(
         assert any(record["count"] == 2 and note in record["text"] for record in notes)
 
 
+def test_images_scaled_by_a_range_of_their_own_are_counted(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4000, (30, 40)).astype(np.uint16)
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for n in range(2):
+                Image.fromarray(pixels + n).save(tmp_path / "set" / split / name / f"{n}.png")
+    Image.fromarray((pixels / 4095).astype(np.float32)).save(tmp_path / "set/val/b/float.tif")
+    command = ("+experiment=cam", "data=folder", "data.root=set", "data.size=32", "model=small",
+               "train.epochs=1", "runtime.device=cpu", STAGES)  # fmt: skip
+    for _ in range(2):  # the second time from the result that is kept
+        assert cli(*command) == 0
+        note = "explain: 1 image ('val/b/float.tif') of 5 with more than 8 bits scaled by a range"
+        assert note in " ".join(capsys.readouterr().out.split())
+        notes = json.loads((tmp_path / "outputs/latest/notes.json").read_text())
+        assert any(record["count"] == 1 and note in record["text"] for record in notes)
+
+
 def test_colours_are_kept_where_asked_for(cli: Cli, tmp_path: Path) -> None:
     from pipeline.results.maps import iterate_channels
 

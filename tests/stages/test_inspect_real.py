@@ -86,4 +86,4 @@ def test_pictures_of_a_network_that_knows_imagenet(looked_into: Path, shared: Pa
 
 
 def at_size(path: Path) -> np.ndarray:
-    return photo.read(path, at=(112, 112))[0]
+    return photo.read(path, at=(112, 112)).pixels

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.formats.arrays import map_arrays, write_arrays
 from pipeline.results.shards import shard_path
 from pipeline.stages.train import features
+from pipeline.stages.train.reading import Reading
 
 
 def write(folder: Path, sizes: list[int]) -> np.ndarray:
@@ -19,8 +20,10 @@ def write(folder: Path, sizes: list[int]) -> np.ndarray:
     every = rng.normal(size=(sum(sizes), 5)).astype(np.float16)
     start = 0
     for n, size in enumerate(sizes):
-        arrays = {"features": every[start : start + size],
-                  "labels": np.arange(start, start + size)}  # fmt: skip
+        positions = np.arange(start, start + size)
+        arrays = {"features": every[start : start + size], "labels": positions,
+                  "positions": positions, "several": positions == 4,
+                  "own_range": positions > 10}  # fmt: skip
         aside = [(n, f"broken {n}")] if size == 0 else []
         write_arrays(shard_path(folder, n), arrays if size else {}, set_aside=aside)
         start += size
@@ -29,10 +32,11 @@ def write(folder: Path, sizes: list[int]) -> np.ndarray:
 
 def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     every = write(tmp_path, [4, 0, 1, 7])
-    rows, labels, reasons = features.read_pooled(tmp_path)
+    rows, labels, reading = features.read_pooled(tmp_path)
     assert len(rows) == 12
     assert labels.tolist() == list(range(12))
-    assert reasons == ["broken 1"]
+    assert reading.reasons == ["broken 1"]
+    assert (reading.several, reading.own_range) == ({4}, {11})
     places = np.array([11, 0, 4, 3, 5, 4, 0])
     assert np.array_equal(rows[places], every[places].astype(np.float32))
     assert rows[places].dtype == np.float32
@@ -46,8 +50,8 @@ def test_they_are_mapped_and_not_read(tmp_path: Path) -> None:
 
 
 def test_no_shard_is_no_row(tmp_path: Path) -> None:
-    rows, labels, reasons = features.read_pooled(tmp_path)
-    assert (len(rows), len(labels), reasons) == (0, 0, [])
+    rows, labels, reading = features.read_pooled(tmp_path)
+    assert (len(rows), len(labels), reading) == (0, 0, Reading())
 
 
 def test_a_shard_cut_short_is_refused(tmp_path: Path) -> None:

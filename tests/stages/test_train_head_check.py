@@ -12,8 +12,13 @@ import torch
 import torchvision
 from PIL import Image
 
+from pipeline.errors import UserError
 from pipeline.formats.files import read_json
+from pipeline.model import classes as model_classes
+from pipeline.model.classes import list_imagenet_classes
+from pipeline.model.torchvision import Torchvision
 from pipeline.stages.train.head_check import MAX_IMAGES, HeadCheck, draw_sample
+from pipeline.stages.train.training import match_head
 from tests.conftest import Cli
 
 RUN = ("+experiment=cam", "data=folder", "data.root=images", "data.held_back=0", "data.size=64",
@@ -99,6 +104,7 @@ def test_the_head_of_a_file_is_kept_and_checked(
     assert "right on 24 of 24 labelled training images of 2 of 2 classes" in out
     kept = card(tmp_path, "kept")
     assert kept["recipe"] == "own"
+    assert "the pretrained head has a row for each of the 2 classes; nothing to train" in out
     assert kept["head_check"]["classes"] == {"blue": [12, 12], "red": [12, 12]}
     assert str(tmp_path) not in str(kept)
 
@@ -161,6 +167,45 @@ def test_classes_with_few_images_are_not_judged(
     out = capsys.readouterr().out
     assert "was not checked on 1 of 2 classes ('red'), which have fewer than 8 training im" in out
     assert card(tmp_path, "outputs")["recipe"] == "own"
+
+
+def test_images_that_the_check_cannot_read_are_named_where_the_head_is_kept(
+    cli: Cli, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sorted((tmp_path / "images/train/red").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:60])
+    torch.save(trained, "mine.pth")
+    assert cli(*RUN, "model.weights=mine.pth") == 0
+    out = capsys.readouterr().out
+    assert "right on 23 of 23 labelled training images" in out
+    assert "1 of 24 training images that were drawn to check the pretrained head could not" in out
+    assert path.name in out
+    assert card(tmp_path, "outputs")["recipe"] == "own"
+    (note,) = (n for n in read_json(tmp_path / "outputs/latest/notes.json") if "drawn" in n["text"])
+    assert note["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (None, "timm is not installed: pip install 'label2box[timm]', or classes.txt gives them"),
+        ({"n01440764": 0}, "1 id ('n00000001') is none of the 1000 that the pretrained head has"),
+    ],
+)
+def test_ids_of_imagenet_without_a_row_are_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, rows: dict[str, int] | None, why: str
+) -> None:
+    monkeypatch.setattr(model_classes, "load_wnids", lambda: rows)
+    given = (Torchvision("resnet18"), ("n01440764", "n00000001"), list_imagenet_classes())
+    match = match_head(*given, is_required=False)
+    assert match.rows is None
+    (note,) = match.notes
+    assert why in note
+    assert note.endswith("a new head is learned for all classes")
+    with pytest.raises(UserError) as refused:
+        match_head(*given, is_required=True)
+    assert why in str(refused.value)
+    assert "a new head is learned for all" not in str(refused.value)
 
 
 def test_explaining_with_the_head_of_a_file(

@@ -72,7 +72,9 @@ def write_run(
     if refined is not None:
         outcome.scores.extend(_headline(refined, metrics))
     table = outcome.table(list_numbers(metrics.values()))
-    table["has_annotations"] = bool(source.explained.truth)  # the report says what is missing
+    explained = source.explained
+    has_drawn = not explained.drawn.isdisjoint(explained.scored)
+    table["has_annotations"] = bool(explained.truth) or has_drawn  # the report says what is missing
     _write_common(folder, outcome, outcome.records(), table, outcome.notes())
     measured = outcome.evaluator.measurement(source.name, source.true, protocol)
     measured.write(folder / FILE, source.name)

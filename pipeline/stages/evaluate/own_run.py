@@ -65,6 +65,7 @@ class Explained:
         maps: the folder of stage explain.
         workers: threads.
         missing: whether an annotated image that could not be read counts as not found.
+        drawn: ids of the images with boxes that the threshold was chosen on, not in `truth`.
     """
 
     ids: Sequence[str]
@@ -74,6 +75,7 @@ class Explained:
     maps: Path
     workers: int
     missing: Missing = "not_found"
+    drawn: frozenset[str] = frozenset()
 
     @property
     def total(self) -> int:
@@ -136,6 +138,7 @@ class OwnRun:
     box_notes: Sequence[str] = ()
     true: dict[str, str] = field(default_factory=dict)  # what stands for the boxes of an image
     missing: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
     of_other_class: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -237,7 +240,7 @@ class OwnRun:
         label, known = evidence.label, self.explained.known(seen.id)
         own = [m for m in seen.maps if m.explained == label or label < 0]
         if known is None:
-            self.missing.append(seen.id)
+            (self.drawn if seen.id in self.explained.drawn else self.missing).append(seen.id)
         elif evidence.true is None or not len(evidence.true):
             self.of_other_class.append(seen.id)
         elif not own:
@@ -273,13 +276,16 @@ class OwnRun:
     def _notes_on_unscored(self) -> list[str]:
         """Return which images are not scored, or not by all numbers, and what helps."""
         truth, total = self.explained.truth, self.total
+        why = "have boxes that the threshold was chosen on (calibrate.boxes): not scored"
+        drawn = (self.drawn, why, "draw boxes on images of train to score all of these")
         if not truth:
-            return []
+            return _count_kinds([drawn], total)
         if not any(len(known.boxes) for known in truth.values()):
             # The data set says so, with the remedy: that each image has no box says it again.
             why = "has an annotated box, so none is localized; annotate objects with boxes"
             return [] if self.given_notes else [f"evaluate: none of the {total} images {why}"]
         kinds = [
+            drawn,
             (self.missing, "have no annotation: not scored", "annotate them, if they are to be"),
             (
                 self.of_other_class,
@@ -293,11 +299,16 @@ class OwnRun:
                 "explain.target=[true,...] gives them one",
             ),
         ]
-        return [
-            count_note(names, "image", f"of {total} {why}", where="evaluate", remedy=remedy)
-            for names, why, remedy in kinds
-            if names
-        ]
+        return _count_kinds(kinds, total)
+
+
+def _count_kinds(kinds: Sequence[tuple[Sequence[str], str, str]], total: int) -> list[str]:
+    """Return a note for each kind of images, of which there are some: which, why and a remedy."""
+    return [
+        count_note(names, "image", f"of {total} {why}", where="evaluate", remedy=remedy)
+        for names, why, remedy in kinds
+        if names
+    ]
 
 
 @dataclass

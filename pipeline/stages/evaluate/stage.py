@@ -165,7 +165,7 @@ class Evaluate(Stage):
         """Return this run's images without those drawn to choose the threshold."""
         from pipeline.stages.evaluate.own_run import Explained
 
-        drawn = set() if chosen is None else set(chosen["images"])
+        drawn = frozenset(() if chosen is None else chosen["images"])
         truth, images = self._data(run).truth("val"), run.images()
         return Explained(
             ids=images.ids,
@@ -175,6 +175,7 @@ class Evaluate(Stage):
             maps=run.folder("explain"),
             workers=run.workers,
             missing=run.config["missing"],
+            drawn=drawn,
         )
 
     def _settings(

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.engine import shards
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.protocols import SaliencyMethod
+from pipeline.results.maps import OWN_RANGE, SEVERAL
 from pipeline.saliency.targets import class_selector
 
 TOP = 5  # most probable classes that are kept
@@ -32,9 +33,10 @@ def explain_batch(
 
     Returns:
         For each image: `image` (position), `size` (height, width), `several` (whether its file has
-        further pages or frames), `top` and `top_score`. For each map: `row_image`, `row_size`,
-        `row_class`, `row_predicted`, `row_score`, and `row_map` float16 [rows, h, w], whose raw
-        values are row_map * row_scale; `row_colour` [rows, 3, h, w] where it is kept.
+        further pages or frames), `own_range` (whether it is scaled from a range of its own), `top`
+        and `top_score`. For each map: `row_image`, `row_size`, `row_class`, `row_predicted`,
+        `row_score`, and `row_map` float16 [rows, h, w], whose raw values are row_map * row_scale;
+        `row_colour` [rows, 3, h, w] where it is kept.
     """
     images = trained.tensor(shards.stack_pixels(batch))
     labels = shards.stack_labels(batch, images.device)
@@ -54,7 +56,8 @@ def explain_batch(
     arrays = {
         "image": positions,
         "size": sizes,
-        "several": np.array([example.is_first_of_several for _, example in batch]),
+        SEVERAL: np.array([example.is_first_of_several for _, example in batch]),
+        OWN_RANGE: np.array([example.has_own_range for _, example in batch]),
         "top": best.indices.cpu().numpy().astype(np.int32),
         "top_score": best.values.cpu().numpy().astype(np.float32),
         "row_image": positions[image],

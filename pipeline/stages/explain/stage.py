@@ -14,10 +14,9 @@ from pipeline.engine import checkpoint
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
-from pipeline.ops.text import count_note
 from pipeline.results.computed import Computed
-from pipeline.results.maps import find_several, load_skipped
-from pipeline.results.notes import skipped_note
+from pipeline.results.maps import OWN_RANGE, SEVERAL, find_marked, load_skipped
+from pipeline.results.notes import reading_notes, skipped_note
 from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
 
@@ -83,15 +82,16 @@ class Explain(Stage):
             _check_skipped(folder, len(images))
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
-        """Return how many images could not be read, and of how many only a part was."""
+        """Return which images could not be read, were read in part, or by a range of their own."""
         images = run.images()
         reasons = [why for _, why in sorted(load_skipped(result).items())]
-        several = [images.ids[position] for position in find_several(result)]
-        why = f"of {len(images)} with several pages or frames: only the first is used"
-        remedy = "save each page or frame as a file of its own to use them all"
+        several, own_range = (
+            [images.ids[position] for position in find_marked(result, mark)]
+            for mark in (SEVERAL, OWN_RANGE)
+        )
         return [
             *skipped_note("explain", reasons, len(images), "have no map"),
-            *([count_note(several, "image", why, where="explain", remedy=remedy)] * bool(several)),
+            *reading_notes("explain", len(images), several, own_range),
         ]
 
 

@@ -17,6 +17,7 @@ from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import map_arrays, read_notes, read_rows
 from pipeline.results.shards import list_shards
+from pipeline.stages.train.reading import Reading
 
 if TYPE_CHECKING:
     from jaxtyping import Float16, Float32, Int
@@ -32,6 +33,8 @@ def write_pooled(
     normalization: tuple[Sequence[float], Sequence[float]],
 ) -> None:
     """Write the pooled features mean_ij f_k(i, j) of each image, float16 [n, K], and labels [n].
+
+    What was unusual about the files of the images is written beside them.
 
     Args:
         images: of a split.
@@ -52,6 +55,9 @@ def write_pooled(
             return {
                 "features": maps.float().mean((2, 3)).half().cpu().numpy(),
                 "labels": np.array([example.label for _, example in batch], np.int64),
+                "positions": shards.stack_positions(batch),
+                "several": np.array([example.is_first_of_several for _, example in batch]),
+                "own_range": np.array([example.has_own_range for _, example in batch]),
             }
 
     shards.write_image_shards(images, compute, folder, "features", work)
@@ -78,12 +84,15 @@ class Rows:
         return rows
 
 
-def read_pooled(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], list[str]]:
-    """Return what `write_pooled` wrote: features, labels, and why images were skipped."""
-    parts, labels, reasons = [], [], []
+def read_pooled(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], Reading]:
+    """Return what `write_pooled` wrote: features, labels, and what was unusual about the files."""
+    parts, labels, reading = [], [], Reading()
     for path in list_shards(folder):
-        reasons += [why for _, why in read_notes(path)["set_aside"]]
-        if arrays := read_rows(path, ("labels",)):  # empty where all images were skipped
+        reading.skipped.update((int(n), why) for n, why in read_notes(path)["set_aside"])
+        arrays = read_rows(path, ("labels", "positions", "several", "own_range"))
+        if arrays:  # empty where all images were skipped
             parts.append(map_arrays(path)["features"])
             labels.append(arrays["labels"])
-    return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reasons
+            reading.several.update(arrays["positions"][arrays["several"]].tolist())
+            reading.own_range.update(arrays["positions"][arrays["own_range"]].tolist())
+    return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reading

@@ -19,6 +19,7 @@ from pipeline.stages.train import features
 from pipeline.stages.train.average import Average
 from pipeline.stages.train.context import Context
 from pipeline.stages.train.log import Log
+from pipeline.stages.train.reading import Reading
 from pipeline.stages.train.recipe import (
     Trained,
     build_epoch_record,
@@ -61,24 +62,23 @@ def learn(
     settings = context.settings
     load = partial(_load_pooled, context, network, store, cache_key)
     train, held_back = load(context.images), load(context.held_back)
-    skipped = [*train.skipped, *held_back.skipped]
     check_trainable(train.labels, network.classes)
     if ranks.current_world().rank > 0:
-        return Trained([], skipped)
+        return Trained([])
     # On the CPU, where the features are: an accelerator does not pay for a matrix this small.
     head = network.head.cpu()
     training = _HeadTraining(context=context, head=head, train=train, held_back=held_back)
     log = Log(context.loggers, context.name, folder, settings)
-    return Trained(training.run(log), skipped)
+    return Trained(training.run(log), train.reading, held_back.reading)
 
 
 @dataclass(frozen=True)
 class _Pooled:
-    """The pooled features of a split, their labels, and why images were skipped."""
+    """The pooled features of a split, their labels, and what was unusual about its files."""
 
     rows: features.Rows
     labels: Int[np.ndarray, "n"]
-    skipped: list[str]
+    reading: Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +203,6 @@ def _load_pooled(
         ),
         distributed=True,
     )
-    rows, labels, skipped = features.read_pooled(folder)
-    print_skipped(skipped, images.split)
-    return _Pooled(rows, labels, skipped)
+    rows, labels, reading = features.read_pooled(folder)
+    print_skipped(reading.reasons, images.split)
+    return _Pooled(rows, labels, reading)

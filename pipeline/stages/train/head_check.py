@@ -84,7 +84,7 @@ class HeadCheck:
         }
 
     def describe(self) -> list[Note]:
-        """Return a line about all classes, and a line about those that could not be judged."""
+        """Return a line about all classes, and lines about what was not judged or not read."""
         judged = self.judged
         right, images = (sum(counts[n] for n in judged) for counts in (self.right, self.images))
         lines = []
@@ -101,6 +101,12 @@ class HeadCheck:
                 f"{len(self.classes)} classes ({shown}), which have fewer than {MIN_IMAGES} "
                 "training images that can be read; train.head=new learns a head", unjudged)
             )  # fmt: skip
+        if self.skipped:
+            drawn = sum(self.images) + len(self.skipped)
+            lines.append(Note(
+                f"train: {len(self.skipped)} of {drawn} training images that were drawn to check "
+                "the pretrained head could not be read and are not among those that it is judged "
+                f"by; repair or remove them: {self.skipped[0]}", self.skipped))  # fmt: skip
         return lines
 
     def describe_failing(self, decision: str) -> Note:

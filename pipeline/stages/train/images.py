@@ -18,6 +18,7 @@ from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
+from pipeline.stages.train.reading import Reading
 from pipeline.stages.train.recipe import Settings, draw_order, print_skipped
 from pipeline.types import Example, Size
 
@@ -50,14 +51,13 @@ class TrainingImages:
     def __init__(self, images: SplitImages, settings: Settings, workers: int) -> None:
         self.images, self.settings, self.workers = images, settings, workers
         self.size = images.size
-        self.skipped: list[str] = []  # reasons, where all images are decoded at the start
+        self.reading = Reading()
         # A crop is enlarged to the network's size: more pixels than that are kept.
         margin = 8 / 7 if settings.crop < 1 else 1.0
         self.stored: Size = (round(self.size[0] * margin), round(self.size[1] * margin))
         count = len(images)
         fits = count * self.stored[0] * self.stored[1] * 3 <= cache_budget()
         self.kept: dict[int, np.ndarray] | None = {} if fits else None
-        self.broken: dict[int, str] = {}  # reasons, where images are decoded in each epoch
         positions, labels = [], []
         if self.kept is not None:
             with show_progress("read", count) as advance:
@@ -69,9 +69,7 @@ class TrainingImages:
                         self.kept[n] = example.image
                         positions.append(n)
                         labels.append(example.label)
-                    else:
-                        self.skipped.append(str(example))
-            print_skipped(self.skipped, images.split)
+            print_skipped(self.reading.reasons, images.split)
         else:
             positions, labels = list(range(count)), images.labels.tolist()
         self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)
@@ -84,8 +82,15 @@ class TrainingImages:
         """Steps of an epoch. The last short batch is dropped: batch norm would be unstable."""
         return len(self) // self.settings.images_a_step or 1
 
+    @property
+    def learns_grey(self) -> bool:
+        """Whether images that cannot be read are grey images, and not left out."""
+        return self.kept is None
+
     def _read(self, position: int) -> Example | SkippedImage:
-        return self.images.read(position, self.stored)
+        image = self.images.read(position, self.stored)
+        self.reading.add(position, image)
+        return image
 
     def iterate_steps(self, epoch: int, first: int) -> Iterator[list[Part]]:
         """Yield the steps of an epoch: for each, this rank's parts of `accumulate` batches.
@@ -153,8 +158,7 @@ class TrainingImages:
             example = self._read(position)
             # An unreadable image becomes grey, so that batches and their order stay the same.
             if isinstance(example, SkippedImage):
-                self.broken[position] = str(example)
-                if len(self.broken) == len(self):
+                if len(self.reading.skipped) == len(self):
                     raise UserError(f"train: no image could be read; {example}")
                 image = np.full((*self.stored, 3), 127, np.uint8)
             else:
@@ -210,14 +214,16 @@ class HeldBackImages:
         height, width = images.size
         self.fits = len(self.positions) * height * width * 3 <= cache_budget()
         self.kept: list[Example] | None = None
+        self.reading = Reading()
 
     def _examples(self) -> Iterator[Example]:
-        examples = runtime.map_in_threads(
-            lambda position: self.images.read(position, self.images.size),
-            self.positions,
-            self.compute.workers,
-        )
+        examples = runtime.map_in_threads(self._read, self.positions, self.compute.workers)
         return (example for example in examples if isinstance(example, Example))
+
+    def _read(self, position: int) -> Example | SkippedImage:
+        image = self.images.read(position, self.images.size)
+        self.reading.add(position, image)
+        return image
 
     def top1(self, network: Classifier, mean: Sequence[float], std: Sequence[float]) -> float:
         """Return the classification accuracy over the images of all ranks, from 0 to 1.

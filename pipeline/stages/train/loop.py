@@ -96,7 +96,12 @@ def train(
         f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images"
     )
     training.run()
-    return Trained(training.state.history, images.skipped)
+    return Trained(
+        history=training.state.history,
+        train=images.reading.gather(),
+        held_back=held_back.reading.gather(),
+        learns_grey=images.learns_grey,
+    )
 
 
 @dataclass(kw_only=True)

@@ -7,14 +7,17 @@ pipeline/stages/train/stage.py.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.engine import terminal
 from pipeline.errors import UserError
+from pipeline.results.notes import reading_notes
 from pipeline.stages.train.config import TrainOptions
+from pipeline.stages.train.reading import Reading
+from pipeline.types import Note
 
 if TYPE_CHECKING:
     import torch
@@ -179,7 +182,41 @@ def print_skipped(reasons: Sequence[str], split: str) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """The results of a training beside the weights: a record of each epoch, and skipped images."""
+    """The results of a training beside the weights.
+
+    Attributes:
+        history: A record of each epoch.
+        train: What was unusual about the files of the training images.
+        held_back: And about those of the held-back images.
+        learns_grey: Whether training images that could not be read were grey images, and not left
+            out.
+    """
 
     history: list[dict[str, Any]]
-    skipped: list[str]
+    train: Reading = field(default_factory=Reading)
+    held_back: Reading = field(default_factory=Reading)
+    learns_grey: bool = False
+
+    @property
+    def skipped(self) -> list[str]:
+        """Why images were not learned from."""
+        return [*([] if self.learns_grey else self.train.reasons), *self.held_back.reasons]
+
+    def describe_reading(self, train: Sequence[str], held_back: Sequence[str]) -> list[Note]:
+        """Return notes on images that were read in part, not as the others, or not at all.
+
+        Args:
+            train: The ids of the training images.
+            held_back: The ids of the held-back images.
+        """
+        both = ((train, self.train), (held_back, self.held_back))
+        several = [ids[n] for ids, reading in both for n in sorted(reading.several)]
+        own_range = [ids[n] for ids, reading in both for n in sorted(reading.own_range)]
+        notes = reading_notes("train", len(train) + len(held_back), several, own_range)
+        if self.learns_grey and (reasons := self.train.reasons):
+            text = (
+                f"train: {len(reasons)} of {len(train)} images could not be read, and the network "
+                f"learned from a grey image for each; repair or remove them: {reasons[0]}"
+            )
+            notes.append(Note(text, reasons))
+        return notes

@@ -140,11 +140,12 @@ class Train(Stage):
         checkpoint.save(folder, network, run.config["model"], card)
         write_json(folder / "history.json", trained.history, indent=1)
         write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
-        write_notes(folder, start.notes)
+        ids = [run.images(split).ids for split in ("train", "held_back")]
+        write_notes(folder, [*start.notes, *trained.describe_reading(*ids)])
         (folder / STATE).unlink(missing_ok=True)
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
-        """Return what was said of the head, and how many training images could not be read."""
+        """Return notes on the head, and on training images that were read in part or not at all."""
         reasons = read_json(result / SKIPPED_FILE) if (result / SKIPPED_FILE).is_file() else []
         count = len(run.images("train")) + len(run.images("held_back"))
         skipped = skipped_note("train", reasons, count, "were not learned from")
@@ -188,11 +189,11 @@ class Train(Stage):
         if settings.recipe == "own":
             remedy = " (train.head=new trains a head)" if run.data.classes else ""
             terminal.print_line(
-                f"train: all {len(network.classes)} classes are among the pretrained network's "
-                f"own; nothing to train{remedy}"
+                f"train: the pretrained head has a row for each of the {len(network.classes)} "
+                f"classes; nothing to train{remedy}"
             )
         if settings.recipe == "own" or settings.epochs == 0:
-            return Trained([], [])
+            return Trained([])
         model = run.model()
         context = Context(
             images=run.images("train"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+from pipeline.ops.text import list_some
 from pipeline.protocols import NetworkBuilder
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.head_check import HeadCheck
@@ -199,7 +200,8 @@ def match_head(
     elif are_wnids(classes) and tuple(known) == list_imagenet_classes():
         rows, why = _match_imagenet_ids(classes)
         if rows is not None or not is_required:
-            return HeadMatch(rows, (f"train: {why}",))
+            ending = f"; {NEW_HEAD}" if rows is None else ""
+            return HeadMatch(rows, (f"train: {why}{ending}",))
     elif are_numbered(known) and len(known) == len(classes):
         order = ", ".join(map(repr, classes[:5])) + (", ..." if len(classes) > 5 else "")
         note = (f"train: the {len(known)} rows of the file's head have no names: they are taken "
@@ -233,15 +235,24 @@ def _describe_missing_head(model: NetworkBuilder, is_required: bool) -> str:
 
 def _match_imagenet_ids(classes: Sequence[str]) -> tuple[list[int] | None, str]:
     """Match folders named by ImageNet's ids with the rows of its head; say what was done."""
-    from pipeline.model.classes import match_wnids
+    from pipeline.model.classes import IMAGENET_CLASSES, load_wnids
 
-    what = f"the {len(classes)} classes are named by ImageNet's ids, as {classes[0]!r}"
-    rows = match_wnids(classes)
-    if rows is None:
-        return None, f"{what}, which the pretrained head does not know: classes.txt gives them " + (
-            f"its names; {NEW_HEAD}")  # fmt: skip
+    what = f"the {len(classes)} classes are named by ids of ImageNet, as {classes[0]!r}"
+    by_id = load_wnids()
+    if by_id is None:
+        return None, (
+            f"{what}, whose rows in the pretrained head only timm's list of ids tells, and timm is "
+            "not installed: pip install 'label2box[timm]', or classes.txt gives them the head's "
+            "names"
+        )
+    if unknown := [name for name in classes if name not in by_id]:
+        are = "is" if len(unknown) == 1 else "are"
+        return None, (
+            f"{what}, and {list_some(unknown, 'id')} {are} none of the {IMAGENET_CLASSES} that the "
+            "pretrained head has rows for"
+        )
     matched = "matched with the rows of the pretrained head by timm's list of ids"
-    return rows, f"{what}: {matched}; classes.txt gives them names"
+    return [by_id[name] for name in classes], f"{what}: {matched}; classes.txt gives them names"
 
 
 def _list_unknown(classes: Sequence[str], known: Sequence[str]) -> list[str]:
