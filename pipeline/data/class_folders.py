@@ -45,7 +45,7 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
                 images = _search_class(entry.path, path, left_out, through_link)
                 files.setdefault(name, []).extend(images)
                 spellings.setdefault(name, []).append(spell_out(entry.name))
-        elif prefix or entry.name not in _names_of_tables(names):
+        elif prefix or not _is_table(entry.name):
             _count_loose(entry, path, names, left_out)
     joined = {
         name: _join_spellings(name, of_class, spellings[name], left_out)
@@ -76,9 +76,9 @@ def _join_spellings(
     return unique
 
 
-def _names_of_tables(names: Collection[str]) -> set[str]:
-    """Return which files of the root folder are read, though they are no images."""
-    return {name for name in names if name == "classes.txt" or INSTANCES.fullmatch(name)}
+def _is_table(name: str) -> bool:
+    """Return whether a file of the root folder is read, though it is no image."""
+    return name == "classes.txt" or INSTANCES.fullmatch(name) is not None
 
 
 def _search_class(path: str, name: str, left_out: LeftOut, is_link: bool) -> list[File]:
