@@ -206,11 +206,11 @@ class Cub(OnDisk):
         Raises:
             UserError: No line of bounding_boxes.txt can be used.
         """
-        return self._read_truth(split)[0]
+        return self._get_truth(split)[0]
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the boxes of the scored images, a line each."""
-        return self._read_truth("val")[1]
+        return self._get_truth("val")[1]
 
     def truth_fingerprint(self, split: Split) -> str:
         """Hash bounding_boxes.txt."""
@@ -249,6 +249,17 @@ class Cub(OnDisk):
         assert isinstance(number, int)
         bbox, _ = parse_bbox(values)
         return number, xywh_to_xyxy(bbox)
+
+    @cached_property
+    def _truth(self) -> dict[Split, tuple[dict[str, GroundTruth], list[str]]]:
+        """Ground truth, and what was unusual about it, of the splits that were asked for."""
+        return {}
+
+    def _get_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
+        """Return ground truth by id, and what was unusual about it; read each image's size once."""
+        if split not in self._truth:
+            self._truth[split] = self._read_truth(split)
+        return self._truth[split]
 
     def _read_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
         """Return ground truth by id, and what was unusual about it."""
