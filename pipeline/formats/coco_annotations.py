@@ -13,14 +13,13 @@ from pipeline.formats.coco_boxes import (
     describe_swapped_sizes,
     fits,
     is_fraction,
-    parse_bbox,
     xywh_to_xyxy,
 )
 from pipeline.formats.coco_records import SPELLING, CocoImage, Crowd, CrowdRule, name_record
 from pipeline.formats.coco_values import Key, parse_flag, parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note
-from pipeline.types import Note, Rle, Size
+from pipeline.types import Note
 
 
 class AnnotationReader:
@@ -75,8 +74,10 @@ class AnnotationReader:
 
     def _add(self, n: int, record: Mapping[str, Any], image: CocoImage, where: str) -> None:
         category = self._find_category(record)
-        outline, mask, repairs = self._read_mask(record, image.size)
-        bbox, bbox_repairs = self._read_bbox(record, outline)
+        outline, mask, repairs = coco_masks.read_mask(record, image.size)
+        if outline is not None and image.size is None:
+            repairs = [coco_masks.NO_SIZE]
+        bbox, bbox_repairs = coco_masks.read_bbox(record, outline)
         self.fraction_count += is_fraction(bbox) and image.size != (1, 1)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
@@ -106,33 +107,6 @@ class AnnotationReader:
             ids = {"id": n + 1, "image_id": image.id, "category_id": category}
             crowd = int(is_crowd and not self.counts_crowds)
             image.coco.append({**ids, **shape, "iscrowd": crowd, **_read_area(record)})
-
-    def _read_mask(
-        self, record: Mapping[str, Any], size: Size | None
-    ) -> tuple[coco_masks.Segmentation | None, Rle | None, list[str]]:
-        """Return segmentation and mask, None where there is none, and what was odd about them."""
-        outline = None
-        try:
-            outline, repair = coco_masks.parse_segmentation(record.get("segmentation"))
-            mask = coco_masks.to_rle(outline, size)
-        except BadRecord as error:
-            return outline, None, [str(error)]
-        if outline is not None and size is None:
-            return outline, None, [coco_masks.NO_SIZE]
-        return outline, mask, [] if repair is None else [repair]
-
-    def _read_bbox(
-        self, record: Mapping[str, Any], outline: coco_masks.Segmentation | None
-    ) -> tuple[list[float], list[str]]:
-        """Return the bbox, that of the segmentation where it has none; and what was odd."""
-        try:
-            bbox, was_odd = parse_bbox(record.get("bbox"))
-        except BadRecord as error:
-            around = coco_masks.bound_segmentation(outline)
-            if around is None:
-                raise
-            return around, [f"{error}: the box around the segmentation is taken"]
-        return bbox, ["whose bbox holds text or is nested: read as numbers"] if was_odd else []
 
     def _check_ids(self, record: Mapping[str, Any], content: tuple[Any, ...]) -> list[str]:
         """Return what is odd about the ids. Raise BadRecord for a record that is there twice."""

@@ -153,7 +153,7 @@ def is_empty(box: Box) -> bool:
 
 
 def fits(box: Box, size: Size) -> bool:
-    """Return whether a box sticks out of an image by less than a pixel.
+    """Return whether a box lies inside an image, or sticks out by less than a pixel: rounding.
 
     Args:
         box: Half-open `xyxy` in pixels.
