@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.formats import coco_masks
 from pipeline.formats.coco_boxes import (
+    SizeCheck,
     clip,
     describe_clipped_boxes,
     describe_swapped_sizes,
-    fits,
     is_fraction,
     xywh_to_xyxy,
 )
@@ -50,8 +50,7 @@ class AnnotationReader:
         self.total = self.box_count = self.fraction_count = 0
         self.crowd_names: list[str] = []
         self.clipped: list[str] = []
-        self._unfit: set[int] = set()  # images with a box that sticks out
-        self._unfit_swapped: set[int] = set()  # the same with width and height swapped
+        self._sizes = SizeCheck[int]()
         self._seen: dict[Key, tuple[Any, ...]] = {}
         self._emptied: dict[int, CocoImage] = {}
 
@@ -81,10 +80,7 @@ class AnnotationReader:
         self.fraction_count += is_fraction(bbox) and image.size != (1, 1)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
-            if not fits(box, image.size):
-                self._unfit.add(image.id)
-            if not fits(box, image.size[::-1]):
-                self._unfit_swapped.add(image.id)
+            self._sizes.add(image.id, box, image.size)
             box, was_clipped = clip(box, image.size)
         repairs += bbox_repairs + self._check_ids(record, (image.id, category, bbox))
         for repair in repairs:
@@ -146,10 +142,10 @@ class AnnotationReader:
             crowds = 0 if self.counts_crowds else len(self.crowd_names)
             count = self.box_count + crowds
             notes.append(describe_clipped_boxes(self.path, self.clipped, count))
-        if self._unfit and not self._unfit & self._unfit_swapped:
-            swapped = [image.name for image in self.images if image.id in self._unfit]
+        if swapped := self._sizes.swapped:
+            names = [image.name for image in self.images if image.id in swapped]
             count = sum(bool(image.boxes or image.crowds) for image in self.images)
-            notes.append(describe_swapped_sizes(self.path.name, swapped, max(count, len(swapped))))
+            notes.append(describe_swapped_sizes(self.path.name, names, max(count, len(names))))
         if self.crowd_names:
             notes += self._describe_crowds(option)
         return notes
