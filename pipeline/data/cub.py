@@ -27,7 +27,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline.data import listing
-from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
@@ -81,9 +81,7 @@ class Cub(OnDisk):
     no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        parse_range(self.range)
-        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        self._parse_image_options()
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
             raise UserError(

@@ -25,7 +25,7 @@ from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
-from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.intensity import RangeOption
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
@@ -73,9 +73,7 @@ class Folder(OnDisk):
     val_folder: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        parse_range(self.range)
-        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        self._parse_image_options()
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
