@@ -23,7 +23,7 @@ from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import map_files, wsolevaluation
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.measurement import FRAME, choose_frame, pyramid_curves
+from pipeline.metric.measurement import FRAME, pyramid_curves
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample
@@ -159,7 +159,7 @@ class MapFolder:
         """Return the evidence of an annotated image without a usable map."""
         if id in self.metadata.masks:
             whole = wsolevaluation.read_masks(self.metadata.masks[id])
-            frame = choose_frame((whole.shape[0], whole.shape[1]), self.scale.protocol)
+            frame = self.scale.choose_frame((whole.shape[0], whole.shape[1]))
             mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
             return self._evidence(id, pointing=MISS, **pixels_not_found(mask))
         size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)

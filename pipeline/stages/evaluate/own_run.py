@@ -22,13 +22,7 @@ from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.coco_records import coco_records, crowd_masks
-from pipeline.metric.measurement import (
-    choose_frame,
-    merge_masks,
-    pyramid_curves,
-    refine_map,
-    scale_map,
-)
+from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
@@ -203,11 +197,10 @@ class OwnRun:
     def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
         """Measure an image."""
         label, known = self.explained.labels[seen.position], self.explained.known(seen.id)
-        if known is not None:
-            check_sizes(known, seen.maps[0])
-        fields = self._describe(seen.position, top, seen.boxes)
         if known is None:
-            return Evidence(**fields)
+            return Evidence(**self._describe(seen.position, top, seen.boxes))
+        check_sizes(known, seen.maps[0])
+        fields = self._describe(seen.position, top, seen.boxes)
         true = fields["true"]
         saliency = next((m for m in seen.maps if m.explained == label), None)
         if saliency is not None and len(true):
@@ -219,12 +212,9 @@ class OwnRun:
     def _describe(
         self, position: int, top: Sequence[int], boxes: Mapping[int, Boxes]
     ) -> dict[str, Any]:
-        """Return the fields of Evidence that need no map: classes, annotations, COCO's records.
+        """Return the fields of Evidence that need no map.
 
-        Args:
-            position: of the image.
-            top: the classes predicted for it, most likely first.
-            boxes: its boxes by class.
+        `top`: the classes predicted for the image; `boxes`: its boxes by class.
         """
         id, label = self.explained.ids[position], self.explained.labels[position]
         fields: dict[str, Any] = {
@@ -394,7 +384,7 @@ def _boxes_and_pixels_not_found(known: GroundTruth, scale: MapScale) -> dict[str
     fields = {**box_evidence(None, known.of_label())}
     fields |= boxes_not_found(known.of_label(), known.size, scale)
     if masks := own_masks(known):
-        frame = choose_frame(known.size, scale.protocol)
+        frame = scale.choose_frame(known.size)
         fields |= pixels_not_found(merge_masks(masks, ignored_regions(known), frame))
     return fields
 
