@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
 
 
-PRECISIONS = ("auto", "float32", "bf16")
+PRECISIONS = ("auto", *runtime.PRECISIONS)
 
 
 @dataclass(frozen=True)

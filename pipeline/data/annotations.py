@@ -173,8 +173,8 @@ class MatchedAnnotations:
             if image is None:
                 continue
             size = _read_size(file)
-            if None not in (size, image.size) and size != image.size:
-                contradictions.append(_describe_contradiction(image, size))
+            if size is not None and image.size not in (None, size):
+                contradictions.append(_describe_contradiction(image.file_name, image.size, size))
             elif (size := size or image.size) is not None:
                 truth[file.id] = self._to_truth(image, file.id, label, size, odd, clipped)
         if contradictions and not truth:
@@ -294,13 +294,10 @@ def _read_size(file: File) -> Size | None:
         return None
 
 
-def _describe_contradiction(image: CocoImage, size: Size | None) -> str:
-    """Return the two sizes of an image."""
+def _describe_contradiction(name: str, given: Size, size: Size) -> str:
+    """Return the size of an image in the file, and that of the image itself."""
+    (given_height, given_width), (height, width) = given, size
     return (
-        f"{image.file_name}: {_describe_size(image.size)} in the file, "
-        f"{_describe_size(size)} on disk when upright"
+        f"{name}: {given_width} x {given_height} in the file, {width} x {height} on disk when "
+        "upright"
     )
-
-
-def _describe_size(size: Size | None) -> str:
-    return "no size" if size is None else f"{size[1]} x {size[0]}"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.formats.files import read_lines
-from pipeline.ops.text import count_note, to_nfc
+from pipeline.ops.text import count_note, fold_name, to_nfc
 
 NUMBERED = re.compile(r"\d+\s*[\s:,;.)=]\s*(\S.*)")
 SEPARATOR = re.compile(r"[\s:,;=]")
@@ -102,18 +102,13 @@ def _folder_finder(folders: Sequence[str]) -> Finder:
     """Return a function that finds a folder by its exact name, else by a similar name."""
     similar: dict[str, list[str]] = {}
     for folder in folders:
-        similar.setdefault(_fold(folder), []).append(folder)
+        similar.setdefault(fold_name(folder), []).append(folder)
 
     def find(text: str) -> str | None:
-        like = similar.get(_fold(text), [])
+        like = similar.get(fold_name(text), [])
         return text if text in like else like[0] if len(like) == 1 else None
 
     return find
-
-
-def _fold(name: str) -> str:
-    """Return a name without case, with a space for white space, underscores and hyphens."""
-    return re.sub(r"[_\-\s]+", " ", name).casefold().strip()
 
 
 def _read_line(number: int, text: str, content: str, find: Finder) -> Line:

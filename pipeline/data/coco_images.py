@@ -156,7 +156,7 @@ def _no_match(
 ) -> UserError:
     """Return the error for a file of which no image is in the data set."""
     name = images[0].name
-    near = difflib.get_close_matches(name, known[:MAX_COMPARED], n=1, cutoff=0.0) or known
+    near = difflib.get_close_matches(name, known[:MAX_COMPARED], n=1, cutoff=0.0)
     named = f"it names {name!r}, the data set has {near[0]!r}"
     if doubtful:
         named = f"it names {doubtful[0]}, which is not certain"

@@ -27,7 +27,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from pipeline.data import listing
-from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
@@ -81,9 +81,7 @@ class Cub(OnDisk):
     no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        parse_range(self.range)
-        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        self._parse_image_options()
         listing.check_share("held_back", self.held_back)
         if not (self.folder / "images.txt").is_file():
             raise UserError(
@@ -206,11 +204,11 @@ class Cub(OnDisk):
         Raises:
             UserError: No line of bounding_boxes.txt can be used.
         """
-        return self._read_truth(split)[0]
+        return self._get_truth(split)[0]
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the boxes of the scored images, a line each."""
-        return self._read_truth("val")[1]
+        return self._get_truth("val")[1]
 
     def truth_fingerprint(self, split: Split) -> str:
         """Hash bounding_boxes.txt."""
@@ -249,6 +247,17 @@ class Cub(OnDisk):
         assert isinstance(number, int)
         bbox, _ = parse_bbox(values)
         return number, xywh_to_xyxy(bbox)
+
+    @cached_property
+    def _truth(self) -> dict[Split, tuple[dict[str, GroundTruth], list[str]]]:
+        """Ground truth, and what was unusual about it, of the splits that were asked for."""
+        return {}
+
+    def _get_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
+        """Return ground truth by id, and what was unusual about it; read each image's size once."""
+        if split not in self._truth:
+            self._truth[split] = self._read_truth(split)
+        return self._truth[split]
 
     def _read_truth(self, split: Split) -> tuple[dict[str, GroundTruth], list[str]]:
         """Return ground truth by id, and what was unusual about it."""

@@ -26,7 +26,7 @@ from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
-from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.intensity import RangeOption
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
@@ -74,9 +74,7 @@ class Folder(OnDisk):
     val_folder: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        parse_range(self.range)
-        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        self._parse_image_options()
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
         object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
@@ -165,9 +163,7 @@ class Folder(OnDisk):
         names = read_class_names(root / "classes.txt", folders)
         notes += [*names.notes, *_layout_notes(parts, folders)]
         classes = self._name_classes(names, folders)
-        return Contents(
-            folders, classes, self._split(parts, folders, classes, notes), "val" in parts
-        )
+        return Contents(folders, classes, self._split(parts, folders, classes, notes))
 
     def _name_classes(self, names: ClassNames, folders: Sequence[str]) -> tuple[str, ...]:
         """Return a class name for each folder. Raise UserError for equal names of classes."""
@@ -232,7 +228,7 @@ class Folder(OnDisk):
         splits = self.splits
         # Where val is a folder, the file describes its images: the end of a path in it must not
         # match an image of train.
-        scored = splits.val if self._contents.has_val_folder else splits.all
+        scored = splits.all if self._layout.val is None else splits.val
         return self._match(self.annotations, scored.ids, splits.val.ids)
 
     def _match(
@@ -273,7 +269,7 @@ class Folder(OnDisk):
         Raises:
             UserError: The file cannot be read, or does not fit the images or classes.
         """
-        return self._match(file, self.splits.all.ids).truth
+        return self._match_drawn(file).truth
 
     def drawn_notes(self, file: Path) -> list[str]:
         """Return what was odd about boxes that somebody drew, a line each.
@@ -284,7 +280,18 @@ class Folder(OnDisk):
         Raises:
             UserError: The file cannot be read, or does not fit the images or classes.
         """
-        return self._match(file, self.splits.all.ids).notes
+        return self._match_drawn(file).notes
+
+    @cached_property
+    def _drawn_boxes(self) -> dict[Path, MatchedAnnotations]:
+        """Files of boxes that somebody drew, as far as they were read."""
+        return {}
+
+    def _match_drawn(self, file: Path) -> MatchedAnnotations:
+        """Match boxes that somebody drew with all images; read each file once."""
+        if file not in self._drawn_boxes:
+            self._drawn_boxes[file] = self._match(file, self.splits.all.ids)
+        return self._drawn_boxes[file]
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""
@@ -311,13 +318,11 @@ class Contents:
         folders: Names of the class folders that have images, sorted: a class each.
         classes: The class names.
         splits: The listings.
-        has_val_folder: Whether the scored images are a folder, not chosen by hash.
     """
 
     folders: Sequence[str]
     classes: tuple[str, ...]
     splits: Splits
-    has_val_folder: bool
 
 
 def _all_files(parts: Parts, part: str) -> list[File]:

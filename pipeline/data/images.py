@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.data import image_search, listing
 from pipeline.data.doubtful_files import count_doubtful
-from pipeline.data.intensity import RangeOption, parse_no_data, parse_range
+from pipeline.data.intensity import RangeOption
 from pipeline.data.left_out import (
     BACKUP,
     LINK_TO_NOTHING,
@@ -72,9 +72,7 @@ class Images(OnDisk):
     no_data: float | Sequence[float] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", listing.parse_input_size(self.size))
-        parse_range(self.range)
-        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
+        self._parse_image_options()
         # An empty path would be the working directory.
         if any(not str(path).strip() for path in self._paths):
             raise UserError(

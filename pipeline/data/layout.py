@@ -10,6 +10,7 @@ What no split uses is counted and named, with the folder that it may be meant to
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -250,7 +251,8 @@ def _check_split_folders(layout: Layout) -> None:
     root = layout.root
     for folder in layout.splits.values():
         classes = _list_folders(root / folder)
-        inside = {name: _names_in(root / folder / name) for name in classes}
+        only = classes if len(classes) == 1 else []  # a folder beside others is a class
+        inside = {name: _names_in(root / folder / name) for name in only}
         if repeated := find_repeated_folder(folder, classes, inside):
             path = f"{printable(folder)}/{printable(repeated)}"
             raise UserError(
@@ -409,12 +411,15 @@ def _describe_unused(folders: Sequence[Unused], remedy: str, classes: Collection
 
 def _list_folders(root: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted; not those that systems keep."""
+    with os.scandir(root) as scan:
+        # A folder may hold a million images: the system says without a stat that each is a file.
+        names = [entry.name for entry in scan if not entry.is_file(follow_symlinks=False)]
     return sorted(
-        entry.name
-        for entry in root.iterdir()
-        if entry.is_dir()
-        and not entry.name.startswith(".")
-        and not describe_system_folder(entry.name, root.name)
+        name
+        for name in names
+        if (root / name).is_dir()
+        and not name.startswith(".")
+        and not describe_system_folder(name, root.name)
     )
 
 

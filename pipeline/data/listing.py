@@ -20,6 +20,7 @@ from pipeline.data.intensity import (
     describe_intensity,
     find_intensity,
     parse_no_data,
+    parse_range,
 )
 from pipeline.errors import UserError
 from pipeline.formats import photo
@@ -164,12 +165,20 @@ class OnDisk(ABC):
     """The part of a data set (`pipeline.protocols.DataSet`) that follows from its listings.
 
     Attributes:
+        size: What images are scaled to in pixels: a side of a square, or height and width.
         range: What pixels of more than 8 bits are scaled from: [low, high]; None: the range in use.
         no_data: Values of such pixels that stand for no measurement; they become black.
     """
 
+    size: int | tuple[int, int]
     range: RangeOption
     no_data: float | Sequence[float]
+
+    def _parse_image_options(self) -> None:
+        """Check these options, and write them in one form. Raise UserError if one is wrong."""
+        object.__setattr__(self, "size", parse_input_size(self.size))
+        parse_range(self.range)
+        object.__setattr__(self, "no_data", parse_no_data(self.no_data))
 
     @property
     @abstractmethod

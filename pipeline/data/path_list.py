@@ -46,14 +46,16 @@ def is_path_list(path: str) -> bool:
     Args:
         path: A file.
     """
+    ending = os.path.splitext(path)[1].lower()
+    if ending in SUFFIXES:
+        return False
     try:
         file_type = signature.identify(path)
     except OSError:
         file_type = None  # that it cannot be read is said where it is read
-    ending = os.path.splitext(path)[1].lower()
     if ending in LIST_ENDINGS:
         return file_type is None or not file_type.is_image
-    return file_type == signature.TEXT and ending not in SUFFIXES
+    return file_type == signature.TEXT
 
 
 def read_path_list(path: Path) -> list[list[str]]:

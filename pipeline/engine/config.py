@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.engine.choices import list_choices
 from pipeline.engine.options import check_options, option, rules_of, walk_options
+from pipeline.engine.runtime import PRECISIONS
 from pipeline.engine.stage import all_stages, find_stage, list_stages
 from pipeline.errors import UserError
 
@@ -74,7 +75,7 @@ class Base:
     precision: str = option(
         "auto",
         "auto | float32 | bf16; auto: bf16 on a GPU that multiplies it, else float32",
-        choices=("auto", "float32", "bf16"),
+        choices=("auto", *PRECISIONS),
     )
     seed: int = option(0, "of every random choice", low=0, high=2**32 - 1)
     outputs: str = option("outputs", "the folder that everything is written to")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from pipeline.errors import UserError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Precision = Literal["float32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def select_device(name: str) -> torch.device:
@@ -64,8 +65,8 @@ def select_precision(wanted: str, where: torch.device) -> Precision:
             and float32 elsewhere.
         where: the device.
     """
-    if wanted in ("float32", "bf16"):
-        return wanted  # type: ignore[return-value]
+    if wanted in PRECISIONS:
+        return wanted
     return "bf16" if where.type == "cuda" and has_fast_bf16(where) else "float32"
 
 

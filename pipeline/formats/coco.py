@@ -69,7 +69,7 @@ def read(
     if content["annotations"] and not (reader.box_count or reader.crowd_names):
         subject = f"none of its {len(content['annotations'])} annotations"
         raise no_usable_records(path, subject, notes)
-    return CocoFile(path, images.all, categories.names, notes, images.by_key, categories.by_key)
+    return CocoFile(path, categories.names, notes, images.by_key, categories.by_key)
 
 
 def _check_lists(path: Path, content: Any) -> None:

@@ -8,19 +8,18 @@ from typing import Any
 
 from pipeline.formats import coco_masks
 from pipeline.formats.coco_boxes import (
+    SizeCheck,
     clip,
     describe_clipped_boxes,
     describe_swapped_sizes,
-    fits,
     is_fraction,
-    parse_bbox,
     xywh_to_xyxy,
 )
 from pipeline.formats.coco_records import SPELLING, CocoImage, Crowd, CrowdRule, name_record
 from pipeline.formats.coco_values import Key, parse_flag, parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note
-from pipeline.types import Note, Rle, Size
+from pipeline.types import Note
 
 NO_AREA = "whose area is no number of pixels: that of the mask or box is taken (COCO's sizes)"
 
@@ -53,8 +52,7 @@ class AnnotationReader:
         self.total = self.box_count = self.fraction_count = 0
         self.crowd_names: list[str] = []
         self.clipped: list[str] = []
-        self._unfit: set[int] = set()  # images with a box that sticks out
-        self._unfit_swapped: set[int] = set()  # the same with width and height swapped
+        self._sizes = SizeCheck[int]()
         self._seen: dict[Key, tuple[Any, ...]] = {}
         self._emptied: dict[int, CocoImage] = {}
 
@@ -77,15 +75,14 @@ class AnnotationReader:
 
     def _add(self, n: int, record: Mapping[str, Any], image: CocoImage, where: str) -> None:
         category = self._find_category(record)
-        outline, mask, repairs = self._read_mask(record, image.size)
-        bbox, bbox_repairs = self._read_bbox(record, outline)
+        outline, mask, repairs = coco_masks.read_mask(record, image.size)
+        if outline is not None and image.size is None:
+            repairs = [coco_masks.NO_SIZE]
+        bbox, bbox_repairs = coco_masks.read_bbox(record, outline)
         self.fraction_count += is_fraction(bbox) and image.size != (1, 1)
         box, was_clipped = xywh_to_xyxy(bbox), False
         if image.size is not None:
-            if not fits(box, image.size):
-                self._unfit.add(image.id)
-            if not fits(box, image.size[::-1]):
-                self._unfit_swapped.add(image.id)
+            self._sizes.add(image.id, box, image.size)
             box, was_clipped = clip(box, image.size)
         repairs += bbox_repairs + self._check_ids(record, (image.id, category, bbox))
         for repair in repairs:
@@ -119,33 +116,6 @@ class AnnotationReader:
         if given is not None:
             self.odd.repair(where, NO_AREA)
         return {}
-
-    def _read_mask(
-        self, record: Mapping[str, Any], size: Size | None
-    ) -> tuple[coco_masks.Segmentation | None, Rle | None, list[str]]:
-        """Return segmentation and mask, None where there is none, and what was odd about them."""
-        outline = None
-        try:
-            outline, repair = coco_masks.parse_segmentation(record.get("segmentation"))
-            mask = coco_masks.to_rle(outline, size)
-        except BadRecord as error:
-            return outline, None, [str(error)]
-        if outline is not None and size is None:
-            return outline, None, [coco_masks.NO_SIZE]
-        return outline, mask, [] if repair is None else [repair]
-
-    def _read_bbox(
-        self, record: Mapping[str, Any], outline: coco_masks.Segmentation | None
-    ) -> tuple[list[float], list[str]]:
-        """Return the bbox, that of the segmentation where it has none; and what was odd."""
-        try:
-            bbox, was_odd = parse_bbox(record.get("bbox"))
-        except BadRecord as error:
-            around = coco_masks.bound_segmentation(outline)
-            if around is None:
-                raise
-            return around, [f"{error}: the box around the segmentation is taken"]
-        return bbox, ["whose bbox holds text or is nested: read as numbers"] if was_odd else []
 
     def _check_ids(self, record: Mapping[str, Any], content: tuple[Any, ...]) -> list[str]:
         """Return what is odd about the ids. Raise BadRecord for a record that is there twice."""
@@ -185,10 +155,10 @@ class AnnotationReader:
             crowds = 0 if self.counts_crowds else len(self.crowd_names)
             count = self.box_count + crowds
             notes.append(describe_clipped_boxes(self.path, self.clipped, count))
-        if self._unfit and not self._unfit & self._unfit_swapped:
-            swapped = [image.name for image in self.images if image.id in self._unfit]
+        if swapped := self._sizes.swapped:
+            names = [image.name for image in self.images if image.id in swapped]
             count = sum(bool(image.boxes or image.crowds) for image in self.images)
-            notes.append(describe_swapped_sizes(self.path.name, swapped, max(count, len(swapped))))
+            notes.append(describe_swapped_sizes(self.path.name, names, max(count, len(names))))
         if self.crowd_names:
             notes += self._describe_crowds(option)
         return notes

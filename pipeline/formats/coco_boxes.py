@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from pipeline.formats.coco_values import is_plain_number, parse_number
 from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.text import count_note
 from pipeline.types import Note, Size
+
+Id = TypeVar("Id")
 
 Box = tuple[float, float, float, float]
 """Half-open `xyxy` in pixels of the upright image."""
@@ -153,7 +156,7 @@ def is_empty(box: Box) -> bool:
 
 
 def fits(box: Box, size: Size) -> bool:
-    """Return whether a box sticks out of an image by less than a pixel.
+    """Return whether a box lies inside an image, or sticks out by less than a pixel: rounding.
 
     Args:
         box: Half-open `xyxy` in pixels.
@@ -161,6 +164,37 @@ def fits(box: Box, size: Size) -> bool:
     """
     x0, y0, x1, y1 = box
     return min(x0, y0) > -1 and x1 < size[1] + 1 and y1 < size[0] + 1
+
+
+@dataclass
+class SizeCheck(Generic[Id]):
+    """The fit of boxes to images, which shows whether a file swaps width and height.
+
+    Attributes:
+        unfit: Ids of the images with a box that sticks out by a pixel or more.
+        unfit_swapped: The same with the sides of the images swapped.
+    """
+
+    unfit: set[Id] = field(default_factory=set)
+    unfit_swapped: set[Id] = field(default_factory=set)
+
+    def add(self, id: Id, box: Box, size: Size) -> None:
+        """Note whether a box sticks out of its image, as it is and with the sides swapped.
+
+        Args:
+            id: The id of the image.
+            box: Half-open `xyxy` in pixels.
+            size: (height, width) of the image.
+        """
+        if not fits(box, size):
+            self.unfit.add(id)
+        if not fits(box, size[::-1]):
+            self.unfit_swapped.add(id)
+
+    @property
+    def swapped(self) -> set[Id]:
+        """Images with a box that sticks out; none unless swapped sides hold all their boxes."""
+        return set() if self.unfit & self.unfit_swapped else self.unfit
 
 
 def describe_swapped_sizes(where: str, names: Sequence[str], total: int) -> Note:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.formats.coco_boxes import parse_bbox
 from pipeline.formats.coco_values import parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord
 from pipeline.types import Rle, Size
@@ -113,6 +114,46 @@ def _parse_run_lengths(value: Mapping[str, Any]) -> dict[str, Any]:
     if not runs or min(runs) < 0 or sum(runs) != height * width:
         raise BadRecord(UNREADABLE)
     return {"size": [height, width], "counts": counts if isinstance(counts, str) else runs}
+
+
+def read_mask(
+    record: Mapping[str, Any], size: Size | None
+) -> tuple[Segmentation | None, Rle | None, list[str]]:
+    """Return segmentation and mask of a record, None where there is none, and what was odd.
+
+    Args:
+        record: As in the file.
+        size: (height, width) of the image; None: not known, so there is no mask.
+    """
+    outline = None
+    try:
+        outline, repair = parse_segmentation(record.get("segmentation"))
+        mask = to_rle(outline, size)
+    except BadRecord as error:
+        return outline, None, [str(error)]
+    return outline, mask, [] if repair is None else [repair]
+
+
+def read_bbox(
+    record: Mapping[str, Any], outline: Segmentation | None
+) -> tuple[list[float], list[str]]:
+    """Return the bbox of a record, or that of its segmentation, and what was odd about it.
+
+    Args:
+        record: As in the file.
+        outline: Its segmentation, as `read_mask` returns it; None: it has none.
+
+    Raises:
+        BadRecord: There is no bbox that can be right, and no segmentation.
+    """
+    try:
+        bbox, was_odd = parse_bbox(record.get("bbox"))
+    except BadRecord as error:
+        around = bound_segmentation(outline)
+        if around is None:
+            raise
+        return around, [f"{error}: the box around the segmentation is taken"]
+    return bbox, ["whose bbox holds text or is nested: read as numbers"] if was_odd else []
 
 
 def read_size(value: Any) -> Size | None:

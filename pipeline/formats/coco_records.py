@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,19 +69,23 @@ class CocoFile:
 
     Attributes:
         path: Where it was read from.
-        images: In the order of the file, with their annotations.
         categories: Names by category id, in the order of the file.
         notes: What was repaired, left out or unusual about the records, a line each.
-        image_keys: Images by the id that stands in the file, a number or text.
+        image_keys: Images with their annotations, in the order of the file, by the id that stands
+            there, a number or text.
         category_keys: Category ids by the id that stands in the file.
     """
 
     path: Path
-    images: list[CocoImage]
     categories: dict[int, str]
     notes: list[str]
-    image_keys: Mapping[Key, CocoImage] = field(default_factory=dict)
-    category_keys: Mapping[Key, int] = field(default_factory=dict)
+    image_keys: Mapping[Key, CocoImage]
+    category_keys: Mapping[Key, int]
+
+    @cached_property
+    def images(self) -> list[CocoImage]:
+        """The images with their annotations, in the order of the file."""
+        return list(self.image_keys.values())
 
 
 def count_categories(images: Sequence[CocoImage]) -> Counter[int]:

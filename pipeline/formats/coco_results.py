@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.formats import coco, coco_masks
-from pipeline.formats.coco_boxes import is_fraction, parse_bbox, refuse_fractions
+from pipeline.formats.coco_boxes import fits, is_fraction, refuse_fractions, xywh_to_xyxy
 from pipeline.formats.coco_names import NameIndex, spell
 from pipeline.formats.coco_records import CocoFile, CocoImage, check_object
 from pipeline.formats.coco_values import Key, is_plain_number, parse_key, parse_number
@@ -121,7 +122,7 @@ def read(path: Path, known: CocoFile, name: str | None = None) -> Results:
             continue
         for repair in repairs:
             odd.repair(where, repair)
-        if image.size is not None and _sticks_out(row[-1], image.size):
+        if image.size is not None and not fits(xywh_to_xyxy(row[-1]), image.size):
             beyond.append(where)
         good.append(row)
         masks.append(mask)
@@ -193,24 +194,11 @@ def _read_record(
     given = [record[name] for name in ("category_id", "score") if record.get(name) is not None]
     if not all(map(is_plain_number, given)):
         repairs.append("with numbers written as text: read as numbers")
-    outline, mask = None, None
-    try:
-        outline, repair = coco_masks.parse_segmentation(record.get("segmentation"))
-        mask = coco_masks.to_rle(outline, image.size)
-        repairs += [repair] if repair is not None else []
-    except BadRecord as error:
-        repairs.append(str(error))
-    try:
-        bbox, was_odd = parse_bbox(record.get("bbox"))
-        repairs += ["whose bbox holds text or is nested: read as numbers"] if was_odd else []
-    except BadRecord as error:
-        around = coco_masks.bound_segmentation(outline)
-        if around is None:
-            raise
-        bbox = around
-        # A mask alone is a results file of COCO's, too.
-        if record.get("bbox") is not None:
-            repairs.append(f"{error}: the box around the segmentation is taken")
+    outline, mask, mask_repairs = coco_masks.read_mask(record, image.size)
+    bbox, bbox_repairs = coco_masks.read_bbox(record, outline)
+    repairs += mask_repairs
+    if record.get("bbox") is not None:  # a mask alone is a results file of COCO's, too
+        repairs += bbox_repairs
     return image, (image.id, category, score, bbox), mask, repairs
 
 
@@ -265,7 +253,6 @@ class _ImageFinder:
             self._by_stem.setdefault(stem, []).append(image)
             if last.isascii() and last.isdecimal():
                 self._by_number.setdefault(int(last), []).append(image)
-        self._names, self._stems = NameIndex(list(self._by_name)), NameIndex(list(self._by_stem))
         numbers = {key for record in records if isinstance(record, dict)
                    if isinstance(key := parse_key(record.get("image_id")), int)}  # fmt: skip
         ids = sum(number in known.image_keys for number in numbers)
@@ -273,6 +260,14 @@ class _ImageFinder:
         self.numbers_are_names = stems > ids
         self.by_name: list[str] = []
         self.unclear: set[str] = set()
+
+    @cached_property
+    def _names(self) -> NameIndex:
+        return NameIndex(list(self._by_name))
+
+    @cached_property
+    def _stems(self) -> NameIndex:
+        return NameIndex(list(self._by_stem))
 
     def find(self, record: Mapping[str, Any]) -> CocoImage:
         """Return the image of a record. Raise BadRecord where there is none."""
@@ -312,9 +307,3 @@ class _ImageFinder:
             return []
         why = "whose image_id is the name of the image's file: matched by it"
         return [count_note(self.by_name, "record", why, where=where)]
-
-
-def _sticks_out(bbox: Sequence[float], size: tuple[int, int]) -> bool:
-    """Return whether a box sticks out of its image by a pixel or more: less is rounding."""
-    x, y, width, height = bbox
-    return x <= -1 or y <= -1 or x + width >= size[1] + 1 or y + height >= size[0] + 1

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats.coco_boxes import describe_swapped_sizes, fits
+from pipeline.formats.coco_boxes import SizeCheck, describe_swapped_sizes
 from pipeline.formats.coco_values import parse_key, parse_number
 from pipeline.formats.files import content_hash, find_spelling, read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords
@@ -284,13 +284,13 @@ class _Localization:
     odd: OddRecords = field(default_factory=lambda: OddRecords("localization.txt", "line"))
     clipped: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    _unfit: set[str] = field(default_factory=set)  # images with a box that sticks out
-    _unfit_swapped: set[str] = field(default_factory=set)  # the same with the sides swapped
+    _sizes: SizeCheck[str] = field(default_factory=SizeCheck)
 
     def add_box(self, id: str, box: list[float], size: Size | None, where: str) -> None:
         """Add a box of an image. Raise BadRecord where it cannot be right."""
         if size is not None and np.isfinite(box).all():
-            self._check_fit(id, box, size)
+            x0, y0, x1, y1 = box
+            self._sizes.add(id, (x0, y0, x1, y1), size)
         if (reason := _find_fault(box, size)) is not None:
             raise BadRecord(reason)
         assert size is not None
@@ -299,14 +299,6 @@ class _Localization:
         if min(box[:2]) < 0 or box[2] > width or box[3] > height:
             self.clipped.append(where)
         self.boxes.setdefault(id, []).append(box)
-
-    def _check_fit(self, id: str, box: Sequence[float], size: Size) -> None:
-        """Note whether a box sticks out of its image, as it is and with the sides swapped."""
-        x0, y0, x1, y1 = box
-        if not fits((x0, y0, x1, y1), size):
-            self._unfit.add(id)
-        if not fits((x0, y0, x1, y1), size[::-1]):
-            self._unfit_swapped.add(id)
 
     def add_mask(self, id: str, mask: Path, ignore: Path | None) -> None:
         """Add the mask of an object; `ignore` replaces that of the image's lines before."""
@@ -320,9 +312,9 @@ class _Localization:
         if self.clipped:
             why = "whose box sticks out of its image; protocol=default clips it"
             notes.append(count_note(self.clipped, "line", why, where=where))
-        if self._unfit and not self._unfit & self._unfit_swapped:
-            count = len(self._unfit | set(self.boxes))
-            notes.append(describe_swapped_sizes("image_sizes.txt", sorted(self._unfit), count))
+        if swapped := self._sizes.swapped:
+            count = len(swapped | set(self.boxes))
+            notes.append(describe_swapped_sizes("image_sizes.txt", sorted(swapped), count))
         if self.unknown and reports_unknown:
             why = "of images that image_ids.txt does not have: left out"
             notes.append(count_note(self.unknown, "line", why, where=where))

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.max_box_acc import Protocol, map_curves
-from pipeline.ops.maps import frame_size, upsample
+from pipeline.ops.maps import LONGER_SIDE, frame_size, upsample
 from pipeline.protocols import RefiningSegmenter
 from pipeline.types import Curves, Example, Rle, SaliencyMap, Size
 
@@ -30,13 +30,20 @@ FIXED_THRESHOLD = (
 IGNORE = 255
 
 
+def choose_frame(size: Size, protocol: Protocol, longer_side: int = LONGER_SIDE) -> Size:
+    """Return the size at which maps of an image of `size` are measured.
+
+    With protocol=default it has at most `longer_side` pixels on the longer side.
+    """
+    return FRAME if protocol == "wsolevaluation" else frame_size(size, longer_side)
+
+
 def scale_map(
     raw: Float32[np.ndarray, "h w"], size: Size, protocol: Protocol
 ) -> Float[np.ndarray, "H W"]:
     """Bring a map to [0, 1] over the image of `size`, at the resolution it is measured at."""
-    if protocol == "wsolevaluation":
-        return np.asarray(upsample(raw, FRAME), np.float64)
-    return upsample(raw, frame_size(size))
+    scaled = upsample(raw, choose_frame(size, protocol))
+    return np.asarray(scaled, np.float64) if protocol == "wsolevaluation" else scaled
 
 
 def refine_map(
@@ -54,8 +61,7 @@ def refine_map(
 def pyramid_curves(true: Float[np.ndarray, "M 4"], size: Size, protocol: Protocol) -> Curves:
     """Of the centred pyramid, the map that knows nothing."""
     # A pyramid has no detail: 64 pixels are as good as more.
-    frame = FRAME if protocol == "wsolevaluation" else frame_size(size, 64)
-    return map_curves(pyramid(frame), true, size, protocol)
+    return map_curves(pyramid(choose_frame(size, protocol, 64)), true, size, protocol)
 
 
 def merge_masks(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.model.weights import parse_class_names
-from pipeline.ops.text import to_nfc
+from pipeline.ops.text import fold_name, to_nfc
 
 IMAGENET_CLASSES = 1000
 
@@ -110,8 +110,8 @@ def match_classes(classes: Sequence[str], known: Sequence[str]) -> list[int] | N
         no other class has.
     """
     known, classes = list(map(to_nfc, known)), list(map(to_nfc, classes))
-    exact, folded = _group_rows(known), _group_rows([_fold_name(name) for name in known])
-    candidates = [exact.get(name) or folded.get(_fold_name(name), []) for name in classes]
+    exact, folded = _group_rows(known), _group_rows([fold_name(name) for name in known])
+    candidates = [exact.get(name) or folded.get(fold_name(name), []) for name in classes]
     rows = [matching[0] for matching in candidates if len(matching) == 1]
     return rows if len(set(rows)) == len(classes) else None
 
@@ -122,7 +122,3 @@ def _group_rows(names: Sequence[str]) -> dict[str, list[int]]:
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
     return rows
-
-
-def _fold_name(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())

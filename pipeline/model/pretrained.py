@@ -306,6 +306,11 @@ class Weighted(Builder):
                 "is none: give model.weights=FILE, or leave model.classes= away"
             )
 
+    @property
+    def given_classes(self) -> tuple[str, ...]:
+        """The names that `classes` gives the rows of the head of the file; empty: none."""
+        return () if self.classes is None else read_class_names(self.classes)
+
     def notes(self) -> list[str]:
         """Return what was recognised, renamed or dropped of the file of weights, a line each."""
         file = self.weight_file

@@ -82,6 +82,16 @@ def to_nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def fold_name(name: str) -> str:
+    """Return a class name without case, with a space for white space, underscores and hyphens.
+
+    Examples:
+        >>> fold_name("Golden_retriever") == fold_name("golden-Retriever ")
+        True
+    """
+    return re.sub(r"[_\-\s]+", " ", name).casefold().strip()
+
+
 def spell_out(name: str) -> str:
     r"""Return a file name with an escape for each character beyond ASCII.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.folder import Folder
+from pipeline.formats import coco
+from pipeline.formats.coco import read_json
 from pipeline.types import Note
 from tests.data.test_folder import annotate, problem
 
@@ -128,6 +130,20 @@ def test_odd_records_of_drawn_boxes_are_said(root):
     data = Folder(str(root))
     assert len(data.drawn(path)["val/n01/val1.png"].boxes) == 1
     assert "whose bbox is empty" in data.drawn_notes(path)[0]
+
+
+def test_drawn_boxes_are_parsed_once(root, monkeypatch):
+    path = annotate(root)
+    data, read = Folder(str(root)), []
+
+    def note_reading(path):
+        read.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr(coco, "read_json", note_reading)
+    assert data.drawn(path)
+    assert not data.drawn_notes(path)
+    assert read == [path]
 
 
 def test_a_file_of_training_images_alone_is_said(root):

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.data.cub import Cub
 from pipeline.errors import UserError
+from pipeline.formats import photo
+from pipeline.formats.photo import read_size
 from pipeline.types import Note
 
 TABLES = {
@@ -69,6 +71,20 @@ def test_truth(root):
     for split in ("train", "held_back", "all"):  # for calibrate
         assert list(data.truth(split)) == list(data.ids(split))
     assert data.truth_notes() == []
+
+
+def test_sizes_of_images_are_read_once(root, monkeypatch):
+    data, read = Cub(str(root)), []
+
+    def note_reading(path, name):
+        read.append(name)
+        return read_size(path, name=name)
+
+    monkeypatch.setattr(photo, "read_size", note_reading)
+    for _ in range(2):
+        data.truth("val")
+        data.truth_notes()
+    assert read == list(data.ids("val"))
 
 
 def test_class_names_stay_apart(root):

@@ -15,8 +15,10 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
 from pipeline.model import classes as model_classes
+from pipeline.model import pretrained
 from pipeline.model.classes import list_imagenet_classes
 from pipeline.model.torchvision import Torchvision
+from pipeline.model.weights import WeightFile, read_weights
 from pipeline.stages.train.head_check import MAX_IMAGES, HeadCheck, draw_sample
 from pipeline.stages.train.training import match_head
 from tests.conftest import Cli
@@ -135,6 +137,47 @@ def test_the_check_is_computed_once(cli: Cli, trained: dict[str, Any], tmp_path:
         assert cli(*RUN, "model.weights=mine.pth", f"seed={seed}") == 0
     assert len(list((tmp_path / "outputs/train").iterdir())) == 2
     assert len(list((tmp_path / "outputs/head_check").iterdir())) == 1
+
+
+@pytest.mark.parametrize("head", ["auto", "own"])
+def test_a_file_that_was_trained_from_is_not_read_again(
+    head: str,
+    cli: Cli,
+    trained: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(trained, "mine.pth")
+    Path("classes.txt").write_text("blue\nred\n")
+    run = (*RUN, "model.weights=mine.pth", "model.classes=classes.txt", f"train.head={head}")
+    assert cli(*run) == 0
+    read: list[Path] = []
+
+    def note_reading(path: Path) -> WeightFile:
+        read.append(path)
+        return read_weights(path)
+
+    monkeypatch.setattr(pretrained, "read_weights", note_reading)
+    pretrained._describe_file.cache_clear()
+    capsys.readouterr()
+    assert cli(*run) == 0
+    assert "train      kept" in capsys.readouterr().out
+    assert not read
+    Path("classes.txt").write_text("red\nblue\n")
+    assert cli(*run) == 0
+    assert read
+    assert len(list((tmp_path / "outputs/train").iterdir())) == 2
+
+
+def test_a_damaged_file_is_refused_before_anything_is_written(
+    cli: Cli, trained: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(trained, "whole.pth")
+    Path("mine.pth").write_bytes(Path("whole.pth").read_bytes()[:100_000])
+    assert cli(*RUN, "model.weights=mine.pth") == 2
+    assert "mine.pth: not a file of weights that loads safely" in capsys.readouterr().err
+    assert not (tmp_path / "outputs/train").exists()
 
 
 def test_a_head_that_does_not_fit_is_dropped_and_said(

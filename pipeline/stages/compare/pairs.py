@@ -36,12 +36,6 @@ def compare_pair(
             "corrected_for": times, "notes": notes, "differences": found}  # fmt: skip
 
 
-def read_other(given: str) -> Measurement:
-    """Return the rows of the run that `against=` names."""
-    path, name = find_rows(given)
-    return Measurement.read(path, name)
-
-
 def note_precisions(a: Path, b: Path, called: tuple[str, str]) -> list[str]:
     """Return a note where the maps of two runs were not computed alike.
 

@@ -65,7 +65,8 @@ class Compare(Stage):
         Raises:
             UserError: there is nothing to compare, or the other run has other images.
         """
-        from pipeline.stages.compare.pairs import read_other
+        from pipeline.results.comparison import Measurement
+        from pipeline.stages.compare.pairs import find_rows
 
         given = run.config["against"]
         if given is None:
@@ -75,7 +76,7 @@ class Compare(Stage):
                     "against=outputs/latest, or explain.methods=[a,b]"
                 )
             return
-        other, ids = read_other(given), run.images("val").ids
+        other, ids = Measurement.read(*find_rows(given)), run.images("val").ids
         if other.protocol != run.config["protocol"]:
             raise UserError(
                 f"against={given}: measured with protocol={other.protocol}, this run with "
@@ -96,12 +97,7 @@ class Compare(Stage):
     def run(self, run: Run, folder: Path) -> None:
         """Compare this run's methods with another run's main one, and with one another."""
         from pipeline.results.comparison import FILE, Measurement
-        from pipeline.stages.compare.pairs import (
-            compare_pair,
-            find_rows,
-            note_precisions,
-            read_other,
-        )
+        from pipeline.stages.compare.pairs import compare_pair, find_rows, note_precisions
 
         measured = [
             Measurement.read(run.for_method(name).folder("evaluate") / FILE, name)
@@ -110,12 +106,13 @@ class Compare(Stage):
         metrics, seed = load_metrics(), run.config["seed"]
         comparisons = []
         if run.config["against"] is not None:
-            other, place = read_other(run.config["against"]), find_rows(run.config["against"])[0]
+            path, called = find_rows(run.config["against"])
+            other = Measurement.read(path, called)
             for each in measured:
                 name = "this run" if len(measured) == 1 else f"{each.called} of this run"
                 pair = compare_pair(other, replace(each, called=name), metrics, seed)
                 own = run.for_method(each.called).folder("evaluate")
-                pair["notes"] += note_precisions(place.parent, own, (other.called, name))
+                pair["notes"] += note_precisions(path.parent, own, (other.called, name))
                 comparisons.append(pair)
         if len(measured) > 1:
             best = max(measured, key=lambda each: each.gt_known_loc)

@@ -159,7 +159,7 @@ class MapFolder:
         """Return the evidence of an annotated image without a usable map."""
         if id in self.metadata.masks:
             whole = wsolevaluation.read_masks(self.metadata.masks[id])
-            frame = frame_size((whole.shape[0], whole.shape[1])) if self._is_default else FRAME
+            frame = self.scale.choose_frame((whole.shape[0], whole.shape[1]))
             mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
             return self._evidence(id, pointing=MISS, **pixels_not_found(mask))
         size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)

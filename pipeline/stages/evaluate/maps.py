@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import Protocol, map_curves
-from pipeline.metric.measurement import FIXED_THRESHOLD
+from pipeline.metric.measurement import FIXED_THRESHOLD, choose_frame
 from pipeline.results.thresholds import threshold_for_image, validation_threshold_info
 from pipeline.segmenter.auto import auto_threshold
 from pipeline.types import Curves, Cut, Size
@@ -33,6 +33,10 @@ class MapScale:
 
     protocol: Protocol
     cuts: tuple[Cut, ...]
+
+    def choose_frame(self, size: Size) -> Size:
+        """Return the size at which maps of an image of `size` are measured."""
+        return choose_frame(size, self.protocol)
 
     def measure(
         self, scaled: Float[np.ndarray, "h w"], true: Float[np.ndarray, "M 4"], size: Size, id: str

@@ -22,11 +22,10 @@ from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.coco_records import coco_records, crowd_masks
-from pipeline.metric.measurement import FRAME, merge_masks, pyramid_curves, refine_map, scale_map
+from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
-from pipeline.ops.maps import frame_size
 from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
@@ -192,45 +191,48 @@ class OwnRun:
 
     def _not_found(self, position: int, known: GroundTruth | None) -> Evidence:
         """Return the evidence of an image that could not be read: neither recognised nor found."""
-        id, label = self.explained.ids[position], self.explained.labels[position]
-        fields: dict[str, Any] = {
-            "id": id, "image": id, "label": label, "ranking": Ranking((), PLACES),
-            "classification": () if label >= 0 else None,
-        }  # fmt: skip
-        if known is None:
-            return Evidence(**fields)
-        true = known.of_label()
-        fields |= {"size": known.size, "true": true, "guesses": [] if self.has_guesses else None}
-        fields["coco"] = coco_records(position + 1, known, ())
-        if len(true):
+        fields = self._describe(position, (), {})
+        if known is not None and len(fields["true"]):
             fields |= _boxes_and_pixels_not_found(known, self.scale)
-            self.true[id] = hash_boxes(true)
+            self.true[known.id] = hash_boxes(fields["true"])
         return Evidence(**fields)
 
     def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
         """Measure an image."""
         label, known = self.explained.labels[seen.position], self.explained.known(seen.id)
-        fields: dict[str, Any] = {
-            "id": seen.id,
-            "image": seen.id,
-            "label": label,
-            "classification": top if label >= 0 else None,
-            "ranking": Ranking(top, PLACES),
-        }
         if known is None:
-            return Evidence(**fields)
+            return Evidence(**self._describe(seen.position, top, seen.boxes))
         check_sizes(known, seen.maps[0])
-        true = known.of_label()
-        fields |= {"size": known.size, "true": true}
-        fields["coco"] = coco_records(seen.position + 1, known, seen.boxes.values())
-        if self.has_guesses:
-            fields["guesses"] = [(c, _best_box(seen.boxes.get(c))) for c in top[:GUESSES]]
+        fields = self._describe(seen.position, top, seen.boxes)
+        true = fields["true"]
         saliency = next((m for m in seen.maps if m.explained == label), None)
         if saliency is not None and len(true):
             scaled = scale_map(saliency.raw(), saliency.size, self.scale.protocol)
             fields |= box_evidence(seen.boxes.get(label), true)
             fields |= map_evidence(scaled, known, self.scale)
         return Evidence(**fields)
+
+    def _describe(
+        self, position: int, top: Sequence[int], boxes: Mapping[int, Boxes]
+    ) -> dict[str, Any]:
+        """Return the fields of Evidence that need no map.
+
+        `top`: the classes predicted for the image; `boxes`: its boxes by class.
+        """
+        id, label = self.explained.ids[position], self.explained.labels[position]
+        fields: dict[str, Any] = {
+            "id": id, "image": id, "label": label, "ranking": Ranking(top, PLACES),
+            "classification": top if label >= 0 else None,
+        }  # fmt: skip
+        if (known := self.explained.known(id)) is None:
+            return fields
+        guesses = [(c, _best_box(boxes.get(c))) for c in top[:GUESSES]]
+        return fields | {
+            "size": known.size,
+            "true": known.of_label(),
+            "coco": coco_records(position + 1, known, boxes.values()),
+            "guesses": guesses if self.has_guesses else None,
+        }
 
     def _item(self, seen: Seen, evidence: Evidence) -> Item:
         """Return the evidence with the records of its maps; note what is missing.
@@ -393,7 +395,7 @@ def _boxes_and_pixels_not_found(known: GroundTruth, scale: MapScale) -> dict[str
     fields = {**box_evidence(None, known.of_label())}
     fields |= boxes_not_found(known.of_label(), known.size, scale)
     if masks := own_masks(known):
-        frame = FRAME if scale.protocol == "wsolevaluation" else frame_size(known.size)
+        frame = scale.choose_frame(known.size)
         fields |= pixels_not_found(merge_masks(masks, ignored_regions(known), frame))
     return fields
 

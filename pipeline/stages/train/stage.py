@@ -33,6 +33,7 @@ from pipeline.stages.train.recipe import Settings, Trained
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.model.classifier import Classifier
+    from pipeline.protocols import NetworkBuilder
     from pipeline.stages.train.head_check import HeadCheck
 
 
@@ -57,7 +58,7 @@ class Train(Stage):
             "source": run.sources(__name__, "data", "model", "objective"),
             "model": node,
             "weights": weights,
-            "head": model.known if model.weight_file else (),  # model.classes may be a file
+            "head": _list_given_classes(model),
             "objective": run.config["objective"],
             "train": {k: v for k, v in run.config["train"].items() if k not in UNHASHED},
             "data": [run.data.fingerprint("train"), run.data.fingerprint("held_back")],
@@ -91,7 +92,7 @@ class Train(Stage):
             raise UserError(
                 f"train.freeze={options.freeze}: random weights would stay so; give model.weights="
             )
-        if options.head == "own" and model.pretrained:
+        if options.head == "own" and model.pretrained and not self._was_file_read(run, model):
             match_head(model, run.data.classes, model.known, is_required=True)
         list_frozen_parts(model, options.freeze)
         log.check(options.loggers)
@@ -100,6 +101,19 @@ class Train(Stage):
                 f"train.patience={options.patience}: no image is held back from train to judge an "
                 "epoch by; give data.held_back=0.1, or train.patience=null"
             )
+        if model.weight_file is not None and not self._was_file_read(run, model):
+            _ = model.known  # refuses a file that cannot be used, before anything is written
+
+    def _was_file_read(self, run: Run, model: NetworkBuilder) -> bool:
+        """Return whether there is a result from this file of weights, so that the file was checked.
+
+        To read it again at each start would take seconds.
+        """
+        from pipeline.engine.store import is_done
+
+        if model.weight_file is None:
+            return False
+        return is_done(run.store.folder(self.name, run.cache_key(self.name)))
 
     def run(self, run: Run, folder: Path) -> None:
         """Train the network, unless the recipe trains nothing, and write the checkpoint."""
@@ -217,6 +231,18 @@ class Train(Stage):
             "precision": run.precision,
         }
         return head.learn(context, folder, network, run.store, key)
+
+
+def _list_given_classes(model: NetworkBuilder) -> tuple[str, ...]:
+    """Return what the classes of the head of a file follow from, besides the file itself.
+
+    model.classes may be a file, so that its value does not stand for the names.
+    """
+    from pipeline.model.pretrained import Weighted
+
+    if model.weight_file is None:
+        return ()
+    return model.given_classes if isinstance(model, Weighted) else model.known
 
 
 def _without_files(model: Mapping[str, Any]) -> dict[str, Any]:
