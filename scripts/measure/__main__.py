@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from pipeline.errors import UserError
 from scripts.measure import accuracy, picture_segmenters, precision, records, thresholds
 
 STUDIES = {
@@ -13,6 +14,8 @@ STUDIES = {
     "precision": precision.run,
     "segmenters": picture_segmenters.run,
 }
+PRINT_THEMSELVES = {"thresholds"}
+"""Studies that print a table of their own."""
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 
 
@@ -38,7 +41,11 @@ def main(kind: str, *arguments: str) -> int:
     except FileNotFoundError as error:
         print(f"{name}: {error.filename} does not exist, so nothing was measured", file=sys.stderr)
         return 1
-    print(records.table(measured))
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    if name not in PRINT_THEMSELVES:
+        print(records.table(measured))
     print(f"written to {records.write(name, measured)}")
     return 0
 

@@ -1,123 +1,166 @@
-"""Comparison of thresholds: GT-known Loc at IoU 0.5 for fixed 0.2, `auto`, `validation` and oracle.
+"""Comparison of thresholds: fixed, `auto`, `validation` and oracle, on images of all sizes.
 
-Numbers are given for each data set and pooled over all sets. The rule of `auto` was chosen on
-CUB-30 train, every second image of imagenette and the held-back part of shapes; the numbers are of
-the other images: CUB-30 test, the other half of imagenette, shapes val. Pooled is the mean over all
-their images, where the oracle has a separate threshold for each set; the interval is that of the
-paired bootstrap within each set, where the oracle is chosen anew in each draw.
+Each set is scored as it is and mixed: cropped so that its objects have all sizes (mixed_crops.py).
+Networks learn from the uncropped training images. Half of the photographs, chosen by hash of their
+names, is held out: rules are developed on the other half, and the held-out half is looked at once.
+
+    ./scripts/accuracy thresholds sets=shapes saliency=cam,ddt outputs=kept
+    ./scripts/accuracy thresholds experiment=best half=held_out seeds=0,1,2
+
+used            the boxes as the recipe segments them; the others are boxes of the map's largest
+                component
+fixed           the number of segmenter=threshold_refined for the maps of `best`, 0.2 for others
+auto            of segmenter.threshold=auto
+validation N    chosen by stage calibrate for each IoU on N boxed images, the mean of 30 draws: of
+                the other half where the held-out half is scored, else of the same half, scored on
+                its other photographs
+oracle          the best for the scored images themselves
+centre box      the best of 20 centred boxes, its size chosen on the other half
+whole image     the box of the whole image
+
+Accuracy is in percent; behind it is the difference to the oracle in points with its 95 % interval
+over photographs (threshold_scores.py); `used - centre box` is in points, with the standard error,
+and `below` where it is below by more than two of them. Rows by the share of the image that the
+largest object has are for reading.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-import numpy as np
-
-from pipeline.formats.arrays import read_arrays
-from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import best_threshold
-from pipeline.ops.bootstrap import BitRows, middle, resampled
+from pipeline.errors import UserError
 from scripts.measure.records import Record
 from scripts.measure.runs import CUB, IMAGENETTE, compose
+from scripts.measure.threshold_maps import Half, crop_scored_images, measure_half
+from scripts.measure.threshold_scores import score
+from scripts.measure.threshold_table import (
+    Block,
+    count_sizes,
+    format_block,
+    format_summary,
+    list_records,
+)
 
 SETS: dict[str, tuple[str, ...]] = {
     "cub30": CUB,
     "imagenette": IMAGENETTE,
     "shapes": ("data=shapes",),
 }
-METHODS = "cam,cam_positive,layercam_below"
-STAGES = ("train", "refine", "explain", "calibrate", "localize", "evaluate")
-KINDS = ("fixed", "auto", "validation")
+CROPS = {"cub30": 1, "imagenette": 2, "shapes": 1}
+HALVES = {"develop": False, "held_out": True}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose thresholds are compared.
+
+    Attributes:
+        name: as the table names it.
+        experiment: the choice of `+experiment=`.
+        overrides: of all its runs.
+    """
+
+    name: str
+    experiment: str
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is compared, and where results are kept.
+
+    Attributes:
+        sets: names of SETS.
+        recipes: the recipes.
+        is_held_out: whether the held-out half is scored.
+        seeds: of training.
+        outputs: where results are kept; None: in a temporary folder.
+        overrides: of all runs.
+    """
+
+    sets: Sequence[str]
+    recipes: Sequence[Recipe]
+    is_held_out: bool
+    seeds: Sequence[int]
+    outputs: str | None
+    overrides: Sequence[str]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Options:
+        """Parse `key=value` arguments; those of no attribute are overrides of the runs.
+
+        Raises:
+            UserError: a set or a half is not known.
+        """
+        given = dict(argument.split("=", 1) for argument in arguments)
+        sets = given.pop("sets", ",".join(SETS)).split(",")
+        half = given.pop("half", "develop")
+        for key, names, known in (("sets", sets, list(SETS)), ("half", [half], list(HALVES))):
+            if unknown := set(names) - set(known):
+                raise UserError(f"{key}={','.join(sorted(unknown))}: expected {', '.join(known)}")
+        experiments, methods = given.pop("experiment", ""), given.pop("saliency", "")
+        if not experiments and not methods:
+            experiments, methods = "best", "cam"
+        recipes = [Recipe(name, name) for name in experiments.split(",") if name]
+        recipes += [
+            Recipe(name, "cam", (f"saliency={name}",)) for name in methods.split(",") if name
+        ]
+        seeds = [int(seed) for seed in given.pop("seeds", "0").split(",")]
+        outputs = given.pop("outputs", None)
+        overrides = [f"{key}={value}" for key, value in given.items()]
+        return cls(sets, recipes, HALVES[half], seeds, outputs, overrides)
 
 
 def run(*arguments: str) -> list[Record]:
-    """Return the records of each method and data set, then the pooled ones.
+    """Print the table of each set, variant and recipe, then a summary. Returns all numbers.
 
     Args:
-        arguments: `saliency=a,b` (methods), `experiment=best` (another recipe), `sets=a,b` (only
-            these data sets), and overrides of the runs.
+        arguments: `sets=a,b`, `saliency=a,b` (maps of +experiment=cam), `experiment=best`,
+            `half=develop` or `half=held_out`, `seeds=0,1`, `outputs=DIR` (kept, so that a second
+            call trains nothing), and overrides of the runs.
+
+    Raises:
+        UserError: a set or a half is not known.
+        FileNotFoundError: A data set is not on this machine.
     """
-    options = dict(argument.split("=", 1) for argument in arguments)
-    recipe, names = options.pop("experiment", "cam"), options.pop("sets", ",".join(SETS)).split(",")
-    asked = options.pop("saliency", METHODS if recipe == "cam" else "")
-    overrides = [f"{key}={value}" for key, value in options.items()]
-    records = []
-    for method in asked.split(","):
-        given = [*([f"saliency={method}"] if method else []), *overrides]
-        method = method or recipe
-        sets = {name: Reached.of(recipe, name, *given) for name in names}
-        for name, reached in sets.items():
-            records += reached.records(f"{name}/{method}")
-        records += pooled(method, list(sets.values()))
-    return records
+    options = Options.parse(arguments)
+    blocks = []
+    with ExitStack() as kept:
+        folder = options.outputs or kept.enter_context(tempfile.TemporaryDirectory())
+        for recipe in options.recipes:
+            for name in options.sets:
+                for block in _blocks(name, recipe, options, folder):
+                    print(format_block(block), end="\n\n", flush=True)
+                    blocks.append(block)
+    print(format_summary(blocks))
+    if options.is_held_out:
+        print(f"The held-out half of {', '.join(options.sets)} was looked at: no rule may be")
+        print("developed further on what this table shows.")
+    return [record for block in blocks for record in list_records(block)]
 
 
-class Reached:
-    """Which images of a data set are correct at each kind of threshold, a row for each image."""
-
-    def __init__(self, right: dict[str, np.ndarray], curve: np.ndarray) -> None:
-        self.right, self.curve = right, curve
-
-    def __len__(self) -> int:
-        return len(self.curve)
-
-    @classmethod
-    def of(cls, recipe: str, name: str, *overrides: str) -> Reached:
-        """Run a recipe on a data set, and read its result."""
-        made = compose(recipe, *SETS[name], *overrides)
-        for stage in STAGES:
-            if stage in made.config["stages"]:
-                folder, _ = made.get_or_create(stage)
-        return cls.read(folder, only_even=name == "imagenette")
-
-    @classmethod
-    def read(cls, evaluated: Path, only_even: bool = False) -> Reached:
-        """Read the rows of a result of stage evaluate; `only_even`: of every second image."""
-        arrays, notes = read_arrays(evaluated / "rows.safetensors")
-        curve = BitRows.of(arrays["max_box_acc"], len(THRESHOLDS))[:]
-        column = list(notes["ious"]).index(0.5)
-        right = {
-            "fixed": arrays["iou"] >= 0.5,
-            "auto": arrays["auto_iou"] >= 0.5,
-            "validation": arrays["validation_iou"][:, column] >= 0.5,
-        }
-        rank = np.argsort(np.argsort(notes["ids"]))
-        keep = rank % 2 == 0 if only_even else np.ones(len(rank), bool)
-        return cls({kind: rows[keep] for kind, rows in right.items()}, curve[keep])
-
-    def records(self, name: str) -> list[Record]:
-        """Return the share of correct images at each kind of threshold, and at the oracle."""
-        best, at = best_threshold(self.curve.mean(0, dtype=np.float64))
-        note = f"n={len(self)}"
-        records = [
-            Record(f"{name}:{kind}", float(self.right[kind].mean()), None, None, "fraction", note)
-            for kind in KINDS
-        ]
-        oracle = Record(f"{name}:oracle", best, None, None, "fraction", f"{note} @{at:.2f}")
-        return [*records, oracle]
+def _blocks(name: str, recipe: Recipe, options: Options, outputs: str) -> list[Block]:
+    """Score a recipe on a set as it is, and mixed."""
+    plain, mixed = [], []
+    for seed in options.seeds:
+        overrides = [*SETS[name], *recipe.overrides, *options.overrides]
+        trained = compose(recipe.experiment, *overrides, f"seed={seed}", f"outputs={outputs}")
+        plain.append(measure_half(trained, options.is_held_out))
+        cropped = crop_scored_images(trained, CROPS[name])
+        mixed.append(measure_half(cropped, options.is_held_out))
+    return [
+        _block(f"{name}/{recipe.name}", plain, options),
+        _block(f"{name}-mixed/{recipe.name}", mixed, options),
+    ]
 
 
-def pooled(method: str, sets: list[Reached]) -> list[Record]:
-    """Return each kind of threshold (`ours`) and the oracle (`theirs`) over all sets.
-
-    The note has the difference in points with its interval.
-    """
-    n = sum(map(len, sets))
-    oracle = sum(len(reached) * float(reached.curve.mean(0).max()) for reached in sets) / n
-    records = []
-    for kind in KINDS:
-        rng = np.random.default_rng(0)
-        ours = sum(int(reached.right[kind].sum()) for reached in sets) / n
-        spread = np.zeros(1000)
-        for reached in sets:
-            columns = [reached.right[kind][:, None], reached.curve]
-            both = np.concatenate(columns, 1).astype(np.uint8)
-            drawn = resampled(both, 1000, rng)
-            spread += (drawn[:, 0] - drawn[:, 1:].max(1)) * len(reached) / n
-        low, high = middle(spread)
-        points = f"{100 * (ours - oracle):+.1f} points, 95 %: {100 * low:.1f} to {100 * high:.1f}"
-        records.append(
-            Record(f"pooled/{method}:{kind}", ours, oracle, None, "fraction",
-                   f"oracle of each set; {points}, n={n}")
-        )  # fmt: skip
-    return records
+def _block(name: str, seeds: Sequence[Half], options: Options) -> Block:
+    """Score measured maps, the mean over seeds."""
+    scored = seeds[0].scored
+    half = "held-out" if options.is_held_out else "develop"
+    sample = f"n={len(scored)} of {len(set(scored.sources))} photographs, {half} half, seed "
+    sample += ",".join(map(str, options.seeds))
+    return Block(name, sample, count_sizes(scored.shares), score(seeds))
