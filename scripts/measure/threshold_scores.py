@@ -3,8 +3,9 @@
 Several images may be crops of a photograph: whole photographs are resampled with replacement, 1000
 times, and the middle 95 % of the differences to the oracle is the interval (the percentile
 bootstrap of clusters; Davison & Hinkley, "Bootstrap Methods and their Application", 1997, section
-3.8). The oracle's threshold is chosen anew in each resample. The draws of boxes for validation
-thresholds are not repeated in each resample.
+3.8). The oracle's threshold is chosen anew in each resample, where it is more optimistic than on
+the images themselves, so an interval reaches further below its difference than above. The draws of
+boxes for validation thresholds are the same in all resamples.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def score(seeds: Sequence[Half]) -> dict[float, Scores]:
         seeds: the measured maps of the same images, for each seed.
     """
     sampler = PhotographSampler(seeds[0].scored.sources)
+    assert all(half.scored.ids == seeds[0].scored.ids for half in seeds)
     of_seeds = [correct_images(half) for half in seeds]
     return {iou: _score_at(iou, seeds, [rows[iou] for rows in of_seeds], sampler) for iou in IOUS}
 
