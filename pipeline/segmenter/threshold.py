@@ -4,7 +4,8 @@
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, section 3.2:
 20 % of the maximum and the bounding box of the largest connected component. By default the fraction
-is chosen for each map (`auto.py`), as the best one depends on the method and the data.
+is chosen for each map (`auto.py`), as the best one depends on the method and the data: by the rule
+`auto`, or by the rule `size` for the maps of a localization head.
 
 `at` says what the threshold means:
 
@@ -45,8 +46,8 @@ class Threshold:
     probability of the class by the network.
 
     Args:
-        threshold: a number, whose meaning `at` defines; auto: chosen for each map; validation: the
-            one that stage calibrate chooses.
+        threshold: a number, whose meaning `at` defines; auto: chosen for each map; size: chosen for
+            each map of a localization head; validation: the one that stage calibrate chooses.
         components: largest gives one box, all may give several.
         at: what the threshold means, see the module.
         share: of all components, keep those with at least this share of the largest one's pixels.
@@ -61,7 +62,7 @@ class Threshold:
         ValueError: An argument is out of its range.
     """
 
-    threshold: float | Literal["auto", "validation"] = "auto"
+    threshold: float | Literal["auto", "size", "validation"] = "auto"
     components: Literal["largest", "all"] = "largest"
     at: At = "fraction"
     share: float = 0.0
@@ -85,6 +86,8 @@ class Threshold:
         if self.at != "fraction":
             rule = self.at if self.at == "otsu" else f"{self.at} {self.threshold:g}"
             return {"kind": "auto", "value": None, "rule": rule}
+        if self.threshold == "size":
+            return {"kind": "auto", "value": None, "rule": "size"}
         if isinstance(self.threshold, str):
             return {"kind": self.threshold, "value": None}
         return {"kind": "fixed", "value": self.threshold}
@@ -176,6 +179,10 @@ class Threshold:
             from pipeline.segmenter.auto import auto_threshold
 
             return auto_threshold(scaled)
+        if self.threshold == "size":
+            from pipeline.segmenter.auto import size_threshold
+
+            return size_threshold(scaled)
         return require_number(self.threshold)
 
 

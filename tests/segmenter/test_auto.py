@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from pipeline.ops.maps import frame_size, upsample
-from pipeline.segmenter.auto import MAX_THRESHOLD, MIN_THRESHOLD, auto_threshold
+from pipeline.segmenter.auto import (
+    MAX_SIZE_THRESHOLD,
+    MAX_THRESHOLD,
+    MIN_SIZE_THRESHOLD,
+    MIN_THRESHOLD,
+    auto_threshold,
+    size_threshold,
+)
 from pipeline.segmenter.threshold import Threshold
 from pipeline.types import SaliencyMap
 
@@ -34,7 +41,7 @@ def test_it_equals_the_formula(power: float) -> None:
     noise = np.random.default_rng(0).random((96, 64), np.float32)
     scaled = (0.9 * cone() + 0.1 * noise) ** power
     scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
-    expected = np.clip(1.7 * otsu(np.sqrt(scaled)) - 0.45, MIN_THRESHOLD, MAX_THRESHOLD)
+    expected = np.clip(1.7 * otsu(np.sqrt(scaled)) - 0.5, MIN_THRESHOLD, MAX_THRESHOLD)
     assert auto_threshold(scaled) == pytest.approx(expected, abs=0.01)  # some levels of 256
 
 
@@ -60,8 +67,9 @@ def test_any_map_has_a_threshold(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     for values in (np.zeros(shape), np.ones(shape), rng.random(shape), rng.random(shape) > 0.5):
         threshold = auto_threshold(values.astype(np.float32))
-        assert MIN_THRESHOLD <= threshold <= MAX_THRESHOLD
+        assert MIN_SIZE_THRESHOLD <= threshold <= MAX_SIZE_THRESHOLD
         assert threshold == round(threshold, 3)
+        assert MIN_SIZE_THRESHOLD <= size_threshold(values.astype(np.float32)) <= MAX_SIZE_THRESHOLD
 
 
 def test_the_segmenter_uses_it() -> None:
@@ -78,3 +86,43 @@ def test_the_size_of_the_map_changes_it_little() -> None:
     values = np.random.default_rng(0).random((7, 7)).astype(np.float32)
     thresholds = [auto_threshold(upsample(values, (n, n))) for n in (56, 224, 512)]
     assert max(thresholds) - min(thresholds) < 0.05
+
+
+def plateau(share: float, height: int = 100, width: int = 100) -> np.ndarray:
+    """Return a saturated map: 0.9 and more in a box of this share of the image, else 0.02."""
+    values = np.full((height, width), 0.02, np.float32)
+    side = share**0.5
+    values[: round(height * side), : round(width * side)] = 0.9
+    values[0, 0], values[-1, -1] = 1, 0
+    return values
+
+
+@pytest.mark.parametrize("share", [0.04, 0.25, 0.49, 0.81])
+def test_the_threshold_of_a_saturated_map_follows_its_size(share: float) -> None:
+    logit = -2.06 - 0.6 * np.log(share / (1 - share))
+    expected = np.clip(1 / (1 + np.exp(-logit)), 0.01, 0.45)
+    assert size_threshold(plateau(share)) == pytest.approx(expected, abs=0.001)
+    assert auto_threshold(plateau(share)) == size_threshold(plateau(share))
+
+
+def test_a_large_core_takes_its_faint_ends_along() -> None:
+    """A box of 0.9 with ends of 0.15: cut off where it is small, part of it where it is large."""
+    for scale, is_included in ((1, False), (3, True)):
+        values = np.zeros((96, 96), np.float32)
+        values[4 : 4 + 30 * scale, 4 : 4 + 24 * scale] = 0.9
+        values[4, 4] = 1
+        values[10 : 10 + 6 * scale, 4 + 24 * scale : 8 + 27 * scale] = 0.15
+        maps = SaliencyMap("x", 0, 0, 1.0, values.astype(np.float16), 1.0, values.shape)
+        box = Threshold("size")(maps).boxes[0].tolist()
+        assert box[2] == (8 + 27 * scale if is_included else 4 + 24 * scale)
+
+
+def test_the_core_of_a_large_map_is_measured_as_that_of_a_small_one() -> None:
+    small = np.random.default_rng(3).random((9, 9)).astype(np.float32) ** 2
+    thresholds = [size_threshold(upsample(small, (n, n))) for n in (64, 128, 300, 512)]
+    assert max(thresholds) - min(thresholds) < 0.02
+
+
+def test_the_rule_is_named_in_the_threshold() -> None:
+    assert Threshold("size").threshold_info == {"kind": "auto", "value": None, "rule": "size"}
+    assert Threshold("auto").threshold_info == {"kind": "auto", "value": None}
