@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ def fit(labels: PseudoLabels, **options: Any) -> FittedHead:
     return fitter.fit()
 
 
-def pseudo_labels(folder: Path, rule: bool, count: int = 60) -> PseudoLabels:
-    """Features in which a square stands out, and masks of it; or of another place."""
+def pseudo_labels(
+    folder: Path, rule: bool, count: int = 60, crops_follow: bool = True
+) -> PseudoLabels:
+    """Features in which a square stands out, and masks of it; or of another place.
+
+    Crops are twice as large as images; their masks are the crop's, or the opposite of it.
+    """
     random = np.random.default_rng(0)
     features = random.normal(0, 1, (count, 6, 14, 14)).astype(np.float16)
     mask = np.zeros((count, 28, 28), np.float16)
@@ -42,10 +48,14 @@ def pseudo_labels(folder: Path, rule: bool, count: int = 60) -> PseudoLabels:
         if not rule:
             y, x = random.integers(0, 7, 2)
         mask[n, 2 * y : 2 * y + 14, 2 * x : 2 * x + 14] = 1
+    cropped = features[:, :, 2:9, 2:9].repeat(2, 2).repeat(2, 3)
+    cropped_mask = mask[:, 4:18, 4:18].repeat(2, 1).repeat(2, 2)
+    cropped_mask = cropped_mask if crops_follow else 1 - cropped_mask
     for number, part in enumerate(np.array_split(np.arange(count), 3)):
         write_arrays(
             folder / f"shard-{number:06d}.safetensors",
             {"plain0": features[part], "mirrored0": features[part][..., ::-1],
+             "cropped0": cropped[part], "cropped_mask": cropped_mask[part],
              "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3},
         )  # fmt: skip
     return PseudoLabels.read(folder, 1)
@@ -92,5 +102,40 @@ def test_targets_are_mask_and_map_in_their_shares(tmp_path: Path) -> None:
     mask, mixed = labels.target(chosen, 0.0), labels.target(chosen, 0.7)
     assert np.array_equal(mask, labels.take("mask", chosen).astype(np.float32))
     assert mixed.max() == 1  # 0.7 * 0.5 + 0.3, scaled
-    half = labels.features(chosen, mirrored=True)[0]
-    assert torch.equal(half, labels.features(chosen, mirrored=False)[0].flip(3))
+    assert torch.equal(
+        labels.features(chosen, "mirrored")[0], labels.features(chosen, "plain")[0].flip(3)
+    )
+    assert np.array_equal(labels.target(chosen, 0.0, "mirrored"), mask[:, :, ::-1])
+    cropped = labels.target(chosen, 0.0, "cropped")
+    assert np.array_equal(cropped, labels.take("cropped_mask", chosen).astype(np.float32))
+
+
+def test_crops_are_learned_where_held_out_masks_are_foretold_as_well(tmp_path: Path) -> None:
+    learned = fit(pseudo_labels(tmp_path, rule=True))
+    assert learned.cropped_agreement is not None
+    assert learned.learned_crops
+    assert "it learned from crops" in learned.describe(60)
+
+
+def test_crops_that_contradict_the_masks_are_not_learned(tmp_path: Path) -> None:
+    learned = fit(pseudo_labels(tmp_path / "a", rule=True, crops_follow=False))
+    assert learned.cropped_agreement is not None
+    assert learned.agreement is not None
+    assert learned.cropped_agreement < learned.agreement - localization_head.MAX_LOSS
+    assert not learned.learned_crops
+    assert "it did not learn from crops" in learned.describe(60)
+
+
+def test_a_head_that_is_not_alone_learns_no_crops(tmp_path: Path) -> None:
+    learned = fit(pseudo_labels(tmp_path, rule=False))
+    assert learned.cropped_agreement is None
+    assert not learned.learned_crops
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_views_are_drawn_in_their_shares(crops: bool) -> None:
+    batches = localization_head._draw_batches(np.arange(40), 4, 0, crops)
+    views = [view for _, view in islice(batches, 1000)]
+    share = localization_head.CROPPED_SHARE if crops else 0
+    assert views.count("cropped") / 1000 == pytest.approx(share, abs=0.04)
+    assert views.count("mirrored") / 1000 == pytest.approx((1 - share) / 2, abs=0.05)

@@ -3,7 +3,7 @@
     A        = mean over held-out pseudo-labels of the IoU of the head's map and the mask
     alone    = A >= 0.67
     target   = mask where the head is used alone, else 0.7 map + 0.3 mask
-    loss     = BCE(head(features), target)        features of the image or of its mirror image
+    loss     = BCE(head(features), target)        features of the image, its mirror image or a crop
 
 A first head is trained on the masks of four fifths of the images. Its predictions of the others
 show whether masks are consistent or random, as where GrabCut segments a part of the object, or the
@@ -11,7 +11,12 @@ road together with the truck. Where held-out masks agree with predictions (birds
 best target, without the 30 % that the head agrees with least; a head trained on these is better
 than its teacher, and is used alone. Where they do not agree (objects of many colours, in a
 crowd), targets are a mixture with the map, and localization uses the teacher's map, too
-(saliency/refined.py). No box is read; docs/refine.md has the gain of each rule.
+(saliency/refined.py).
+
+Where it is used alone, the head also learns from crops in which the object is larger (windows.py),
+unless a first head that learns from crops agrees less with the held-out masks than the other first
+head: a head of few weights may have to know the size of objects. No box is read; docs/refine.md has
+the gain of each rule.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -28,7 +33,7 @@ from pipeline.engine.progress import show_progress
 from pipeline.model.foreground import ForegroundHead
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.refine.config import RefineOptions
-from pipeline.stages.refine.pseudo_labels import PseudoLabels
+from pipeline.stages.refine.pseudo_labels import PseudoLabels, View
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, Int
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 MIN_AGREEMENT = 0.67  # A from which on masks count as consistent
 DROPPED_SHARE = 0.3  # of the masks: those that the first head agrees with least
 MAP_SHARE = 0.7  # of the map in targets where masks are not consistent
+CROPPED_SHARE = 0.2  # of the steps: from crops, where the head learns from crops
+MAX_LOSS = 0.01  # of A, that learning from crops may cost
 FOLDS = 5  # each fifth pseudo-label is held out from the first head
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)  # of maps, when they are compared with masks
 MAX_STANDARDIZED = 200  # images whose features set the head's scale
@@ -52,6 +59,7 @@ class FittedHead:
         share: the share of the map in the targets.
         count: how many pseudo-labels the final head was trained on.
         losses: the mean of each tenth of its steps.
+        cropped_agreement: A of a first head that learns from crops; None where there is none.
     """
 
     head: ForegroundHead
@@ -59,6 +67,12 @@ class FittedHead:
     share: float
     count: int
     losses: Sequence[float]
+    cropped_agreement: float | None = None
+
+    @property
+    def learned_crops(self) -> bool:
+        """Whether the head learned from crops."""
+        return _pay(self.cropped_agreement, self.agreement)
 
     def describe(self, images: int) -> str:
         """Return a summary in one line; `images`: how many images had pseudo-labels."""
@@ -68,6 +82,9 @@ class FittedHead:
             else f"foretold with IoU {self.agreement:.2f}"
         )
         so = "it stands alone" if self.head.alone else "its teacher's map is asked too"
+        if self.cropped_agreement is not None:
+            used = "it learned" if self.learned_crops else "it did not learn"
+            so += f"; {used} from crops, whose first head foretells {self.cropped_agreement:.2f}"
         return f"learned from {self.count} of {images} images; masks {agreed}: {so}"
 
 
@@ -92,24 +109,34 @@ class HeadFitter:
     def fit(self) -> FittedHead:
         """Train a first head to measure the agreement of masks, then the final head."""
         everything = np.arange(len(self.labels))
-        kept, agreement = everything, None
+        kept, agreement, cropped = everything, None, None
+        share = self.options.map_share
         if len(self.labels) > FOLDS:
-            seen = everything[everything % FOLDS > 0]
-            first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "first head")
-            agreements = self._agreements(first)
+            agreements = self._first_agreements(crops=False)
             agreement = float(agreements[::FOLDS].mean())
             if agreement >= MIN_AGREEMENT:
+                share = 0.0 if share is None else share
+                if share == 0:
+                    with_crops = self._first_agreements(crops=True)
+                    cropped = float(with_crops[::FOLDS].mean())
+                    agreements = with_crops if _pay(cropped, agreement) else agreements
                 kept = everything[agreements >= np.quantile(agreements, DROPPED_SHARE)]
-        alone = agreement is not None and agreement >= MIN_AGREEMENT
-        share = self.options.map_share
-        if share is None:
-            share = 0.0 if alone else MAP_SHARE
-        head, losses = self._fit(kept, share, self.options.steps, "refine")
-        head.set_alone(alone)
-        return FittedHead(head, agreement, share, len(kept), losses)
+        share = MAP_SHARE if share is None else share
+        head, losses = self._fit(
+            kept, share, self.options.steps, "refine", _pay(cropped, agreement)
+        )
+        head.set_alone(agreement is not None and agreement >= MIN_AGREEMENT)
+        return FittedHead(head, agreement, share, len(kept), losses, cropped)
+
+    def _first_agreements(self, crops: bool) -> Float32[np.ndarray, n]:
+        """Train a first head on four fifths of the masks, and return its agreement with all."""
+        everything = np.arange(len(self.labels))
+        seen = everything[everything % FOLDS > 0]
+        first, _ = self._fit(seen, 0.0, -(-self.options.steps // 2), "first head", crops)
+        return self._agreements(first)
 
     def _fit(
-        self, chosen: Int[np.ndarray, n], share: float, steps: int, what: str
+        self, chosen: Int[np.ndarray, n], share: float, steps: int, what: str, crops: bool
     ) -> tuple[ForegroundHead, list[float]]:
         """Train a new head on some pseudo-labels.
 
@@ -118,6 +145,7 @@ class HeadFitter:
             share: Of the map in the targets.
             steps: How many.
             what: The title of the progress bar.
+            crops: Whether it learns from crops, too.
 
         Returns:
             The head in eval mode, and the mean loss of each tenth of its steps.
@@ -131,13 +159,13 @@ class HeadFitter:
         size = min(options.batch, len(chosen))
         losses = []
         with show_progress(what, steps, unit="steps") as advance:
-            batches = islice(_draw_batches(chosen, size, self.seed), steps)
-            for step, (batch, mirrored) in enumerate(batches):
+            batches = islice(_draw_batches(chosen, size, self.seed, crops), steps)
+            for step, (batch, view) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = options.lr * lr_factor(step, steps, 0)
-                features = self._features(batch, mirrored)
-                target = torch.from_numpy(self.labels.target(batch, share))[:, None].to(device)
-                target = target.flip(3) if mirrored else target
+                features = self._features(batch, view)
+                target = torch.from_numpy(self.labels.target(batch, share, view))[:, None]
+                target = target.to(device)
                 with self.compute.autocast():
                     logits = head.logits(*features).float()
                 target = F.interpolate(target, logits.shape[2:], mode="area")
@@ -158,17 +186,17 @@ class HeadFitter:
         names, channels = zip(*self.layers, strict=True)
         head = ForegroundHead(names, channels, self.options.width)
         few = np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_STANDARDIZED)).astype(int)
-        head.standardize(self.labels.features(chosen[few], mirrored=False))
+        head.standardize(self.labels.features(chosen[few]))
         layout = torch.channels_last
         head.to(self.compute.device, memory_format=layout).train()  # type: ignore[call-overload]
         return head
 
-    def _features(self, chosen: Int[np.ndarray, b], mirrored: bool) -> list[Tensor]:
-        """Load the features of some images to the device, finest layer first."""
+    def _features(self, chosen: Int[np.ndarray, b], view: View) -> list[Tensor]:
+        """Load the features of a view of some images to the device, finest layer first."""
         import torch
 
         device, layout = self.compute.device, torch.channels_last  # fastest for convolutions
-        rows = self.labels.features(chosen, mirrored)
+        rows = self.labels.features(chosen, view)
         return [values.to(device, memory_format=layout) for values in rows]
 
     def _agreements(self, head: ForegroundHead) -> Float32[np.ndarray, n]:
@@ -180,7 +208,7 @@ class HeadFitter:
         for batch in np.array_split(np.arange(len(self.labels)), -(-len(self.labels) // 64)):
             mask = torch.from_numpy(self.labels.target(batch, 0.0))[:, None]
             with torch.inference_mode(), self.compute.autocast():
-                maps = head(*self._features(batch, False)).float().cpu()
+                maps = head(*self._features(batch, "plain")).float().cpu()
             maps = F.interpolate(maps, mask.shape[2:], mode="bilinear")
             agreements.append(
                 torch.stack([_iou(maps > threshold, mask > 0.5) for threshold in THRESHOLDS]).amax(
@@ -190,15 +218,26 @@ class HeadFitter:
         return np.asarray(torch.cat(agreements).numpy())
 
 
+def _pay(cropped: float | None, agreement: float | None) -> bool:
+    """Return whether the agreement of a first head that learns from crops allows them."""
+    return cropped is not None and agreement is not None and cropped >= agreement - MAX_LOSS
+
+
 def _draw_batches(
-    chosen: Int[np.ndarray, n], size: int, seed: int
-) -> Iterator[tuple[Int[np.ndarray, b], bool]]:
-    """Yield batches in random order, epoch after epoch without end, and whether to mirror them."""
+    chosen: Int[np.ndarray, n], size: int, seed: int, crops: bool
+) -> Iterator[tuple[Int[np.ndarray, b], View]]:
+    """Yield batches in random order, epoch after epoch without end, each with the view to learn."""
+    cropped_share = CROPPED_SHARE if crops else 0.0
     for epoch in count():
         draw = np.random.default_rng((seed, epoch))
         order = draw.permutation(chosen)
         for first in range(0, len(order) - size + 1, size):
-            yield order[first : first + size], bool(draw.random() < 0.5)
+            drawn, view = draw.random(), "plain"
+            if drawn >= 1 - cropped_share:
+                view = "cropped"
+            elif drawn < (1 - cropped_share) / 2:
+                view = "mirrored"
+            yield order[first : first + size], cast("View", view)
 
 
 def _iou(a: Tensor, b: Tensor) -> Float[Tensor, n]:

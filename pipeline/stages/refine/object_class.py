@@ -131,7 +131,7 @@ class ClassFitter:
         names = ("last", reads[layer], "foreground")
         head = SecondOrderHead(names, channels[-1], channels[layer], len(network.classes))
         few = np.linspace(0, len(labels) - 1, min(len(labels), MAX_STANDARDIZED)).astype(int)
-        head.fit_axes(labels.features(few, mirrored=False)[layer])
+        head.fit_axes(labels.features(few)[layer])
         return head
 
     def _describe_split(

@@ -1,10 +1,10 @@
 """Pseudo-labels: the targets of refine's localization head, from training images and their labels.
 
-A pseudo-label has the features that the head reads, of the image and of its mirror image; the
-teacher's map; and `mask`, that map refined by the segmenter; both are from 0 to 1. Images in which
-the segmenter fell back to the map, because colours and map disagree, are left out. Pseudo-labels
-are kept in shards, so a killed run resumes, and a head with other settings needs no new ones; they
-are memory-mapped. No box is read.
+A pseudo-label has the features that the head reads, of the image, of its mirror image and of a crop
+around the object (windows.py); the teacher's map; and `mask`, that map refined by the segmenter,
+and its crop; all are from 0 to 1. Images in which the segmenter fell back to the map, because
+colours and map disagree, are left out. Pseudo-labels are kept in shards, so a killed run resumes,
+and a head with other settings needs no new ones; they are memory-mapped. No box is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32, Int
     from torch import Tensor
 
+View = Literal["plain", "mirrored", "cropped"]
 TARGET_SIDE = 56  # pixels of the longer side: twice as fine as features of stride 8
 
 
@@ -85,24 +86,37 @@ class PseudoLabeler:
         """Compute the pseudo-labels of a batch."""
         import torch
 
+        from pipeline.saliency.zoom import crop_to_boxes
+        from pipeline.stages.refine.windows import crop_masks, draw_window
+
         network, reads = self.trained.network, self.reads
         images = self.trained.tensor(shards.stack_pixels(batch))
         labels = shards.stack_labels(batch, images.device)
         maps = self.teacher(network, images, lambda _: labels[:, None]).maps[:, 0]
-        with torch.no_grad():
-            plain = network(images, at=reads).activations
-            mirrored = network(images.flip(3), at=reads).activations
         values = maps.detach().float().cpu().numpy()
         # On a CPU each batch has a worker already; on an accelerator the threads are free here.
         threads = 0 if self.compute.is_cpu else self.compute.workers
         examples = ((example, raw) for (_, example), raw in zip(batch, values, strict=True))
         targets = list(runtime.map_in_threads(self._refine, examples, threads))
+        masks = np.stack([target.mask for target in targets])
+        named = zip(masks, batch, strict=True)
+        windows = np.stack([draw_window(mask >= 0.5, example.id) for mask, (_, example) in named])
+        views: dict[View, Tensor] = {
+            "plain": images,
+            "mirrored": images.flip(3),
+            "cropped": crop_to_boxes(images, torch.from_numpy(windows)),
+        }
+        features: shards.Arrays = {}
+        for view, seen in views.items():
+            with torch.no_grad():
+                maps_of = network(seen, at=reads).activations
+            features |= {f"{view}{n}": _half(maps_of[name]) for n, name in enumerate(reads)}
         return {
             "map": np.stack([target.map for target in targets]).astype(np.float16),
-            "mask": np.stack([target.mask for target in targets]).astype(np.float16),
+            "mask": masks.astype(np.float16),
+            "cropped_mask": crop_masks(masks, windows).astype(np.float16),
             "sure": np.array([target.is_sure for target in targets]),
-            **{f"plain{n}": _half(plain[name]) for n, name in enumerate(reads)},
-            **{f"mirrored{n}": _half(mirrored[name]) for n, name in enumerate(reads)},
+            **features,
         }
 
     def _refine(self, item: tuple[Example, Float32[np.ndarray, "h w"]]) -> Target:
@@ -175,18 +189,32 @@ class PseudoLabels:
         """Return the rows of an array, in the order of `chosen`."""
         return np.stack([self.shards[n][name][row] for n, row in self.where[chosen]])
 
-    def target(self, chosen: Int[np.ndarray, b], share: float) -> Float32[np.ndarray, "b H W"]:
-        """Return the targets share * map + (1 - share) * mask, from 0 to 1."""
+    def target(
+        self, chosen: Int[np.ndarray, b], share: float, view: View = "plain"
+    ) -> Float32[np.ndarray, "b H W"]:
+        """Return the targets share * map + (1 - share) * mask of a view, from 0 to 1.
+
+        Args:
+            chosen: the indices of pseudo-labels.
+            share: of the map; 0 for the view `cropped`.
+            view: of the images.
+        """
+        if view == "cropped":
+            return self.take("cropped_mask", chosen).astype(np.float32)
+        flip = slice(None, None, -1 if view == "mirrored" else 1)
+        return self._mix(chosen, share)[:, :, flip].copy()
+
+    def _mix(self, chosen: Int[np.ndarray, b], share: float) -> Float32[np.ndarray, "b H W"]:
+        """Return share * map + (1 - share) * mask of images."""
         mask = self.take("mask", chosen).astype(np.float32)
         if share == 0:
             return mask
         mixed = share * self.take("map", chosen).astype(np.float32) + (1 - share) * mask
         return np.asarray(mixed / mixed.max((1, 2), keepdims=True).clip(1e-6))
 
-    def features(self, chosen: Int[np.ndarray, b], mirrored: bool) -> list[Tensor]:
-        """Return the features of some images, or of their mirror images, finest layer first."""
+    def features(self, chosen: Int[np.ndarray, b], view: View = "plain") -> list[Tensor]:
+        """Return the features of a view of some images, finest layer first."""
         import torch
 
-        view = "mirrored" if mirrored else "plain"
         rows = [self.take(f"{view}{n}", chosen) for n in range(self.layers)]
         return [torch.from_numpy(values).float() for values in rows]

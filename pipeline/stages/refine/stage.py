@@ -89,6 +89,8 @@ class Refine(Stage):
             "sure": len(labels),
             "learned_from": fitted.count,
             "agreement": fitted.agreement,
+            "cropped_agreement": fitted.cropped_agreement,
+            "learned_crops": fitted.learned_crops,
             "map_share": fitted.share,
             "losses": fitted.losses,
             "object_class": classes and classes.record(),
