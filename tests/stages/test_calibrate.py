@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image, load_thresholds
+from pipeline.segmenter.auto import auto_threshold
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.stages.calibrate.calibration import choose_thresholds
+from pipeline.stages.calibrate.calibration import MeasuredImage, choose_thresholds
 from tests.conftest import TINY, Cli
 
 
@@ -28,8 +30,15 @@ def peaked(at: float) -> np.ndarray:
     return np.where(np.abs(THRESHOLDS - at) < 0.05, 0.6, 0.0)
 
 
+def measured(curves: Mapping[str, np.ndarray], auto: float = 0.4) -> dict[str, MeasuredImage]:
+    """Images with these IoU curves, whose maps the rule without boxes cuts at `auto`."""
+    return {id: MeasuredImage(curve, auto) for id, curve in curves.items()}
+
+
 def test_one_threshold_for_all_where_others_chose_it() -> None:
-    found = choose_thresholds({str(n): peaked(0.4) for n in range(20)}, [0.5, 0.7], "held_back")
+    found = choose_thresholds(
+        measured({str(n): peaked(0.4) for n in range(20)}), [0.5, 0.7], "held_back"
+    )
     assert found["source"] == "held_back"
     assert found["thresholds"]["0.5"] == [pytest.approx(0.4, abs=0.002)]
     assert found["images"] == []
@@ -40,14 +49,14 @@ def test_each_half_is_cut_at_the_others_threshold() -> None:
     folds = {id: fold_of_image(id) for id in ids}
     assert set(folds.values()) == {0, 1}
     curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
-    found = choose_thresholds(curves, [0.5], "two_fold")
-    assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.002),
-                                          pytest.approx(0.3, abs=0.002)]  # fmt: skip
+    found = choose_thresholds(measured(curves), [0.5], "two_fold")
+    assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.005),
+                                          pytest.approx(0.3, abs=0.005)]  # fmt: skip
 
 
 def test_too_few_boxes_give_no_threshold() -> None:
     few = {str(n): peaked(0.4) for n in range(MIN_BOXED_IMAGES - 1)}
-    assert choose_thresholds(few, [0.5], "two_fold")["source"] is None
+    assert choose_thresholds(measured(few), [0.5], "two_fold")["source"] is None
 
 
 def records(tmp_path: Path) -> dict[tuple[str, float | None, str | None], dict[str, Any]]:
@@ -89,7 +98,8 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
             refined, _ = GrabCut().refined(saliency, example)
             true = truth[saliency.id].of_label()
             scaled = upsample(refined, frame_size(saliency.size))
-            found[saliency.id] = map_curves(scaled, true, saliency.size).largest
+            curve = map_curves(scaled, true, saliency.size).largest
+            found[saliency.id] = MeasuredImage(curve, auto_threshold(scaled))
     assert picked["refined"] == choose_thresholds(found, [0.5], "held_back")
 
     # It is what the boxes are cut at, and what metrics.json says of them.
