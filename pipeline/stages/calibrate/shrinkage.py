@@ -1,7 +1,7 @@
 """Choose a threshold on a few annotated images, shrunk to the rule that needs no boxes.
 
-    r_i(t)  = (step((IoU_i(t) - iou) / 0.06) + IoU_i(t) / 2) / 1.5, step the logistic function
-    g_i(t)  = r_i(t) - r_i(t0), after r_i is smoothed over logit t by a Gaussian of width 0.3
+    r_i(t)  = 1 / (1 + exp((iou - IoU_i(t)) / 0.06)), smoothed over logit t (Gaussian, width 0.3)
+    g_i(t)  = r_i(t) - r_i(t0)
     chosen  = argmax_t  mean_i g_i(t) - strength * sd_i g_i(t) / sqrt(n)
 
 t0 is the prior: the threshold of the rule without boxes. A threshold is preferred to it as far as
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.5  # of the prior, in standard errors of the gain
 STEP_WIDTH = 0.06  # of the smooth step, in IoU
-MEAN_IOU_WEIGHT = 0.5  # of the IoU itself beside the step, which has weight 1
 SMOOTHING_WIDTH = 0.3  # in logits
 MIN_THRESHOLD = 0.0005  # below it logits count as equal: threshold 0 has none
 MAX_SINGLE_FOLDS = 50  # images up to which each is a fold of its own
@@ -88,8 +87,7 @@ def measure_gains(
     at = threshold_index(prior)
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
-        reached = _smooth_step(part - iou) + MEAN_IOU_WEIGHT * part
-        reached = reached @ _smoothing_weights() / (1 + MEAN_IOU_WEIGHT)
+        reached = 1 / (1 + np.exp((iou - part) / STEP_WIDTH)) @ _smoothing_weights()
         gain = reached - reached[:, at : at + 1]
         np.add.at(total, folds[start : start + CHUNK], gain)
         np.add.at(squares, folds[start : start + CHUNK], gain**2)
@@ -104,13 +102,6 @@ def threshold_index(threshold: float) -> int:
 def count_folds(images: int) -> int:
     """Return into how many folds that many images are divided for cross-fitting."""
     return images if images <= MAX_SINGLE_FOLDS else FOLDS
-
-
-def _smooth_step(
-    margin: Float64[np.ndarray, "n T"],
-) -> Float64[np.ndarray, "n T"]:
-    """Map how far an IoU exceeds the required one to between 0 and 1."""
-    return np.asarray(1 / (1 + np.exp(-margin / STEP_WIDTH)))
 
 
 @cache
