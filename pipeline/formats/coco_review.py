@@ -21,12 +21,20 @@ SCORES = ("score", "confidence")
 
 
 def is_reviewed(record: Mapping[str, Any]) -> bool:
-    """Return whether an image or annotation is marked as reviewed."""
+    """Return whether an image or annotation is marked as reviewed.
+
+    Args:
+        record: of the image or the annotation.
+    """
     return parse_flag(record.get("reviewed"))
 
 
 def has_score(annotation: Mapping[str, Any]) -> bool:
-    """Return whether an annotation has a number that only programs give."""
+    """Return whether an annotation has a number that only programs give.
+
+    Args:
+        annotation: its record.
+    """
     return any(parse_number(annotation.get(name)) is not None for name in SCORES)
 
 
