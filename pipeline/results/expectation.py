@@ -66,7 +66,7 @@ def describe_expected(records: Sequence[Mapping[str, Any]]) -> str | None:
     shares = ", ".join(_describe_share(record) for record in expected)
     first = expected[0]
     return (
-        f"expected GT-known Loc of other images at validation thresholds: {shares}; "
+        f"expected GT-known Loc of other images at the validation threshold of each IoU: {shares}; "
         f"cross-fitted on {first['n']} images with boxes{SAMPLES[first['sample']]}"
     )
 

@@ -29,9 +29,9 @@ def test_records_have_value_interval_count_and_threshold() -> None:
 
 def test_the_sentence_says_what_it_is_of() -> None:
     assert describe_expected(expected_records(thresholds("all"), "cam")) == (
-        "expected GT-known Loc of other images at validation thresholds: 75.0 % at IoU 0.5 "
-        "(95 %: 53.0 to 88.8), 25.0 % at IoU 0.7 (95 %: 11.2 to 46.9); cross-fitted on 20 images "
-        "with boxes"
+        "expected GT-known Loc of other images at the validation threshold of each IoU: 75.0 % at "
+        "IoU 0.5 (95 %: 53.0 to 88.8), 25.0 % at IoU 0.7 (95 %: 11.2 to 46.9); cross-fitted on 20 "
+        "images with boxes"
     )
     random = describe_expected(expected_records(thresholds("random"), "cam")) or ""
     assert "20 images with boxes that were chosen at random" in random
