@@ -33,6 +33,12 @@ NO_BOX = (
     "boxes, or give the file that has them (data.boxes=FILE)"
 )
 
+PREDICTIONS = (
+    "with a score, as boxes have that a program found, of images that are not marked as reviewed: "
+    "left out, as they are no truth to choose a threshold on"
+)
+REVIEW_REMEDY = 'look at them, and set "reviewed": true on their images'
+
 SHOWN = 5  # categories that a note names
 
 
@@ -49,6 +55,7 @@ class MatchedAnnotations:
         images: All images of the data set.
         by_name: Positions of classes by their names and by their folders' names.
         measured: Ids of the images that the boxes are for; None: those of `scored`.
+        takes_predictions: Whether boxes with a score are truth in images that nobody reviewed.
 
     Raises:
         UserError: No image or no category matches.
@@ -61,15 +68,18 @@ class MatchedAnnotations:
         images: Listing,
         by_name: Mapping[str, int],
         measured: Sequence[str] | None = None,
+        takes_predictions: bool = True,
     ) -> None:
         self.file, self.listing = file, images
         self.classes = {
             number: by_name.get(to_nfc(name), -1) for number, name in file.categories.items()
         }
         matched = match_images(file.path, file.images, scored, images.ids)
-        self.images = matched.images
+        self.images = dict(matched.images)
         self.match_notes: list[str] = [*self._box_notes(), *matched.notes]
         self.match_notes += self._split_notes(scored if measured is None else measured)
+        if not takes_predictions:
+            self.match_notes += self._leave_out_predictions()
         used = count_categories(list(self.images.values()))
         # A single category that is no class: its boxes are of objects of any class.
         self.is_agnostic = len(used) == 1 and self.classes[next(iter(used))] == -1
@@ -94,6 +104,19 @@ class MatchedAnnotations:
                 ]  # fmt: skip
             return [f"{name}: {NO_BOX.format('no image of the data set has a box there')}"]
         return []
+
+    def _leave_out_predictions(self) -> list[Note]:
+        """Leave out boxes with a score of images that nobody reviewed; return a note on them."""
+        left_out: list[str] = []
+        for id, image in self.images.items():
+            if any(image.scored) and not image.is_reviewed:
+                scored = zip(image.records, image.scored, strict=True)
+                left_out += [f"annotations[{n}]" for n, has_score in scored if has_score]
+                self.images[id] = image.without_scored_boxes()
+        if not left_out:
+            return []
+        where = self.file.path.name
+        return [count_note(left_out, "annotation", PREDICTIONS, where=where, remedy=REVIEW_REMEDY)]
 
     def _category_notes(self, used: Counter[int], by_name: Mapping[str, int]) -> list[str]:
         """Return notes on categories that are no class. Raise UserError where no box is of one."""
@@ -234,6 +257,8 @@ class MatchedAnnotations:
             self._to_classes(categories),
             masks if len(masks) == len(boxes) else None,
             self._to_crowds(image.crowds),
+            image.is_reviewed,
+            image.chosen_by_doubt,
         )
 
     def _to_classes(self, categories: Sequence[int]) -> Int[np.ndarray, n] | None:

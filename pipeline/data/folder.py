@@ -232,13 +232,19 @@ class Folder(OnDisk):
         return self._match(self.annotations, scored.ids, splits.val.ids)
 
     def _match(
-        self, file: Path, scored: Sequence[str], measured: Sequence[str] | None = None
+        self,
+        file: Path,
+        scored: Sequence[str],
+        measured: Sequence[str] | None = None,
+        takes_predictions: bool = True,
     ) -> MatchedAnnotations:
         """Read a COCO file and match it with the images and classes."""
         names = (self._contents.folders, self.classes)
         by_name = {name: n for each in names for n, name in enumerate(each)}
         content = coco.read(file, self.crowds)
-        return MatchedAnnotations(content, scored, self.splits.all, by_name, measured)
+        return MatchedAnnotations(
+            content, scored, self.splits.all, by_name, measured, takes_predictions
+        )
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return ids and names as in the annotation file, and free numbers for what it lacks.
@@ -290,7 +296,9 @@ class Folder(OnDisk):
     def _match_drawn(self, file: Path) -> MatchedAnnotations:
         """Match boxes that somebody drew with all images; read each file once."""
         if file not in self._drawn_boxes:
-            self._drawn_boxes[file] = self._match(file, self.splits.all.ids)
+            self._drawn_boxes[file] = self._match(
+                file, self.splits.all.ids, takes_predictions=False
+            )
         return self._drawn_boxes[file]
 
     def truth_notes(self) -> list[str]:

@@ -27,6 +27,7 @@ from pipeline.formats.coco_records import (
     get_text,
     name_record,
 )
+from pipeline.formats.coco_review import is_chosen_by_doubt, is_reviewed
 from pipeline.formats.coco_values import Key, parse_key, parse_number
 from pipeline.formats.foreign_json import name_tool
 from pipeline.formats.odd_records import BadRecord, OddRecords, no_usable_records
@@ -60,7 +61,7 @@ def read(
     content = read_json(path)
     _check_lists(path, content)
     categories = _Categories(path, content["categories"])
-    images = _Images(path, content["images"], content["annotations"])
+    images = _Images(path, content["images"], content["annotations"], content.get("info"))
     reader = AnnotationReader(path, images.all, images.find, categories.find, crowds, with_records)
     reader.add_all(content["annotations"])
     box_count = reader.box_count + (0 if reader.counts_crowds else len(reader.crowd_names))
@@ -224,8 +225,10 @@ class _Categories:
 class _Images:
     """The images of a file, by the id that stands there."""
 
-    def __init__(self, path: Path, records: Sequence[Any], annotations: Sequence[Any]) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, records: Sequence[Any], annotations: Sequence[Any], info: Any
+    ) -> None:
+        self.path, self.info = path, info
         self.odd = OddRecords(path.name, "image record")
         self.by_key: dict[Key, CocoImage] = {}
         keys = dict(_list_keys(records, self.odd, "images"))
@@ -262,7 +265,14 @@ class _Images:
             self.odd.repair(where, "without a file_name: no image of a folder can be matched")
         elif not get_text(record, "file_name"):
             self.odd.repair(where, "without a file_name: named by another of its fields")
-        return CocoImage(number, name, self._read_size(record, where), position)
+        return CocoImage(
+            number,
+            name,
+            self._read_size(record, where),
+            position,
+            is_reviewed=is_reviewed(record),
+            chosen_by_doubt=is_chosen_by_doubt(record, self.info),
+        )
 
     def _read_size(self, record: Mapping[str, Any], where: str) -> Size | None:
         """Return (height, width); None where the record has none, or none that can be right."""

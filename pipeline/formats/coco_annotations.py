@@ -16,6 +16,7 @@ from pipeline.formats.coco_boxes import (
     xywh_to_xyxy,
 )
 from pipeline.formats.coco_records import SPELLING, CocoImage, Crowd, CrowdRule, name_record
+from pipeline.formats.coco_review import has_score, is_reviewed
 from pipeline.formats.coco_values import Key, parse_flag, parse_key, parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note
@@ -89,6 +90,7 @@ class AnnotationReader:
             self.odd.repair(where, repair)
         if was_clipped:
             self.clipped.append(where)
+        image.is_reviewed |= is_reviewed(record)
         is_crowd = parse_flag(record.get("iscrowd"))
         if is_crowd:
             self.crowd_names.append(where)
@@ -100,6 +102,7 @@ class AnnotationReader:
             image.categories.append(category)
             image.masks.append(mask)
             image.records.append(n)
+            image.scored.append(has_score(record))
         if self.with_records:
             shape = {"bbox": bbox} if mask is None else {"bbox": bbox, "segmentation": outline}
             ids = {"id": n + 1, "image_id": image.id, "category_id": category}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,9 @@ class CocoImage:
         categories: Category id of each box.
         masks: Mask of each box; None where there is none.
         records: Position in the file's list of annotations of each box, for messages.
+        scored: Whether each box has a score, as those have that a program found.
+        is_reviewed: Whether the file says that a person has looked at the boxes.
+        chosen_by_doubt: Whether the file says that it was annotated because it was doubtful.
         crowds: Regions of uncounted objects, apart from the boxes.
         coco: The annotations as records for pycocotools, where they were asked for.
     """
@@ -54,6 +57,9 @@ class CocoImage:
     categories: list[int] = field(default_factory=list)
     masks: list[Rle | None] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
+    scored: list[bool] = field(default_factory=list)
+    is_reviewed: bool = False
+    chosen_by_doubt: bool = False
     crowds: list[Crowd] = field(default_factory=list)
     coco: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,6 +67,18 @@ class CocoImage:
     def name(self) -> str:
         """What messages call it: its file name, or its number where it has none."""
         return self.file_name or f"id {self.id}"
+
+    def without_scored_boxes(self) -> CocoImage:
+        """Return the image without the boxes that have a score."""
+        kept = [n for n, has_score in enumerate(self.scored) if not has_score]
+        return replace(
+            self,
+            boxes=[self.boxes[n] for n in kept],
+            categories=[self.categories[n] for n in kept],
+            masks=[self.masks[n] for n in kept],
+            records=[self.records[n] for n in kept],
+            scored=[False] * len(kept),
+        )
 
 
 @dataclass

@@ -81,6 +81,9 @@ class GroundTruth:
         classes: the class of each box; None: `label` for all.
         masks: the mask of each box, where there are masks.
         crowds: regions with uncounted objects.
+        is_reviewed: whether the file says that a person has looked at the boxes.
+        chosen_by_doubt: whether the file says that the image was annotated because its box was
+            doubtful, not at random.
     """
 
     id: str
@@ -90,6 +93,8 @@ class GroundTruth:
     classes: Int[np.ndarray, M] | None = None
     masks: Sequence[Rle] | None = None
     crowds: Crowds | None = None
+    is_reviewed: bool = False
+    chosen_by_doubt: bool = False
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)

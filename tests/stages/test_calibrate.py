@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.max_box_acc import map_curves
 from pipeline.ops.maps import frame_size, upsample
 from pipeline.results.boxes import iterate_boxes
+from pipeline.results.expectation import describe_expected, expected_records
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image, load_thresholds
+from pipeline.segmenter.auto import auto_threshold
 from pipeline.segmenter.grabcut import GrabCut
-from pipeline.stages.calibrate.calibration import choose_thresholds
+from pipeline.stages.calibrate.calibration import MeasuredImage, choose_thresholds
 from tests.conftest import TINY, Cli
 
 
@@ -28,8 +31,15 @@ def peaked(at: float) -> np.ndarray:
     return np.where(np.abs(THRESHOLDS - at) < 0.05, 0.6, 0.0)
 
 
+def measured(curves: Mapping[str, np.ndarray], auto: float = 0.4) -> dict[str, MeasuredImage]:
+    """Images with these IoU curves, whose maps the rule without boxes cuts at `auto`."""
+    return {id: MeasuredImage(curve, auto) for id, curve in curves.items()}
+
+
 def test_one_threshold_for_all_where_others_chose_it() -> None:
-    found = choose_thresholds({str(n): peaked(0.4) for n in range(20)}, [0.5, 0.7], "held_back")
+    found = choose_thresholds(
+        measured({str(n): peaked(0.4) for n in range(20)}), [0.5, 0.7], "held_back"
+    )
     assert found["source"] == "held_back"
     assert found["thresholds"]["0.5"] == [pytest.approx(0.4, abs=0.002)]
     assert found["images"] == []
@@ -40,14 +50,14 @@ def test_each_half_is_cut_at_the_others_threshold() -> None:
     folds = {id: fold_of_image(id) for id in ids}
     assert set(folds.values()) == {0, 1}
     curves = {id: peaked(0.3 if fold == 0 else 0.6) for id, fold in folds.items()}
-    found = choose_thresholds(curves, [0.5], "two_fold")
-    assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.002),
-                                          pytest.approx(0.3, abs=0.002)]  # fmt: skip
+    found = choose_thresholds(measured(curves), [0.5], "two_fold")
+    assert found["thresholds"]["0.5"] == [pytest.approx(0.6, abs=0.005),
+                                          pytest.approx(0.3, abs=0.005)]  # fmt: skip
 
 
 def test_too_few_boxes_give_no_threshold() -> None:
     few = {str(n): peaked(0.4) for n in range(MIN_BOXED_IMAGES - 1)}
-    assert choose_thresholds(few, [0.5], "two_fold")["source"] is None
+    assert choose_thresholds(measured(few), [0.5], "two_fold")["source"] is None
 
 
 def records(tmp_path: Path) -> dict[tuple[str, float | None, str | None], dict[str, Any]]:
@@ -74,7 +84,7 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     assert cli(*arguments, scored) == 0
     latest = (tmp_path / "outputs/latest").resolve()
     picked = load_thresholds(latest / "stages/calibrate")
-    assert picked["refined"]["thresholds"] != picked["thresholds"]
+    assert picked["refined"]["expected"] != picked["expected"]
 
     # Anew, from the maps of the held-back images and the images themselves.
     data, found = Shapes(images=240, val_images=24), {}
@@ -89,7 +99,8 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
             refined, _ = GrabCut().refined(saliency, example)
             true = truth[saliency.id].of_label()
             scaled = upsample(refined, frame_size(saliency.size))
-            found[saliency.id] = map_curves(scaled, true, saliency.size).largest
+            curve = map_curves(scaled, true, saliency.size).largest
+            found[saliency.id] = MeasuredImage(curve, auto_threshold(scaled))
     assert picked["refined"] == choose_thresholds(found, [0.5], "held_back")
 
     # It is what the boxes are cut at, and what metrics.json says of them.
@@ -170,7 +181,11 @@ def test_a_split_for_it_chooses_and_is_neither_learned_from_nor_scored(
 
 
 def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
-    cli: Cli, folder_of_images: Path, drawn: Path, tmp_path: Path
+    cli: Cli,
+    folder_of_images: Path,
+    drawn: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
                  "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
@@ -186,8 +201,96 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
     found = load_thresholds(folder)
     assert found["source"] == "user"
     assert found["n"] == len(found["images"]) == 24
-    low, high = found["expected"]["0.5"]["interval"]
-    assert 0 <= low <= found["expected"]["0.5"]["value"] <= high <= 1
+    expected = found["expected"]["0.5"]
+    low, high = expected["interval"]
+    assert 0 <= low <= expected["value"] <= high <= 1
+    assert (expected["n"], expected["sample"]) == (24, "all")
+
+    # On the terminal, in metrics.json and in the report.
+    (line,) = [line for line in capsys.readouterr().out.split("\n") if "expected" in line]
+    sentence = describe_expected(expected_records(found, "cam"))
+    assert line == f"calibrate: {sentence}"
+    assert f"{100 * expected['value']:.1f} % at IoU 0.5 (95 %: {100 * low:.1f} to " in line
+    assert line.endswith("cross-fitted on 24 images with boxes")
+    record = records(tmp_path)["expected_loc", 0.5, "validation"]
+    assert {key: record[key] for key in ("value", "interval", "n", "sample", "method")} == {
+        **expected, "method": "cam",
+    }  # fmt: skip
+    value = found["elsewhere"]["0.5"]
+    assert record["threshold"] == {"kind": "validation", "value": value, "source": "user"}
+    assert str(sentence) in (tmp_path / "outputs/latest/report/index.html").read_text()
+
+    # Photos without labels: nothing is scored, and the same is expected of them.
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes((folder_of_images / "val/red/0.png").read_bytes())
+    predict = ("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}")
+    assert cli(*predict, "saliency=cam", "segmenter.threshold=validation") == 0
+    assert f"calibrate: {sentence}" in capsys.readouterr().out
+    (again,) = [r for key, r in records(tmp_path).items() if key[:2] == ("expected_loc", 0.5)]
+    assert again["value"] == record["value"]
+    assert again["threshold"]["source"] == "checkpoint"
+    assert str(sentence) in (tmp_path / "outputs/latest/report/index.html").read_text()
+
+
+def test_boxes_with_a_score_choose_nothing_until_somebody_reviewed_them(
+    cli: Cli, folder_of_images: Path, drawn: Path, tmp_path: Path
+) -> None:
+    arguments = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
+                 "train.epochs=1", "train.batch=8", f"calibrate.boxes={drawn}")  # fmt: skip
+    whole = json.loads(drawn.read_text())
+    for annotation in whole["annotations"][:6]:
+        annotation["score"] = 0.5
+    whole["annotations"][4]["reviewed"] = True
+    whole["images"][5]["reviewed"] = True
+    whole["info"] = {"chosen_by": "doubt"}
+    drawn.write_text(json.dumps(whole))
+    assert cli(*arguments) == 0
+    latest = tmp_path / "outputs/latest"
+    chosen = load_thresholds(latest / "stages/calibrate")
+    assert chosen["n"] == 20
+    (note, _) = [n for n in json.loads((latest / "notes.json").read_text())
+                 if n["stage"] == "calibrate"]  # fmt: skip
+    assert note["count"] == 4
+    assert note["text"].startswith("my.json: 4 annotations ('annotations[0]', 'annotations[1]', ")
+    assert 'set "reviewed": true on their images' in note["text"]
+    assert records(tmp_path)["expected_loc", 0.5, "validation"]["sample"] == "doubt"
+    assert (
+        "not the accuracy to expect of the whole set" in (latest / "report/index.html").read_text()
+    )
+
+
+def test_boxes_that_we_wrote_choose_nothing_where_the_score_is_gone(
+    cli: Cli, folder_of_images: Path, drawn: Path, tmp_path: Path
+) -> None:
+    root = folder_of_images
+    for path in (root / "train/red").iterdir():  # large enough that boxes have digits
+        with Image.open(path) as image:
+            image.resize((64 * 11 + 3, 48 * 11 + 2)).save(path)
+    arguments = ("+experiment=cam", "data=folder", f"data.root={root}", "data.size=64",
+                 "train.epochs=1", "train.batch=8")  # fmt: skip
+    assert cli(*arguments, "explain.split=train") == 0
+    latest = tmp_path / "outputs/latest"
+    predictions = json.loads((latest / "predictions.json").read_text())
+    sizes = {image["id"]: image for image in predictions["images"]}
+    ours = {sizes[box["image_id"]]["file_name"]: box["bbox"] for box in predictions["annotations"]}
+    whole = json.loads(drawn.read_text())
+    names = [image["file_name"] for image in whole["images"]]
+    large = [n for n, name in enumerate(names) if name.startswith("train/red/")]
+    for n in large:
+        whole["images"][n].update(width=64 * 11 + 3, height=48 * 11 + 2)
+        scaled = [11 * value for value in whole["annotations"][n]["bbox"]]
+        whole["annotations"][n]["bbox"] = ours.get(names[n], scaled)
+    copied = [n for n in large if names[n] in ours]
+    whole["images"][copied[0]]["reviewed"] = True
+    drawn.write_text(json.dumps(whole))
+    assert cli(*arguments, f"calibrate.boxes={drawn}") == 0
+    written = [n for n in copied[1:] if any(v != round(v) for v in ours[names[n]])]
+    assert written
+    assert load_thresholds(latest / "stages/calibrate")["n"] == 24 - len(written)
+    notes = {n["text"]: n for n in json.loads((latest / "notes.json").read_text())}
+    (text,) = [text for text in notes if "equals, to the last digit" in text]
+    assert notes[text]["names"] == sorted(names[n] for n in written)
 
 
 def test_drawn_boxes_that_cannot_be_used_are_refused_at_start(

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.metric.components import curves
+from pipeline.metric.max_box_acc import two_fold_thresholds
 from pipeline.ops.bootstrap import Comparison
 from pipeline.ops.maps import upsample
 from pipeline.results.comparison import sentence_of
@@ -19,7 +20,6 @@ from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import fold_of_image
 from pipeline.segmenter.auto import auto_threshold
-from pipeline.stages.calibrate.calibration import choose_thresholds
 from pipeline.stages.evaluate.map_folder import find_oddity
 from pipeline.stages.evaluate.others import Named
 from tests.conftest import TINY, Cli
@@ -410,7 +410,7 @@ def test_masks_without_a_map_are_not_found_at_any_threshold(cli: Cli, tmp_path: 
 
 
 def test_maps_are_scored_at_each_kind_of_threshold(cli: Cli, tmp_path: Path) -> None:
-    """Auto by the rule, validation as stage calibrate chooses it in two folds."""
+    """Auto by the rule, validation at the threshold that is best for the other half."""
     rng = np.random.default_rng(0)
     names = [f"{n}.jpg" for n in range(30)]
     folder = metadata(tmp_path / "maps", 40, dict.fromkeys(names, "10,10,24,24"))
@@ -422,7 +422,14 @@ def test_maps_are_scored_at_each_kind_of_threshold(cli: Cli, tmp_path: Path) -> 
         measured[name], auto[name] = curves(values, true).largest, auto_threshold(values)
     assert cli(EVALUATE, f"maps={folder}") == 0
     found = metrics(tmp_path)
-    chosen = choose_thresholds(measured, [0.3, 0.5, 0.7], "two_fold")["thresholds"]
+    halves = [
+        np.stack([measured[name] for name in names if fold_of_image(name) == half])
+        for half in (0, 1)
+    ]
+    chosen = {
+        f"{iou:g}": two_fold_thresholds([(rows >= iou).mean(0) for rows in halves])
+        for iou in (0.3, 0.5, 0.7)
+    }
 
     def reached(iou: float, thresholds: dict[str, float]) -> float:
         """GT-known Loc of these maps, each cut at its own threshold."""

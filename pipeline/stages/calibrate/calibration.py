@@ -10,32 +10,40 @@ The boxes are the first of these that exist:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.engine import runtime
 from pipeline.engine.images import SplitImages, read_for_segmenter
 from pipeline.errors import SkippedImage, UserError
-from pipeline.metric.components import THRESHOLDS
-from pipeline.metric.max_box_acc import (
-    Protocol,
-    map_curves,
-    two_fold_thresholds,
-    validation_threshold,
-)
+from pipeline.metric.max_box_acc import Protocol, map_curves
 from pipeline.metric.measurement import refine_map, scale_map
+from pipeline.ops.hashing import hash_of
+from pipeline.ops.wilson import wilson_interval
 from pipeline.protocols import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, RefiningSegmenter
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image
+from pipeline.segmenter.auto import auto_threshold
+from pipeline.stages.calibrate.shrinkage import (
+    STRENGTH,
+    Gains,
+    count_folds,
+    measure_gains,
+    threshold_index,
+)
 from pipeline.types import GroundTruth, SaliencyMap, Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float32, Float64, Int
 
 # Splits that are not scored, in order of preference, and their names in metrics.json.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
+DIGIT = 0.01  # pixels: the last digit of boxes in the COCO files that stage localize writes
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,23 @@ def count_boxed(truth: Mapping[str, GroundTruth]) -> int:
     return sum(len(known.of_label()) > 0 for known in truth.values())
 
 
+@dataclass(frozen=True)
+class MeasuredImage:
+    """The map of an image with boxes, measured.
+
+    Attributes:
+        iou: of the largest component at each of `THRESHOLDS`.
+        auto: the threshold that the rule without boxes chooses for the map.
+        chosen_by_doubt: whether the image was annotated because its box was doubtful.
+        is_own_prediction: whether an annotated box is one that this map gives, to the last digit.
+    """
+
+    iou: Float64[np.ndarray, 1000]
+    auto: float
+    chosen_by_doubt: bool = False
+    is_own_prediction: bool = False
+
+
 def measure_maps(
     images: SplitImages,
     maps: Path,
@@ -89,7 +114,7 @@ def measure_maps(
     protocol: Protocol,
     workers: int,
     refining: RefiningSegmenter | None = None,
-) -> dict[str, np.ndarray]:
+) -> dict[str, MeasuredImage]:
     """Measure the IoU of the largest component at each of `THRESHOLDS`.
 
     Args:
@@ -101,11 +126,11 @@ def measure_maps(
         refining: measure the maps as this segmenter refines them; None: the maps themselves.
 
     Returns:
-        IoU by image id, float64 [1000].
+        What was measured, by image id.
     """
     ids, labels = images.ids, images.labels
 
-    def measure(item: tuple[int, SaliencyMap]) -> tuple[str, np.ndarray | None]:
+    def measure(item: tuple[int, SaliencyMap]) -> tuple[str, MeasuredImage | None]:
         position, saliency = item
         known = truth.get(saliency.id)
         if known is None or saliency.explained != labels[position] or not len(known.of_label()):
@@ -117,22 +142,57 @@ def measure_maps(
             if isinstance(example, SkippedImage):
                 return saliency.id, None
             scaled = refine_map(refining, saliency, example, protocol)
-        return saliency.id, map_curves(scaled, known.of_label(), saliency.size, protocol).largest
+        return saliency.id, measure_map(scaled, known, protocol)
 
     items: Iterator[tuple[int, SaliencyMap]] = (
         item for shard in list_shards(maps) for item in iterate_maps(shard, ids)
     )
     measured = runtime.map_in_threads(measure, items, workers)
-    return {id: iou for id, iou in measured if iou is not None}
+    return {id: image for id, image in measured if image is not None}
+
+
+def measure_map(
+    scaled: Float[np.ndarray, "h w"], known: GroundTruth, protocol: Protocol
+) -> MeasuredImage:
+    """Measure a map against the boxes of its image's class.
+
+    Args:
+        scaled: the map in [0, 1], as it is measured.
+        known: the annotated boxes.
+        protocol: how maps are measured.
+    """
+    curves = map_curves(scaled, known.of_label(), known.size, protocol)
+    return MeasuredImage(
+        curves.largest,
+        auto_threshold(np.asarray(scaled, np.float32)),
+        known.chosen_by_doubt,
+        not known.is_reviewed and bool(find_written_boxes(known.of_label(), curves.boxes).any()),
+    )
+
+
+def find_written_boxes(
+    boxes: Float32[np.ndarray, "m 4"], written: Float32[np.ndarray, "t 4"]
+) -> Bool[np.ndarray, m]:
+    """Find the boxes that equal one that was written, to the last digit of the COCO file.
+
+    Boxes in whole pixels are not compared: a person can draw the same one.
+
+    Args:
+        boxes: annotated, xyxy in pixels.
+        written: what this program would write, xyxy in pixels.
+    """
+    has_digits = (np.abs(boxes - np.round(boxes)) > DIGIT / 2).any(1)
+    same = (np.abs(boxes[:, None] - written) < 1.1 * DIGIT).all(2).any(1)
+    return np.asarray(has_digits & same)
 
 
 def choose_thresholds(
-    measured: Mapping[str, np.ndarray], ious: Sequence[float], source: str
+    measured: Mapping[str, MeasuredImage], ious: Sequence[float], source: str
 ) -> dict[str, Any]:
-    """Choose the thresholds with the highest localization accuracy.
+    """Choose the thresholds with the highest expected localization accuracy (shrinkage.py).
 
     Args:
-        measured: IoU at each of `THRESHOLDS` [1000], by image id.
+        measured: what was measured, by image id.
         ious: From which IoU on a box counts as right; a threshold is chosen for each.
         source: Of the boxes: user, split, held_back or two_fold.
 
@@ -140,20 +200,25 @@ def choose_thresholds(
         The contents of thresholds.json: for each IoU a list of a single threshold, or of one for
         each half; `source` is None where there are too few images.
     """
-    ids = list(measured)
+    ids, images = list(measured), list(measured.values())
     if len(ids) < MIN_BOXED_IMAGES:
         return {"source": None, "n": len(ids), "images": [], "thresholds": {},
                 "elsewhere": {}}  # fmt: skip
-    rows = np.stack([measured[id] for id in ids])
-    half = np.array([fold_of_image(id) for id in ids])
-    elsewhere = {f"{iou:g}": validation_threshold((rows >= iou).mean(0)) for iou in ious}
-    # Each half has the threshold that is best for the other; other images, that for both halves.
-    thresholds = {iou: [value] for iou, value in elsewhere.items()}
-    if source == "two_fold":
-        thresholds = {
-            f"{iou:g}": two_fold_thresholds([(rows[half == n] >= iou).mean(0) for n in (0, 1)])
-            for iou in ious
-        }
+    rows = np.stack([image.iou for image in images])
+    prior = round(float(np.median([image.auto for image in images])), 3)
+    doubtful = np.array([image.chosen_by_doubt for image in images])
+    halves, folds = np.array([fold_of_image(id) for id in ids]), divide_into_folds(ids)
+    thresholds, elsewhere, expected = {}, {}, {}
+    for iou in ious:
+        gains = measure_gains(rows, iou, prior, folds)
+        name = f"{iou:g}"
+        elsewhere[name] = gains.choose()
+        thresholds[name] = [elsewhere[name]]
+        # Each half has the threshold that is best for the other; other images, that for both.
+        if source == "two_fold":
+            by_half = measure_gains(rows, iou, prior, halves)
+            thresholds[name] = [by_half.choose(without=half) for half in (0, 1)]
+        expected[name] = expected_accuracy(rows, iou, gains, folds, doubtful)
     return {
         "source": source,
         "n": len(ids),
@@ -162,26 +227,58 @@ def choose_thresholds(
         "thresholds": thresholds,
         # For an image that is in neither half.
         "elsewhere": elsewhere,
-        "expected": expected_accuracy(rows, half, ious) if source == "user" else None,
+        "prior": {"rule": "auto", "threshold": prior, "strength": STRENGTH},
+        "expected": expected,
     }
 
 
-def expected_accuracy(rows: np.ndarray, half: np.ndarray, ious: Iterable[float]) -> dict[str, Any]:
-    """Estimate the accuracy on other images: each half is measured at the other half's threshold.
+def divide_into_folds(ids: Sequence[str]) -> Int[np.ndarray, n]:
+    """Divide images into equal folds, which depend on their names alone.
 
     Args:
-        rows: IoU at each of `THRESHOLDS` [n, 1000].
-        half: 0 or 1 for each image [n].
-        ious: From which IoU on a box counts as right.
-    """
-    from pipeline.ops.bootstrap import interval
+        ids: names of the images.
 
-    expected = {}
-    for iou in ious:
-        correct = np.zeros(len(rows))
-        for fold in (0, 1):
-            other = (rows[half != fold] >= iou).mean(0)
-            at = int(np.searchsorted(THRESHOLDS, validation_threshold(other) - 1e-9))
-            correct[half == fold] = rows[half == fold, at] >= iou
-        expected[f"{iou:g}"] = {"value": float(correct.mean()), "interval": list(interval(correct))}
-    return expected
+    Returns:
+        The fold of each image.
+    """
+    order = sorted(range(len(ids)), key=lambda n: hash_of(["expected", ids[n]]))
+    folds = np.empty(len(ids), int)
+    folds[order] = np.arange(len(ids)) % count_folds(len(ids))
+    return folds
+
+
+def expected_accuracy(
+    rows: Float64[np.ndarray, "n T"],
+    iou: float,
+    gains: Gains,
+    folds: Int[np.ndarray, n],
+    doubtful: Bool[np.ndarray, n],
+) -> dict[str, Any]:
+    """Estimate the accuracy on other images by cross-fitting.
+
+    Each fold is measured at the threshold that the other folds choose. Images chosen by doubt are
+    harder than others: they are not counted if enough others are left.
+
+    Args:
+        rows: IoU at each of `THRESHOLDS`, an image each.
+        iou: from which IoU on a box counts as right.
+        gains: of these images over the prior.
+        folds: the fold of each image.
+        doubtful: which images were chosen by doubt.
+
+    Returns:
+        `value`, `interval` (Wilson's, 95 %), `n`, and `sample`: `all` images, the `random` ones
+        alone, or with those chosen by `doubt`, of which the value then says too little.
+    """
+    at = [threshold_index(gains.choose(without=fold)) for fold in range(len(gains.count))]
+    correct = rows[np.arange(len(rows)), np.array(at)[folds]] >= iou
+    sample = "all"
+    if doubtful.any():
+        sample = "random" if (~doubtful).sum() >= MIN_BOXED_IMAGES else "doubt"
+    counted = correct[~doubtful] if sample == "random" else correct
+    return {
+        "value": float(counted.mean()),
+        "interval": list(wilson_interval(int(counted.sum()), len(counted))),
+        "n": len(counted),
+        "sample": sample,
+    }

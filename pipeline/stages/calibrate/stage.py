@@ -1,14 +1,15 @@
 """Stage calibrate: choose the threshold on boxes that are never scored (calibration.py).
 
-The result is a threshold for each IoU (two where each half has its threshold); no box leaves this
-stage. With `segmenter.threshold=validation` maps are segmented at the threshold for IoU 0.5. A
-segmenter that refines maps by their images (GrabCut) segments the refined maps: their thresholds
-are under `refined`.
+The result is a threshold for each IoU (two where each half has its threshold), and the accuracy
+that is to be expected of other images; no box leaves this stage. With
+`segmenter.threshold=validation` maps are segmented at the threshold for IoU 0.5. A segmenter that
+refines maps by their images (GrabCut) segments the refined maps: their thresholds are under
+`refined`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,23 +18,23 @@ from pipeline.engine.stage import Stage, find_stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
+from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
     USED_IOU,
+    load_thresholds,
     too_few_boxes_error,
     without_threshold,
 )
 from pipeline.stages.calibrate.config import CalibrateOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pipeline.engine.run import Run
-    from pipeline.stages.calibrate.calibration import BoxedSplit
+    from pipeline.stages.calibrate.calibration import BoxedSplit, MeasuredImage
 
-    Measure = Callable[[RefiningSegmenter | None], dict[str, np.ndarray]]
+    Measure = Callable[[RefiningSegmenter | None], dict[str, MeasuredImage]]
 
 
 class Calibrate(Stage):
@@ -89,22 +90,41 @@ class Calibrate(Stage):
         boxed = self._boxed(run)
         measure = self._measure(run, boxed)
         ious = sorted({*run.config["evaluate"]["ious"], USED_IOU})
-        measured = measure(None)
+        segmenter = run.segmenter()
+        measured, refined = measure(None), None
+        if isinstance(segmenter, RefiningSegmenter):
+            refined = measure(segmenter)
+        predictions = _leave_out_predictions(measured, refined) if boxed.source == "user" else []
         if boxed.source == "user" and len(measured) < MIN_BOXED_IMAGES:
             raise UserError(
                 f"calibrate.boxes={run.config['calibrate']['boxes']}: {len(measured)} images of "
-                "the data set have boxes of their class there; a threshold wants "
-                f"{MIN_BOXED_IMAGES} at least, and 50 serve well"
+                "the data set have boxes of their class there, without boxes that a program found; "
+                f"a threshold wants {MIN_BOXED_IMAGES} at least, and 50 serve well"
             )
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
-        if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
-            result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
-        notes = _notes(boxed, result["source"], len(measured))
+        if refined is not None:
+            result["refined"] = choose_thresholds(refined, ious, boxed.source)
+        notes = _notes(boxed, result["source"], len(measured), predictions)
         if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
             explained, maps = self._explained(run, boxed)
             notes += find_stage("explain").notes(explained, maps)
         write_notes(folder, notes)
         write_json(folder / "thresholds.json", result, indent=1)
+
+    def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
+        """Return a line with the accuracy that is to be expected of other images.
+
+        Args:
+            result: the folder of the stage's result.
+            run_folder: the run's folder.
+        """
+        from pipeline.results.expectation import describe_expected, expected_records
+
+        thresholds = load_thresholds(result)
+        sentence = describe_expected(
+            expected_records(thresholds.get("refined") or thresholds, self.name)
+        )
+        return [] if sentence is None else [f"calibrate: {sentence}"]
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""
@@ -133,15 +153,39 @@ class Calibrate(Stage):
         )
 
 
-def _notes(boxed: BoxedSplit, source: str | None, count: int) -> list[str]:
+def _leave_out_predictions(*measured: dict[str, MeasuredImage] | None) -> list[str]:
+    """Leave out images with a box of our own, written by an earlier run; return their names.
+
+    Args:
+        measured: plain maps, and refined ones where there are some; both lose the same images.
+    """
+    given = [images for images in measured if images is not None]
+    names = {id for images in given for id, image in images.items() if image.is_own_prediction}
+    for images in given:
+        for id in names:
+            images.pop(id, None)
+    return sorted(names)
+
+
+def _notes(
+    boxed: BoxedSplit, source: str | None, count: int, predictions: Sequence[str]
+) -> list[str]:
     """Return what was odd about drawn boxes, and that there are too few of any.
 
     Args:
         boxed: The boxes that a threshold would be chosen on.
         source: Where the threshold came from; None: there is none.
         count: How many images with boxes were measured.
+        predictions: Images that were left out, as their boxes are our own.
     """
     notes = list(boxed.notes)
+    if predictions:
+        why = (
+            "have a box that equals, to the last digit, one that this program finds in its map: "
+            "left out, as it is no truth to choose a threshold on"
+        )
+        remedy = 'look at them, and set "reviewed": true on their images'
+        notes.append(count_note(predictions, "image", why, where="calibrate.boxes", remedy=remedy))
     if source is None and count:  # without any box there is nothing to say
         notes.append(
             f"calibrate: {count} images with boxes are too few for a validation threshold, "

@@ -14,6 +14,7 @@ from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
 from pipeline.results.computed import Computed
+from pipeline.results.expectation import describe_expected
 from pipeline.results.notes import write_notes
 from pipeline.results.table import Scored, build_table, format_table
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
@@ -59,24 +60,40 @@ def score_source(
     return Outcome(source, evaluator, evaluator.scores(source.name), computed)
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """What is known of a run of our own beside what is scored.
+
+    Attributes:
+        protocol: how its maps are measured.
+        computed: what its maps were computed with.
+        expected: records of the accuracy that stage calibrate expects of other images.
+    """
+
+    protocol: str
+    computed: Computed
+    expected: Sequence[Mapping[str, Any]] = ()
+
+
 def write_run(
     folder: Path,
     source: OwnRun,
     metrics: Mapping[str, Metric],
     refined: RefinedMaps | None,
-    protocol: str,
-    computed: Computed,
+    settings: RunSettings,
 ) -> None:
     """Score a run of our own, and the maps that its segmenter made; write all files."""
-    outcome = score_source(source, metrics, folder / "images.json", computed)
+    outcome = score_source(source, metrics, folder / "images.json", settings.computed)
     if refined is not None:
         outcome.scores.extend(_headline(refined, metrics))
     table = outcome.table(list_numbers(metrics.values()))
     explained = source.explained
     has_drawn = not explained.drawn.isdisjoint(explained.scored)
     table["has_annotations"] = bool(explained.truth) or has_drawn  # the report says what is missing
-    _write_common(folder, outcome, outcome.records(), table, outcome.notes())
-    measured = outcome.evaluator.measurement(source.name, source.true, protocol)
+    table["expected"] = describe_expected(settings.expected)
+    records = [*outcome.records(), *settings.expected]
+    _write_common(folder, outcome, records, table, outcome.notes())
+    measured = outcome.evaluator.measurement(source.name, source.true, settings.protocol)
     measured.write(folder / FILE, source.name)
     write_text(folder / "table.txt", format_table(source.name, table) if table["rows"] else "")
 

@@ -32,7 +32,12 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.computed import Computed
 from pipeline.results.notes import load_notes
-from pipeline.results.thresholds import USED_IOU, load_thresholds, validation_threshold_info
+from pipeline.results.thresholds import (
+    USED_IOU,
+    load_thresholds,
+    select_thresholds,
+    validation_threshold_info,
+)
 from pipeline.stages.evaluate.config import EvaluateOptions
 from pipeline.types import EvaluationSettings
 
@@ -76,6 +81,7 @@ class Evaluate(Stage):
             "localize": run.key("localize"),
             "explain": run.key("explain"),
             "calibrate": run.key("calibrate") if calibrates else None,
+            **self._expectation_key(run),
             "truth": self._data(run).truth_fingerprint("val"),
             "evaluate": {"ious": run.config["evaluate"]["ious"]},
             "protocol": run.config["protocol"],
@@ -123,7 +129,23 @@ class Evaluate(Stage):
         chosen = self._thresholds(run)
         source, refined = self._own_run(run, chosen), self._refined_maps(run, chosen)
         computed = Computed.read(run.folder("explain"))
-        outcome.write_run(folder, source, metrics, refined, run.config["protocol"], computed)
+        expected = [] if chosen is None else self._expected(run, chosen)
+        settings = outcome.RunSettings(run.config["protocol"], computed, expected)
+        outcome.write_run(folder, source, metrics, refined, settings)
+
+    def _expected(self, run: Run, chosen: Thresholds) -> list[dict[str, Any]]:
+        """Return the records of the accuracy that stage calibrate expects of other images."""
+        from pipeline.results.expectation import expected_records
+
+        refines = isinstance(run.segmenter(), RefiningSegmenter)
+        own = not run.uses_validation_threshold  # then `chosen` is for plain and for refined maps
+        return expected_records(select_thresholds(chosen, refines) if own else chosen, run.method)
+
+    def _expectation_key(self, run: Run) -> dict[str, Any]:
+        """Return the part of the key for what the run of checkpoint= expects; else empty."""
+        if run.uses_validation_threshold and not run.chooses_own_threshold():
+            return {"expected": run.chosen_thresholds().get("expected")}
+        return {}
 
     def _named(self, run: Run) -> Named | None:
         """Return what the configuration names that others made; None: this run is scored."""
