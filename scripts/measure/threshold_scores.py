@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.metric.max_box_acc import best_threshold
 from pipeline.ops.bootstrap import middle
-from pipeline.stages.calibrate.calibration import choose_thresholds
+from pipeline.stages.calibrate.calibration import MeasuredImage, choose_thresholds
 from scripts.measure.threshold_maps import Half, MeasuredMaps
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def calibrated_ious(
         boxed: images with boxes.
         drawn: the indices of those that it is chosen on.
     """
-    measured = {boxed.ids[n]: boxed.curve[n] for n in drawn}
+    measured = {boxed.ids[n]: MeasuredImage(boxed.curve[n], float(boxed.auto_at[n])) for n in drawn}
     chosen = choose_thresholds(measured, IOUS, "split")["elsewhere"]
     return {iou: scored.at(chosen[f"{iou:g}"]) for iou in IOUS}
 
