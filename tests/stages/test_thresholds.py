@@ -175,17 +175,6 @@ def test_a_checkpoint_without_such_a_threshold_is_refused(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_the_measure_reads_what_a_run_wrote(runs: dict[str, Path]) -> None:
-    reached = thresholds.Reached.read(runs["fixed"] / "stages/evaluate")
-    found = {one.name: one.ours for one in reached.records("x")}
-    told = metrics(runs["fixed"])
-    assert found == {f"x:{k}": told["gt_known_loc", 0.5, k]["value"] for k in KINDS}
-    for one in thresholds.pooled("cam", [reached, reached]):
-        assert one.ours == found[f"x:{one.name.split(':')[1]}"]
-        assert one.theirs == found["x:oracle"]
-        assert one.peer.endswith("n=48")
-
-
 def test_each_half_is_cut_at_the_others_threshold(
     cli: Cli, folder_of_images: Path, tmp_path: Path
 ) -> None:
