@@ -35,7 +35,7 @@ MapKind = Literal["head", "classifier"]
 AGREEMENT = "agreement"
 RIGHT_IOU = 0.5  # a box is right from this IoU on
 MIN_EXAMPLES = 20  # boxes that a default is corrected on at least
-SHIFT_PENALTY, SCALE_PENALTY, WEIGHT_PENALTY = 0.1, 5.0, 20.0  # half of it times the square
+SHIFT_PENALTY, SCALE_PENALTY, WEIGHT_PENALTY = 0.1, 10.0, 20.0  # half of it times the square
 MAX_STEPS = 100
 
 

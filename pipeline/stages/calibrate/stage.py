@@ -4,11 +4,14 @@ The result is a threshold for each IoU (two where each half has its threshold); 
 stage. With `segmenter.threshold=validation` maps are segmented at the threshold for IoU 0.5. A
 segmenter that refines maps by their images (GrabCut) segments the refined maps: their thresholds
 are under `refined`.
+
+The boxes that the segmenter finds in these images are kept with whether they are right
+(examples.py): stage rank fits confidences to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +20,15 @@ from pipeline.engine.stage import Stage, find_stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import RefiningSegmenter
+from pipeline.protocols import RefiningSegmenter, Segmenter
+from pipeline.results.confidence import Examples, no_examples
 from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
     USED_IOU,
+    select_thresholds,
+    threshold_for_image,
     too_few_boxes_error,
-    without_threshold,
 )
 from pipeline.stages.calibrate.config import CalibrateOptions
 
@@ -51,16 +56,15 @@ class Calibrate(Stage):
 
         data = with_annotations(run.data)
         drawn = run.config["calibrate"]["boxes"]
-        refines = isinstance(run.segmenter(), RefiningSegmenter)
         return {
-            "source": run.sources(__name__, "data", *(("segmenter",) if refines else ())),
+            "source": run.sources(__name__, "data", "segmenter"),
             "explain": run.key("explain"),
             "apart": [run.for_split(split).key("explain") for split in APART],
             "truth": [data.truth_fingerprint(split) for split in ("val", *APART)],
             "drawn": drawn and hash_file(Path(drawn)),
             "ious": run.config["evaluate"]["ious"],
             "protocol": run.config["protocol"],
-            **({"segmenter": without_threshold(run.config["segmenter"])} if refines else {}),
+            "segmenter": run.config["segmenter"],
         }
 
     def check(self, run: Run) -> None:
@@ -99,12 +103,36 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if isinstance(segmenter := run.segmenter(), RefiningSegmenter):
             result["refined"] = choose_thresholds(measure(segmenter), ious, boxed.source)
+        self._collect_examples(run, boxed, result).write(folder)
         notes = _notes(boxed, result["source"], len(measured))
         if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
             explained, maps = self._explained(run, boxed)
             notes += find_stage("explain").notes(explained, maps)
         write_notes(folder, notes)
         write_json(folder / "thresholds.json", result, indent=1)
+
+    def _collect_examples(
+        self, run: Run, boxed: BoxedSplit, result: Mapping[str, Any]
+    ) -> Examples:
+        """Return the boxes of images with boxes as stage localize segments them."""
+        from pipeline.stages.calibrate.examples import collect_examples
+
+        explained, maps = self._explained(run, boxed)
+        segmenter = run.segmenter()
+        by_value: dict[float, Segmenter] = {}
+        values: Sequence[float] = ()
+        if run.uses_validation_threshold:
+            chosen = select_thresholds(result, isinstance(segmenter, RefiningSegmenter))
+            if chosen["source"] is None:
+                return no_examples()
+            values = chosen["thresholds"][f"{USED_IOU:g}"]
+            by_value = {value: segmenter.with_threshold(value) for value in values}
+
+        def segmenter_of(id: str) -> Segmenter:
+            return by_value[threshold_for_image(values, id)] if by_value else segmenter
+
+        images = explained.images()
+        return collect_examples(images, maps, boxed.truth, segmenter_of, run.workers, boxed.source)
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""

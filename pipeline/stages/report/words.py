@@ -138,7 +138,7 @@ def list_files(stages: Sequence[str]) -> list[str]:
     files = [
         item.path for item in published if item.path.endswith(".json") and not item.is_optional
     ]
-    return [*files, "notes.json", "config.yaml"]
+    return [*dict.fromkeys(files), "notes.json", "config.yaml"]
 
 
 def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
