@@ -1,8 +1,8 @@
 """Confidences of boxes: the boxes that they are fitted on, the models, and the order of review.
 
-    examples.safetensors  by stage calibrate: features of boxes, and whether each is right
-    ranking.safetensors   by stage rank: the confidence of each box, the rank of each image
-    confidence.json       by stage rank: the models, what they were fitted on, and for which maps
+examples.safetensors  by stage calibrate: features of boxes, and whether each is right
+ranking.safetensors   by stage rank: the confidence of each box, the rank of each image
+confidence.json       by stage rank: the models, what they were fitted on, and for which maps
 """
 
 from __future__ import annotations
@@ -129,9 +129,7 @@ def describe_maps(
     return {"saliency": dict(saliency), "views": list(views), "segmenter": dict(segmenter)}
 
 
-def write_ranking(
-    folder: Path, confidences: Float32[np.ndarray, n], review: Review
-) -> None:
+def write_ranking(folder: Path, confidences: Float32[np.ndarray, n], review: Review) -> None:
     """Write the confidences of all boxes, in the order of stage localize, and the review order."""
     arrays = {"confidence": confidences, "rank": review.ranks, "sampled": review.sampled}
     write_arrays(folder / RANKING, arrays, confidence_kind=review.confidence_kind)

@@ -113,7 +113,7 @@ class ConfidenceModel:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> ConfidenceModel:
         """Return the model of a record."""
-        numbers = {
+        numbers: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
         }
         return cls(**numbers)
@@ -153,11 +153,11 @@ DEFAULTS: Mapping[tuple[MapKind, bool], ConfidenceModel] = {
 
 
 def _maximize_likelihood(
-    design: Float64[np.ndarray, "n p"],
+    design: Float64[np.ndarray, "n k"],
     right: Bool[np.ndarray, n],
     offset: Float64[np.ndarray, n],
-    penalty: Float64[np.ndarray, p],
-) -> Float64[np.ndarray, p]:
+    penalty: Float64[np.ndarray, k],
+) -> Float64[np.ndarray, k]:
     """Maximize the likelihood of a logistic regression, with an offset and a ridge, by Newton.
 
     The objective is concave; a step that would lower it is halved.

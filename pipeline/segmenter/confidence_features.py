@@ -91,9 +91,7 @@ def _compare_with_components(
     return np.where(counts[:, None] > 0, best, 0), np.maximum(counts, 1)
 
 
-def _find_components(
-    scaled: Float32[np.ndarray, "H W"], logit: float
-) -> Int32[np.ndarray, "C 4"]:
+def _find_components(scaled: Float32[np.ndarray, "H W"], logit: float) -> Int32[np.ndarray, "C 4"]:
     """Find the boxes of the components at the threshold of a logit, without the small ones."""
     _, mask = cv2.threshold(scaled, 1 / (1 + np.exp(-logit)), 1, cv2.THRESH_BINARY)
     _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)

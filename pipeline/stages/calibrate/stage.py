@@ -111,9 +111,7 @@ class Calibrate(Stage):
         write_notes(folder, notes)
         write_json(folder / "thresholds.json", result, indent=1)
 
-    def _collect_examples(
-        self, run: Run, boxed: BoxedSplit, result: Mapping[str, Any]
-    ) -> Examples:
+    def _collect_examples(self, run: Run, boxed: BoxedSplit, result: Mapping[str, Any]) -> Examples:
         """Return the boxes of images with boxes as stage localize segments them."""
         from pipeline.stages.calibrate.examples import collect_examples
 

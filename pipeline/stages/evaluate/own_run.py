@@ -125,6 +125,7 @@ class OwnRun:
         has_guesses: whether the classes predicted first have boxes.
         given_notes: what was odd about the annotations.
         box_notes: what stage localize notes on its boxes.
+        confidences: of all boxes, by stage rank; None: it did not run.
     """
 
     name: str
@@ -135,6 +136,7 @@ class OwnRun:
     has_guesses: bool
     given_notes: Sequence[str] = ()
     box_notes: Sequence[str] = ()
+    confidences: Float32[np.ndarray, n] | None = None
     true: dict[str, str] = field(default_factory=dict)  # what stands for the boxes of an image
     missing: list[str] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
@@ -159,11 +161,12 @@ class OwnRun:
         classes.
         """
         guesses = [Offer("guesses")] if self.has_guesses else []
+        confidence = [Offer("confidence", ())] if self.confidences is not None else []
         return [[
             Offer("classification", ("class",)), Offer("ranking"), Offer("box"), Offer("cuts"),
             Offer("boxes"), Offer("pointing"), Offer("curves"), Offer("true"), Offer("pyramid"),
             Offer("pixels"), Offer("pyramid_pixels", ()), *guesses,
-            Offer("coco_boxes", ()), Offer("coco_masks", ()),
+            Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence,
         ]]  # fmt: skip
 
     def items(self) -> Iterator[Item]:
@@ -175,7 +178,7 @@ class OwnRun:
                 return seen, None
             return seen, self._evidence(seen, top[seen.position])
 
-        images = _iterate_images(self.explained, self.boxes)
+        images = _iterate_images(self.explained, self.boxes, self.confidences)
         with show_progress("evaluate", len(self.explained.truth)) as advance:
             for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
                 if evidence is not None:
@@ -404,7 +407,12 @@ def box_evidence(boxes: Boxes | None, true: Float32[np.ndarray, "M 4"]) -> dict[
     """Return the boxes of the image's class; none where its map could not be segmented."""
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found, scores = nothing if boxes is None else (boxes.boxes, boxes.scores)
-    return {"iou": best_iou(_best_box(boxes), true), "boxes": found, "scores": scores}
+    return {
+        "iou": best_iou(_best_box(boxes), true),
+        "boxes": found,
+        "scores": scores,
+        "confidence": _confidence(boxes),
+    }
 
 
 def map_evidence(
@@ -427,10 +435,12 @@ def map_evidence(
     return fields
 
 
-def _iterate_images(explained: Explained, boxes: Path) -> Iterator[Seen]:
+def _iterate_images(
+    explained: Explained, boxes: Path, confidences: Float32[np.ndarray, n] | None
+) -> Iterator[Seen]:
     """Yield image by image, maps and boxes both streamed from their shards, in the same order."""
     ids = explained.ids
-    boxed = groupby(iterate_boxes(boxes, ids), key=lambda item: item[0])
+    boxed = groupby(iterate_boxes(boxes, ids, confidences), key=lambda item: item[0])
     at, found = -1, dict[int, Boxes]()
     for position, group in groupby(explained.iterate_maps(), key=lambda item: item[0]):
         while at < position:  # an image whose maps could not be segmented has no boxes
@@ -442,6 +452,13 @@ def _iterate_images(explained: Explained, boxes: Path) -> Iterator[Seen]:
 def _best_box(boxes: Boxes | None) -> np.ndarray | None:
     """Return the best-scored box, where there is one."""
     return None if boxes is None or not len(boxes.boxes) else np.asarray(boxes.boxes[0])
+
+
+def _confidence(boxes: Boxes | None) -> float | None:
+    """Return the confidence of the best-scored box, where it is known."""
+    if boxes is None or boxes.confidences is None or not len(boxes.confidences):
+        return None
+    return float(boxes.confidences[0])
 
 
 def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, Any]:
@@ -456,6 +473,7 @@ def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, 
         "iou": None if evidence.iou is None else round(evidence.iou, 5),
         "true": [] if evidence.true is None else evidence.true.tolist(),
         "found": [] if boxes is None else np.round(boxes.boxes, 2).tolist(),
+        **({} if (sure := _confidence(boxes)) is None else {"confidence": round(sure, 5)}),
     }
 
 

@@ -70,6 +70,7 @@ class Rank(Stage):
     def run(self, run: Run, folder: Path) -> None:
         """Fit the model, and write the confidences, the order and the boxes with both."""
         from pipeline.exporter.coco import Coco
+        from pipeline.segmenter.confidence import default_model
         from pipeline.stages.rank import ranking
 
         others = [run.for_method(name) for name in run.methods if name != run.method]
@@ -91,7 +92,7 @@ class Rank(Stage):
         ]
         table = ranking.tabulate(iterate_boxes(run.folder("localize"), ids), best)
         rows = ranking.add_agreement(given, of_others) if others else given.features
-        default = ranking.default_model(maps, bool(others))
+        default = default_model(maps, bool(others))
         folds = ranking.fit_folds(models.used, default, given, rows) if len(given.ids) else []
         confidences = ranking.compute_confidences(
             table, ids, models.used, folds, frozenset(given.ids)
