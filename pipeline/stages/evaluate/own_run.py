@@ -21,7 +21,7 @@ from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.baselines import pyramid
-from pipeline.metric.coco_records import coco_records, crowd_masks
+from pipeline.metric.coco_records import coco_records
 from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
@@ -33,6 +33,7 @@ from pipeline.results.maps import iterate_maps, load_classification, load_skippe
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
+from pipeline.stages.evaluate.regions import ignored_regions, own_masks
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
 from pipeline.types import (
     Boxes,
@@ -42,7 +43,6 @@ from pipeline.types import (
     GroundTruth,
     Note,
     Ranking,
-    Rle,
     SaliencyMap,
 )
 
@@ -475,26 +475,6 @@ def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, 
         "found": [] if boxes is None else np.round(boxes.boxes, 2).tolist(),
         **({} if (sure := _confidence(boxes)) is None else {"confidence": round(sure, 5)}),
     }
-
-
-def own_masks(known: GroundTruth) -> list[Rle]:
-    """Return the masks of the objects of the image's own class."""
-    masks = known.masks or ()
-    if known.classes is None:
-        return list(masks)
-    return [mask for mask, c in zip(masks, known.classes, strict=False) if c == known.label]
-
-
-def ignored_regions(known: GroundTruth) -> list[Rle]:
-    """Return the regions of the image's own class that are neither object nor background."""
-    if known.crowds is None:
-        return []
-    classes = known.crowds.classes
-    return [
-        mask
-        for n, mask in enumerate(crowd_masks(known))
-        if classes is None or classes[n] == known.label
-    ]
 
 
 def guesses_have_boxes(targets: Sequence[str], classes: Sequence[str]) -> bool:
