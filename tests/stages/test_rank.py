@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_the_order_begins_with_a_random_sample_and_goes_on_with_doubt() -> None:
     assert ranks[sampled].max() == 50
     order = np.argsort(ranks)[2:][50:]
     blocks = [sure[order[n : n + BLOCK]] for n in range(0, len(order), BLOCK)]
-    for before, after in zip(blocks, blocks[1:], strict=False):
+    for before, after in itertools.pairwise(blocks):
         assert before.max() <= after.min()
     first = table.label[order[:BLOCK]]
     assert len(set(first[:4].tolist())) == 4  # the classes take turns
