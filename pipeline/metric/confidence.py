@@ -141,7 +141,7 @@ class Confidence(MetricBase):
         scores = [
             Score("confidence_ece", calibration_error(confidences, right), n, RIGHT_IOU,
                   label=label),
-            Score("confidence_surest", float(surest.mean()), len(surest), RIGHT_IOU, label=label,
+            Score("confidence_surest", float(surest.mean()), n, RIGHT_IOU, label=label,
                   interval=interval(surest.astype(float)[:, None], seed=self.seed)),
         ]  # fmt: skip
         if auc is None:

@@ -54,7 +54,7 @@ def test_the_numbers() -> None:
     assert scores["confidence_auc"].value == 1
     assert scores["confidence_auc"].n == 20
     assert scores["confidence_surest"].value == 1
-    assert scores["confidence_surest"].n == 14
+    assert scores["confidence_surest"].n == 20
     low, high = scores["confidence_auc"].interval or (0, 0)
     assert low == high == 1
     only_right = np.arange(20) >= 6

@@ -114,7 +114,8 @@ def test_an_image_without_box_is_the_least_sure() -> None:
     assert ranks.tolist() == [2, 1]
 
 
-def test_what_a_run_writes(cli: Cli, outputs: Path) -> None:
+def test_what_a_run_writes(cli: Cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
     assert cli("+experiment=cam", *TINY, "rank.sample=5") == 0
     run = outputs / "latest"
     data, boxes = run / "predictions.json", json.loads((run / "boxes.json").read_text())
@@ -139,7 +140,8 @@ def test_what_a_run_writes(cli: Cli, outputs: Path) -> None:
     assert prediction.confidences.shape == (len(prediction.boxes),)
 
 
-def test_without_boxes_confidences_are_called_uncalibrated(cli: Cli, outputs: Path) -> None:
+def test_without_boxes_confidences_are_called_uncalibrated(cli: Cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
     assert cli("+experiment=cam", *TINY, "stages=[train,explain,localize,rank,export]") == 0
     run = outputs / "latest"
     assert json.loads((run / "confidence.json").read_text())["confidence_kind"] == "default"
@@ -149,7 +151,8 @@ def test_without_boxes_confidences_are_called_uncalibrated(cli: Cli, outputs: Pa
     assert all("review_rank" in box for box in exported)
 
 
-def test_several_methods_agree_or_not(cli: Cli, outputs: Path) -> None:
+def test_several_methods_agree_or_not(cli: Cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
     stages = "stages=[train,explain,calibrate,localize,rank,evaluate]"
     assert cli("+experiment=cam", *TINY, "explain.methods=[cam,gradcam]", stages) == 0
     for folder in ("latest", "latest/gradcam"):
