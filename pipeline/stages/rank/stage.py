@@ -149,6 +149,6 @@ def describe_kind(models: ConfidenceModels, examples: int) -> Sequence[str]:
         return []
     return [
         f"rank: confidences are not calibrated, as {examples} images have boxes to fit them on "
-        "(20 are enough): they rank boxes; draw boxes on the images of review_rank 1 to 50 and "
-        "give them as calibrate.boxes=FILE"
+        "(20 are enough): they only rank boxes; in a run with stage calibrate, "
+        "calibrate.boxes=FILE takes boxes that you draw on the images of review_rank 1 to 50"
     ]
