@@ -23,11 +23,16 @@ from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
 from pipeline.engine.compute import batch_size
-from pipeline.engine.methods import average_over_views, parse_targets
+from pipeline.engine.methods import (
+    average_over_views,
+    is_of_localization_head,
+    parse_targets,
+)
 from pipeline.errors import UserError
 from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
 from pipeline.protocols import RefiningSegmenter, SaliencyMethod, Segmenter
+from pipeline.results.confidence import describe_maps, find_models
 from pipeline.results.thresholds import (
     USED_IOU,
     find_thresholds,
@@ -35,6 +40,8 @@ from pipeline.results.thresholds import (
     select_thresholds,
 )
 from pipeline.saliency.targets import class_selector
+from pipeline.segmenter.confidence import ConfidenceModel, MapKind, default_model
+from pipeline.segmenter.confidence_features import measure_features
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
@@ -65,6 +72,9 @@ class Prediction:
         scores: the score of each box.
         masks: the mask of each box as COCO RLE, where the segmenter makes masks.
         map: the map that the boxes were segmented from.
+        confidences: the probability of each box that its IoU with the object is at least 0.5;
+            where `confidence_kind` is `default`, they only rank boxes.
+        confidence_kind: `calibrated`, on annotated boxes of the run, or `default`.
     """
 
     label: str
@@ -73,6 +83,8 @@ class Prediction:
     scores: Float32[np.ndarray, N]
     masks: Sequence[Mapping[str, Any]] | None
     map: SaliencyMap
+    confidences: Float32[np.ndarray, N]
+    confidence_kind: str
 
 
 class Predictor:
@@ -83,6 +95,7 @@ class Predictor:
         saliency: the method that computes maps.
         segmenter: turns a map into boxes.
         precision: what the network runs in.
+        confidence: computes the confidences of boxes; None: the default of the method.
     """
 
     def __init__(
@@ -91,9 +104,12 @@ class Predictor:
         saliency: SaliencyMethod,
         segmenter: Segmenter,
         precision: runtime.Precision,
+        confidence: ConfidenceModel | None = None,
     ) -> None:
         self.trained, self.saliency, self.segmenter = trained, saliency, segmenter
         self.precision = precision
+        kind: MapKind = "head" if is_of_localization_head(saliency) else "classifier"
+        self.confidence = confidence or default_model(kind, with_agreement=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -200,8 +216,10 @@ class Predictor:
             example.size,
         )  # fmt: skip
         boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
+        confidences = self.confidence(measure_features(saliency, boxes))
         return Prediction(self.classes[label], float(probabilities[label]), boxes.boxes,
-                          boxes.scores, boxes.masks, saliency)  # fmt: skip
+                          boxes.scores, boxes.masks, saliency, confidences.astype(np.float32),
+                          self.confidence.kind)  # fmt: skip
 
 
 def _is_image(value: Any) -> bool:
@@ -256,11 +274,17 @@ def load(
     if saliency is None and config:  # a method that is named here is used as it is
         views = config["explain"]
         built = average_over_views(built, views["flips"], views["scales"])
+    models = None
+    if run_segmenter is not None:  # else maps or boxes are others than those of the run
+        views = [config["explain"][name] for name in ("flips", "scales")]
+        made_for = describe_maps(fill_defaults("saliency", method), views, config["segmenter"])
+        models = find_models(folder, made_for)
     return Predictor(
         trained,
         built,
         cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter.")),
         runtime.select_precision(precision, torch_device),
+        None if models is None else models.alone,
     )
 
 

@@ -61,7 +61,14 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
 
     page = (latest / "report/index.html").read_text()
     links = {link for link in re.findall(r"(?:src|href)=\"([^\"]*)", page) if link[:5] != "data:"}
-    names = ("boxes.json", "predictions.json", "metrics.json", "notes.json", "config.yaml")
+    names = (
+        "boxes.json",
+        "predictions.json",
+        "confidence.json",
+        "metrics.json",
+        "notes.json",
+        "config.yaml",
+    )
     assert links == {f"../{name}" for name in names}
 
 
@@ -74,7 +81,7 @@ def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(
     capsys.readouterr()
     assert cli(*RUN) == 0
     output = capsys.readouterr().out
-    assert output.count(" kept ") == 6
+    assert output.count(" kept ") == 7
     assert " made " not in output
     assert (outputs / "latest/boxes.json").read_bytes() == first
 

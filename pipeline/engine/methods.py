@@ -100,6 +100,16 @@ def average_over_views(
     return Views(method, flips, tuple(scales))
 
 
+def is_of_localization_head(method: SaliencyMethod) -> bool:
+    """Return whether the maps of a method are those of a head that was trained to localize."""
+    from pipeline.saliency.foreground import Foreground
+    from pipeline.saliency.refined import Refined
+    from pipeline.saliency.views import Views
+
+    inner = method.method if isinstance(method, Views) else method
+    return isinstance(inner, Foreground | Refined)
+
+
 def needs_fitting(method: SaliencyMethod) -> bool:
     """Return whether a method, or a part of it, is fitted to training images, as DDT is."""
     return bool(list_fittable(method))

@@ -1,7 +1,8 @@
 """COCO: boxes.json, a results file, and predictions.json, a whole data set.
 
 Boxes are written as `[x, y, width, height]` in pixels of the upright image, masks as compressed
-run-length encodings; scores are kept in both files.
+run-length encodings. Both files have the score of each box; its confidence and the probability
+of its class, and the rank of its image for review, where they are known. pycocotools ignores these.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.formats.coco_writing import dump, dump_data_set
 from pipeline.formats.files import atomic_write
-from pipeline.types import FoundBoxes
+from pipeline.types import Boxes, FoundBoxes, Review
 
 RESULTS, DATA_SET = "boxes.json", "predictions.json"
 
@@ -41,10 +42,33 @@ def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
                 "category_id": int(names.category_ids[boxes.label]),
                 "bbox": xyxy_to_xywh(box),
                 "score": round(score, 5),
+                **_describe_doubt(detections, position, boxes, n),
             }
             if boxes.masks is not None:
                 record["segmentation"] = boxes.masks[n]
             yield record
+
+
+def _describe_doubt(
+    detections: FoundBoxes, position: int, boxes: Boxes, n: int
+) -> dict[str, float | int]:
+    """Return probability, confidence and rank of a box under their names, where they are known."""
+    fields: dict[str, float | int] = {}
+    if boxes.probability is not None:
+        fields["probability"] = round(boxes.probability, 5)
+    if boxes.confidences is not None:
+        fields["confidence"] = round(float(boxes.confidences[n]), 5)
+    if detections.review is not None:
+        fields["review_rank"] = int(detections.review.ranks[position])
+    return fields
+
+
+def _describe_review(review: Review | None, position: int) -> dict[str, int | bool]:
+    """Return when to look at an image, and whether it belongs to the random sample."""
+    if review is None:
+        return {}
+    rank, is_sampled = int(review.ranks[position]), bool(review.sampled[position])
+    return {"review_rank": rank, **({"review_sample": True} if is_sampled else {})}
 
 
 def _write_data_set(path: Path, detections: FoundBoxes) -> None:
@@ -56,6 +80,7 @@ def _write_data_set(path: Path, detections: FoundBoxes) -> None:
             "file_name": names.file_names[position],
             "width": width,
             "height": height,
+            **_describe_review(detections.review, position),
         }
         for position, (height, width) in detections.sizes()
     )
@@ -79,4 +104,6 @@ def _write_data_set(path: Path, detections: FoundBoxes) -> None:
         "contributor": "label2box",
         "url": "",
     }
+    if detections.review is not None:
+        info["confidence_kind"] = detections.review.confidence_kind
     dump_data_set(path, info, images, categories, annotations)

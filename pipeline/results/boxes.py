@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.formats.arrays import read_arrays
+from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import load_classification
 from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.types import Boxes, CocoIds, FoundBoxes, Note, Size
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
 
 
 def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tuple[Arrays, Skipped]:
@@ -23,7 +28,8 @@ def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tup
 
     Returns:
         Arrays with a row for each item of `positioned` (`row_image`, `row_class`, `row_size`, and
-        `count` of its boxes) and a row for each box (`boxes`, `scores`); and `skipped`.
+        `count` of its boxes) and a row for each box (`boxes`, `scores`); with `probability` and
+        `features` where the boxes have them; and `skipped`.
     """
     items = [boxes for _, boxes in positioned]
     arrays = {
@@ -38,6 +44,11 @@ def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tup
     if any(rles is not None for rles in masks):
         text = json.dumps(masks).encode()
         arrays["masks"] = np.frombuffer(text, np.uint8)
+    if any(boxes.probability is not None for boxes in items):
+        unknown = [boxes.probability for boxes in items]
+        arrays["probability"] = np.array([np.nan if p is None else p for p in unknown], np.float32)
+    if items and all(boxes.features is not None for boxes in items):
+        arrays["features"] = np.concatenate([b.features for b in items if b.features is not None])
     reasons = [boxes.fell_back for boxes in items]
     if any(reasons):
         arrays["fell_back"] = np.frombuffer(json.dumps(reasons).encode(), np.uint8)
@@ -61,13 +72,17 @@ def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[Note]:
     ]
 
 
-def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
+def iterate_boxes(
+    folder: Path, ids: Sequence[str], confidences: Float32[np.ndarray, n] | None = None
+) -> Iterator[tuple[int, Boxes]]:
     """Yield all boxes of a result with the positions of their images, streamed from the shards.
 
     Args:
         folder: the result of stage localize.
         ids: the name of each image, by position.
+        confidences: of all boxes of the result, in their order; None: they are not known.
     """
+    first = 0  # box of the shard
     for shard in list_shards(folder):
         arrays, _ = read_arrays(shard)
         ends = np.cumsum(arrays["count"])
@@ -77,6 +92,7 @@ def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes
             zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
         ):
             rows = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
+            of_all = slice(first + rows.start, first + rows.stop)
             height, width = arrays["row_size"][n].tolist()
             yield (
                 position,
@@ -88,12 +104,21 @@ def iterate_boxes(folder: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes
                     (height, width),
                     None if masks is None else masks[n],
                     None if reasons is None else reasons[n],
+                    float(arrays["probability"][n]) if "probability" in arrays else None,
+                    arrays["features"][rows] if "features" in arrays else None,
+                    None if confidences is None else confidences[of_all],
                 ),
             )
+        first += len(arrays["boxes"])
 
 
 def open_boxes(
-    boxes: Path, maps: Path, ids: Sequence[str], classes: Sequence[str], coco: CocoIds
+    boxes: Path,
+    maps: Path,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    coco: CocoIds,
+    ranking: Path | None = None,
 ) -> FoundBoxes:
     """Return the boxes of a result as an exporter takes them.
 
@@ -103,7 +128,9 @@ def open_boxes(
         ids: the name of each image, by position.
         classes: the names of the classes.
         coco: the ids and file names that a COCO file uses for images and classes.
+        ranking: the result of stage rank; None: it did not run.
     """
+    confidences, review = (None, None) if ranking is None else load_ranking(ranking)
 
     def sizes() -> Iterator[tuple[int, Size]]:
         images = load_classification(maps)
@@ -111,5 +138,10 @@ def open_boxes(
         yield from zip(images.image.tolist(), frames, strict=True)
 
     return FoundBoxes(
-        boxes=lambda: iterate_boxes(boxes, ids), sizes=sizes, ids=ids, classes=classes, coco=coco
+        boxes=lambda: iterate_boxes(boxes, ids, confidences),
+        sizes=sizes,
+        ids=ids,
+        classes=classes,
+        coco=coco,
+        review=review,
     )

@@ -100,7 +100,7 @@ class CocoRecords:
 
 EvidenceKind = Literal[
     "classification", "ranking", "true", "box", "cuts", "boxes", "pointing", "curves", "pyramid",
-    "pixels", "pyramid_pixels", "guesses", "coco_boxes", "coco_masks",
+    "pixels", "pyramid_pixels", "guesses", "coco_boxes", "coco_masks", "confidence",
 ]  # fmt: skip
 """What evidence can hold and a metric can need; see the fields of Evidence."""
 
@@ -126,6 +126,8 @@ class Evidence:
         cuts: IoU of the map's largest component at each of `EvaluationSettings.cuts`.
         boxes: kind `boxes`: all predicted boxes of the class, best score first.
         scores: the score of each of `boxes`.
+        confidence: kind `confidence`: the probability, estimated without the annotation, that the
+            best-scored box has an IoU of at least 0.5; None where there is no box.
         ranking: the predicted classes.
         classification: the classes that a classifier predicted, most likely first.
         curves: IoUs of the map at all thresholds.
@@ -151,6 +153,7 @@ class Evidence:
     cuts: Sequence[float] | None = None
     boxes: Float32[np.ndarray, "N 4"] | None = None
     scores: Float[np.ndarray, N] | None = None
+    confidence: float | None = None
     ranking: Ranking | None = None
     classification: Sequence[int] | None = None
     curves: Curves | None = None
@@ -179,6 +182,7 @@ class Evidence:
             "guesses": self.guesses,
             "coco_boxes": self.coco,
             "coco_masks": self.coco,
+            "confidence": self.confidence,
         }
         return frozenset(kind for kind, value in fields.items() if value is not None)
 

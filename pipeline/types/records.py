@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float16, Float32, Int, UInt8
+    from jaxtyping import Bool, Float, Float16, Float32, Int, UInt8
     from torch import Tensor
 
 
@@ -180,6 +180,9 @@ class Boxes:
         size: height and width of the image.
         masks: the mask of each box, where the segmenter makes masks.
         fell_back: why the segmenter used a simpler method, where it did.
+        probability: that the network gives the class, where it is known.
+        features: what tells right boxes from wrong ones, a row each, where it was measured.
+        confidences: the probability of each box that its IoU is at least 0.5, where it is known.
     """
 
     id: str
@@ -189,6 +192,9 @@ class Boxes:
     size: Size
     masks: Sequence[Rle] | None = None
     fell_back: str | None = None
+    probability: float | None = None
+    features: Float32[np.ndarray, "N k"] | None = None
+    confidences: Float32[np.ndarray, N] | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
@@ -237,6 +243,21 @@ class CocoIds:
     category_ids: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Review:
+    """The order in which a person best looks at images.
+
+    Attributes:
+        ranks: of each image by position, from 1; 0: the image has none.
+        sampled: whether the image belongs to the random sample at the head.
+        confidence_kind: `calibrated` or `default`, of the confidences of the boxes.
+    """
+
+    ranks: Int[np.ndarray, n]
+    sampled: Bool[np.ndarray, n]
+    confidence_kind: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class FoundBoxes:
     """All boxes of the images of a split, streamed, so that their number is not bounded by memory.
@@ -247,6 +268,7 @@ class FoundBoxes:
         ids: the name of each image, by position.
         classes: the names of the classes.
         coco: the ids and file names that a COCO file uses for images and classes.
+        review: the order in which to look at the images; None: it was not computed.
     """
 
     boxes: Callable[[], Iterator[tuple[int, Boxes]]]
@@ -254,6 +276,7 @@ class FoundBoxes:
     ids: Sequence[str]
     classes: Sequence[str]
     coco: CocoIds
+    review: Review | None = None
 
 
 def check_size(size: Size, where: str) -> None:

@@ -231,7 +231,7 @@ def test_another_weight_file(place: Place) -> None:
     [
         ("saliency/cam.py", AFTER_TRAIN),
         ("segmenter/threshold.py", ["localize", "evaluate", "draw", "report"]),
-        ("ops/iou.py", ["evaluate", "report"]),  # a helper that evaluate's metrics import
+        ("ops/iou.py", ["localize", "evaluate", "draw", "report"]),  # of features of boxes
         ("model/classifier.py", STAGES),  # a helper that model and saliency import
         ("formats/photo.py", STAGES),
         ("objective/cross_entropy.py", ["train"]),  # to the very same weights

@@ -81,6 +81,7 @@ def evidence_of(number: int) -> Evidence:
         cuts=(measured.largest[200], measured.largest[400], measured.largest[400]),
         boxes=found,
         scores=scores,
+        confidence=float(rng.random()),
         ranking=Ranking(order, 5),
         classification=order,
         curves=measured,

@@ -117,9 +117,11 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
             again = GrabCut(threshold=value)(saliency, example)
             np.testing.assert_array_equal(cut[position].boxes, again.boxes)
 
-    # Another threshold has no part in it; how the mask is made has.
+    # Another threshold has no part in it, but in the boxes that confidences are fitted on.
     assert cli(*arguments[:-1], "segmenter.threshold=0.3", scored) == 0
-    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 1
+    other = load_thresholds((tmp_path / "outputs/latest").resolve() / "stages/calibrate")
+    assert other == picked
+    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 2
     every = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
     beside = [r for r in every if (r["name"], r["iou"], r["method"])
               == ("gt_known_loc", 0.5, "cam+grabcut") and r["class"] is None]  # fmt: skip
@@ -129,7 +131,7 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     }  # fmt: skip
     alone = "stages=[train,explain,calibrate]"
     assert cli(*arguments, "segmenter.map_share=0.2", alone) == 0
-    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 2
+    assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 3
 
 
 def annotated(root: Path, split: str, file: Path) -> Path:

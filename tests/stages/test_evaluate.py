@@ -29,7 +29,8 @@ from pipeline.ops.maps import upsample
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
-from pipeline.stages.evaluate.own_run import Explained, OwnRun, map_evidence, own_masks
+from pipeline.stages.evaluate.own_run import Explained, OwnRun, map_evidence
+from pipeline.stages.evaluate.regions import own_masks
 from pipeline.types import (
     Boxes,
     Crowds,

@@ -21,7 +21,14 @@ from tests.conftest import ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
 NUMBERS = list_numbers(load_metrics().values())
-FILES = ("boxes.json", "predictions.json", "metrics.json", "notes.json", "config.yaml")
+FILES = (
+    "boxes.json",
+    "predictions.json",
+    "confidence.json",
+    "metrics.json",
+    "notes.json",
+    "config.yaml",
+)
 OURS = {f"../{name}" for name in FILES}
 ALSO = {"../comparison.json"}  # where there are two to compare
 

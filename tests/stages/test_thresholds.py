@@ -21,7 +21,6 @@ from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import fold_of_image, load_thresholds
 from pipeline.segmenter.threshold import Threshold
-from scripts.measure import thresholds
 from tests.conftest import TINY, Cli
 from tests.stages.test_calibrate import annotated
 

@@ -5,11 +5,14 @@ that is to be expected of other images; no box leaves this stage. With
 `segmenter.threshold=validation` maps are segmented at the threshold for IoU 0.5. A segmenter that
 refines maps by their images (GrabCut) segments the refined maps: their thresholds are under
 `refined`.
+
+The boxes that the segmenter finds in these images are kept with whether they are right
+(examples.py): stage rank fits confidences to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +22,16 @@ from pipeline.errors import UserError
 from pipeline.formats.files import write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
-from pipeline.protocols import RefiningSegmenter
+from pipeline.protocols import RefiningSegmenter, Segmenter
+from pipeline.results.confidence import Examples, no_examples
 from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
     USED_IOU,
     load_thresholds,
+    select_thresholds,
+    threshold_for_image,
     too_few_boxes_error,
-    without_threshold,
 )
 from pipeline.stages.calibrate.config import CalibrateOptions
 
@@ -52,16 +57,15 @@ class Calibrate(Stage):
 
         data = with_annotations(run.data)
         drawn = run.config["calibrate"]["boxes"]
-        refines = isinstance(run.segmenter(), RefiningSegmenter)
         return {
-            "source": run.sources(__name__, "data", *(("segmenter",) if refines else ())),
+            "source": run.sources(__name__, "data", "segmenter"),
             "explain": run.key("explain"),
             "apart": [run.for_split(split).key("explain") for split in APART],
             "truth": [data.truth_fingerprint(split) for split in ("val", *APART)],
             "drawn": drawn and hash_file(Path(drawn)),
             "ious": run.config["evaluate"]["ious"],
             "protocol": run.config["protocol"],
-            **({"segmenter": without_threshold(run.config["segmenter"])} if refines else {}),
+            "segmenter": run.config["segmenter"],
         }
 
     def check(self, run: Run) -> None:
@@ -104,6 +108,7 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if refined is not None:
             result["refined"] = choose_thresholds(refined, ious, boxed.source)
+        self._collect_examples(run, boxed, measured, result).write(folder)
         notes = _notes(boxed, result["source"], len(measured), predictions)
         if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
             explained, maps = self._explained(run, boxed)
@@ -125,6 +130,34 @@ class Calibrate(Stage):
             expected_records(thresholds.get("refined") or thresholds, self.name)
         )
         return [] if sentence is None else [f"calibrate: {sentence}"]
+
+    def _collect_examples(
+        self,
+        run: Run,
+        boxed: BoxedSplit,
+        measured: Collection[str],
+        result: Mapping[str, Any],
+    ) -> Examples:
+        """Return the boxes of the measured images as stage localize segments them."""
+        from pipeline.stages.calibrate.examples import collect_examples
+
+        explained, maps = self._explained(run, boxed)
+        segmenter = run.segmenter()
+        by_value: dict[float, Segmenter] = {}
+        values: Sequence[float] = ()
+        if run.uses_validation_threshold:
+            chosen = select_thresholds(result, isinstance(segmenter, RefiningSegmenter))
+            if chosen["source"] is None:
+                return no_examples()
+            values = chosen["thresholds"][f"{USED_IOU:g}"]
+            by_value = {value: segmenter.with_threshold(value) for value in values}
+
+        def segmenter_of(id: str) -> Segmenter:
+            return by_value[threshold_for_image(values, id)] if by_value else segmenter
+
+        images = explained.images()
+        truth = {id: known for id, known in boxed.truth.items() if id in measured}
+        return collect_examples(images, maps, truth, segmenter_of, run.workers, boxed.source)
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""

@@ -21,7 +21,7 @@ from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.baselines import pyramid
-from pipeline.metric.coco_records import coco_records, crowd_masks
+from pipeline.metric.coco_records import coco_records
 from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
@@ -33,6 +33,7 @@ from pipeline.results.maps import iterate_maps, load_classification, load_skippe
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
+from pipeline.stages.evaluate.regions import ignored_regions, own_masks
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
 from pipeline.types import (
     Boxes,
@@ -42,7 +43,6 @@ from pipeline.types import (
     GroundTruth,
     Note,
     Ranking,
-    Rle,
     SaliencyMap,
 )
 
@@ -125,6 +125,7 @@ class OwnRun:
         has_guesses: whether the classes predicted first have boxes.
         given_notes: what was odd about the annotations.
         box_notes: what stage localize notes on its boxes.
+        confidences: of all boxes, by stage rank; None: it did not run.
     """
 
     name: str
@@ -135,6 +136,7 @@ class OwnRun:
     has_guesses: bool
     given_notes: Sequence[str] = ()
     box_notes: Sequence[str] = ()
+    confidences: Float32[np.ndarray, n] | None = None
     true: dict[str, str] = field(default_factory=dict)  # what stands for the boxes of an image
     missing: list[str] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
@@ -159,11 +161,12 @@ class OwnRun:
         classes.
         """
         guesses = [Offer("guesses")] if self.has_guesses else []
+        confidence = [Offer("confidence", ())] if self.confidences is not None else []
         return [[
             Offer("classification", ("class",)), Offer("ranking"), Offer("box"), Offer("cuts"),
             Offer("boxes"), Offer("pointing"), Offer("curves"), Offer("true"), Offer("pyramid"),
             Offer("pixels"), Offer("pyramid_pixels", ()), *guesses,
-            Offer("coco_boxes", ()), Offer("coco_masks", ()),
+            Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence,
         ]]  # fmt: skip
 
     def items(self) -> Iterator[Item]:
@@ -175,7 +178,7 @@ class OwnRun:
                 return seen, None
             return seen, self._evidence(seen, top[seen.position])
 
-        images = _iterate_images(self.explained, self.boxes)
+        images = _iterate_images(self.explained, self.boxes, self.confidences)
         with show_progress("evaluate", len(self.explained.truth)) as advance:
             for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
                 if evidence is not None:
@@ -404,7 +407,12 @@ def box_evidence(boxes: Boxes | None, true: Float32[np.ndarray, "M 4"]) -> dict[
     """Return the boxes of the image's class; none where its map could not be segmented."""
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     found, scores = nothing if boxes is None else (boxes.boxes, boxes.scores)
-    return {"iou": best_iou(_best_box(boxes), true), "boxes": found, "scores": scores}
+    return {
+        "iou": best_iou(_best_box(boxes), true),
+        "boxes": found,
+        "scores": scores,
+        "confidence": _confidence(boxes),
+    }
 
 
 def map_evidence(
@@ -427,10 +435,12 @@ def map_evidence(
     return fields
 
 
-def _iterate_images(explained: Explained, boxes: Path) -> Iterator[Seen]:
+def _iterate_images(
+    explained: Explained, boxes: Path, confidences: Float32[np.ndarray, n] | None
+) -> Iterator[Seen]:
     """Yield image by image, maps and boxes both streamed from their shards, in the same order."""
     ids = explained.ids
-    boxed = groupby(iterate_boxes(boxes, ids), key=lambda item: item[0])
+    boxed = groupby(iterate_boxes(boxes, ids, confidences), key=lambda item: item[0])
     at, found = -1, dict[int, Boxes]()
     for position, group in groupby(explained.iterate_maps(), key=lambda item: item[0]):
         while at < position:  # an image whose maps could not be segmented has no boxes
@@ -442,6 +452,13 @@ def _iterate_images(explained: Explained, boxes: Path) -> Iterator[Seen]:
 def _best_box(boxes: Boxes | None) -> np.ndarray | None:
     """Return the best-scored box, where there is one."""
     return None if boxes is None or not len(boxes.boxes) else np.asarray(boxes.boxes[0])
+
+
+def _confidence(boxes: Boxes | None) -> float | None:
+    """Return the confidence of the best-scored box, where it is known."""
+    if boxes is None or boxes.confidences is None or not len(boxes.confidences):
+        return None
+    return float(boxes.confidences[0])
 
 
 def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, Any]:
@@ -456,27 +473,8 @@ def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, 
         "iou": None if evidence.iou is None else round(evidence.iou, 5),
         "true": [] if evidence.true is None else evidence.true.tolist(),
         "found": [] if boxes is None else np.round(boxes.boxes, 2).tolist(),
+        **({} if (sure := _confidence(boxes)) is None else {"confidence": round(sure, 5)}),
     }
-
-
-def own_masks(known: GroundTruth) -> list[Rle]:
-    """Return the masks of the objects of the image's own class."""
-    masks = known.masks or ()
-    if known.classes is None:
-        return list(masks)
-    return [mask for mask, c in zip(masks, known.classes, strict=False) if c == known.label]
-
-
-def ignored_regions(known: GroundTruth) -> list[Rle]:
-    """Return the regions of the image's own class that are neither object nor background."""
-    if known.crowds is None:
-        return []
-    classes = known.crowds.classes
-    return [
-        mask
-        for n, mask in enumerate(crowd_masks(known))
-        if classes is None or classes[n] == known.label
-    ]
 
 
 def guesses_have_boxes(targets: Sequence[str], classes: Sequence[str]) -> bool:

@@ -31,6 +31,7 @@ from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.computed import Computed
+from pipeline.results.confidence import load_ranking
 from pipeline.results.notes import load_notes
 from pipeline.results.thresholds import (
     USED_IOU,
@@ -42,6 +43,9 @@ from pipeline.stages.evaluate.config import EvaluateOptions
 from pipeline.types import EvaluationSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float32
+
     from pipeline.engine.run import Run
     from pipeline.stages.evaluate.others import Named
     from pipeline.stages.evaluate.own_run import Explained, OwnRun, RefinedMaps
@@ -54,7 +58,7 @@ class Evaluate(Stage):
     """Boxes and maps against annotations."""
 
     name = "evaluate"
-    after = ("localize",)
+    after = ("localize", "rank")
     needs = ("explain", "localize")
     per_method = True
     options = EvaluateOptions
@@ -80,6 +84,7 @@ class Evaluate(Stage):
             "metrics": metrics,
             "localize": run.key("localize"),
             "explain": run.key("explain"),
+            "rank": run.key("rank") if "rank" in run.config["stages"] else None,
             "calibrate": run.key("calibrate") if calibrates else None,
             **self._expectation_key(run),
             "truth": self._data(run).truth_fingerprint("val"),
@@ -237,7 +242,14 @@ class Evaluate(Stage):
             guesses_have_boxes(run.targets(), run.classes),
             self._data(run).truth_notes(),
             load_notes(boxes),
+            self._confidences(run),
         )
+
+    def _confidences(self, run: Run) -> Float32[np.ndarray, n] | None:
+        """Return the confidences of all boxes, where stage rank ran."""
+        if "rank" not in run.config["stages"]:
+            return None
+        return load_ranking(run.folder("rank"))[0]
 
     def _refined_maps(self, run: Run, chosen: Thresholds | None) -> RefinedMaps | None:
         """Return what the segmenter makes of the maps as a source; None where it makes nothing."""

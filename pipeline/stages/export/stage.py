@@ -2,7 +2,7 @@
 
     exported/<format>/    the files of each of `export.formats`, a choice of conf/exporter/
 
-boxes.json and predictions.json are written by stage localize itself.
+boxes.json and predictions.json are written by stages localize and rank themselves.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Export(Stage):
     """Boxes as the files that a tool opens."""
 
     name = "export"
-    after = ("localize", "evaluate", "compare")
+    after = ("localize", "rank", "evaluate", "compare")
     needs = ("explain", "localize")
     per_method = True
     options = ExportOptions
@@ -39,6 +39,7 @@ class Export(Stage):
         return {
             "source": run.sources(__name__) | hash_sources(targets),
             "localize": run.key("localize"),
+            "rank": run.key("rank") if "rank" in run.config["stages"] else None,
             "formats": nodes,
         }
 
@@ -54,6 +55,7 @@ class Export(Stage):
             run.images().ids,
             run.classes,
             run.coco_names(),
+            run.folder("rank") if "rank" in run.config["stages"] else None,
         )
         exporters: dict[str, Exporter]
         exporters = build_choices("exporter", run.config["export"]["formats"], {})

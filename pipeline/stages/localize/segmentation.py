@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.results.boxes import pack_boxes
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import Skipped, list_shards
 from pipeline.results.thresholds import USED_IOU, threshold_for_image
+from pipeline.segmenter.confidence_features import measure_features
 from pipeline.types import Boxes, SaliencyMap
 
 Positioned = tuple[int, Boxes]
@@ -53,7 +54,11 @@ class MapSegmenter:
         def segment(item: tuple[int, SaliencyMap]) -> tuple[int, Boxes | SkippedImage]:
             position, saliency = item
             segmenter = segmenter_of(saliency.id)
-            return position, segment_map(self.images, segmenter, position, saliency)
+            boxes = segment_map(self.images, segmenter, position, saliency)
+            if isinstance(boxes, SkippedImage):
+                return position, boxes
+            features = measure_features(saliency, boxes)
+            return position, replace(boxes, features=features, probability=saliency.score)
 
         def segment_shards(numbers: range) -> tuple[list[Positioned], Skipped]:
             items = (item for number in numbers for item in iterate_maps(map_shards[number], ids))

@@ -162,6 +162,7 @@ class Gallery:
             "class": self.classes[label] if self.images.are_labelled else None,
             "predicted": self.classes[record["predicted"]],
             "right": record["predicted"] == label,
+            "confidence": record.get("confidence"),
         }
 
     def _best_boxes(

@@ -26,7 +26,17 @@ class Report(Stage):
     """One HTML page."""
 
     name = "report"
-    after = ("picture", "localize", "evaluate", "compare", "draw", "export", "audit", "inspect")
+    after = (
+        "picture",
+        "localize",
+        "rank",
+        "evaluate",
+        "compare",
+        "draw",
+        "export",
+        "audit",
+        "inspect",
+    )
     needs = ("evaluate",)
     options = ReportOptions
     publishes = (Published("index.html", "report/index.html"),)
@@ -41,6 +51,7 @@ class Report(Stage):
             "source": run.sources(__name__, drawing=True),
             "template": hash_file(TEMPLATE),
             "evaluate": [method.key("evaluate") for method in methods],
+            "rank": [method.key("rank") for method in methods] if self._ranks(run) else None,
             "compare": run.key("compare") if "compare" in run.config["stages"] else None,
             "report": run.config["report"],
             "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
@@ -92,6 +103,10 @@ class Report(Stage):
         )
         write_text(folder / "index.html", page)
 
+    def _ranks(self, run: Run) -> bool:
+        """Return whether the run computes confidences."""
+        return "rank" in run.config["stages"]
+
     def _before(self, run: Run) -> list[str]:
         """Return the stages of the run whose files lie beside the page."""
         return [name for name in run.config["stages"] if name != self.name]
@@ -104,6 +119,7 @@ class Report(Stage):
             maps=run.folder("explain"),
             boxes=run.folder("localize"),
             evaluation=run.folder("evaluate"),
+            ranking=run.folder("rank") if self._ranks(run) else None,
         )
 
     def _counts(self, run: Run, result: MethodResult) -> ImageCounts:

@@ -12,8 +12,10 @@ from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
+from pipeline.results.confidence import MODELS
 from pipeline.results.notes import note_record, unique_notes
 from pipeline.results.table import to_percent
+from pipeline.stages.report.confidence import describe_confidences
 
 RECIPES = {
     "own": "the pretrained network's own head, nothing trained",
@@ -32,6 +34,7 @@ class MethodResult:
     maps: Path
     boxes: Path
     evaluation: Path
+    ranking: Path | None = None
 
     @cached_property
     def table(self) -> dict[str, Any]:
@@ -47,6 +50,14 @@ class MethodResult:
     def curve(self) -> dict[str, Any]:
         """Accuracy over the threshold."""
         return dict(read_json(self.evaluation / "curve.json"))
+
+    @cached_property
+    def confidence(self) -> dict[str, Any] | None:
+        """The charts of the confidences; None where stage rank did not run, or on few boxes."""
+        if self.ranking is None:
+            return None
+        model = read_json(self.ranking / MODELS)
+        return describe_confidences(self.images, model["confidence_kind"], model["examples"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +149,7 @@ def list_files(stages: Sequence[str]) -> list[str]:
     files = [
         item.path for item in published if item.path.endswith(".json") and not item.is_optional
     ]
-    return [*files, "notes.json", "config.yaml"]
+    return [*dict.fromkeys(files), "notes.json", "config.yaml"]
 
 
 def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:

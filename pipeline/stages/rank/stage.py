@@ -1,0 +1,154 @@
+"""Stage rank: the confidence of each box, and the order in which to look at images.
+
+    boxes.json        as of stage localize, with confidence and review_rank
+    predictions.json  likewise; images with review_rank, and the random sample with review_sample
+    confidence.json   the model, what it was fitted on, and whether it is calibrated
+
+A confidence is the probability that a box has an IoU of at least 0.5 with a true one
+(pipeline/segmenter/confidence.py). It is fitted on the boxes that stage calibrate compared with
+annotated ones, where there are at least 20, and never on an image that it is used for (ranking.py).
+With `checkpoint=RUN` and without stage calibrate it is that of RUN. Else it is a fixed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine.stage import Published, Stage
+from pipeline.results.boxes import iterate_boxes, open_boxes
+from pipeline.results.confidence import (
+    ConfidenceModels,
+    Examples,
+    describe_maps,
+    find_models,
+    load_examples,
+    no_examples,
+    write_ranking,
+)
+from pipeline.results.maps import load_classification
+from pipeline.results.notes import write_notes
+from pipeline.stages.rank.config import RankOptions
+
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
+    from pipeline.segmenter.confidence import MapKind
+
+
+class Rank(Stage):
+    """How sure each box is, and which images to look at first."""
+
+    name = "rank"
+    after = ("localize", "calibrate")
+    needs = ("explain", "localize")
+    per_method = True
+    options = RankOptions
+    publishes = (
+        Published("boxes.json"),
+        Published("predictions.json"),
+        Published("confidence.json"),
+    )
+
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return everything that can change the result."""
+        methods = [run.for_method(name) for name in run.methods]
+        calibrates = "calibrate" in run.config["stages"]
+        models = self._checkpoint_models(run)
+        return {
+            "source": run.sources(__name__),
+            "explain": run.key("explain"),
+            "localize": run.key("localize"),
+            "methods": [method.key("localize") for method in methods],
+            "calibrate": [method.key("calibrate") for method in methods] if calibrates else None,
+            "checkpoint": None if models is None else models.used.record(),
+            "made_for": self._made_for(run),
+            "rank": run.config["rank"],
+            "seed": run.config["seed"],
+        }
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Fit the model, and write the confidences, the order and the boxes with both."""
+        from pipeline.exporter.coco import Coco
+        from pipeline.segmenter.confidence import default_model
+        from pipeline.stages.rank import ranking
+
+        others = [run.for_method(name) for name in run.methods if name != run.method]
+        examples = self._examples(run)
+        of_others = [self._examples(other) for other in others]
+        models = self._checkpoint_models(run)
+        given = examples if models is None else no_examples()
+        maps = self._map_kind(run)
+        if models is None:
+            models = ranking.fit_models(maps, examples, of_others)
+        ids = run.images().ids
+        best = [
+            {
+                (position, boxes.label): boxes.boxes[0]
+                for position, boxes in iterate_boxes(other.folder("localize"), ids)
+                if len(boxes.boxes)
+            }
+            for other in others
+        ]
+        table = ranking.tabulate(iterate_boxes(run.folder("localize"), ids), best)
+        rows = ranking.add_agreement(given, of_others) if others else given.features
+        default = default_model(maps, bool(others))
+        folds = ranking.fit_folds(models.used, default, given, rows) if len(given.ids) else []
+        confidences = ranking.compute_confidences(
+            table, ids, models.used, folds, frozenset(given.ids)
+        )
+        explained = load_classification(run.folder("explain")).image.tolist()
+        ranks, sampled = ranking.order_review(
+            table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"]
+        )
+        write_ranking(folder, confidences, ranking.make_review(ranks, sampled, models))
+        models.write(folder, self._made_for(run))
+        write_notes(folder, describe_kind(models, len(examples.ids)))
+        found = open_boxes(
+            run.folder("localize"), run.folder("explain"), ids, run.classes, run.coco_names(),
+            folder,
+        )  # fmt: skip
+        Coco()(found, folder)
+
+    def _examples(self, run: Run) -> Examples:
+        """Return the boxes that stage calibrate compared with annotated ones, if it ran."""
+        if "calibrate" not in run.config["stages"]:
+            return no_examples()
+        return load_examples(run.folder("calibrate"))
+
+    def _checkpoint_models(self, run: Run) -> ConfidenceModels | None:
+        """Return the models of the run that checkpoint= names, where this run fits none."""
+        checkpoint = run.config["checkpoint"]
+        if checkpoint is None or "calibrate" in run.config["stages"]:
+            return None
+        models = find_models(Path(checkpoint), self._made_for(run))
+        if models is None or (len(run.methods) > 1) != (models.together is not None):
+            return None
+        return models
+
+    def _made_for(self, run: Run) -> dict[str, Any]:
+        """Return what the models are made for."""
+        views = [run.config["explain"][name] for name in ("flips", "scales")]
+        return describe_maps(run.methods[run.method], views, run.config["segmenter"])
+
+    def _map_kind(self, run: Run) -> MapKind:
+        """Return what the maps of the run are of."""
+        from pipeline.engine.methods import is_of_localization_head
+
+        return "head" if is_of_localization_head(run.saliency()) else "classifier"
+
+
+def describe_kind(models: ConfidenceModels, examples: int) -> Sequence[str]:
+    """Return a note that confidences are not calibrated; none where they are.
+
+    Args:
+        models: of the run.
+        examples: how many annotated boxes there were.
+    """
+    if models.used.kind == "calibrated":
+        return []
+    return [
+        f"rank: confidences are not calibrated, as {examples} images have boxes to fit them on "
+        "(20 are enough): they only rank boxes; in a run with stage calibrate, "
+        "calibrate.boxes=FILE takes boxes that you draw on the images of review_rank 1 to 50"
+    ]

@@ -1,0 +1,118 @@
+"""Charts of confidences: how many boxes of a confidence are right, and what review gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.metric.confidence import (
+    COVERAGE,
+    RIGHT_IOU,
+    area_under_roc,
+    calibration_error,
+    keep_surest,
+    split_into_bins,
+)
+from pipeline.results.table import to_percent
+
+MIN_SHOWN = 20  # scored boxes; fewer tell nothing
+MAX_POINTS = 100  # of the risk-coverage curve
+Z = 1.96  # of a 95 % interval
+
+
+def describe_confidences(
+    records: Sequence[Mapping[str, Any]], kind: str, examples: int
+) -> dict[str, Any] | None:
+    """Describe confidences in sentences and two charts; None where too few boxes are scored.
+
+    Args:
+        records: of images.json.
+        kind: `calibrated` or `default`.
+        examples: how many boxes they were calibrated on.
+    """
+    scored = {
+        record["position"]: (record["confidence"], record["iou"] >= RIGHT_IOU)
+        for record in records
+        if record["iou"] is not None and "confidence" in record
+    }
+    if len(scored) < MIN_SHOWN:
+        return None
+    confidences = np.array([sure for sure, _ in scored.values()])
+    right = np.array([is_right for _, is_right in scored.values()])
+    auc = area_under_roc(confidences, right)
+    return {
+        "sentence": describe_review(confidences, right),
+        "kind": describe_kind(kind, examples),
+        "bins": list_bins(confidences, right),
+        "points": list_coverages(confidences, right),
+        "coverage": COVERAGE,
+        "overall": float(right.mean()),
+        "error": to_percent(calibration_error(confidences, right)),
+        "auc": None if auc is None else to_percent(auc),
+    }
+
+
+def describe_review(confidences: np.ndarray, right: np.ndarray) -> str:
+    """Return what remains right where the least sure boxes are looked at."""
+    kept = right[keep_surest(confidences, COVERAGE)]
+    low, high = wilson_interval(int(kept.sum()), len(kept))
+    share = f"{100 * (1 - COVERAGE):.0f} %"
+    return (
+        f"Look at the least sure {share}: of the rest {to_percent(kept.mean())} % are right "
+        f"({to_percent(low)} to {to_percent(high)}), of all boxes {to_percent(right.mean())} %."
+    )
+
+
+def describe_kind(kind: str, examples: int) -> str:
+    """Return whether the confidences are probabilities, in a sentence."""
+    if kind == "calibrated":
+        return (
+            f"Confidences are calibrated on {examples} annotated images; an image's own is fitted "
+            "without it."
+        )
+    return (
+        "Confidences are not calibrated: they rank boxes, and are no probabilities of these images."
+    )
+
+
+def list_bins(confidences: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """Return mean confidence, share of right boxes, its interval and the count of each bin."""
+    bins = []
+    for box in split_into_bins(confidences):
+        low, high = wilson_interval(int(right[box].sum()), len(box))
+        bins.append(
+            {
+                "confidence": float(confidences[box].mean()),
+                "right": float(right[box].mean()),
+                "low": low,
+                "high": high,
+                "count": len(box),
+            }
+        )
+    return bins
+
+
+def list_coverages(confidences: np.ndarray, right: np.ndarray) -> list[tuple[float, float]]:
+    """Return the share of right boxes among the surest, for rising shares that are kept."""
+    order = keep_surest(confidences, 1)
+    shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    first = max(1, len(order) // 20)  # a few boxes alone would draw a zigzag
+    counts = np.unique(np.linspace(first, len(order), MAX_POINTS).round().astype(int))
+    return [(float(count / len(order)), float(shares[count - 1])) for count in counts]
+
+
+def wilson_interval(right: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share (JASA 1927).
+
+    Examples:
+        >>> low, high = wilson_interval(10, 10)
+        >>> round(low, 3), high
+        (0.722, 1.0)
+    """
+    share = right / count
+    middle = share + Z**2 / (2 * count)
+    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    scale = 1 + Z**2 / count
+    return float(max(0.0, (middle - half) / scale)), float(min(1.0, (middle + half) / scale))
