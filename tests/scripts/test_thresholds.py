@@ -252,7 +252,7 @@ def test_numbers_are_those_of_stage_evaluate(outputs) -> None:
     made = compose("cam", "data=shapes", *SMALL[2:], f"outputs={outputs}", "seed=0")
     measured = measure_maps(made, with_annotations(made.data).truth("val"), lambda id: True)
     assert len(measured) == 240
-    for stage in ("calibrate", "evaluate"):
+    for stage in ("calibrate", "rank", "evaluate"):
         folder, _ = made.get_or_create(stage)
     found = {
         (record["name"], record["iou"], (record["threshold"] or {}).get("kind")): record["value"]
