@@ -19,6 +19,10 @@ SHARED = ROOT.parent / "shared"
 TINY = ("data.images=96", "data.val_images=24", "train.epochs=1", "train.batch=32",
         "runtime.shard=8")  # fmt: skip
 
+# What the run of an experiment of boxes leaves beside its report.
+PUBLISHED = ("boxes.json", "predictions.json", "confidence.json", "metrics.json", "notes.json",
+             "config.yaml")  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from pycocotools.coco import COCO
 
-from tests.conftest import ROOT, TINY, Cli
+from tests.conftest import PUBLISHED, ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
 
@@ -61,15 +61,7 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
 
     page = (latest / "report/index.html").read_text()
     links = {link for link in re.findall(r"(?:src|href)=\"([^\"]*)", page) if link[:5] != "data:"}
-    names = (
-        "boxes.json",
-        "predictions.json",
-        "confidence.json",
-        "metrics.json",
-        "notes.json",
-        "config.yaml",
-    )
-    assert links == {f"../{name}" for name in names}
+    assert links == {f"../{name}" for name in PUBLISHED}
 
 
 def test_what_is_done_is_kept_and_a_sweep_trains_and_explains_once(

@@ -62,6 +62,11 @@ THRESHOLDS: Float64[np.ndarray, 1000] = np.arange(0, 1, 0.001)
 THRESHOLDS.flags.writeable = False
 
 
+def threshold_index(threshold: float) -> int:
+    """Return the index of the first of `THRESHOLDS` that is not below a threshold, or the last."""
+    return min(int(np.searchsorted(THRESHOLDS, threshold - 1e-9)), len(THRESHOLDS) - 1)
+
+
 def curves(
     values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size | None = None
 ) -> Curves:

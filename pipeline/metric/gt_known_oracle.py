@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.components import THRESHOLDS, threshold_index
 from pipeline.metric.gt_known import GT_KNOWN, TOP1, TOP5
 from pipeline.metric.max_box_acc import MaxBoxAcc, two_fold_thresholds
 from pipeline.metric.scores import chosen, mean_score
@@ -105,7 +105,7 @@ class GtKnownOracle(MaxBoxAcc):
         curves = [means(self.correct.chosen(half)).reshape(len(self.ious), -1) for half in halves]
         thresholds = [two_fold_thresholds([each[n] for each in curves])
                       for n in range(len(self.ious))]  # fmt: skip
-        at = np.array([[int(np.searchsorted(THRESHOLDS, value - 1e-9)) for value in values]
+        at = np.array([[threshold_index(value) for value in values]
                        for values in thresholds])  # fmt: skip
         columns = at + len(THRESHOLDS) * np.arange(len(self.ious))[:, None]  # [d, 2]
         right = np.concatenate([

@@ -26,6 +26,8 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
     Examples:
         >>> [round(end, 3) for end in wilson_interval(8, 10)]
         [0.49, 0.943]
+        >>> [round(end, 3) for end in wilson_interval(10, 10)]
+        [0.722, 1.0]
     """
     share = count / total
     centre = share + Z**2 / (2 * total)

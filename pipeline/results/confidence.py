@@ -72,7 +72,7 @@ class ConfidenceModels:
     Attributes:
         alone: for boxes of the method without those of others.
         together: for boxes of the method beside those of the run's other methods, if any.
-        source: the boxes that they were corrected on, as in `Examples`, or `checkpoint`.
+        source: the boxes that they were corrected on, as in `Examples`.
     """
 
     alone: ConfidenceModel

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.ops.wilson import wilson_interval
 from pipeline.types import Card, MetricNumber, Score
 
 CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
@@ -206,7 +207,7 @@ def _spread(score: Score) -> str:
     Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1.
     """
     if score.value in (0, 1):
-        bound = score.n / (score.n + 1.96**2)
+        bound, _ = wilson_interval(score.n, score.n)
         return (f"at least {to_percent(bound)} (Wilson)" if score.value else
                 f"at most {to_percent(1 - bound)} (Wilson)")  # fmt: skip
     if score.interval is None:

@@ -23,7 +23,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pipeline.data.listing import hash_to_fraction
+from pipeline.data.shape_outlines import compute_box
 from pipeline.ops.rle import encode_rle
+from pipeline.ops.windows import try_window
 from pipeline.protocols.data import AnnotatedDataSet
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 MAX_SHARE = 0.9  # of the crop's area, that the object has
-CUT_OFF = 1 / 3  # of the windows that are tried cut off a part of the object,
-CUT_SHARE = (0.05, 0.2)  # of its width or height
 MIN_SIDE = 64  # of a crop in pixels: what is smaller is too blurred to judge a cut by
 MIN_VISIBLE = 0.3  # of another object's box, below which it no longer counts as annotated
 TRIES = 100
@@ -185,66 +185,13 @@ def draw_window(rng: np.random.Generator, box: Float[np.ndarray, 4], size: Size)
     own = float((box[2] - box[0]) * (box[3] - box[1])) / (height * width)
     for _ in range(TRIES):
         share = rng.uniform(min(own, MAX_SHARE), MAX_SHARE)
-        seen, fixed = _cut_off(rng, box)
-        seen_width, seen_height = seen[2] - seen[0], seen[3] - seen[1]
-        # A window around the box has the aspect of the box times share to 1 / share.
-        stretch = float(np.exp(rng.uniform(-1, 1) * np.log(1 / share)))
-        wide, high = np.sqrt([stretch, 1 / stretch]) * [seen_width, seen_height] / np.sqrt(share)
-        x0 = _place(rng, float(seen[0]), float(seen[2]), float(wide), width, fixed[0], fixed[2])
-        y0 = _place(rng, float(seen[1]), float(seen[3]), float(high), height, fixed[1], fixed[3])
-        if x0 is None or y0 is None:
+        drawn = try_window(rng, box, share, (width, height))
+        if drawn is None:
             continue
-        window = (round(x0), round(y0), round(x0 + wide), round(y0 + high))
-        if min(window[2] - window[0], window[3] - window[1]) >= MIN_SIDE:
-            return window
+        x0, y0, x1, y1 = (round(float(end)) for end in drawn)
+        if min(x1 - x0, y1 - y0) >= MIN_SIDE:
+            return x0, y0, x1, y1
     return 0, 0, width, height
-
-
-def _cut_off(
-    rng: np.random.Generator, box: Float[np.ndarray, 4]
-) -> tuple[Float[np.ndarray, 4], list[bool]]:
-    """Cut a part of the box off at a random side, in CUT_OFF of the cases.
-
-    Returns:
-        What is left of the box, and at which sides it was cut.
-    """
-    seen, fixed = np.array(box, np.float64), [False] * 4
-    if rng.random() < CUT_OFF:
-        side = int(rng.integers(4))
-        length = seen[side % 2 + 2] - seen[side % 2]
-        seen[side] += (1 if side < 2 else -1) * rng.uniform(*CUT_SHARE) * length
-        fixed[side] = True
-    return seen, fixed
-
-
-def _place(
-    rng: np.random.Generator,
-    low: float,
-    high: float,
-    length: float,
-    limit: int,
-    at_low: bool,
-    at_high: bool,
-) -> float | None:
-    """Return where a window begins on an axis; None where it does not fit.
-
-    Args:
-        rng: the generator.
-        low: where the seen part of the box begins.
-        high: where it ends.
-        length: of the window.
-        limit: the length of the photograph.
-        at_low: whether the window begins where the seen part does.
-        at_high: whether it ends where the seen part does.
-    """
-    first, last = max(0.0, high - length), min(low, limit - length)
-    if at_low:
-        first = last = low
-    if at_high:
-        first = last = high - length
-    if first > last or first < 0 or last + length > limit:
-        return None
-    return float(rng.uniform(first, last))
 
 
 def _crop_truth(truth: GroundTruth, name: str, window: Window) -> GroundTruth:
@@ -260,7 +207,7 @@ def _crop_truth(truth: GroundTruth, name: str, window: Window) -> GroundTruth:
             mask = coco_mask.decode(truth.masks[number])[y0:y1, x0:x1] > 0
             if not mask.any():  # of another object, whose mask leaves that part of its box empty
                 continue
-            seen = np.array(_tight_box(mask), np.float32)
+            seen = compute_box(mask.astype(np.uint8))
             masks.append(encode_rle(np.ascontiguousarray(mask), size))
         boxes.append(seen)
         kept.append(number)
@@ -273,9 +220,3 @@ def _crop_truth(truth: GroundTruth, name: str, window: Window) -> GroundTruth:
         classes=classes,
         masks=masks if truth.masks is not None else None,
     )
-
-
-def _tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return the tightest box around a mask, half-open."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -19,7 +19,7 @@ from pipeline.engine.choices import conf_folder
 from pipeline.engine.run import Run
 from pipeline.errors import UserError
 from pipeline.metric.baselines import FRACTIONS, centre_box
-from pipeline.metric.components import THRESHOLDS, curves
+from pipeline.metric.components import curves, threshold_index
 from pipeline.metric.measurement import FIXED_THRESHOLD
 from pipeline.ops.iou import best_iou, pairwise_iou
 from pipeline.ops.maps import frame_size, upsample
@@ -85,11 +85,6 @@ class Half:
     scored: MeasuredMaps
     boxed: MeasuredMaps
     centred: Float64[np.ndarray, "m 20"]
-
-
-def threshold_index(threshold: float) -> int:
-    """Return the index of the first of `THRESHOLDS` that is not below a threshold."""
-    return min(int(np.searchsorted(THRESHOLDS, threshold - 1e-9)), len(THRESHOLDS) - 1)
 
 
 def crop_scored_images(run: Run, crops: int) -> Run:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.unannotated import with_annotations
 from pipeline.errors import UserError
-from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.components import THRESHOLDS, threshold_index
 from scripts.measure import thresholds
 from scripts.measure.__main__ import main
 from scripts.measure.runs import compose
@@ -20,7 +20,6 @@ from scripts.measure.threshold_maps import (
     MeasuredMaps,
     fixed_threshold,
     measure_maps,
-    threshold_index,
 )
 from scripts.measure.threshold_scores import (
     BOXES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.components import THRESHOLDS, threshold_index
 from pipeline.metric.max_box_acc import validation_threshold
 from pipeline.stages.calibrate.calibration import (
     MeasuredImage,
@@ -19,7 +19,6 @@ from pipeline.stages.calibrate.shrinkage import (
     STRENGTH,
     count_folds,
     measure_gains,
-    threshold_index,
 )
 
 

@@ -17,19 +17,11 @@ from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.results.table import build_table, to_percent
 from pipeline.stages.report import gallery
 from pipeline.types import Score
-from tests.conftest import ROOT, TINY, Cli
+from tests.conftest import PUBLISHED, ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
 NUMBERS = list_numbers(load_metrics().values())
-FILES = (
-    "boxes.json",
-    "predictions.json",
-    "confidence.json",
-    "metrics.json",
-    "notes.json",
-    "config.yaml",
-)
-OURS = {f"../{name}" for name in FILES}
+OURS = {f"../{name}" for name in PUBLISHED}
 ALSO = {"../comparison.json"}  # where there are two to compare
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.engine import runtime
 from pipeline.engine.images import SplitImages, read_for_segmenter
 from pipeline.errors import SkippedImage, UserError
+from pipeline.metric.components import threshold_index
 from pipeline.metric.max_box_acc import Protocol, map_curves
 from pipeline.metric.measurement import refine_map, scale_map
 from pipeline.ops.hashing import hash_of
@@ -34,7 +35,6 @@ from pipeline.stages.calibrate.shrinkage import (
     Gains,
     count_folds,
     measure_gains,
-    threshold_index,
 )
 from pipeline.types import GroundTruth, SaliencyMap, Split
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.components import THRESHOLDS, threshold_index
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int
@@ -92,11 +92,6 @@ def measure_gains(
         np.add.at(total, folds[start : start + CHUNK], gain)
         np.add.at(squares, folds[start : start + CHUNK], gain**2)
     return Gains(np.bincount(folds, minlength=count), total, squares, prior)
-
-
-def threshold_index(threshold: float) -> int:
-    """Return the position of a threshold in `THRESHOLDS`."""
-    return min(max(round(threshold * len(THRESHOLDS)), 0), len(THRESHOLDS) - 1)
 
 
 def count_folds(images: int) -> int:

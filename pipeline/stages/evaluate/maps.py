@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.components import THRESHOLDS
+from pipeline.metric.components import threshold_index
 from pipeline.metric.max_box_acc import Protocol, map_curves
 from pipeline.metric.measurement import FIXED_THRESHOLD, choose_frame
 from pipeline.results.thresholds import threshold_for_image, validation_threshold_info
@@ -82,4 +82,4 @@ def _cut_value(info: Mapping[str, Any], auto: float, id: str) -> float:
 
 def iou_at(curves: Curves, value: float) -> float:
     """Return the IoU of the largest component at a threshold, a multiple of a thousandth."""
-    return float(curves.largest[int(np.searchsorted(THRESHOLDS, value - 1e-9))])
+    return float(curves.largest[threshold_index(value)])

@@ -13,7 +13,7 @@ from pipeline.ops.iou import best_iou
 from pipeline.results.confidence import ConfidenceModels, Examples
 from pipeline.segmenter.confidence import MIN_EXAMPLES, ConfidenceModel, MapKind, default_model
 from pipeline.segmenter.confidence_features import FEATURES
-from pipeline.types import Boxes, Review
+from pipeline.types import Boxes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32
@@ -202,8 +202,3 @@ def _spread_classes(order: Sequence[int], label: np.ndarray) -> list[int]:
             turns.append((turn, n))
         spread += [n for _, n in sorted(turns, key=lambda item: item[0])]
     return spread
-
-
-def make_review(ranks: np.ndarray, sampled: np.ndarray, models: ConfidenceModels) -> Review:
-    """Return the order with the kind of the confidences that it is by."""
-    return Review(ranks, sampled, models.used.kind)

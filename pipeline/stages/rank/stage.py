@@ -30,6 +30,7 @@ from pipeline.results.confidence import (
 from pipeline.results.maps import load_classification
 from pipeline.results.notes import write_notes
 from pipeline.stages.rank.config import RankOptions
+from pipeline.types import Review
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -101,7 +102,7 @@ class Rank(Stage):
         ranks, sampled = ranking.order_review(
             table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"]
         )
-        write_ranking(folder, confidences, ranking.make_review(ranks, sampled, models))
+        write_ranking(folder, confidences, Review(ranks, sampled, models.used.kind))
         models.write(folder, self._made_for(run))
         write_notes(folder, describe_kind(models, len(examples.ids)))
         found = open_boxes(

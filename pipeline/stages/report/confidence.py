@@ -15,11 +15,11 @@ from pipeline.metric.confidence import (
     keep_surest,
     split_into_bins,
 )
+from pipeline.ops.wilson import wilson_interval
 from pipeline.results.table import to_percent
 
 MIN_SHOWN = 20  # scored boxes; fewer tell nothing
 MAX_POINTS = 100  # of the risk-coverage curve
-Z = 1.96  # of a 95 % interval
 
 
 def describe_confidences(
@@ -101,18 +101,3 @@ def list_coverages(confidences: np.ndarray, right: np.ndarray) -> list[tuple[flo
     first = max(1, len(order) // 20)  # a few boxes alone would draw a zigzag
     counts = np.unique(np.linspace(first, len(order), MAX_POINTS).round().astype(int))
     return [(float(count / len(order)), float(shares[count - 1])) for count in counts]
-
-
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (JASA 1927).
-
-    Examples:
-        >>> low, high = wilson_interval(10, 10)
-        >>> round(low, 3), high
-        (0.722, 1.0)
-    """
-    share = right / count
-    middle = share + Z**2 / (2 * count)
-    half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    scale = 1 + Z**2 / count
-    return float(max(0.0, (middle - half) / scale)), float(min(1.0, (middle + half) / scale))
