@@ -189,6 +189,15 @@ class OnDisk(ABC):
         """Return the id of each image, by position."""
         return self.splits[split].ids
 
+    def path(self, split: Split, position: int) -> Path:
+        """Return the absolute path of an image's file.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+        """
+        return Path(os.path.abspath(self.splits[split].files[position].path))
+
     def labels(self, split: Split) -> Int[np.ndarray, n]:
         """Return the class of each image, by position; -1 where an image has none."""
         return np.asarray(self.splits[split].labels, np.int64)

@@ -21,6 +21,7 @@ from pipeline.engine.choices import (
     read_choice,
 )
 from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
+from pipeline.engine.latest import find_newest_run
 from pipeline.errors import UserError
 from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import rename_keys
@@ -48,6 +49,8 @@ def complete_config(
     """
     check_config(config)
     config = {**to_plain(config)}
+    if config["run"] is not None:
+        config, chosen = use_run_settings(config, named)
     if config["checkpoint"] is not None:
         if chosen.get("experiment") == PREDICT_EXPERIMENT:
             config, chosen = _use_checkpoint_settings(config, chosen, named)
@@ -153,6 +156,70 @@ def _use_checkpoint_settings(
         if f"explain.{view}" not in named:
             config["explain"][view] = run_config["explain"][view]
     return config, chosen
+
+
+def use_run_settings(
+    config: Mapping[str, Any], named: Collection[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the configuration of the run that run= names, with the stages of this one.
+
+    Options of stages that are named, options of the data set (`data.root=` where the images were
+    moved), `outputs` and `runtime` are those of this run.
+
+    Args:
+        config: of this run.
+        named: the keys that the user gave.
+
+    Returns:
+        The configuration, and the choice of each family.
+
+    Raises:
+        UserError: there is no such run, it names a class from outside this project, or a choice is
+            given that the run has made.
+    """
+    folder = Path(config["run"])
+    recorded = read_run_config(folder)
+    if recorded.get("run") is not None:  # of stage export itself; its run is resolved already
+        folder = Path(recorded["run"])
+        recorded = read_run_config(folder)
+    if not recorded:
+        newest = find_newest_run(folder, [CONFIG_FILE])
+        hint = "" if newest is None else f"; the newest run is {newest}"
+        raise UserError(f"run={folder}: no folder of a run, which has {CONFIG_FILE}{hint}")
+    _refuse_choices(named, folder, config["stages"])
+    for family in FAMILIES:
+        for target in list_targets(recorded[family]):
+            if not may_be_named(family, target):
+                raise UserError(
+                    f"{folder / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run "
+                    "code"
+                )
+    kept = ("stages", "name", "run", "outputs", "runtime")
+    merged = {**config, **recorded, **{key: config[key] for key in kept}}
+    merged["run"] = str(folder.resolve())
+    given = [key.partition(".")[2] for key in named if key.startswith("data.")]
+    merged["data"] = {**merged["data"], **{key: config["data"][key] for key in given}}
+    merged |= {name: config[name] for name in config["stages"] if name in config}
+    for name, options in config.items():  # options that are newer than the run
+        if isinstance(options, Mapping) and name not in FAMILIES:
+            merged[name] = {**options, **merged[name]}
+    chosen = {family: _find_choice_name(family, recorded[family]) for family in FAMILIES}
+    return merged, chosen
+
+
+def _refuse_choices(named: Collection[str], run: Path, stages: Sequence[str]) -> None:
+    """Refuse what the run that run= names has chosen already.
+
+    Raises:
+        UserError: a key is given that is neither an option of the stages nor of the data set.
+    """
+    own = {"run", "name", "stages", "outputs", "runtime", "data", "experiment", *stages}
+    for key in named:
+        if key == "data" or key.partition(".")[0] not in own:
+            raise UserError(
+                f"{key}=: run={run} has its own; leave it away, or compute another run "
+                "(data.root=FOLDER is allowed, where the images were moved)"
+            )
 
 
 def read_run_config(run: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ class Base:
     metadata: str | None = option(
         None, "what those are scored against; null: it lies with the maps"
     )
+    run: str | None = option(None, "for export and ingest: the run whose boxes are meant")
     against: str | None = option(None, "a run to compare with; for evaluate: others' boxes or maps")
     missing: str = option(
         "not_found",

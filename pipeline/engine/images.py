@@ -1,19 +1,29 @@
-"""The images of a split, read by position; and the segmentation of a map with its image."""
+"""The images of a split, by position or as files; and the segmentation of a map with its image."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SkippedImage
 from pipeline.ops.maps import frame_size
-from pipeline.protocols import DataSet, Segmenter
-from pipeline.types import Boxes, Example, SaliencyMap, Size, Split
+from pipeline.protocols import DataSet, HasFiles, Segmenter
+from pipeline.types import Boxes, Example, ImageSource, Part, SaliencyMap, Size, Split
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int
+    from jaxtyping import Int, UInt8
+
+
+PARTS: dict[Split, Part] = {
+    "train": "train",
+    "held_back": "train",
+    "calibration": "train",
+    "val": "val",
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,41 @@ class SplitImages:
             return self.data.example(self.split, position, at=at)
         except SkippedImage as problem:
             return problem
+
+
+def image_source(data: DataSet, split: Split) -> ImageSource:
+    """Return where the images of a split are, for exporters.
+
+    Args:
+        data: the data set.
+        split: the split.
+    """
+    labels, parts = data.labels(split), _list_parts(data, split)
+    files = data if isinstance(data, HasFiles) else None
+    ids = data.ids(split)
+    root = None
+    if files is not None and ids:
+        folders = [str(files.path(split, position).parent) for position in range(len(ids))]
+        root = Path(os.path.commonpath(folders))
+
+    def read(position: int) -> UInt8[np.ndarray, "H W 3"]:
+        return data.example(split, position).image
+
+    return ImageSource(
+        root=root,
+        path=lambda position: None if files is None else files.path(split, position),
+        part=lambda position: parts[position],
+        label=lambda position: int(labels[position]),
+        read=read,
+    )
+
+
+def _list_parts(data: DataSet, split: Split) -> Sequence[Part]:
+    """Return what a detector should use each image of a split for."""
+    if split != "all":
+        return [PARTS[split]] * len(data.ids(split))
+    part_of = {id: PARTS[name] for name in PARTS for id in data.ids(name)}
+    return [part_of[id] for id in data.ids("all")]
 
 
 def read_for_segmenter(

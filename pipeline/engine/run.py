@@ -26,6 +26,7 @@ from pipeline.engine.methods import (
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
+from pipeline.formats.files import read_json
 from pipeline.ops.hashing import hash_of, to_plain
 from pipeline.protocols import (
     DataSet,
@@ -387,7 +388,7 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """The folder of the network that is explained: of stage refine, or the classifier."""
-        return self.folder("refine") if "refine" in self.config["stages"] else self.classifier
+        return self.folder("refine") if self.has_result("refine") else self.classifier
 
     def network_name(self) -> str:
         """Return the name of the network that is explained, or of its module where it has none."""
@@ -396,7 +397,21 @@ class Run:
 
     def key(self, stage: str) -> str:
         """Return the hash of a stage's cache key."""
-        return hash_of(self.cache_key(stage))
+        recorded = self._recorded_folder(stage)
+        return hash_of(self.cache_key(stage)) if recorded is None else recorded.name
+
+    def has_result(self, stage: str) -> bool:
+        """Return whether a stage runs, or has a result in the run that run= names."""
+        return stage in self.config["stages"] or self._recorded_folder(stage) is not None
+
+    def _recorded_folder(self, stage: str) -> Path | None:
+        """Return the folder of a result of the run that run= names; None where it has none."""
+        if self.config["run"] is None or stage in self.config["stages"]:
+            return None
+        is_main = self.method == next(iter(self.methods)) or not find_stage(stage).per_method
+        name = stage if is_main else f"{stage}-{self.method}"
+        link = Path(self.config["run"]) / "stages" / name
+        return link.resolve() if link.exists() else None
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage's complete result.
@@ -404,7 +419,10 @@ class Run:
         Raises:
             UserError: there is none for this configuration.
         """
-        folder = self.store.folder(stage, self.cache_key(stage))
+        recorded = self._recorded_folder(stage)
+        if recorded is None and self.config["run"] is not None:
+            raise UserError(f"run={self.config['run']}: it has no result of stage {stage}")
+        folder = recorded or self.store.folder(stage, self.cache_key(stage))
         if not store.is_done(folder):
             stages = [*self.config["stages"]]
             raise UserError(
@@ -413,6 +431,21 @@ class Run:
                 f"'stages=[{','.join(stages_between(stage, stages))}]', or leave stages= away"
             )
         return folder
+
+    def check_recorded_images(self) -> None:
+        """Check that the images are as they were in the run that run= names, if it names one.
+
+        Raises:
+            UserError: images were added, removed or changed since.
+        """
+        if self.config["run"] is None:
+            return
+        recorded = read_json(self.folder("explain") / "cache_key.json")["data"]
+        if recorded != self.data.fingerprint(self.split):
+            raise UserError(
+                f"run={self.config['run']}: images of split {self.split} were added, removed or "
+                "changed since; give the command of that run again, then name its new folder"
+            )
 
     def get_or_create(self, stage: str) -> tuple[Path, bool]:
         """Return the folder of a stage's result, and whether it was complete; compute it if not.

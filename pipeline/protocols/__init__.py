@@ -1,7 +1,13 @@
 """What a choice of each family must satisfy, from data sets and networks to views."""
 
 from pipeline.protocols.audit import AuditTest
-from pipeline.protocols.data import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, ScalesDeepImages
+from pipeline.protocols.data import (
+    AnnotatedDataSet,
+    DataSet,
+    HasFiles,
+    ReadsDrawnBoxes,
+    ScalesDeepImages,
+)
 from pipeline.protocols.exporter import Exporter
 from pipeline.protocols.metric import Metric
 from pipeline.protocols.network import Network, NetworkBuilder, RebuildableBranch, TrainedNetwork
@@ -16,6 +22,7 @@ __all__ = [
     "DataSet",
     "Exporter",
     "FittableMethod",
+    "HasFiles",
     "Metric",
     "Network",
     "NetworkBuilder",

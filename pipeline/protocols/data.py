@@ -132,3 +132,16 @@ class ScalesDeepImages(Protocol):
         Returns:
             `range` and `no_data` of the data set; empty where the training images have 8 bits.
         """
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """A data set whose images are files."""
+
+    def path(self, split: Split, position: int) -> Path:
+        """Return the absolute path of an image's file.
+
+        Args:
+            split: the split.
+            position: the image's index in `ids`.
+        """

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.errors import UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import load_classification
@@ -110,6 +112,47 @@ def iterate_boxes(
                 ),
             )
         first += len(arrays["boxes"])
+
+
+def drop_doubtful(detections: FoundBoxes, minimum: float) -> tuple[FoundBoxes, list[str]]:
+    """Leave out boxes of a low confidence; those that a person drew stay.
+
+    Args:
+        detections: all boxes.
+        minimum: the least confidence that stays; 0 keeps all boxes.
+
+    Returns:
+        The boxes that stay, and a note that counts the others.
+
+    Raises:
+        UserError: the boxes have no confidence.
+    """
+    if minimum <= 0:
+        return detections, []
+    total = dropped = 0
+    for _, boxes in detections.boxes():
+        if boxes.is_human:
+            continue
+        if boxes.confidences is None:
+            raise UserError(
+                f"export.min_confidence={minimum}: the boxes of this run have no confidence; add "
+                "stage rank to its stages"
+            )
+        total += len(boxes.boxes)
+        dropped += int((boxes.confidences < minimum).sum())
+
+    def kept() -> Iterator[tuple[int, Boxes]]:
+        for position, boxes in detections.boxes():
+            if boxes.is_human or boxes.confidences is None:
+                yield position, boxes
+            else:
+                yield position, boxes.select(boxes.confidences >= minimum)
+
+    note = (
+        f"export: {dropped} of {total} boxes have a confidence below {minimum:g} and are left out "
+        "(export.min_confidence)"
+    )
+    return replace(detections, boxes=kept), [note] if dropped else []
 
 
 def open_boxes(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -183,6 +183,7 @@ class Boxes:
         probability: that the network gives the class, where it is known.
         features: what tells right boxes from wrong ones, a row each, where it was measured.
         confidences: the probability of each box that its IoU is at least 0.5, where it is known.
+        is_human: whether a person drew, corrected or accepted the boxes.
     """
 
     id: str
@@ -195,6 +196,7 @@ class Boxes:
     probability: float | None = None
     features: Float32[np.ndarray, "N k"] | None = None
     confidences: Float32[np.ndarray, N] | None = None
+    is_human: bool = False
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
@@ -203,6 +205,22 @@ class Boxes:
             raise ValueError(
                 f"boxes of {self.id!r}: {len(self.boxes)} boxes, scores {list(self.scores.shape)}"
             )
+
+    def select(self, chosen: Bool[np.ndarray, N]) -> Boxes:
+        """Return some of the boxes.
+
+        Args:
+            chosen: whether each box stays.
+        """
+        rows = np.flatnonzero(chosen).tolist()
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            masks=None if self.masks is None else [self.masks[n] for n in rows],
+            features=None if self.features is None else self.features[rows],
+            confidences=None if self.confidences is None else self.confidences[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -232,51 +250,6 @@ class Explanation:
     classes: Int[Tensor, "b t"]
     logits: Float[Tensor, "b C"]
     colour: Float[Tensor, "b t 3 H W"] | None = None
-
-
-@dataclass(frozen=True)
-class CocoIds:
-    """The ids and file names that a COCO file uses: of images by position, of classes by number."""
-
-    image_ids: Sequence[int]
-    file_names: Sequence[str]
-    category_ids: Sequence[int]
-
-
-@dataclass(frozen=True)
-class Review:
-    """The order in which a person best looks at images.
-
-    Attributes:
-        ranks: of each image by position, from 1; 0: the image has none.
-        sampled: whether the image belongs to the random sample at the head.
-        confidence_kind: `calibrated` or `default`, of the confidences of the boxes.
-    """
-
-    ranks: Int[np.ndarray, n]
-    sampled: Bool[np.ndarray, n]
-    confidence_kind: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundBoxes:
-    """All boxes of the images of a split, streamed, so that their number is not bounded by memory.
-
-    Args:
-        boxes: returns a new iterator over boxes, each with the position of its image.
-        sizes: returns a new iterator over the sizes of the explained images, with their positions.
-        ids: the name of each image, by position.
-        classes: the names of the classes.
-        coco: the ids and file names that a COCO file uses for images and classes.
-        review: the order in which to look at the images; None: it was not computed.
-    """
-
-    boxes: Callable[[], Iterator[tuple[int, Boxes]]]
-    sizes: Callable[[], Iterator[tuple[int, Size]]]
-    ids: Sequence[str]
-    classes: Sequence[str]
-    coco: CocoIds
-    review: Review | None = None
 
 
 def check_size(size: Size, where: str) -> None:

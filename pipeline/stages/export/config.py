@@ -9,7 +9,7 @@ from pipeline.engine.options import option
 
 @dataclass
 class ExportOptions:
-    """Which files are written."""
+    """Which files are written, and how. An option reaches the formats that have it."""
 
     formats: list[str] = option(
         ["coco"],
@@ -18,4 +18,18 @@ class ExportOptions:
         item="format",
         required=True,
         distinct=True,
+    )
+    images: str = option(
+        "link",
+        "link | copy | none: how image files get into formats that have their own folder of them",
+        choices=("link", "copy", "none"),
+    )
+    upright: bool = option(
+        False, "write images turned upright where EXIF turns them, for readers that ignore EXIF"
+    )
+    outlines: str = option(
+        "rle", "rle | polygon: masks in formats that have both", choices=("rle", "polygon")
+    )
+    min_confidence: float = option(
+        0.0, "leave out boxes of a lower confidence; they are counted", low=0, high=1
     )

@@ -2,23 +2,31 @@
 
     exported/<format>/    the files of each of `export.formats`, a choice of conf/exporter/
 
-boxes.json and predictions.json are written by stages localize and rank themselves.
+boxes.json and predictions.json are written by stages localize and rank themselves. With
+`run=RUN`, as in `+experiment=export run=outputs/latest`, the boxes are those of RUN.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.images import image_source
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
-from pipeline.results.boxes import open_boxes
+from pipeline.engine.store import list_versions
+from pipeline.results.boxes import drop_doubtful, open_boxes
+from pipeline.results.notes import write_notes
 from pipeline.stages.export.config import ExportOptions
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.protocols import Exporter
+    from pipeline.types import FoundBoxes
+
+EXPORTER_OPTIONS = ("images", "upright", "outlines")
 
 
 class Export(Stage):
@@ -29,37 +37,66 @@ class Export(Stage):
     needs = ("explain", "localize")
     per_method = True
     options = ExportOptions
+    reads = ("run",)
     publishes = (Published("exported", how="link"),)
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the files, which includes the exporters' source."""
-        formats = run.config["export"]["formats"]
-        nodes = {name: complete_choice("exporter", name, {}) for name in formats}
+        options = run.config["export"]
+        given = {name: options[name] for name in EXPORTER_OPTIONS}
+        nodes = {name: complete_choice("exporter", name, given) for name in options["formats"]}
         targets = [str(node["_target_"]).rpartition(".")[0] for node in nodes.values()]
         return {
             "source": run.sources(__name__) | hash_sources(targets),
             "localize": run.key("localize"),
-            "rank": run.key("rank") if "rank" in run.config["stages"] else None,
+            "rank": run.key("rank") if run.has_result("rank") else None,
             "formats": nodes,
+            "min_confidence": options["min_confidence"],
+            "root": str(image_source(run.data, run.split).root),
         }
 
     def check(self, run: Run) -> None:
-        """Raise UserError for an argument that an exporter does not take."""
-        build_choices("exporter", run.config["export"]["formats"], {})
+        """Check the formats, and with run= that the images are those of that run.
+
+        Raises:
+            UserError: an exporter does not take an argument, or images were added or changed.
+        """
+        self._exporters(run)
+        run.check_recorded_images()
 
     def run(self, run: Run, folder: Path) -> None:
         """Write the files of each format into its folder."""
+        boxes, notes = self._boxes(run)
+        for name, write in self._exporters(run).items():
+            target = folder / "exported" / name
+            target.mkdir(parents=True, exist_ok=True)
+            notes += [f"export: {name}: {note}" for note in write(boxes, target) or ()]
+        write_notes(folder, notes)
+
+    def announce(self, result: Path, run_folder: Path) -> list[str]:
+        """Return a line that names the folder of each format."""
+        names = sorted(path.name for path in (result / "exported").iterdir() if path.is_dir())
+        return [f"           {run_folder / 'exported' / name}/" for name in names]
+
+    def _exporters(self, run: Run) -> dict[str, Exporter]:
+        options = run.config["export"]
+        given = {name: options[name] for name in EXPORTER_OPTIONS}
+        return build_choices("exporter", options["formats"], given)
+
+    def _boxes(self, run: Run) -> tuple[FoundBoxes, list[str]]:
+        """Return the boxes to write, and notes on what is left out."""
         boxes = open_boxes(
             run.folder("localize"),
             run.folder("explain"),
             run.images().ids,
             run.classes,
             run.coco_names(),
-            run.folder("rank") if "rank" in run.config["stages"] else None,
+            run.folder("rank") if run.has_result("rank") else None,
         )
-        exporters: dict[str, Exporter]
-        exporters = build_choices("exporter", run.config["export"]["formats"], {})
-        for name, write in exporters.items():
-            target = folder / "exported" / name
-            target.mkdir(parents=True, exist_ok=True)
-            write(boxes, target)
+        version = list_versions()["label2box"]
+        boxes = replace(
+            boxes,
+            source=image_source(run.data, run.split),
+            model_version=f"label2box {version} {run.config['name']} {run.key('localize')}",
+        )
+        return drop_doubtful(boxes, run.config["export"]["min_confidence"])

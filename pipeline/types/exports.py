@@ -1,0 +1,230 @@
+"""Boxes of many images as exporters take them, and boxes corrected in an annotation tool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.types.records import Boxes, Rle, Size, check_boxes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Float32, Int, UInt8
+
+Part = Literal["train", "val", "test"]
+"""What a detector should use an image for. Images that were held back from training, or that a
+threshold was chosen on, belong to `train`."""
+
+
+@dataclass(frozen=True)
+class CocoIds:
+    """The ids and file names that a COCO file uses: of images by position, of classes by number."""
+
+    image_ids: Sequence[int]
+    file_names: Sequence[str]
+    category_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Review:
+    """The order in which a person best looks at images.
+
+    Attributes:
+        ranks: of each image by position, from 1; 0: the image has none.
+        sampled: whether the image belongs to the random sample at the head.
+        confidence_kind: `calibrated` or `default`, of the confidences of the boxes.
+    """
+
+    ranks: Int[np.ndarray, n]
+    sampled: Bool[np.ndarray, n]
+    confidence_kind: str
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the images are that boxes were found in, by their positions.
+
+    Attributes:
+        root: absolute path of the folder that all files lie below; None where there are no files.
+        path: returns the absolute path of an image's file; None where it has none, as it is drawn.
+        part: returns what a detector should use the image for.
+        label: returns the class that the image is labelled with; -1 where it has none.
+        read: returns the upright image at full size; raises SkippedImage where it cannot be read.
+    """
+
+    root: Path | None
+    path: Callable[[int], Path | None]
+    part: Callable[[int], Part]
+    label: Callable[[int], int]
+    read: Callable[[int], UInt8[np.ndarray, "H W 3"]]
+
+
+@dataclass(frozen=True)
+class FoundBox:
+    """A box of an image as formats write it.
+
+    Attributes:
+        label: its class.
+        box: x0, y0, x1, y1, half-open, in pixels of the upright image.
+        score: as the segmenter gives it; it ranks boxes. 1 where a person drew the box.
+        mask: where the segmenter makes masks.
+        probability: that the network gives the class, where it is known.
+        confidence: the probability that its IoU is at least 0.5, where it is known.
+        is_human: whether a person drew, corrected or accepted it.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    score: float
+    mask: Rle | None = None
+    probability: float | None = None
+    confidence: float | None = None
+    is_human: bool = False
+
+
+@dataclass(frozen=True)
+class ImageBoxes:
+    """An image and all boxes in it.
+
+    Attributes:
+        position: of the image in its split.
+        id: its name: a relative path, unique in the data set.
+        size: height and width of the upright image.
+        boxes: of all classes, by class, best score first; may be empty.
+        is_human: whether a person looked at the image, so that its boxes, if any, are a person's.
+    """
+
+    position: int
+    id: str
+    size: Size
+    boxes: Sequence[FoundBox]
+    is_human: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundBoxes:
+    """All boxes of the images of a split, streamed, so that their number is not bounded by memory.
+
+    Args:
+        boxes: returns a new iterator over boxes, each with the position of its image.
+        sizes: returns a new iterator over the sizes of the explained images, with their positions.
+        ids: the name of each image, by position.
+        classes: the names of the classes.
+        coco: the ids and file names that a COCO file uses for images and classes.
+        review: the order in which to look at the images; None: it was not computed.
+        source: where the images are; None: only their names are known.
+        model_version: what found the boxes, for tools that show it.
+    """
+
+    boxes: Callable[[], Iterator[tuple[int, Boxes]]]
+    sizes: Callable[[], Iterator[tuple[int, Size]]]
+    ids: Sequence[str]
+    classes: Sequence[str]
+    coco: CocoIds
+    review: Review | None = None
+    source: ImageSource | None = None
+    model_version: str = "label2box"
+
+    def images(self) -> Iterator[ImageBoxes]:
+        """Yield each explained image with all of its boxes, also those without a box.
+
+        Images come in the order of `sizes`, and `boxes` must have the same order.
+
+        Raises:
+            ValueError: boxes are of an image that `sizes` does not have at that place.
+        """
+        pending = self.boxes()
+        item = next(pending, None)
+        for position, size in self.sizes():
+            found: list[FoundBox] = []
+            is_human = False
+            while item is not None and item[0] == position:
+                found += _list_found(item[1])
+                is_human |= item[1].is_human
+                item = next(pending, None)
+            yield ImageBoxes(position, self.ids[position], size, found, is_human)
+        if item is not None:
+            raise ValueError(f"boxes of image {item[0]} do not follow the order of the sizes")
+
+
+def _list_found(boxes: Boxes) -> list[FoundBox]:
+    """Return the boxes of a class, each alone."""
+    return [
+        FoundBox(
+            label=boxes.label,
+            box=(x0, y0, x1, y1),
+            score=score,
+            mask=None if boxes.masks is None else boxes.masks[n],
+            probability=boxes.probability,
+            confidence=None if boxes.confidences is None else float(boxes.confidences[n]),
+            is_human=boxes.is_human,
+        )
+        for n, ((x0, y0, x1, y1), score) in enumerate(
+            zip(boxes.boxes.tolist(), boxes.scores.tolist(), strict=True)
+        )
+    ]
+
+
+# -- corrections
+
+
+@dataclass(frozen=True)
+class CorrectedImage:
+    """What an annotation tool's file says of an image.
+
+    Attributes:
+        name: the image as the file names it: a path, a URL, the name of a file.
+        size: height and width of the upright image as the file gives it; None where it does not.
+        boxes: xyxy in pixels of the upright image. Where the file has fractions of the image and
+            not its size, they are fractions, and `are_fractions` is true.
+        classes: the name of the class of each box.
+        masks: of the boxes; None: the file has none, or none for a box.
+        are_predictions: of each box, whether the file says that a program found it.
+        is_reviewed: whether the tool says that a person submitted, accepted or marked the image.
+        chosen_by_doubt: whether the file says that the image was chosen as its boxes were doubtful.
+        date: when it was reviewed, in ISO 8601, as the file says.
+        author: who reviewed it, as the file says.
+        where: the place in the file, for messages.
+        are_fractions: whether `boxes` are fractions of width and height.
+    """
+
+    name: str
+    size: Size | None
+    boxes: Float32[np.ndarray, "N 4"]
+    classes: Sequence[str]
+    masks: Sequence[Rle | None] | None = None
+    are_predictions: Sequence[bool] = ()
+    is_reviewed: bool = False
+    chosen_by_doubt: bool = False
+    date: str | None = None
+    author: str | None = None
+    where: str = ""
+    are_fractions: bool = False
+
+    def __post_init__(self) -> None:
+        check_boxes(self.boxes, self.name)
+        for name, values in (
+            ("classes", self.classes), ("masks", self.masks),
+            ("are_predictions", self.are_predictions or None),
+        ):  # fmt: skip
+            if values is not None and len(values) != len(self.boxes):
+                raise ValueError(f"{self.name!r}: {len(self.boxes)} boxes but {len(values)} {name}")
+
+
+@dataclass(frozen=True)
+class CorrectionFile:
+    """A file, or a folder of files, that an annotation tool wrote.
+
+    Attributes:
+        format: the name of the format, as `label_studio`.
+        images: its images, each once.
+        notes: what was repaired or left out, a line each.
+        extra: what else the file says, for a person.
+    """
+
+    format: str
+    images: Sequence[CorrectedImage]
+    notes: Sequence[str] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
