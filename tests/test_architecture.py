@@ -35,6 +35,14 @@ APART = (*FAMILIES, "metric", "exporter", "audit", "visualize")
 GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet", "Evidence")
 """The types that carry annotated boxes; who imports none of them cannot see any."""
 
+HUMAN = ("HumanBoxes", "CorrectedImage", "CorrectionFile")
+"""The types that carry boxes which a person corrected."""
+
+MAY_SEE_HUMAN = (
+    "types/", "formats/", "results/human.py", "engine/human.py", "engine/run.py",
+    "stages/ingest/", "stages/calibrate/",
+)  # fmt: skip
+
 MAY_SEE_GROUND_TRUTH = (
     "types/", "protocols/", "formats/", "data/", "metric/",
     "stages/evaluate/", "stages/calibrate/",
@@ -113,15 +121,26 @@ def test_a_stage_imports_no_other_stage(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=ids)
 def test_ground_truth_is_seen_by_who_measures_alone(path: Path) -> None:
-    if ids(path).startswith(MAY_SEE_GROUND_TRUTH):
-        return
-    imported = {
+    if not ids(path).startswith(MAY_SEE_GROUND_TRUTH):
+        assert not names_from_pipeline(path) & set(GROUND_TRUTH), f"{ids(path)} imports truth"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=ids)
+def test_boxes_of_a_person_reach_no_stage_that_learns_or_finds_boxes(path: Path) -> None:
+    if not ids(path).startswith(MAY_SEE_HUMAN):
+        assert not names_from_pipeline(path) & set(HUMAN), f"{ids(path)} imports human boxes"
+    if not ids(path).startswith(("stages/rank/", "stages/export/", *MAY_SEE_HUMAN)):
+        assert ".human" not in path.read_text(encoding="utf-8").replace("results.human", ""), path
+
+
+def names_from_pipeline(path: Path) -> set[str]:
+    """What a module imports by name from this package."""
+    return {
         alias.name
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline")
         for alias in node.names
     }
-    assert not imported & set(GROUND_TRUTH), f"{ids(path)} imports a type of ground truth"
 
 
 def test_families_know_neither_hydra_nor_the_store() -> None:

@@ -60,6 +60,10 @@ class Base:
         None, "what those are scored against; null: it lies with the maps"
     )
     run: str | None = option(None, "for export and ingest: the run whose boxes are meant")
+    corrections: str | None = option(None, "for ingest: what an annotation tool wrote")
+    human_boxes: str = option(
+        "auto", "auto | none | FILE: boxes of a person; auto: human_boxes.json in outputs"
+    )
     against: str | None = option(None, "a run to compare with; for evaluate: others' boxes or maps")
     missing: str = option(
         "not_found",

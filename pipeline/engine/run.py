@@ -14,6 +14,7 @@ from pipeline.engine.choices import choice_name, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
+from pipeline.engine.human import find_human_boxes
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     average_over_views,
@@ -43,7 +44,7 @@ from pipeline.results.thresholds import (
     select_thresholds,
     too_few_boxes_error,
 )
-from pipeline.types import CocoIds, Size, Split
+from pipeline.types import CocoIds, HumanBoxes, Note, Size, Split
 
 if TYPE_CHECKING:
     import torch
@@ -446,6 +447,15 @@ class Run:
                 f"run={self.config['run']}: images of split {self.split} were added, removed or "
                 "changed since; give the command of that run again, then name its new folder"
             )
+
+    @cached_property
+    def human(self) -> tuple[dict[str, HumanBoxes], list[Note]]:
+        """The boxes of a person in images of the split, by image id; and notes on unused ones.
+
+        Raises:
+            UserError: their file is damaged, or human_boxes= names none.
+        """
+        return find_human_boxes(self.config["human_boxes"], self.outputs, self.data, self.split)
 
     def get_or_create(self, stage: str) -> tuple[Path, bool]:
         """Return the folder of a stage's result, and whether it was complete; compute it if not.

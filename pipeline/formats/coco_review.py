@@ -4,7 +4,8 @@
     "score", "confidence"    on an annotation: a box that a program found
     "chosen_by": "doubt"     on an image, or in `info` for all: annotated because it was doubtful
     "sample": "doubt"        the same, on an image
-    "review_rank": 51        on an image: from 51 on it is the same; 50 images are a random sample
+    "review_sample": true    on an image: it is of the random sample
+    "review_rank": 51        on an image without it: from 51 on it was doubtful
 
 An image's own fields precede `info`, and words precede the rank: "random" there means not by doubt.
 """
@@ -51,6 +52,8 @@ def is_chosen_by_doubt(image: Mapping[str, Any], info: Any) -> bool:
         >>> is_chosen_by_doubt({"sample": "random"}, {"chosen_by": "doubt"})
         False
     """
+    if parse_flag(image.get("review_sample")):
+        return False
     words = [image.get("chosen_by"), image.get("sample")]
     if (word := next((word for word in words if isinstance(word, str)), None)) is not None:
         return word == "doubt"

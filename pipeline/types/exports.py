@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.types.records import Boxes, Rle, Size, check_boxes
+from pipeline.types.records import Boxes, Rle, Size, check_boxes, check_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,3 +228,40 @@ class CorrectionFile:
     images: Sequence[CorrectedImage]
     notes: Sequence[str] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HumanBoxes:
+    """All boxes of an image as a person left them: they replace those that a program finds.
+
+    Attributes:
+        id: the name of the image in its data set.
+        content: hash of the image's file, so that boxes are not used for another image.
+        size: height and width of the upright image.
+        boxes: xyxy in pixels of it; may be empty, where the person saw no object.
+        classes: the name of the class of each box.
+        masks: of the boxes; None: there is none, or none for a box.
+        is_random: whether the image was drawn at random: only then may its boxes measure.
+        date: when the person reviewed it, in ISO 8601; empty where it is not known.
+        author: who reviewed it; empty where it is not known.
+        source: the format and name of the file that the boxes came from.
+        ingested: when they were read from it, in ISO 8601.
+    """
+
+    id: str
+    content: str
+    size: Size
+    boxes: Float32[np.ndarray, "N 4"]
+    classes: Sequence[str]
+    masks: Sequence[Rle | None] | None = None
+    is_random: bool = False
+    date: str = ""
+    author: str = ""
+    source: str = ""
+    ingested: str = ""
+
+    def __post_init__(self) -> None:
+        check_size(self.size, self.id)
+        check_boxes(self.boxes, self.id)
+        if len(self.classes) != len(self.boxes):
+            raise ValueError(f"{self.id!r}: {len(self.boxes)} boxes, {len(self.classes)} classes")

@@ -2,7 +2,8 @@
 
 The boxes are the first of these that exist:
 
-    user       calibrate.boxes=FILE: a few boxes drawn by the user; their images are not scored
+    user       calibrate.boxes=FILE, or boxes of a person in images drawn at random (ingest);
+               their images are not scored
     split      those of a split for this purpose, if the data set has it (data.calibration=)
     held_back  those of the held-back part of train, if the data set has boxes there (CUB)
     two_fold   the scored images in two halves by hash: each half has the other half's threshold
@@ -36,7 +37,7 @@ from pipeline.stages.calibrate.shrinkage import (
     count_folds,
     measure_gains,
 )
-from pipeline.types import GroundTruth, SaliencyMap, Split
+from pipeline.types import GroundTruth, HumanBoxes, SaliencyMap, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float32, Float64, Int
@@ -74,6 +75,32 @@ def read_drawn_boxes(data: DataSet, file: Path) -> BoxedSplit:
     if not file.is_file():
         raise UserError(f"calibrate.boxes={file}: no such file; expected COCO JSON")
     return BoxedSplit(data.drawn(file), "all", "user", data.drawn_notes(file))
+
+
+def read_human_boxes(
+    human: Mapping[str, HumanBoxes], data: DataSet, classes: Sequence[str]
+) -> BoxedSplit:
+    """Return boxes that stage ingest took over from an annotation tool.
+
+    Args:
+        human: by image id.
+        data: the data set.
+        classes: the names of the classes; boxes of others are left out.
+    """
+    number = {name: n for n, name in enumerate(classes)}
+    labels = dict(zip(data.ids("all"), data.labels("all").tolist(), strict=True)) if human else {}
+    truth = {}
+    for id, image in human.items():
+        rows = [n for n, name in enumerate(image.classes) if name in number]
+        truth[id] = GroundTruth(
+            id,
+            labels[id],
+            image.size,
+            image.boxes[rows],
+            np.array([number[image.classes[n]] for n in rows], np.int64),
+            is_reviewed=True,
+        )
+    return BoxedSplit(truth, "all", "user")
 
 
 def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:

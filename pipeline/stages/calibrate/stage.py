@@ -24,6 +24,7 @@ from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
 from pipeline.protocols import RefiningSegmenter, Segmenter
 from pipeline.results.confidence import Examples, no_examples
+from pipeline.results.human import hash_boxes
 from pipeline.results.notes import write_notes
 from pipeline.results.thresholds import (
     MIN_BOXED_IMAGES,
@@ -38,6 +39,7 @@ from pipeline.stages.calibrate.config import CalibrateOptions
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.stages.calibrate.calibration import BoxedSplit, MeasuredImage
+    from pipeline.types import HumanBoxes
 
     Measure = Callable[[RefiningSegmenter | None], dict[str, MeasuredImage]]
 
@@ -63,6 +65,7 @@ class Calibrate(Stage):
             "apart": [run.for_split(split).key("explain") for split in APART],
             "truth": [data.truth_fingerprint(split) for split in ("val", *APART)],
             "drawn": drawn and hash_file(Path(drawn)),
+            "human": None if drawn else hash_boxes(self._random_human(run)),
             "ious": run.config["evaluate"]["ious"],
             "protocol": run.config["protocol"],
             "segmenter": run.config["segmenter"],
@@ -161,12 +164,25 @@ class Calibrate(Stage):
 
     def _boxed(self, run: Run) -> BoxedSplit:
         """Return the boxes that the threshold is chosen on."""
-        from pipeline.stages.calibrate.calibration import find_boxed_images, read_drawn_boxes
+        from pipeline.stages.calibrate.calibration import (
+            count_boxed,
+            find_boxed_images,
+            read_drawn_boxes,
+            read_human_boxes,
+        )
 
         drawn = run.config["calibrate"]["boxes"]
         if drawn is not None:
             return read_drawn_boxes(run.data, Path(drawn))
+        human = read_human_boxes(self._random_human(run), run.data, run.classes)
+        if count_boxed(human.truth) >= MIN_BOXED_IMAGES:
+            return human
         return find_boxed_images(with_annotations(run.data))
+
+    def _random_human(self, run: Run) -> dict[str, HumanBoxes]:
+        """Return the boxes of a person in images that were drawn at random: only these measure."""
+        human, _ = run.for_split("all").human
+        return {id: image for id, image in human.items() if image.is_random}
 
     def _explained(self, run: Run, boxed: BoxedSplit) -> tuple[Run, Path]:
         """Return the run over the images with boxes, and the folder of their maps."""

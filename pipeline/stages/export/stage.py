@@ -18,6 +18,7 @@ from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
 from pipeline.results.boxes import drop_doubtful, open_boxes
+from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.notes import write_notes
 from pipeline.stages.export.config import ExportOptions
 
@@ -51,6 +52,7 @@ class Export(Stage):
             "localize": run.key("localize"),
             "rank": run.key("rank") if run.has_result("rank") else None,
             "formats": nodes,
+            "human": hash_boxes(run.human[0]),
             "min_confidence": options["min_confidence"],
             "root": str(image_source(run.data, run.split).root),
         }
@@ -93,10 +95,12 @@ class Export(Stage):
             run.coco_names(),
             run.folder("rank") if run.has_result("rank") else None,
         )
+        boxes, notes = replace_by_human(boxes, run.human[0])
         version = list_versions()["label2box"]
         boxes = replace(
             boxes,
             source=image_source(run.data, run.split),
             model_version=f"label2box {version} {run.config['name']} {run.key('localize')}",
         )
-        return drop_doubtful(boxes, run.config["export"]["min_confidence"])
+        boxes, dropped = drop_doubtful(boxes, run.config["export"]["min_confidence"])
+        return boxes, [*notes, *run.human[1], *dropped]

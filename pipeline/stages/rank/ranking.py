@@ -157,13 +157,14 @@ def fit_folds(
 
 def order_review(
     table: Table, explained: Sequence[int], confidences: Float32[np.ndarray, n],
-    ids: Sequence[str], sample: int, seed: int,
+    ids: Sequence[str], sample: int, seed: int, reviewed: frozenset[str] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Order images for review: a random sample, then the least sure ones, spread over classes.
 
     An image is as sure as the best-scored box of its first class, and one without a box is the
     least sure. The sample is random by the hash of the name, so that it hardly changes as images
-    are added. Within `BLOCK` images of the order the classes take turns.
+    are added. Within `BLOCK` images of the order the classes take turns. Images that a person has
+    reviewed come last, and stay in the sample if they were in it.
 
     Args:
         table: the boxes.
@@ -172,6 +173,7 @@ def order_review(
         ids: the name of each image, by position.
         sample: how many images are drawn at random.
         seed: of the draw.
+        reviewed: the names of images whose boxes are a person's.
 
     Returns:
         The rank of each image by position, from 1, 0 where it could not be read; and whether it
@@ -185,7 +187,9 @@ def order_review(
     rest = sorted(set(key) - set(drawn), key=lambda n: (sureness[n], key[n]))
     ranks, sampled = np.zeros(len(ids), np.int32), np.zeros(len(ids), bool)
     sampled[drawn] = True
-    for rank, n in enumerate([*drawn, *_spread_classes(rest, label)], 1):
+    order = [*drawn, *_spread_classes(rest, label)]
+    order.sort(key=lambda n: ids[n] in reviewed)  # a stable sort
+    for rank, n in enumerate(order, 1):
         ranks[n] = rank
     return ranks, sampled
 

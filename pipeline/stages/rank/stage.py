@@ -27,6 +27,7 @@ from pipeline.results.confidence import (
     no_examples,
     write_ranking,
 )
+from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_classification
 from pipeline.results.notes import write_notes
 from pipeline.stages.rank.config import RankOptions
@@ -64,6 +65,7 @@ class Rank(Stage):
             "calibrate": [method.key("calibrate") for method in methods] if calibrates else None,
             "checkpoint": None if models is None else models.used.record(),
             "made_for": self._made_for(run),
+            "human": hash_boxes(run.human[0]),
             "rank": run.config["rank"],
             "seed": run.config["seed"],
         }
@@ -100,15 +102,18 @@ class Rank(Stage):
         )
         explained = load_classification(run.folder("explain")).image.tolist()
         ranks, sampled = ranking.order_review(
-            table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"]
-        )
+            table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"],
+            frozenset(run.human[0]),
+        )  # fmt: skip
         write_ranking(folder, confidences, Review(ranks, sampled, models.used.kind))
         models.write(folder, self._made_for(run))
-        write_notes(folder, describe_kind(models, len(examples.ids)))
         found = open_boxes(
             run.folder("localize"), run.folder("explain"), ids, run.classes, run.coco_names(),
             folder,
         )  # fmt: skip
+        found, unknown = replace_by_human(found, run.human[0])
+        kind = describe_kind(models, len(examples.ids))
+        write_notes(folder, [*kind, *run.human[1], *unknown])
         Coco()(found, folder)
 
     def _examples(self, run: Run) -> Examples:

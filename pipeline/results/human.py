@@ -1,0 +1,151 @@
+"""Boxes of a person in place of those that a program found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.formats import human_boxes
+from pipeline.ops.hashing import hash_file, hash_of
+from pipeline.ops.text import count_note, to_nfc
+from pipeline.types import Boxes, FoundBoxes, HumanBoxes, Note, Size
+
+if TYPE_CHECKING:
+    from pipeline.types import ImageSource
+
+FILE = "human_boxes.json"
+"""In the folder of outputs: boxes of all data sets whose results lie there."""
+
+
+def match_images(
+    images: Sequence[HumanBoxes], ids: Sequence[str], source: ImageSource
+) -> tuple[dict[str, HumanBoxes], list[Note]]:
+    """Find the images that boxes of a person are of, by their content.
+
+    Images may have been renamed or moved. An image that was changed since has lost its boxes.
+
+    Args:
+        images: with boxes of a person.
+        ids: the name of each image of the data set, by position.
+        source: where the images are.
+
+    Returns:
+        The boxes by the present name of the image, and notes on images that were changed.
+    """
+    matched: dict[str, HumanBoxes] = {}
+    pending = {image.id: image for image in images}
+    position_of = {id: n for n, id in enumerate(ids) if id in pending}
+    changed = []
+    for id, position in position_of.items():
+        if image_content(source, position) == pending[id].content:
+            matched[id] = pending.pop(id)
+        else:
+            changed.append(id)
+    by_content = {image.content: image for image in pending.values()}
+    if by_content and len(matched) < len(images):
+        for position, id in enumerate(ids):
+            if id in matched or source.path(position) is None:
+                continue
+            image = by_content.get(image_content(source, position))
+            if image is not None:
+                matched[id] = replace(image, id=id)
+    lost = [id for id in changed if id not in matched]
+    why = "changed since a person drew boxes in it: these are left out"
+    remedy = "review them again, or restore the files"
+    return matched, [count_note(lost, "image", why, where=FILE, remedy=remedy)] if lost else []
+
+
+def image_content(source: ImageSource, position: int) -> str:
+    """Return a hash of an image's file, or of its pixels where it is drawn.
+
+    Args:
+        source: where the images are.
+        position: of the image.
+    """
+    path = source.path(position)
+    if path is None:
+        return hash_of(["drawn", source.read(position).tobytes().hex()])
+    return hash_file(path)
+
+
+def hash_boxes(images: Mapping[str, HumanBoxes]) -> str | None:
+    """Return a hash of boxes of a person by the name of their image; None where there are none."""
+    if not images:
+        return None
+    return hash_of([
+        [id, image.content, image.boxes.tolist(), list(image.classes), image.is_random]
+        for id, image in sorted(images.items())
+    ])  # fmt: skip
+
+
+def load(path: Path) -> list[HumanBoxes]:
+    """Return the boxes of a file; none where it does not exist.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    return human_boxes.read(path) if path.is_file() else []
+
+
+def replace_by_human(
+    found: FoundBoxes, human: Mapping[str, HumanBoxes]
+) -> tuple[FoundBoxes, list[Note]]:
+    """Put the boxes of a person in place of those that were found in the same images.
+
+    Args:
+        found: all boxes.
+        human: boxes of a person by the name of their image.
+
+    Returns:
+        All boxes, and a note on boxes of classes that the run does not have, which are left out.
+    """
+    if not human:
+        return found, []
+    number = {to_nfc(name): n for n, name in enumerate(found.classes)}
+    positions = {n: human[id] for n, id in enumerate(found.ids) if id in human}
+    unknown = [
+        f"{image.id}: {name}"
+        for image in positions.values()
+        for name in image.classes
+        if to_nfc(name) not in number
+    ]
+
+    def boxes() -> Iterator[tuple[int, Boxes]]:
+        pending = found.boxes()
+        item = next(pending, None)
+        for position, size in found.sizes():
+            while item is not None and item[0] == position:
+                if position not in positions:
+                    yield item
+                item = next(pending, None)
+            if position in positions:
+                for each in _by_class(positions[position], found.ids[position], size, number):
+                    yield position, each
+
+    why = "by a person of a class that this run does not have: left out"
+    remedy = "add images of that class to the data set, or rename it in the tool"
+    notes = [count_note(unknown, "box", why, where=FILE, remedy=remedy)] if unknown else []
+    return replace(found, boxes=boxes), notes
+
+
+def _by_class(image: HumanBoxes, id: str, size: Size, number: Mapping[str, int]) -> Iterator[Boxes]:
+    """Yield the boxes of each class; no box of the first class where a person saw no object."""
+    labels = np.array([number.get(to_nfc(name), -1) for name in image.classes], int)
+    kept = sorted(set(labels.tolist()) - {-1})
+    for label in kept or [0]:
+        rows = np.flatnonzero(labels == label) if kept else np.zeros(0, int)
+        masks = None if image.masks is None else [image.masks[n] for n in rows.tolist()]
+        complete = masks is not None and all(mask is not None for mask in masks)
+        yield Boxes(
+            id=id,
+            label=label,
+            boxes=image.boxes[rows],
+            scores=np.ones(len(rows), np.float32),
+            size=size,
+            masks=[mask for mask in masks or () if mask is not None] if complete else None,
+            is_human=True,
+        )

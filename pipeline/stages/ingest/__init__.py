@@ -1,0 +1,1 @@
+"""Stage ingest: boxes that were corrected in an annotation tool."""

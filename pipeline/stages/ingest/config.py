@@ -1,0 +1,16 @@
+"""Options of stage ingest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.engine.options import option
+
+
+@dataclass
+class IngestOptions:
+    """Which images of the file a person has reviewed, where the file cannot say it."""
+
+    reviewed: str | None = option(
+        None, "all | FILE: a text of image names, a line each; null: as the tool says"
+    )

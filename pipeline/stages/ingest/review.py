@@ -1,0 +1,290 @@
+"""Tell from a tool's file which images a person reviewed, and compare their boxes with ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.formats.coco_boxes import clip
+from pipeline.formats.coco_names import NameIndex
+from pipeline.formats.odd_records import BadRecord
+from pipeline.ops.iou import best_iou, pairwise_iou
+from pipeline.ops.text import count_note, fold_name, to_nfc
+from pipeline.ops.wilson import wilson_interval
+from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+RIGHT_IOU = 0.5
+SAME_IOU = 0.99  # a box that equals ours: tools round coordinates
+MAX_PIXEL_DIFFERENCE = 0.51  # of a coordinate of an unchanged box
+
+
+@dataclass
+class Sorted:
+    """The images of a file, by what becomes of them.
+
+    Attributes:
+        human: boxes of a person by image id.
+        not_reviewed: images that no person is known to have reviewed, and their number of boxes.
+        unknown: names that are of no image of the run.
+        ambiguous: names that are of several images.
+        twice: names of images that the file has again.
+        other_size: images whose size in the file is another.
+        classes: boxes of classes that the run does not have.
+        clipped: boxes that stuck out of their image.
+        empty: boxes that lie outside of their image.
+    """
+
+    human: dict[str, HumanBoxes] = field(default_factory=dict)
+    not_reviewed: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    ambiguous: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    other_size: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    clipped: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    def notes(self, where: str) -> list[Note]:
+        """Return a note on each kind of image or box that is not used as it is.
+
+        Args:
+            where: the name of the file.
+        """
+        own = sum(self.not_reviewed.values())
+        lines = (
+            (list(self.not_reviewed), "image", f"without a person's review ({own} boxes): no truth",
+             "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
+            (self.unknown, "image", "of the file that the run does not have: left out", ""),
+            (self.ambiguous, "image", "whose name is of several images: left out",
+             "keep the folders in their names"),
+            (self.twice, "image", "that the file has again: the later one is used", ""),
+            (self.other_size, "image", "of another size in the file: left out",
+             "boxes must be in pixels of the upright image"),
+            (self.classes, "box", "of a class that the run does not have: kept for a run that has "
+             "it, and in no export of this one", ""),
+            (self.clipped, "box", "beyond the edge of its image: clipped", ""),
+            (self.empty, "box", "outside of its image: left out", ""),
+        )  # fmt: skip
+        return [
+            count_note(names, what, why, where=where, remedy=remedy)
+            for names, what, why, remedy in lines
+            if names
+        ]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the images of the run.
+
+    Attributes:
+        boxes: of each explained image by id.
+        classes: the names of the classes.
+        sampled: whether an image was drawn at random.
+        content: returns the hash of an image's file by its id.
+    """
+
+    boxes: Mapping[str, ImageBoxes]
+    classes: Sequence[str]
+    sampled: Callable[[str], bool]
+    content: Callable[[str], str]
+
+
+def sort_images(
+    images: Sequence[CorrectedImage],
+    known: Known,
+    is_reviewed: Callable[[CorrectedImage, str], bool],
+    source: str,
+    now: str,
+) -> Sorted:
+    """Match the images of a file with those of the run, and take over those that were reviewed.
+
+    Args:
+        images: of the file.
+        known: of the run.
+        is_reviewed: tells from an image of the file and its id whether a person reviewed it.
+        source: what the boxes are recorded to come from.
+        now: the time, in ISO 8601.
+    """
+    result, index = Sorted(), NameIndex(list(known.boxes))
+    spelling = {key(name): name for key in (fold_name, to_nfc) for name in known.classes}
+    seen: set[str] = set()
+    for image in images:
+        ids = index.find(image.name).ids
+        if len(ids) != 1:
+            (result.ambiguous if ids else result.unknown).append(image.name)
+            continue
+        id = ids[0]
+        size = known.boxes[id].size
+        if image.size is not None and image.size != size:
+            result.other_size.append(id)
+            continue
+        if not is_reviewed(image, id):
+            result.not_reviewed[id] = len(image.boxes)
+            continue
+        if id in seen:
+            result.twice.append(id)
+        seen.add(id)
+        boxes, rows = _to_pixels(image, size, id, result)
+        classes = [
+            spelling.get(to_nfc(image.classes[n]))
+            or spelling.get(fold_name(image.classes[n]), image.classes[n])
+            for n in rows
+        ]
+        result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
+        masks = None if image.masks is None else [image.masks[n] for n in rows]
+        result.human[id] = HumanBoxes(
+            id=id,
+            content=known.content(id),
+            size=size,
+            boxes=boxes,
+            classes=classes,
+            masks=masks,
+            is_random=known.sampled(id) and not image.chosen_by_doubt,
+            date=image.date or "",
+            author=image.author or "",
+            source=source,
+            ingested=now,
+        )
+    for id in result.human:
+        result.not_reviewed.pop(id, None)
+    return result
+
+
+def _to_pixels(
+    image: CorrectedImage, size: tuple[int, int], id: str, result: Sorted
+) -> tuple[Float32[np.ndarray, "n 4"], list[int]]:
+    """Return the boxes in pixels, clipped to the image, and which boxes of the file they are."""
+    height, width = size
+    scale = np.array([width, height] * 2 if image.are_fractions else [1] * 4, np.float64)
+    boxes, rows = [], []
+    for n, corners in enumerate((image.boxes.astype(np.float64) * scale).tolist()):
+        try:
+            box, was_clipped = clip((corners[0], corners[1], corners[2], corners[3]), size)
+        except BadRecord:
+            result.empty.append(f"{id}: box {n + 1}")
+            continue
+        if was_clipped:
+            result.clipped.append(f"{id}: box {n + 1}")
+        boxes.append(box)
+        rows.append(n)
+    return np.array(boxes, np.float32).reshape(-1, 4), rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a person's boxes of an image differ from ours.
+
+    Attributes:
+        id: the name of the image.
+        iou: of our best-scored box with the person's box of its class that fits best.
+        is_unchanged: whether all boxes and classes are as they were.
+        is_relabelled: whether none of the person's boxes has the class of our best-scored box.
+        is_random: whether the image was drawn at random.
+    """
+
+    id: str
+    iou: float
+    is_unchanged: bool
+    is_relabelled: bool
+    is_random: bool
+
+
+def compare(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> Change:
+    """Compare the boxes of a person with ours.
+
+    Args:
+        human: the boxes of a person.
+        found: ours in the same image.
+        classes: the names of the classes.
+    """
+    best = found.boxes[0] if found.boxes else None
+    same_class = [n for n, name in enumerate(human.classes)
+                  if best is not None and name == classes[best.label]]  # fmt: skip
+    iou = 0.0 if best is None else best_iou(np.array(best.box), human.boxes[same_class])
+    return Change(
+        human.id,
+        iou,
+        _are_same(human, found, classes),
+        best is not None and len(human.boxes) > 0 and not same_class,
+        human.is_random,
+    )
+
+
+def _are_same(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> bool:
+    """Return whether a person left all boxes and their classes as they were."""
+    if len(human.boxes) != len(found.boxes):
+        return False
+    left = list(range(len(human.boxes)))
+    for ours in found.boxes:
+        box = np.array(ours.box)
+        equal = [
+            n for n in left
+            if human.classes[n] == classes[ours.label]
+            and (np.abs(human.boxes[n] - box).max() <= MAX_PIXEL_DIFFERENCE
+                 or pairwise_iou(human.boxes[n][None], box[None])[0, 0] >= SAME_IOU)
+        ]  # fmt: skip
+        if not equal:
+            return False
+        left.remove(equal[0])
+    return True
+
+
+def summarise(changes: Sequence[Change]) -> dict[str, Any]:
+    """Return counts, and of the random images the share whose best-scored box was right.
+
+    Args:
+        changes: of the reviewed images.
+    """
+    random = [change for change in changes if change.is_random]
+    right = sum(change.iou >= RIGHT_IOU for change in random)
+    doubtful = [change for change in changes if not change.is_random]
+    return {
+        "reviewed": len(changes),
+        "unchanged": sum(change.is_unchanged for change in changes),
+        "corrected": sum(not change.is_unchanged for change in changes),
+        "relabelled": sum(change.is_relabelled for change in changes),
+        "random": len(random),
+        "random_right": right,
+        "right_share": right / len(random) if random else None,
+        "right_interval": list(wilson_interval(right, len(random))) if random else None,
+        "iou": RIGHT_IOU,
+        "doubtful": len(doubtful),
+        "doubtful_right": sum(change.iou >= RIGHT_IOU for change in doubtful),
+    }
+
+
+def describe(summary: Mapping[str, Any]) -> list[str]:
+    """Return the lines that the terminal shows.
+
+    Args:
+        summary: as `summarise` returns it.
+    """
+    lines = [
+        f"{summary['reviewed']} images reviewed by a person: {summary['unchanged']} left as they "
+        f"were, {summary['corrected']} corrected"
+        + (f" ({summary['relabelled']} of another class)" if summary["relabelled"] else "")
+    ]
+    if summary["random"]:
+        low, high = summary["right_interval"]
+        lines.append(
+            f"of {summary['random']} images drawn at random {100 * summary['right_share']:.0f} % "
+            f"were right (IoU of at least {RIGHT_IOU}), {100 * low:.0f} to {100 * high:.0f} "
+            "(95 %): expect this of the images that nobody reviewed"
+        )
+    else:
+        lines.append(
+            "none of them was drawn at random: they correct their images, and measure nothing; "
+            "images with review_sample do"
+        )
+    if summary["doubtful"]:
+        lines.append(
+            f"of {summary['doubtful']} images chosen otherwise {summary['doubtful_right']} were "
+            "right: not a measure of the whole set"
+        )
+    return lines

@@ -1,0 +1,210 @@
+"""Stage ingest: boxes that a person corrected in an annotation tool, kept for all later runs.
+
+    python -m pipeline +experiment=ingest run=outputs/latest corrections=project-1.json
+
+    human_boxes.json   boxes of the images that a person reviewed, a COCO data set
+    ingest.json        how many were right, and what was corrected
+
+`corrections=` is a file or folder of Label Studio, CVAT, COCO, YOLO or labelme. The boxes are added
+to human_boxes.json in the folder of outputs. From then on they are what predictions.json and each
+export hold for these images (`source: human`); a new review of an image replaces the older one.
+Images of the random sample at the head of `review_rank` measure, and later calibrate; others only
+correct their own boxes. No box teaches a network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pipeline.engine.images import image_source
+from pipeline.engine.stage import Published, Stage
+from pipeline.errors import UserError
+from pipeline.formats import human_boxes
+from pipeline.formats.corrections import read_corrections
+from pipeline.formats.files import read_json, read_lines, write_json
+from pipeline.ops.hashing import hash_file, hash_of
+from pipeline.results.boxes import open_boxes
+from pipeline.results.human import FILE, image_content, load
+from pipeline.results.notes import write_notes
+from pipeline.stages.ingest.config import IngestOptions
+
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
+    from pipeline.stages.ingest.review import Known
+    from pipeline.types import CorrectedImage
+
+SUMMARY = "ingest.json"
+ALL = "all"
+
+
+class Ingest(Stage):
+    """Boxes that a person corrected."""
+
+    name = "ingest"
+    after = ("localize", "rank", "export")
+    needs = ("explain", "localize")
+    options = IngestOptions
+    reads = ("run", "corrections")
+    publishes = (Published(FILE), Published(SUMMARY))
+
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return everything that can change the result."""
+        reviewed = run.config["ingest"]["reviewed"]
+        return {
+            "source": run.sources(__name__),
+            "corrections": hash_path(Path(run.config["corrections"])),
+            "reviewed": reviewed if reviewed in (None, ALL) else hash_file(Path(reviewed)),
+            "localize": run.key("localize"),
+            "rank": run.key("rank") if run.has_result("rank") else None,
+        }
+
+    def check(self, run: Run) -> None:
+        """Check that the file exists, and that the images are those of the run.
+
+        Raises:
+            UserError: a file is missing, or images were added or changed since the run.
+        """
+        given, reviewed = run.config["corrections"], run.config["ingest"]["reviewed"]
+        if run.config["run"] is None or given is None:
+            raise UserError(
+                "ingest: give run=RUN, whose boxes were corrected, and corrections=FILE, what the "
+                "tool wrote, as in run=outputs/latest corrections=project-1.json"
+            )
+        if not Path(given).exists():
+            raise UserError(f"corrections={given}: no such file or folder")
+        if reviewed not in (None, ALL) and not Path(reviewed).is_file():
+            raise UserError(
+                f"ingest.reviewed={reviewed}: no such file; give a text of image names, a line "
+                "each, or all"
+            )
+        run.check_recorded_images()
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Write the boxes of the reviewed images, and how ours compare with them.
+
+        Raises:
+            UserError: the file is of no known format, or has no image of the run.
+        """
+        from pipeline.stages.ingest import review
+
+        path = Path(run.config["corrections"])
+        content = read_corrections(path)
+        known = self._know(run)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        result = review.sort_images(
+            content.images, known, self._review_rule(run, known), f"{content.format}: {path.name}",
+            now,
+        )  # fmt: skip
+        if not result.human and not result.not_reviewed:
+            raise UserError(
+                f"corrections={path}: {len(content.images)} images, of which the run has none; "
+                f"the file has {_first(content.images)}, the run {next(iter(known.boxes), 'none')}"
+            )
+        changes = [
+            review.compare(image, known.boxes[id], run.classes)
+            for id, image in result.human.items()
+        ]
+        human_boxes.write(folder / FILE, list(result.human.values()))
+        summary = review.summarise(changes)
+        write_json(
+            folder / SUMMARY,
+            {**summary, "not_reviewed": len(result.not_reviewed), "format": content.format},
+            indent=1,
+        )
+        write_notes(folder, [*content.notes, *result.notes(path.name)])
+
+    def announce(self, result: Path, run_folder: Path) -> list[str]:
+        """Return how many images were reviewed, and how many boxes were right."""
+        from pipeline.stages.ingest.review import describe
+
+        return [f"{'':<10} {line}" for line in describe(read_json(result / SUMMARY))]
+
+    def finish(self, run: Run, run_folder: Path) -> list[str]:
+        """Add the boxes to those of the folder of outputs; say what to do next."""
+        target = run.outputs / FILE
+        with FileLock(run.outputs / f".{FILE}.lock"):
+            merged, replaced, older = human_boxes.merge(
+                load(target), human_boxes.read(run_folder / FILE)
+            )
+            human_boxes.write(target, merged)
+        lines = [f"{'kept':<10} {len(merged)} images with boxes of a person in {target}"]
+        if replaced:
+            lines.append(f"{'':<10} the boxes of {len(replaced)} replace those of an older review")
+        if older:
+            lines.append(f"{'':<10} {len(older)} are left out: {target} has a later review of them")
+        lines.append(
+            f"{'next':<10} give the command of run={run.config['run']} again: its predictions and "
+            "exports then hold these boxes, and random ones calibrate"
+        )
+        return lines
+
+    def _know(self, run: Run) -> Known:
+        """Return what is known of the images of the run."""
+        from pipeline.stages.ingest.review import Known
+
+        ids = run.images().ids
+        found = open_boxes(
+            run.folder("localize"),
+            run.folder("explain"),
+            ids,
+            run.classes,
+            run.coco_names(),
+            run.folder("rank") if run.has_result("rank") else None,
+        )
+        source, position = image_source(run.data, run.split), {id: n for n, id in enumerate(ids)}
+        sampled = None if found.review is None else found.review.sampled
+        return Known(
+            boxes={image.id: image for image in found.images()},
+            classes=run.classes,
+            sampled=lambda id: sampled is not None and bool(sampled[position[id]]),
+            content=lambda id: image_content(source, position[id]),
+        )
+
+    def _review_rule(self, run: Run, known: Known) -> Callable[[CorrectedImage, str], bool]:
+        """Return the function that tells whether an image of the file was reviewed.
+
+        Raises:
+            UserError: a line of ingest.reviewed names no image of the run.
+        """
+        chosen = run.config["ingest"]["reviewed"]
+        if chosen is None:
+            return lambda image, id: image.is_reviewed
+        if chosen == ALL:
+            return lambda image, id: True
+        names = _read_reviewed(Path(chosen), list(known.boxes))
+        return lambda image, id: image.is_reviewed or id in names
+
+
+def hash_path(path: Path) -> str:
+    """Return a hash of a file, or of all files of a folder and their names.
+
+    Args:
+        path: the file or folder.
+    """
+    if path.is_file():
+        return hash_file(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hash_of([[file.relative_to(path).as_posix(), hash_file(file)] for file in files])
+
+
+def _first(images: Sequence[CorrectedImage]) -> str:
+    return repr(images[0].name) if images else "none"
+
+
+def _read_reviewed(path: Path, ids: Sequence[str]) -> frozenset[str]:
+    """Return the images that a list names. Raise UserError for a line that names none."""
+    from pipeline.formats.coco_names import NameIndex
+
+    index, names = NameIndex(ids), set[str]()
+    for number, line in read_lines(path):
+        found = index.find(line).ids
+        if len(found) != 1:
+            what = "several images" if found else "no image"
+            raise UserError(f"{path}, line {number}: {line!r} is the name of {what} of the run")
+        names.add(found[0])
+    return frozenset(names)
