@@ -198,6 +198,19 @@ class OnDisk(ABC):
         """
         return Path(os.path.abspath(self.splits[split].files[position].path))
 
+    def stamp(self, split: Split, position: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+        """
+        return self.splits[split].files[position].stamp
+
+    def reading_record(self) -> Any:
+        """Return the ranges that images of more than 8 bits are scaled from."""
+        return self.intensity.ranges.describe()
+
     def labels(self, split: Split) -> Int[np.ndarray, n]:
         """Return the class of each image, by position; -1 where an image has none."""
         return np.asarray(self.splits[split].labels, np.int64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,7 @@ from pipeline.engine import ranks, runtime
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
+from pipeline.engine.reuse import EarlierImages, join_in_order, take_arrays
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json, write_json
@@ -135,6 +136,7 @@ def write_image_shards(
     what: str,
     work: Callable[[PositionedExamples], Arrays],
     positions: Int[np.ndarray, m] | None = None,
+    earlier: EarlierImages | None = None,
 ) -> None:
     """Write shards of the arrays that `work` computes from the images of a split.
 
@@ -145,10 +147,13 @@ def write_image_shards(
         what: the title of the progress bar.
         work: from a batch of examples with their positions to arrays, a row for each example.
         positions: of the images; None: all images of the split.
+        earlier: a result that has some of the images of the split; None: there is none.
     """
     compute_batches = network_flow(images, compute, work)
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+        if earlier is not None:
+            return _flow_of_new_images(compute_batches, pieces, earlier)
         if positions is None:
             return compute_batches(pieces)
         return compute_batches(positions[piece].tolist() for piece in pieces)
@@ -162,9 +167,23 @@ def write_image_shards(
     write_shards(folder, what, plan, flow, concatenate_parts)
 
 
+Flow = Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Skipped]]]
+
+
+def _flow_of_new_images(
+    compute_batches: Flow, pieces: Iterator[range], earlier: EarlierImages
+) -> Iterator[tuple[Arrays, Skipped]]:
+    """Compute the images of each piece that an earlier result does not have; take the others."""
+    pieces, again = tee(pieces)
+    computed = compute_batches([p for p in piece if not earlier.has(p)] for piece in pieces)
+    for piece, (arrays, skipped) in zip(again, computed, strict=True):
+        taken = take_arrays(earlier, [p for p in piece if earlier.has(p)])
+        yield join_in_order([arrays, *taken]), skipped
+
+
 def network_flow(
     images: SplitImages, compute: Compute, work: Callable[[PositionedExamples], Arrays]
-) -> Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Skipped]]]:
+) -> Flow:
     """Return a function from pieces of positions to what `work` computes from their images.
 
     Images are read at the network's input size. On a CPU each worker reads and computes its

@@ -145,3 +145,14 @@ class HasFiles(Protocol):
             split: the split.
             position: the image's index in `ids`.
         """
+
+    def stamp(self, split: Split, position: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns.
+
+        Args:
+            split: the split.
+            position: the image's index in `ids`.
+        """
+
+    def reading_record(self) -> Any:
+        """Return what changes how files are read, as JSON-like values: ranges of deep images."""

@@ -86,32 +86,43 @@ def iterate_boxes(
     """
     first = 0  # box of the shard
     for shard in list_shards(folder):
-        arrays, _ = read_arrays(shard)
-        ends = np.cumsum(arrays["count"])
-        masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
-        reasons = json.loads(arrays["fell_back"].tobytes()) if "fell_back" in arrays else None
-        for n, (position, label) in enumerate(
-            zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
-        ):
-            rows = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
-            of_all = slice(first + rows.start, first + rows.stop)
-            height, width = arrays["row_size"][n].tolist()
-            yield (
-                position,
-                Boxes(
-                    ids[position],
-                    label,
-                    arrays["boxes"][rows],
-                    arrays["scores"][rows],
-                    (height, width),
-                    None if masks is None else masks[n],
-                    None if reasons is None else reasons[n],
-                    float(arrays["probability"][n]) if "probability" in arrays else None,
-                    arrays["features"][rows] if "features" in arrays else None,
-                    None if confidences is None else confidences[of_all],
-                ),
-            )
-        first += len(arrays["boxes"])
+        for position, boxes in iterate_shard(shard, ids):
+            rows = slice(first, first + len(boxes.boxes))
+            first = rows.stop
+            known = None if confidences is None else confidences[rows]
+            yield position, replace(boxes, confidences=known)
+
+
+def iterate_shard(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
+    """Yield the boxes of a shard with the positions of their images.
+
+    Args:
+        shard: the file.
+        ids: the name of each image, by position.
+    """
+    arrays, _ = read_arrays(shard)
+    ends = np.cumsum(arrays["count"])
+    masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
+    reasons = json.loads(arrays["fell_back"].tobytes()) if "fell_back" in arrays else None
+    for n, (position, label) in enumerate(
+        zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
+    ):
+        rows = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
+        height, width = arrays["row_size"][n].tolist()
+        yield (
+            position,
+            Boxes(
+                ids[position],
+                label,
+                arrays["boxes"][rows],
+                arrays["scores"][rows],
+                (height, width),
+                None if masks is None else masks[n],
+                None if reasons is None else reasons[n],
+                float(arrays["probability"][n]) if "probability" in arrays else None,
+                arrays["features"][rows] if "features" in arrays else None,
+            ),
+        )
 
 
 def drop_doubtful(detections: FoundBoxes, minimum: float) -> tuple[FoundBoxes, list[str]]:

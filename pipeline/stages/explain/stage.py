@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import checkpoint
+from pipeline.engine import checkpoint, terminal
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
+from pipeline.protocols import HasFiles
 from pipeline.results.computed import Computed
 from pipeline.results.maps import OWN_RANGE, SEVERAL, find_marked, load_skipped
 from pipeline.results.notes import reading_notes, skipped_note
@@ -21,6 +22,7 @@ from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
 
 if TYPE_CHECKING:
+    from pipeline.engine.reuse import EarlierImages, Stamps
     from pipeline.engine.run import Run
 
 
@@ -48,9 +50,24 @@ class Explain(Stage):
             "fitted_on": run.fitting_images().fingerprint() if fits else None,
             "split": run.split,
             "data": run.data.fingerprint(run.split),
+            "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
             "size": run.size,
             "precision": run.precision,
         }
+
+    def _earlier(self, run: Run, folder: Path) -> tuple[EarlierImages | None, Stamps | None]:
+        """Return the maps of the same images that an earlier run computed, and all stamps."""
+        from pipeline.engine.reuse import find_earlier
+
+        earlier, stamps = find_earlier(
+            run.images(), folder.parent, run.cache_key(self.name), run.workers
+        )
+        if earlier is not None:
+            terminal.print_line(
+                f"explain: {earlier.count} of {len(run.images())} images are as they were: their "
+                f"maps are those of {earlier.folder}"
+            )
+        return earlier, stamps
 
     def check(self, run: Run) -> None:
         """Raise UserError for impossible targets, views and methods, before hours of training."""
@@ -73,10 +90,20 @@ class Explain(Stage):
                 f"explain: the split {run.split} has no image; see data.* and explain.split"
             )
 
+        earlier, stamps = None, None
+        if ranks.current_world().size == 1:
+            earlier, stamps = self._earlier(run, folder)
+
         def work(batch: shards.PositionedExamples) -> shards.Arrays:
+            for position, _ in batch:
+                if stamps is not None:
+                    stamps.hash_file(images, position)
             return explain_batch(trained, method, targets, batch, colour)
 
-        shards.write_image_shards(images, run.compute, folder, "explain", work)
+        shards.write_image_shards(images, run.compute, folder, "explain", work, earlier=earlier)
+        if stamps is not None:
+            stamps.hash_files(images, range(len(images)), run.workers)
+            stamps.write(folder)
         if ranks.current_world().rank == 0:
             Computed(run.precision, run.device.type, list_versions()).write(folder)
             _check_skipped(folder, len(images))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.engine import runtime, shards
 from pipeline.engine.images import SplitImages, segment_map
+from pipeline.engine.reuse import EarlierBoxes
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json
 from pipeline.protocols import Segmenter
@@ -31,12 +32,14 @@ class MapSegmenter:
         segmenter: segments all maps.
         thresholds: thresholds.json of stage calibrate; None: the segmenter's threshold is used.
         workers: threads.
+        earlier: boxes of the same images that an earlier run segmented; None: there are none.
     """
 
     images: SplitImages
     segmenter: Segmenter
     thresholds: Mapping[str, Any] | None
     workers: int
+    earlier: EarlierBoxes | None = None
 
     def write(self, maps: Path, folder: Path) -> None:
         """Write a shard of boxes for each shard of maps, unless it exists.
@@ -53,6 +56,9 @@ class MapSegmenter:
 
         def segment(item: tuple[int, SaliencyMap]) -> tuple[int, Boxes | SkippedImage]:
             position, saliency = item
+            known = None if self.earlier is None else self.earlier.take(saliency, position)
+            if known is not None:
+                return position, known
             segmenter = segmenter_of(saliency.id)
             boxes = segment_map(self.images, segmenter, position, saliency)
             if isinstance(boxes, SkippedImage):

@@ -22,6 +22,9 @@ from pipeline.results.maps import load_skipped
 from pipeline.results.notes import skipped_note, write_notes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.engine.reuse import EarlierBoxes
     from pipeline.engine.run import Run
 
 
@@ -68,11 +71,13 @@ class Localize(Stage):
         from pipeline.stages.localize.segmentation import MapSegmenter
 
         maps = run.folder("explain")
+        thresholds = run.chosen_thresholds() if run.uses_validation_threshold else None
         segmenter = MapSegmenter(
             images=run.images(),
             segmenter=run.segmenter(),
-            thresholds=run.chosen_thresholds() if run.uses_validation_threshold else None,
+            thresholds=thresholds,
             workers=run.workers,
+            earlier=self._earlier(run, folder, maps, thresholds),
         )
         segmenter.write(maps, folder)
         if ranks.current_world().rank > 0:
@@ -83,6 +88,24 @@ class Localize(Stage):
         write_notes(folder, [*describe_fallbacks(folder, ids), *unread])
         boxes = open_boxes(folder, maps, ids, run.classes, run.coco_names())
         Coco()(boxes, folder)
+
+    def _earlier(
+        self, run: Run, folder: Path, maps: Path, thresholds: Mapping[str, Any] | None
+    ) -> EarlierBoxes | None:
+        """Return the boxes of the same images that an earlier run segmented in the same way."""
+        from pipeline.engine import ranks
+        from pipeline.engine.reuse import find_earlier_boxes
+
+        values = None if thresholds is None else thresholds["thresholds"]
+        # Halves by hash of the name: an image that was renamed may be in the other half.
+        if ranks.current_world().size > 1 or any(len(each) > 1 for each in (values or {}).values()):
+            return None
+        made_for = {
+            "source": run.sources(__name__, "segmenter"),
+            "segmenter": run.config["segmenter"],
+            "thresholds": values,
+        }
+        return find_earlier_boxes(folder, maps, made_for)
 
     def _threshold_key(self, run: Run) -> dict[str, Any]:
         """Return the part of the key for a validation threshold; empty for any other."""

@@ -1,0 +1,319 @@
+"""Results of single images that an earlier run computed, found again by the images' content.
+
+A result whose key differs from an earlier one only in the images has each unchanged image's part
+already. An image is unchanged where size and time of its file are those of then, or, where the time
+differs, where the hash of its content is. Its class must be the same, too.
+
+    images.safetensors   `size`, `time` (ns), `content` (hash) and `label` of each image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.engine import runtime, store
+from pipeline.engine.images import SplitImages
+from pipeline.formats.arrays import read_arrays, write_arrays
+from pipeline.formats.files import read_json, write_json
+from pipeline.ops.hashing import hash_file, hash_of, to_plain
+from pipeline.protocols import HasFiles
+from pipeline.results.boxes import iterate_shard
+from pipeline.results.maps import load_skipped
+from pipeline.results.shards import Arrays, shard_path
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
+
+    from pipeline.types import Boxes, SaliencyMap
+
+STAMPS_FILE = "images.safetensors"
+KEY_FILE = "cache_key.json"
+OF_IMAGES = ("data", "split")  # parts of the key of stage explain that say which images
+OPEN_SHARDS = 4  # kept in memory
+UNKNOWN = 0
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """What tells whether an image is the same, in the order of positions.
+
+    Attributes:
+        size: of the file, in bytes.
+        time: of the last change of the file, in ns.
+        content: hash of the file; UNKNOWN as long as it was not computed.
+        label: the class of the image.
+    """
+
+    size: Int64[np.ndarray, n]
+    time: Int64[np.ndarray, n]
+    content: Int64[np.ndarray, n]
+    label: Int64[np.ndarray, n]
+
+    def write(self, folder: Path) -> None:
+        """Write the stamps into the folder of a result."""
+        write_arrays(folder / STAMPS_FILE, dict(vars(self)))
+
+    def hash_file(self, images: SplitImages, position: int) -> None:
+        """Compute the hash of an image's file, best soon after it was read, unless it is known.
+
+        Args:
+            images: of the split.
+            position: of the image.
+        """
+        if self.content[position] == UNKNOWN:
+            self.content[position] = _hash(images.data, images.split, position)
+
+    def hash_files(self, images: SplitImages, positions: Sequence[int], workers: int) -> None:
+        """Compute the hashes of some images' files that are not known.
+
+        Args:
+            images: of the split.
+            positions: of the images.
+            workers: threads.
+        """
+        hashed = runtime.map_in_threads(
+            lambda n: self.hash_file(images, n), iter(positions), workers
+        )
+        for _ in hashed:
+            pass
+
+    @classmethod
+    def read(cls, folder: Path) -> Stamps:
+        """Return the stamps of a result."""
+        return cls(**read_arrays(folder / STAMPS_FILE)[0])
+
+
+@dataclass(frozen=True)
+class EarlierImages:
+    """An earlier result of stage explain, and which of its images are here again.
+
+    Attributes:
+        folder: of the result.
+        positions: of each image here the position there; -1 where it is not there.
+    """
+
+    folder: Path
+    positions: Int64[np.ndarray, n]
+
+    @property
+    def count(self) -> int:
+        """How many images are there."""
+        return int((self.positions >= 0).sum())
+
+    def has(self, position: int) -> bool:
+        """Return whether an image is there."""
+        return bool(self.positions[position] >= 0)
+
+
+def find_earlier(
+    images: SplitImages, results: Path, key: Mapping[str, Any], workers: int
+) -> tuple[EarlierImages | None, Stamps | None]:
+    """Find the newest result of stage explain for the same network and method.
+
+    Args:
+        images: of the split.
+        results: the folder with the results of the stage.
+        key: the cache key of the result that is wanted.
+        workers: threads that hash files.
+
+    Returns:
+        The images that are there; None where there is no such result. And the stamps of all images;
+        None where they are no files.
+    """
+    if not isinstance(images.data, HasFiles):
+        return None, None
+    stat = [images.data.stamp(images.split, position) for position in range(len(images))]
+    size, time = np.array(stat, np.int64).reshape(-1, 2).T
+    label = np.asarray(images.labels, np.int64)
+    folder = _newest(results, without_images(key))
+    then = None if folder is None else Stamps.read(folder)
+    positions = np.full(len(images), -1, np.int64)
+    content = np.full(len(images), UNKNOWN, np.int64)
+    if then is not None:
+        place = {k: n for n, k in enumerate(_rows(then.size, then.time, then.label))}
+        positions[:] = [place.get(row, -1) for row in _rows(size, time, label)]
+        kept = positions >= 0
+        content[kept] = then.content[positions[kept]]
+    stamps = Stamps(size, time, content, label)
+    if then is not None and folder is not None:
+        perhaps = np.flatnonzero((positions < 0) & np.isin(size, then.size)).tolist()
+        stamps.hash_files(images, perhaps, workers)
+        by_content = {k: n for n, k in enumerate(_rows(then.content, then.label))}
+        for n in perhaps:
+            positions[n] = by_content.get((int(content[n]), int(label[n])), -1)
+        for n in load_skipped(folder):
+            positions[positions == n] = -1
+    if folder is None or not (positions >= 0).any():
+        return None, stamps
+    return EarlierImages(folder, positions), stamps
+
+
+def without_images(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cache key of stage explain without what says which images it is of."""
+    return {name: value for name, value in key.items() if name not in (*OF_IMAGES, "stage")}
+
+
+def _rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def _hash(data: Any, split: Any, position: int) -> int:
+    """Return 63 bits of the hash of a file; a file that cannot be read has none of its own."""
+    try:
+        return int(hash_file(data.path(split, position)), 16) >> 1
+    except OSError:
+        return -1 - position
+
+
+def _newest(results: Path, wanted: Mapping[str, Any]) -> Path | None:
+    """Return the newest complete result with the wanted key besides its images."""
+    having = [path.parent for path in results.glob(f"*/{STAMPS_FILE}")]
+    for folder in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
+        if (
+            (folder / store.DONE).is_file()
+            and without_images(read_json(folder / KEY_FILE)) == wanted
+            and store.is_done(folder)
+        ):
+            return folder
+    return None
+
+
+def take_arrays(earlier: EarlierImages, positions: Sequence[int]) -> list[Arrays]:
+    """Return the rows of some images in the shards of the earlier result, renumbered.
+
+    Args:
+        earlier: the result.
+        positions: of images that are there.
+    """
+    size = int(read_json(earlier.folder / "plan.json")["shard"])
+    here = {int(earlier.positions[position]): position for position in positions}
+    by_shard: dict[int, list[int]] = {}
+    for there in here:
+        by_shard.setdefault(there // size, []).append(there)
+    taken = []
+    for number, wanted in by_shard.items():
+        arrays = _open_shard(str(shard_path(earlier.folder, number)))
+        chosen: Arrays = {}
+        for name, values in arrays.items():
+            of = arrays["row_image" if name.startswith("row_") else "image"]
+            rows = values[np.isin(of, wanted)]
+            if name in ("image", "row_image"):
+                rows = np.array([here[int(n)] for n in rows], values.dtype)
+            chosen[name] = rows
+        taken.append(chosen)
+    return taken
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open_shard(path: str) -> Arrays:
+    return read_arrays(Path(path))[0]
+
+
+def join_in_order(parts: Sequence[Arrays]) -> Arrays:
+    """Join arrays of several images, in the order of the positions.
+
+    Args:
+        parts: rows of images each, with the same names.
+    """
+    nonempty = [arrays for arrays in parts if arrays]
+    if len(nonempty) <= 1:
+        return dict(nonempty[0]) if nonempty else {}
+    joined = {name: np.concatenate([part[name] for part in nonempty]) for name in nonempty[0]}
+    orders = {name: np.argsort(joined[name], kind="stable") for name in ("image", "row_image")}
+    return {
+        name: values[orders["row_image" if name.startswith("row_") else "image"]]
+        for name, values in joined.items()
+    }
+
+
+# -- boxes
+
+MADE_FOR = "made_for.json"
+
+
+@dataclass(frozen=True)
+class EarlierBoxes:
+    """An earlier result of stage localize, and which of its images are here again.
+
+    Attributes:
+        folder: of the result.
+        positions: of each image here the position there; -1 where it is not there.
+        shard: images in a shard there.
+    """
+
+    folder: Path
+    positions: Int64[np.ndarray, n]
+    shard: int
+
+    @property
+    def count(self) -> int:
+        """How many images are there."""
+        return int((self.positions >= 0).sum())
+
+    def take(self, saliency: SaliencyMap, position: int) -> Boxes | None:
+        """Return the boxes of a map; None where they are not there.
+
+        Args:
+            saliency: the map.
+            position: of its image.
+        """
+        there = int(self.positions[position])
+        if there < 0:
+            return None
+        number = there // self.shard
+        boxes = _open_boxes(str(shard_path(self.folder, number))).get((there, saliency.explained))
+        return None if boxes is None else replace(boxes, id=saliency.id)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _open_boxes(path: str) -> dict[tuple[int, int], Boxes]:
+    ids = _NoNames()
+    return {(position, boxes.label): boxes for position, boxes in iterate_shard(Path(path), ids)}
+
+
+class _NoNames(Sequence[str]):
+    """Names that are not known."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, position: Any) -> Any:
+        return "?"
+
+
+def find_earlier_boxes(
+    folder: Path, maps: Path, made_for: Mapping[str, Any]
+) -> EarlierBoxes | None:
+    """Find the newest boxes that were segmented in the same way; record how these are.
+
+    Args:
+        folder: of the result of stage localize that is wanted.
+        maps: the result of stage explain.
+        made_for: all that can change the boxes of an image besides the image.
+    """
+    if not (maps / STAMPS_FILE).is_file():
+        return None
+    made_for = to_plain({**made_for, "maps": without_images(read_json(maps / KEY_FILE))})
+    record = {"made_for": hash_of(made_for), "maps": maps.name}
+    write_json(folder / MADE_FOR, record)
+    here = Stamps.read(maps)
+    having = [path.parent for path in folder.parent.glob(f"*/{MADE_FOR}")]
+    for other in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
+        known = read_json(other / MADE_FOR)
+        theirs = maps.parent / known["maps"]
+        if other == folder or known["made_for"] != record["made_for"]:
+            continue
+        if not store.is_done(other) or not store.is_done(theirs):
+            continue
+        then = Stamps.read(theirs)
+        place = {k: n for n, k in enumerate(_rows(then.content, then.label))}
+        positions = np.array([place.get(k, -1) for k in _rows(here.content, here.label)], np.int64)
+        if (positions >= 0).any():
+            return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))
+    return None
