@@ -14,6 +14,7 @@ from pipeline.engine.choices import choice_name, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
+from pipeline.engine.earlier_network import use_earlier_network
 from pipeline.engine.human import find_human_boxes
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
@@ -77,7 +78,12 @@ class Run:
             UserError: a value of the configuration is wrong.
         """
         complete, methods = complete_config(config, chosen, named)
-        return cls.complete(complete, methods, next(iter(methods)))
+        run = cls.complete(complete, methods, next(iter(methods)))
+        if "annotate" not in complete["stages"] or complete["checkpoint"] is not None:
+            return run
+        again, why = use_earlier_network(config, complete, run.data.classes)
+        _print_once(why)
+        return run if again is None else cls.of(again, chosen, named)
 
     @classmethod
     def complete(

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
+from pipeline.formats.files import atomic_write
 from pipeline.types import Rle
 
 PALETTE = ((255, 64, 96), (64, 160, 255), (60, 190, 110), (255, 170, 40), (170, 110, 255))  # RGB
+
+
+JPEG_QUALITY = 90
+
+
+def write_jpeg(path: Path, picture: np.ndarray) -> None:
+    """Write a picture by an atomic write.
+
+    Args:
+        path: the file.
+        picture: uint8 RGB [H, W, 3].
+    """
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
+    assert encoded
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def draw_outline(
@@ -29,6 +49,24 @@ def draw_outline(
     cv2.drawContours(canvas, borders, -1, colour, thickness)
 
 
+def draw_box(
+    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int
+) -> tuple[int, int]:
+    """Draw a box on a canvas, in place; return its upper left pixel (x, y).
+
+    Args:
+        canvas: uint8 RGB [H, W, 3].
+        box: xyxy, half-open, in pixels of the canvas.
+        colour: RGB of the lines; they have a dark edge.
+        thickness: of the lines, in pixels of the canvas.
+    """
+    x0, y0, x1, y1 = (round(float(v)) for v in box)
+    corners = (max(0, x0), max(0, y0)), (min(canvas.shape[1], x1) - 1, min(canvas.shape[0], y1) - 1)
+    cv2.rectangle(canvas, *corners, (24, 24, 24), thickness + 2)
+    cv2.rectangle(canvas, *corners, colour, thickness)
+    return corners[0]
+
+
 def draw_labelled_box(
     canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], thickness: int, text: str
 ) -> None:
@@ -41,13 +79,10 @@ def draw_labelled_box(
         thickness: of the lines, in pixels of the canvas.
         text: the name, in white.
     """
-    x0, y0, x1, y1 = (round(float(v)) for v in box)
-    corners = (max(0, x0), max(0, y0)), (min(canvas.shape[1], x1) - 1, min(canvas.shape[0], y1) - 1)
-    cv2.rectangle(canvas, *corners, (24, 24, 24), thickness + 2)
-    cv2.rectangle(canvas, *corners, colour, thickness)
+    left, upper = draw_box(canvas, box, colour, thickness)
     size = max(canvas.shape[:2]) / 1200 + 0.2
     (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, thickness // 2))
-    left, top = corners[0][0], max(0, corners[0][1] - high - 6)
+    top = max(0, upper - high - 6)
     cv2.rectangle(canvas, (left, top), (left + wide + 6, top + high + 6), colour, -1)
     cv2.putText(canvas, text, (left + 3, top + high + 2), cv2.FONT_HERSHEY_SIMPLEX, size,
                 (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA)  # fmt: skip

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pipeline.engine.images import SplitImages
 from pipeline.errors import SkippedImage
-from pipeline.formats.files import atomic_write
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import PALETTE, draw_labelled_box, draw_outline
 from pipeline.types import Boxes
-
-JPEG_QUALITY = 90
 
 
 def draw_image(
@@ -49,12 +44,3 @@ def draw_image(
             text = f"{classes[boxes.label]} {score:.2f}"
             draw_labelled_box(canvas, box * scale, colour, thickness, text)
     return canvas
-
-
-def write_jpeg(path: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 RGB [H, W, 3], by an atomic write."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
-    assert encoded
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())

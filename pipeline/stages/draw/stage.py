@@ -44,7 +44,8 @@ class Draw(Stage):
     def run(self, run: Run, folder: Path) -> None:
         """Draw each image whose picture does not exist yet."""
         from pipeline.engine.shards import single_threaded_torch
-        from pipeline.stages.draw.drawing import draw_image, write_jpeg
+        from pipeline.plotting.boxes import write_jpeg
+        from pipeline.stages.draw.drawing import draw_image
 
         images, classes, side = run.images(), run.classes, run.config["draw"]["side"]
         ids = images.ids

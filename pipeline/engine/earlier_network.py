@@ -1,0 +1,118 @@
+"""Find the network that an earlier run of stage annotate trained on the same folder.
+
+New images among many need no training: the network, its localization head, and the ranges of
+images of more than 8 bits stay as they are. Only a threshold that boxes of a person choose, and
+the confidences that these calibrate, follow what is known now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.checkpoint import read_card
+from pipeline.engine.completion import read_run_config
+from pipeline.errors import UserError
+from pipeline.ops.hashing import to_plain
+
+RECIPE = ("data", "model", "objective", "train", "refine", "seed", "precision")
+"""The parts of the configuration that make a network."""
+NEVER, ALWAYS = "never", "always"
+
+
+def use_earlier_network(
+    config: Mapping[str, Any], complete: Mapping[str, Any], classes: Sequence[str]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the configuration with an earlier network as its checkpoint, and a line about it.
+
+    Args:
+        config: as it was composed.
+        complete: the same with all defaults.
+        classes: of the data set as it is now.
+
+    Returns:
+        The configuration; None where a network is to be trained. And the line; None where there is
+        nothing to say.
+
+    Raises:
+        UserError: annotate.retrain=never, and no network fits.
+    """
+    network, why = find_earlier_network(complete, classes)
+    if network is None:
+        return None, why or None
+    stages = [stage for stage in config["stages"] if stage not in ("train", "refine")]
+    return {**config, "checkpoint": str(network), "stages": stages}, why
+
+
+def find_earlier_network(
+    config: Mapping[str, Any], classes: Sequence[str]
+) -> tuple[Path | None, str]:
+    """Return the run whose network is used again, and a line that says why.
+
+    Args:
+        config: complete, of this run.
+        classes: of the data set as it is now.
+
+    Returns:
+        The folder of a run; None where a network is to be trained. The line is empty where there is
+        no earlier run.
+
+    Raises:
+        UserError: annotate.retrain=never, and no network fits.
+    """
+    retrain = config["annotate"]["retrain"]
+    if retrain == ALWAYS:
+        return None, ""
+    runs = sorted(
+        Path(config["outputs"]).glob(f"runs/{config['name']}/*/"),
+        key=lambda path: -path.stat().st_mtime_ns,
+    )
+    for run in runs:
+        recorded = read_run_config(run)
+        card = run / "stages" / "train"
+        if not recorded or not card.exists():
+            continue
+        differing = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
+        if recorded.get("checkpoint") is not None:
+            continue  # of this run's kind; the run that trained its network is another of them
+        trained = run / "stages" / ("refine" if "refine" in config["stages"] else "train")
+        if not (trained / "DONE").is_file():
+            continue
+        if "data" in differing:
+            continue  # another folder
+        known = tuple(read_card(trained)["classes"])
+        if known == tuple(classes) and not differing:
+            return run, (
+                f"annotate: the network of {run} is used again, as its classes and recipe are "
+                "these; annotate.retrain=always trains again"
+            )
+        why = f"{', '.join(differing)} differ" if differing else _describe_classes(known, classes)
+        if retrain == NEVER:
+            raise UserError(
+                f"annotate.retrain=never: the network of {run} does not fit, as {why}; leave "
+                "annotate.retrain=never away, and a network is trained for the folder as it is now"
+            )
+        return None, f"annotate: a network is trained again, as {why} since {run}"
+    if retrain == NEVER:
+        raise UserError(
+            f"annotate.retrain=never: no run under {config['outputs']}/runs/{config['name']}/ "
+            "trained a network for this folder; leave it away, and one is trained"
+        )
+    return None, ""
+
+
+def _plain(config: Mapping[str, Any], name: str) -> Any:
+    return to_plain(config.get(name))
+
+
+def _describe_classes(known: Sequence[str], classes: Sequence[str]) -> str:
+    """Return which classes are new and which are gone."""
+    new = [name for name in classes if name not in known]
+    gone = [name for name in known if name not in classes]
+    parts = [
+        f"{what} {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("new:", new), ("gone:", gone))
+        if names
+    ]
+    return f"classes changed ({'; '.join(parts) or 'their order'})"

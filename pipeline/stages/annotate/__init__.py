@@ -1,0 +1,1 @@
+"""Stage annotate: what a person reviews, and what to do next."""

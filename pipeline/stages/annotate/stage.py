@@ -1,0 +1,170 @@
+"""Stage annotate: contact sheets in the order of review, and what to do next.
+
+    python -m pipeline +experiment=annotate data=folder data.root=photos model=mobilenet_v2
+
+    review/sheet-0001.jpg ...   images with their boxes (`annotate.sheet` of them), in review order
+    annotate.json               how many images, boxes and reviewed images there are
+
+With `annotate.retrain=auto` the network of the newest run of the same recipe is used again, as long
+as the classes are the same (pipeline/engine/earlier_network.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.engine import runtime
+from pipeline.engine.progress import show_progress
+from pipeline.engine.stage import Published, Stage
+from pipeline.errors import SkippedImage
+from pipeline.formats.files import read_json, write_json
+from pipeline.ops.text import count_note
+from pipeline.results.boxes import open_boxes
+from pipeline.results.human import hash_boxes, replace_by_human
+from pipeline.results.maps import load_skipped
+from pipeline.results.notes import write_notes
+from pipeline.stages.annotate.config import AnnotateOptions
+
+if TYPE_CHECKING:
+    from pipeline.engine.run import Run
+    from pipeline.types import FoundBoxes, ImageBoxes
+
+SUMMARY = "annotate.json"
+
+
+class Annotate(Stage):
+    """What a person reviews, and what to do next."""
+
+    name = "annotate"
+    after = ("localize", "rank", "evaluate", "export")
+    needs = ("explain", "localize", "rank")
+    options = AnnotateOptions
+    publishes = (Published("review", how="link"), Published(SUMMARY))
+
+    def cache_key(self, run: Run) -> dict[str, Any]:
+        """Return everything that can change the result."""
+        return {
+            "source": run.sources(__name__, "data", drawing=True),
+            "rank": run.key("rank"),
+            "human": hash_boxes(run.human[0]),
+            "sheet": run.config["annotate"]["sheet"],
+        }
+
+    def run(self, run: Run, folder: Path) -> None:
+        """Draw the contact sheets, and count."""
+        found = open_boxes(
+            run.folder("localize"),
+            run.folder("explain"),
+            run.images().ids,
+            run.classes,
+            run.coco_names(),
+            run.folder("rank"),
+        )
+        found, _ = replace_by_human(found, run.human[0])
+        images = list_by_rank(found, run.config["annotate"]["sheet"])
+        (folder / "review").mkdir(exist_ok=True)
+        unread = self._draw(run, found, images, folder / "review")
+        skipped = load_skipped(run.folder("explain"))
+        summary = count_images(found, len(skipped))
+        write_json(folder / SUMMARY, {**summary, "on_sheets": len(images)}, indent=1)
+        why = "that have no picture on the contact sheets, as they could not be read again"
+        write_notes(folder, [count_note(unread, "image", why, where="annotate")] if unread else [])
+
+    def announce(self, result: Path, run_folder: Path) -> list[str]:
+        """Return the counts, where the files are, and what to do next."""
+        counts = read_json(result / SUMMARY)
+        lines = [
+            f"{counts['images']} images: {counts['with_box']} with {counts['boxes']} boxes, "
+            f"{counts['without_box']} without a box, {counts['reviewed']} reviewed by a person; "
+            f"{counts['unread']} more could not be read"
+        ]
+        exported = run_folder / "exported"
+        if exported.is_dir():
+            names = sorted(path.name for path in exported.iterdir() if path.is_dir())
+            lines.append(f"for your tool: {exported}/ ({', '.join(names)})")
+        if counts["on_sheets"]:
+            lines.append(
+                f"contact sheets of {counts['on_sheets']} images, first to review first: "
+                f"{run_folder / 'review'}/"
+            )
+        lines.append(
+            "next: review images in the order of review_rank; the random sample at its head says "
+            "how many are right. Then: python -m pipeline +experiment=ingest "
+            f"run={run_folder} corrections=FILE"
+        )
+        return [f"{'':<10} {line}" for line in lines]
+
+    def _draw(
+        self, run: Run, found: FoundBoxes, images: list[ImageBoxes], folder: Path
+    ) -> list[str]:
+        """Draw the sheets; return the names of images that could not be read."""
+        from pipeline.engine.shards import single_threaded_torch
+        from pipeline.plotting.boxes import write_jpeg
+        from pipeline.stages.annotate import sheets
+
+        reader, classes, labels = run.images(), run.classes, run.images().labels
+        assert found.review is not None, "stage rank ranks the images"
+        review = found.review
+
+        def draw(image: ImageBoxes) -> sheets.Cell | None:
+            example = reader.read(image.position, sheets.cell_frame(image.size))
+            if isinstance(example, SkippedImage):
+                return None
+            label = image.boxes[0].label if image.boxes else int(labels[image.position])
+            return sheets.Cell(
+                example.image,
+                image,
+                int(review.ranks[image.position]),
+                bool(review.sampled[image.position]),
+                classes[label] if label >= 0 else "no class",
+            )
+
+        for old in folder.glob("sheet-*.jpg"):
+            old.unlink()
+        unread = []
+        with show_progress("annotate", len(images)) as advance, single_threaded_torch():
+            drawn = runtime.map_in_threads(draw, iter(images), run.workers)
+            cells: list[sheets.Cell] = []
+            number = 0
+            for n, (image, cell) in enumerate(zip(images, drawn, strict=True), 1):
+                advance(1)
+                if cell is None:
+                    unread.append(image.id)
+                else:
+                    cells.append(cell)
+                if cells and (len(cells) == sheets.PER_SHEET or n == len(images)):
+                    number += 1
+                    title = f"sheet {number}: review_rank {cells[0].rank} to {cells[-1].rank}"
+                    write_jpeg(folder / f"sheet-{number:04d}.jpg", sheets.draw_sheet(cells, title))
+                    cells = []
+        return unread
+
+
+def list_by_rank(found: FoundBoxes, count: int) -> list[ImageBoxes]:
+    """Return the first images in the order of review.
+
+    Args:
+        found: all boxes, with an order of review.
+        count: of images.
+    """
+    assert found.review is not None, "stage rank ranks the images"
+    ranks = found.review.ranks
+    chosen = [image for image in found.images() if 0 < ranks[image.position] <= count]
+    return sorted(chosen, key=lambda image: ranks[image.position])
+
+
+def count_images(found: FoundBoxes, unread: int) -> dict[str, int]:
+    """Return how many images and boxes there are.
+
+    Args:
+        found: all boxes.
+        unread: how many images could not be read.
+    """
+    counts = dict.fromkeys(("images", "with_box", "without_box", "boxes", "reviewed"), 0)
+    for image in found.images():
+        counts["images"] += 1
+        counts["with_box" if image.boxes else "without_box"] += 1
+        counts["boxes"] += len(image.boxes)
+        counts["reviewed"] += image.is_human
+    return {**counts, "unread": unread}

@@ -1,0 +1,57 @@
+"""Boxes of a person are found again by the content of images, and replace those that were found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.ops.hashing import hash_file
+from pipeline.results.human import match_images, replace_by_human
+from pipeline.types import HumanBoxes
+from tests.exporter.subjects import CLASSES, IDS, SIZES, found_boxes, image_source, write_images
+
+
+def drawn(position: int, root: Path, *classes: str, id: str | None = None) -> HumanBoxes:
+    boxes = np.array([[0, 0, 1, 1]] * len(classes), np.float32).reshape(-1, 4)
+    content = hash_file(root / IDS[position])
+    return HumanBoxes(id or IDS[position], content, SIZES[position], boxes, classes)
+
+
+def test_images_are_found_by_content_also_where_they_were_renamed(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    images = [drawn(0, tmp_path, CLASSES[0]), drawn(1, tmp_path, CLASSES[0], id="old/name.png")]
+    matched, notes = match_images(images, IDS, image_source(tmp_path))
+    assert list(matched) == [IDS[0], IDS[1]]
+    assert matched[IDS[1]].id == IDS[1]
+    assert notes == []
+
+
+def test_boxes_of_an_image_that_was_changed_are_left_out_and_counted(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    image = drawn(0, tmp_path, CLASSES[0])
+    (tmp_path / IDS[0]).write_bytes((tmp_path / IDS[1]).read_bytes())
+    matched, notes = match_images([image], IDS, image_source(tmp_path))
+    assert matched == {}
+    assert len(notes) == 1
+    assert "changed since" in notes[0]
+
+
+def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    human = {
+        IDS[0]: drawn(0, tmp_path, CLASSES[1], CLASSES[3], "unknown"),
+        IDS[1]: drawn(1, tmp_path),
+        IDS[2]: drawn(2, tmp_path, CLASSES[0]),
+    }
+    before = list(found_boxes().images())
+    found, notes = replace_by_human(found_boxes(), human)
+    first, second, third, last = found.images()
+    assert [(box.label, box.is_human, box.score) for box in first.boxes] == [
+        (1, True, 1.0), (3, True, 1.0)
+    ]  # fmt: skip
+    assert (second.boxes, second.is_human) == ([], True)
+    assert [box.label for box in third.boxes] == [0], "an image without a found box"
+    assert last == before[3]
+    assert len(notes) == 1
+    assert "unknown" in notes[0].names[0]
