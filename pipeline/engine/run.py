@@ -23,6 +23,7 @@ from pipeline.engine.methods import (
     try_on_shapes,
     untrained_network,
 )
+from pipeline.engine.progress import show_stage
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
@@ -437,7 +438,7 @@ class Run:
             parts = (self.config, self.methods, self.method)
             ranks.spawn_ranks(devices, _run_stage_in_rank, parts, stage, folder)
             return
-        with runtime.explain_nondeterminism():
+        with show_stage(stage), runtime.explain_nondeterminism():
             find_stage(stage).run(self, folder)
 
 
