@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import ranks, terminal
+from pipeline.engine import interrupt, ranks, terminal
 from pipeline.engine.choices import conf_folder
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
 from pipeline.errors import UserError
@@ -100,28 +99,15 @@ def _overridden_keys() -> list[str]:
 
 def main() -> None:
     """Run the command line; print a UserError as a message without traceback, and exit with 2."""
-    arguments = sys.argv[1:]
     import_from_current_folder()
     try:
-        if "--help" in arguments or "-h" in arguments:
-            from pipeline.engine.help import help_text
-
-            use_config_folder(arguments)
-            terminal.print_line(help_text())
-            return
-        # Handle SIGTERM like SIGINT: schedulers send it before they kill.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        ranks.silence_nonzero_ranks()
-        # With this Hydra raises its errors instead of printing them.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        terminal.forget_notes()
-        arguments, show_only = _remove_cfg_flag(arguments)
-        sys.argv[1:] = prepare_overrides(arguments)
-        _run_hydra(show_only)
+        with interrupt.handle_interrupts():
+            _run_command(sys.argv[1:])
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        interrupt.print_stopped()
+        sys.exit(interrupt.EXIT_CODE)
     except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -130,6 +116,33 @@ def main() -> None:
         if message is None:
             raise
         _fail(message, 2)
+
+
+def run_and_exit() -> None:
+    """Run the command line in a process of its own; one that was stopped waits for no thread."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code == interrupt.EXIT_CODE:
+            interrupt.end_process()
+        raise
+
+
+def _run_command(arguments: list[str]) -> None:
+    """Run what the arguments of the command line ask for."""
+    if "--help" in arguments or "-h" in arguments:
+        from pipeline.engine.help import help_text
+
+        use_config_folder(arguments)
+        terminal.print_line(help_text())
+        return
+    ranks.silence_nonzero_ranks()
+    # With this Hydra raises its errors instead of printing them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    terminal.forget_notes()
+    arguments, show_only = _remove_cfg_flag(arguments)
+    sys.argv[1:] = prepare_overrides(arguments)
+    _run_hydra(show_only)
 
 
 def import_from_current_folder() -> None:
@@ -230,4 +243,4 @@ def _fail(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit()
