@@ -17,6 +17,8 @@ from pipeline.engine.overrides import prepare_overrides, use_config_folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # with the store, cv2 and others that --help has no use for
+    from pathlib import Path
+
     from pipeline.engine.run_folder import RunFolder
 
 
@@ -61,21 +63,28 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
         for stage, method in jobs:
             run.for_method(method).get_or_create(stage)
         return None
-    folder = RunFolder.new(run)
-    try:
+    with RunFolder.new(run) as folder:
         for stage, method in jobs:
             result, reused = run.for_method(method).get_or_create(stage)
             names_method = len(run.methods) > 1 and find_stage(stage).per_method
             job = f"{stage} ({method})" if names_method else stage
             terminal.print_line(f"{job:<10} {'kept' if reused else 'made'}  {result}")
+            folder.has_new_result |= not reused
             folder.publish(stage, method, result)
             notes = find_stage(stage).notes(run.for_method(method), result)
             folder.add_notes(stage, run.for_method(method).noted_method, notes)
-    except BaseException:
-        folder.discard_if_empty()
-        raise
-    folder.finish()
+        folder.finish()
+    _limit_store(run.outputs, run.config["store"]["limit"])
     return folder
+
+
+def _limit_store(outputs: Path, limit: str | None) -> None:
+    """Remove unused results, after a run, until the others fit into store.limit."""
+    if limit is not None:
+        from pipeline.engine.removal import limit_store
+
+        if line := limit_store(outputs, limit):
+            terminal.print_line(line)
 
 
 def _chosen_groups() -> Mapping[str, str]:
@@ -130,6 +139,16 @@ def run_and_exit() -> None:
 
 def _run_command(arguments: list[str]) -> None:
     """Run what the arguments of the command line ask for."""
+    if arguments[:1] == ["clean"]:
+        from pipeline.engine.clean import clean
+
+        clean(arguments[1:])
+        return
+    if "--version" in arguments:
+        from pipeline.engine.store import describe_versions
+
+        terminal.print_line(describe_versions())
+        return
     if "--help" in arguments or "-h" in arguments:
         from pipeline.engine.help import help_text
 

@@ -22,15 +22,20 @@ from typing import NoReturn
 
 from pipeline.engine import ranks, terminal
 
-SECONDS_TO_STOP = 4.0  # after the first signal; then the process is ended
+SECONDS_TO_STOP = 3.0  # after the first signal; then the process is ended
 EXIT_CODE = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # schedulers send SIGTERM before they kill
-ANSWER = "stopping within 5 seconds, what is done is kept; press Ctrl-C again to stop at once"
-STOPPED = "stopped; what is done is kept, and the same command goes on from here"
+ANSWER = "stopping within 5 seconds, what is finished is kept; Ctrl-C again stops at once"
+STOPPED = "stopped; what was finished is kept, and the same command goes on from here"
 
 
-STOPPED_AT_ONCE = "stopped at once; the same command goes on from what was done"
+STOPPED_AT_ONCE = (
+    "stopped at once; what was finished is kept, and the same command goes on from here"
+)
 SHOW_CURSOR = "\x1b[?25h"
+
+at_forced_end: list[Callable[[], object]] = []
+"""What is called before the process is ended while the main thread still works."""
 
 
 @contextmanager
@@ -106,6 +111,9 @@ def end_process(message: str | None = None) -> NoReturn:
         if sys.stdout.isatty():  # a progress bar hides the cursor
             sys.stdout.write(SHOW_CURSOR)
         sys.stdout.flush()
+    for call in at_forced_end:
+        with suppress(Exception):
+            call()
     for process in multiprocessing.active_children():
         process.kill()
     os._exit(EXIT_CODE)

@@ -405,8 +405,8 @@ class Run:
         Raises:
             UserError: there is none for this configuration.
         """
-        folder = self.store.folder(stage, self.cache_key(stage))
-        if not store.is_done(folder):
+        folder = self.store.find(stage, self.cache_key(stage))
+        if folder is None:
             stages = [*self.config["stages"]]
             raise UserError(
                 f"stage {stage} has no result for this configuration under {self.outputs}/, and "
@@ -453,4 +453,5 @@ def _run_stage_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) ->
     """Run a stage in a spawned process, which opens the data set and computes keys itself."""
     run = Run.complete(*parts)
     runtime.set_deterministic(run.config["runtime"]["deterministic"])
-    run._run_stage(stage, folder)
+    with store.record_uses(folder):
+        run._run_stage(stage, folder)
