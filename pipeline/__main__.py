@@ -110,8 +110,7 @@ def main() -> None:
     """Run the command line; print a UserError as a message without traceback, and exit with 2."""
     import_from_current_folder()
     try:
-        with interrupt.handle_interrupts():
-            _run_command(sys.argv[1:])
+        _run_command(sys.argv[1:])
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
@@ -128,13 +127,14 @@ def main() -> None:
 
 
 def run_and_exit() -> None:
-    """Run the command line in a process of its own; one that was stopped waits for no thread."""
-    try:
-        main()
-    except SystemExit as end:
-        if end.code == interrupt.EXIT_CODE:
-            interrupt.end_process()
-        raise
+    """Run the command line in a process of its own, which signals stop."""
+    with interrupt.handle_interrupts():
+        try:
+            main()
+        except SystemExit as end:
+            if end.code == interrupt.EXIT_CODE:  # wait for no thread that computes on
+                interrupt.end_process()
+            raise
 
 
 def _run_command(arguments: list[str]) -> None:

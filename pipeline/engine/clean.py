@@ -247,7 +247,7 @@ def describe_plan(inventory: Inventory, plan: Plan) -> list[str]:
     head = f"safe to delete, {format_size(plan.size)}:" if lines else "nothing is there to delete"
     kept = [
         f"kept: {run.name}, which {needing.name} names in its configuration"
-        for run, needing in plan.kept_for.items()
+        for run, needing in plan.kept_for
     ]
     in_use = [result for result in inventory.results if result.is_in_use and not result.runs]
     if in_use:

@@ -29,7 +29,7 @@ USERS = (
 STALE = 3600.0  # seconds after which a temporary file counts as left behind by a killed run
 CLOCK_SLACK = 60.0  # seconds by which the clocks of two machines may differ
 KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
-NEEDED_RUNS = re.compile(r"^(?:checkpoint|against): (.+)$", re.MULTILINE)
+NEEDED_RUNS = re.compile(r"^(?:checkpoint|against|run): (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _find_result(link: Path) -> Path:
 
 
 def _list_needed_runs(config: Path) -> Iterator[Path]:
-    """Yield the paths that checkpoint= and against= of a run's configuration name."""
+    """Yield the paths that checkpoint=, against= and run= of a run's configuration name."""
     with suppress(OSError):
         for text in NEEDED_RUNS.findall(config.read_text(encoding="utf-8", errors="replace")):
             value = yaml.safe_load(text)

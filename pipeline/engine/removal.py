@@ -42,7 +42,7 @@ class Plan:
     runs: tuple[RunFiles, ...]
     results: tuple[Result, ...]
     leftovers: dict[Path, int]
-    kept_for: dict[RunFiles, RunFiles]
+    kept_for: tuple[tuple[RunFiles, RunFiles], ...]
 
     @property
     def size(self) -> int:
@@ -75,29 +75,33 @@ def plan_removal(inventory: Inventory, chosen: Collection[RunFiles], unfinished:
         unfinished: whether the unfinished results of killed runs are removed, too, and those that
             they are created from. The same command would go on from them.
     """
-    going = {run.folder for run in chosen if not run.goes_on}
-    kept_for: dict[RunFiles, RunFiles] = {}
-    todo = [run for run in inventory.runs if run.folder not in going]
+    selected = {run.folder for run in chosen if not run.goes_on}
+    kept_for: list[tuple[RunFiles, RunFiles]] = []
+    todo = [run for run in inventory.runs if run.folder not in selected]
     while todo:
         kept = todo.pop()
         for run in inventory.runs:
-            if run.folder in going and _needs(kept, run):
-                going.remove(run.folder)
-                kept_for[run] = kept
+            if run.folder in selected and _needs(kept, run):
+                selected.remove(run.folder)
+                kept_for.append((run, kept))
                 todo.append(run)
-    results = tuple(
+    candidates = [
         result
         for result in inventory.results
-        if not result.is_in_use and (result.is_done or unfinished) and going.issuperset(result.runs)
-    )
-    runs = tuple(run for run in inventory.runs if run.folder in going)
+        if not result.is_in_use
+        and (result.is_done or unfinished)
+        and selected.issuperset(result.runs)
+    ]
+    needed = _find_needed(inventory.results, {result.folder for result in candidates})
+    results = tuple(result for result in candidates if result.folder not in needed)
+    runs = tuple(run for run in inventory.runs if run.folder in selected)
     items: tuple[RunFiles | Result, ...] = (*inventory.results, *inventory.runs)
     removed = {*(run.folder for run in runs), *(result.folder for result in results)}
     leftovers = dict(inventory.leftovers)
     for item in items:
         if item.folder not in removed:
             leftovers |= item.leftovers
-    return Plan(runs=runs, results=results, leftovers=leftovers, kept_for=kept_for)
+    return Plan(runs=runs, results=results, leftovers=leftovers, kept_for=tuple(kept_for))
 
 
 def _find_needed(results: Iterable[Result], candidates: Collection[Path]) -> set[Path]:
