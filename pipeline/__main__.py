@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import ranks, terminal
+from pipeline.engine import interrupt, ranks, terminal
 from pipeline.engine.choices import conf_folder
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:  # with the store, cv2 and others that --help has no use for
+    from pathlib import Path
+
     from pipeline.engine.run_folder import RunFolder
 
 
@@ -62,21 +63,28 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
         for stage, method in jobs:
             run.for_method(method).get_or_create(stage)
         return None
-    folder = RunFolder.new(run)
-    try:
+    with RunFolder.new(run) as folder:
         for stage, method in jobs:
             result, reused = run.for_method(method).get_or_create(stage)
             names_method = len(run.methods) > 1 and find_stage(stage).per_method
             job = f"{stage} ({method})" if names_method else stage
             terminal.print_line(f"{job:<10} {'kept' if reused else 'made'}  {result}")
+            folder.has_new_result |= not reused
             folder.publish(stage, method, result)
             notes = find_stage(stage).notes(run.for_method(method), result)
             folder.add_notes(stage, run.for_method(method).noted_method, notes)
-    except BaseException:
-        folder.discard_if_empty()
-        raise
-    folder.finish()
+        folder.finish()
+    _limit_store(run.outputs, run.config["store"]["limit"])
     return folder
+
+
+def _limit_store(outputs: Path, limit: str | None) -> None:
+    """Remove unused results, after a run, until the others fit into store.limit."""
+    if limit is not None:
+        from pipeline.engine.removal import limit_store
+
+        if line := limit_store(outputs, limit):
+            terminal.print_line(line)
 
 
 def _chosen_groups() -> Mapping[str, str]:
@@ -100,28 +108,14 @@ def _overridden_keys() -> list[str]:
 
 def main() -> None:
     """Run the command line; print a UserError as a message without traceback, and exit with 2."""
-    arguments = sys.argv[1:]
     import_from_current_folder()
     try:
-        if "--help" in arguments or "-h" in arguments:
-            from pipeline.engine.help import help_text
-
-            use_config_folder(arguments)
-            terminal.print_line(help_text())
-            return
-        # Handle SIGTERM like SIGINT: schedulers send it before they kill.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        ranks.silence_nonzero_ranks()
-        # With this Hydra raises its errors instead of printing them.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        terminal.forget_notes()
-        arguments, show_only = _remove_cfg_flag(arguments)
-        sys.argv[1:] = prepare_overrides(arguments)
-        _run_hydra(show_only)
+        _run_command(sys.argv[1:])
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        interrupt.print_stopped()
+        sys.exit(interrupt.EXIT_CODE)
     except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -130,6 +124,44 @@ def main() -> None:
         if message is None:
             raise
         _fail(message, 2)
+
+
+def run_and_exit() -> None:
+    """Run the command line in a process of its own, which signals stop."""
+    with interrupt.handle_interrupts():
+        try:
+            main()
+        except SystemExit as end:
+            if end.code == interrupt.EXIT_CODE:  # wait for no thread that computes on
+                interrupt.end_process()
+            raise
+
+
+def _run_command(arguments: list[str]) -> None:
+    """Run what the arguments of the command line ask for."""
+    if arguments[:1] == ["clean"]:
+        from pipeline.engine.clean import clean
+
+        clean(arguments[1:])
+        return
+    if "--version" in arguments:
+        from pipeline.engine.store import describe_versions
+
+        terminal.print_line(describe_versions())
+        return
+    if "--help" in arguments or "-h" in arguments:
+        from pipeline.engine.help import help_text
+
+        use_config_folder(arguments)
+        terminal.print_line(help_text())
+        return
+    ranks.silence_nonzero_ranks()
+    # With this Hydra raises its errors instead of printing them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    terminal.forget_notes()
+    arguments, show_only = _remove_cfg_flag(arguments)
+    sys.argv[1:] = prepare_overrides(arguments)
+    _run_hydra(show_only)
 
 
 def import_from_current_folder() -> None:
@@ -230,4 +262,4 @@ def _fail(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_and_exit()

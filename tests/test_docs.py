@@ -112,7 +112,8 @@ def pipeline(*words: str) -> int:
     words = tuple(REPLACED[word][0] if word in REPLACED else word for word in words)
     given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
     data = given.get("data", data_of(given.get("experiment")))
-    quick = () if words == ("--help",) else (*QUICK, *QUICK_DATA[data])
+    is_run = words[0] not in ("clean", "--help", "--version")
+    quick = (*QUICK, *QUICK_DATA[data]) if is_run else ()
     flags = [word for word in words[:1] if word == "-m"]
     with pytest.MonkeyPatch.context() as patch:
         # The page has the last word.

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.engine.choices import list_choices
 from pipeline.engine.options import check_options, option, rules_of, walk_options
 from pipeline.engine.runtime import PRECISIONS
+from pipeline.engine.sizes import SIZE_EXPECTED, SIZE_PATTERN
 from pipeline.engine.stage import all_stages, find_stage, list_stages
 from pipeline.errors import UserError
 
@@ -37,6 +38,18 @@ class RuntimeOptions:
         1, "processes that train, explain and localize, each with a GPU", low=1, high=1024
     )
     deterministic: bool = option(False, "the same boxes twice; refuse what cannot give them")
+
+
+@dataclass
+class StoreOptions:
+    """What is kept of the results of stages: it is no part of any cache key."""
+
+    limit: str | None = option(
+        None,
+        "room for results, as 20G: after a run, the least recently used that no run links to go",
+        pattern=SIZE_PATTERN,
+        expected=SIZE_EXPECTED,
+    )
 
 
 @dataclass
@@ -77,6 +90,7 @@ class Base:
     )
     stages: list[str] = field(default_factory=list)
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    store: StoreOptions = field(default_factory=StoreOptions)
     precision: str = option(
         "auto",
         "auto | float32 | bf16; auto: bf16 on a GPU that multiplies it, else float32",

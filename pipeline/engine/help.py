@@ -28,6 +28,8 @@ HEAD = """label2box: image labels in, boxes out
   python -m pipeline -m +experiment=cam segmenter.threshold=0.15,0.2,0.3          a sweep
   python -m pipeline +experiment=explain images=photo.jpg   maps of a pretrained network as pictures
   python -m pipeline +experiment=cam --cfg job              show the configuration, run nothing
+  python -m pipeline clean                                  what takes room, and what can go
+  python -m pipeline --version                              of label2box and its libraries
 
 key=value sets an option, group=choice makes a choice; the README has the whole story."""
 

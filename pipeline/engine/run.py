@@ -25,10 +25,11 @@ from pipeline.engine.methods import (
     try_on_shapes,
     untrained_network,
 )
+from pipeline.engine.progress import show_stage
+from pipeline.engine.recorded import check_same_images, find_recorded
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
-from pipeline.formats.files import read_json
 from pipeline.ops.hashing import hash_of, to_plain
 from pipeline.protocols import (
     DataSet,
@@ -413,12 +414,10 @@ class Run:
 
     def _recorded_folder(self, stage: str) -> Path | None:
         """Return the folder of a result of the run that run= names; None where it has none."""
-        if self.config["run"] is None or stage in self.config["stages"]:
+        if stage in self.config["stages"]:
             return None
         is_main = self.method == next(iter(self.methods)) or not find_stage(stage).per_method
-        name = stage if is_main else f"{stage}-{self.method}"
-        link = Path(self.config["run"]) / "stages" / name
-        return link.resolve() if link.exists() else None
+        return find_recorded(self.config["run"], stage, None if is_main else self.method)
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage's complete result.
@@ -427,10 +426,12 @@ class Run:
             UserError: there is none for this configuration.
         """
         recorded = self._recorded_folder(stage)
-        if recorded is None and self.config["run"] is not None:
+        if recorded is not None and store.is_done(recorded):
+            return recorded
+        if self.config["run"] is not None:
             raise UserError(f"run={self.config['run']}: it has no result of stage {stage}")
-        folder = recorded or self.store.folder(stage, self.cache_key(stage))
-        if not store.is_done(folder):
+        folder = self.store.find(stage, self.cache_key(stage))
+        if folder is None:
             stages = [*self.config["stages"]]
             raise UserError(
                 f"stage {stage} has no result for this configuration under {self.outputs}/, and "
@@ -445,14 +446,9 @@ class Run:
         Raises:
             UserError: images were added, removed or changed since.
         """
-        if self.config["run"] is None:
-            return
-        recorded = read_json(self.folder("explain") / "cache_key.json")["data"]
-        if recorded != self.data.fingerprint(self.split):
-            raise UserError(
-                f"run={self.config['run']}: images of split {self.split} were added, removed or "
-                "changed since; give the command of that run again, then name its new folder"
-            )
+        if (given := self.config["run"]) is not None:
+            fingerprint = self.data.fingerprint(self.split)
+            check_same_images(given, self.folder("explain"), fingerprint, self.split)
 
     @cached_property
     def human(self) -> tuple[dict[str, HumanBoxes], list[Note]]:
@@ -486,7 +482,7 @@ class Run:
             parts = (self.config, self.methods, self.method)
             ranks.spawn_ranks(devices, _run_stage_in_rank, parts, stage, folder)
             return
-        with runtime.explain_nondeterminism():
+        with show_stage(stage), runtime.explain_nondeterminism():
             find_stage(stage).run(self, folder)
 
 
@@ -501,4 +497,5 @@ def _run_stage_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) ->
     """Run a stage in a spawned process, which opens the data set and computes keys itself."""
     run = Run.complete(*parts)
     runtime.set_deterministic(run.config["runtime"]["deterministic"])
-    run._run_stage(stage, folder)
+    with store.record_uses(folder):
+        run._run_stage(stage, folder)

@@ -23,36 +23,45 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
-from pipeline.engine import checkpoint, terminal
+from pipeline.engine import checkpoint, interrupt, terminal
 from pipeline.engine.completion import CONFIG_FILE
+from pipeline.engine.inventory import STALE, add_user
 from pipeline.engine.run import Run
 from pipeline.engine.stage import find_stage, list_stages
+from pipeline.engine.store import LOCK
 from pipeline.errors import UserError
 from pipeline.formats import results_folder
 from pipeline.formats.files import read_json, write_json, write_text
 from pipeline.results.notes import NOTES_FILE, note_record, unique_notes
 
 MAX_PRINTED_NOTES = 20  # of a stage
-STALE = 3600  # seconds after which a temporary link counts as left behind by a killed run
 
 
 @dataclass
 class RunFolder:
     """The folder of a run, into which the results of its stages are copied or linked.
 
+    It is locked while it is open: then `python -m pipeline clean` keeps what the run may use. If
+    the block raises an error before there is a result, the folder is deleted.
+
     Attributes:
         run: the run, for its main method.
         path: the folder.
+        lock: its lock.
+        has_new_result: whether a stage computed a result in this run.
     """
 
     run: Run
     path: Path
+    lock: FileLock
+    has_new_result: bool = False
     notes: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def new(cls, run: Run) -> RunFolder:
-        """Create the folder of a run, named by the time, with its configuration.
+        """Create and lock the folder of a run, named by the time, with its configuration.
 
         Raises:
             UserError: the folder of outputs cannot be written to.
@@ -69,18 +78,32 @@ class RunFolder:
         for n in range(1, 10_000):
             path = parent / (now if n == 1 else f"{now}_{n}")
             try:
-                path.mkdir()
+                path.mkdir(parents=True)
                 break
             except FileExistsError:  # of another run that began in the same second
                 continue
+        folder = cls(run, path, FileLock(path / LOCK))
+        folder.lock.acquire()
         results_folder.mark(path)
-        folder = cls(run, path)
         if run.config["checkpoint"] is not None:  # so that this run can be a checkpoint= too
             folder.publish("train", run.method, run.checkpoint)
             folder.link_checkpoint_thresholds()
         write_text(path / CONFIG_FILE, yaml.safe_dump(_settings(run), sort_keys=False))
         folder.add_notes("data", run.noted_method, run.data.notes())
         return folder
+
+    def __enter__(self) -> RunFolder:
+        """Return the folder, which is locked."""
+        interrupt.at_forced_end.append(self.discard_if_empty)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Unlock the folder; delete it where an error came before any result."""
+        interrupt.at_forced_end.remove(self.discard_if_empty)
+        if kind is not None:
+            self.discard_if_empty()
+        self.lock.release()
+        (self.path / LOCK).unlink(missing_ok=True)
 
     def link_checkpoint_thresholds(self) -> None:
         """Link the thresholds of the checkpoint's run, where boxes are segmented at them."""
@@ -102,6 +125,8 @@ class RunFolder:
         is_main = method == self.run.method or not stage.per_method
         link = self.path / "stages" / (name if is_main else f"{name}-{method}")
         _link(link, result)
+        if not result.resolve().is_relative_to(self.run.outputs.resolve()):
+            add_user(result, self.path)
         folder = self.path if is_main else self.path / method
         for item in stage.publishes:
             if item.is_optional and not (result / item.source).exists():
@@ -177,11 +202,14 @@ class RunFolder:
             os.replace(temporary, latest)
 
     def discard_if_empty(self) -> None:
-        """Delete the folder if it holds no result: the run was refused before it computed any."""
+        """Delete the folder if the run was refused or stopped before it computed a result.
+
+        After that it links to the result, so that `python -m pipeline clean` keeps it.
+        """
         files = {path.name for path in self.path.iterdir()}
         stages = {path.name.partition("-")[0] for path in self.path.glob("stages/*")}
-        made = {CONFIG_FILE, NOTES_FILE, "stages", results_folder.MARKER}
-        if files <= made and stages <= {"train", "calibrate"}:
+        made = {CONFIG_FILE, NOTES_FILE, "stages", results_folder.MARKER, LOCK}
+        if not self.has_new_result and files <= made and stages <= {"train", "calibrate"}:
             shutil.rmtree(self.path)
 
 

@@ -44,12 +44,14 @@ class ShardPlan:
         size: positions in a shard.
         piece: positions that are computed together.
         source: what the positions count, as JSON-like values.
+        unit: what the positions are, for the progress bar.
     """
 
     count: int
     size: int
     piece: int
     source: Any = None
+    unit: str = "images"
 
 
 def write_shards(
@@ -87,7 +89,7 @@ def write_shards(
     ]
     left = sum(len(positions) for _, positions in todo)
     total = sum(len(positions) for _, positions in shards)
-    with show_progress(what, total, total - left) as advance:
+    with show_progress(what, total, total - left, plan.unit) as advance:
         parts = flow(iter([positions for _, positions in pieces]))
         numbered = zip(pieces, parts, strict=True)
         for number, group in groupby(numbered, key=lambda item: item[0][0]):

@@ -3,15 +3,20 @@
 `outputs/<stage>/<key>/`, key = hash of all that can change the result. DONE is written last, so a
 folder without it is work in progress, which the next run continues. Of two runs that need the same
 folder, one waits for the other by a lock, which the system releases when its process dies.
+
+A lock of the whole store is held for the moment in which a result is looked up, and in which
+unused results are removed (pipeline/engine/removal.py). The time of DONE is that of the last use.
 """
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,16 +31,21 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of
 
 DONE = "DONE"
+LOCK = ".lock"  # in the folder of a result, and of a run that goes on
+STORE_LOCK = ".store.lock"  # in the folder of outputs
+USES = ".uses"  # in a result: the results that were looked up to create it, a line each
+
+_being_created: list[Path] = []  # the innermost last
 LOGS = "logs"  # a folder within a result for watching the progress; not part of the result
 
 
 def is_done(folder: Path) -> bool:
     """Return whether a result is complete: DONE exists, and all files that it lists are intact."""
-    done = _read_done(folder)
+    done = read_done(folder)
     return done is not None and not _list_broken_files(folder, done)
 
 
-def _read_done(folder: Path) -> dict[str, Any] | None:
+def read_done(folder: Path) -> dict[str, Any] | None:
     """Return the content of DONE; None where it is missing or damaged."""
     try:
         return dict(read_json(folder / DONE))
@@ -81,6 +91,29 @@ class Store:
         """Return the folder of a result, which may not exist yet."""
         return self.root / stage / hash_of({"stage": stage, **cache_key})
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of the store: no result is looked up and none is removed meanwhile."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / STORE_LOCK):
+            yield
+
+    def find(self, stage: str, cache_key: Mapping[str, Any]) -> Path | None:
+        """Return the folder of a complete result, which counts as used now; None if there is none.
+
+        Args:
+            stage: the folder below the root.
+            cache_key: all that can change the result.
+        """
+        folder = self.folder(stage, cache_key)
+        _record_use(folder)
+        if ranks.current_world().rank > 0:  # rank 0 says that it is used
+            return folder if is_done(folder) else None
+        if not folder.is_dir():
+            return None
+        with self.lock():
+            return folder if _use(folder) else None
+
     def get_or_create(
         self,
         stage: str,
@@ -103,13 +136,15 @@ class Store:
             distributed: whether all ranks call `create`, each for its part.
         """
         folder = self.folder(stage, cache_key)
+        _record_use(folder)
         if ranks.current_world().rank == 0:
-            kept = is_done(folder)
+            with self.lock():
+                kept = _use(folder)
+                lock = None if kept else _lock_if_free(folder)
             if kept:
                 ranks.broadcast_flag(False)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
-                with _lock(folder, on_wait):
+                with lock or _wait_for_lock(folder, on_wait):
                     key = {"stage": stage, **cache_key}
                     kept = _create_unless_done(folder, key, create, distributed)
         else:
@@ -127,7 +162,7 @@ def _create_unless_done(
     if is_done(folder):
         ranks.broadcast_flag(False)
         return True
-    for path in _list_broken_files(folder, _read_done(folder) or {}):
+    for path in _list_broken_files(folder, read_done(folder) or {}):
         path.unlink(missing_ok=True)
     (folder / DONE).unlink(missing_ok=True)
     write_json(folder / "cache_key.json", key, indent=1)
@@ -135,7 +170,7 @@ def _create_unless_done(
     remove_temporary_files(folder)
     ranks.broadcast_flag(True)
     started = time.time()
-    with nullcontext() if distributed else ranks.single_process():
+    with nullcontext() if distributed else ranks.single_process(), record_uses(folder):
         create(folder)
     results_folder.mark(folder)  # the folders in it, too, so that a copy of them is known as well
     seconds = round(time.time() - started, 3)
@@ -144,25 +179,69 @@ def _create_unless_done(
     return False
 
 
+def _use(folder: Path) -> bool:
+    """Return whether a result is complete; if it is, note that it is used now."""
+    if not is_done(folder):
+        return False
+    with suppress(OSError):  # another user's file
+        os.utime(folder / DONE)
+    return True
+
+
 @contextmanager
-def _lock(folder: Path, on_wait: Callable[[Path], None]) -> Iterator[None]:
-    """Hold the lock of a folder; call `on_wait` first where another process holds it."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        on_wait(folder)
-        lock.acquire()
+def record_uses(folder: Path) -> Iterator[None]:
+    """Record in a result which others are looked up while it is created.
+
+    If its creation is interrupted, `python -m pipeline clean` keeps those for it.
+    """
+    _being_created.append(folder)
     try:
         yield
     finally:
-        lock.release()
+        _being_created.pop()
+
+
+def _record_use(folder: Path) -> None:
+    """Record that the result that is being created, if any, uses a result."""
+    if not _being_created or ranks.current_world().rank > 0:
+        return
+    file = _being_created[-1] / USES
+    line = f"{folder.parent.name}/{folder.name}\n"
+    known = file.read_text(encoding="utf-8") if file.exists() else ""
+    if line not in known:
+        with file.open("a", encoding="utf-8") as record:
+            record.write(line)
+
+
+def _lock_if_free(folder: Path) -> AbstractContextManager[Any] | None:
+    """Make a folder and lock it; return None where another process holds its lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        return None
+
+
+def _wait_for_lock(folder: Path, on_wait: Callable[[Path], None]) -> AbstractContextManager[Any]:
+    """Lock a folder that another process has locked, after a call of `on_wait`."""
+    on_wait(folder)
+    return FileLock(folder / LOCK).acquire()
 
 
 def remove_temporary_files(folder: Path) -> None:
     """Remove files that a killed run had not finished writing; the caller holds the lock."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for path in folder.rglob(".*tmp*"):
+        if is_temporary(path.name):
+            path.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file is one that is being written, or that a killed run had not finished.
+
+    They are those of `atomic_write`, and those that safetensors renames to them.
+    """
+    return re.fullmatch(r"\..*\.tmp|\.tmp\w{6}", name) is not None
 
 
 def provenance() -> dict[str, Any]:
@@ -184,6 +263,12 @@ def list_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def describe_versions() -> str:
+    """Return a line with the versions of this project, its libraries and Python."""
+    label, *others = (f"{name} {number}" for name, number in list_versions().items())
+    return f"{label}; {', '.join(others)}, Python {platform.python_version()}"
 
 
 @cache

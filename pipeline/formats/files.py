@@ -136,7 +136,8 @@ def unique_file_names(classes: Sequence[str]) -> list[str]:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` only if the block raises nothing.
 
-    A reader sees the old file or the whole new file, never a part.
+    A reader sees the old file or the whole new file, never a part. The file has the permissions of
+    a file that `open` creates, whatever the library gives that writes it.
 
     Args:
         path: The file to write. Missing parent folders are made.
@@ -154,6 +155,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        _apply_umask(temporary)
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -164,6 +166,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _apply_umask(file: Path) -> None:
+    """Give a private file the permissions that the umask, or the folder, gives a new file.
+
+    safetensors writes files that only their owner can read.
+    """
+    if file.stat().st_mode & 0o077:
+        return
+    probe = file.with_name(f"{file.name}.mode.tmp")  # os.umask would change it for all threads
+    probe.unlink(missing_ok=True)
+    try:
+        probe.touch()
+        file.chmod(probe.stat().st_mode & 0o777)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _disk_error(error: Exception, file: Path) -> int | None:

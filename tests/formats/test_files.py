@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.formats.arrays import write_arrays
 from pipeline.formats.files import (
     atomic_write,
     find_spelling,
@@ -89,6 +92,19 @@ def fail_in_the_middle(path: Path) -> None:
         temporary.write_text("half")
         assert path.read_text() == "before"
         raise ValueError("in the middle")
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027, 0o077])
+def test_files_have_the_permissions_that_the_umask_leaves(umask: int, tmp_path: Path) -> None:
+    """safetensors writes its files as 0600."""
+    before = os.umask(umask)
+    try:
+        write_arrays(tmp_path / "maps.safetensors", {"maps": np.zeros(3)})
+        write_json(tmp_path / "value.json", 1)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("maps.safetensors", "value.json"), 0o666 & ~umask)
 
 
 def test_a_path_is_found_in_any_unicode_form(tmp_path: Path) -> None:

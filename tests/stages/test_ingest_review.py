@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,9 @@ def test_boxes_are_brought_to_pixels_clipped_and_named_as_the_classes_are() -> N
     assert (len(result.clipped), len(result.empty), len(result.classes)) == (1, 1, 1)
 
 
-def human(id: str, *rows: list[float], name: str = "robin", is_random: bool = True) -> HumanBoxes:
+def human(
+    id: str, *rows: Sequence[float], name: str = "robin", is_random: bool = True
+) -> HumanBoxes:
     boxes = np.array(rows, np.float32).reshape(-1, 4)
     return HumanBoxes(id, "x", SIZE, boxes, [name] * len(boxes), is_random=is_random)
 

@@ -77,7 +77,9 @@ class MapSegmenter:
             return pack_boxes(*parts[0])
 
         source = read_json(maps / "plan.json")
-        plan = shards.ShardPlan(count=len(map_shards), size=1, piece=1, source=source)
+        plan = shards.ShardPlan(
+            count=len(map_shards), size=1, piece=1, source=source, unit="shards"
+        )
         shards.write_shards(folder, "localize", plan, flow, join)
 
     def _segmenter_of_image(self) -> Callable[[str], Segmenter]:
