@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.formats.image_files import is_turned, place_image, unique_paths, write_image
+from pipeline.formats.image_files import (
+    PlacingMode,
+    is_turned,
+    place_image,
+    unique_paths,
+    write_image,
+)
 
 
 def test_a_link_shares_the_file_and_a_copy_does_not(tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_files_are_copied_where_linking_fails(
 @pytest.mark.parametrize("first", ["link", "copy"])
 @pytest.mark.parametrize("second", ["link", "copy"])
 def test_a_file_that_is_there_is_replaced_and_no_other_changes(
-    first: str, second: str, tmp_path: Path
+    first: PlacingMode, second: PlacingMode, tmp_path: Path
 ) -> None:
     old, new, target = tmp_path / "old.jpg", tmp_path / "new.jpg", tmp_path / "target.jpg"
     old.write_bytes(b"old")
