@@ -191,7 +191,10 @@ class _TaskWriter:
         ]
         task: dict[str, Any] = {"data": self._describe_data(image, detections)}
         if image.is_human:
-            task["annotations"] = [{"result": regions, "was_cancelled": False}]
+            # Label Studio marks imported annotations as ground truth unless they say otherwise.
+            task["annotations"] = [
+                {"result": regions, "was_cancelled": False, "ground_truth": False}
+            ]
         elif regions:
             score = max(self._score(found, image) for found in image.boxes)
             version = detections.model_version
@@ -221,7 +224,8 @@ class _TaskWriter:
         self, found: FoundBox, number: int, image: ImageBoxes, classes: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield the region of a box, and that of its mask, which names the box as its parent."""
-        score, label = self._score(found, image), classes[found.label]
+        label = classes[found.label]
+        score = None if found.is_human else self._score(found, image)
         height, width = image.size
         x0, y0, x1, y1 = found.box
         place = {
@@ -273,10 +277,10 @@ def _percent(value: float, side: int) -> float:
 
 
 def _describe_region(
-    id: str, kind: str, value: dict[str, Any], label: str, size: Size, score: float
+    id: str, kind: str, value: dict[str, Any], label: str, size: Size, score: float | None
 ) -> dict[str, Any]:
     """Return a region of a kind, which has the class in the field of that name."""
-    return {
+    region = {
         "id": id,
         "type": kind,
         "from_name": CONTROLS[kind],
@@ -284,9 +288,9 @@ def _describe_region(
         "original_width": size[1],
         "original_height": size[0],
         "image_rotation": 0,
-        "score": score,
         "value": {**value, kind: [label]},
     }
+    return region if score is None else {**region, "score": score}
 
 
 # -- configuration and steps
