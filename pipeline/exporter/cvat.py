@@ -2,6 +2,7 @@
 
     annotations.xml    boxes, polygons and masks of all images
     labels.json        the labels with their attributes, for "Raw" in the label constructor
+    images/            the images under the names of the XML, to upload; datumaro wants them there
 
 Coordinates are pixels of the upright image. `source` is `auto` for boxes that a program found and
 `manual` for those of a person. A box and its mask have the same `group_id`. Confidence, score,
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipeline.formats.files import atomic_write, write_json
+from pipeline.formats.image_files import place_image, unique_paths, write_image
 from pipeline.formats.outlines import OutlineCounter, trace_outline
 from pipeline.formats.xml_text import is_plain, to_attribute, to_number, to_text
 from pipeline.ops.text import count_note
@@ -31,9 +33,11 @@ class Cvat:
     """An exporter that streams images: memory does not grow with their number.
 
     Args:
+        images: `link` or `copy` to place images in images/; `none` for no such folder.
         outlines: of masks: `rle`, CVAT's masks; `polygon`, polygons.
     """
 
+    images: str = "link"
     outlines: str = "rle"
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
@@ -45,10 +49,28 @@ class Cvat:
         ):
             _write_start(file, detections)
             for image in detections.images():
-                file.writelines(writer.describe(image))
+                name = _place(image, detections, folder / "images", self.images)
+                file.writelines(writer.describe(image, name))
             file.write("</annotations>\n")
         write_json(folder / "labels.json", list_labels(detections.classes), indent=1, ascii=False)
         return writer.notes()
+
+
+def _place(image: ImageBoxes, detections: FoundBoxes, folder: Path, mode: str) -> str:
+    """Place an image in a folder, and return its name."""
+    source = detections.source
+    path = None if source is None else source.path(image.position)
+    name = image.id
+    if source is not None and path is None and not PurePosixPath(name).suffix:
+        name += ".png"  # CVAT goes by the ending
+    if mode == "none" or source is None:
+        return name
+    target = folder / unique_paths([name])[0]
+    if path is None:
+        write_image(source.read(image.position), target)
+    else:
+        place_image(path, target, "copy" if mode == "copy" else "link")
+    return name
 
 
 def list_labels(classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -107,7 +129,7 @@ class _ImageWriter:
     odd_names: list[str] = field(default_factory=list)
     without_rank: list[str] = field(default_factory=list)
 
-    def describe(self, image: ImageBoxes) -> Iterator[str]:
+    def describe(self, image: ImageBoxes, name: str) -> Iterator[str]:
         """Yield the lines of an image."""
         if not is_plain(image.id):
             self.odd_names.append(image.id)
@@ -115,7 +137,7 @@ class _ImageWriter:
             self.without_rank.append(image.id)
         height, width = image.size
         yield (
-            f'<image id="{image.position}" name={to_attribute(image.id)} '
+            f'<image id="{image.position}" name={to_attribute(name)} '
             f'width="{width}" height="{height}">\n'
         )
         if image.is_human:

@@ -41,9 +41,7 @@ def read_corrections(path: Path) -> CorrectionFile:
         UserError: nothing is there, it cannot be read, or it has none of the formats.
     """
     if not path.exists():
-        raise UserError(
-            f"{path}: no such file or folder; expected what an annotation tool exported"
-        )
+        raise UserError(f"{path}: no such file or folder; expected an export of an annotation tool")
     if path.suffix.lower() in (".zip", ".gz", ".tar"):
         raise UserError(f"{path}: an archive; unpack it, and give the file or folder in it")
     try:

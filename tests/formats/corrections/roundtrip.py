@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.types import CorrectedImage, CorrectionFile
+from pipeline.types import CorrectedImage, CorrectionFile, Note
 from tests.exporter.subjects import CLASSES, HUMAN, IDS, SIZES, boxes_of
 
 SURE = 0.01
@@ -16,6 +16,11 @@ SURE = 0.01
 
 def by_name(file: CorrectionFile) -> Mapping[str, CorrectedImage]:
     return {image.name: image for image in file.images}
+
+
+def count(file: CorrectionFile) -> int:
+    """Return how many records the notes of a file count."""
+    return sum(note.total for note in file.notes if isinstance(note, Note))
 
 
 def check_boxes_came_back(file: CorrectionFile, masks: bool) -> None:

@@ -11,9 +11,10 @@ from pipeline.exporter.cvat import Cvat
 from pipeline.exporter.label_studio import LabelStudio
 from pipeline.exporter.labelme import Labelme
 from pipeline.formats.corrections import READERS, read_corrections
+from pipeline.protocols import Exporter
 from tests.exporter.subjects import drawn_source, found_boxes
 
-WRITTEN = {
+WRITTEN: dict[str, tuple[Exporter, str]] = {
     "label_studio": (LabelStudio(), "tasks.json"),
     "cvat": (Cvat(), "annotations.xml"),
     "labelme": (Labelme(), "."),
