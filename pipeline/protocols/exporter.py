@@ -18,7 +18,7 @@ class Exporter(Protocol):
         """Write the files into a folder, each atomically.
 
         The options of stage export that a choice takes as arguments of the same name are given to
-        it: `images`, `upright`, `outlines`.
+        it: `images`, `upright`, `outlines`, `image_paths`.
 
         Args:
             detections: the boxes of all images, with the images' names and classes.

@@ -1,12 +1,60 @@
-"""Boxes that a person corrected, as annotation tools write them."""
+"""Boxes that were corrected in annotation tools; each module reads a format."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
+from pipeline.errors import UserError
+from pipeline.formats.corrections import cvat, label_studio, labelme
+from pipeline.formats.corrections.loading import forget_json, is_json, load_json
 from pipeline.types import CorrectionFile
 
 
+class CorrectionReader(Protocol):
+    """What a module of this package has: it reads a format."""
+
+    __name__: str
+
+    def matches(self, path: Path) -> bool:
+        """Return whether a file or folder has the format."""
+
+    def read(self, path: Path) -> CorrectionFile:
+        """Read it."""
+
+
+# In the order in which they are asked: formats that others could be taken for come last.
+READERS: tuple[CorrectionReader, ...] = (
+    label_studio,
+    cvat,
+    labelme,
+)
+
+
 def read_corrections(path: Path) -> CorrectionFile:
-    """Read a file or folder of any known format."""
-    raise NotImplementedError
+    """Read what an annotation tool wrote, in the format that its content shows.
+
+    Args:
+        path: a file, or a folder of files.
+
+    Raises:
+        UserError: nothing is there, it cannot be read, or it has none of the formats.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected an export of an annotation tool")
+    if path.suffix.lower() in (".zip", ".gz", ".tar"):
+        raise UserError(f"{path}: an archive; unpack it, and give the file or folder in it")
+    try:
+        if is_json(path):
+            load_json(path)  # says where the JSON is broken
+        for reader in READERS:
+            if reader.matches(path):
+                return reader.read(path)
+    finally:
+        forget_json()
+    names = ", ".join(reader.__name__.rpartition(".")[2] for reader in READERS)
+    kind = "folder" if path.is_dir() else "file"
+    raise UserError(
+        f"{path}: a {kind} of no format that is known; expected what a tool exports in one of the "
+        f"formats {names} (docs/tools.md has the clicks)"
+    )

@@ -30,6 +30,11 @@ class ExportOptions:
     outlines: str = option(
         "rle", "rle | polygon: masks in formats that have both", choices=("rle", "polygon")
     )
+    image_paths: str = option(
+        "local",
+        "local | embed | name | an address: how tasks of label_studio name images: files that it "
+        "serves itself, their content, relative paths, or paths below https://host/images/",
+    )
     min_confidence: float = option(
         0.0, "leave out boxes of a lower confidence; they are counted", low=0, high=1
     )

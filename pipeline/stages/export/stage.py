@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.protocols import Exporter
     from pipeline.types import FoundBoxes
 
-EXPORTER_OPTIONS = ("images", "upright", "outlines")
+EXPORTER_OPTIONS = ("images", "upright", "outlines", "image_paths")
 
 
 class Export(Stage):

@@ -1,0 +1,293 @@
+"""Corrections that Label Studio exports as JSON or as JSON-MIN.
+
+    JSON        tasks with `data` and `annotations` (`completions` in old versions)
+    JSON-MIN    a record an annotation: the fields of `data`, and regions by the control's name
+
+An annotation that was not cancelled (skipped) is a person's: of several the newest counts. Regions
+are percent of width and height; predictions are no truth. Rectangles, ellipses, polygons and brush
+masks become boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pipeline.errors import UserError
+from pipeline.formats.coco_values import parse_flag, parse_number
+from pipeline.formats.corrections.loading import is_json, load_json
+from pipeline.formats.corrections.shapes import (
+    NO_AREA,
+    Shape,
+    box_around,
+    build_image,
+    ellipse_box,
+    keep_latest,
+    mask_box,
+    polygon_mask,
+    rotate_box,
+    was_doubtful,
+)
+from pipeline.formats.label_studio_brush import decode_brush
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.types import CorrectedImage, CorrectionFile, Size
+
+ANNOTATIONS = ("annotations", "completions")
+IMAGE_KEYS = ("image", "img", "image_url", "url", "ocr")
+LABELS = "labels"  # the end of the names of all fields that hold classes
+NOT_A_REGION = ("relation", "choices", "textarea", "rating", "taxonomy", "number", "datetime")
+NO_SIZE = "without original_width and original_height: percents cannot become pixels"
+NO_CLASS = "without a class"
+OTHER_KIND = "which are no rectangle, ellipse, polygon or brush mask"
+NO_IMAGE = "without the path of an image"
+
+
+def matches(path: Path) -> bool:
+    """Return whether a file is an export of Label Studio.
+
+    Args:
+        path: a file or folder.
+    """
+    if not is_json(path):
+        return False
+    try:
+        content = load_json(path)
+    except UserError:
+        return False
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, Mapping) and (_is_task(first) or _is_min(first))
+
+
+def _is_task(record: Mapping[str, Any]) -> bool:
+    has_list = any(isinstance(record.get(name), list) for name in (*ANNOTATIONS, "predictions"))
+    return isinstance(record.get("data"), Mapping) and has_list
+
+
+def _is_min(record: Mapping[str, Any]) -> bool:
+    return "annotation_id" in record or ("annotator" in record and "id" in record)
+
+
+def read(path: Path) -> CorrectionFile:
+    """Read an export. Odd records are left out, and counted.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: the file cannot be read, or none of its tasks can be used.
+    """
+    content = load_json(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path}: expected a list of tasks, as Label Studio exports it as JSON")
+    tasks, regions = OddRecords(path.name, "task"), OddRecords(path.name, "region")
+    images: list[CorrectedImage] = []
+    for number, record in enumerate(content):
+        where = f"[{number}]"
+        try:
+            if not isinstance(record, Mapping):
+                raise BadRecord("which are no objects")
+            images.append(
+                _read_task(record, where, regions)
+                if _is_task(record)
+                else _read_min(record, where, regions)
+            )
+        except BadRecord as error:
+            tasks.leave_out(where, str(error))
+    tasks.check_usable(path, len(content), len(images))
+    kept = keep_latest(images, tasks)
+    return CorrectionFile("label_studio", kept, [*tasks.notes(), *regions.notes()])
+
+
+# -- records
+
+
+def _read_task(record: Mapping[str, Any], where: str, odd: OddRecords) -> CorrectedImage:
+    """Return the image of a task, with the boxes of its newest annotation, else of a prediction."""
+    where = f"{where} (task {record['id']})" if "id" in record else where
+    name = _find_name(record["data"])
+    annotation = _find_newest(record, ANNOTATIONS)
+    if annotation is not None:
+        return _build(name, _list_regions(annotation), annotation, record["data"], where, odd, True)
+    prediction = _find_newest(record, ("predictions",)) or {}
+    return _build(name, _list_regions(prediction), {}, record["data"], where, odd, False)
+
+
+def _find_newest(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str, Any] | None:
+    """Return the newest annotation or prediction that was not cancelled; None: there is none."""
+    submitted = [
+        each
+        for name in names
+        for each in record.get(name) or ()
+        if isinstance(each, Mapping) and not parse_flag(each.get("was_cancelled"))
+    ]
+    return max(submitted, key=lambda each: _find_date(each) or "", default=None)
+
+
+def _read_min(record: Mapping[str, Any], where: str, odd: OddRecords) -> CorrectedImage:
+    """Return the image of a record of JSON-MIN, which is an annotation."""
+    where = f"{where} (task {record['id']})" if "id" in record else where
+    regions = [
+        {"value": value, **value}
+        for values in record.values()
+        if isinstance(values, list)
+        for value in values
+        if isinstance(value, Mapping)
+    ]
+    about = {**record, "completed_by": record.get("annotator")}
+    return _build(_find_name(record), regions, about, record, where, odd, True)
+
+
+def _find_name(data: Mapping[str, Any]) -> str:
+    """Return the image of a task: its id as our exporter writes it, else its path or address."""
+    values = [data.get(key) for key in IMAGE_KEYS] + list(data.values())
+    address = next(
+        (value for value in values if isinstance(value, str) and ("." in value or "/" in value)),
+        None,
+    )
+    id = data.get("image_id")
+    if isinstance(id, str) and (
+        address is None or address.startswith("data:") or unquote(address).endswith(id)
+    ):
+        return id
+    if address is None or address.startswith("data:"):
+        raise BadRecord(NO_IMAGE)
+    return address
+
+
+def _find_date(record: Mapping[str, Any]) -> str | None:
+    date = record.get("updated_at") or record.get("created_at")
+    return str(date) if date else None
+
+
+def _find_author(record: Mapping[str, Any]) -> str | None:
+    author = record.get("completed_by")
+    if isinstance(author, Mapping):
+        author = author.get("email") or author.get("username") or author.get("id")
+    return None if author is None else str(author)
+
+
+def _list_regions(record: Mapping[str, Any]) -> Sequence[Any]:
+    result = record.get("result")
+    return result if isinstance(result, list) else []
+
+
+def _build(
+    name: str,
+    regions: Sequence[Any],
+    about: Mapping[str, Any],
+    data: Mapping[str, Any],
+    where: str,
+    odd: OddRecords,
+    is_reviewed: bool,
+) -> CorrectedImage:
+    """Return an image with the boxes of regions."""
+    size = next((size for region in regions if (size := _read_size(region)) is not None), None)
+    return build_image(
+        name, size, list(_read_shapes(regions, where, odd, not is_reviewed)), odd,
+        is_reviewed=is_reviewed, chosen_by_doubt=was_doubtful(data), date=_find_date(about),
+        author=_find_author(about), where=where,
+    )  # fmt: skip
+
+
+# -- regions
+
+
+def _read_shapes(
+    regions: Sequence[Any], where: str, odd: OddRecords, is_prediction: bool
+) -> Iterator[Shape]:
+    """Yield the shape of each region; what is none is counted."""
+    labelled = {
+        region.get("id")
+        for region in regions
+        if isinstance(region, Mapping) and _find_class(region) is not None
+    } - {None}
+    for number, region in enumerate(regions):
+        name = f"{where} region {number}"
+        try:
+            if not isinstance(region, Mapping):
+                raise BadRecord(OTHER_KIND)
+            if region.get("type") in NOT_A_REGION or "choices" in region.get("value", {}):
+                continue
+            label = _find_class(region)
+            if label is None and region.get("id") in labelled:
+                continue  # the same region without its class: <Rectangle> beside <Labels>
+            if label is None:
+                raise BadRecord(NO_CLASS)
+            yield _read_region(region, label, name, is_prediction)
+        except BadRecord as error:
+            odd.leave_out(name, str(error))
+
+
+def _find_class(region: Mapping[str, Any]) -> str | None:
+    """Return the first class of a region; None without one."""
+    value = region.get("value")
+    if isinstance(value, Mapping):
+        for key, labels in value.items():
+            if key.endswith(LABELS) and isinstance(labels, list) and labels:
+                return str(labels[0])
+    return None
+
+
+def _read_size(region: Any) -> Size | None:
+    """Return (height, width) of the image of a region; None where it does not say so."""
+    if not isinstance(region, Mapping):
+        return None
+    height, width = (parse_number(region.get(f"original_{side}")) for side in ("height", "width"))
+    if height is None or width is None or height < 1 or width < 1:
+        return None
+    return int(height), int(width)
+
+
+def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction: bool) -> Shape:
+    """Return the shape of a region that has a class."""
+    size, value = _read_size(region), region["value"]
+    if size is None:
+        raise BadRecord(NO_SIZE)
+    height, width = size
+    parent = region.get("parentID") or None
+    if "rle" in value:
+        mask = decode_brush(value["rle"], size)
+        return Shape(label, mask_box(mask), name, True, mask, parent, is_prediction)
+    if "points" in value:
+        points = [(x * width / 100, y * height / 100) for x, y in _read_points(value["points"])]
+        if len(points) < 3:
+            raise BadRecord(NO_AREA)
+        mask_of = polygon_mask(points, size)
+        return Shape(label, box_around(points), name, True, mask_of, parent, is_prediction)
+    if "radiusX" in value:
+        x, y, rx, ry = _read_numbers(value, ("x", "y", "radiusX", "radiusY"))
+        box = ellipse_box(
+            x * width / 100, y * height / 100, rx * width / 100, ry * height / 100,
+            parse_number(value.get("rotation")) or 0.0,
+        )  # fmt: skip
+    else:
+        x, y, w, h = _read_numbers(value, ("x", "y", "width", "height"))
+        x0, y0 = x * width / 100, y * height / 100
+        box = (x0, y0, x0 + w * width / 100, y0 + h * height / 100)
+        box = rotate_box(box, parse_number(value.get("rotation")) or 0.0, (x0, y0))
+    return Shape(label, box, name, group=region.get("id"), is_prediction=is_prediction)
+
+
+def _read_numbers(value: Mapping[str, Any], names: Sequence[str]) -> list[float]:
+    numbers = [parse_number(value.get(name)) for name in names]
+    known = [number for number in numbers if number is not None]
+    if len(known) < len(names):
+        raise BadRecord(OTHER_KIND)
+    return known
+
+
+def _read_points(points: Any) -> list[tuple[float, float]]:
+    """Return the points of a polygon, in percent."""
+    pairs = [tuple(map(parse_number, point)) for point in points] if _are_pairs(points) else []
+    known = [(x, y) for x, y in pairs if x is not None and y is not None]
+    if not known or len(known) < len(points):
+        raise BadRecord("whose points are not pairs of numbers")
+    return known
+
+
+def _are_pairs(points: Any) -> bool:
+    return isinstance(points, list) and all(
+        isinstance(point, list) and len(point) == 2 for point in points
+    )
