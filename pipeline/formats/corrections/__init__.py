@@ -1,0 +1,1 @@
+"""Boxes that were corrected in annotation tools; each module reads a format."""
