@@ -164,7 +164,7 @@ class _Writer:
             (self._without_file, "are not in images/, which YOLO needs beside labels/",
              "export.images=link places them"),
             (self._small, f"have a side below {MIN_SIDE} pixels: ultralytics leaves them out", ""),
-            (self._human, "were reviewed by a person, which labels cannot say: images.csv and "
+            (self._human, "have been reviewed by a person, which labels cannot say: images.csv and "
              "confidence.csv do", ""),
         )  # fmt: skip
         notes = [
