@@ -52,9 +52,9 @@ class Coco:
             dump(path, iterate_results(detections))
         has_images = self.upright and detections.source is not None
         mode: ImageMode = "link" if self.images == "none" else self.images
-        images = ImageFolder(detections, mode, upright=True) if has_images else None
-        if images is not None:
-            (folder / "images").mkdir(parents=True, exist_ok=True)
+        images = (
+            ImageFolder(detections, mode, upright=True, keeps_paths=True) if has_images else None
+        )
         with ExitStack() as stack:
             writer = _Writer(detections, folder, images, self.outlines == "polygon", stack)
             for image in detections.images():
@@ -202,7 +202,7 @@ class _Writer:
         if self._images is not None:
             placed = self._images.place(image, self._folder / "images")
             if placed is not None:
-                record |= {"file_name": placed.name, "original_file_name": record["file_name"]}
+                record["file_name"] = placed.relative_to(self._folder / "images").as_posix()
         return record
 
     def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:

@@ -11,7 +11,13 @@ from typing import Literal
 
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import truncate_name
-from pipeline.formats.image_files import JPEG_ENDINGS, is_turned, place_image, write_image
+from pipeline.formats.image_files import (
+    JPEG_ENDINGS,
+    is_turned,
+    place_image,
+    unique_paths,
+    write_image,
+)
 from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import FoundBoxes, ImageBoxes, ImageSource, Note, Part
 
@@ -68,6 +74,8 @@ class ImageFolder:
         upright: whether an image that its EXIF data turn is written upright.
         suffixes: of the files that readers of the format take, in lower case; others are written as
             PNG. None: all.
+        keeps_paths: whether files have the path of their id below the folder, so that they are
+            known by it; else they lie side by side.
     """
 
     def __init__(
@@ -77,10 +85,12 @@ class ImageFolder:
         *,
         upright: bool,
         suffixes: frozenset[str] | None = None,
+        keeps_paths: bool = False,
     ) -> None:
         self.stems = UniqueStems(found.ids)
         self._ids, self._source = found.ids, found.source
         self._mode, self._upright, self._suffixes = mode, upright, suffixes
+        self._keeps_paths = keeps_paths
         self._turned: list[str] = []
         self._converted: list[str] = []
         self._copied: list[str] = []
@@ -110,26 +120,33 @@ class ImageFolder:
             return None
 
     def _place(self, source: ImageSource, image: ImageBoxes, folder: Path) -> Path | None:
-        path, stem = source.path(image.position), self.stems[image.position]
+        path = source.path(image.position)
         if path is None:
             if self._mode == "none":
                 return None
-            return _write_pixels(source, image, folder / f"{stem}.png")
+            return _write_pixels(source, image, self._target(image, folder, ".png"))
         suffix = path.suffix
         if self._upright and is_turned(path, image.size):
             self._turned.append(image.id)
             ending = suffix if suffix.lower() in JPEG_ENDINGS else ".png"
-            return _write_pixels(source, image, folder / f"{stem}{ending}")
+            return _write_pixels(source, image, self._target(image, folder, ending))
         if self._mode == "none":
             return path
         if self._suffixes is not None and suffix.lower() not in self._suffixes:
             self._converted.append(image.id)
-            return _write_pixels(source, image, folder / f"{stem}.png")
-        target = folder / f"{stem}{suffix}"
+            return _write_pixels(source, image, self._target(image, folder, ".png"))
+        target = self._target(image, folder, suffix)
         place_image(path, target, self._mode)
         if self._mode == "link" and not os.path.samestat(os.stat(target), os.stat(path)):
             self._copied.append(image.id)
         return target
+
+    def _target(self, image: ImageBoxes, folder: Path, ending: str) -> Path:
+        """Return the path that an image gets."""
+        if not self._keeps_paths:
+            return folder / f"{self.stems[image.position]}{ending}"
+        (path,) = unique_paths([image.id])
+        return folder / (path if path.endswith(ending) else f"{path}{ending}")
 
     def notes(self) -> list[Note]:
         """Return what was turned, converted, copied where a link was asked for, or not placed."""
