@@ -101,6 +101,8 @@ class _Samples:
                 sample["tags"].append("review_sample")
         predicted = [self._describe_box(image, box) for box in image.boxes if not box.is_human]
         drawn = [self._describe_box(image, box) for box in image.boxes if box.is_human]
+        if any(box.confidence is None and not box.is_human for box in image.boxes):
+            self._without_confidence.append(image.id)
         sample["predictions"] = {"_cls": "Detections", "detections": predicted}
         if image.is_human:
             sample["human"] = {"_cls": "Detections", "detections": drawn}
@@ -119,8 +121,6 @@ class _Samples:
             detection["mask"] = _encode_mask(box)
         if box.is_human:
             return detection
-        if box.confidence is None:
-            self._without_confidence.append(image.id)
         confidence = box.score if box.confidence is None else box.confidence
         detection |= {"confidence": round(confidence, 5), "score": round(box.score, 5)}
         if box.probability is not None:
@@ -130,14 +130,14 @@ class _Samples:
     def notes(self) -> list[Note]:
         """Return what was counted."""
         reasons = (
-            (self._without_file, "image", "have no file in data/: FiftyOne cannot show them",
+            (self._without_file, "have no file in data/: FiftyOne cannot show them",
              "export.images=link places those that are files"),
-            (self._without_confidence, "box", "have no confidence: the field holds the score",
+            (self._without_confidence, "have boxes without a confidence: the field holds the score",
              "add stage rank to the run"),
         )  # fmt: skip
         return [
-            count_note(names, what, why, remedy=remedy)
-            for names, what, why, remedy in reasons
+            count_note(names, "image", why, remedy=remedy)
+            for names, why, remedy in reasons
             if names
         ]
 

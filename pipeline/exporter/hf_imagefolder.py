@@ -96,7 +96,8 @@ class _Writer:
         self.counts[part] = self.counts.get(part, 0) + 1
         if image.boxes:
             self._with_boxes.add(part)
-        self._masks += [image.id for box in image.boxes if box.mask is not None]
+        if any(box.mask is not None for box in image.boxes):
+            self._masks.append(image.id)
         self._files[part].write(to_json(self._describe_image(image, path.name)) + "\n")
 
     def _describe_image(self, image: ImageBoxes, file_name: str) -> dict[str, Any]:
@@ -132,14 +133,14 @@ class _Writer:
     def notes(self) -> list[Note]:
         """Return what was counted."""
         reasons = (
-            (self._without_file, "image", "have no file beside metadata.jsonl, without which it "
+            (self._without_file, "have no file beside metadata.jsonl, without which it "
              "cannot be read", "export.images=link places those that are files"),
-            (self._masks, "mask", "are left out, which bounding boxes have no place for",
+            (self._masks, "have masks, which are left out: bounding boxes have no place for them",
              "formats coco and parquet have them"),
         )  # fmt: skip
         notes = [
-            count_note(names, what, why, remedy=remedy)
-            for names, what, why, remedy in reasons
+            count_note(names, "image", why, remedy=remedy)
+            for names, why, remedy in reasons
             if names
         ]
         if self._with_boxes and (empty := sorted(set(self.counts) - self._with_boxes)):

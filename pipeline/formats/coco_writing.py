@@ -110,7 +110,7 @@ def open_data_set(
         _dump_list(file, categories)
         file.write(',\n"annotations": [')
         annotations.seek(0)
-        shutil.copyfileobj(annotations, file, 1 << 20)
+        shutil.copyfileobj(annotations, file)
         file.write("\n]}\n")
 
 

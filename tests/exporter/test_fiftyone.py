@@ -69,7 +69,7 @@ def test_without_confidence_the_score_stands_there_and_a_note_says_so(tmp_path: 
     notes = export("fiftyone", found, tmp_path / "out")
     first = samples(tmp_path / "out")[0]["predictions"]["detections"]
     assert [box["confidence"] for box in first] == [0.9, 0.1]
-    assert any("have no confidence" in note and "3 boxes" in note for note in notes)
+    assert any("have boxes without a confidence" in note and "2 images" in note for note in notes)
     assert export("fiftyone", subject(tmp_path / "images"), tmp_path / "with") == []
 
 

@@ -50,6 +50,6 @@ def peak(name: str, images: int, folder: Path) -> int:
 @pytest.mark.parametrize("name", list_choices("exporter"))
 def test_memory_does_not_grow_with_the_boxes(name: str, tmp_path: Path) -> None:
     peak(name, 2, tmp_path / "warm")
-    few, more = (peak(name, images, tmp_path / str(images)) for images in (20, 200))
-    # 18,000 boxes more, of which a list of records would take 10 MB; names of images may stay.
+    few, more = (peak(name, images, tmp_path / str(images)) for images in (20, 80))
+    # 6,000 boxes more, of which a list of records would take 3 MB; names of images may stay.
     assert more - few < 500_000

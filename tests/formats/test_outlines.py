@@ -64,5 +64,5 @@ def test_filled_holes_are_counted() -> None:
     assert counter.notes() == []
     counter.add("ring", trace_outline(encode_rle(ring, (3, 3))))
     (note,) = counter.notes()
-    assert "1 mask ('ring')" in note
+    assert "1 image ('ring')" in note
     assert "0.889" in note
