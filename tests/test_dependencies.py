@@ -85,7 +85,9 @@ def test_what_the_package_imports_is_declared() -> None:
     at_run_time = {module for module, needed in imported("pipeline").items() if needed}
     required = {module_of(name) for name in declared(PROJECT["dependencies"])}
     optional = {
-        module_of(name) for key in ("timm", "wandb", "heif") for name in declared(EXTRAS[key])
+        module_of(name)
+        for key in ("timm", "wandb", "heif", "parquet")
+        for name in declared(EXTRAS[key])
     }
     assert at_run_time <= required | optional
     assert required <= at_run_time

@@ -1,35 +1,70 @@
-"""COCO: boxes.json, a results file, and predictions.json, a whole data set.
+"""COCO: boxes.json, a results file, predictions.json, a whole data set, and a data set a part.
 
 Boxes are written as `[x, y, width, height]` in pixels of the upright image, masks as compressed
-run-length encodings. Both files have the score of each box; its confidence and the probability
-of its class, and the rank of its image for review, where they are known. pycocotools ignores these.
+run-length encodings, in data sets as polygons where these are asked for. All files have the score
+of each box; its confidence and the probability of its class, and the rank of its image for review,
+where they are known. pycocotools ignores these.
+
+    root (in info)       the folder that file_name is relative to
+    split (image)        train, val or test: which instances_<part>.json has the image
+    reviewed (image), source: human (annotation)    a person drew, corrected or accepted the boxes;
+                         such a box has no score, but 1 in boxes.json, where readers want one
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.exporter.image_folder import ImageFolder, ImageMode
 from pipeline.formats.coco_boxes import xyxy_to_xywh
-from pipeline.formats.coco_writing import dump, dump_data_set
+from pipeline.formats.coco_writing import DataSetWriter, dump, open_data_set, to_json
 from pipeline.formats.files import atomic_write
-from pipeline.types import Boxes, FoundBoxes, Review
+from pipeline.formats.outlines import OutlineCounter, trace_outline
+from pipeline.types import Boxes, FoundBox, FoundBoxes, ImageBoxes, Note, Review
 
-RESULTS, DATA_SET = "boxes.json", "predictions.json"
+RESULTS, DATA_SET, PART = "boxes.json", "predictions.json", "instances_{}.json"
 
 
 @dataclass(frozen=True)
 class Coco:
-    """An exporter of both files, which streams records: memory does not grow with their number."""
+    """An exporter of COCO's files, which streams records: memory does not grow with their number.
 
-    def __call__(self, detections: FoundBoxes, folder: Path) -> None:
-        """Write boxes.json and predictions.json into a folder, each atomically."""
+    Where it is known where the images are, as in stage export, each part gets a data set, too.
+
+    Args:
+        images: with `upright`, how other images than the turned ones get into images/.
+        upright: whether all images are placed in images/, upright, which file_name then names:
+            torchvision's CocoDetection does not turn images by their EXIF data.
+        outlines: how masks are written in data sets.
+    """
+
+    images: ImageMode = "link"
+    upright: bool = False
+    outlines: Literal["rle", "polygon"] = "rle"
+
+    def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
+        """Write the files into a folder, each atomically. Returns notes on what was replaced."""
         with atomic_write(folder / RESULTS) as path:
             dump(path, iterate_results(detections))
-        with atomic_write(folder / DATA_SET) as path:
-            _write_data_set(path, detections)
+        has_images = self.upright and detections.source is not None
+        mode: ImageMode = "link" if self.images == "none" else self.images
+        images = (
+            ImageFolder(detections, mode, upright=True, keeps_paths=True) if has_images else None
+        )
+        with ExitStack() as stack:
+            writer = _Writer(detections, folder, images, self.outlines == "polygon", stack)
+            for image in detections.images():
+                writer.add(image)
+        notes = writer.outlines.notes()
+        if images is not None:
+            notes += images.notes()
+            if self.images == "none":
+                notes.append(Note("images=none does not hold with upright=true: all are linked"))
+        return notes
 
 
 def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
@@ -44,6 +79,8 @@ def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
                 "score": round(score, 5),
                 **_describe_doubt(detections, position, boxes, n),
             }
+            if boxes.is_human:
+                record["source"] = "human"
             if boxes.masks is not None:
                 record["segmentation"] = boxes.masks[n]
             yield record
@@ -53,13 +90,21 @@ def _describe_doubt(
     detections: FoundBoxes, position: int, boxes: Boxes, n: int
 ) -> dict[str, float | int]:
     """Return probability, confidence and rank of a box under their names, where they are known."""
+    confidence = None if boxes.confidences is None else float(boxes.confidences[n])
+    return _name_doubt(boxes.probability, confidence, detections.review, position)
+
+
+def _name_doubt(
+    probability: float | None, confidence: float | None, review: Review | None, position: int
+) -> dict[str, float | int]:
+    """Return what is known of them under their names."""
     fields: dict[str, float | int] = {}
-    if boxes.probability is not None:
-        fields["probability"] = round(boxes.probability, 5)
-    if boxes.confidences is not None:
-        fields["confidence"] = round(float(boxes.confidences[n]), 5)
-    if detections.review is not None:
-        fields["review_rank"] = int(detections.review.ranks[position])
+    if probability is not None:
+        fields["probability"] = round(probability, 5)
+    if confidence is not None:
+        fields["confidence"] = round(confidence, 5)
+    if review is not None:
+        fields["review_rank"] = int(review.ranks[position])
     return fields
 
 
@@ -71,39 +116,116 @@ def _describe_review(review: Review | None, position: int) -> dict[str, int | bo
     return {"review_rank": rank, **({"review_sample": True} if is_sampled else {})}
 
 
-def _write_data_set(path: Path, detections: FoundBoxes) -> None:
-    """Write a COCO data set: images, categories, and annotations with scores."""
-    names = detections.coco
-    images = (
-        {
+class _Writer:
+    """Writes images and annotations into the whole data set and into that of their part.
+
+    Args:
+        found: the boxes.
+        folder: of the files.
+        images: places the images in images/; None: they stay where they are.
+        has_polygons: whether masks are written as polygons.
+        stack: completes the files when it closes.
+    """
+
+    def __init__(
+        self,
+        found: FoundBoxes,
+        folder: Path,
+        images: ImageFolder | None,
+        has_polygons: bool,
+        stack: ExitStack,
+    ) -> None:
+        self.outlines = OutlineCounter()
+        self._found, self._folder, self._images = found, folder, images
+        self._has_polygons, self._stack = has_polygons, stack
+        self._count = 0
+        self._parts: dict[str, DataSetWriter] = {}
+        self._all = self._open(DATA_SET)
+
+    def _open(self, name: str) -> DataSetWriter:
+        path = self._stack.enter_context(atomic_write(self._folder / name))
+        names = self._found.coco
+        categories = (
+            {"id": int(number), "name": name, "supercategory": ""}
+            for number, name in zip(names.category_ids, self._found.classes, strict=True)
+        )
+        return self._stack.enter_context(open_data_set(path, self._describe_info(), categories))
+
+    def _describe_info(self) -> dict[str, Any]:
+        """Return COCO's `info`."""
+        info = {
+            "description": "Boxes found by label2box",
+            "version": "1.0",
+            "contributor": "label2box",
+            "url": "",
+        }
+        found = self._found
+        if found.review is not None:
+            info["confidence_kind"] = found.review.confidence_kind
+        if self._images is not None:
+            info["root"] = str((self._folder / "images").absolute())
+        elif found.source is not None and found.source.root is not None:
+            info["root"] = str(found.source.root)
+        return info
+
+    def add(self, image: ImageBoxes) -> None:
+        """Add an image and its annotations."""
+        source, writers = self._found.source, [self._all]
+        if source is not None:
+            part = source.part(image.position)
+            if part not in self._parts:
+                self._parts[part] = self._open(PART.format(part))
+            writers.append(self._parts[part])
+        record = to_json(self._describe_image(image))
+        for writer in writers:
+            writer.add_image(record)
+        for box in image.boxes:
+            self._count += 1
+            record = to_json(self._describe_box(image, box))
+            for writer in writers:
+                writer.add_annotation(record)
+
+    def _describe_image(self, image: ImageBoxes) -> dict[str, Any]:
+        names, position = self._found.coco, image.position
+        height, width = image.size
+        record: dict[str, Any] = {
             "id": int(names.image_ids[position]),
             "file_name": names.file_names[position],
             "width": width,
             "height": height,
-            **_describe_review(detections.review, position),
+            **_describe_review(self._found.review, position),
         }
-        for position, (height, width) in detections.sizes()
-    )
-    categories = (
-        {"id": int(number), "name": name, "supercategory": ""}
-        for number, name in zip(names.category_ids, detections.classes, strict=True)
-    )
-    annotations = (
-        {
-            "id": n,
-            "segmentation": [],  # where there is no mask; some readers want the field
-            **record,
-            "area": round(record["bbox"][2] * record["bbox"][3], 2),
+        if self._found.source is not None:
+            record["split"] = self._found.source.part(position)
+        if image.is_human:
+            record["reviewed"] = True
+        if self._images is not None:
+            placed = self._images.place(image, self._folder / "images")
+            if placed is not None:
+                record["file_name"] = placed.relative_to(self._folder / "images").as_posix()
+        return record
+
+    def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:
+        names, bbox = self._found.coco, xyxy_to_xywh(box.box)
+        doubt = _name_doubt(box.probability, box.confidence, self._found.review, image.position)
+        return {
+            "id": self._count,
+            "segmentation": self._describe_mask(image, box),
+            "image_id": int(names.image_ids[image.position]),
+            "category_id": int(names.category_ids[box.label]),
+            "bbox": bbox,
+            **({"source": "human"} if box.is_human else {"score": round(box.score, 5)}),
+            **doubt,
+            "area": round(bbox[2] * bbox[3], 2),
             "iscrowd": 0,
         }
-        for n, record in enumerate(iterate_results(detections), 1)
-    )
-    info = {
-        "description": "Boxes found by label2box",
-        "version": "1.0",
-        "contributor": "label2box",
-        "url": "",
-    }
-    if detections.review is not None:
-        info["confidence_kind"] = detections.review.confidence_kind
-    dump_data_set(path, info, images, categories, annotations)
+
+    def _describe_mask(self, image: ImageBoxes, box: FoundBox) -> Any:
+        """Return the mask of a box; empty where there is none, as some readers want the field."""
+        if box.mask is None:
+            return []
+        if not self._has_polygons:
+            return box.mask
+        outline = trace_outline(box.mask)
+        self.outlines.add(image.id, outline)
+        return [polygon.ravel().tolist() for polygon in outline.polygons]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -227,7 +227,7 @@ def describe_clipped_boxes(path: Path, names: Sequence[str], total: int) -> Note
     return count_note(names, "box", why, where=path.name, remedy=hint)
 
 
-def xyxy_to_xywh(box: np.ndarray) -> list[float]:
+def xyxy_to_xywh(box: Iterable[float]) -> list[float]:
     """Convert half-open `xyxy` to COCO's `xywh`, rounded to a hundredth of a pixel.
 
     Args:

@@ -104,12 +104,14 @@ class OutlineCounter:
             outline: of a mask of it.
         """
         if outline.iou < 1:
-            self._filled.append(id)
+            if self._filled[-1:] != [id]:
+                self._filled.append(id)
             self._least = min(self._least, outline.iou)
 
     def notes(self) -> list[Note]:
         """Return a note on masks whose holes are filled."""
         if not self._filled:
             return []
-        why = f"have holes, which polygons fill: IoU with the mask {self._least:.3f} or more"
-        return [count_note(self._filled, "mask", why)]
+        least = f"IoU with the mask {self._least:.3f} or more"
+        why = f"have masks with holes, which polygons fill: {least}"
+        return [count_note(self._filled, "image", why)]

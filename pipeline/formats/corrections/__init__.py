@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import UserError
-from pipeline.formats.corrections import cvat, label_studio, labelme
+from pipeline.formats.corrections import coco, cvat, label_studio, labelme, yolo
 from pipeline.formats.corrections.loading import forget_json, is_json, load_json
 from pipeline.types import CorrectionFile
 
@@ -28,6 +28,8 @@ READERS: tuple[CorrectionReader, ...] = (
     label_studio,
     cvat,
     labelme,
+    yolo,
+    coco,
 )
 
 

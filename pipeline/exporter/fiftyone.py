@@ -1,0 +1,164 @@
+"""FiftyOne: metadata.json, samples.json and data/, read as fiftyone.types.FiftyOneDataset.
+
+    sample      filepath, tags (its part; review_sample; reviewed), image, review_rank
+    predictions Detections: label, bounding_box (x, y, width, height as fractions of the upright
+                image), confidence, score, probability, mask (within the box)
+    human       Detections that a person drew, corrected or accepted, without confidence
+
+This is the JSON form that FiftyOne writes as LegacyFiftyOneDataset. Its newer form is an excerpt of
+the database of a release.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.exporter.image_folder import ImageFolder, ImageMode
+from pipeline.formats.coco_writing import to_json
+from pipeline.formats.files import atomic_write, write_json
+from pipeline.ops.text import count_note
+from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle, Size
+
+DIGITS = 8
+"""Of fractions: less than a thousandth of a pixel in an image of 10,000."""
+
+
+@dataclass(frozen=True)
+class FiftyOne:
+    """An exporter of a data set that the FiftyOne app shows.
+
+    Args:
+        images: how image files get into data/; `none` names the files where they are.
+        upright: whether images that their EXIF data turn are written upright.
+    """
+
+    images: ImageMode = "link"
+    upright: bool = False
+
+    def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
+        """Write the data set into a folder. Returns notes on what was replaced."""
+        images = ImageFolder(detections, self.images, upright=self.upright)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        writer = _Samples(detections, folder, images)
+        with (
+            atomic_write(folder / "samples.json") as path,
+            path.open("w", encoding="utf-8") as file,
+        ):
+            file.write('{"samples": [')
+            separator = "\n"
+            for image in detections.images():
+                file.write(separator + to_json(writer.describe(image)))
+                separator = ",\n"
+            file.write("\n]}\n")
+        write_json(folder / "metadata.json", _describe_set(detections), indent=1)
+        return [*writer.notes(), *images.notes()]
+
+
+def _describe_set(found: FoundBoxes) -> dict[str, Any]:
+    """Return metadata.json. Without a list of fields, FiftyOne finds them in the samples."""
+    info: dict[str, Any] = {"classes": list(found.classes), "model_version": found.model_version}
+    if found.review is not None:
+        info["confidence_kind"] = found.review.confidence_kind
+    return {"media_type": "image", "info": info}
+
+
+class _Samples:
+    """Places images, describes them as samples, and counts what was replaced."""
+
+    def __init__(self, found: FoundBoxes, folder: Path, images: ImageFolder) -> None:
+        self._found, self._folder, self._images = found, folder, images
+        self._without_file: list[str] = []
+        self._without_confidence: list[str] = []
+
+    def describe(self, image: ImageBoxes) -> dict[str, Any]:
+        """Return the sample of an image."""
+        found, position = self._found, image.position
+        path = self._images.place(image, self._folder / "data")
+        if path is None:
+            self._without_file.append(image.id)
+            path = Path(image.id)
+        is_placed = path.parent == self._folder / "data"
+        height, width = image.size
+        sample: dict[str, Any] = {
+            "filepath": f"data/{path.name}" if is_placed else str(path),
+            "tags": [] if found.source is None else [found.source.part(position)],
+            "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
+            "image": image.id,
+        }
+        if image.is_human:
+            sample["tags"].append("reviewed")
+        if found.review is not None:
+            sample["review_rank"] = int(found.review.ranks[position])
+            if found.review.sampled[position]:
+                sample["tags"].append("review_sample")
+        predicted = [self._describe_box(image, box) for box in image.boxes if not box.is_human]
+        drawn = [self._describe_box(image, box) for box in image.boxes if box.is_human]
+        if any(box.confidence is None and not box.is_human for box in image.boxes):
+            self._without_confidence.append(image.id)
+        sample["predictions"] = {"_cls": "Detections", "detections": predicted}
+        if image.is_human:
+            sample["human"] = {"_cls": "Detections", "detections": drawn}
+        return sample
+
+    def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:
+        """Return the Detection of a box."""
+        detection: dict[str, Any] = {
+            "_cls": "Detection",
+            "attributes": {},
+            "tags": [],
+            "label": self._found.classes[box.label],
+            "bounding_box": _to_fractions(box.box, image.size),
+        }
+        if box.mask is not None:
+            detection["mask"] = _encode_mask(box)
+        if box.is_human:
+            return detection
+        confidence = box.score if box.confidence is None else box.confidence
+        detection |= {"confidence": round(confidence, 5), "score": round(box.score, 5)}
+        if box.probability is not None:
+            detection["probability"] = round(box.probability, 5)
+        return detection
+
+    def notes(self) -> list[Note]:
+        """Return what was counted."""
+        reasons = (
+            (self._without_file, "have no file in data/: FiftyOne cannot show them",
+             "export.images=link places those that are files"),
+            (self._without_confidence, "have boxes without a confidence: the field holds the score",
+             "add stage rank to the run"),
+        )  # fmt: skip
+        return [
+            count_note(names, "image", why, remedy=remedy)
+            for names, why, remedy in reasons
+            if names
+        ]
+
+
+def _to_fractions(box: tuple[float, float, float, float], size: Size) -> list[float]:
+    """Return left, top, width and height of a box as fractions of its image."""
+    height, width = size
+    x0, y0, x1, y1 = box
+    sides = (x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height)
+    return [round(side, DIGITS) for side in sides]
+
+
+def _encode_mask(box: FoundBox) -> dict[str, Any]:
+    """Return the part of a mask within its box: NumPy's format, compressed, in base 64."""
+    from pycocotools import mask as coco_mask
+
+    rle: Rle = box.mask or {}
+    x0, y0, x1, y1 = box.box
+    pixels = coco_mask.decode(rle)
+    within = pixels[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)]
+    buffer = io.BytesIO()
+    np.save(buffer, within.astype(bool), allow_pickle=False)
+    return {"$binary": {"base64": base64.b64encode(zlib.compress(buffer.getvalue())).decode(),
+                        "subType": "00"}}  # fmt: skip

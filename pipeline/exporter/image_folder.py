@@ -1,0 +1,171 @@
+"""Image files in the folder of a format, under names that are unique in the whole set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import SkippedImage
+from pipeline.formats.files import truncate_name
+from pipeline.formats.image_files import (
+    JPEG_ENDINGS,
+    is_turned,
+    place_image,
+    unique_paths,
+    write_image,
+)
+from pipeline.ops.text import count_note, to_nfc
+from pipeline.types import FoundBoxes, ImageBoxes, ImageSource, Note, Part
+
+ImageMode = Literal["link", "copy", "none"]
+
+HOSTILE = re.compile(r'[\\/:*?"<>|\x00-\x1f\x7f]')
+"""Characters that some file system does not take."""
+RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
+"""Names that Windows keeps for devices."""
+MAX_STEM_BYTES = 120
+
+
+class UniqueStems:
+    """File names without suffix, of images by position, which differ also where case is ignored.
+
+    A name is the last part of the image's id. Where two images would have the same, or it is
+    reserved, a hash of the id follows, so that it does not depend on the other images.
+
+    Args:
+        ids: the name of each image, by position.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = ids
+        seen: set[int] = set()
+        self._repeated: set[int] = set()
+        for id in ids:
+            key = hash(_to_stem(id).casefold())  # numbers take less memory than names
+            (self._repeated if key in seen else seen).add(key)
+
+    def __getitem__(self, position: int) -> str:
+        id = self._ids[position]
+        stem = _to_stem(id)
+        folded = stem.casefold()
+        if stem and hash(folded) not in self._repeated and not RESERVED.match(folded):
+            return stem
+        digest = hashlib.sha256(id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return f"{stem}-{digest}".lstrip("-")
+
+
+def _to_stem(id: str) -> str:
+    """Return the last part of an id without its suffix, with `_` for what no file name may hold."""
+    name = id.rsplit("/", 1)[-1]
+    stem = HOSTILE.sub("_", to_nfc(name.rsplit(".", 1)[0] or name))
+    return truncate_name(stem, MAX_STEM_BYTES).strip(" .")
+
+
+class ImageFolder:
+    """Places the images of a set in folders, and counts what could not be placed as it is.
+
+    Args:
+        found: the boxes, whose images are placed.
+        mode: whether files are linked, copied, or left where they are.
+        upright: whether an image that its EXIF data turn is written upright.
+        suffixes: of the files that readers of the format take, in lower case; others are written as
+            PNG. None: all.
+        keeps_paths: whether files have the path of their id below the folder, so that they are
+            known by it; else they lie side by side.
+    """
+
+    def __init__(
+        self,
+        found: FoundBoxes,
+        mode: ImageMode,
+        *,
+        upright: bool,
+        suffixes: frozenset[str] | None = None,
+        keeps_paths: bool = False,
+    ) -> None:
+        self.stems = UniqueStems(found.ids)
+        self._ids, self._source = found.ids, found.source
+        self._mode, self._upright, self._suffixes = mode, upright, suffixes
+        self._keeps_paths = keeps_paths
+        self._turned: list[str] = []
+        self._converted: list[str] = []
+        self._copied: list[str] = []
+        self._missing: list[str] = []
+
+    def part(self, position: int) -> Part:
+        """Return what an image is to be used for; `train` where that is not known."""
+        return "train" if self._source is None else self._source.part(position)
+
+    def place(self, image: ImageBoxes, folder: Path) -> Path | None:
+        """Place an image, and return where it is.
+
+        Args:
+            image: the image.
+            folder: where it is placed.
+
+        Returns:
+            Its path in the folder; that of the original where images are left where they are; None
+            where there is no file.
+        """
+        if self._source is None:
+            return None
+        try:
+            return self._place(self._source, image, folder)
+        except (FileNotFoundError, SkippedImage):
+            self._missing.append(image.id)
+            return None
+
+    def _place(self, source: ImageSource, image: ImageBoxes, folder: Path) -> Path | None:
+        path = source.path(image.position)
+        if path is None:
+            if self._mode == "none":
+                return None
+            return _write_pixels(source, image, self._target(image, folder, ".png"))
+        suffix = path.suffix
+        if self._upright and is_turned(path, image.size):
+            self._turned.append(image.id)
+            ending = suffix if suffix.lower() in JPEG_ENDINGS else ".png"
+            return _write_pixels(source, image, self._target(image, folder, ending))
+        if self._mode == "none":
+            return path
+        if self._suffixes is not None and suffix.lower() not in self._suffixes:
+            self._converted.append(image.id)
+            return _write_pixels(source, image, self._target(image, folder, ".png"))
+        target = self._target(image, folder, suffix)
+        place_image(path, target, self._mode)
+        if self._mode == "link" and not os.path.samestat(os.stat(target), os.stat(path)):
+            self._copied.append(image.id)
+        return target
+
+    def _target(self, image: ImageBoxes, folder: Path, ending: str) -> Path:
+        """Return the path that an image gets."""
+        if not self._keeps_paths:
+            return folder / f"{self.stems[image.position]}{ending}"
+        (path,) = unique_paths([image.id])
+        return folder / (path if path.endswith(ending) else f"{path}{ending}")
+
+    def notes(self) -> list[Note]:
+        """Return what was turned, converted, copied where a link was asked for, or not placed."""
+        reasons = (
+            (self._turned, "turned by EXIF are written upright, as new files", ""),
+            (self._converted, "are written as PNG, as readers of the format do not take the "
+             "file's ending", ""),
+            (self._copied, "are copied: they could not be hard-linked", ""),
+            (self._missing, "have no file that can be read (any more): none is placed",
+             "put the files back and run again"),
+        )  # fmt: skip
+        return [
+            count_note(names, "image", why, remedy=remedy)
+            for names, why, remedy in reasons
+            if names
+        ]
+
+
+def _write_pixels(source: ImageSource, image: ImageBoxes, target: Path) -> Path:
+    """Write the upright pixels of an image, and return the file."""
+    write_image(source.read(image.position), target)
+    return target
