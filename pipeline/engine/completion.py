@@ -194,7 +194,7 @@ def use_run_settings(
                     f"{folder / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run "
                     "code"
                 )
-    kept = ("stages", "name", "run", "outputs", "runtime")
+    kept = ("stages", "name", "run", "corrections", "human_boxes", "outputs", "runtime", "store")
     merged = {**config, **recorded, **{key: config[key] for key in kept}}
     merged["run"] = str(folder.resolve())
     given = [key.partition(".")[2] for key in named if key.startswith("data.")]
@@ -213,7 +213,8 @@ def _refuse_choices(named: Collection[str], run: Path, stages: Sequence[str]) ->
     Raises:
         UserError: a key is given that is neither an option of the stages nor of the data set.
     """
-    own = {"run", "name", "stages", "outputs", "runtime", "data", "experiment", *stages}
+    own = {"run", "corrections", "human_boxes", "name", "stages", "outputs", "runtime", "data",
+           "experiment", "store", *stages}  # fmt: skip
     for key in named:
         if key == "data" or key.partition(".")[0] not in own:
             raise UserError(
