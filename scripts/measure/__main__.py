@@ -7,14 +7,22 @@ from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import UserError
-from scripts.measure import accuracy, picture_segmenters, precision, records, thresholds
+from scripts.measure import (
+    accuracy,
+    annotate,
+    picture_segmenters,
+    precision,
+    records,
+    thresholds,
+)
 
 STUDIES = {
+    "annotate": annotate.run,
     "thresholds": thresholds.run,
     "precision": precision.run,
     "segmenters": picture_segmenters.run,
 }
-PRINT_THEMSELVES = {"thresholds"}
+PRINT_THEMSELVES = {"annotate", "thresholds"}
 """Studies that print a table of their own."""
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 
