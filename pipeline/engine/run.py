@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.engine import checkpoint, ranks, runtime, store, terminal
 from pipeline.engine.checkpoint import Checkpoint
-from pipeline.engine.choices import choice_name, instantiate, list_targets
+from pipeline.engine.choices import choice_name, complete_choice, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
@@ -111,6 +111,15 @@ class Run:
         """Return the same run over the images of another split."""
         explain = {**self.config["explain"], "split": split}
         return replace(self, config={**self.config, "explain": explain})
+
+    def for_segmenter(self, name: str) -> Run:
+        """Return the same run with another segmenter.
+
+        Args:
+            name: a choice of conf/segmenter; its arguments are as there.
+        """
+        segmenter = complete_choice("segmenter", name, {})
+        return replace(self, config={**self.config, "segmenter": segmenter}, _keys={})
 
     def for_teacher(self) -> Run:
         """Return the run whose maps are the pseudo-labels of stage refine.

@@ -71,7 +71,8 @@ class ConfidenceModels:
 
     Attributes:
         alone: for boxes of the method without those of others.
-        together: for boxes of the method beside those of the run's other methods, if any.
+        together: for boxes of the method beside those of the run's other methods, or of GrabCut,
+            if any.
         source: the boxes that they were corrected on, as in `Examples`.
     """
 

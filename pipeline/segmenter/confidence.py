@@ -3,13 +3,14 @@
     confidence = 1 / (1 + exp(-z))        z = intercept + weights . features
 
 A logistic regression on the numbers of confidence_features.py and, where a run has the maps of
-several methods, on the mean IoU of a box with the best boxes of the others (`agreement`).
+several methods, on the mean IoU of a box with the best boxes of the others (`agreement`); and with
+rank.grabcut=true on its IoU with the box of GrabCut's mask of the same map (`grabcut`).
 
 Without boxes the weights are fixed: `DEFAULTS`, one set for maps of localization heads and one for
 all other maps. They were fitted on boxes of four sets of images with an intercept of its own for
 each set and method, so that they tell boxes of one set apart (docs/metrics.md). How many boxes are
 right differs from set to set, which they cannot know: such confidences rank boxes, and are not
-calibrated.
+calibrated. GrabCut's term is added to them, `3 (IoU - 0.7)`; the other weights stay.
 
 With boxes of some images the default is corrected: z' = z + a + s (z - mean z) + d . features, by
 penalized maximum likelihood. The ridge on s and d is strong, that on a is weak: 50 boxes tell well
@@ -19,7 +20,7 @@ how many are right, and little about what tells them apart.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 Kind = Literal["default", "calibrated"]
 MapKind = Literal["head", "classifier"]
 
-AGREEMENT = "agreement"
+AGREEMENT, GRABCUT = "agreement", "grabcut"
+GRABCUT_WEIGHT = 3.0  # docs/metrics.md: 2 to 4 are as good
+USUAL_GRABCUT_IOU, GRABCUT_DEVIATION = 0.7, 0.17  # so that the level of confidences stays
 RIGHT_IOU = 0.5  # a box is right from this IoU on
 MIN_EXAMPLES = 20  # boxes that a default is corrected on at least
 SHIFT_PENALTY, SCALE_PENALTY, WEIGHT_PENALTY = 0.1, 10.0, 20.0  # half of it times the square
@@ -119,14 +122,26 @@ class ConfidenceModel:
         return cls(**numbers)
 
 
-def default_model(maps: MapKind, with_agreement: bool) -> ConfidenceModel:
+def default_model(
+    maps: MapKind, with_agreement: bool, with_grabcut: bool = False
+) -> ConfidenceModel:
     """Return the model that needs no boxes.
 
     Args:
         maps: what they are of: a localization head, or a classifier.
-        with_agreement: whether the last feature is the agreement with maps of other methods.
+        with_agreement: whether a feature is the agreement with maps of other methods.
+        with_grabcut: whether the last feature is the IoU with GrabCut's box.
     """
-    return DEFAULTS[maps, with_agreement]
+    model = DEFAULTS[maps, with_agreement]
+    if not with_grabcut:
+        return model
+    return replace(
+        model,
+        features=(*model.features, GRABCUT),
+        weights=(*model.weights, GRABCUT_WEIGHT),
+        intercept=model.intercept - GRABCUT_WEIGHT * USUAL_GRABCUT_IOU,
+        deviations=(*model.deviations, GRABCUT_DEVIATION),
+    )
 
 
 def _of(weights: Sequence[float], intercept: float, deviations: Sequence[float]) -> ConfidenceModel:

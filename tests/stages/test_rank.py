@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
+from pycocotools.mask import iou
 
 import pipeline
 from pipeline.results.confidence import Examples
@@ -82,6 +83,73 @@ def test_agreement_is_the_mean_iou_with_the_other_methods() -> None:
     known, other = examples(3), examples(2)
     assert add_agreement(known, [other])[:, -1].tolist() == [1, 1, 0]
     assert fit_models("head", known, [other]).used == default_model("head", True)
+
+
+def test_agreement_with_grabcut_is_the_last_feature() -> None:
+    found = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], np.float32)
+    features = np.zeros((2, len(FEATURES)), np.float32)
+    boxes = Boxes("a", 3, found, np.ones(2, np.float32), (40, 40), features=features)
+    half, same = {(0, 3): np.array([0, 0, 10, 5])}, {(0, 3): found[0]}
+    both = tabulate(iter([(0, boxes)]), [half], same)
+    assert both.features[:, len(FEATURES) :].tolist() == [[0.5, 1], [0, 0]]
+    assert tabulate(iter([(0, boxes)]), [], half).features[:, len(FEATURES) :].tolist() == [
+        [0.5],
+        [0],
+    ]
+    known, other = examples(3), examples(2)
+    assert add_agreement(known, [], other)[:, -1].tolist() == [1, 1, 0]
+    assert add_agreement(known, [known], other)[:, -2:].tolist() == [[1, 1], [1, 1], [1, 0]]
+    for others in ([], [other]):
+        used = fit_models("classifier", known, others, other).used
+        assert used == default_model("classifier", bool(others), with_grabcut=True)
+
+
+def test_a_box_that_grabcut_confirms_is_surer_and_changes_nothing_else(
+    cli: Cli, tmp_path: Path
+) -> None:
+    outputs = tmp_path / "outputs"
+    stages = "stages=[train,explain,localize,rank]"
+    written = {}
+    for wanted in ("false", "true"):
+        assert cli("+experiment=cam", *TINY, stages, f"rank.grabcut={wanted}") == 0
+        run = outputs / "latest"
+        written[wanted] = json.loads((run / "boxes.json").read_text())
+        model = json.loads((run / "confidence.json").read_text())
+    assert model["alone"]["features"] == list(FEATURES)
+    assert model["together"]["features"] == [*FEATURES, "grabcut"]
+    plain, checked = ([box["confidence"] for box in boxes] for boxes in written.values())
+    assert plain != checked
+    for before, after in zip(*written.values(), strict=True):
+        assert before["bbox"] == after["bbox"]
+        assert before["score"] == after["score"]
+    cut = next(
+        folder
+        for folder in (outputs / "localize").iterdir()
+        if "grabcut" in (folder / "cache_key.json").read_text()
+        and (folder / "DONE").exists()
+        and folder.resolve() != (run / "stages/localize").resolve()
+    )
+    grabcut = {box["image_id"]: box["bbox"] for box in json.loads((cut / "boxes.json").read_text())}
+    odds = np.log(np.array([plain, checked]) / (1 - np.array([plain, checked])))
+    agreement = [
+        float(iou([box["bbox"]], [grabcut[box["image_id"]]], [0])[0, 0]) for box in written["true"]
+    ]
+    assert odds[1] - odds[0] == pytest.approx(3 * (np.array(agreement) - 0.7), abs=0.02)
+
+
+def test_grabcut_is_calibrated_and_used_by_another_run(cli: Cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs"
+    stages = "stages=[train,explain,calibrate,localize,rank]"
+    assert cli("+experiment=cam", *TINY, stages, "rank.grabcut=true") == 0
+    run = (outputs / "latest").resolve()
+    model = json.loads((run / "confidence.json").read_text())
+    assert model["together"]["features"][-1] == "grabcut"
+    assert model["together"]["kind"] == ("calibrated" if model["examples"] else "default")
+    predict = ["+experiment=predict", f"checkpoint={run}", "data=shapes", *TINY[:2]]
+    for wanted, last in (("true", "grabcut"), ("false", FEATURES[-1])):
+        assert cli(*predict, f"rank.grabcut={wanted}") == 0
+        again = json.loads((outputs / "latest/confidence.json").read_text())
+        assert (again["together"] or again["alone"])["features"][-1] == last
 
 
 def test_the_order_begins_with_a_random_sample_and_goes_on_with_doubt() -> None:

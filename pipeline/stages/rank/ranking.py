@@ -22,6 +22,10 @@ FOLDS = 5  # of the examples; a model is fitted without the fold of the image th
 BLOCK = 20  # images of the order among which those of a class are spread
 
 
+BestBoxes = Mapping[tuple[int, int], np.ndarray]
+"""The best-scored box by position of the image and class."""
+
+
 @dataclass(frozen=True)
 class Table:
     """All boxes of a run, in the order of stage localize.
@@ -40,21 +44,26 @@ class Table:
 
 
 def tabulate(
-    items: Iterator[tuple[int, Boxes]], others: Sequence[Mapping[tuple[int, int], np.ndarray]]
+    items: Iterator[tuple[int, Boxes]],
+    others: Sequence[BestBoxes],
+    grabcut: BestBoxes | None = None,
 ) -> Table:
-    """Tabulate boxes; the last feature is the agreement with other methods, where there are any.
+    """Tabulate boxes; the last features are the agreement with other methods and with GrabCut.
 
     Args:
         items: boxes with the positions of their images.
-        others: the best-scored box of each other method, by position and class.
+        others: the best-scored box of each other method; empty: there is no such feature.
+        grabcut: the box of GrabCut; None: there is no such feature.
     """
+    compared = [others] if others else []
+    compared += [] if grabcut is None else [[grabcut]]
     positions, labels, rows, first = [], [], [], []
     before = -1
     for position, boxes in items:
         features = boxes.features
         assert features is not None, "stage localize measures the features of all boxes"
-        if others:
-            best = [other[key] for other in others if (key := (position, boxes.label)) in other]
+        for group in compared:
+            best = [other[key] for other in group if (key := (position, boxes.label)) in other]
             agreement = [_average_iou(box, best) for box in boxes.boxes]
             features = np.column_stack([features, np.array(agreement, np.float32)])
         positions.append(np.full(len(features), position))
@@ -62,7 +71,7 @@ def tabulate(
         rows.append(features)
         first.append((np.arange(len(features)) == 0) & (position != before))
         before = position
-    width = len(FEATURES) + bool(others)
+    width = len(FEATURES) + len(compared)
     return Table(
         np.concatenate([np.zeros(0, int), *positions]),
         np.concatenate([np.zeros(0, int), *labels]),
@@ -76,14 +85,27 @@ def _average_iou(box: np.ndarray, others: Sequence[np.ndarray]) -> float:
     return float(np.mean([best_iou(box, other[None]) for other in others])) if others else 0.0
 
 
-def add_agreement(examples: Examples, others: Sequence[Examples]) -> Float32[np.ndarray, "n k"]:
-    """Return the features of examples with their agreement with those of other methods."""
-    boxes = [dict(zip(other.ids, other.boxes, strict=True)) for other in others]
-    agreement = [
-        _average_iou(box, [other[id] for other in boxes if id in other])
-        for id, box in zip(examples.ids, examples.boxes, strict=True)
-    ]
-    return np.column_stack([examples.features, np.array(agreement, np.float32)])
+def add_agreement(
+    examples: Examples, others: Sequence[Examples], grabcut: Examples | None = None
+) -> Float32[np.ndarray, "n k"]:
+    """Return the features of examples with their agreement with those of others.
+
+    Args:
+        examples: boxes of the method.
+        others: boxes of other methods in the same images; empty: there is no such feature.
+        grabcut: boxes of GrabCut; None: there is no such feature.
+    """
+    rows = [examples.features]
+    for group in [others] if grabcut is None else [others, [grabcut]]:
+        if not group:
+            continue
+        boxes = [dict(zip(other.ids, other.boxes, strict=True)) for other in group]
+        agreement = [
+            _average_iou(box, [other[id] for other in boxes if id in other])
+            for id, box in zip(examples.ids, examples.boxes, strict=True)
+        ]
+        rows.append(np.array(agreement, np.float32)[:, None])
+    return np.concatenate(rows, 1)
 
 
 def fold_of(id: str) -> int:
@@ -91,19 +113,23 @@ def fold_of(id: str) -> int:
     return int(hash_of(["confidence", id]), 16) % FOLDS
 
 
-def fit_models(maps: MapKind, examples: Examples, others: Sequence[Examples]) -> ConfidenceModels:
+def fit_models(
+    maps: MapKind, examples: Examples, others: Sequence[Examples], grabcut: Examples | None = None
+) -> ConfidenceModels:
     """Correct the default models on examples, where there are enough.
 
     Args:
         maps: what they are of.
         examples: boxes of the method.
         others: boxes of the run's other methods in the same images; empty: there are none.
+        grabcut: boxes of GrabCut in the same images; None: they are not compared.
     """
     alone = default_model(maps, False).corrected(examples.features, examples.right)
     together = None
-    if others:
-        rows = add_agreement(examples, others)
-        together = default_model(maps, True).corrected(rows, examples.right)
+    if others or grabcut is not None:
+        rows = add_agreement(examples, others, grabcut)
+        default = default_model(maps, bool(others), grabcut is not None)
+        together = default.corrected(rows, examples.right)
     source = examples.source if alone.kind == "calibrated" else ""
     return ConfidenceModels(alone, together, source)
 

@@ -8,6 +8,9 @@ A confidence is the probability that a box has an IoU of at least 0.5 with a tru
 (pipeline/segmenter/confidence.py). It is fitted on the boxes that stage calibrate compared with
 annotated ones, where there are at least 20, and never on an image that it is used for (ranking.py).
 With `checkpoint=RUN` and without stage calibrate it is that of RUN. Else it is a fixed one.
+
+With rank.grabcut=true each map is segmented by GrabCut, too (segmenter=grabcut_mask), and a box
+that agrees with GrabCut's has a higher confidence. The boxes themselves stay as they are.
 """
 
 from __future__ import annotations
@@ -30,12 +33,15 @@ from pipeline.results.confidence import (
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_classification
 from pipeline.results.notes import write_notes
+from pipeline.segmenter.confidence import AGREEMENT, GRABCUT
+from pipeline.segmenter.confidence_features import FEATURES
 from pipeline.stages.rank.config import RankOptions
 from pipeline.types import Review
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.segmenter.confidence import MapKind
+    from pipeline.stages.rank.ranking import BestBoxes
 
 
 class Rank(Stage):
@@ -56,11 +62,13 @@ class Rank(Stage):
         """Return everything that can change the result."""
         methods = [run.for_method(name) for name in run.methods]
         calibrates = "calibrate" in run.config["stages"]
+        checked = self._grabcut_run(run)
         models = self._checkpoint_models(run)
         return {
             "source": run.sources(__name__),
             "explain": run.key("explain"),
             "localize": run.key("localize"),
+            "grabcut": None if checked is None else checked.key("localize"),
             "methods": [method.key("localize") for method in methods],
             "calibrate": [method.key("calibrate") for method in methods] if calibrates else None,
             "checkpoint": None if models is None else models.used.record(),
@@ -82,20 +90,22 @@ class Rank(Stage):
         models = self._checkpoint_models(run)
         given = examples if models is None else no_examples()
         maps = self._map_kind(run)
+        checked = self._grabcut_run(run)
+        of_grabcut = None
+        if checked is not None:
+            if "calibrate" in run.config["stages"]:
+                checked.get_or_create("calibrate")
+            of_grabcut = self._examples(checked)
         if models is None:
-            models = ranking.fit_models(maps, examples, of_others)
+            models = ranking.fit_models(maps, examples, of_others, of_grabcut)
         ids = run.images().ids
-        best = [
-            {
-                (position, boxes.label): boxes.boxes[0]
-                for position, boxes in iterate_boxes(other.folder("localize"), ids)
-                if len(boxes.boxes)
-            }
-            for other in others
-        ]
-        table = ranking.tabulate(iterate_boxes(run.folder("localize"), ids), best)
-        rows = ranking.add_agreement(given, of_others) if others else given.features
-        default = default_model(maps, bool(others))
+        best = [_best_boxes(other.folder("localize"), ids) for other in others]
+        grabcut = None
+        if checked is not None:
+            grabcut = _best_boxes(checked.get_or_create("localize")[0], ids)
+        table = ranking.tabulate(iterate_boxes(run.folder("localize"), ids), best, grabcut)
+        rows = ranking.add_agreement(given, of_others, of_grabcut)
+        default = default_model(maps, bool(others), checked is not None)
         folds = ranking.fit_folds(models.used, default, given, rows) if len(given.ids) else []
         confidences = ranking.compute_confidences(
             table, ids, models.used, folds, frozenset(given.ids)
@@ -122,13 +132,18 @@ class Rank(Stage):
             return no_examples()
         return load_examples(run.folder("calibrate"))
 
+    def _grabcut_run(self, run: Run) -> Run | None:
+        """Return the same run with GrabCut for its segmenter, where boxes are compared with it."""
+        return run.for_segmenter("grabcut_mask") if run.config["rank"]["grabcut"] else None
+
     def _checkpoint_models(self, run: Run) -> ConfidenceModels | None:
         """Return the models of the run that checkpoint= names, where this run fits none."""
         checkpoint = run.config["checkpoint"]
         if checkpoint is None or "calibrate" in run.config["stages"]:
             return None
         models = find_models(Path(checkpoint), self._made_for(run))
-        if models is None or (len(run.methods) > 1) != (models.together is not None):
+        wanted = [AGREEMENT] * (len(run.methods) > 1) + [GRABCUT] * run.config["rank"]["grabcut"]
+        if models is None or models.used.features != (*FEATURES, *wanted):
             return None
         return models
 
@@ -142,6 +157,15 @@ class Rank(Stage):
         from pipeline.engine.methods import is_of_localization_head
 
         return "head" if is_of_localization_head(run.saliency()) else "classifier"
+
+
+def _best_boxes(folder: Path, ids: Sequence[str]) -> BestBoxes:
+    """Return the best-scored box of each image and class in a result of stage localize."""
+    return {
+        (position, boxes.label): boxes.boxes[0]
+        for position, boxes in iterate_boxes(folder, ids)
+        if len(boxes.boxes)
+    }
 
 
 def describe_kind(models: ConfidenceModels, examples: int) -> Sequence[str]:
