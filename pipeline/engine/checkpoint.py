@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from pipeline.engine.choices import instantiate, may_be_named
+from pipeline.engine.choices import choice_name, instantiate, may_be_named
 from pipeline.engine.latest import find_newest_run
 from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
@@ -98,6 +98,30 @@ def to_tensor(
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return torch.addcmul(shift[:, None, None], pixels, scale)
+
+
+def describe(
+    given: Path, folder: Path, methods: Sequence[str], segmenter: Mapping[str, Any]
+) -> str:
+    """Return a line that names a checkpoint and what is done with it.
+
+    Its path is resolved: `outputs/latest` soon links to another run.
+
+    Args:
+        given: the path that names it.
+        folder: of its files.
+        methods: that compute maps with it.
+        segmenter: the completed node of the segmenter.
+    """
+    card = read_card(folder)
+    model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
+    path = given.resolve()
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    threshold = f", boxes segmented at {segmenter['threshold']}" if "threshold" in segmenter else ""
+    return (
+        f"{'checkpoint':<10} {shown}: {model}, {len(card['classes'])} classes; "
+        f"maps of {', '.join(methods)}{threshold}"
+    )
 
 
 def save(

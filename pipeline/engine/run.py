@@ -386,21 +386,9 @@ class Run:
         return self.folder("train")
 
     def describe_checkpoint(self) -> str:
-        """Return a line that names the checkpoint and what is done with it.
-
-        Its path is resolved: `outputs/latest` soon links to another run.
-        """
-        card, segmenter = checkpoint.read_card(self.classifier), self.config["segmenter"]
-        model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
-        path = Path(self.config["checkpoint"]).resolve()
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        threshold = (
-            f", boxes segmented at {segmenter['threshold']}" if "threshold" in segmenter else ""
-        )
-        return (
-            f"{'checkpoint':<10} {shown}: {model}, {len(card['classes'])} classes; "
-            f"maps of {', '.join(self.methods)}{threshold}"
-        )
+        """Return a line that names the checkpoint and what is done with it."""
+        given, segmenter = Path(self.config["checkpoint"]), self.config["segmenter"]
+        return checkpoint.describe(given, self.classifier, list(self.methods), segmenter)
 
     @property
     def checkpoint(self) -> Path:

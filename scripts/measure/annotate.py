@@ -98,12 +98,12 @@ def _describe(right: np.ndarray, confidences: np.ndarray, time: float) -> list[R
     wrong = ~right
     surest = wrong[np.argsort(confidences, kind="stable")[:k]].mean()
     print(f"wrong among the least sure fifth: {surest:.3f}; among all: {wrong.mean():.3f}")
-    least, random = float(reviewed.mean()), float(np.mean(after))
+    least, by_chance = float(reviewed.mean()), float(np.mean(after))
     surely, among_all = float(surest), float(wrong.mean())
     return [
         Record("time, against the stages of best", time, 1.15, None, "", "at most"),
         Record("right", float(right.mean()), None, None, "share", f"of {n}"),
-        Record("right, the least sure fifth corrected", least, random, None, "share",
+        Record("right, the least sure fifth corrected", least, by_chance, None, "share",
                "a random fifth corrected"),
         Record("wrong among the least sure fifth", surely, among_all, None, "share", "among all"),
     ]  # fmt: skip
