@@ -76,8 +76,9 @@ def test_the_second_signal_ends_at_once() -> None:
 
 
 def test_handlers_are_restored_and_an_ignored_signal_stays_ignored(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(interrupt, "SECONDS_TO_STOP", 600)  # this process is not to be ended
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate = signal.getsignal(signal.SIGTERM)
     try:
@@ -86,7 +87,7 @@ def test_handlers_are_restored_and_an_ignored_signal_stays_ignored(
             signal.raise_signal(signal.SIGINT)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
-            until, err = time.monotonic() + interrupt.SECONDS_TO_STOP / 2, ""
+            until, err = time.monotonic() + LOADED, ""
             while interrupt.ANSWER not in err and time.monotonic() < until:
                 time.sleep(0.01)
                 err += capsys.readouterr().err
