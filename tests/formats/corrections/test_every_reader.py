@@ -56,7 +56,21 @@ def test_refusals_say_what_is_expected(tmp_path: Path) -> None:
         read_corrections(tmp_path / "a.txt")
 
 
-ODD_VALUES = (None, 7, -1.5, 1e400, True, "", "text", [], {}, [[]], [{}], {"a": []}, ["x", 3])
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    7,
+    -1.5,
+    1e400,
+    True,
+    "",
+    "text",
+    [],
+    {},
+    [[]],
+    [{}],
+    {"a": []},
+    ["x", 3],
+)
 
 
 def mutate(content: Any, random: Random) -> Any:
