@@ -114,6 +114,8 @@ def pipeline(*words: str) -> int:
     data = given.get("data", data_of(given.get("experiment")))
     is_run = words[0] not in ("clean", "--help", "--version")
     quick = (*QUICK, *QUICK_DATA[data]) if is_run else ()
+    if "run" in given:  # has its own options; only where and how it is computed may be said
+        quick = tuple(word for word in quick if word.startswith("runtime."))
     flags = [word for word in words[:1] if word == "-m"]
     with pytest.MonkeyPatch.context() as patch:
         # The page has the last word.

@@ -51,11 +51,15 @@ class Labelme:
         """Write a JSON file for each image into a folder, and labels.txt."""
         paths = [Path(path) for path in unique_paths(detections.ids)]
         writer = _ImageWriter(self.images, self.outlines, detections)
+        folders: set[Path] = set()
         for image in detections.images():
             target = folder / paths[image.position]
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.parent not in folders:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(target.parent)
             content = writer.describe(image, writer.place(image, target))
-            replace_text(target.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+            # Indented, it would be written by Python's slower encoder.
+            replace_text(target.with_suffix(".json"), json.dumps(content) + "\n")
         lines = [" ".join(name.splitlines()) for name in detections.classes]
         write_text(folder / "labels.txt", "".join(f"{line}\n" for line in lines))
         return writer.notes()

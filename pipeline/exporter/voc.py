@@ -12,6 +12,7 @@ not of VOC; readers ignore them.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Voc:
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write the three folders into a folder, each file atomically."""
-        names = unique_file_names(detections.ids)
+        names = unique_file_names([posixpath.splitext(id)[0] for id in detections.ids])
         placer = _ImagePlacer(self.images, self.upright, detections)
         (folder / "Annotations").mkdir(exist_ok=True)
         without_mask: list[str] = []

@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.formats.coco_values import parse_number
 from pipeline.formats.corrections.shapes import (
     NO_AREA,
     Box,
@@ -29,6 +28,8 @@ from pipeline.formats.corrections.shapes import (
     ellipse_box,
     keep_latest,
     mask_box,
+    parse_finite,
+    parse_size,
     polygon_mask,
     rotate_box,
     was_doubtful,
@@ -112,6 +113,8 @@ def _iterate(file: Path) -> Iterator[ElementTree.Element]:
         raise UserError(
             f"{file}, line {line}, column {column}: not XML ({error.msg}); export it again"
         ) from None
+    except (LookupError, ValueError) as error:  # an encoding that is unknown or not supported
+        raise UserError(f"{file}: not XML that can be read ({error}); export it again") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 
@@ -172,20 +175,13 @@ def _read_image(element: ElementTree.Element, about: _About, odd: OddRecords) ->
         raise BadRecord("without a name")
     is_tagged = any(tag.get("label") == REVIEWED for tag in element.iter("tag"))
     is_reviewed = about.is_finished or is_tagged
-    size = _read_size(element)
+    size = parse_size(element.get("height"), element.get("width"))
     shapes = list(_read_shapes(element, size, name, odd, is_reviewed))
     return build_image(
         name, size, shapes, odd,
         is_reviewed=is_reviewed, chosen_by_doubt=was_doubtful(_read_rank(element)),
         date=about.date, author=about.author, where=f"image {element.get('id', name)}",
     )  # fmt: skip
-
-
-def _read_size(element: ElementTree.Element) -> Size | None:
-    height, width = (parse_number(element.get(side)) for side in ("height", "width"))
-    if height is None or width is None or height < 1 or width < 1:
-        return None
-    return int(height), int(width)
 
 
 def _read_rank(element: ElementTree.Element) -> Mapping[str, Any]:
@@ -231,7 +227,7 @@ def _read_shape(
 
 
 def _numbers(element: ElementTree.Element, *names: str) -> list[float]:
-    values = [parse_number(element.get(name)) for name in names]
+    values = [parse_finite(element.get(name)) for name in names]
     known = [value for value in values if value is not None]
     if len(known) < len(names):
         raise BadRecord(NO_NUMBERS)
@@ -240,23 +236,26 @@ def _numbers(element: ElementTree.Element, *names: str) -> list[float]:
 
 def _parse_box(element: ElementTree.Element, size: Size | None) -> tuple[Box, Rle | None]:
     x0, y0, x1, y1 = _numbers(element, "xtl", "ytl", "xbr", "ybr")
-    degrees = parse_number(element.get("rotation")) or 0.0
+    degrees = parse_finite(element.get("rotation")) or 0.0
     return rotate_box((x0, y0, x1, y1), degrees, ((x0 + x1) / 2, (y0 + y1) / 2)), None
 
 
 def _parse_ellipse(element: ElementTree.Element, size: Size | None) -> tuple[Box, Rle | None]:
     cx, cy, rx, ry = _numbers(element, "cx", "cy", "rx", "ry")
-    return ellipse_box(cx, cy, rx, ry, parse_number(element.get("rotation")) or 0.0), None
+    return ellipse_box(cx, cy, rx, ry, parse_finite(element.get("rotation")) or 0.0), None
 
 
 def _parse_polygon(element: ElementTree.Element, size: Size | None) -> tuple[Box, Rle | None]:
-    try:
-        points = [
-            (float(x), float(y))
-            for x, y in (pair.split(",") for pair in element.get("points", "").split(";"))
-        ]
-    except ValueError:
-        raise BadRecord(NO_NUMBERS) from None
+    pairs = [pair.split(",") for pair in element.get("points", "").split(";")]
+    points = [
+        (x, y)
+        for pair in pairs
+        if len(pair) == 2
+        for x, y in [(parse_finite(pair[0]), parse_finite(pair[1]))]
+        if x is not None and y is not None
+    ]
+    if len(points) < len(pairs):
+        raise BadRecord(NO_NUMBERS)
     if len(points) < 3:
         raise BadRecord(NO_AREA)
     return box_around(points), polygon_mask(points, size)
@@ -267,7 +266,7 @@ def _parse_mask(element: ElementTree.Element, size: Size | None) -> tuple[Box, R
     left, top, width, height = map(int, _numbers(element, "left", "top", "width", "height"))
     try:
         runs = np.array([int(run) for run in element.get("rle", "").split(",")], np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise BadRecord(NO_NUMBERS) from None
     if size is None or left < 0 or top < 0 or left + width > size[1] or top + height > size[0]:
         raise BadRecord("whose mask does not lie in its image")

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipeline.errors import UserError
-from pipeline.formats.coco_values import parse_flag, parse_number
+from pipeline.formats.coco_values import parse_flag
 from pipeline.formats.corrections.loading import is_json, load_json
 from pipeline.formats.corrections.shapes import (
     NO_AREA,
@@ -26,6 +26,8 @@ from pipeline.formats.corrections.shapes import (
     ellipse_box,
     keep_latest,
     mask_box,
+    parse_finite,
+    parse_size,
     polygon_mask,
     rotate_box,
     was_doubtful,
@@ -119,7 +121,8 @@ def _find_newest(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str
     submitted = [
         each
         for name in names
-        for each in record.get(name) or ()
+        for values in [record.get(name)]
+        for each in (values if isinstance(values, list) else ())
         if isinstance(each, Mapping) and not parse_flag(each.get("was_cancelled"))
     ]
     return max(submitted, key=lambda each: _find_date(each) or "", default=None)
@@ -199,7 +202,7 @@ def _read_shapes(
 ) -> Iterator[Shape]:
     """Yield the shape of each region; what is none is counted."""
     labelled = {
-        region.get("id")
+        _find_id(region, "id")
         for region in regions
         if isinstance(region, Mapping) and _find_class(region) is not None
     } - {None}
@@ -208,16 +211,21 @@ def _read_shapes(
         try:
             if not isinstance(region, Mapping):
                 raise BadRecord(OTHER_KIND)
-            if region.get("type") in NOT_A_REGION or "choices" in region.get("value", {}):
+            value = region.get("value")
+            if region.get("type") in NOT_A_REGION or (value and "choices" in value):
                 continue
             label = _find_class(region)
-            if label is None and region.get("id") in labelled:
+            if label is None and _find_id(region, "id") in labelled:
                 continue  # the same region without its class: <Rectangle> beside <Labels>
             if label is None:
                 raise BadRecord(NO_CLASS)
             yield _read_region(region, label, name, is_prediction)
         except BadRecord as error:
             odd.leave_out(name, str(error))
+
+
+def _find_id(region: Mapping[str, Any], field: str) -> str | None:
+    return str(region[field]) if region.get(field) else None
 
 
 def _find_class(region: Mapping[str, Any]) -> str | None:
@@ -234,10 +242,7 @@ def _read_size(region: Any) -> Size | None:
     """Return (height, width) of the image of a region; None where it does not say so."""
     if not isinstance(region, Mapping):
         return None
-    height, width = (parse_number(region.get(f"original_{side}")) for side in ("height", "width"))
-    if height is None or width is None or height < 1 or width < 1:
-        return None
-    return int(height), int(width)
+    return parse_size(region.get("original_height"), region.get("original_width"))
 
 
 def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction: bool) -> Shape:
@@ -246,7 +251,7 @@ def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction
     if size is None:
         raise BadRecord(NO_SIZE)
     height, width = size
-    parent = region.get("parentID") or None
+    parent = _find_id(region, "parentID")
     if "rle" in value:
         mask = decode_brush(value["rle"], size)
         return Shape(label, mask_box(mask), name, True, mask, parent, is_prediction)
@@ -260,18 +265,18 @@ def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction
         x, y, rx, ry = _read_numbers(value, ("x", "y", "radiusX", "radiusY"))
         box = ellipse_box(
             x * width / 100, y * height / 100, rx * width / 100, ry * height / 100,
-            parse_number(value.get("rotation")) or 0.0,
+            parse_finite(value.get("rotation")) or 0.0,
         )  # fmt: skip
     else:
         x, y, w, h = _read_numbers(value, ("x", "y", "width", "height"))
         x0, y0 = x * width / 100, y * height / 100
         box = (x0, y0, x0 + w * width / 100, y0 + h * height / 100)
-        box = rotate_box(box, parse_number(value.get("rotation")) or 0.0, (x0, y0))
-    return Shape(label, box, name, group=region.get("id"), is_prediction=is_prediction)
+        box = rotate_box(box, parse_finite(value.get("rotation")) or 0.0, (x0, y0))
+    return Shape(label, box, name, group=_find_id(region, "id"), is_prediction=is_prediction)
 
 
 def _read_numbers(value: Mapping[str, Any], names: Sequence[str]) -> list[float]:
-    numbers = [parse_number(value.get(name)) for name in names]
+    numbers = [parse_finite(value.get(name)) for name in names]
     known = [number for number in numbers if number is not None]
     if len(known) < len(names):
         raise BadRecord(OTHER_KIND)
@@ -280,7 +285,7 @@ def _read_numbers(value: Mapping[str, Any], names: Sequence[str]) -> list[float]
 
 def _read_points(points: Any) -> list[tuple[float, float]]:
     """Return the points of a polygon, in percent."""
-    pairs = [tuple(map(parse_number, point)) for point in points] if _are_pairs(points) else []
+    pairs = [tuple(map(parse_finite, point)) for point in points] if _are_pairs(points) else []
     known = [(x, y) for x, y in pairs if x is not None and y is not None]
     if not known or len(known) < len(points):
         raise BadRecord("whose points are not pairs of numbers")

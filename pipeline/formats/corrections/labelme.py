@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.formats.coco_values import parse_flag, parse_number
+from pipeline.formats.coco_values import parse_flag
 from pipeline.formats.corrections.loading import is_json, load_json
 from pipeline.formats.corrections.shapes import (
     NO_AREA,
@@ -29,6 +29,8 @@ from pipeline.formats.corrections.shapes import (
     box_around,
     build_image,
     keep_latest,
+    parse_finite,
+    parse_size,
     polygon_mask,
     was_doubtful,
 )
@@ -100,7 +102,7 @@ def _read_file(
     """Return the image of a file."""
     flags = content["flags"] if isinstance(content.get("flags"), Mapping) else {}
     is_reviewed = parse_flag(flags.get("reviewed"))
-    size = _read_size(content)
+    size = parse_size(content.get("imageHeight"), content.get("imageWidth"))
     shapes = content["shapes"] if isinstance(content["shapes"], list) else []
     changed = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return build_image(
@@ -114,19 +116,12 @@ def _find_name(content: Mapping[str, Any], name: str) -> str:
     """Return the id that our exporter writes, else the path of the image in the folder."""
     if isinstance(content.get("image_id"), str):
         return str(content["image_id"])
-    path = str(content["imagePath"]).replace("\\", "/")
-    if not path:
+    if not content["imagePath"] or not isinstance(content["imagePath"], str):
         raise BadRecord("without imagePath")
+    path = content["imagePath"].replace("\\", "/")
     if path.startswith("/") or path[1:3] == ":/":
         return path
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
-
-
-def _read_size(content: Mapping[str, Any]) -> Size | None:
-    height, width = (parse_number(content.get(f"image{side}")) for side in ("Height", "Width"))
-    if height is None or width is None or height < 1 or width < 1:
-        return None
-    return int(height), int(width)
 
 
 # -- shapes
@@ -144,14 +139,14 @@ def _read_shapes(
         except BadRecord as error:
             odd.leave_out(name, str(error))
             continue
-        is_scored = any(parse_number(shape.get(key)) is not None for key in NUMBERS)
+        is_scored = any(parse_finite(shape.get(key)) is not None for key in NUMBERS)
         yield Shape(
             label=str(shape["label"]),
             box=box,
             name=name,
             is_outline=is_outline,
             mask=mask,
-            group=shape.get("group_id"),
+            group=None if shape.get("group_id") is None else str(shape["group_id"]),
             is_prediction=is_scored and not is_reviewed,
         )
 
@@ -181,7 +176,7 @@ def _read_points(points: Any) -> list[tuple[float, float]]:
         (x, y)
         for pair in pairs
         if isinstance(pair, list) and len(pair) == 2
-        for x, y in [(parse_number(pair[0]), parse_number(pair[1]))]
+        for x, y in [(parse_finite(pair[0]), parse_finite(pair[1]))]
         if x is not None and y is not None
     ]
     if not known or len(known) < len(pairs):

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.formats.coco_boxes import LARGEST
 from pipeline.formats.coco_masks import to_rle
 from pipeline.formats.coco_review import is_chosen_by_doubt
+from pipeline.formats.coco_values import parse_number
 from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.formats.photo import MAX_PIXELS
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import CorrectedImage, Rle, Size
 
@@ -53,6 +56,30 @@ class Shape:
     mask: Rle | None = None
     group: Any = None
     is_prediction: bool = False
+
+
+def parse_finite(value: Any) -> float | None:
+    """Return a number that a coordinate can be, which may be written as text; None for others.
+
+    Args:
+        value: a value of a file.
+    """
+    number = parse_number(value)
+    return number if number is not None and abs(number) <= LARGEST else None
+
+
+def parse_size(height: Any, width: Any) -> Size | None:
+    """Return (height, width) of an image; None where one is no number of pixels.
+
+    Args:
+        height: a value of a file.
+        width: a value of a file.
+    """
+    sides = [parse_finite(height), parse_finite(width)]
+    known = [int(side) for side in sides if side is not None and side >= 1]
+    if len(known) < 2 or known[0] * known[1] > MAX_PIXELS:
+        return None
+    return known[0], known[1]
 
 
 def box_around(points: Iterable[Sequence[float]]) -> Box:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
@@ -50,3 +54,79 @@ def test_refusals_say_what_is_expected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match=r"a file of no format.*label_studio, cvat.*docs/tools"):
         read_corrections(tmp_path / "a.txt")
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    7,
+    -1.5,
+    1e400,
+    True,
+    "",
+    "text",
+    [],
+    {},
+    [[]],
+    [{}],
+    {"a": []},
+    ["x", 3],
+)
+
+
+def mutate(content: Any, random: Random) -> Any:
+    """Return JSON in which one value, anywhere, is another or missing."""
+    node, path = content, []
+    while isinstance(node, dict | list) and node and random.random() < 0.85:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        path.append((node, random.choice(keys)))
+        node = node[path[-1][1]]
+    if not path:
+        return random.choice(ODD_VALUES)
+    parent, key = path[-1]
+    if random.random() < 0.3:
+        del parent[key]
+    else:
+        parent[key] = random.choice(ODD_VALUES)
+    return content
+
+
+@pytest.mark.parametrize("name", ["label_studio", "labelme"])
+@pytest.mark.parametrize("outlines", ["rle", "polygon"])
+def test_odd_json_is_read_counted_or_refused(name: str, outlines: str, tmp_path: Path) -> None:
+    exporter: Any = {"label_studio": LabelStudio, "labelme": Labelme}[name](outlines=outlines)
+    exporter(found_boxes(masks=True, source=drawn_source()), tmp_path)
+    (path, *_) = sorted(tmp_path.rglob("*.json"))
+    original, random = path.read_text("utf-8"), Random(0)
+    read = 0
+    for _ in range(400):
+        content = json.loads(original)
+        if name == "label_studio":  # a person submitted what was predicted
+            content[0]["annotations"] = [*content[0]["predictions"]]
+        for _ in range(random.randint(1, 3)):
+            content = mutate(content, random)
+        path.write_text(json.dumps(content))
+        try:
+            read_corrections(path)
+            read += 1
+        except UserError:
+            pass
+    assert read > 200
+
+
+def test_odd_xml_is_read_counted_or_refused(tmp_path: Path) -> None:
+    random, read = Random(0), 0
+    for outlines in ("rle", "polygon"):
+        Cvat(outlines=outlines)(found_boxes(masks=True), tmp_path)
+        path = tmp_path / "annotations.xml"
+        original = path.read_text("utf-8")
+        values = [match.span(1) for match in re.finditer(r'="([^"]*)"', original)]
+        for _ in range(300):
+            start, end = random.choice(values)
+            odd = random.choice(["", "x", "-1", "1e9", "nan", "inf", "0", "1,2", ",", "9" * 30])
+            path.write_text(original[:start] + odd + original[end:], "utf-8")
+            try:
+                read_corrections(path)
+                read += 1
+            except UserError:
+                pass
+    assert read > 400
