@@ -113,6 +113,8 @@ def pipeline(*words: str) -> int:
     given = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
     data = given.get("data", data_of(given.get("experiment")))
     quick = () if words == ("--help",) else (*QUICK, *QUICK_DATA[data])
+    if "run" in given:  # has its own options; only where and how it is computed may be said
+        quick = tuple(word for word in quick if word.startswith("runtime."))
     flags = [word for word in words[:1] if word == "-m"]
     with pytest.MonkeyPatch.context() as patch:
         # The page has the last word.
