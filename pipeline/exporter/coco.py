@@ -202,7 +202,7 @@ class _Writer:
         if self._images is not None:
             placed = self._images.place(image, self._folder / "images")
             if placed is not None:
-                record["file_name"] = placed.relative_to(self._folder / "images").as_posix()
+                record["file_name"] = placed.path
         return record
 
     def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.exporter.image_folder import ImageFolder, ImageMode
+from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.coco_writing import to_json
 from pipeline.formats.files import atomic_write, write_json
 from pipeline.ops.text import count_note
@@ -74,21 +74,20 @@ class _Samples:
     """Places images, describes them as samples, and counts what was replaced."""
 
     def __init__(self, found: FoundBoxes, folder: Path, images: ImageFolder) -> None:
-        self._found, self._folder, self._images = found, folder, images
+        self._found, self._data, self._images = found, folder / "data", images
         self._without_file: list[str] = []
         self._without_confidence: list[str] = []
 
     def describe(self, image: ImageBoxes) -> dict[str, Any]:
         """Return the sample of an image."""
         found, position = self._found, image.position
-        path = self._images.place(image, self._folder / "data")
-        if path is None:
+        placed = self._images.place(image, self._data)
+        if placed is None:
             self._without_file.append(image.id)
-            path = Path(image.id)
-        is_placed = path.parent == self._folder / "data"
+            placed = Placed(image.id, False)
         height, width = image.size
         sample: dict[str, Any] = {
-            "filepath": f"data/{path.name}" if is_placed else str(path),
+            "filepath": f"data/{placed.path}" if placed.is_in_folder else placed.path,
             "tags": [] if found.source is None else [found.source.part(position)],
             "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
             "image": image.id,

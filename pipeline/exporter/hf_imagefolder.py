@@ -88,17 +88,19 @@ class _Writer:
             folder.mkdir(parents=True, exist_ok=True)
             lines = self._stack.enter_context(atomic_write(folder / "metadata.jsonl"))
             self._files[part] = self._stack.enter_context(lines.open("w", encoding="utf-8"))
-        path = self._images.place(image, folder)
-        if path is None or path.parent != folder:
+        placed = self._images.place(image, folder)
+        if placed is not None and placed.is_in_folder:
+            name = placed.path
+        else:
             self._without_file.append(image.id)
-            suffix = "" if path is None else path.suffix
-            path = folder / f"{self._images.stems[image.position]}{suffix}"
+            suffix = "" if placed is None else Path(placed.path).suffix
+            name = f"{self._images.stems[image.position]}{suffix}"
         self.counts[part] = self.counts.get(part, 0) + 1
         if image.boxes:
             self._with_boxes.add(part)
         if any(box.mask is not None for box in image.boxes):
             self._masks.append(image.id)
-        self._files[part].write(to_json(self._describe_image(image, path.name)) + "\n")
+        self._files[part].write(to_json(self._describe_image(image, name)) + "\n")
 
     def _describe_image(self, image: ImageBoxes, file_name: str) -> dict[str, Any]:
         height, width = image.size

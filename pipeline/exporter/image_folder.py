@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import truncate_name
@@ -30,6 +30,19 @@ RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)")
 MAX_STEM_BYTES = 120
 
 
+class Placed(NamedTuple):
+    """Where an image of an export is.
+
+    Attributes:
+        path: relative to the folder that it was placed in, with `/`; that of the original where
+            images are left where they are.
+        is_in_folder: whether it was placed.
+    """
+
+    path: str
+    is_in_folder: bool
+
+
 class UniqueStems:
     """File names without suffix, of images by position, which differ also where case is ignored.
 
@@ -42,6 +55,7 @@ class UniqueStems:
 
     def __init__(self, ids: Sequence[str]) -> None:
         self._ids = ids
+        self._last = (-1, "")
         seen: set[int] = set()
         self._repeated: set[int] = set()
         for id in ids:
@@ -49,6 +63,11 @@ class UniqueStems:
             (self._repeated if key in seen else seen).add(key)
 
     def __getitem__(self, position: int) -> str:
+        if position != self._last[0]:  # asked for twice, of the image and of its label file
+            self._last = (position, self._build(position))
+        return self._last[1]
+
+    def _build(self, position: int) -> str:
         id = self._ids[position]
         stem = _to_stem(id)
         folded = stem.casefold()
@@ -62,7 +81,9 @@ def _to_stem(id: str) -> str:
     """Return the last part of an id without its suffix, with `_` for what no file name may hold."""
     name = id.rsplit("/", 1)[-1]
     stem = HOSTILE.sub("_", to_nfc(name.rsplit(".", 1)[0] or name))
-    return truncate_name(stem, MAX_STEM_BYTES).strip(" .")
+    if len(stem) * 4 > MAX_STEM_BYTES:  # a character has four bytes at most
+        stem = truncate_name(stem, MAX_STEM_BYTES)
+    return stem.strip(" .")
 
 
 class ImageFolder:
@@ -100,16 +121,12 @@ class ImageFolder:
         """Return what an image is to be used for; `train` where that is not known."""
         return "train" if self._source is None else self._source.part(position)
 
-    def place(self, image: ImageBoxes, folder: Path) -> Path | None:
-        """Place an image, and return where it is.
+    def place(self, image: ImageBoxes, folder: Path) -> Placed | None:
+        """Place an image, and return where it is; None where it has no file.
 
         Args:
             image: the image.
-            folder: where it is placed.
-
-        Returns:
-            Its path in the folder; that of the original where images are left where they are; None
-            where there is no file.
+            folder: an existing folder that it is placed in.
         """
         if self._source is None:
             return None
@@ -119,34 +136,43 @@ class ImageFolder:
             self._missing.append(image.id)
             return None
 
-    def _place(self, source: ImageSource, image: ImageBoxes, folder: Path) -> Path | None:
+    def _place(self, source: ImageSource, image: ImageBoxes, folder: Path) -> Placed | None:
         path = source.path(image.position)
         if path is None:
             if self._mode == "none":
                 return None
-            return _write_pixels(source, image, self._target(image, folder, ".png"))
-        suffix = path.suffix
+            return self._write(source, image, folder, ".png")
+        suffix = os.path.splitext(path)[1]
         if self._upright and is_turned(path, image.size):
             self._turned.append(image.id)
-            ending = suffix if suffix.lower() in JPEG_ENDINGS else ".png"
-            return _write_pixels(source, image, self._target(image, folder, ending))
+            return self._write(
+                source, image, folder, suffix if suffix.lower() in JPEG_ENDINGS else ".png"
+            )
         if self._mode == "none":
-            return path
+            return Placed(str(path), False)
         if self._suffixes is not None and suffix.lower() not in self._suffixes:
             self._converted.append(image.id)
-            return _write_pixels(source, image, self._target(image, folder, ".png"))
-        target = self._target(image, folder, suffix)
-        place_image(path, target, self._mode)
-        if self._mode == "link" and not os.path.samestat(os.stat(target), os.stat(path)):
-            self._copied.append(image.id)
-        return target
+            return self._write(source, image, folder, ".png")
+        name = self._name(image, suffix)
+        if self._mode == "copy" or not _link(path, f"{folder}/{name}"):
+            target = folder / name
+            place_image(path, target, self._mode)
+            if self._mode == "link" and not os.path.samestat(os.stat(target), os.stat(path)):
+                self._copied.append(image.id)
+        return Placed(name, True)
 
-    def _target(self, image: ImageBoxes, folder: Path, ending: str) -> Path:
-        """Return the path that an image gets."""
+    def _write(self, source: ImageSource, image: ImageBoxes, folder: Path, ending: str) -> Placed:
+        """Write the upright pixels of an image."""
+        name = self._name(image, ending)
+        write_image(source.read(image.position), folder / name)
+        return Placed(name, True)
+
+    def _name(self, image: ImageBoxes, ending: str) -> str:
+        """Return the path that an image gets below the folder."""
         if not self._keeps_paths:
-            return folder / f"{self.stems[image.position]}{ending}"
+            return f"{self.stems[image.position]}{ending}"
         (path,) = unique_paths([image.id])
-        return folder / (path if path.endswith(ending) else f"{path}{ending}")
+        return path if path.endswith(ending) else f"{path}{ending}"
 
     def notes(self) -> list[Note]:
         """Return what was turned, converted, copied where a link was asked for, or not placed."""
@@ -165,7 +191,15 @@ class ImageFolder:
         ]
 
 
-def _write_pixels(source: ImageSource, image: ImageBoxes, target: Path) -> Path:
-    """Write the upright pixels of an image, and return the file."""
-    write_image(source.read(image.position), target)
-    return target
+def _link(path: Path, target: str) -> bool:
+    """Return whether a file could be linked at once: the usual case, in as few calls as it takes.
+
+    It cannot where there is a file already, where the file is a link itself, and on another disk.
+    """
+    if os.path.islink(path):
+        return False
+    try:
+        os.link(path, target)
+    except OSError:
+        return False
+    return True

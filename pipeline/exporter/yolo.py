@@ -13,6 +13,7 @@ of the stage counts only once it is complete.
 from __future__ import annotations
 
 import csv
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ class _Writer:
     ) -> None:
         self.counts: dict[Part, int] = {}
         self._found, self._folder, self._images = found, folder, images
+        self._folders: dict[Part, Path] = {}
         self._has_outlines = has_outlines
         self._image_table, self._box_table = image_table, box_table
         self._outlines = OutlineCounter()
@@ -105,15 +107,17 @@ class _Writer:
         if part not in self.counts:
             for kind in ("images", "labels"):
                 (self._folder / kind / part).mkdir(parents=True, exist_ok=True)
+            self._folders[part] = self._folder / "images" / part
         self.counts[part] = self.counts.get(part, 0) + 1
-        path = self._images.place(image, self._folder / "images" / part)
-        stem = self._images.stems[image.position]
-        is_placed = path is not None and path.parent.parent.parent == self._folder
-        file = f"images/{part}/{path.name}" if path is not None and is_placed else ""
-        label_file = f"labels/{part}/{stem}.txt"
-        with open(self._folder / label_file, "w", encoding="ascii") as labels:
-            labels.writelines(self._to_line(image, box) for box in image.boxes)
-        self._add_rows(image, file or label_file, label_file)
+        placed = self._images.place(image, self._folders[part])
+        is_placed = placed is not None and placed.is_in_folder
+        label_file = f"labels/{part}/{self._images.stems[image.position]}.txt"
+        _write_whole(
+            f"{self._folder}/{label_file}",
+            "".join(self._to_line(image, box) for box in image.boxes),
+        )
+        file = f"images/{part}/{placed.path}" if placed is not None and is_placed else label_file
+        self._add_rows(image, file, label_file)
         self._count(image, is_placed)
 
     def _to_line(self, image: ImageBoxes, box: FoundBox) -> str:
@@ -173,6 +177,15 @@ class _Writer:
             if names
         ]
         return [*notes, *_describe_parts(self.counts), *self._outlines.notes()]
+
+
+def _write_whole(path: str, text: str) -> None:
+    """Write a small ASCII file in three calls of the system, which a file object doubles."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        os.write(descriptor, text.encode("ascii"))
+    finally:
+        os.close(descriptor)
 
 
 def _to_fractions(box: tuple[float, float, float, float], size: Size) -> list[float]:

@@ -155,7 +155,17 @@ def test_an_image_that_is_gone_is_counted(tmp_path: Path) -> None:
     assert any("'val/robin/a b.jpg'" in note and "has no file" in note for note in notes)
 
 
-COLLIDING = ["a.jpg", "b/a.jpg", "b/a.png", "b/A.png", "con.png", "b/c d.jpg", "c:d.png", "x.gif"]
+COLLIDING = [
+    "鳥" * 80 + ".png",
+    "a.jpg",
+    "b/a.jpg",
+    "b/a.png",
+    "b/A.png",
+    "con.png",
+    "b/c d.jpg",
+    "c:d.png",
+    "x.gif",
+]
 
 
 def test_names_are_unique_without_ending_and_case(tmp_path: Path) -> None:
