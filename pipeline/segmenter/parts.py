@@ -163,4 +163,4 @@ def _renumber(labels: Int32[np.ndarray, "H W"], count: int) -> Int32[np.ndarray,
     present, first = present[present > 0], first[present > 0]
     numbers = np.zeros(count + 1, np.int32)
     numbers[present[np.argsort(first, kind="stable")]] = np.arange(1, len(present) + 1)
-    return numbers[labels]
+    return np.asarray(numbers[labels])

@@ -193,7 +193,8 @@ def fit(trained: Checkpoint, images: Sequence[Annotated], epochs: int, seed: int
 
 def measure_ap50(detector: nn.Module, images: Sequence[Annotated]) -> float:
     """Return AP at IoU 0.5, the mean over classes, of all boxes of a detector."""
-    results, annotations = [], []
+    results: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, one in enumerate(images, 1):
         with torch.no_grad():
             found = detector([_to_target(one, False)[0]])[0]

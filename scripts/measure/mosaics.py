@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 MIN_IOU, MIN_PRECISION = 0.5, 0.7
+TRAINED = {
+    "shapes": ("data=shapes",),
+    # Half the images, as each holds three objects.
+    "mosaics": ("data=mosaics", "data.images=1800", "train.epochs=12"),
+}
 MAPS = {"best": "refined", "cam": "cam"}
 SEGMENTERS: dict[str, dict[str, Any]] = {
     "one box": {"choice": {"best": "threshold_refined", "cam": "threshold"}},
@@ -121,7 +126,7 @@ def run(*arguments: str) -> list[Record]:
     with tempfile.TemporaryDirectory() as temporary:
         where = f"outputs={outputs or temporary}"
         for name in trained.split(","):
-            learn = [f"data={name}", f"seed={seed}", "data.seed=0", where, *overrides]
+            learn = [*TRAINED[name], f"seed={seed}", "data.seed=0", where, *overrides]
             network = train(learn)
             for maps, saliency in MAPS.items():
                 explained = explain([*scored, where, f"checkpoint={network}"], saliency)

@@ -25,7 +25,7 @@ def test_a_true_box_is_found_once() -> None:
 
 
 def test_recall_is_the_highest_at_the_precision() -> None:
-    hit, miss = [0, 0, 20, 20], [70, 70, 90, 90]
+    hit, miss = [0.0, 0, 20, 20], [70.0, 70, 90, 90]
     images = [image([hit], [0.9]), image([miss], [0.8]), image([hit], [0.7]), image([hit], [0.6])]
     assert match(images).recall() == pytest.approx(3 / 8), "three of four boxes fit"
     images.append(image([miss, miss], [0.5, 0.4]))

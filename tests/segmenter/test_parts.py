@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from skimage.segmentation import watershed
 
 from pipeline.segmenter.parts import flood, part_components
 from pipeline.segmenter.threshold import Threshold
-from pipeline.types import SaliencyMap
+from pipeline.types import Boxes, SaliencyMap
 
 
 def hills(*centres: tuple[float, float], side: int = 64, width: float = 7) -> np.ndarray:
@@ -28,11 +30,11 @@ def smooth_noise(seed: int, side: int = 60) -> np.ndarray:
     return np.asarray(large - large.min() + 0.2, np.float32)
 
 
-def segment(values: np.ndarray, **options: object) -> object:
-    given = {"threshold": 0.3, "components": "all", **options}
+def segment(values: np.ndarray, **options: Any) -> Boxes:
+    given: dict[str, Any] = {"threshold": 0.3, "components": "all", **options}
     size = values.shape[0], values.shape[1]
     saliency = SaliencyMap("x", 0, 0, 1.0, values.astype(np.float16), 1.0, size)
-    return Threshold(**given)(saliency)  # type: ignore[arg-type]
+    return Threshold(**given)(saliency)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -42,7 +42,7 @@ def choose_map(network: Classifier, method: SaliencyMethod, name: str) -> tuple[
         )
         method = method.method
     if FOREGROUND in network.branches and isinstance(method, Foreground | Refined):
-        return FOREGROUND, [*notes, *_describe_foreground(network, method)]
+        return "foreground", [*notes, *_describe_foreground(network, method)]
     if network.head_kind == OWN:
         raise UserError(
             f"onnx: saliency={name} needs gradients or many passes, which an ONNX file does not "
