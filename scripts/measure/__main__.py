@@ -7,13 +7,22 @@ from importlib import import_module
 from pathlib import Path
 
 from pipeline.errors import UserError
-from scripts.measure import accuracy, mosaics, picture_segmenters, precision, records, thresholds
+from scripts.measure import (
+    accuracy,
+    detector,
+    mosaics,
+    picture_segmenters,
+    precision,
+    records,
+    thresholds,
+)
 
 STUDIES = {
     "thresholds": thresholds.run,
     "precision": precision.run,
     "segmenters": picture_segmenters.run,
     "mosaics": mosaics.run,
+    "detector": detector.run,
 }
 PRINT_THEMSELVES = {"thresholds"}
 """Studies that print a table of their own."""

@@ -8,7 +8,8 @@ IoU with an annotated box is at least 0.5 and no box of a higher score has that 
     recall      share of the annotated boxes that they fit: the highest at a precision of 0.7
 
 The networks are trained on the embedded set, with one object an image, or on mosaics; on labels
-alone. The options of the segmenters were chosen on mosaics of seed 1, the table is of seed 0.
+alone. The options of the segmenters were chosen on mosaics of seed 1, the table is of seed 0. The
+embedded set itself is scored, too: most of its images hold one object, which must stay one.
 
     ./scripts/accuracy mosaics [seed=0] [mosaics=0] [images=400] [trained=shapes,mosaics] ...
 """
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 MIN_IOU, MIN_PRECISION = 0.5, 0.7
+MIN_RECALL = 0.7  # what is aimed at
 TRAINED = {
     "shapes": ("data=shapes",),
     # Half the images, as each holds three objects.
@@ -121,20 +123,26 @@ def run(*arguments: str) -> list[Record]:
     images, trained = options.pop("images", "400"), options.pop("trained", "shapes,mosaics")
     outputs = options.pop("outputs", None)
     overrides = [f"{key}={value}" for key, value in options.items()]
-    scored = ["data=mosaics", "data.size=88", f"data.seed={mosaics}", f"data.val_images={images}"]
+    scored = {
+        "mosaics": ("data=mosaics", "data.size=88", f"data.seed={mosaics}"),
+        "shapes": ("data=shapes", "data.size=64"),
+    }
     records = []
     with tempfile.TemporaryDirectory() as temporary:
         where = f"outputs={outputs or temporary}"
         for name in trained.split(","):
             learn = [*TRAINED[name], f"seed={seed}", "data.seed=0", where, *overrides]
-            network = train(learn)
-            for maps, saliency in MAPS.items():
-                explained = explain([*scored, where, f"checkpoint={network}"], saliency)
-                for segmenter in SEGMENTERS:
-                    found = segment(*explained, build_segmenter(segmenter, maps))
-                    note = f"trained on {name}, {_describe(found)}"
-                    title = f"{maps}, {segmenter}, trained on {name}"
-                    records.append(Record(title, found.recall(), 0.7, None, "recall", note))
+            given = [f"data.val_images={images}", where, f"checkpoint={train(learn)}"]
+            for data, chosen in scored.items():
+                for maps, saliency in MAPS.items():
+                    explained = explain([*chosen, *given], saliency)
+                    for segmenter in SEGMENTERS:
+                        found = segment(*explained, build_segmenter(segmenter, maps))
+                        title = f"{data}: {maps}, {segmenter}, trained on {name}"
+                        aim = MIN_RECALL if data == "mosaics" else None
+                        records.append(
+                            Record(title, found.recall(), aim, None, "recall", _describe(found))
+                        )
     return records
 
 
