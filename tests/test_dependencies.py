@@ -32,6 +32,7 @@ NOT_IMPORTED = {
     "mkdocs-material": "mkdocs.yml",
     "mkdocstrings": "mkdocs.yml",
     "mypy": "scripts/test",
+    "onnxscript": "torch.onnx.export imports it",
     "pre-commit": "CONTRIBUTING.md",
     "pytest-xdist": "runs tests in parallel: pytest -n",
     "ruff": "scripts/test",
@@ -86,7 +87,7 @@ def test_what_the_package_imports_is_declared() -> None:
     required = {module_of(name) for name in declared(PROJECT["dependencies"])}
     optional = {
         module_of(name)
-        for key in ("timm", "wandb", "heif", "parquet")
+        for key in ("timm", "wandb", "heif", "parquet", "onnx")
         for name in declared(EXTRAS[key])
     }
     assert at_run_time <= required | optional

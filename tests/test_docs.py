@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -102,7 +103,10 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         furnish(folder)
         for experiment in ("cam", "best"):
             assert pipeline(f"+experiment={experiment}") == 0
-        yield Workshop(folder, os.readlink("outputs/latest"))
+        latest = os.readlink("outputs/latest")
+        assert pipeline("+experiment=onnx", "run=outputs/latest") == 0
+        shutil.copy("outputs/latest/network.onnx", folder)
+        yield Workshop(folder, latest)
 
 
 def pipeline(*words: str) -> int:

@@ -1,4 +1,7 @@
-"""Connected components of a mask: the largest, or all that are kept, each with box and score."""
+"""Connected components of a mask, or the parts that they are parted into (parts.py).
+
+The largest, or all that are kept, each with box and score.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
+
+from pipeline.segmenter.parts import Parts, part_components
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int32, UInt8
@@ -48,6 +53,8 @@ class ComponentRules:
             other; None: merge none.
         connectivity: 8 if diagonal neighbours are connected, else 4.
         score: mean or peak (maximum) of the map inside a component.
+        parts: how components are parted into objects, before any is chosen: see parts.py.
+        depth: how far the landscape must fall between two parts, as a share of the lower peak.
     """
 
     keep: Literal["largest", "all"] = "largest"
@@ -55,6 +62,8 @@ class ComponentRules:
     merge: float | None = None
     connectivity: Literal[4, 8] = 8
     score: Literal["mean", "peak"] = "mean"
+    parts: Parts = "none"
+    depth: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ def find_components(
         rules: which are kept, and how they are scored.
     """
     count, labels = _label(mask, rules.connectivity)
+    count, labels = part_components(labels, count, scaled, rules.parts, rules.depth)
     sizes = _count_pixels(mask, labels, count)
     if rules.keep == "largest":
         chosen = [int(sizes.argmax()) + 1]

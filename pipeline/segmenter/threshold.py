@@ -29,6 +29,7 @@ import numpy as np
 from pipeline.ops.maps import boxes_to_image, frame_size, min_max, upsample, upsample_raw
 from pipeline.ops.rle import encode_rle
 from pipeline.segmenter.components import ComponentRules, find_components
+from pipeline.segmenter.parts import Parts
 from pipeline.types import Boxes, Example, SaliencyMap
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Threshold:
         score: mean or peak of the map inside a component.
         masks: whether the components are returned too, as COCO RLE.
         probability: a class with a lower probability has no box.
+        parts: how components are parted into objects that touch: none; peaks, by the peaks of the
+            map; necks, where the component is narrow (parts.py).
+        depth: how far the map or the width must fall between two parts, as a share of the lower of
+            their peaks, above 0.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -71,6 +76,8 @@ class Threshold:
     score: Literal["mean", "peak"] = "mean"
     masks: bool = False
     probability: float = 0.0
+    parts: Parts = "none"
+    depth: float = 0.3
 
     needs_image = False
 
@@ -79,6 +86,8 @@ class Threshold:
         check_component_shares(self.share, self.merge)
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability}: expected a number from 0 to 1")
+        if not 0 < self.depth <= 1:
+            raise ValueError(f"depth={self.depth}: expected a share of a peak, above 0, to 1")
 
     @property
     def threshold_info(self) -> Mapping[str, Any]:
@@ -146,6 +155,8 @@ class Threshold:
             merge=self.merge,
             connectivity=self.connectivity,
             score=self.score,
+            parts=self.parts,
+            depth=self.depth,
         )
         components = find_components(mask, scaled if scores is None else scores, rules)
         frame, size = (scaled.shape[0], scaled.shape[1]), saliency.size

@@ -10,6 +10,8 @@ from pipeline.errors import UserError
 from scripts.measure import (
     accuracy,
     annotate,
+    detector,
+    mosaics,
     picture_segmenters,
     precision,
     records,
@@ -21,6 +23,8 @@ STUDIES = {
     "thresholds": thresholds.run,
     "precision": precision.run,
     "segmenters": picture_segmenters.run,
+    "mosaics": mosaics.run,
+    "detector": detector.run,
 }
 PRINT_THEMSELVES = {"annotate", "thresholds"}
 """Studies that print a table of their own."""

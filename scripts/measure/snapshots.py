@@ -105,6 +105,11 @@ ALLOWED: tuple[Allowed, ...] = (
     ),
     Allowed("text", "config.yaml", "stage score is evaluate", where="^(score|evaluate)$"),
     Allowed("added", "config.yaml", "stage export is new", where="export"),
+    Allowed("added", "config.yaml", "stage onnx is new", where="onnx"),
+    *(
+        Allowed("added", "config.yaml", "components can be parted", where=f"segmenter.{name}")
+        for name in ("parts", "depth")
+    ),
     # One evaluator: what it adds.
     Allowed("added", "*metrics.json", "of which images a number is", where="[*].group"),
     *(

@@ -23,6 +23,7 @@ SPLITS = get_args(Split)
 # The arguments that a data set needs, and what writes the files that it reads.
 BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "shapes": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
+    "mosaics": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
     "mnist": (lambda root: docs_workshop.digits(root / "MNIST/raw"), {"root": "."}),
     "cub": (docs_workshop.birds, {"root": ".", "size": "32"}),
     "folder": (docs_workshop.photos, {"root": ".", "size": "[32,48]", "held_back": "0.3"}),

@@ -1,0 +1,1 @@
+"""Stage onnx: the network with its heads as one ONNX file."""
