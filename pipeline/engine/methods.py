@@ -42,7 +42,7 @@ def parse_targets(
     Args:
         target: a rule, the name of a class, its index from 0, or a list of these.
         classes: the names of the network's classes.
-        are_labelled: whether each image to explain has a label, which the rule `true` needs.
+        are_labelled: whether the data set has classes, which the rule `true` needs.
         option: what messages call the target.
 
     Raises:

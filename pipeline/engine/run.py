@@ -181,7 +181,7 @@ class Run:
 
     def targets(self) -> list[str]:
         """Return the classes to explain, as rules and names (see `parse_targets`)."""
-        labelled = not bool((self.data.labels(self.split) < 0).any())
+        labelled = bool(self.data.classes)  # without a label the predicted class is explained
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
     def fitting_images(self) -> SplitImages:

@@ -56,7 +56,8 @@ def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor
         wanted: Targets as `explain.target` has them: `true`, `predicted`, `topN`, names of classes
             or their indices.
         classes: The names of all classes, in the order of the logits.
-        labels: The true class of each image, [b], on the device of the logits.
+        labels: The true class of each image, [b], on the device of the logits; -1 where an image
+            has none: for it, `true` is the predicted class.
 
     Returns:
         A function from logits [b, C] to classes [b, t] in the order of `wanted`. A class may occur
@@ -68,7 +69,7 @@ def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor
         columns = []
         for target in wanted:
             if target == "true":
-                columns.append(labels[:, None])
+                columns.append(torch.where(labels < 0, logits.argmax(1), labels)[:, None])
             elif target == "predicted":
                 columns.append(logits.argmax(1, keepdim=True))
             elif (index := find_class(target, classes)) is not None:
