@@ -31,6 +31,7 @@ from pipeline.data.intensity import RangeOption
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.negative_classes import find_negative_classes
 from pipeline.data.unscored_split import describe_unscored, list_unscored
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
@@ -57,6 +58,8 @@ class Folder(OnDisk):
         no_data: Values of such pixels that stand for no measurement, and become black.
         crowds: What annotations marked `iscrowd` are: `ignore`, regions that are not counted, or
             `objects` as all others.
+        negatives: Names of the classes, or of their folders, whose images show no object: they are
+            learned as classes, and have no box.
         val_folder: The folder that is scored; None: the first of val, valid, validation and test.
 
     Raises:
@@ -74,6 +77,7 @@ class Folder(OnDisk):
     no_data: float | Sequence[float] = ()
     crowds: CrowdRule = "ignore"
     val_folder: str | None = None
+    negatives: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._parse_image_options()
@@ -170,6 +174,14 @@ class Folder(OnDisk):
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
         return Contents(folders, classes, replace(splits, test=replace(test, classes=classes)))
+
+    def negative_classes(self) -> Sequence[str]:
+        """Return the names of the classes whose images show no object.
+
+        Raises:
+            UserError: A name is of no class, or no class with an object is left.
+        """
+        return find_negative_classes(self.negatives, self._contents.folders, self.classes)
 
     def _name_classes(self, names: ClassNames, folders: Sequence[str]) -> tuple[str, ...]:
         """Return a class name for each folder. Raise UserError for equal names of classes."""

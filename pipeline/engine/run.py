@@ -25,6 +25,7 @@ from pipeline.engine.methods import (
     try_on_shapes,
     untrained_network,
 )
+from pipeline.engine.negatives import find_negatives
 from pipeline.engine.progress import show_stage
 from pipeline.engine.recorded import check_same_images, find_recorded
 from pipeline.engine.sources import hash_sources
@@ -219,13 +220,8 @@ class Run:
         """Return the network that the stages train and refine will train, without weights."""
         refines = "refine" in self.config["stages"]
         has_own_head = self.config["train"]["head"] == "own"
-        return untrained_network(
-            self.model(),
-            self.objective(),
-            self.classes,
-            has_own_head,
-            self.size if refines else None,
-        )
+        size, model = self.size if refines else None, self.model()
+        return untrained_network(model, self.objective(), self.classes, has_own_head, size)
 
     @property
     def split(self) -> Split:
@@ -250,6 +246,12 @@ class Run:
                 "...; they must be the same, in the same order (classes.txt gives folders names)"
             )
         return known
+
+    @cached_property
+    def negatives(self) -> frozenset[int]:
+        """The classes without an object, of the data set or the checkpoint."""
+        known = None if self.config["checkpoint"] is None else self.classifier
+        return find_negatives(self.data, self.classes, known)
 
     @property
     def size(self) -> Size:

@@ -48,6 +48,7 @@ class Explain(Stage):
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
             "saliency": run.methods[run.method],
             "target": run.targets(),
+            "negatives": sorted(run.negatives),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
             "fitted_on": run.fitting_images().fingerprint() if fits else None,
             "split": run.split,
@@ -73,6 +74,7 @@ class Explain(Stage):
 
     def check(self, run: Run) -> None:
         """Raise UserError for impossible targets, views and methods, before hours of training."""
+        _ = run.negatives  # refuses names of no class
         run.check_methods()
         _check_count(run.images())
 
@@ -90,7 +92,7 @@ class Explain(Stage):
         colour, images = run.config["explain"]["colour"], run.images()
         _check_count(images)
 
-        earlier, stamps = None, None
+        negatives, earlier, stamps = run.negatives, None, None
         if ranks.current_world().size == 1:
             earlier, stamps = self._earlier(run, folder)
 
@@ -98,7 +100,7 @@ class Explain(Stage):
             for position, _ in batch:
                 if stamps is not None:
                     stamps.hash_file(images, position)
-            return explain_batch(trained, method, targets, batch, colour)
+            return explain_batch(trained, method, targets, batch, colour, negatives)
 
         shards.write_image_shards(images, run.compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
