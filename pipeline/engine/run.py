@@ -197,10 +197,10 @@ class Run:
         method = self.saliency()
         if not needs_fitting(method):
             return method
-        names = ("source", "checkpoint", "saliency", "fitted_on", "size", "precision")
+        names = ("source", "checkpoint", "saliency", "fitted_on", "negatives", "size", "precision")
         images, explained = self.fitting_images(), self.cache_key("explain")
         key = {"split": images.split, **{name: explained[name] for name in names}}
-        return fit_method(method, images, self.compute, trained, self.store, key)
+        return fit_method(method, images, self.compute, trained, self.store, key, self.negatives)
 
     def check_methods(self) -> None:
         """Check the targets, and the methods on the network before it is trained.

@@ -143,6 +143,14 @@ def test_no_pseudo_label(cli: Cli, root: Path) -> None:
     assert read(card)["refine"]["images"] == sum("/empty/" not in id for id in learned)
 
 
+def test_a_method_is_fitted_to_objects_alone(cli: Cli, root: Path) -> None:
+    run(cli, root, "stages=[train,explain]", "saliency=ddt", "train.epochs=1")
+    (sums,) = Path("outputs/statistics").glob("*/statistics.safetensors")
+    cells = 16 * 16  # of the maps of the embedded network at 64 pixels
+    learned = Folder(str(root)).ids("train")
+    assert read_arrays(sums)[0]["0/count"] == cells * sum("/empty/" not in id for id in learned)
+
+
 def test_a_name_of_no_class(cli: Cli, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("+experiment=cam", "data=folder", f"data.root={root}", *SMALL)
     assert cli(*given, "data.negatives=[emty]") == 2
