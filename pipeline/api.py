@@ -28,6 +28,7 @@ from pipeline.engine.methods import (
     is_of_localization_head,
     parse_targets,
 )
+from pipeline.engine.negatives import FIELD
 from pipeline.errors import UserError
 from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
@@ -176,6 +177,7 @@ class Predictor:
 
         tensor = self.trained.tensor(np.stack([network_input for _, network_input in images]))
         labels = torch.full((len(images),), -1, device=tensor.device)
+        # Negatives are not given here: where one is predicted, it is what the prediction says.
         choose = class_selector([target], self.classes, labels)
         with runtime.autocast(tensor.device, self.precision):
             explained = self.saliency(self.trained.network, tensor, choose)
@@ -216,6 +218,8 @@ class Predictor:
             example.size,
         )  # fmt: skip
         boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
+        if self.classes[label] in self.trained.card.get(FIELD, ()):
+            boxes = boxes.select(np.zeros(len(boxes.boxes), bool))
         confidences = self.confidence(measure_features(saliency, boxes))
         return Prediction(self.classes[label], float(probabilities[label]), boxes.boxes,
                           boxes.scores, boxes.masks, saliency, confidences.astype(np.float32),

@@ -74,7 +74,7 @@ class Stripes:
 
     classes = ("level", "upright")
     size = (32, 32)
-    counts = {"train": 24, "held_back": 12, "calibration": 0, "val": 8, "all": 44}
+    counts = {"train": 24, "held_back": 12, "calibration": 0, "val": 8, "test": 0, "all": 44}
 
     def __init__(self, width: int = 8) -> None:
         self.width = width

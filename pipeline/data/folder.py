@@ -5,6 +5,7 @@
         val/n01440764/*.JPEG        scored (also called valid, validation or test)
         classes.txt                 optional: names of the classes (class_names.py)
         instances_val.json          optional: COCO boxes of the scored images, or data.boxes=FILE
+        test/n01440764/*.JPEG       beside val/: gets boxes, never trained on, not scored
         valid/n01440764/*.JPEG      with data.calibration=valid: never trained on, never scored,
         instances_valid.json        its boxes choose the threshold (stage calibrate)
 
@@ -18,7 +19,7 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from pipeline.data.intensity import RangeOption
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.unscored_split import describe_unscored, list_unscored
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
@@ -55,6 +58,8 @@ class Folder(OnDisk):
         no_data: Values of such pixels that stand for no measurement, and become black.
         crowds: What annotations marked `iscrowd` are: `ignore`, regions that are not counted, or
             `objects` as all others.
+        negatives: Names of the classes, or of their folders, whose images show no object: they are
+            learned as classes, and have no box.
         val_folder: The folder that is scored; None: the first of val, valid, validation and test.
 
     Raises:
@@ -72,6 +77,7 @@ class Folder(OnDisk):
     no_data: float | Sequence[float] = ()
     crowds: CrowdRule = "ignore"
     val_folder: str | None = None
+    negatives: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._parse_image_options()
@@ -142,9 +148,12 @@ class Folder(OnDisk):
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
         image_search.count_shared(_all_files(parts, "train"), _all_files(parts, "val"), left_out)
         if not layout.is_of_classes:
-            searched = {*layout.splits.values(), layout.calibration, *layout.unused}
+            searched = {*layout.splits.values(), layout.calibration, layout.test, *layout.unused}
             count_beside_splits(root, searched, left_out)
-        notes = list[str]()
+        notes, test = list[str](), Listing((), (), ())
+        if layout.test is not None:
+            test = list_unscored(root / layout.test, folders, left_out)
+            notes += describe_unscored(layout, test)
         if layout.calibration is not None:
             name = printable(layout.calibration)
             calibration = list_by_class(root / layout.calibration, name, left_out)
@@ -163,7 +172,16 @@ class Folder(OnDisk):
         names = read_class_names(root / "classes.txt", folders)
         notes += [*names.notes, *_layout_notes(parts, folders)]
         classes = self._name_classes(names, folders)
-        return Contents(folders, classes, self._split(parts, folders, classes, notes))
+        splits = self._split(parts, folders, classes, notes)
+        return Contents(folders, classes, replace(splits, test=replace(test, classes=classes)))
+
+    def negative_classes(self) -> Sequence[str]:
+        """Return the names of the classes whose images show no object.
+
+        Raises:
+            UserError: A name is of no class, or no class with an object is left.
+        """
+        return find_negative_classes(self.negatives, self._contents.folders, self.classes)
 
     def _name_classes(self, names: ClassNames, folders: Sequence[str]) -> tuple[str, ...]:
         """Return a class name for each folder. Raise UserError for equal names of classes."""
@@ -228,7 +246,7 @@ class Folder(OnDisk):
         splits = self.splits
         # Where val is a folder, the file describes its images: the end of a path in it must not
         # match an image of train.
-        scored = splits.all if self._layout.val is None else splits.val
+        scored = splits.used if self._layout.val is None else splits.val
         return self._match(self.annotations, scored.ids, splits.val.ids)
 
     def _match(

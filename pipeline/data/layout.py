@@ -2,6 +2,7 @@
 
     train/ and val/ (or valid/, validation/, test/), whatever the case: the splits
     training/, dev/, eval/, testing/, train_set/ ...: read as train or val where there is none
+    test/ (testing/) beside the scored folder: gets boxes, is neither trained on nor scored
     no such folders: each folder is a class
 
 What no split uses is counted and named, with the folder that it may be meant to be.
@@ -36,6 +37,7 @@ from pipeline.types import Note
 SCORED = ("val", "valid", "validation", "test")  # names of the folder that is scored
 TRAIN_WORDS = ("train", "training")
 SCORED_WORDS = (*SCORED[:3], "dev", "eval", "evaluation", "test", "testing")
+UNSCORED_WORDS = ("test", "testing")  # of a folder that is in no other split
 LIKENESS = 0.75  # of a name to a split's from which a typing error is assumed
 MAX_FOLDERS_SHOWN = 20
 
@@ -49,12 +51,14 @@ class Layout:
         train: Name of the folder that is trained on; empty: the root itself; None: there is none.
         val: Name of the folder that is scored; None: there is none.
         calibration: Name of the folder that chooses the threshold; None: there is none.
+        test: Name of the folder that only gets boxes; None: there is none.
     """
 
     root: Path
     train: str | None
     val: str | None
     calibration: str | None = None
+    test: str | None = None
 
     @property
     def splits(self) -> dict[str, str]:
@@ -72,7 +76,7 @@ class Layout:
         """Folders in the root that no split uses."""
         if self.is_of_classes:
             return []
-        used = (self.train, self.val, self.calibration)
+        used = (self.train, self.val, self.calibration, self.test)
         return [name for name in _list_folders(self.root) if name not in used]
 
 
@@ -105,7 +109,15 @@ def read_layout(root: Path, calibration: str | None = None, val: str | None = No
     # Alone, `train` may be a class of that name; a split holds folders.
     if scored is None and train not in with_classes:
         return Layout(root, "", None, calibration)
-    return Layout(root, train, scored, calibration)
+    others = [name for name in free if name not in (train, scored)]
+    return Layout(root, train, scored, calibration, _find_unscored(others))
+
+
+def _find_unscored(folders: Sequence[str]) -> str | None:
+    """Return the folder named test, or else one whose name means the same, or None."""
+    meant = [name for name in folders if _reduce(name) in UNSCORED_WORDS]
+    exact = [name for name in meant if name.lower() == UNSCORED_WORDS[0]]
+    return next(iter([*exact, *meant]), None)
 
 
 def _check_val(root: Path, val: str, folders: Sequence[str]) -> str:

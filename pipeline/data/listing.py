@@ -137,6 +137,7 @@ class Splits:
         val: Scored.
         notes: What was unusual about the files, a line each.
         calibration: Its boxes choose the threshold; neither trained on nor scored.
+        test: Only gets boxes; neither trained on nor scored, and perhaps without labels.
     """
 
     train: Listing
@@ -144,10 +145,16 @@ class Splits:
     val: Listing
     notes: Sequence[str] = ()
     calibration: Listing = field(default_factory=lambda: Listing((), (), ()))
+    test: Listing = field(default_factory=lambda: Listing((), (), ()))
 
     @cached_property
     def all(self) -> Listing:
         """All splits, one after the other."""
+        return self.used + self.test
+
+    @cached_property
+    def used(self) -> Listing:
+        """All splits that are trained on, choose something or are scored."""
         return self.train + self.held_back + self.calibration + self.val
 
     def __getitem__(self, split: Split) -> Listing:
@@ -157,6 +164,7 @@ class Splits:
             "held_back": self.held_back,
             "calibration": self.calibration,
             "val": self.val,
+            "test": self.test,
         }
         return self.all if split == "all" else listings[split]
 

@@ -137,7 +137,7 @@ class Mnist:
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("test", n) for n in range(len(self._digits["test"].labels))]
         return {"train": learn, "held_back": held, "calibration": [], "val": val,
-                "all": learn + held + val}  # fmt: skip
+                "test": [], "all": learn + held + val}  # fmt: skip
 
     def _id(self, pool: Pool, number: int) -> str:
         return f"{pool}/{number:05d}-{self._digits[pool].labels[number]}.png"

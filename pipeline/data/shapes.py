@@ -176,7 +176,7 @@ class Shapes:
             (held if apart else learn).append(("train", number))
         val: list[tuple[Pool, int]] = [("val", number) for number in range(self.val_images)]
         return {"train": learn, "held_back": held, "calibration": [], "val": val,
-                "all": learn + held + val}  # fmt: skip
+                "test": [], "all": learn + held + val}  # fmt: skip
 
     def _label(self, number: int) -> int:
         return number % len(OUTLINES)

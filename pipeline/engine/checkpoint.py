@@ -270,6 +270,7 @@ def _card_model() -> Any:
         fingerprint: str
         branches: dict[str, dict[str, Any]] = {}
         intensity: Intensity | None = None
+        negatives: list[str] = []
 
     return Card
 

@@ -23,6 +23,7 @@ PARTS: dict[Split, Part] = {
     "held_back": "train",
     "calibration": "train",
     "val": "val",
+    "test": "test",
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pipeline.engine import checkpoint, shards
 from pipeline.engine.compute import Compute
@@ -42,7 +44,7 @@ def parse_targets(
     Args:
         target: a rule, the name of a class, its index from 0, or a list of these.
         classes: the names of the network's classes.
-        are_labelled: whether each image to explain has a label, which the rule `true` needs.
+        are_labelled: whether the data set has classes, which the rule `true` needs.
         option: what messages call the target.
 
     Raises:
@@ -187,6 +189,7 @@ def fit_method(
     trained: checkpoint.Checkpoint,
     store: Store,
     cache_key: Mapping[str, Any],
+    negatives: Collection[int] = (),
 ) -> SaliencyMethod:
     """Return a method, fitted to images and labels; keep the statistics for other runs.
 
@@ -197,6 +200,7 @@ def fit_method(
         trained: the network.
         store: where the statistics are kept.
         cache_key: all that can change the statistics.
+        negatives: classes without an object: their images are left out.
 
     Raises:
         UserError: no image could be read.
@@ -204,7 +208,7 @@ def fit_method(
     import torch
 
     def create(folder: Path) -> None:
-        sums = _sum_statistics(list_fittable(method), images, compute, trained)
+        sums = _sum_statistics(list_fittable(method), images, compute, trained, negatives)
         write_arrays(folder / STATISTICS, sums)
 
     folder, _ = store.get_or_create("statistics", cache_key, create)
@@ -226,8 +230,9 @@ def _sum_statistics(
     images: SplitImages,
     compute: Compute,
     trained: checkpoint.Checkpoint,
+    negatives: Collection[int],
 ) -> shards.Arrays:
-    """Return the sums over all batches of a split, named `n/<name>` for the n-th part."""
+    """Return the sums over a split, without `negatives`, named `n/<name>` for the n-th part."""
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
         pixels = trained.tensor(shards.stack_pixels(batch))
@@ -238,8 +243,9 @@ def _sum_statistics(
             for name, values in part.statistics(trained.network, pixels, labels).items()
         }
 
-    count, step = len(images), compute.batch
-    pieces = [range(n, min(n + step, count)) for n in range(0, count, step)]
+    positions = np.flatnonzero(~np.isin(images.labels, sorted(negatives))).tolist()
+    count, step = len(positions), compute.batch
+    pieces = [positions[n : n + step] for n in range(0, count, step)]
     flow = shards.network_flow(images, compute, work)
     totals: shards.Arrays = {}
     with show_progress(f"look at {images.split}", count) as advance:

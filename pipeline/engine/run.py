@@ -25,6 +25,7 @@ from pipeline.engine.methods import (
     try_on_shapes,
     untrained_network,
 )
+from pipeline.engine.negatives import find_negatives
 from pipeline.engine.progress import show_stage
 from pipeline.engine.recorded import check_same_images, find_recorded
 from pipeline.engine.sources import hash_sources
@@ -181,7 +182,7 @@ class Run:
 
     def targets(self) -> list[str]:
         """Return the classes to explain, as rules and names (see `parse_targets`)."""
-        labelled = not bool((self.data.labels(self.split) < 0).any())
+        labelled = bool(self.data.classes)  # without a label the predicted class is explained
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
     def fitting_images(self) -> SplitImages:
@@ -196,10 +197,10 @@ class Run:
         method = self.saliency()
         if not needs_fitting(method):
             return method
-        names = ("source", "checkpoint", "saliency", "fitted_on", "size", "precision")
+        names = ("source", "checkpoint", "saliency", "fitted_on", "negatives", "size", "precision")
         images, explained = self.fitting_images(), self.cache_key("explain")
         key = {"split": images.split, **{name: explained[name] for name in names}}
-        return fit_method(method, images, self.compute, trained, self.store, key)
+        return fit_method(method, images, self.compute, trained, self.store, key, self.negatives)
 
     def check_methods(self) -> None:
         """Check the targets, and the methods on the network before it is trained.
@@ -219,13 +220,8 @@ class Run:
         """Return the network that the stages train and refine will train, without weights."""
         refines = "refine" in self.config["stages"]
         has_own_head = self.config["train"]["head"] == "own"
-        return untrained_network(
-            self.model(),
-            self.objective(),
-            self.classes,
-            has_own_head,
-            self.size if refines else None,
-        )
+        size, model = self.size if refines else None, self.model()
+        return untrained_network(model, self.objective(), self.classes, has_own_head, size)
 
     @property
     def split(self) -> Split:
@@ -250,6 +246,12 @@ class Run:
                 "...; they must be the same, in the same order (classes.txt gives folders names)"
             )
         return known
+
+    @cached_property
+    def negatives(self) -> frozenset[int]:
+        """The classes without an object, of the data set or the checkpoint."""
+        known = None if self.config["checkpoint"] is None else self.classifier
+        return find_negatives(self.data, self.classes, known)
 
     @property
     def size(self) -> Size:

@@ -5,6 +5,7 @@ from pipeline.protocols.data import (
     AnnotatedDataSet,
     DataSet,
     HasFiles,
+    HasNegatives,
     ReadsDrawnBoxes,
     ScalesDeepImages,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Exporter",
     "FittableMethod",
     "HasFiles",
+    "HasNegatives",
     "Metric",
     "Network",
     "NetworkBuilder",

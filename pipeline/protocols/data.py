@@ -135,6 +135,14 @@ class ScalesDeepImages(Protocol):
 
 
 @runtime_checkable
+class HasNegatives(Protocol):
+    """A data set with classes whose images show no object."""
+
+    def negative_classes(self) -> Sequence[str]:
+        """Return the names of these classes."""
+
+
+@runtime_checkable
 class HasFiles(Protocol):
     """A data set whose images are files."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,12 @@ from pipeline.errors import UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import load_classification
+from pipeline.results.negatives import find_without_object, leave_out_negatives
 from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.types import Boxes, CocoIds, FoundBoxes, Note, Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32
+    from jaxtyping import Float32, Int
 
 
 def pack_boxes(positioned: Sequence[tuple[int, Boxes]], skipped: Skipped) -> tuple[Arrays, Skipped]:
@@ -173,6 +174,9 @@ def open_boxes(
     classes: Sequence[str],
     coco: CocoIds,
     ranking: Path | None = None,
+    *,
+    labels: Int[np.ndarray, n],
+    negatives: Collection[int],
 ) -> FoundBoxes:
     """Return the boxes of a result as an exporter takes them.
 
@@ -183,6 +187,8 @@ def open_boxes(
         classes: the names of the classes.
         coco: the ids and file names that a COCO file uses for images and classes.
         ranking: the result of stage rank; None: it did not run.
+        labels: of the images, -1 where an image has none.
+        negatives: the classes without an object: their images have no box (results/negatives.py).
     """
     confidences, review = (None, None) if ranking is None else load_ranking(ranking)
 
@@ -191,7 +197,7 @@ def open_boxes(
         frames = ((height, width) for height, width in images.size.tolist())
         yield from zip(images.image.tolist(), frames, strict=True)
 
-    return FoundBoxes(
+    found = FoundBoxes(
         boxes=lambda: iterate_boxes(boxes, ids, confidences),
         sizes=sizes,
         ids=ids,
@@ -199,3 +205,4 @@ def open_boxes(
         coco=coco,
         review=review,
     )
+    return leave_out_negatives(found, find_without_object(maps, labels, negatives), negatives)

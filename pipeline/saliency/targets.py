@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
@@ -49,14 +49,22 @@ def find_class(target: str, classes: Sequence[str]) -> int | None:
     return index
 
 
-def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor) -> ClassSelector:
+def class_selector(
+    wanted: Sequence[str],
+    classes: Sequence[str],
+    labels: Tensor,
+    negatives: Collection[int] = (),
+) -> ClassSelector:
     """Return the function that selects the classes to explain from the logits.
 
     Args:
         wanted: Targets as `explain.target` has them: `true`, `predicted`, `topN`, names of classes
             or their indices.
         classes: The names of all classes, in the order of the logits.
-        labels: The true class of each image, [b], on the device of the logits.
+        labels: The true class of each image, [b], on the device of the logits; -1 where an image
+            has none: for it, `true` is the predicted class.
+        negatives: Classes without an object. No rule selects them: `true` of their images is, as
+            `predicted` is of all, the most probable other class.
 
     Returns:
         A function from logits [b, C] to classes [b, t] in the order of `wanted`. A class may occur
@@ -64,18 +72,26 @@ def class_selector(wanted: Sequence[str], classes: Sequence[str], labels: Tensor
     """
     import torch
 
+    empty = torch.tensor(sorted(negatives), dtype=torch.int64, device=labels.device)
+
     def choose(logits: Tensor) -> Tensor:
         columns = []
+        objects = logits.index_fill(1, empty, float("-inf")) if len(empty) else logits
+        predicted = objects.argmax(1)
         for target in wanted:
             if target == "true":
-                columns.append(labels[:, None])
+                columns.append(
+                    torch.where((labels < 0) | torch.isin(labels, empty), predicted, labels)[
+                        :, None
+                    ]
+                )
             elif target == "predicted":
-                columns.append(logits.argmax(1, keepdim=True))
+                columns.append(predicted[:, None])
             elif (index := find_class(target, classes)) is not None:
                 columns.append(torch.full_like(labels, index)[:, None])
             else:
-                count = min(top_count(target), logits.shape[1])
-                columns.append(logits.topk(count, dim=1).indices)
+                count = min(top_count(target), logits.shape[1] - len(empty))
+                columns.append(objects.topk(count, dim=1).indices)
         return torch.cat(columns, 1)
 
     return choose

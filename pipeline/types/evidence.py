@@ -101,6 +101,7 @@ class CocoRecords:
 EvidenceKind = Literal[
     "classification", "ranking", "true", "box", "cuts", "boxes", "pointing", "curves", "pyramid",
     "pixels", "pyramid_pixels", "guesses", "coco_boxes", "coco_masks", "confidence",
+    "alarm",
 ]  # fmt: skip
 """What evidence can hold and a metric can need; see the fields of Evidence."""
 
@@ -138,6 +139,8 @@ class Evidence:
         missed_pixels: object pixels that are at no threshold found, of an image without a map.
         pyramid_pixels: the same counts for the centred pyramid.
         guesses: the most likely classes, each with its best-scored box, where it has one.
+        alarm: kind `alarm`, of an image of a class without an object: the confidence of the
+            best-scored box of the predicted class; 0 where that has no object, or no box.
         coco: kinds `coco_boxes` and `coco_masks`: the image with all its classes; given once for
             an image.
     """
@@ -164,6 +167,7 @@ class Evidence:
     pyramid_pixels: Int[np.ndarray, "2 1001"] | None = None
     guesses: Sequence[tuple[int, Float32[np.ndarray, "4"] | None]] | None = None
     coco: CocoRecords | None = None
+    alarm: float | None = None
 
     def kinds(self) -> frozenset[EvidenceKind]:
         """Return the kinds of evidence that are not None or empty."""
@@ -183,6 +187,7 @@ class Evidence:
             "coco_boxes": self.coco,
             "coco_masks": self.coco,
             "confidence": self.confidence,
+            "alarm": self.alarm,
         }
         return frozenset(kind for kind, value in fields.items() if value is not None)
 

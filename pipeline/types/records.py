@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 
 Size = tuple[int, int]
-Split = Literal["train", "held_back", "calibration", "val", "all"]
+Split = Literal["train", "held_back", "calibration", "val", "test", "all"]
 """`train` is for training; `held_back`, a part of it selected by hash, selects the best epoch;
 `calibration`, which few data sets have, only serves to choose a threshold on its boxes; `val` is
-evaluated and never selects anything; `all` is all images, for predicting boxes."""
+evaluated and never selects anything; `test`, which few data sets have, only gets boxes: it is not
+evaluated, and some of its images may have no label; `all` is all images, for predicting boxes."""
 
 ThresholdKind = Literal["fixed", "validation", "auto", "oracle"]
 Rle = dict[str, Any]

@@ -20,13 +20,22 @@ from tests import docs_workshop
 DATA_SETS = list_choices("data")
 SPLITS = get_args(Split)
 
+
+def photos_with_test(root: Path) -> None:
+    """Write photographs with a folder test/: one image of a class, one without."""
+    docs_workshop.photos(root)
+    label = sorted((root / "val").iterdir())[0].name
+    for number, place in enumerate((f"test/{label}", "test")):
+        docs_workshop.save(root / place / "later.jpg", number)
+
+
 # The arguments that a data set needs, and what writes the files that it reads.
 BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "shapes": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
     "mosaics": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
     "mnist": (lambda root: docs_workshop.digits(root / "MNIST/raw"), {"root": "."}),
     "cub": (docs_workshop.birds, {"root": ".", "size": "32"}),
-    "folder": (docs_workshop.photos, {"root": ".", "size": "[32,48]", "held_back": "0.3"}),
+    "folder": (photos_with_test, {"root": ".", "size": "[32,48]", "held_back": "0.3"}),
     "images": (docs_workshop.photos, {"paths": "train", "size": "32"}),
 }
 
@@ -68,18 +77,18 @@ def test_ids_are_unique_and_have_a_label_each(data: DataSet) -> None:
         ids, labels = data.ids(split), data.labels(split)
         assert len(set(ids)) == len(ids) == len(labels)
         assert np.issubdtype(labels.dtype, np.integer)
-        low = 0 if data.classes else -1
+        low = 0 if data.classes and split not in ("test", "all") else -1
         assert ((labels >= low) & (labels < max(len(data.classes), 0))).all(), split
     assert len(set(data.classes)) == len(data.classes)
 
 
 def test_splits_are_disjoint_and_all_holds_them(data: DataSet) -> None:
-    apart = [set(data.ids(split)) for split in ("train", "held_back", "calibration", "val")]
+    apart = [set(data.ids(split)) for split in ("train", "held_back", "calibration", "val", "test")]
     for n, one in enumerate(apart):
         for other in apart[n + 1 :]:
             assert not one & other
     whole = set(data.ids("all"))
-    for split in ("train", "held_back", "val"):
+    for split in ("train", "held_back", "val", "test"):
         assert set(data.ids(split)) <= whole, split
 
 

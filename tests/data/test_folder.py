@@ -741,8 +741,8 @@ def test_the_scored_folder_by_option(root, paint):
         "annotations": [{"id": 1, "image_id": 9, "category_id": 5, "bbox": [1, 2, 10, 20]}],
         "categories": [{"id": 5, "name": "n01"}]}))  # fmt: skip
     assert Folder(str(root)).notes() == [
-        "test (1 image): in no split, not used; val is scored, data.val_folder=test scores it "
-        "instead"
+        "test: 1 image, neither trained on nor scored; explain.split=all gives boxes to all "
+        "images, explain.split=test to these alone; data.val_folder=test scores them instead of val"
     ]
     data = Folder(str(root), val_folder="test")
     assert data.ids("val") == list(data.truth("val")) == ["test/n01/0.png"]

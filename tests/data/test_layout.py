@@ -76,14 +76,14 @@ def test_training_alone(fill: Fill) -> None:
     ("folders", "note"),
     [
         (
-            splits("train", "val", "test"),
-            "test (10 images): in no split, not used; val is scored, data.val_folder=test scores "
+            splits("train", "val", "extra"),
+            "extra (10 images): in no split, not used; val is scored, data.val_folder=extra scores "
             "it instead",
         ),
         (
-            [*splits("train", "val", "test"), "test/fox", "test/owl"],
-            "test (20 images; 2 classes ('fox', 'owl') in no split): in no split, not used; val is "
-            "scored, data.val_folder=test scores it instead",
+            [*splits("train", "val", "dev"), "dev/fox", "dev/owl"],
+            "dev (20 images; 2 classes ('fox', 'owl') in no split): in no split, not used; val is "
+            "scored, data.val_folder=dev scores it instead",
         ),
         (
             splits("trian", "val"),
@@ -118,8 +118,8 @@ def test_images_that_no_split_uses(fill: Fill, folders: list[str], note: str) ->
             "data.val_folder=vaild",
         ),
         (
-            ["test"],
-            "test (5 images): in no split, not used; is it meant to be val? its images are to be "
+            ["eval"],
+            "eval (5 images): in no split, not used; is it meant to be val? its images are to be "
             "in folders of the classes",
         ),
         (

@@ -82,6 +82,7 @@ def evidence_of(number: int) -> Evidence:
         boxes=found,
         scores=scores,
         confidence=float(rng.random()),
+        alarm=float(rng.random()),
         ranking=Ranking(order, 5),
         classification=order,
         curves=measured,

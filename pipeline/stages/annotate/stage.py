@@ -60,6 +60,8 @@ class Annotate(Stage):
             run.classes,
             run.coco_names(),
             run.folder("rank"),
+            labels=run.images().labels,
+            negatives=run.negatives,
         )
         found, _ = replace_by_human(found, run.human[0])
         images = list_by_rank(found, run.config["annotate"]["sheet"])
@@ -111,13 +113,14 @@ class Annotate(Stage):
             example = reader.read(image.position, sheets.cell_frame(image.size))
             if isinstance(example, SkippedImage):
                 return None
-            label = image.boxes[0].label if image.boxes else int(labels[image.position])
+            label = int(labels[image.position])
+            name = classes[label] if label >= 0 else "no class"
             return sheets.Cell(
                 example.image,
                 image,
                 int(review.ranks[image.position]),
                 bool(review.sampled[image.position]),
-                classes[label] if label >= 0 else "no class",
+                found.classes[image.boxes[0].label] if image.boxes else name,
             )
 
         for old in folder.glob("sheet-*.jpg"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class BatchBuilder:
         trained: The network.
         method: The saliency method, fitted if it needs fitting.
         targets: `explain.target`; the first class of each image is explained.
+        negatives: classes without an object, which no rule of `targets` selects.
         segment: How maps become boxes.
         seed: The seed of the run.
     """
@@ -38,6 +39,7 @@ class BatchBuilder:
     trained: checkpoint.Checkpoint
     method: SaliencyMethod
     targets: Sequence[str]
+    negatives: Collection[int]
     segment: SegmentMap
     seed: int
 
@@ -65,7 +67,7 @@ class BatchBuilder:
     ) -> Int[Tensor, "b"]:
         """Return the first class of `targets` for each image."""
         labels = shards.stack_labels(examples, images.device)
-        select = class_selector(self.targets, self.trained.classes, labels)
+        select = class_selector(self.targets, self.trained.classes, labels, self.negatives)
         return select(_compute_logits(self.trained.network, images))[:, 0]
 
     def _explain(

@@ -125,6 +125,7 @@ class Audit(Stage):
             trained=trained,
             method=run.prepared_method(trained),
             targets=run.targets(),
+            negatives=run.negatives,
             segment=partial(segment_map, run.images(), run.segmenter()),
             seed=run.config["seed"],
         )

@@ -13,6 +13,7 @@ The boxes that the segmenter finds in these images are kept with whether they ar
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,13 @@ class Calibrate(Stage):
         return collect_examples(images, maps, truth, segmenter_of, run.workers, boxed.source)
 
     def _boxed(self, run: Run) -> BoxedSplit:
-        """Return the boxes that the threshold is chosen on."""
+        """Return the boxes that the threshold is chosen on: of classes with an object."""
+        boxed = self._find_boxes(run)
+        truth = {id: known for id, known in boxed.truth.items() if known.label not in run.negatives}
+        return replace(boxed, truth=truth)
+
+    def _find_boxes(self, run: Run) -> BoxedSplit:
+        """Return all boxes that the threshold may be chosen on."""
         from pipeline.stages.calibrate.calibration import (
             count_boxed,
             find_boxed_images,

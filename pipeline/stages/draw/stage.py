@@ -9,12 +9,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import image_file_stem
 from pipeline.results.boxes import iterate_boxes
+from pipeline.results.negatives import find_without_object
 from pipeline.results.notes import skipped_note, write_notes
 from pipeline.stages.draw.config import DrawOptions
 from pipeline.types import Boxes
@@ -49,12 +52,17 @@ class Draw(Stage):
 
         images, classes, side = run.images(), run.classes, run.config["draw"]["side"]
         ids = images.ids
+        without_object = find_without_object(run.folder("explain"), images.labels, run.negatives)
         positioned_boxes = iterate_boxes(run.folder("localize"), ids)
         grouped = groupby(positioned_boxes, key=lambda positioned: positioned[0])
         by_image = ((position, [boxes for _, boxes in group]) for position, group in grouped)
 
         def draw(item: tuple[int, list[Boxes]]) -> SkippedImage | None:
             position, boxes_by_class = item
+            if position in without_object:
+                boxes_by_class = [
+                    boxes.select(np.zeros(len(boxes.boxes), bool)) for boxes in boxes_by_class
+                ]
             name = f"{position + 1:06d}-{image_file_stem(ids[position])}.jpg"
             path = folder / "pictures" / name
             if path.is_file():

@@ -31,10 +31,11 @@ from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps, load_classification, load_skipped
 from pipeline.results.shards import list_shards
+from pipeline.stages.evaluate.alarm import describe_alarms, measure_alarm
 from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
 from pipeline.stages.evaluate.regions import ignored_regions, own_masks
-from pipeline.stages.evaluate.source import Blocks, Item, Offer
+from pipeline.stages.evaluate.source import GUESSES, Blocks, Item, Offer
 from pipeline.types import (
     Boxes,
     EvaluationSettings,
@@ -49,7 +50,6 @@ from pipeline.types import (
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
-GUESSES = 5  # of ILSVRC: a class with a box each
 PLACES = 5  # Top-k Loc is known for k up to this
 
 
@@ -65,6 +65,7 @@ class Explained:
         workers: threads.
         missing: whether an annotated image that could not be read counts as not found.
         drawn: ids of the images with boxes that the threshold was chosen on, not in `truth`.
+        negatives: classes without an object.
     """
 
     ids: Sequence[str]
@@ -75,6 +76,7 @@ class Explained:
     workers: int
     missing: Missing = "not_found"
     drawn: frozenset[str] = frozenset()
+    negatives: frozenset[int] = frozenset()
 
     @property
     def total(self) -> int:
@@ -143,6 +145,7 @@ class OwnRun:
     of_other_class: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    alarms: dict[str, float] = field(default_factory=dict)  # of images without an object
     unread_boxed: list[str] = field(default_factory=list)  # of these, those with boxes to be found
 
     unit = "images"
@@ -166,7 +169,7 @@ class OwnRun:
             Offer("classification", ("class",)), Offer("ranking"), Offer("box"), Offer("cuts"),
             Offer("boxes"), Offer("pointing"), Offer("curves"), Offer("true"), Offer("pyramid"),
             Offer("pixels"), Offer("pyramid_pixels", ()), *guesses,
-            Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence,
+            Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence, Offer("alarm", ()),
         ]]  # fmt: skip
 
     def items(self) -> Iterator[Item]:
@@ -203,6 +206,12 @@ class OwnRun:
     def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
         """Measure an image."""
         label, known = self.explained.labels[seen.position], self.explained.known(seen.id)
+        if label in self.explained.negatives:
+            fields = self._describe(seen.position, top, {})
+            if self.confidences is not None:
+                given = seen.maps, seen.boxes, top[0], self.explained.negatives
+                fields["alarm"] = measure_alarm(*given)
+            return Evidence(**fields)
         if known is None:
             return Evidence(**self._describe(seen.position, top, seen.boxes))
         check_sizes(known, seen.maps[0])
@@ -244,7 +253,10 @@ class OwnRun:
         """
         label, known = evidence.label, self.explained.known(seen.id)
         own = [m for m in seen.maps if m.explained == label or label < 0]
-        if known is None:
+        if label in self.explained.negatives:
+            if evidence.alarm is not None:
+                self.alarms[seen.id] = evidence.alarm
+        elif known is None:
             (self.drawn if seen.id in self.explained.drawn else self.missing).append(seen.id)
         elif evidence.true is None or not len(evidence.true):
             self.of_other_class.append(seen.id)
@@ -263,7 +275,7 @@ class OwnRun:
                 f"of stage explain says why): {self._describe_unread()}"
             )
             notes.append(Note(text, self.unread))
-        return [*notes, *self._notes_on_unscored(), *of_metrics]
+        return [*notes, *self._notes_on_unscored(), *describe_alarms(self.alarms), *of_metrics]
 
     def _describe_unread(self) -> str:
         """Return what images that could not be read count as."""
@@ -475,14 +487,6 @@ def _record(seen: Seen, saliency: SaliencyMap, evidence: Evidence) -> dict[str, 
         "found": [] if boxes is None else np.round(boxes.boxes, 2).tolist(),
         **({} if (sure := _confidence(boxes)) is None else {"confidence": round(sure, 5)}),
     }
-
-
-def guesses_have_boxes(targets: Sequence[str], classes: Sequence[str]) -> bool:
-    """Return whether the classes predicted first were explained, as many as ILSVRC lets guess."""
-    wanted = min(GUESSES, len(classes))
-    tops = [target.removeprefix("top") for target in targets
-            if target not in classes and target.startswith("top")]  # fmt: skip
-    return any(top.isdecimal() and int(top) >= wanted for top in tops)
 
 
 def check_sizes(known: GroundTruth, saliency: SaliencyMap) -> None:

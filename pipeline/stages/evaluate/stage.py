@@ -203,6 +203,7 @@ class Evaluate(Stage):
             workers=run.workers,
             missing=run.config["missing"],
             drawn=drawn,
+            negatives=run.negatives,
         )
 
     def _settings(
@@ -230,7 +231,8 @@ class Evaluate(Stage):
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
         """Return this run as a source."""
         from pipeline.stages.evaluate.maps import MapScale
-        from pipeline.stages.evaluate.own_run import OwnRun, guesses_have_boxes
+        from pipeline.stages.evaluate.own_run import OwnRun
+        from pipeline.stages.evaluate.source import guesses_have_boxes
 
         settings, boxes = self._settings(run, chosen, chosen), run.folder("localize")
         return OwnRun(

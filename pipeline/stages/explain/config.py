@@ -24,8 +24,8 @@ class ExplainOptions:
     )
     split: str = option(
         "val",
-        "val | train | all: which images get maps and boxes",
-        choices=("val", "train", "all"),
+        "val | train | test | all: which images get maps and boxes",
+        choices=("val", "train", "test", "all"),
     )
     flips: bool = option(False, "average over the image and its mirror image")
     scales: list[float] = option([1.0], "and over these input sizes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ def explain_batch(
     targets: Sequence[str],
     batch: shards.PositionedExamples,
     colour: bool,
+    negatives: Collection[int] = (),
 ) -> shards.Arrays:
     """Compute maps and classification of a batch.
 
@@ -30,6 +31,7 @@ def explain_batch(
         targets: rules and class names (see `parse_targets`).
         batch: examples with their positions.
         colour: whether gradients in red, green and blue are kept, too.
+        negatives: classes without an object, which no rule selects.
 
     Returns:
         For each image: `image` (position), `size` (height, width), `several` (whether its file has
@@ -40,7 +42,8 @@ def explain_batch(
     """
     images = trained.tensor(shards.stack_pixels(batch))
     labels = shards.stack_labels(batch, images.device)
-    explained = method(trained.network, images, class_selector(targets, trained.classes, labels))
+    choose = class_selector(targets, trained.classes, labels, negatives)
+    explained = method(trained.network, images, choose)
     probabilities = explained.logits.detach().float().softmax(1)
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
     scores = probabilities.gather(1, explained.classes).cpu().numpy()

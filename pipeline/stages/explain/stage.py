@@ -22,8 +22,10 @@ from pipeline.results.shards import list_shards
 from pipeline.stages.explain.config import ExplainOptions
 
 if TYPE_CHECKING:
+    from pipeline.engine.images import SplitImages
     from pipeline.engine.reuse import EarlierImages, Stamps
     from pipeline.engine.run import Run
+    from pipeline.types import Note
 
 
 class Explain(Stage):
@@ -46,6 +48,7 @@ class Explain(Stage):
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
             "saliency": run.methods[run.method],
             "target": run.targets(),
+            "negatives": sorted(run.negatives),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
             "fitted_on": run.fitting_images().fingerprint() if fits else None,
             "split": run.split,
@@ -71,7 +74,9 @@ class Explain(Stage):
 
     def check(self, run: Run) -> None:
         """Raise UserError for impossible targets, views and methods, before hours of training."""
+        _ = run.negatives  # refuses names of no class
         run.check_methods()
+        _check_count(run.images())
 
     def run(self, run: Run, folder: Path) -> None:
         """Write the maps.
@@ -85,12 +90,9 @@ class Explain(Stage):
         trained = checkpoint.load(run.checkpoint, run.device)
         method, targets = run.prepared_method(trained), run.targets()
         colour, images = run.config["explain"]["colour"], run.images()
-        if len(images) == 0:
-            raise UserError(
-                f"explain: the split {run.split} has no image; see data.* and explain.split"
-            )
+        _check_count(images)
 
-        earlier, stamps = None, None
+        negatives, earlier, stamps = run.negatives, None, None
         if ranks.current_world().size == 1:
             earlier, stamps = self._earlier(run, folder)
 
@@ -98,7 +100,7 @@ class Explain(Stage):
             for position, _ in batch:
                 if stamps is not None:
                     stamps.hash_file(images, position)
-            return explain_batch(trained, method, targets, batch, colour)
+            return explain_batch(trained, method, targets, batch, colour, negatives)
 
         shards.write_image_shards(images, run.compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
@@ -117,9 +119,32 @@ class Explain(Stage):
             for mark in (SEVERAL, OWN_RANGE)
         )
         return [
+            *self._unlabelled_note(run),
             *skipped_note("explain", reasons, len(images), "have no map"),
             *reading_notes("explain", len(images), several, own_range),
         ]
+
+    def _unlabelled_note(self, run: Run) -> list[Note]:
+        """Return a note on images that are not explained for a label, as they have none."""
+        from pipeline.ops.text import count_note
+
+        images = run.images()
+        if not run.data.classes or "true" not in run.targets():
+            return []
+        unlabelled = [images.ids[n] for n in (images.labels < 0).nonzero()[0].tolist()]
+        why = (
+            f"of {len(images)} without label: maps and boxes are of the predicted class, as "
+            "explain.target=true has no other"
+        )
+        return [count_note(unlabelled, "image", why, where="explain")] if unlabelled else []
+
+
+def _check_count(images: SplitImages) -> None:
+    """Raise UserError if the split has no image."""
+    if len(images) == 0:
+        raise UserError(
+            f"explain: the split {images.split} has no image; see data.* and explain.split"
+        )
 
 
 def _check_skipped(folder: Path, count: int) -> None:

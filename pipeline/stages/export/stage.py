@@ -19,6 +19,7 @@ from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
 from pipeline.results.boxes import drop_doubtful, open_boxes
 from pipeline.results.human import hash_boxes, replace_by_human
+from pipeline.results.negatives import number_labels
 from pipeline.results.notes import write_notes
 from pipeline.stages.export.config import ExportOptions
 
@@ -94,12 +95,16 @@ class Export(Stage):
             run.classes,
             run.coco_names(),
             run.folder("rank") if run.has_result("rank") else None,
+            labels=run.images().labels,
+            negatives=run.negatives,
         )
         boxes, notes = replace_by_human(boxes, run.human[0])
         version = list_versions()["label2box"]
         boxes = replace(
             boxes,
-            source=image_source(run.data, run.split),
+            source=number_labels(
+                image_source(run.data, run.split), len(run.classes), run.negatives
+            ),
             model_version=f"label2box {version} {run.config['name']} {run.key('localize')}",
         )
         boxes, dropped = drop_doubtful(boxes, run.config["export"]["min_confidence"])

@@ -155,12 +155,14 @@ class Ingest(Stage):
             run.classes,
             run.coco_names(),
             run.folder("rank") if run.has_result("rank") else None,
+            labels=run.images().labels,
+            negatives=run.negatives,
         )
         source, position = image_source(run.data, run.split), {id: n for n, id in enumerate(ids)}
         sampled = None if found.review is None else found.review.sampled
         return Known(
             boxes={image.id: image for image in found.images()},
-            classes=run.classes,
+            classes=found.classes,
             sampled=lambda id: sampled is not None and bool(sampled[position[id]]),
             content=lambda id: image_content(source, position[id]),
         )

@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
+from pipeline.ops.text import count_note
 from pipeline.results.boxes import describe_fallbacks, open_boxes
 from pipeline.results.maps import load_skipped
+from pipeline.results.negatives import find_without_object
 from pipeline.results.notes import skipped_note, write_notes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipeline.engine.reuse import EarlierBoxes
     from pipeline.engine.run import Run
+    from pipeline.types import Note
 
 
 class Localize(Stage):
@@ -85,8 +88,13 @@ class Localize(Stage):
         ids = run.images().ids
         reasons = [why for _, why in sorted(load_skipped(folder).items())]
         unread = skipped_note("localize", reasons, len(ids), "have no box")
-        write_notes(folder, [*describe_fallbacks(folder, ids), *unread])
-        boxes = open_boxes(folder, maps, ids, run.classes, run.coco_names())
+        empty = find_without_object(maps, run.images().labels, run.negatives)
+        without = _describe_negatives([ids[n] for n in sorted(empty)], len(ids))
+        write_notes(folder, [*describe_fallbacks(folder, ids), *unread, *without])
+        boxes = open_boxes(
+            folder, maps, ids, run.classes, run.coco_names(),
+            labels=run.images().labels, negatives=run.negatives,
+        )  # fmt: skip
         Coco()(boxes, folder)
 
     def _earlier(
@@ -114,3 +122,19 @@ class Localize(Stage):
         if run.chooses_own_threshold():
             return {"calibrate": run.key("calibrate")}
         return {"chosen": run.chosen_thresholds()["thresholds"]}
+
+
+def _describe_negatives(names: Sequence[str], count: int) -> list[Note]:
+    """Return a note on images without an object; none where there are none.
+
+    Args:
+        names: of these images.
+        count: of all images.
+    """
+    if not names:
+        return []
+    why = (
+        f"of {count} without an object, as their label or, where they have none, the predicted "
+        "class is one of data.negatives: no box"
+    )
+    return [count_note(names, "image", why, where="localize")]

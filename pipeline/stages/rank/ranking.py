@@ -184,6 +184,7 @@ def fit_folds(
 def order_review(
     table: Table, explained: Sequence[int], confidences: Float32[np.ndarray, n],
     ids: Sequence[str], sample: int, seed: int, reviewed: frozenset[str] = frozenset(),
+    without_object: frozenset[int] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Order images for review: a random sample, then the least sure ones, spread over classes.
 
@@ -200,6 +201,8 @@ def order_review(
         sample: how many images are drawn at random.
         seed: of the draw.
         reviewed: the names of images whose boxes are a person's.
+        without_object: the positions of images of classes without an object: they have no box to
+            review, are not drawn and come last, before those that are reviewed.
 
     Returns:
         The rank of each image by position, from 1, 0 where it could not be read; and whether it
@@ -209,11 +212,13 @@ def order_review(
     sureness[table.position[table.first]] = confidences[table.first]
     label[table.position[table.first]] = table.label[table.first]
     key = {n: hash_of(["review", seed, ids[n]]) for n in explained}
-    drawn = sorted(key, key=lambda n: key[n])[:sample]
-    rest = sorted(set(key) - set(drawn), key=lambda n: (sureness[n], key[n]))
+    with_object = set(key) - without_object
+    drawn = sorted(with_object, key=lambda n: key[n])[:sample]
+    rest = sorted(with_object - set(drawn), key=lambda n: (sureness[n], key[n]))
     ranks, sampled = np.zeros(len(ids), np.int32), np.zeros(len(ids), bool)
     sampled[drawn] = True
-    order = [*drawn, *_spread_classes(rest, label)]
+    last = sorted(set(key) & without_object, key=lambda n: key[n])
+    order = [*drawn, *_spread_classes(rest, label), *last]
     order.sort(key=lambda n: ids[n] in reviewed)  # a stable sort
     for rank, n in enumerate(order, 1):
         ranks[n] = rank

@@ -32,6 +32,7 @@ from pipeline.results.confidence import (
 )
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_classification
+from pipeline.results.negatives import find_without_object
 from pipeline.results.notes import write_notes
 from pipeline.segmenter.confidence import AGREEMENT, GRABCUT
 from pipeline.segmenter.confidence_features import FEATURES
@@ -111,15 +112,16 @@ class Rank(Stage):
             table, ids, models.used, folds, frozenset(given.ids)
         )
         explained = load_classification(run.folder("explain")).image.tolist()
+        empty = find_without_object(run.folder("explain"), run.images().labels, run.negatives)
         ranks, sampled = ranking.order_review(
             table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"],
-            frozenset(run.human[0]),
+            frozenset(run.human[0]), empty,
         )  # fmt: skip
         write_ranking(folder, confidences, Review(ranks, sampled, models.used.kind))
         models.write(folder, self._made_for(run))
         found = open_boxes(
             run.folder("localize"), run.folder("explain"), ids, run.classes, run.coco_names(),
-            folder,
+            folder, labels=run.images().labels, negatives=run.negatives,
         )  # fmt: skip
         found, unknown = replace_by_human(found, run.human[0])
         kind = describe_kind(models, len(examples.ids))

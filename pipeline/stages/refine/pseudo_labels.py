@@ -9,7 +9,7 @@ and a head with other settings needs no new ones; they are memory-mapped. No box
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -66,6 +66,7 @@ class PseudoLabeler:
         teacher: the method whose maps of the labels are refined.
         segmenter: refines these maps.
         reads: the layers that the localization head reads, finest first.
+        negatives: classes without an object: their images have no pseudo-label.
     """
 
     trained: Checkpoint
@@ -74,10 +75,13 @@ class PseudoLabeler:
     teacher: SaliencyMethod
     segmenter: RefiningSegmenter
     reads: Sequence[str]
+    negatives: Collection[int] = ()
 
     def write(self, folder: Path, max_images: int) -> None:
         """Write the pseudo-labels of at most `max_images` images as shards."""
-        positions = choose_evenly(self.images.labels, max_images)
+        labels = self.images.labels
+        objects = np.flatnonzero(~np.isin(labels, sorted(self.negatives)))
+        positions = objects[choose_evenly(labels[objects], max_images)]
         shards.write_image_shards(
             self.images, self.compute, folder, "pseudo-labels", self._label_batch, positions
         )

@@ -112,6 +112,7 @@ class Refine(Stage):
                 teacher=run.for_teacher().prepared_method(trained),
                 segmenter=build_segmenter(options.cut),
                 reads=reads,
+                negatives=run.negatives,
             )
             labeler.write(folder, options.images)
 
@@ -135,6 +136,7 @@ class Refine(Stage):
             "teacher": options["teacher"],
             "fitted_on": run.for_teacher().cache_key("explain")["fitted_on"],
             "cut": options["cut"],
+            "negatives": sorted(run.negatives),
             "images": options["images"],
             "data": run.data.fingerprint("train"),
             "size": run.size,

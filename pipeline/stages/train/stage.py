@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import terminal
+from pipeline.engine.negatives import FIELD, list_negatives
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json
@@ -63,6 +64,7 @@ class Train(Stage):
             "train": {k: v for k, v in run.config["train"].items() if k not in UNHASHED},
             "data": [run.data.fingerprint("train"), run.data.fingerprint("held_back")],
             "classes": run.data.classes,
+            "negatives": [*list_negatives(run.data)],
             "size": run.data.size,
             "precision": run.precision,
             "seed": run.config["seed"],
@@ -144,6 +146,7 @@ class Train(Stage):
             "recipe": recipe,
             "settings": {} if recipe == "own" else settings.__dict__,
             **({checkpoint.INTENSITY: intensity} if intensity else {}),
+            **({FIELD: negatives} if (negatives := [*list_negatives(data)]) else {}),
             "objective": run.config["objective"],
             "precision": run.precision,
             "head_check": start.check.record() if start.check else None,
