@@ -129,7 +129,8 @@ def test_ground_truth_is_seen_by_who_measures_alone(path: Path) -> None:
 def test_boxes_of_a_person_reach_no_stage_that_learns_or_finds_boxes(path: Path) -> None:
     if not ids(path).startswith(MAY_SEE_HUMAN):
         assert not names_from_pipeline(path) & set(HUMAN), f"{ids(path)} imports human boxes"
-    if not ids(path).startswith(("stages/rank/", "stages/export/", *MAY_SEE_HUMAN)):
+    writing = ("stages/rank/", "stages/export/", "stages/annotate/")
+    if not ids(path).startswith((*writing, *MAY_SEE_HUMAN)):
         assert ".human" not in path.read_text(encoding="utf-8").replace("results.human", ""), path
 
 
@@ -211,7 +212,7 @@ HOLD_THE_RUN = (
     *(
         f"engine/{name}.py"
         for name in ("run", "run_folder", "completion", "config", "options", "stage", "choices",
-                     "overrides", "help")
+                     "overrides", "help", "earlier_network")
     ),
 )  # fmt: skip
 """How work is asked for: these make the run and its configuration, and check them."""

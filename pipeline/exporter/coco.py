@@ -120,7 +120,7 @@ class _Writer:
     """Writes images and annotations into the whole data set and into that of their part.
 
     Args:
-        found: the boxes.
+        exported: the boxes.
         folder: of the files.
         images: places the images in images/; None: they stay where they are.
         has_polygons: whether masks are written as polygons.
@@ -129,14 +129,14 @@ class _Writer:
 
     def __init__(
         self,
-        found: FoundBoxes,
+        exported: FoundBoxes,
         folder: Path,
         images: ImageFolder | None,
         has_polygons: bool,
         stack: ExitStack,
     ) -> None:
         self.outlines = OutlineCounter()
-        self._found, self._folder, self._images = found, folder, images
+        self._found, self._folder, self._images = exported, folder, images
         self._has_polygons, self._stack = has_polygons, stack
         self._count = 0
         self._parts: dict[str, DataSetWriter] = {}
@@ -159,13 +159,13 @@ class _Writer:
             "contributor": "label2box",
             "url": "",
         }
-        found = self._found
-        if found.review is not None:
-            info["confidence_kind"] = found.review.confidence_kind
+        exported = self._found
+        if exported.review is not None:
+            info["confidence_kind"] = exported.review.confidence_kind
         if self._images is not None:
             info["root"] = str((self._folder / "images").absolute())
-        elif found.source is not None and found.source.root is not None:
-            info["root"] = str(found.source.root)
+        elif exported.source is not None and exported.source.root is not None:
+            info["root"] = str(exported.source.root)
         return info
 
     def add(self, image: ImageBoxes) -> None:

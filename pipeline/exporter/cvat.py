@@ -142,40 +142,40 @@ class _ImageWriter:
         )
         if image.is_human:
             yield f'<tag label="{REVIEWED}" source="manual"></tag>\n'
-        for number, found in enumerate(image.boxes, 1):
-            yield from self._describe_box(found, number, image)
+        for number, item in enumerate(image.boxes, 1):
+            yield from self._describe_box(item, number, image)
         yield "</image>\n"
 
-    def _describe_box(self, found: FoundBox, number: int, image: ImageBoxes) -> Iterator[str]:
-        source = "manual" if found.is_human else "auto"
-        group = "" if found.mask is None else f' group_id="{number}"'
+    def _describe_box(self, item: FoundBox, number: int, image: ImageBoxes) -> Iterator[str]:
+        source = "manual" if item.is_human else "auto"
+        group = "" if item.mask is None else f' group_id="{number}"'
         common = (
-            f'label={to_attribute(self.detections.classes[found.label])} source="{source}" '
+            f'label={to_attribute(self.detections.classes[item.label])} source="{source}" '
             f'occluded="0"{group} z_order="0"'
         )
-        x0, y0, x1, y1 = map(to_number, found.box)
+        x0, y0, x1, y1 = map(to_number, item.box)
         yield f'<box {common} xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}">\n'
-        yield from self._describe_attributes(found, image)
+        yield from self._describe_attributes(item, image)
         yield "</box>\n"
-        if found.mask is None:
+        if item.mask is None:
             return
         if self.outlines == "rle":
-            yield f"<mask {common} {_describe_mask(found.mask)}></mask>\n"
+            yield f"<mask {common} {_describe_mask(item.mask)}></mask>\n"
             return
-        outline = trace_outline(found.mask)
+        outline = trace_outline(item.mask)
         self.outline_counter.add(image.id, outline)
         for polygon in outline.polygons:
             points = ";".join(f"{x},{y}" for x, y in polygon.tolist())
             yield f'<polygon {common} points="{points}"></polygon>\n'
 
-    def _describe_attributes(self, found: FoundBox, image: ImageBoxes) -> Iterator[str]:
+    def _describe_attributes(self, item: FoundBox, image: ImageBoxes) -> Iterator[str]:
         """Yield confidence, score, probability and review rank, where they are known."""
         review = self.detections.review
         rank = None if review is None else int(review.ranks[image.position])
         values = (
-            found.confidence,
-            None if found.is_human else found.score,
-            found.probability,
+            item.confidence,
+            None if item.is_human else item.score,
+            item.probability,
             rank,
         )
         for name, value in zip(ATTRIBUTES, values, strict=True):

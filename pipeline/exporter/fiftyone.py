@@ -62,25 +62,28 @@ class FiftyOne:
         return [*writer.notes(), *images.notes()]
 
 
-def _describe_set(found: FoundBoxes) -> dict[str, Any]:
+def _describe_set(exported: FoundBoxes) -> dict[str, Any]:
     """Return metadata.json. Without a list of fields, FiftyOne finds them in the samples."""
-    info: dict[str, Any] = {"classes": list(found.classes), "model_version": found.model_version}
-    if found.review is not None:
-        info["confidence_kind"] = found.review.confidence_kind
+    info: dict[str, Any] = {
+        "classes": list(exported.classes),
+        "model_version": exported.model_version,
+    }
+    if exported.review is not None:
+        info["confidence_kind"] = exported.review.confidence_kind
     return {"media_type": "image", "info": info}
 
 
 class _Samples:
     """Places images, describes them as samples, and counts what was replaced."""
 
-    def __init__(self, found: FoundBoxes, folder: Path, images: ImageFolder) -> None:
-        self._found, self._data, self._images = found, folder / "data", images
+    def __init__(self, exported: FoundBoxes, folder: Path, images: ImageFolder) -> None:
+        self._found, self._data, self._images = exported, folder / "data", images
         self._without_file: list[str] = []
         self._without_confidence: list[str] = []
 
     def describe(self, image: ImageBoxes) -> dict[str, Any]:
         """Return the sample of an image."""
-        found, position = self._found, image.position
+        exported, position = self._found, image.position
         placed = self._images.place(image, self._data)
         if placed is None:
             self._without_file.append(image.id)
@@ -88,15 +91,15 @@ class _Samples:
         height, width = image.size
         sample: dict[str, Any] = {
             "filepath": f"data/{placed.path}" if placed.is_in_folder else placed.path,
-            "tags": [] if found.source is None else [found.source.part(position)],
+            "tags": [] if exported.source is None else [exported.source.part(position)],
             "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
             "image": image.id,
         }
         if image.is_human:
             sample["tags"].append("reviewed")
-        if found.review is not None:
-            sample["review_rank"] = int(found.review.ranks[position])
-            if found.review.sampled[position]:
+        if exported.review is not None:
+            sample["review_rank"] = int(exported.review.ranks[position])
+            if exported.review.sampled[position]:
                 sample["tags"].append("review_sample")
         predicted = [self._describe_box(image, box) for box in image.boxes if not box.is_human]
         drawn = [self._describe_box(image, box) for box in image.boxes if box.is_human]

@@ -186,8 +186,8 @@ class _TaskWriter:
         """Return the task of an image."""
         regions = [
             region
-            for number, found in enumerate(image.boxes, 1)
-            for region in self._describe_box(found, number, image, detections.classes)
+            for number, item in enumerate(image.boxes, 1)
+            for region in self._describe_box(item, number, image, detections.classes)
         ]
         task: dict[str, Any] = {"data": self._describe_data(image, detections)}
         if image.is_human:
@@ -196,7 +196,7 @@ class _TaskWriter:
                 {"result": regions, "was_cancelled": False, "ground_truth": False}
             ]
         elif regions:
-            score = max(self._score(found, image) for found in image.boxes)
+            score = max(self._score(item, image) for item in image.boxes)
             version = detections.model_version
             task["predictions"] = [{"model_version": version, "score": score, "result": regions}]
         else:
@@ -205,7 +205,7 @@ class _TaskWriter:
 
     def _describe_data(self, image: ImageBoxes, detections: FoundBoxes) -> dict[str, Any]:
         data: dict[str, Any] = {"image": self.names.find(image), "image_id": image.id}
-        known = [found.confidence for found in image.boxes if found.confidence is not None]
+        known = [item.confidence for item in image.boxes if item.confidence is not None]
         if known:
             data["confidence"] = round(max(known), 5)
         if detections.review is not None:
@@ -213,21 +213,21 @@ class _TaskWriter:
             data["review_sample"] = bool(detections.review.sampled[image.position])
         return data
 
-    def _score(self, found: FoundBox, image: ImageBoxes) -> float:
+    def _score(self, item: FoundBox, image: ImageBoxes) -> float:
         """Return the confidence, else the score; Label Studio refuses values outside of [0, 1]."""
-        score = found.score if found.confidence is None else found.confidence
+        score = item.score if item.confidence is None else item.confidence
         if not 0 <= score <= 1:
             self.clipped.append(image.id)
         return round(min(max(score, 0.0), 1.0), 5)
 
     def _describe_box(
-        self, found: FoundBox, number: int, image: ImageBoxes, classes: Any
+        self, item: FoundBox, number: int, image: ImageBoxes, classes: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield the region of a box, and that of its mask, which names the box as its parent."""
-        label = classes[found.label]
-        score = None if found.is_human else self._score(found, image)
+        label = classes[item.label]
+        score = None if item.is_human else self._score(item, image)
         height, width = image.size
-        x0, y0, x1, y1 = found.box
+        x0, y0, x1, y1 = item.box
         place = {
             "x": _percent(x0, width),
             "y": _percent(y0, height),
@@ -237,9 +237,9 @@ class _TaskWriter:
         }
         box_id = f"box-{number}"
         yield _describe_region(box_id, "rectanglelabels", place, label, image.size, score)
-        if found.mask is None:
+        if item.mask is None:
             return
-        for part, (kind, value) in enumerate(self._describe_mask(found.mask, image), 1):
+        for part, (kind, value) in enumerate(self._describe_mask(item.mask, image), 1):
             self.kinds.add(kind)
             region = _describe_region(
                 f"mask-{number}-{part}", kind, value, label, image.size, score

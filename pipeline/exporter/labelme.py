@@ -104,8 +104,8 @@ class _ImageWriter:
         height, width = image.size
         shapes = [
             shape
-            for number, found in enumerate(image.boxes, 1)
-            for shape in self._describe_box(found, number, image)
+            for number, item in enumerate(image.boxes, 1)
+            for shape in self._describe_box(item, number, image)
         ]
         extra: dict[str, Any] = {
             "image_id": image.id,
@@ -126,18 +126,18 @@ class _ImageWriter:
         }
 
     def _describe_box(
-        self, found: FoundBox, number: int, image: ImageBoxes
+        self, item: FoundBox, number: int, image: ImageBoxes
     ) -> Iterator[dict[str, Any]]:
         """Yield the shape of a box, and those of its mask in the same group."""
-        label = self.detections.classes[found.label]
-        group = None if found.mask is None else number
-        x0, y0, x1, y1 = (round(side, DECIMALS) for side in found.box)
-        numbers = _describe_numbers(found)
+        label = self.detections.classes[item.label]
+        group = None if item.mask is None else number
+        x0, y0, x1, y1 = (round(side, DECIMALS) for side in item.box)
+        numbers = _describe_numbers(item)
         shape = _describe_shape(label, "rectangle", [[x0, y0], [x1, y1]], group)
         description = ", ".join(f"{name} {value}" for name, value in numbers.items())
         yield {**shape, "description": description, **numbers}
-        if found.mask is not None:
-            yield from self._describe_mask(found.mask, label, number, image)
+        if item.mask is not None:
+            yield from self._describe_mask(item.mask, label, number, image)
 
     def _describe_mask(
         self, mask: Rle, label: str, number: int, image: ImageBoxes
@@ -161,12 +161,12 @@ class _ImageWriter:
         return notes
 
 
-def _describe_numbers(found: FoundBox) -> dict[str, Any]:
+def _describe_numbers(item: FoundBox) -> dict[str, Any]:
     """Return confidence, score and probability, where they are known; or that a person drew it."""
-    if found.is_human:
+    if item.is_human:
         return {"source": "human"}
     values = {
-        "confidence": found.confidence, "score": found.score, "probability": found.probability,
+        "confidence": item.confidence, "score": item.score, "probability": item.probability,
     }  # fmt: skip
     return {name: round(value, 5) for name, value in values.items() if value is not None}
 

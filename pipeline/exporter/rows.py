@@ -32,24 +32,24 @@ DIGITS = 3
 Row = tuple[Any, ...]
 
 
-def iterate_rows(found: FoundBoxes) -> Iterator[tuple[Row, Rle | None]]:
+def iterate_rows(detections: FoundBoxes) -> Iterator[tuple[Row, Rle | None]]:
     """Yield the rows of COLUMNS, each with the mask of its box; None where a value is not known.
 
     Args:
-        found: the boxes.
+        detections: the boxes.
     """
-    for image in found.images():
-        before, after = _describe_image(found, image)
+    for image in detections.images():
+        before, after = _describe_image(detections, image)
         for box in image.boxes:
-            yield (*before, *_describe_box(found, box), *after), box.mask
+            yield (*before, *_describe_box(detections, box), *after), box.mask
         if not image.boxes:
             source = "human" if image.is_human else "label2box"
             yield (*before, *[None] * 8, source, *after), None
 
 
-def _describe_image(found: FoundBoxes, image: ImageBoxes) -> tuple[Row, Row]:
+def _describe_image(detections: FoundBoxes, image: ImageBoxes) -> tuple[Row, Row]:
     """Return the columns before those of a box, and those after them."""
-    source, review, position = found.source, found.review, image.position
+    source, review, position = detections.source, detections.review, image.position
     height, width = image.size
     path = None if source is None else source.path(position)
     part = None if source is None else source.part(position)
@@ -59,10 +59,10 @@ def _describe_image(found: FoundBoxes, image: ImageBoxes) -> tuple[Row, Row]:
     return before, (int(review.ranks[position]), bool(review.sampled[position]))
 
 
-def _describe_box(found: FoundBoxes, box: FoundBox) -> Row:
+def _describe_box(detections: FoundBoxes, box: FoundBox) -> Row:
     """Return the columns of a box."""
     return (
-        found.classes[box.label],
+        detections.classes[box.label],
         *(round(side, DIGITS) for side in box.box),
         None if box.is_human else round(box.score, 5),
         None if box.confidence is None else round(box.confidence, 5),

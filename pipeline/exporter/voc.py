@@ -60,7 +60,7 @@ class Voc:
                 replace_text(folder / f"Annotations/{name}.xml", text)
                 placer.place(image, folder / f"JPEGImages/{name}.jpg")
                 lists[placer.find_part(image)].write(f"{name}\n")
-                without_mask += [image.id for found in image.boxes if found.mask is not None]
+                without_mask += [image.id for item in image.boxes if item.mask is not None]
         notes = placer.notes()
         if without_mask:
             why = "are not written: an object of VOC has a box alone"
@@ -83,26 +83,26 @@ def _describe_image(image: ImageBoxes, file_name: str, detections: FoundBoxes) -
     )
     if detections.review is not None:
         yield f"<review_rank>{int(detections.review.ranks[image.position])}</review_rank>\n"
-    for found in image.boxes:
-        yield from _describe_object(found, detections.classes[found.label])
+    for item in image.boxes:
+        yield from _describe_object(item, detections.classes[item.label])
     yield "</annotation>\n"
 
 
-def _describe_object(found: FoundBox, label: str) -> Iterator[str]:
-    x0, y0, x1, y1 = found.box
+def _describe_object(item: FoundBox, label: str) -> Iterator[str]:
+    x0, y0, x1, y1 = item.box
     corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
     box = "".join(f"<{name}>{to_number(value)}</{name}>" for name, value in corners.items())
     yield (
         f"<object>\n<name>{to_text(label)}</name>\n<pose>Unspecified</pose>\n"
         "<truncated>0</truncated>\n<difficult>0</difficult>\n"
     )
-    if found.is_human:
+    if item.is_human:
         yield "<source>human</source>\n"
     else:
         numbers = (
-            ("confidence", found.confidence),
-            ("score", found.score),
-            ("probability", found.probability),
+            ("confidence", item.confidence),
+            ("score", item.score),
+            ("probability", item.probability),
         )
         yield "<source>prediction</source>\n"
         yield "".join(

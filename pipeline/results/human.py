@@ -92,21 +92,21 @@ def load(path: Path) -> list[HumanBoxes]:
 
 
 def replace_by_human(
-    found: FoundBoxes, human: Mapping[str, HumanBoxes]
+    detections: FoundBoxes, human: Mapping[str, HumanBoxes]
 ) -> tuple[FoundBoxes, list[Note]]:
     """Put the boxes of a person in place of those that were found in the same images.
 
     Args:
-        found: all boxes.
+        detections: all boxes.
         human: boxes of a person by the name of their image.
 
     Returns:
         All boxes, and a note on boxes of classes that the run does not have, which are left out.
     """
     if not human:
-        return found, []
-    number = {to_nfc(name): n for n, name in enumerate(found.classes)}
-    positions = {n: human[id] for n, id in enumerate(found.ids) if id in human}
+        return detections, []
+    number = {to_nfc(name): n for n, name in enumerate(detections.classes)}
+    positions = {n: human[id] for n, id in enumerate(detections.ids) if id in human}
     unknown = [
         f"{image.id}: {name}"
         for image in positions.values()
@@ -115,21 +115,21 @@ def replace_by_human(
     ]
 
     def boxes() -> Iterator[tuple[int, Boxes]]:
-        pending = found.boxes()
+        pending = detections.boxes()
         item = next(pending, None)
-        for position, size in found.sizes():
+        for position, size in detections.sizes():
             while item is not None and item[0] == position:
                 if position not in positions:
                     yield item
                 item = next(pending, None)
             if position in positions:
-                for each in _by_class(positions[position], found.ids[position], size, number):
+                for each in _by_class(positions[position], detections.ids[position], size, number):
                     yield position, each
 
     why = "by a person of a class that this run does not have: left out"
     remedy = "add images of that class to the data set, or rename it in the tool"
     notes = [count_note(unknown, "box", why, where=FILE, remedy=remedy)] if unknown else []
-    return replace(found, boxes=boxes), notes
+    return replace(detections, boxes=boxes), notes
 
 
 def _by_class(image: HumanBoxes, id: str, size: Size, number: Mapping[str, int]) -> Iterator[Boxes]:

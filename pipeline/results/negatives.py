@@ -40,31 +40,33 @@ def find_without_object(
 
 
 def leave_out_negatives(
-    found: FoundBoxes, without_object: Collection[int], negatives: Collection[int]
+    detections: FoundBoxes, without_object: Collection[int], negatives: Collection[int]
 ) -> FoundBoxes:
     """Leave out the boxes of images without an object, and the classes that have none.
 
     The other classes get new numbers, in their order; they keep their COCO ids.
 
     Args:
-        found: all boxes; of the classes of the network.
+        detections: all boxes; of the classes of the network.
         without_object: positions of images.
         negatives: the classes without an object.
     """
     if not negatives:
-        return found
-    number = number_objects(len(found.classes), negatives)
+        return detections
+    number = number_objects(len(detections.classes), negatives)
 
     def boxes() -> Iterator[tuple[int, Boxes]]:
-        for position, of_class in found.boxes():
+        for position, of_class in detections.boxes():
             if position not in without_object and of_class.label in number:
                 yield position, replace(of_class, label=number[of_class.label])
 
     return replace(
-        found,
+        detections,
         boxes=boxes,
-        classes=[found.classes[label] for label in number],
-        coco=replace(found.coco, category_ids=[found.coco.category_ids[n] for n in number]),
+        classes=[detections.classes[label] for label in number],
+        coco=replace(
+            detections.coco, category_ids=[detections.coco.category_ids[n] for n in number]
+        ),
     )
 
 

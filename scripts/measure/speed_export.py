@@ -102,7 +102,8 @@ def _open(prepared: Run) -> FoundBoxes:
     """Return the boxes as stage export has them."""
     found = open_boxes(
         prepared.folder("localize"), prepared.folder("explain"), prepared.images().ids,
-        prepared.classes, prepared.coco_names(),
+        prepared.classes, prepared.coco_names(), labels=prepared.images().labels,
+        negatives=prepared.negatives,
     )  # fmt: skip
     return replace(found, source=image_source(prepared.data, prepared.split))
 

@@ -53,7 +53,7 @@ class Annotate(Stage):
 
     def run(self, run: Run, folder: Path) -> None:
         """Draw the contact sheets, and count."""
-        found = open_boxes(
+        detections = open_boxes(
             run.folder("localize"),
             run.folder("explain"),
             run.images().ids,
@@ -63,12 +63,12 @@ class Annotate(Stage):
             labels=run.images().labels,
             negatives=run.negatives,
         )
-        found, _ = replace_by_human(found, run.human[0])
-        images = list_by_rank(found, run.config["annotate"]["sheet"])
+        detections, _ = replace_by_human(detections, run.human[0])
+        images = list_by_rank(detections, run.config["annotate"]["sheet"])
         (folder / "review").mkdir(exist_ok=True)
-        unread = self._draw(run, found, images, folder / "review")
+        unread = self._draw(run, detections, images, folder / "review")
         skipped = load_skipped(run.folder("explain"))
-        summary = count_images(found, len(skipped))
+        summary = count_images(detections, len(skipped))
         write_json(folder / SUMMARY, {**summary, "on_sheets": len(images)}, indent=1)
         why = "that have no picture on the contact sheets, as they could not be read again"
         write_notes(folder, [count_note(unread, "image", why, where="annotate")] if unread else [])
@@ -98,7 +98,7 @@ class Annotate(Stage):
         return [f"{'':<10} {line}" for line in lines]
 
     def _draw(
-        self, run: Run, found: FoundBoxes, images: list[ImageBoxes], folder: Path
+        self, run: Run, detections: FoundBoxes, images: list[ImageBoxes], folder: Path
     ) -> list[str]:
         """Draw the sheets; return the names of images that could not be read."""
         from pipeline.engine.shards import single_threaded_torch
@@ -106,8 +106,8 @@ class Annotate(Stage):
         from pipeline.stages.annotate import sheets
 
         reader, classes, labels = run.images(), run.classes, run.images().labels
-        assert found.review is not None, "stage rank ranks the images"
-        review = found.review
+        assert detections.review is not None, "stage rank ranks the images"
+        review = detections.review
 
         def draw(image: ImageBoxes) -> sheets.Cell | None:
             example = reader.read(image.position, sheets.cell_frame(image.size))
@@ -120,7 +120,7 @@ class Annotate(Stage):
                 image,
                 int(review.ranks[image.position]),
                 bool(review.sampled[image.position]),
-                found.classes[image.boxes[0].label] if image.boxes else name,
+                detections.classes[image.boxes[0].label] if image.boxes else name,
             )
 
         for old in folder.glob("sheet-*.jpg"):
@@ -144,28 +144,28 @@ class Annotate(Stage):
         return unread
 
 
-def list_by_rank(found: FoundBoxes, count: int) -> list[ImageBoxes]:
+def list_by_rank(detections: FoundBoxes, count: int) -> list[ImageBoxes]:
     """Return the first images in the order of review.
 
     Args:
-        found: all boxes, with an order of review.
+        detections: all boxes, with an order of review.
         count: of images.
     """
-    assert found.review is not None, "stage rank ranks the images"
-    ranks = found.review.ranks
-    chosen = [image for image in found.images() if 0 < ranks[image.position] <= count]
+    assert detections.review is not None, "stage rank ranks the images"
+    ranks = detections.review.ranks
+    chosen = [image for image in detections.images() if 0 < ranks[image.position] <= count]
     return sorted(chosen, key=lambda image: ranks[image.position])
 
 
-def count_images(found: FoundBoxes, unread: int) -> dict[str, int]:
+def count_images(detections: FoundBoxes, unread: int) -> dict[str, int]:
     """Return how many images and boxes there are.
 
     Args:
-        found: all boxes.
+        detections: all boxes.
         unread: how many images could not be read.
     """
     counts = dict.fromkeys(("images", "with_box", "without_box", "boxes", "reviewed"), 0)
-    for image in found.images():
+    for image in detections.images():
         counts["images"] += 1
         counts["with_box" if image.boxes else "without_box"] += 1
         counts["boxes"] += len(image.boxes)

@@ -148,7 +148,7 @@ class Ingest(Stage):
         from pipeline.stages.ingest.review import Known
 
         ids = run.images().ids
-        found = open_boxes(
+        detections = open_boxes(
             run.folder("localize"),
             run.folder("explain"),
             ids,
@@ -159,10 +159,10 @@ class Ingest(Stage):
             negatives=run.negatives,
         )
         source, position = image_source(run.data, run.split), {id: n for n, id in enumerate(ids)}
-        sampled = None if found.review is None else found.review.sampled
+        sampled = None if detections.review is None else detections.review.sampled
         return Known(
-            boxes={image.id: image for image in found.images()},
-            classes=found.classes,
+            boxes={image.id: image for image in detections.images()},
+            classes=detections.classes,
             sampled=lambda id: sampled is not None and bool(sampled[position[id]]),
             content=lambda id: image_content(source, position[id]),
         )
@@ -204,9 +204,9 @@ def _read_reviewed(path: Path, ids: Sequence[str]) -> frozenset[str]:
 
     index, names = NameIndex(ids), set[str]()
     for number, line in read_lines(path):
-        found = index.find(line).ids
-        if len(found) != 1:
-            what = "several images" if found else "no image"
+        detections = index.find(line).ids
+        if len(detections) != 1:
+            what = "several images" if detections else "no image"
             raise UserError(f"{path}, line {number}: {line!r} is the name of {what} of the run")
-        names.add(found[0])
+        names.add(detections[0])
     return frozenset(names)
