@@ -1,4 +1,4 @@
-"""targets: which class is explained where an image has no label, and where a class has no object."""
+"""targets: what is explained in images without a label, and where a class has no object."""
 
 from __future__ import annotations
 
