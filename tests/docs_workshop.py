@@ -40,6 +40,7 @@ def furnish(folder: Path) -> None:
     for number in (1, 2):
         save(folder / f"unlabelled/{number}.jpg", number)
     theirs(folder)
+    corrected(folder)
     score_maps(folder)
     birds(folder / "CUB_200_2011")
     (folder / "CUB15").symlink_to("CUB_200_2011")
@@ -116,6 +117,26 @@ def theirs(folder: Path) -> None:
             for one in whole["annotations"]
         ]  # fmt: skip
         (folder / f"{name}.json").write_text(json.dumps(found))
+
+
+def corrected(folder: Path) -> None:
+    """What Label Studio exports: submitted annotations of two photographs and two drawn images."""
+    photographs = [(f"photos/val/{CLASSES[0]}/val_{n}.jpg", n, CLASSES[0]) for n in range(2)]
+    drawn = [(DRAWN.ids("val")[n], n, DRAWN.classes[DRAWN.labels("val")[n]]) for n in range(2)]
+    tasks = []
+    for name, number, label in (*photographs, *drawn):
+        height, width = DRAWN.example("val", number).size
+        value = {"x": 10, "y": 10, "width": 50, "height": 50, "rotation": 0}
+        region = {
+            "type": "rectanglelabels",
+            "original_width": width,
+            "original_height": height,
+            "value": {**value, "rectanglelabels": [label]},
+        }
+        done = {"id": 1, "was_cancelled": False, "updated_at": "2026-01-02T03:04:05Z"}
+        image = f"/data/local-files/?d={name}"
+        tasks.append({"data": {"image": image}, "annotations": [{**done, "result": [region]}]})
+    (folder / "project-1.json").write_text(json.dumps(tasks))
 
 
 def score_maps(folder: Path) -> None:

@@ -176,6 +176,7 @@ class RunFolder:
             if name in self.run.config["stages"]:
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
+        self._link_recorded()
         results_folder.mark(self.path)  # the folders of further methods, too
         self._link_latest()
         if self.notes:
@@ -184,6 +185,14 @@ class RunFolder:
             terminal.print_line(f"{'notes':<10} {count}, with their names, in {file}")
         report = self.path / "report" / "index.html"
         terminal.print_line(f"results    {report if report.is_file() else self.path}")
+
+    def _link_recorded(self) -> None:
+        """Link the results of the run that run= names, so that this one can be a checkpoint=, too."""
+        if self.run.config["run"] is None:
+            return
+        for link in sorted((Path(self.run.config["run"]) / "stages").iterdir()):
+            if not (self.path / "stages" / link.name).exists():
+                _link(self.path / "stages" / link.name, link)
 
     def _link_latest(self) -> None:
         """Let `outputs/latest` link to this folder, atomically."""
