@@ -6,7 +6,7 @@ All images lie in one folder for each class, without train/ and val/, as people 
     right   of the images with annotated boxes, the share whose box has an IoU of at least 0.5
     review  the same after a simulated annotator corrected a fifth: the least sure, or a random one
 
-No annotated box is seen by the run.
+No annotated box is seen by the run. `images=300` takes 300 images of train/, not all 3,000.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.formats import coco
 from pipeline.formats.files import read_json
+from pipeline.ops.hashing import hash_of
 from pipeline.ops.iou import best_iou
 from pipeline.ops.wilson import wilson_interval
 from scripts.measure.records import Record
@@ -32,9 +33,11 @@ OWN_STAGES = ("export", "annotate")  # that `best` does not have
 
 def run(*overrides: str) -> list[Record]:
     """Run annotate, and print what it costs and what review gains."""
+    limits = [int(word[7:]) for word in overrides if word.startswith("images=")]
+    overrides = tuple(word for word in overrides if not word.startswith("images="))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "photos"
-        _link_images(SHARED / "imagenette", root)
+        _link_images(SHARED / "imagenette", root, *limits)
         given = ("data=folder", f"data.root={root}", "runtime.deterministic=false", *MOBILENET)
         whole = compose("annotate", *given, *overrides)
         seconds = {}
@@ -52,9 +55,10 @@ def run(*overrides: str) -> list[Record]:
     return _describe(ious >= 0.5, confidences, total / (total - own))
 
 
-def _link_images(source: Path, root: Path) -> None:
-    """Put all images into a folder for each class; names are unique already."""
-    for path in sorted(source.glob("*/*/*")):
+def _link_images(source: Path, root: Path, limit: int | None = None) -> None:
+    """Put all images of val/ and some of train/ into a folder for each class."""
+    learned = sorted(source.glob("train/*/*"), key=lambda path: hash_of(path.name))[:limit]
+    for path in (*learned, *sorted(source.glob("val/*/*"))):
         target = root / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(path.resolve(), target)
