@@ -1,0 +1,74 @@
+"""What 1 % of new images costs: `./scripts/bench new_images [images=1000] [key=value ...]`.
+
+A folder of drawn images is annotated with a pretrained MobileNetV2 (CAM); then 1 % of new images
+come into it, and it is annotated again with the network of the first run. Wall time of all stages
+but train, in this process, without its start.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+
+from pipeline.data.shapes import Shapes
+from pipeline.engine.run import Run
+from pipeline.engine.run_folder import RunFolder
+from pipeline.engine.stage import list_stages
+from scripts.measure.records import Record
+from scripts.measure.runs import MOBILENET, compose
+
+IMAGES, SHARE, AT_MOST = 1000, 0.01, 0.05
+STAGES = "stages=[train,explain,calibrate,localize,rank,export,annotate]"
+
+
+def run(*overrides: str) -> list[Record]:
+    """Measure the first run and the second."""
+    given = dict(word.split("=", 1) for word in overrides)
+    count = int(given.pop("images", IMAGES))
+    new = max(1, round(SHARE * count))
+    with tempfile.TemporaryDirectory() as folder:
+        root, outputs = Path(folder) / "photos", Path(folder) / "outputs"
+        _draw(root, range(count), count + new)
+        options = (
+            "data=folder", f"data.root={root}", f"outputs={outputs}", "saliency=cam",
+            "segmenter=threshold", STAGES, *MOBILENET, *(f"{k}={v}" for k, v in given.items()),
+        )  # fmt: skip
+        first = _annotate(compose("annotate", *options))
+        _draw(root, range(count, count + new), count + new)
+        again = _annotate(compose("annotate", *options))
+    return [
+        Record(f"{count} images", first, None, None, "s", "all stages but train"),
+        Record(f"{new} new ones among them", again, None, None, "s", "the same"),
+        Record("share", again / first, AT_MOST, None, "", "at most"),
+    ]
+
+
+def _draw(root: Path, numbers: range, total: int) -> None:
+    """Write drawn images as files."""
+    data = Shapes(images=total, val_images=1, held_back=0.0)
+    for number in numbers:
+        example = data.example("train", number)
+        path = root / data.classes[example.label] / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), example.image[..., ::-1])
+
+
+def _annotate(run: Run) -> float:
+    """Run all stages; return the seconds of those after train."""
+    folder = RunFolder.new(run)
+    seconds = 0.0
+    with folder:
+        for stage in _ordered(run):
+            started = time.perf_counter()
+            result, _ = run.get_or_create(stage)
+            folder.publish(stage, run.method, result)
+            seconds += 0.0 if stage == "train" else time.perf_counter() - started
+    folder.finish()
+    return seconds
+
+
+def _ordered(run: Run) -> list[str]:
+    return [stage for stage in list_stages() if stage in run.config["stages"]]
