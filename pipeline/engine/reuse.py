@@ -1,16 +1,16 @@
 """Results of single images that an earlier run computed, found again by the images' content.
 
 A result whose key differs from an earlier one only in the images has each unchanged image's part
-already. An image is unchanged where size and time of its file are those of then, or, where the time
-differs, where the hash of its content is. Its class must be the same, too.
+already. An image is unchanged where name, size and time of its file are those of then, or else
+where the hash of its content is. Its class must be the same, too.
 
-    images.safetensors   `size`, `time` (ns), `content` (hash) and `label` of each image
+    images.safetensors   `name` (hash), `size`, `time` (ns), `content` (hash), `label` of each image
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,14 @@ import numpy as np
 from pipeline.engine import runtime, store
 from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import read_arrays, write_arrays
-from pipeline.formats.files import read_json, write_json
-from pipeline.ops.hashing import hash_file, hash_of, to_plain
+from pipeline.formats.files import read_json
+from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.protocols import HasFiles
-from pipeline.results.boxes import iterate_shard
 from pipeline.results.maps import load_skipped
 from pipeline.results.shards import Arrays, shard_path
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
-
-    from pipeline.types import Boxes, SaliencyMap
 
 STAMPS_FILE = "images.safetensors"
 KEY_FILE = "cache_key.json"
@@ -44,12 +41,14 @@ class Stamps:
     """What tells whether an image is the same, in the order of positions.
 
     Attributes:
+        name: hash of the name of the image.
         size: of the file, in bytes.
         time: of the last change of the file, in ns.
         content: hash of the file; UNKNOWN as long as it was not computed.
         label: the class of the image.
     """
 
+    name: Int64[np.ndarray, n]
     size: Int64[np.ndarray, n]
     time: Int64[np.ndarray, n]
     content: Int64[np.ndarray, n]
@@ -130,21 +129,23 @@ def find_earlier(
         return None, None
     stat = [images.data.stamp(images.split, position) for position in range(len(images))]
     size, time = np.array(stat, np.int64).reshape(-1, 2).T
+    name = np.array([int(hash_of(id), 16) >> 1 for id in images.ids], np.int64)
     label = np.asarray(images.labels, np.int64)
     folder = _newest(results, without_images(key))
     then = None if folder is None else Stamps.read(folder)
     positions = np.full(len(images), -1, np.int64)
     content = np.full(len(images), UNKNOWN, np.int64)
     if then is not None:
-        place = {k: n for n, k in enumerate(_rows(then.size, then.time, then.label))}
-        positions[:] = [place.get(row, -1) for row in _rows(size, time, label)]
+        now = list_rows(name, size, time, label)
+        place = {k: n for n, k in enumerate(list_rows(then.name, then.size, then.time, then.label))}
+        positions[:] = [place.get(row, -1) for row in now]
         kept = positions >= 0
         content[kept] = then.content[positions[kept]]
-    stamps = Stamps(size, time, content, label)
+    stamps = Stamps(name, size, time, content, label)
     if then is not None and folder is not None:
         perhaps = np.flatnonzero((positions < 0) & np.isin(size, then.size)).tolist()
         stamps.hash_files(images, perhaps, workers)
-        by_content = {k: n for n, k in enumerate(_rows(then.content, then.label))}
+        by_content = {k: n for n, k in enumerate(list_rows(then.content, then.label))}
         for n in perhaps:
             positions[n] = by_content.get((int(content[n]), int(label[n])), -1)
         for n in load_skipped(folder):
@@ -159,7 +160,12 @@ def without_images(key: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name not in (*OF_IMAGES, "stage")}
 
 
-def _rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
+def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """Yield the numbers of several columns side by side.
+
+    Args:
+        columns: of the same length.
+    """
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
@@ -192,22 +198,31 @@ def take_arrays(earlier: EarlierImages, positions: Sequence[int]) -> list[Arrays
         positions: of images that are there.
     """
     size = int(read_json(earlier.folder / "plan.json")["shard"])
-    here = {int(earlier.positions[position]): position for position in positions}
+    here: dict[int, list[int]] = {}  # an image may be here several times
+    for position in positions:
+        here.setdefault(int(earlier.positions[position]), []).append(position)
     by_shard: dict[int, list[int]] = {}
     for there in here:
         by_shard.setdefault(there // size, []).append(there)
     taken = []
     for number, wanted in by_shard.items():
         arrays = _open_shard(str(shard_path(earlier.folder, number)))
-        chosen: Arrays = {}
-        for name, values in arrays.items():
-            of = arrays["row_image" if name.startswith("row_") else "image"]
-            rows = values[np.isin(of, wanted)]
-            if name in ("image", "row_image"):
-                rows = np.array([here[int(n)] for n in rows], values.dtype)
-            chosen[name] = rows
-        taken.append(chosen)
+        for n in range(max(len(here[there]) for there in wanted)):
+            place = {there: here[there][n] for there in wanted if n < len(here[there])}
+            taken.append(_selectlist_rows(arrays, place))
     return taken
+
+
+def _selectlist_rows(arrays: Arrays, place: Mapping[int, int]) -> Arrays:
+    """Return the rows of some images; `place` is from a position there to that here."""
+    chosen: Arrays = {}
+    for name, values in arrays.items():
+        of = arrays["row_image" if name.startswith("row_") else "image"]
+        rows = values[np.isin(of, list(place))]
+        if name in ("image", "row_image"):
+            rows = np.array([place[int(n)] for n in rows], values.dtype)
+        chosen[name] = rows
+    return chosen
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
@@ -230,90 +245,3 @@ def join_in_order(parts: Sequence[Arrays]) -> Arrays:
         name: values[orders["row_image" if name.startswith("row_") else "image"]]
         for name, values in joined.items()
     }
-
-
-# -- boxes
-
-MADE_FOR = "made_for.json"
-
-
-@dataclass(frozen=True)
-class EarlierBoxes:
-    """An earlier result of stage localize, and which of its images are here again.
-
-    Attributes:
-        folder: of the result.
-        positions: of each image here the position there; -1 where it is not there.
-        shard: images in a shard there.
-    """
-
-    folder: Path
-    positions: Int64[np.ndarray, n]
-    shard: int
-
-    @property
-    def count(self) -> int:
-        """How many images are there."""
-        return int((self.positions >= 0).sum())
-
-    def take(self, saliency: SaliencyMap, position: int) -> Boxes | None:
-        """Return the boxes of a map; None where they are not there.
-
-        Args:
-            saliency: the map.
-            position: of its image.
-        """
-        there = int(self.positions[position])
-        if there < 0:
-            return None
-        number = there // self.shard
-        boxes = _open_boxes(str(shard_path(self.folder, number))).get((there, saliency.explained))
-        return None if boxes is None else replace(boxes, id=saliency.id)
-
-
-@lru_cache(maxsize=OPEN_SHARDS)
-def _open_boxes(path: str) -> dict[tuple[int, int], Boxes]:
-    ids = _NoNames()
-    return {(position, boxes.label): boxes for position, boxes in iterate_shard(Path(path), ids)}
-
-
-class _NoNames(Sequence[str]):
-    """Names that are not known."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def __getitem__(self, position: Any) -> Any:
-        return "?"
-
-
-def find_earlier_boxes(
-    folder: Path, maps: Path, made_for: Mapping[str, Any]
-) -> EarlierBoxes | None:
-    """Find the newest boxes that were segmented in the same way; record how these are.
-
-    Args:
-        folder: of the result of stage localize that is wanted.
-        maps: the result of stage explain.
-        made_for: all that can change the boxes of an image besides the image.
-    """
-    if not (maps / STAMPS_FILE).is_file():
-        return None
-    made_for = to_plain({**made_for, "maps": without_images(read_json(maps / KEY_FILE))})
-    record = {"made_for": hash_of(made_for), "maps": maps.name}
-    write_json(folder / MADE_FOR, record)
-    here = Stamps.read(maps)
-    having = [path.parent for path in folder.parent.glob(f"*/{MADE_FOR}")]
-    for other in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
-        known = read_json(other / MADE_FOR)
-        theirs = maps.parent / known["maps"]
-        if other == folder or known["made_for"] != record["made_for"]:
-            continue
-        if not store.is_done(other) or not store.is_done(theirs):
-            continue
-        then = Stamps.read(theirs)
-        place = {k: n for n, k in enumerate(_rows(then.content, then.label))}
-        positions = np.array([place.get(k, -1) for k in _rows(here.content, here.label)], np.int64)
-        if (positions >= 0).any():
-            return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))
-    return None

@@ -65,3 +65,27 @@ def test_an_image_of_another_class_is_computed(
     capsys.readouterr()
     assert cli(*run, network) == 0
     assert "explain: 31 of 32 images are as they were" in capsys.readouterr().out
+
+
+def test_equal_images_and_equal_stamps_are_not_mixed_up(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copies of an image each have their boxes; files of the same size and time are told apart."""
+    red = folder_of_images / "train" / "red"
+    rng = np.random.default_rng(2)
+    for n in (20, 21):  # uncompressed: the same size
+        pixels = rng.integers(0, 255, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(red / f"{n}.bmp")
+        os.utime(red / f"{n}.bmp", (1e9, 1e9))
+    run = (*RUN, f"data.root={folder_of_images}")
+    assert cli(*run) == 0
+    network = f"checkpoint={Path('outputs/latest').resolve()}"
+    for copy in ("copy.png", "copy2.png"):
+        shutil.copy(red / "4.png", red / copy)
+    (red / "20.bmp").rename(red / "b.bmp")
+    (red / "21.bmp").rename(red / "a.bmp")
+    assert cli(*run, network) == 0
+    assert "explain: 36 of 36 images are as they were" in capsys.readouterr().out
+    reused = (Path("outputs/latest") / "predictions.json").read_bytes()
+    assert cli(*run, network, "outputs=afresh") == 0
+    assert (Path("afresh/latest") / "predictions.json").read_bytes() == reused

@@ -226,11 +226,11 @@ def test_a_small_run_has_all_rows_and_a_second_call_trains_nothing(outputs, caps
     develop = thresholds.run(*SMALL, f"outputs={outputs}")
     first = capsys.readouterr().out
     assert "looked at" not in first
-    stages = {path: path.stat().st_mtime_ns for path in outputs.glob("*/*/DONE")}
+    stages = {path: path.stat().st_mtime_ns for path in outputs.glob("*/*/cache_key.json")}
     held_out = thresholds.run(*SMALL, f"outputs={outputs}", "half=held_out")
     second = capsys.readouterr().out
     assert "The held-out half of shapes was looked at" in second
-    assert {path: path.stat().st_mtime_ns for path in outputs.glob("*/*/DONE")} == stages
+    assert {path: path.stat().st_mtime_ns for path in outputs.glob("*/*/cache_key.json")} == stages
     for text, records in ((first, develop), (second, held_out)):
         names = {record.name for record in records}
         for block in ("shapes/cam", "shapes-mixed/cam"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.engine import runtime, shards
 from pipeline.engine.images import SplitImages, segment_map
-from pipeline.engine.reuse import EarlierBoxes
+from pipeline.engine.reuse_boxes import EarlierBoxes
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json
 from pipeline.protocols import Segmenter

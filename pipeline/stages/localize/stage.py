@@ -26,7 +26,7 @@ from pipeline.results.notes import skipped_note, write_notes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipeline.engine.reuse import EarlierBoxes
+    from pipeline.engine.reuse_boxes import EarlierBoxes
     from pipeline.engine.run import Run
     from pipeline.types import Note
 
@@ -102,7 +102,7 @@ class Localize(Stage):
     ) -> EarlierBoxes | None:
         """Return the boxes of the same images that an earlier run segmented in the same way."""
         from pipeline.engine import ranks
-        from pipeline.engine.reuse import find_earlier_boxes
+        from pipeline.engine.reuse_boxes import find_earlier_boxes
 
         values = None if thresholds is None else thresholds["thresholds"]
         # Halves by hash of the name: an image that was renamed may be in the other half.
