@@ -111,9 +111,8 @@ def find_earlier_boxes(
             continue
         then = Stamps.read(theirs)
         place = {k: n for n, k in enumerate(list_rows(then.content, then.label))}
-        positions = np.array(
-            [place.get(k, -1) for k in list_rows(here.content, here.label)], np.int64
-        )
+        now = list_rows(here.content, here.label)
+        positions = np.array([place.get(row, -1) for row in now], np.int64)
         if (positions >= 0).any():
             return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))
     return None

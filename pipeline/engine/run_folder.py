@@ -187,7 +187,7 @@ class RunFolder:
         terminal.print_line(f"results    {report if report.is_file() else self.path}")
 
     def _link_recorded(self) -> None:
-        """Link the results of the run that run= names, so that this one can be a checkpoint=, too."""
+        """Link the results of the run that run= names: this one can be a checkpoint=, too."""
         if self.run.config["run"] is None:
             return
         for link in sorted((Path(self.run.config["run"]) / "stages").iterdir()):
