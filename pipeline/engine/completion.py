@@ -143,12 +143,7 @@ def _use_checkpoint_settings(
     for family in ("saliency", "segmenter"):
         if family in named:
             continue
-        for target in list_targets(run_config[family]):
-            if not may_be_named(family, target):
-                raise UserError(
-                    f"{folder / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run "
-                    "code"
-                )
+        _refuse_foreign_targets(folder, family, run_config[family])
         given = [key.split(".")[1] for key in named if key.startswith(f"{family}.")]
         config[family] = {**run_config[family], **{key: config[family][key] for key in given}}
         chosen[family] = _find_choice_name(family, run_config[family])
@@ -188,12 +183,7 @@ def use_run_settings(
         raise UserError(f"run={folder}: no folder of a run, which has {CONFIG_FILE}{hint}")
     _refuse_choices(named, folder, config["stages"])
     for family in FAMILIES:
-        for target in list_targets(recorded[family]):
-            if not may_be_named(family, target):
-                raise UserError(
-                    f"{folder / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run "
-                    "code"
-                )
+        _refuse_foreign_targets(folder, family, recorded[family])
     kept = ("stages", "name", "run", "corrections", "human_boxes", "outputs", "runtime", "store")
     merged = {**config, **recorded, **{key: config[key] for key in kept}}
     merged["run"] = str(folder.resolve())
@@ -205,6 +195,19 @@ def use_run_settings(
             merged[name] = {**options, **merged[name]}
     chosen = {family: _find_choice_name(family, recorded[family]) for family in FAMILIES}
     return merged, chosen
+
+
+def _refuse_foreign_targets(run: Path, family: str, node: Mapping[str, Any]) -> None:
+    """Refuse a class from outside this project that a run's configuration names.
+
+    Raises:
+        UserError: the node names such a class, which no choice has.
+    """
+    for target in list_targets(node):
+        if not may_be_named(family, target):
+            raise UserError(
+                f"{run / CONFIG_FILE}: {family}: {target!r} is refused, a file must not run code"
+            )
 
 
 def _refuse_choices(named: Collection[str], run: Path, stages: Sequence[str]) -> None:

@@ -70,15 +70,12 @@ def find_earlier_network(
     )
     for run in runs:
         recorded = read_run_config(run)
-        card = run / "stages" / "train"
-        if not recorded or not card.exists():
-            continue
-        differing = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
-        if recorded.get("checkpoint") is not None:
-            continue  # of this run's kind; the run that trained its network is another of them
+        if not recorded or recorded.get("checkpoint") is not None:
+            continue  # with a checkpoint, the run that trained its network is another of these
         trained = run / "stages" / ("refine" if "refine" in config["stages"] else "train")
         if not (trained / "DONE").is_file():
             continue
+        differing = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
         if "data" in differing:
             continue  # another folder
         known = tuple(read_card(trained)["classes"])

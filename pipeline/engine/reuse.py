@@ -209,11 +209,11 @@ def take_arrays(earlier: EarlierImages, positions: Sequence[int]) -> list[Arrays
         arrays = _open_shard(str(shard_path(earlier.folder, number)))
         for n in range(max(len(here[there]) for there in wanted)):
             place = {there: here[there][n] for there in wanted if n < len(here[there])}
-            taken.append(_selectlist_rows(arrays, place))
+            taken.append(_select_rows(arrays, place))
     return taken
 
 
-def _selectlist_rows(arrays: Arrays, place: Mapping[int, int]) -> Arrays:
+def _select_rows(arrays: Arrays, place: Mapping[int, int]) -> Arrays:
     """Return the rows of some images; `place` is from a position there to that here."""
     chosen: Arrays = {}
     for name, values in arrays.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,13 @@ def image_content(source: ImageSource, position: int) -> str:
     path = source.path(position)
     if path is None:
         return hash_of(["drawn", source.read(position).tobytes().hex()])
+    stat = path.stat()
+    return _hash_once(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 17)
+def _hash_once(path: Path, size: int, changed: int) -> str:
+    """Return the hash of a file as it is at its size and time: several stages ask for it."""
     return hash_file(path)
 
 
