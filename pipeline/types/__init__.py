@@ -30,8 +30,10 @@ from pipeline.types.exports import (
     HumanBoxes,
     ImageBoxes,
     ImageSource,
+    Mark,
     Part,
     Review,
+    WrongMark,
 )
 from pipeline.types.notes import Note
 from pipeline.types.records import (
@@ -85,6 +87,7 @@ __all__ = [
     "HumanBoxes",
     "ImageBoxes",
     "ImageSource",
+    "Mark",
     "MetricNumber",
     "NetworkOutput",
     "Note",
@@ -105,4 +108,5 @@ __all__ = [
     "ViewSubject",
     "check_boxes",
     "check_size",
+    "WrongMark",
 ]

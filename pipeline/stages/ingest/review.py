@@ -14,7 +14,7 @@ from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.iou import best_iou, pairwise_iou
 from pipeline.ops.text import count_note, fold_name, to_nfc
 from pipeline.ops.wilson import wilson_interval
-from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note
+from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note, WrongMark
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -30,6 +30,7 @@ class Sorted:
 
     Attributes:
         human: boxes of a person by image id.
+        wrong: images whose boxes a person called wrong.
         not_reviewed: images that no person is known to have reviewed, and their number of boxes.
         unknown: names that are of no image of the run.
         ambiguous: names that are of several images.
@@ -41,6 +42,7 @@ class Sorted:
     """
 
     human: dict[str, HumanBoxes] = field(default_factory=dict)
+    wrong: dict[str, WrongMark] = field(default_factory=dict)
     not_reviewed: dict[str, int] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
@@ -58,6 +60,8 @@ class Sorted:
         """
         own = sum(self.not_reviewed.values())
         lines = (
+            (list(self.wrong), "image", "marked as wrong: no truth",
+             "correct the boxes in a tool (to_correct.txt has the names), and ingest its file"),
             (list(self.not_reviewed), "image", f"without a person's review ({own} boxes): no truth",
              "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
             (self.unknown, "image", "of the file that the run does not have: left out", ""),
@@ -115,6 +119,9 @@ def sort_images(
     spelling = {key(name): name for key in (fold_name, to_nfc) for name in known.classes}
     seen: set[str] = set()
     for image in images:
+        if image.mark:
+            _take_mark(image, known, source, now, result)
+            continue
         ids = index.find(image.name).ids
         if len(ids) != 1:
             (result.ambiguous if ids else result.unknown).append(image.name)
@@ -154,6 +161,33 @@ def sort_images(
     for id in result.human:
         result.not_reviewed.pop(id, None)
     return result
+
+
+def _take_mark(
+    image: CorrectedImage, known: Known, source: str, now: str, result: Sorted
+) -> None:
+    """Take over a mark of our page: the boxes of the run as they are, or that they are wrong."""
+    id = image.name
+    about = {
+        "id": id,
+        "content": known.content(id),
+        "is_random": known.sampled(id),
+        "date": image.date or "",
+        "source": source,
+        "ingested": now,
+    }
+    if image.mark == "wrong":
+        result.wrong[id] = WrongMark(**about)
+        return
+    boxes = known.boxes[id].boxes
+    masks = [box.mask for box in boxes]
+    result.human[id] = HumanBoxes(
+        size=known.boxes[id].size,
+        boxes=np.array([box.box for box in boxes], np.float32).reshape(-1, 4),
+        classes=[known.classes[box.label] for box in boxes],
+        masks=masks if any(masks) else None,
+        **about,
+    )
 
 
 def _to_pixels(
@@ -235,28 +269,39 @@ def _are_same(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> b
     return True
 
 
-def summarise(changes: Sequence[Change]) -> dict[str, Any]:
+def summarise(changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None) -> dict[str, Any]:
     """Return counts, and of the random images the share whose best-scored box was right.
 
     Args:
         changes: of the reviewed images.
+        wrong: the images that were marked as wrong, where the file holds marks; None: the boxes
+            of a tool, which are compared with ours.
     """
+    marked = wrong or ()
     random = [change for change in changes if change.is_random]
-    right = sum(change.iou >= RIGHT_IOU for change in random)
     doubtful = [change for change in changes if not change.is_random]
+    # A mark says itself that the boxes are right, also that there are rightly none.
+    right = len(random) if wrong is not None else _count_right(random)
+    doubtful_right = len(doubtful) if wrong is not None else _count_right(doubtful)
+    random_count = len(random) + sum(mark.is_random for mark in marked)
     return {
-        "reviewed": len(changes),
+        "reviewed": len(changes) + len(marked),
         "unchanged": sum(change.is_unchanged for change in changes),
         "corrected": sum(not change.is_unchanged for change in changes),
         "relabelled": sum(change.is_relabelled for change in changes),
-        "random": len(random),
+        "marked_wrong": len(marked),
+        "random": random_count,
         "random_right": right,
-        "right_share": right / len(random) if random else None,
-        "right_interval": list(wilson_interval(right, len(random))) if random else None,
-        "iou": RIGHT_IOU,
-        "doubtful": len(doubtful),
-        "doubtful_right": sum(change.iou >= RIGHT_IOU for change in doubtful),
+        "right_share": right / random_count if random_count else None,
+        "right_interval": list(wilson_interval(right, random_count)) if random_count else None,
+        "iou": None if wrong is not None else RIGHT_IOU,
+        "doubtful": len(changes) + len(marked) - random_count,
+        "doubtful_right": doubtful_right,
     }
+
+
+def _count_right(changes: Sequence[Change]) -> int:
+    return sum(change.iou >= RIGHT_IOU for change in changes)
 
 
 def describe(summary: Mapping[str, Any]) -> list[str]:
@@ -269,12 +314,14 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['reviewed']} images reviewed by a person: {summary['unchanged']} left as they "
         f"were, {summary['corrected']} corrected"
         + (f" ({summary['relabelled']} of another class)" if summary["relabelled"] else "")
+        + (f", {summary['marked_wrong']} marked as wrong" if summary["marked_wrong"] else "")
     ]
     if summary["random"]:
         low, high = summary["right_interval"]
+        meaning = "by a person's mark" if summary["iou"] is None else f"IoU of at least {RIGHT_IOU}"
         lines.append(
             f"of {summary['random']} images drawn at random {100 * summary['right_share']:.0f} % "
-            f"were right (IoU of at least {RIGHT_IOU}), {100 * low:.0f} to {100 * high:.0f} "
+            f"were right ({meaning}), {100 * low:.0f} to {100 * high:.0f} "
             "(95 %): expect this of the images that nobody reviewed"
         )
     else:
