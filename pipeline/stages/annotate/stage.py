@@ -1,8 +1,10 @@
-"""Stage annotate: contact sheets in the order of review, and what to do next.
+"""Stage annotate: contact sheets and a page to mark them, in the order of review.
 
     python -m pipeline +experiment=annotate data=folder data.root=photos model=mobilenet_v2
 
-    review/sheet-0001.jpg ...   images with their boxes (`annotate.sheet` of them), in review order
+    review/index.html           images with their boxes (`annotate.sheet` of them), in review order;
+                                a person marks them as right or wrong, for stage ingest
+    review/sheet-0001.jpg ...   the same images as pictures
     annotate.json               how many images, boxes and reviewed images there are
 
 With `annotate.retrain=auto` the network of the newest run of the same recipe is used again, as long
@@ -19,6 +21,7 @@ from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json, write_json
+from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
 from pipeline.results.boxes import open_boxes
 from pipeline.results.human import hash_boxes, replace_by_human
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.types import FoundBoxes, ImageBoxes
 
 SUMMARY = "annotate.json"
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html", "marks.js"))
 
 
 class Annotate(Stage):
@@ -46,6 +50,7 @@ class Annotate(Stage):
         """Return everything that can change the result."""
         return {
             "source": run.sources(__name__, "data", drawing=True),
+            "page": [hash_file(path) for path in (TEMPLATE, SCRIPT)],
             "rank": run.key("rank"),
             "human": hash_boxes(run.human[0]),
             "sheet": run.config["annotate"]["sheet"],
@@ -87,60 +92,64 @@ class Annotate(Stage):
             lines.append(f"for your tool: {exported}/ ({', '.join(names)})")
         if counts["on_sheets"]:
             lines.append(
-                f"contact sheets of {counts['on_sheets']} images, first to review first: "
-                f"{run_folder / 'review'}/"
+                f"to mark {counts['on_sheets']} images as right or wrong, first to review first: "
+                f"{run_folder / 'review/index.html'}; the same as pictures beside it"
             )
         lines.append(
-            "next: review images in the order of review_rank; the random sample at its head says "
-            "how many are right. Then: python -m pipeline +experiment=ingest "
-            f"run={run_folder} corrections=FILE"
+            "next: review images in the order of review_rank, on that page or in your tool; the "
+            "random sample at its head says how many are right. Then: python -m pipeline "
+            f"+experiment=ingest run={run_folder} corrections=FILE"
         )
         return [f"{'':<10} {line}" for line in lines]
 
     def _draw(
         self, run: Run, detections: FoundBoxes, images: list[ImageBoxes], folder: Path
     ) -> list[str]:
-        """Draw the sheets; return the names of images that could not be read."""
+        """Draw the sheets and pages; return the names of images that could not be read."""
         from pipeline.engine.shards import single_threaded_torch
-        from pipeline.plotting.boxes import write_jpeg
-        from pipeline.stages.annotate import sheets
+        from pipeline.stages.annotate import page, sheets
 
         reader, classes, labels = run.images(), run.classes, run.images().labels
         assert detections.review is not None, "stage rank ranks the images"
         review = detections.review
 
-        def draw(image: ImageBoxes) -> sheets.Cell | None:
-            example = reader.read(image.position, sheets.cell_frame(image.size))
+        def draw(image: ImageBoxes) -> tuple[sheets.Cell, page.Entry] | None:
+            example = reader.read(image.position, page.picture_frame(image.size))
             if isinstance(example, SkippedImage):
                 return None
             label = int(labels[image.position])
             name = classes[label] if label >= 0 else "no class"
-            return sheets.Cell(
-                example.image,
-                image,
-                int(review.ranks[image.position]),
-                bool(review.sampled[image.position]),
-                detections.classes[image.boxes[0].label] if image.boxes else name,
+            name = detections.classes[image.boxes[0].label] if image.boxes else name
+            rank, is_random = int(review.ranks[image.position]), bool(review.sampled[image.position])
+            picture = page.draw_picture(example.image, image)
+            return (
+                sheets.Cell(sheets.shrink(example.image), image, rank, is_random, name),
+                page.Entry(picture, image, rank, is_random, name),
             )
 
-        for old in folder.glob("sheet-*.jpg"):
+        for old in (*folder.glob("sheet-*.jpg"), *folder.glob("*.html")):
             old.unlink()
+        order = page.Order(
+            count=int((review.ranks > 0).sum()),
+            sample=int(review.sampled.sum()),
+            listed=len(images),
+            is_calibrated=review.confidence_kind == "calibrated",
+        )
+        about = "" if order.is_calibrated else "confidences are not calibrated"
+        sheet = sheets.SheetWriter(folder, about)
+        texts = [path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT)]
+        pages = page.PageWriter(folder, detections.classes, order, *texts)
         unread = []
         with show_progress("annotate", len(images)) as advance, single_threaded_torch():
             drawn = runtime.map_in_threads(draw, iter(images), run.workers)
-            cells: list[sheets.Cell] = []
-            number = 0
-            for n, (image, cell) in enumerate(zip(images, drawn, strict=True), 1):
+            for image, shown in zip(images, drawn, strict=True):
                 advance(1)
-                if cell is None:
+                if shown is None:
                     unread.append(image.id)
                 else:
-                    cells.append(cell)
-                if cells and (len(cells) == sheets.PER_SHEET or n == len(images)):
-                    number += 1
-                    title = f"sheet {number}: review_rank {cells[0].rank} to {cells[-1].rank}"
-                    write_jpeg(folder / f"sheet-{number:04d}.jpg", sheets.draw_sheet(cells, title))
-                    cells = []
+                    sheet.add(shown[0])
+                pages.add(None if shown is None else shown[1])
+            sheet.close()
         return unread
 
 
