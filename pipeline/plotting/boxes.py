@@ -42,9 +42,7 @@ def encode_jpeg(picture: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
         picture: uint8 RGB [H, W, 3].
         quality: from 0 to 100.
     """
-    encoded, data = cv2.imencode(
-        ".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert encoded
     return data.tobytes()
 

@@ -46,9 +46,7 @@ def match_images(
     """
     matched, lost = _match_content([*images, *wrong], ids, source)
     human = {id: image for id, image in matched.items() if isinstance(image, HumanBoxes)}
-    waiting = [
-        id for id, mark in matched.items() if isinstance(mark, WrongMark) and mark.is_random
-    ]
+    waiting = [id for id, mark in matched.items() if isinstance(mark, WrongMark) and mark.is_random]
     notes = []
     if lost:
         why = "changed since a person reviewed it: the review is left out"

@@ -106,7 +106,7 @@ __all__ = [
     "ThresholdKind",
     "ViewResult",
     "ViewSubject",
+    "WrongMark",
     "check_boxes",
     "check_size",
-    "WrongMark",
 ]

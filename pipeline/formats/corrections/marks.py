@@ -1,4 +1,4 @@
-"""Marks of our own review page (stage annotate): a person called the boxes of images right or wrong.
+"""Marks of our own review page (stage annotate): a person called boxes of images right or wrong.
 
     {"label2box_marks": "1",
      "saved": "2026-01-02T03:04:05.678Z",
@@ -23,10 +23,11 @@ from pipeline.errors import UserError
 from pipeline.formats.corrections.loading import is_json, load_json
 from pipeline.formats.corrections.shapes import parse_finite, parse_size
 from pipeline.formats.odd_records import BadRecord
-from pipeline.types import CorrectedImage, CorrectionFile
+from pipeline.types import CorrectedImage, CorrectionFile, Mark
 
 KEY, VERSION = "label2box_marks", "1"
-RIGHT, WRONG = "right", "wrong"
+RIGHT: Mark = "right"
+WRONG: Mark = "wrong"
 DIGITS = 2
 """Decimals of a coordinate on the page."""
 

@@ -67,9 +67,7 @@ class SheetWriter:
         self._number += 1
         ranks = f"review_rank {self._cells[0].rank} to {self._cells[-1].rank}"
         title = f"sheet {self._number}: {ranks}{' · ' * bool(self.about)}{self.about}"
-        write_jpeg(
-            self.folder / f"sheet-{self._number:04d}.jpg", draw_sheet(self._cells, title)
-        )
+        write_jpeg(self.folder / f"sheet-{self._number:04d}.jpg", draw_sheet(self._cells, title))
         self._cells = []
 
 
@@ -80,7 +78,7 @@ def shrink(pixels: np.ndarray) -> np.ndarray:
         pixels: uint8 RGB.
     """
     height, width = frame_size((pixels.shape[0], pixels.shape[1]), CELL)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def draw_sheet(cells: Sequence[Cell], title: str) -> np.ndarray:

@@ -120,7 +120,10 @@ class Annotate(Stage):
             label = int(labels[image.position])
             name = classes[label] if label >= 0 else "no class"
             name = detections.classes[image.boxes[0].label] if image.boxes else name
-            rank, is_random = int(review.ranks[image.position]), bool(review.sampled[image.position])
+            rank, is_random = (
+                int(review.ranks[image.position]),
+                bool(review.sampled[image.position]),
+            )
             picture = page.draw_picture(example.image, image)
             return (
                 sheets.Cell(sheets.shrink(example.image), image, rank, is_random, name),
@@ -137,8 +140,8 @@ class Annotate(Stage):
         )
         about = "" if order.is_calibrated else "confidences are not calibrated"
         sheet = sheets.SheetWriter(folder, about)
-        texts = [path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT)]
-        pages = page.PageWriter(folder, detections.classes, order, *texts)
+        template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))
+        pages = page.PageWriter(folder, detections.classes, order, template, script)
         unread = []
         with show_progress("annotate", len(images)) as advance, single_threaded_torch():
             drawn = runtime.map_in_threads(draw, iter(images), run.workers)

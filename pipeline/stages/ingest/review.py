@@ -163,30 +163,28 @@ def sort_images(
     return result
 
 
-def _take_mark(
-    image: CorrectedImage, known: Known, source: str, now: str, result: Sorted
-) -> None:
+def _take_mark(image: CorrectedImage, known: Known, source: str, now: str, result: Sorted) -> None:
     """Take over a mark of our page: the boxes of the run as they are, or that they are wrong."""
-    id = image.name
-    about = {
-        "id": id,
-        "content": known.content(id),
-        "is_random": known.sampled(id),
-        "date": image.date or "",
-        "source": source,
-        "ingested": now,
-    }
+    id, date = image.name, image.date or ""
+    content, is_random = known.content(id), known.sampled(id)
     if image.mark == "wrong":
-        result.wrong[id] = WrongMark(**about)
+        result.wrong[id] = WrongMark(
+            id=id, content=content, is_random=is_random, date=date, source=source, ingested=now
+        )
         return
     boxes = known.boxes[id].boxes
     masks = [box.mask for box in boxes]
     result.human[id] = HumanBoxes(
+        id=id,
+        content=content,
         size=known.boxes[id].size,
         boxes=np.array([box.box for box in boxes], np.float32).reshape(-1, 4),
         classes=[known.classes[box.label] for box in boxes],
         masks=masks if any(masks) else None,
-        **about,
+        is_random=is_random,
+        date=date,
+        source=source,
+        ingested=now,
     )
 
 
@@ -269,7 +267,9 @@ def _are_same(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> b
     return True
 
 
-def summarise(changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None) -> dict[str, Any]:
+def summarise(
+    changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None
+) -> dict[str, Any]:
     """Return counts, and of the random images the share whose best-scored box was right.
 
     Args:

@@ -39,7 +39,7 @@ from pipeline.stages.ingest.config import IngestOptions
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.stages.ingest.review import Known
-    from pipeline.types import CorrectedImage
+    from pipeline.types import CorrectedImage, WrongMark
 
 SUMMARY = "ingest.json"
 TO_CORRECT = "to_correct.txt"
@@ -149,12 +149,7 @@ class Ingest(Stage):
             lines.append(f"{'':<10} the boxes of {len(replaced)} replace those of an older review")
         if older:
             lines.append(f"{'':<10} {len(older)} are left out: {target} has a later review of them")
-        if wrong:
-            lines.append(
-                f"{'':<10} {len(wrong)} images marked as wrong wait for a correction in a tool: no "
-                "truth" + ("; the random sample measures again when they are corrected"
-                           if any(mark.is_random for mark in wrong) else "")
-            )  # fmt: skip
+        lines += [f"{'':<10} {line}" for line in describe_wrong(new_wrong, wrong)]
         lines.append(
             f"{'next':<10} give the command of run={run.config['run']} again: its predictions and "
             "exports then hold these boxes, and random ones calibrate"
@@ -198,6 +193,27 @@ class Ingest(Stage):
             return lambda image, id: True
         names = _read_reviewed(Path(chosen), list(known.boxes))
         return lambda image, id: image.is_reviewed or id in names
+
+
+def describe_wrong(new: Sequence[WrongMark], waiting: Sequence[WrongMark]) -> list[str]:
+    """Return lines on images that were marked as wrong.
+
+    Args:
+        new: of the file that was read.
+        waiting: of all files, those that nobody has corrected yet.
+    """
+    lines = []
+    contents = {mark.content for mark in waiting}
+    if corrected := sum(mark.content not in contents for mark in new):
+        lines.append(f"{corrected} marked as wrong have a person's boxes already: these stay")
+    if waiting:
+        lines.append(f"{len(waiting)} marked as wrong wait for a correction in a tool: no truth")
+    if any(mark.is_random for mark in waiting):
+        lines.append(
+            "until those of the random sample are corrected, it chooses no threshold and "
+            "calibrates nothing"
+        )
+    return lines
 
 
 def hash_path(path: Path) -> str:

@@ -156,12 +156,14 @@ def list_for_review(
     known: dict[int, Record] = {}
     for record in records:
         known.setdefault(record["position"], record)
-    shown = []
+    shown: list[Record] = []
     for position in order:
-        record = known.get(position) or method.describe(position, labels[position])
-        if record is not None:
+        item = known.get(position)
+        if item is None:
+            item = method.describe(position, labels[position])
+        if item is not None:
             rank, is_random = int(review.ranks[position]), bool(review.sampled[position])
-            shown.append({**record, "rank": rank, "is_random": is_random})
+            shown.append({**item, "rank": rank, "is_random": is_random})
     return shown
 
 
