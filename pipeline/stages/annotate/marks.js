@@ -111,11 +111,25 @@
     ArrowLeft: () => move(-1),
     r: () => markAndMove("right"),
     w: () => markAndMove("wrong"),
-    u: () => setMark(current, null),
+    u: () => selectOnScreen() || setMark(current, null),
   };
 
+  // A key never marks an image that is not on the screen: it selects the first one there.
+  function isOnScreen(n) {
+    const { top, bottom } = figures[n].getBoundingClientRect();
+    return !figures[n].hidden && bottom > 0 && top < window.innerHeight;
+  }
+
+  function selectOnScreen() {
+    if (current >= 0 && isOnScreen(current)) return false;
+    const first = figures.findIndex((figure, n) => isOnScreen(n) && figure.getBoundingClientRect().top >= 0);
+    if (first >= 0) select(first);
+    else move(1);
+    return true;
+  }
+
   function markAndMove(mark) {
-    if (current < 0 || figures[current].hidden) return move(1);
+    if (selectOnScreen()) return;
     if (marks.get(current)?.mark !== mark) setMark(current, mark);
     move(1);
   }

@@ -22,7 +22,7 @@ from pipeline.formats.files import write_text
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import class_colour, draw_outline, encode_jpeg
-from pipeline.types import FoundBox, ImageBoxes
+from pipeline.types import FoundBox, ImageBoxes, Review
 
 PER_PAGE = 400
 SIDE = 320  # pixels of a picture's longer side
@@ -64,6 +64,21 @@ class Order:
     sample: int
     listed: int
     is_calibrated: bool
+
+    @classmethod
+    def of(cls, review: Review, listed: int) -> Order:
+        """Describe an order of review.
+
+        Args:
+            review: the order.
+            listed: how many images are shown.
+        """
+        return cls(
+            count=int((review.ranks > 0).sum()),
+            sample=int(review.sampled.sum()),
+            listed=listed,
+            is_calibrated=review.confidence_kind == "calibrated",
+        )
 
 
 def picture_frame(size: tuple[int, int]) -> tuple[int, int]:

@@ -132,12 +132,7 @@ class Annotate(Stage):
 
         for old in (*folder.glob("sheet-*.jpg"), *folder.glob("*.html")):
             old.unlink()
-        order = page.Order(
-            count=int((review.ranks > 0).sum()),
-            sample=int(review.sampled.sum()),
-            listed=len(images),
-            is_calibrated=review.confidence_kind == "calibrated",
-        )
+        order = page.Order.of(review, len(images))
         about = "" if order.is_calibrated else "confidences are not calibrated"
         sheet = sheets.SheetWriter(folder, about)
         template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,6 +99,24 @@ class Known:
     sampled: Callable[[str], bool]
     content: Callable[[str], str]
 
+    @cached_property
+    def spelling(self) -> dict[str, str]:
+        """The name of each class by its forms in files."""
+        return {key(name): name for key in (fold_name, to_nfc) for name in self.classes}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What boxes are recorded to come from.
+
+    Attributes:
+        source: format and name of the file.
+        ingested: when it was read, in ISO 8601.
+    """
+
+    source: str
+    ingested: str
+
 
 def sort_images(
     images: Sequence[CorrectedImage],
@@ -116,11 +135,11 @@ def sort_images(
         now: the time, in ISO 8601.
     """
     result, index = Sorted(), NameIndex(list(known.boxes))
-    spelling = {key(name): name for key in (fold_name, to_nfc) for name in known.classes}
+    origin = Origin(source, now)
     seen: set[str] = set()
     for image in images:
         if image.mark:
-            _take_mark(image, known, source, now, result)
+            _take_mark(image, known, origin, result)
             continue
         ids = index.find(image.name).ids
         if len(ids) != 1:
@@ -137,39 +156,45 @@ def sort_images(
         if id in seen:
             result.twice.append(id)
         seen.add(id)
-        boxes, rows = _to_pixels(image, size, id, result)
-        classes = [
-            spelling.get(to_nfc(image.classes[n]))
-            or spelling.get(fold_name(image.classes[n]), image.classes[n])
-            for n in rows
-        ]
-        result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
-        masks = None if image.masks is None else [image.masks[n] for n in rows]
-        result.human[id] = HumanBoxes(
-            id=id,
-            content=known.content(id),
-            size=size,
-            boxes=boxes,
-            classes=classes,
-            masks=masks,
-            is_random=known.sampled(id) and not image.chosen_by_doubt,
-            date=image.date or "",
-            author=image.author or "",
-            source=source,
-            ingested=now,
-        )
+        result.human[id] = _take_boxes(image, id, known, origin, result)
     for id in result.human:
         result.not_reviewed.pop(id, None)
     return result
 
 
-def _take_mark(image: CorrectedImage, known: Known, source: str, now: str, result: Sorted) -> None:
+def _take_boxes(
+    image: CorrectedImage, id: str, known: Known, origin: Origin, result: Sorted
+) -> HumanBoxes:
+    """Return the boxes of a reviewed image in pixels, with the classes as the run names them."""
+    size = known.boxes[id].size
+    boxes, rows = _to_pixels(image, size, id, result)
+    classes = [
+        known.spelling.get(to_nfc(image.classes[n]))
+        or known.spelling.get(fold_name(image.classes[n]), image.classes[n])
+        for n in rows
+    ]
+    result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
+    return HumanBoxes(
+        id=id,
+        content=known.content(id),
+        size=size,
+        boxes=boxes,
+        classes=classes,
+        masks=None if image.masks is None else [image.masks[n] for n in rows],
+        is_random=known.sampled(id) and not image.chosen_by_doubt,
+        date=image.date or "",
+        author=image.author or "",
+        **vars(origin),
+    )
+
+
+def _take_mark(image: CorrectedImage, known: Known, origin: Origin, result: Sorted) -> None:
     """Take over a mark of our page: the boxes of the run as they are, or that they are wrong."""
     id, date = image.name, image.date or ""
     content, is_random = known.content(id), known.sampled(id)
     if image.mark == "wrong":
         result.wrong[id] = WrongMark(
-            id=id, content=content, is_random=is_random, date=date, source=source, ingested=now
+            id=id, content=content, is_random=is_random, date=date, **vars(origin)
         )
         return
     boxes = known.boxes[id].boxes
@@ -183,8 +208,7 @@ def _take_mark(image: CorrectedImage, known: Known, source: str, now: str, resul
         masks=masks if any(masks) else None,
         is_random=is_random,
         date=date,
-        source=source,
-        ingested=now,
+        **vars(origin),
     )
 
 
