@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.engine import saved_state
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
 from pipeline.ops.schedule import lr_factor
@@ -51,8 +52,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     longer = (*ONLY_TRAIN, "train.epochs=3", *more)
     assert cli(*longer, "outputs=whole") == 0
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(saved_state, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(saved_state, "SAVE_SHARE", 1e9)
     steps = 0
 
     def rate(*arguments: Any) -> float:
