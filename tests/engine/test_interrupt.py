@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import interrupt
+from pipeline.engine.early_interrupt import EXIT_CODE, STOPPED
 from pipeline.engine.inventory import is_locked
 from pipeline.engine.store import is_temporary
 from tests.conftest import ROOT, TINY
@@ -56,10 +57,10 @@ def test_what_does_not_stop_is_ended_in_time(number: signal.Signals) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=interrupt.SECONDS_TO_STOP + LOADED)
         took = time.monotonic() - began
-    assert process.returncode == interrupt.EXIT_CODE == 130
+    assert process.returncode == EXIT_CODE == 130
     assert took > interrupt.SECONDS_TO_STOP - 0.5
     assert err.splitlines() == [f"label2box: {text}" for text in (interrupt.ANSWER,
-                                                                  interrupt.STOPPED)]  # fmt: skip
+                                                                  STOPPED)]  # fmt: skip
     assert out == "forgotten\n"
 
 
@@ -107,7 +108,7 @@ def test_a_run_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=interrupt.SECONDS_TO_STOP + LOADED)
     assert process.returncode == 130
     assert err.splitlines() == [f"label2box: {text}" for text in (interrupt.ANSWER,
-                                                                  interrupt.STOPPED)]  # fmt: skip
+                                                                  STOPPED)]  # fmt: skip
     (result,) = (tmp_path / "outputs/train").iterdir()
     assert not is_locked(result)
     assert not [path for path in result.rglob("*") if is_temporary(path.name)]
