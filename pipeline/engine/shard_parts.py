@@ -31,6 +31,7 @@ class UnfinishedShard(Generic[Part]):
         folder: of the result.
         number: of the shard.
         join: from computed pieces to arrays and skipped images.
+        since: when the computation began, or the shard before was written; as time.monotonic().
     """
 
     def __init__(
@@ -38,12 +39,13 @@ class UnfinishedShard(Generic[Part]):
         folder: Path,
         number: int,
         join: Callable[[Sequence[Part]], tuple[Arrays, Skipped]],
+        since: float,
     ) -> None:
         self.path = shard_path(folder, number)
         self._join = join
         self._written = [*_read_parts(self.path)]
         self._pieces: list[Part] = []
-        self._write_at = time.monotonic() + PART_SECONDS
+        self._write_at = since + PART_SECONDS
         self.count = sum(count for count, _ in self._written)
 
     def add(self, piece: Part, count: int) -> None:

@@ -7,6 +7,7 @@ parts of it before, where it takes long (shard_parts.py).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +96,18 @@ def write_shards(
     total = sum(len(positions) for _, positions in shards)
     sizes = {number: len(positions) for number, positions in todo}
     with show_progress(what, total, total - left, plan.unit) as advance:
+        written = time.monotonic()
         parts = flow(iter([positions for _, positions in pieces]))
         numbered = zip(pieces, parts, strict=True)
         for number, group in groupby(numbered, key=lambda item: item[0][0]):
-            shard = shard_parts.UnfinishedShard(folder, number, join)
+            shard = shard_parts.UnfinishedShard(folder, number, join, written)
             for (_, positions), part in group:
                 shard.add(part, len(positions))
                 advance(len(positions))
                 if shard.count < sizes[number]:
                     shard.save()
             shard.finish()
+            written = time.monotonic()
     ranks.barrier()
     if ranks.current_world().rank == 0:
         shard_parts.delete_parts(folder)  # of shards that a killed run had just completed
