@@ -8,7 +8,7 @@ Parts are joined when the shard is complete, to the bytes of a shard that was co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -75,10 +75,9 @@ class UnfinishedShard(Generic[Part]):
             _part_path(self.path, number).unlink(missing_ok=True)
 
 
-def count_done(folder: Path) -> Mapping[Path, int]:
-    """Return for each shard that has parts how many positions they hold."""
-    begun = {_shard_of(path) for path in folder.glob(PATTERN)}
-    return {path: sum(count for count, _ in _read_parts(path)) for path in begun}
+def count_done(folder: Path, number: int) -> int:
+    """Return how many positions the parts of a shard hold."""
+    return sum(count for count, _ in _read_parts(shard_path(folder, number)))
 
 
 def delete_parts(folder: Path) -> None:
@@ -97,11 +96,6 @@ def concatenate_parts(parts: Sequence[tuple[Arrays, Skipped]]) -> tuple[Arrays, 
 
 def _part_path(shard: Path, number: int) -> Path:
     return shard.with_name(f".{shard.stem}.part-{number:04d}{shard.suffix}")
-
-
-def _shard_of(part: Path) -> Path:
-    name = part.name.removeprefix(".").partition(".")[0]
-    return part.with_name(f"{name}{part.suffix}")
 
 
 def _read_parts(shard: Path) -> Iterator[tuple[int, tuple[Arrays, Skipped]]]:

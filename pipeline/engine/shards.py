@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, tee
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,29 +85,26 @@ def write_shards(
     begun = read_json(path)
     size, piece = begun["shard"], begun["piece"]
     shards = ranks.shard_for_rank(runtime.split_into_shards(plan.count, size))
-    todo = [(n, p) for n, p in shards if not _is_complete(shard_path(folder, n))]
-    begun_shards = shard_parts.count_done(folder)
     pieces = [
-        (number, positions[start : start + piece])
-        for number, positions in todo
-        for start in range(begun_shards.get(shard_path(folder, number), 0), len(positions), piece)
+        (number, positions[start : start + piece], len(positions))
+        for number, positions in shards
+        if not _is_complete(shard_path(folder, number))
+        for start in range(shard_parts.count_done(folder, number), len(positions), piece)
     ]
-    left = sum(len(positions) for _, positions in pieces)
+    left = sum(len(positions) for _, positions, _ in pieces)
     total = sum(len(positions) for _, positions in shards)
-    sizes = {number: len(positions) for number, positions in todo}
     with show_progress(what, total, total - left, plan.unit) as advance:
-        written = time.monotonic()
-        parts = flow(iter([positions for _, positions in pieces]))
-        numbered = zip(pieces, parts, strict=True)
-        for number, group in groupby(numbered, key=lambda item: item[0][0]):
-            shard = shard_parts.UnfinishedShard(folder, number, join, written)
-            for (_, positions), part in group:
-                shard.add(part, len(positions))
-                advance(len(positions))
-                if shard.count < sizes[number]:
-                    shard.save()
-            shard.finish()
-            written = time.monotonic()
+        written, shard = time.monotonic(), None
+        parts = flow(iter([positions for _, positions, _ in pieces]))
+        for (number, positions, count), part in zip(pieces, parts, strict=True):
+            shard = shard or shard_parts.UnfinishedShard(folder, number, join, written)
+            shard.add(part, len(positions))
+            advance(len(positions))
+            if shard.count < count:
+                shard.save()
+            else:
+                shard.finish()
+                written, shard = time.monotonic(), None
     ranks.barrier()
     if ranks.current_world().rank == 0:
         shard_parts.delete_parts(folder)  # of shards that a killed run had just completed
