@@ -71,9 +71,9 @@ def record_progress() -> None:
             yield
         write("end", task.what, task.done, task.total)
 
-    def counted(task: progress.Task, n: int) -> None:
-        advance(task, n)
-        write("advance", task.what, task.done, task.total)
+    def counted(self: progress.Task, n: int) -> None:
+        advance(self, n)
+        write("advance", self.what, self.done, self.total)
 
     progress._report = recorded
     progress.Task.advance = counted  # type: ignore[method-assign]

@@ -35,7 +35,8 @@ class Work:
 
 def read_work(events: Events) -> Work:
     """Follow the events of a process up to its end or to the signal."""
-    work, open_bars = Work(), []
+    work = Work()
+    open_bars: list[Bar] = []
     since = 0.0  # when the last stage began, or a bar within it ended
     for event in events:
         t, kind, what = event["t"], event["event"], event["what"]

@@ -76,7 +76,8 @@ def test_killed_while_it_looks_at_images_it_goes_on_to_the_same_sums(
     command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt", "train.epochs=0")
     assert cli(*command, "outputs=whole") == 0
     monkeypatch.setattr(methods, "PART_SECONDS", -1.0)
-    measure, batches = DDT.statistics, []
+    measure = DDT.statistics
+    batches: list[int] = []
 
     def counted(method: DDT, *arguments: Any) -> Any:
         if len(batches) == 3:
