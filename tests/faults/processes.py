@@ -58,8 +58,12 @@ class Process:
     ended: float = 0.0
 
     def wait(self, timeout: float = 600) -> int:
-        """The exit code."""
-        code = self.popen.wait(timeout)
+        """The exit code. A process that does not end is killed with those that it started."""
+        try:
+            code = self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.popen.pid, signal.SIGKILL)
+            raise
         self.ended = time.monotonic()
         for reader in self.readers:
             reader.join()

@@ -25,7 +25,7 @@ TITLES = ("train", "pseudo-labels", "first head", "object views", "explain", "lo
 
 def check(process: Process, answered: float = ANSWERED) -> None:
     """What a person sees, and when."""
-    code = process.wait(60)
+    code = process.wait(120)
     struck = process.struck
     if struck is None:
         assert code == 0, process.printed
@@ -69,17 +69,16 @@ def test_while_threads_compute_long(title: str, undisturbed: Undisturbed, tmp_pa
     """A batch takes longer than a person waits; OpenCV and BLAS have threads of their own."""
     outputs = tmp_path / "outputs"
     shutil.copytree(undisturbed.outputs, outputs, symlinks=True)
-    for stage in ("runs", "pseudo_labels", "refine", "explain"):
+    stages = ("explain",) if title == "explain" else ("pseudo_labels", "refine")
+    for stage in ("runs", *stages):
         shutil.rmtree(outputs / stage)
     plan = {"titles": [title], "delay": 1.0, "signal": signal.SIGINT, "slow": {title: 1.0}}
     check(start(tmp_path / "events", [*undisturbed.command, f"outputs={outputs}"], plan))
 
 
-@pytest.mark.parametrize(("title", "delay"), [("train", 0.1), ("train", 1.0), ("train", 8.0)])
-def test_several_processes(
-    title: str, delay: float, undisturbed: Undisturbed, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("delay", [5.0, 7.0, 9.0, 20.0])
+def test_several_processes(delay: float, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """While they start, and while they work."""
-    plan = {"titles": [title], "delay": delay, "signal": signal.SIGINT}
-    command = [*undisturbed.command, "runtime.devices=2", "train.epochs=2000"]
+    plan = {"titles": ["start"], "delay": delay, "signal": signal.SIGINT}
+    command = [*undisturbed.command, "runtime.devices=2", "train.epochs=20000"]
     check(start(tmp_path / "events", [*command, f"outputs={tmp_path / 'outputs'}"], plan))
