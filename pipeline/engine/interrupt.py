@@ -10,6 +10,7 @@ that: files are written atomically, and the system releases the locks of a proce
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -142,6 +143,8 @@ def end_process(message: str | None = None) -> NoReturn:
             call()
     for process in multiprocessing.active_children():
         process.kill()
+    with suppress(Exception):  # removes semaphores: a process that outlives this one warns of them
+        multiprocessing.util._run_finalizers(0)
     os._exit(EXIT_CODE)
 
 
