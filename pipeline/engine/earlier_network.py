@@ -65,8 +65,8 @@ def find_earlier_network(
     if retrain == ALWAYS:
         return None, ""
     runs = sorted(
-        Path(config["outputs"]).glob(f"runs/{config['name']}/*/"),
-        key=lambda path: -path.stat().st_mtime_ns,
+        Path(config["outputs"]).glob(f"runs/{config['name']}/[!.]*/"),
+        key=lambda path: -_changed(path),
     )
     for run in runs:
         recorded = read_run_config(run)
@@ -97,6 +97,14 @@ def find_earlier_network(
             "trained a network for this folder; leave it away, and one is trained"
         )
     return None, ""
+
+
+def _changed(path: Path) -> int:
+    """Return when a folder was changed, in ns; 0 where it was deleted meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _plain(config: Mapping[str, Any], name: str) -> Any:

@@ -188,6 +188,18 @@ def _use(folder: Path) -> bool:
     return True
 
 
+def use(folder: Path) -> bool:
+    """Return whether a result is complete; if it is, it counts as used now, so that it is kept.
+
+    Args:
+        folder: of the result. The caller holds the lock of the store.
+    """
+    is_complete = _use(folder)
+    if is_complete:
+        _record_use(folder)
+    return is_complete
+
+
 @contextmanager
 def record_uses(folder: Path) -> Iterator[None]:
     """Record in a result which others are looked up while it is created.
