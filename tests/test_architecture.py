@@ -35,13 +35,19 @@ APART = (*FAMILIES, "metric", "exporter", "audit", "visualize")
 GROUND_TRUTH = ("GroundTruth", "Crowds", "AnnotatedDataSet", "Evidence")
 """The types that carry annotated boxes; who imports none of them cannot see any."""
 
-HUMAN = ("HumanBoxes", "CorrectedImage", "CorrectionFile")
+HUMAN = ("HumanBoxes", "CorrectedImage", "CorrectionFile", "Teaching")
 """The types that carry boxes which a person corrected."""
 
 MAY_SEE_HUMAN = (
     "types/", "formats/", "results/human.py", "engine/human.py", "engine/run.py",
-    "stages/ingest/", "stages/calibrate/",
+    "stages/ingest/", "stages/calibrate/", "stages/refine/human_targets.py",
 )  # fmt: skip
+
+MAY_BE_TAUGHT = (
+    "engine/human.py", "engine/run.py", "stages/refine/", "stages/calibrate/",
+)  # fmt: skip
+"""Who asks for the boxes of a person that teach, as annotate.learn_from_human=true allows: refine,
+which learns from them, and calibrate, which does not measure with them."""
 
 MAY_SEE_GROUND_TRUTH = (
     "types/", "protocols/", "formats/", "data/", "metric/",
@@ -131,7 +137,12 @@ def test_boxes_of_a_person_reach_no_stage_that_learns_or_finds_boxes(path: Path)
         assert not names_from_pipeline(path) & set(HUMAN), f"{ids(path)} imports human boxes"
     writing = ("stages/rank/", "stages/export/", "stages/annotate/")
     if not ids(path).startswith((*writing, *MAY_SEE_HUMAN)):
-        assert ".human" not in path.read_text(encoding="utf-8").replace("results.human", ""), path
+        text = path.read_text(encoding="utf-8")
+        for module in ("results.human", "refine.human_targets"):
+            text = text.replace(module, "")
+        assert ".human" not in text, path
+    if not ids(path).startswith(MAY_BE_TAUGHT):
+        assert ".teaching" not in path.read_text(encoding="utf-8"), path
 
 
 def names_from_pipeline(path: Path) -> set[str]:

@@ -27,7 +27,7 @@ from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.ops.intensity import IntensityRanges
 from pipeline.ops.text import to_nfc
 from pipeline.protocols import NetworkBuilder, RebuildableBranch, WrappingObjective
-from pipeline.types import Size
+from pipeline.types import Size, Supervision
 
 if TYPE_CHECKING:
     import torch
@@ -271,6 +271,7 @@ def _card_model() -> Any:
         branches: dict[str, dict[str, Any]] = {}
         intensity: Intensity | None = None
         negatives: list[str] = []
+        supervision: Supervision = "image labels"
 
     return Card
 
@@ -287,6 +288,25 @@ def _check_card(path: Path, card: Any) -> dict[str, Any]:
         where = ".".join(map(str, first["loc"])) or "the card"
         raise UserError(f"{path}: {where}: {first['msg']}, got {first['input']!r:.80}") from None
     return {**card, "classes": list(map(to_nfc, card["classes"]))}
+
+
+def network_name(folder: Path) -> str:
+    """Return the name of the network of a checkpoint, or of its module where it has none.
+
+    Args:
+        folder: of its files.
+    """
+    model = read_card(folder)["model"]
+    return str(model.get("name", choice_name("model", str(model["_target_"]))))
+
+
+def read_supervision(folder: Path) -> Supervision:
+    """Return what the network of a checkpoint learned from.
+
+    Args:
+        folder: of its files.
+    """
+    return cast(Supervision, read_card(folder).get("supervision", "image labels"))
 
 
 def load(folder: Path, device: torch.device) -> Checkpoint:

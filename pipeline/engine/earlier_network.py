@@ -22,7 +22,10 @@ NEVER, ALWAYS = "never", "always"
 
 
 def use_earlier_network(
-    config: Mapping[str, Any], complete: Mapping[str, Any], classes: Sequence[str]
+    config: Mapping[str, Any],
+    complete: Mapping[str, Any],
+    classes: Sequence[str],
+    teaching: str | None = None,
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Return the configuration with an earlier network as its checkpoint, and a line about it.
 
@@ -30,6 +33,7 @@ def use_earlier_network(
         config: as it was composed.
         complete: the same with all defaults.
         classes: of the data set as it is now.
+        teaching: hash of the boxes of a person that teach; None: none do.
 
     Returns:
         The configuration; None where a network is to be trained. And the line; None where there is
@@ -38,7 +42,7 @@ def use_earlier_network(
     Raises:
         UserError: annotate.retrain=never, and no network fits.
     """
-    network, why = find_earlier_network(complete, classes)
+    network, why = find_earlier_network(complete, classes, teaching)
     if network is None:
         return None, why or None
     stages = [stage for stage in config["stages"] if stage not in ("train", "refine")]
@@ -46,13 +50,14 @@ def use_earlier_network(
 
 
 def find_earlier_network(
-    config: Mapping[str, Any], classes: Sequence[str]
+    config: Mapping[str, Any], classes: Sequence[str], teaching: str | None = None
 ) -> tuple[Path | None, str]:
     """Return the run whose network is used again, and a line that says why.
 
     Args:
         config: complete, of this run.
         classes: of the data set as it is now.
+        teaching: hash of the boxes of a person that teach; None: none do.
 
     Returns:
         The folder of a run; None where a network is to be trained. The line is empty where there is
@@ -78,7 +83,11 @@ def find_earlier_network(
         differing = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
         if "data" in differing:
             continue  # another folder
-        known = tuple(read_card(trained)["classes"])
+        card = read_card(trained)
+        known = tuple(card["classes"])
+        stays = retrain == NEVER and teaching is not None  # whatever boxes it learned from
+        if card.get("human", {}).get("key") != teaching and not stays:
+            differing.append("the boxes of a person that teach (annotate.learn_from_human)")
         if known == tuple(classes) and not differing:
             return run, (
                 f"annotate: the network of {run} is used again, as its classes and recipe are "

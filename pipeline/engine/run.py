@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.engine import checkpoint, ranks, runtime, store, terminal
 from pipeline.engine.checkpoint import Checkpoint
-from pipeline.engine.choices import choice_name, complete_choice, instantiate, list_targets
+from pipeline.engine.choices import complete_choice, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
 from pipeline.engine.earlier_network import use_earlier_network
-from pipeline.engine.human import find_human_boxes
+from pipeline.engine.human import Teaching, find_human_boxes, select_teaching
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     average_over_views,
@@ -83,7 +83,7 @@ class Run:
         run = cls.complete(complete, methods, next(iter(methods)))
         if "annotate" not in complete["stages"] or complete["checkpoint"] is not None:
             return run
-        again, why = use_earlier_network(config, complete, run.data.classes)
+        again, why = use_earlier_network(config, complete, run.data.classes, run.teaching.key)
         _print_once(why)
         return run if again is None else cls.of(again, chosen, named)
 
@@ -186,10 +186,7 @@ class Run:
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
     def fitting_images(self) -> SplitImages:
-        """Return the images that a method is fitted to.
-
-        They are the training images, or the images to explain where the data set has no others.
-        """
+        """Return the images that a method is fitted to: for training, else those to explain."""
         return self.images("train" if len(self.data.ids("train")) else None)
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
@@ -397,11 +394,6 @@ class Run:
         """The folder of the network that is explained: of stage refine, or the classifier."""
         return self.folder("refine") if self.has_result("refine") else self.classifier
 
-    def network_name(self) -> str:
-        """Return the name of the network that is explained, or of its module where it has none."""
-        model = checkpoint.read_card(self.checkpoint)["model"]
-        return str(model.get("name", choice_name("model", str(model["_target_"]))))
-
     def key(self, stage: str) -> str:
         """Return the hash of a stage's cache key."""
         recorded = self._recorded_folder(stage)
@@ -457,6 +449,14 @@ class Run:
             UserError: their file is damaged, or human_boxes= names none.
         """
         return find_human_boxes(self.config["human_boxes"], self.outputs, self.data, self.split)
+
+    @cached_property
+    def teaching(self) -> Teaching:
+        """The boxes of a person that teach the localization head of stage refine, if any may."""
+        if not self.config["annotate"]["learn_from_human"] or "refine" not in self.config["stages"]:
+            return Teaching()
+        human, _ = self.for_split("all").human
+        return select_teaching(human, self.images("train"), self.classes, self.negatives)
 
     def get_or_create(self, stage: str) -> tuple[Path, bool]:
         """Return the folder of a stage's result, and whether it was complete; compute it if not.

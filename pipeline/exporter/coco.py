@@ -6,6 +6,7 @@ of each box; its confidence and the probability of its class, and the rank of it
 where they are known. pycocotools ignores these.
 
     root (in info)       the folder that file_name is relative to
+    supervision (in info)    what the network learned from: image labels, or boxes of a person
     split (image)        train, val or test: which instances_<part>.json has the image
     reviewed (image), source: human (annotation)    a person drew, corrected or accepted the boxes;
                          such a box has no score, but 1 in boxes.json, where readers want one
@@ -158,6 +159,7 @@ class _Writer:
             "version": "1.0",
             "contributor": "label2box",
             "url": "",
+            "supervision": self._found.supervision,
         }
         exported = self._found
         if exported.review is not None:

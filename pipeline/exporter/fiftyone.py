@@ -67,6 +67,7 @@ def _describe_set(exported: FoundBoxes) -> dict[str, Any]:
     info: dict[str, Any] = {
         "classes": list(exported.classes),
         "model_version": exported.model_version,
+        "supervision": exported.supervision,
     }
     if exported.review is not None:
         info["confidence_kind"] = exported.review.confidence_kind

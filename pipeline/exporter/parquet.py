@@ -1,6 +1,7 @@
 """Parquet: boxes.parquet, a row a box, with the columns of pipeline/exporter/rows.py.
 
-`mask` is added: the run lengths of COCO over the whole image (`counts`, text). Rows are written in
+`mask` is added: the run lengths of COCO over the whole image (`counts`, text). The metadata of the
+schema say what the network learned from (`supervision`). Rows are written in
 groups, so that memory does not grow with their number.
 """
 
@@ -41,6 +42,7 @@ class Parquet:
         """Write boxes.parquet into a folder."""
         pyarrow, parquet = _import_pyarrow()
         schema = _build_schema(pyarrow)
+        schema = schema.with_metadata({"supervision": detections.supervision})
         with (
             atomic_write(folder / "boxes.parquet") as path,
             parquet.ParquetWriter(str(path), schema, compression="zstd") as writer,

@@ -65,7 +65,7 @@ class Yolo:
             writer = _Writer(detections, folder, images, self.outlines == "polygon", *tables)
             for image in detections.images():
                 writer.add(image)
-        write_text(folder / "data.yaml", _describe(detections.classes, writer.counts))
+        write_text(folder / "data.yaml", _describe(detections, writer.counts))
         return [*writer.notes(), *images.notes()]
 
 
@@ -214,13 +214,16 @@ def _describe_parts(counts: dict[Part, int]) -> list[Note]:
     ]
 
 
-def _describe(classes: Any, counts: dict[Part, int]) -> str:
+def _describe(detections: FoundBoxes, counts: dict[Part, int]) -> str:
     """Return data.yaml. Without `path`, readers take the folder that the file lies in."""
     present = [part for part in PARTS if counts.get(part)] or ["train"]
     folders = {part: f"images/{part}" for part in present}
     for part in ("train", "val"):
         folders.setdefault(part, folders.get("train", f"images/{present[0]}"))
     content: dict[str, Any] = {part: folders[part] for part in PARTS if part in folders}
-    content["names"] = dict(enumerate(classes))
-    head = "# Boxes found by label2box; score and confidence are in confidence.csv.\n"
+    content["names"] = dict(enumerate(detections.classes))
+    head = (
+        "# Boxes found by label2box; score and confidence are in confidence.csv.\n"
+        f"# supervision: {detections.supervision}\n"
+    )
     return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.formats.arrays import read_arrays
+from pipeline.results.computed import Computed
 from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import load_classification
 from pipeline.results.negatives import find_without_object, leave_out_negatives
@@ -204,5 +205,6 @@ def open_boxes(
         classes=classes,
         coco=coco,
         review=review,
+        supervision=Computed.read(maps).supervision or "image labels",
     )
     return leave_out_negatives(found, find_without_object(maps, labels, negatives), negatives)

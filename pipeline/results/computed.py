@@ -1,4 +1,4 @@
-"""What the maps of a run were computed with: precision, kind of device and versions."""
+"""What the maps of a run were computed with, and what their network learned from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formats.files import read_json, write_json
+from pipeline.types import Supervision
 
 FILE = "computed.json"
 SHOWN = ("label2box", "torch", "torchvision", "numpy")  # whose versions the table names
@@ -21,11 +22,13 @@ class Computed:
         precision: of the network; None: others computed it, and it is not known.
         device: cpu, cuda or mps; None: not known.
         versions: of this project and of libraries, by name.
+        supervision: what the network learned from; None: others trained it, and it is not known.
     """
 
     precision: str | None = None
     device: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    supervision: Supervision | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Computed:

@@ -117,7 +117,8 @@ def hash_boxes(images: Mapping[str, HumanBoxes]) -> str | None:
     if not images:
         return None
     return hash_of([
-        [id, image.content, image.boxes.tolist(), list(image.classes), image.is_random]
+        [id, image.content, image.boxes.tolist(), list(image.classes), image.is_random,
+         *([] if image.masks is None else [list(image.masks)])]
         for id, image in sorted(images.items())
     ])  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.types.records import Boxes, Rle, Size, check_boxes, check_size
+from pipeline.types.records import Boxes, Rle, Size, Supervision, check_boxes, check_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,6 +119,7 @@ class FoundBoxes:
         review: the order in which to look at the images; None: it was not computed.
         source: where the images are; None: only their names are known.
         model_version: what found the boxes, for tools that show it.
+        supervision: what the network learned from.
     """
 
     boxes: Callable[[], Iterator[tuple[int, Boxes]]]
@@ -129,6 +130,7 @@ class FoundBoxes:
     review: Review | None = None
     source: ImageSource | None = None
     model_version: str = "label2box"
+    supervision: Supervision = "image labels"
 
     def images(self) -> Iterator[ImageBoxes]:
         """Yield each explained image with all of its boxes, also those without a box.

@@ -21,6 +21,8 @@ evaluated and never selects anything; `test`, which few data sets have, only get
 evaluated, and some of its images may have no label; `all` is all images, for predicting boxes."""
 
 ThresholdKind = Literal["fixed", "validation", "auto", "oracle"]
+Supervision = Literal["image labels", "boxes"]
+"""What a network learned from: `boxes` where boxes of a person taught its localization head."""
 Rle = dict[str, Any]
 """A COCO run-length mask: {"size": [height, width], "counts": str}."""
 

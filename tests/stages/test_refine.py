@@ -61,7 +61,7 @@ def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
     sure = np.concatenate([shard["sure"] for shard in arrays])
     assert card["refine"]["sure"] == sure.sum()
     assert len(sure) == card["refine"]["images"]
-    labels = pseudo_labels.PseudoLabels.read(result(tmp_path, "pseudo_labels"), 1)
+    labels = pseudo_labels.PseudoLabels.read([result(tmp_path, "pseudo_labels")], 1)
     assert len(labels) == sure.sum()
 
 

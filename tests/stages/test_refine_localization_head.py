@@ -59,7 +59,7 @@ def pseudo_labels(
              "cropped0": cropped[part], "cropped_mask": cropped_mask[part],
              "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3},
         )  # fmt: skip
-    return PseudoLabels.read(folder, 1)
+    return PseudoLabels.read([folder], 1)
 
 
 @pytest.mark.parametrize("step", [7, 20, 50])

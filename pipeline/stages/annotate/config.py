@@ -16,6 +16,10 @@ class AnnotateOptions:
         "auto | never | always: train again; auto: only where the classes or the recipe changed",
         choices=("auto", "never", "always"),
     )
+    learn_from_human: bool = option(
+        False,
+        "boxes of a person teach the localization head: results then say supervision: boxes",
+    )
     sheet: int = option(
         400,
         "images on the review page and the contact sheets, first in the order of review",

@@ -87,7 +87,7 @@ class Audit(Stage):
         trained = checkpoint.load(run.checkpoint, run.device)
         subject = AuditSubject(
             trained=trained,
-            network_name=run.network_name(),
+            network_name=checkpoint.network_name(run.checkpoint),
             method=run.method,
             seed=run.config["seed"],
         )
@@ -108,7 +108,8 @@ class Audit(Stage):
         ids = images.ids
         skipped = dict(pair for name in arrays for pair in records.list_skipped(folder / name))
         reasons = [reason for _, reason in sorted(skipped.items())]
-        computed = Computed(run.precision, run.device.type, list_versions())
+        supervision = checkpoint.read_supervision(run.checkpoint)
+        computed = Computed(run.precision, run.device.type, list_versions(), supervision)
         auditing.write_results(folder, tests, subject, arrays, [*notes, *reasons], computed)
         of_images = records.list_image_records(tests, arrays, ids, run.classes)
         write_json(folder / "images.json", of_images)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
+from pipeline.engine.checkpoint import read_card
 from pipeline.engine.stage import Stage, find_stage
 from pipeline.errors import UserError
 from pipeline.formats.files import write_json
@@ -65,7 +66,7 @@ class Calibrate(Stage):
             "explain": run.key("explain"),
             "apart": [run.for_split(split).key("explain") for split in APART],
             "truth": [data.truth_fingerprint(split) for split in ("val", *APART)],
-            "drawn": drawn and hash_file(Path(drawn)),
+            "drawn": drawn and [hash_file(Path(drawn)), sorted(self._taught(run))],
             "human": None if drawn else hash_boxes(self._random_human(run)),
             "ious": run.config["evaluate"]["ious"],
             "protocol": run.config["protocol"],
@@ -180,16 +181,31 @@ class Calibrate(Stage):
 
         drawn = run.config["calibrate"]["boxes"]
         if drawn is not None:
-            return read_drawn_boxes(run.data, Path(drawn))
+            boxed = read_drawn_boxes(run.data, Path(drawn))
+            return _leave_out_taught(boxed, self._taught(run))
         human = read_human_boxes(self._random_human(run), run.data, run.classes)
         if count_boxed(human.truth) >= MIN_BOXED_IMAGES:
             return human
         return find_boxed_images(with_annotations(run.data))
 
     def _random_human(self, run: Run) -> dict[str, HumanBoxes]:
-        """Return the boxes of a person in images that were drawn at random: only these measure."""
+        """Return the boxes of a person in images that were drawn at random: only these measure.
+
+        Images that taught the network cannot measure it.
+        """
         human, _ = run.for_split("all").human
-        return {id: image for id, image in human.items() if image.is_random}
+        taught = self._taught(run)
+        return {id: image for id, image in human.items() if image.is_random and id not in taught}
+
+    def _taught(self, run: Run) -> frozenset[str]:
+        """Return the names of the images whose boxes taught the network."""
+        content = {*run.teaching.content}
+        if run.config["checkpoint"] is not None:
+            content |= {*read_card(run.classifier).get("human", {}).get("content", ())}
+        if not content:
+            return frozenset()
+        human, _ = run.for_split("all").human
+        return frozenset(id for id, image in human.items() if image.content in content)
 
     def _explained(self, run: Run, boxed: BoxedSplit) -> tuple[Run, Path]:
         """Return the run over the images with boxes, and the folder of their maps."""
@@ -207,6 +223,24 @@ class Calibrate(Stage):
         return lambda refining: measure_maps(
             images, maps, boxed.truth, protocol, run.workers, refining
         )
+
+
+def _leave_out_taught(boxed: BoxedSplit, taught: Collection[str]) -> BoxedSplit:
+    """Leave out images whose boxes taught the network, and count them.
+
+    Args:
+        boxed: boxes that a person drew.
+        taught: names of images.
+    """
+    names = sorted(boxed.truth.keys() & taught)
+    if not names:
+        return boxed
+    why = (
+        "taught the localization head (annotate.learn_from_human), and cannot measure it: left out"
+    )
+    truth = {id: known for id, known in boxed.truth.items() if id not in taught}
+    note = count_note(names, "image", why, where="calibrate.boxes")
+    return replace(boxed, truth=truth, notes=[*boxed.notes, note])
 
 
 def _leave_out_predictions(*measured: dict[str, MeasuredImage] | None) -> list[str]:

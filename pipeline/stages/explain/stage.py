@@ -109,8 +109,15 @@ class Explain(Stage):
             stamps.hash_files(images, range(len(images)), run.workers)
             stamps.write(folder)
         if ranks.current_world().rank == 0:
-            Computed(run.precision, run.device.type, list_versions()).write(folder)
+            supervision = checkpoint.read_supervision(run.checkpoint)
+            Computed(run.precision, run.device.type, list_versions(), supervision).write(folder)
             _check_skipped(folder, len(images))
+
+    def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
+        """Return a line on the supervision of the network, where it is not weak."""
+        if Computed.read(result).supervision != "boxes":
+            return []
+        return [f"{'':<10} supervision: boxes, as the network learned from boxes of a person"]
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
         """Return which images could not be read, were read in part, or by a range of their own."""

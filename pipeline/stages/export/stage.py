@@ -99,13 +99,14 @@ class Export(Stage):
             negatives=run.negatives,
         )
         boxes, notes = replace_by_human(boxes, run.human[0])
-        version = list_versions()["label2box"]
+        version = f"label2box {list_versions()['label2box']} {run.config['name']}"
+        learned = ", supervision: boxes" if boxes.supervision == "boxes" else ""
         boxes = replace(
             boxes,
             source=number_labels(
                 image_source(run.data, run.split), len(run.classes), run.negatives
             ),
-            model_version=f"label2box {version} {run.config['name']} {run.key('localize')}",
+            model_version=f"{version} {run.key('localize')}{learned}",
         )
         boxes, dropped = drop_doubtful(boxes, run.config["export"]["min_confidence"])
         return boxes, [*notes, *run.human[1], *dropped]

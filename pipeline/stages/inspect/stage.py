@@ -121,7 +121,7 @@ class Inspect(Stage):
         map_batches = views.BatchRunner(flow_of, trained, compute.batch)
         subject = ViewSubject(
             trained=trained,
-            network_name=run.network_name(),
+            network_name=checkpoint.network_name(run.checkpoint),
             device=run.device,
             size=run.size,
             seed=run.config["seed"],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine import checkpoint
 from pipeline.engine.progress import show_progress
 from pipeline.engine.runtime import map_in_threads
 from pipeline.engine.stage import Published, Stage
@@ -89,7 +90,7 @@ class Picture(Stage):
             classes=[printable(name) for name in run.classes],
             class_folders=unique_file_names(run.classes),
             methods=list(run.methods),
-            network=run.network_name(),
+            network=checkpoint.network_name(run.checkpoint),
             options=run.options("picture"),
         )
 

@@ -117,6 +117,7 @@ class HeadFitter:
         everything = np.arange(len(self.labels))
         kept, agreement, cropped = everything, None, None
         share = self.options.map_share
+        replaced = np.isin(everything, list(self.labels.replaced))  # they count as right
         if len(self.labels) > FOLDS:
             agreements = self._first_agreements(crops=False)
             agreement = float(agreements[::FOLDS].mean())
@@ -126,7 +127,8 @@ class HeadFitter:
                     with_crops = self._first_agreements(crops=True)
                     cropped = float(with_crops[::FOLDS].mean())
                     agreements = with_crops if _pay(cropped, agreement) else agreements
-                kept = everything[agreements >= np.quantile(agreements, DROPPED_SHARE)]
+                least = np.quantile(agreements, DROPPED_SHARE)
+                kept = everything[(agreements >= least) | replaced]
         share = MAP_SHARE if share is None else share
         head, losses = self._fit(
             kept, share, self.options.steps, "refine", _pay(cropped, agreement)

@@ -5,12 +5,14 @@ around the object (windows.py); the teacher's map; and `mask`, that map refined 
 and its crop; all are from 0 to 1. Images in which the segmenter fell back to the map, because
 colours and map disagree, are left out. Pseudo-labels are kept in shards, so a killed run resumes,
 and a head with other settings needs no new ones; they are memory-mapped. No box is read.
+
+    image, window    the position of the image, and its crop
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -56,6 +58,20 @@ def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
     return np.sort(np.concatenate(kept))
 
 
+def choose_positions(
+    labels: Int[np.ndarray, n], negatives: Collection[int], most: int
+) -> Int[np.ndarray, m]:
+    """Choose the images that get pseudo-labels, evenly of all classes.
+
+    Args:
+        labels: The class of each image.
+        negatives: Classes without an object: their images have no pseudo-label.
+        most: Images at most; a class has one image at least.
+    """
+    objects = np.flatnonzero(~np.isin(labels, sorted(negatives)))
+    return np.asarray(objects[choose_evenly(labels[objects], most)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class PseudoLabeler:
     """Makes pseudo-labels.
@@ -67,7 +83,6 @@ class PseudoLabeler:
         teacher: the method whose maps of the labels are refined.
         segmenter: refines these maps.
         reads: the layers that the localization head reads, finest first.
-        negatives: classes without an object: their images have no pseudo-label.
     """
 
     trained: Checkpoint
@@ -76,13 +91,9 @@ class PseudoLabeler:
     teacher: SaliencyMethod
     segmenter: RefiningSegmenter
     reads: Sequence[str]
-    negatives: Collection[int] = ()
 
-    def write(self, folder: Path, max_images: int) -> None:
-        """Write the pseudo-labels of at most `max_images` images as shards."""
-        labels = self.images.labels
-        objects = np.flatnonzero(~np.isin(labels, sorted(self.negatives)))
-        positions = objects[choose_evenly(labels[objects], max_images)]
+    def write(self, folder: Path, positions: Int[np.ndarray, m]) -> None:
+        """Write the pseudo-labels of the images at some positions as shards."""
         compute = limit_batch(self.compute, self.teacher, self.trained, self.images)
         shards.write_image_shards(
             self.images, compute, folder, "pseudo-labels", self._label_batch, positions
@@ -118,6 +129,8 @@ class PseudoLabeler:
                 maps_of = network(seen, at=reads).activations
             features |= {f"{view}{n}": _half(maps_of[name]) for n, name in enumerate(reads)}
         return {
+            "image": shards.stack_positions(batch),
+            "window": windows,
             "map": np.stack([target.map for target in targets]).astype(np.float16),
             "mask": masks.astype(np.float16),
             "cropped_mask": crop_masks(masks, windows).astype(np.float16),
@@ -171,6 +184,14 @@ def target_size(size: Size) -> Size:
 
 
 @dataclass(frozen=True)
+class ReplacedTarget:
+    """A target in place of map and mask, from 0 to 1, and its crop."""
+
+    plain: Float32[np.ndarray, "H W"]
+    cropped: Float32[np.ndarray, "H W"]
+
+
+@dataclass(frozen=True)
 class PseudoLabels:
     """All pseudo-labels, memory-mapped and read a batch at a time."""
 
@@ -178,11 +199,12 @@ class PseudoLabels:
     where: Int[np.ndarray, "n 2"]  # the shard of each, and its row there
     layers: int
     image_count: int  # including those whose target is not sure
+    replaced: Mapping[int, ReplacedTarget] = field(default_factory=dict)  # by index
 
     @classmethod
-    def read(cls, folder: Path, layers: int) -> PseudoLabels:
-        """Open the shards of a folder; `layers`: how many layers the head reads."""
-        opened = [map_arrays(path) for path in list_shards(folder)]
+    def read(cls, folders: Sequence[Path], layers: int) -> PseudoLabels:
+        """Open the shards of some folders; `layers`: how many layers the head reads."""
+        opened = [map_arrays(path) for folder in folders for path in list_shards(folder)]
         filled = [arrays for arrays in opened if arrays]
         where = [(n, row) for n, a in enumerate(filled) for row in np.flatnonzero(a["sure"])]
         count = sum(len(arrays["sure"]) for arrays in filled)
@@ -190,6 +212,25 @@ class PseudoLabels:
 
     def __len__(self) -> int:
         return len(self.where)
+
+    def with_targets(self, targets: Mapping[int, Float32[np.ndarray, "H W"]]) -> PseudoLabels:
+        """Return the pseudo-labels with other targets for some images, whose own may be unsure.
+
+        Args:
+            targets: by the position of the image, from 0 to 1.
+        """
+        from pipeline.stages.refine.windows import crop_masks
+
+        where: list[tuple[int, int]] = []
+        replaced: dict[int, ReplacedTarget] = {}
+        for n, arrays in enumerate(self.shards):
+            for row in np.flatnonzero(arrays["sure"] | np.isin(arrays["image"], list(targets))):
+                target = targets.get(int(arrays["image"][row]))
+                if target is not None:
+                    cropped = crop_masks(target[None], arrays["window"][row : row + 1].copy())[0]
+                    replaced[len(where)] = ReplacedTarget(target, cropped)
+                where.append((n, row))
+        return replace(self, where=np.array(where, np.int64).reshape(-1, 2), replaced=replaced)
 
     def take(self, name: str, chosen: Int[np.ndarray, b]) -> np.ndarray:
         """Return the rows of an array, in the order of `chosen`."""
@@ -206,9 +247,15 @@ class PseudoLabels:
             view: of the images.
         """
         if view == "cropped":
-            return self.take("cropped_mask", chosen).astype(np.float32)
+            targets = self.take("cropped_mask", chosen).astype(np.float32)
+        else:
+            targets = self._mix(chosen, share)
+        for n, index in enumerate(chosen.tolist()):
+            if index in self.replaced:
+                other = self.replaced[index]
+                targets[n] = other.cropped if view == "cropped" else other.plain
         flip = slice(None, None, -1 if view == "mirrored" else 1)
-        return self._mix(chosen, share)[:, :, flip].copy()
+        return targets[:, :, flip].copy()
 
     def _mix(self, chosen: Int[np.ndarray, b], share: float) -> Float32[np.ndarray, "b H W"]:
         """Return share * map + (1 - share) * mask of images."""

@@ -1,4 +1,4 @@
-"""Stage refine: train a localization head on pseudo-labels from saliency maps. No box is read.
+"""Stage refine: train a localization head on pseudo-labels from saliency maps.
 
     target   the teacher's map of a training image for its label, refined by the segmenter
     head     a small localization head on the classifier's features of several strides, which are
@@ -11,11 +11,16 @@ image to image, and a head of few weights learns what they have in common.
 
 Then a second head classifies by features of the object (object_class.py). The result is a
 checkpoint with the classifier and its heads, which `saliency=foreground` uses.
+
+No box is read, unless `annotate.learn_from_human=true`: boxes of a person then give the targets of
+their images (human_targets.py), and the checkpoint and all that it computes say
+`supervision: boxes`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +29,14 @@ from pipeline.engine.choices import instantiate
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.protocols import RefiningSegmenter
+from pipeline.results.notes import write_notes
 from pipeline.stages.refine.config import RefineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
+    from jaxtyping import Int
 
     from pipeline.engine.checkpoint import Checkpoint
     from pipeline.engine.run import Run
@@ -53,6 +62,7 @@ class Refine(Stage):
         return {
             "source": run.sources(__name__),
             "pseudo_labels": self._pseudo_labels_key(run),
+            "human": run.teaching.key,
             "refine": {name: value for name, value in options.items() if name not in UNHASHED},
             "seed": run.config["seed"],
         }
@@ -71,6 +81,12 @@ class Refine(Stage):
         trained = checkpoint.load(run.classifier, run.device)
         layers = list_pyramid_layers(trained.network, run.size)
         labels = self._pseudo_labels(run, trained, tuple(layers))
+        if len(labels) == 0:
+            raise UserError(
+                "refine: there is no image to learn from: no training image could be read, or in "
+                "none do colours and the teacher's map agree; another teacher may help, as in "
+                "saliency@refine.teacher=ddt"
+            )
         fitter = HeadFitter(
             labels=labels,
             layers=tuple(layers.items()),
@@ -97,14 +113,53 @@ class Refine(Stage):
             "object_class": classes and classes.record(),
             "seconds": round(time.time() - started, 1),
         }
-        _save(folder, trained, refined)
+        write_notes(folder, run.teaching.notes)
+        _save(folder, trained, refined, self._describe_teaching(run, len(labels.replaced)))
         fitter.remove_states()
 
-    def _pseudo_labels(self, run: Run, trained: Checkpoint, reads: tuple[str, ...]) -> PseudoLabels:
-        """Return the pseudo-labels, computed now unless they are in the store."""
-        from pipeline.stages.refine.pseudo_labels import PseudoLabeler, PseudoLabels
+    def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
+        """Return a line that boxes of a person teach, where they do."""
+        human = checkpoint.read_card(result).get("human")
+        if human is None:
+            return []
+        return [
+            f"{'':<10} {human['boxes']} human boxes teach; results are no longer weakly supervised"
+        ]
 
-        options = run.options("refine")
+    def _pseudo_labels(self, run: Run, trained: Checkpoint, reads: tuple[str, ...]) -> PseudoLabels:
+        """Return the pseudo-labels, computed now unless they are in the store.
+
+        Images in which a person's boxes teach have these for their targets, all of them are there.
+        """
+        import numpy as np
+
+        from pipeline.stages.refine.human_targets import HumanTargets
+        from pipeline.stages.refine.pseudo_labels import PseudoLabels, choose_positions
+
+        images, taught = run.images("train"), run.teaching.images
+        most = run.config["refine"]["images"]
+        chosen = choose_positions(images.labels, run.negatives, most)
+        more = np.setdiff1d(sorted(taught), chosen).astype(int)
+        key = {**self._pseudo_labels_key(run), "reads": list(reads)}
+        folders = [self._label(run, trained, reads, chosen, key)]
+        if len(more):
+            key["positions"] = more.tolist()
+            folders.append(self._label(run, trained, reads, more, key))
+        labels = PseudoLabels.read(folders, len(reads))
+        if not taught:
+            return labels
+        return labels.with_targets(HumanTargets(images=images, workers=run.workers).compute(taught))
+
+    def _label(
+        self,
+        run: Run,
+        trained: Checkpoint,
+        reads: tuple[str, ...],
+        positions: Int[np.ndarray, m],
+        key: Mapping[str, Any],
+    ) -> Path:
+        """Return the folder of the pseudo-labels of some images."""
+        from pipeline.stages.refine.pseudo_labels import PseudoLabeler
 
         def write(folder: Path) -> None:
             labeler = PseudoLabeler(
@@ -112,22 +167,25 @@ class Refine(Stage):
                 images=run.images("train"),
                 compute=run.compute,
                 teacher=run.for_teacher().prepared_method(trained),
-                segmenter=build_segmenter(options.cut),
+                segmenter=build_segmenter(run.config["refine"]["cut"]),
                 reads=reads,
-                negatives=run.negatives,
             )
-            labeler.write(folder, options.images)
+            labeler.write(folder, positions)
 
-        key = {**self._pseudo_labels_key(run), "reads": list(reads)}
-        folder, _ = run.store.get_or_create("pseudo_labels", key, write)
-        labels = PseudoLabels.read(folder, len(reads))
-        if len(labels) == 0:
-            raise UserError(
-                "refine: there is no image to learn from: no training image could be read, or in "
-                "none do colours and the teacher's map agree; another teacher may help, as in "
-                "saliency@refine.teacher=ddt"
-            )
-        return labels
+        return run.store.get_or_create("pseudo_labels", key, write)[0]
+
+    def _describe_teaching(self, run: Run, count: int) -> dict[str, Any]:
+        """Return what the card says of boxes of a person; nothing where none teach.
+
+        Args:
+            run: the run.
+            count: in how many images they teach.
+        """
+        if not count:
+            return {}
+        taught = run.teaching
+        human = {"images": count, "boxes": taught.count, "key": taught.key}
+        return {"supervision": "boxes", "human": {**human, "content": taught.content}}
 
     def _pseudo_labels_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the pseudo-labels."""
@@ -185,8 +243,17 @@ def build_segmenter(node: Mapping[str, Any]) -> RefiningSegmenter:
     return segmenter
 
 
-def _save(folder: Path, trained: Checkpoint, refined: Mapping[str, Any]) -> None:
-    """Write the checkpoint with its new heads; `refined` describes them on its card."""
+def _save(
+    folder: Path, trained: Checkpoint, refined: Mapping[str, Any], taught: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint with its new heads.
+
+    Args:
+        folder: of the checkpoint.
+        trained: the network.
+        refined: describes the heads on the card.
+        taught: describes the boxes of a person that taught them.
+    """
     card = {k: v for k, v in trained.card.items() if k not in checkpoint.DERIVED_FIELDS}
-    card["refine"] = refined
+    card |= {"refine": refined, **taught}
     checkpoint.save(folder, trained.network, trained.card["model"], card)

@@ -125,7 +125,13 @@ def _describe_localizer(card: Mapping[str, Any]) -> list[str]:
     alone = card["branches"]["foreground"]["alone"]
     use = "used alone" if alone else "averaged with its teacher's map"
     count = card["refine"]["learned_from"]
-    return [f"localizer taught by {count} masks of training images, {use}"]
+    lines = [f"localizer taught by {count} masks of training images, {use}"]
+    if "human" in card:
+        lines.append(
+            f"{card['human']['boxes']} boxes of a person teach: not weakly supervised "
+            "(supervision: boxes)"
+        )
+    return lines
 
 
 def command_line(
