@@ -80,7 +80,7 @@ def find_earlier_network(
         trained = run / "stages" / ("refine" if "refine" in config["stages"] else "train")
         if not (trained / "DONE").is_file():
             continue
-        differing = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
+        differing = _list_differing(config, recorded)
         if "data" in differing:
             continue  # another folder
         card = read_card(trained)
@@ -114,6 +114,14 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _list_differing(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """Return the parts of the recipe that differ from those of an earlier run."""
+    names = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
+    if config["annotate"]["folds"] != recorded.get("annotate", {}).get("folds", 1):
+        names.append("annotate.folds")
+    return names
 
 
 def _plain(config: Mapping[str, Any], name: str) -> Any:

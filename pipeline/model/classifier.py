@@ -165,6 +165,17 @@ class Classifier(nn.Module):
         branch = self.branches[FOREGROUND]
         return not isinstance(branch, ComparedBranch) or bool(branch.alone)
 
+    def with_foreground(self, branch: str) -> Classifier:
+        """Return a network that shares all modules with this one, with another localization head.
+
+        Args:
+            branch: the name of the branch that is `foreground` there.
+        """
+        other = Classifier(self.body, self.head, self.classes, self.last, self.below)
+        for name, module in self.branches.items():
+            other.branches[name] = self.branches[branch] if name == FOREGROUND else module
+        return other.train(self.training)
+
     @property
     def tells_objects(self) -> bool:
         """Whether there is a branch `object_class`: logits [b, C] by the foreground alone."""

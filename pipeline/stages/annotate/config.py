@@ -16,6 +16,12 @@ class AnnotateOptions:
         "auto | never | always: train again; auto: only where the classes or the recipe changed",
         choices=("auto", "never", "always"),
     )
+    folds: int = option(
+        1,
+        "localize training images by heads that did not learn from them, one a fold; 1: no folds",
+        low=1,
+        high=20,
+    )
     learn_from_human: bool = option(
         False,
         "boxes of a person teach the localization head: results then say supervision: boxes",

@@ -85,6 +85,10 @@ class Explain(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import ranks, shards
+        from pipeline.engine.folds import FoldedNetworks
+        from pipeline.engine.images import image_source
+        from pipeline.engine.reuse import join_in_order
+        from pipeline.results.human import image_content
         from pipeline.engine.passes import limit_batch
         from pipeline.stages.explain.maps import explain_batch
 
@@ -93,6 +97,8 @@ class Explain(Stage):
         colour, images = run.config["explain"]["colour"], run.images()
         _check_count(images)
 
+        source = image_source(run.data, run.split)
+        networks = FoldedNetworks.of(trained, lambda position: image_content(source, position))
         negatives, earlier, stamps = run.negatives, None, None
         if ranks.current_world().size == 1:
             earlier, stamps = self._earlier(run, folder)
@@ -101,7 +107,10 @@ class Explain(Stage):
             for position, _ in batch:
                 if stamps is not None:
                     stamps.hash_file(images, position)
-            return explain_batch(trained, method, targets, batch, colour, negatives)
+            return join_in_order([
+                explain_batch(network, method, targets, part, colour, negatives)
+                for network, part in networks.split(batch)
+            ])  # fmt: skip
 
         compute = limit_batch(run.compute, method, trained, images)
         shards.write_image_shards(images, compute, folder, "explain", work, earlier=earlier)

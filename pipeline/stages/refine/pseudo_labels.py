@@ -31,7 +31,7 @@ from pipeline.results.shards import list_shards
 from pipeline.types import Example, SaliencyMap, Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int
+    from jaxtyping import Bool, Float32, Int
     from torch import Tensor
 
 View = Literal["plain", "mirrored", "cropped"]
@@ -212,6 +212,21 @@ class PseudoLabels:
 
     def __len__(self) -> int:
         return len(self.where)
+
+    @property
+    def positions(self) -> Int[np.ndarray, n]:
+        """The position of each image in the training images."""
+        return self.take("image", np.arange(len(self)))
+
+    def select(self, chosen: Bool[np.ndarray, n]) -> PseudoLabels:
+        """Return some of the pseudo-labels.
+
+        Args:
+            chosen: whether each stays.
+        """
+        kept = np.flatnonzero(chosen)
+        replaced = {n: self.replaced[i] for n, i in enumerate(kept.tolist()) if i in self.replaced}
+        return replace(self, where=self.where[kept], replaced=replaced)
 
     def with_targets(self, targets: Mapping[int, Float32[np.ndarray, "H W"]]) -> PseudoLabels:
         """Return the pseudo-labels with other targets for some images, whose own may be unsure.

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from pipeline.engine.checkpoint import Checkpoint
     from pipeline.engine.run import Run
+    from pipeline.stages.refine.localization_head import HeadFitter
     from pipeline.stages.refine.object_class import FittedClasses
     from pipeline.stages.refine.pseudo_labels import PseudoLabels
 
@@ -63,6 +65,7 @@ class Refine(Stage):
             "source": run.sources(__name__),
             "pseudo_labels": self._pseudo_labels_key(run),
             "human": run.teaching.key,
+            "folds": run.config["annotate"]["folds"],
             "refine": {name: value for name, value in options.items() if name not in UNHASHED},
             "seed": run.config["seed"],
         }
@@ -98,6 +101,10 @@ class Refine(Stage):
         fitted = fitter.fit()
         terminal.print_line(f"refine: {fitted.describe(labels.image_count)}")
         trained.network.branches["foreground"] = fitted.head
+        described = {
+            **self._describe_teaching(run, len(labels.replaced)),
+            **self._fit_folds(run, trained, fitter, fitted.head.alone),
+        }
         classes = self._fit_classes(run, trained, labels) if options.object_class else None
         refined = {
             "teacher": options.teacher,
@@ -114,7 +121,7 @@ class Refine(Stage):
             "seconds": round(time.time() - started, 1),
         }
         write_notes(folder, run.teaching.notes)
-        _save(folder, trained, refined, self._describe_teaching(run, len(labels.replaced)))
+        _save(folder, trained, refined, described)
         fitter.remove_states()
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
@@ -173,6 +180,37 @@ class Refine(Stage):
             labeler.write(folder, positions)
 
         return run.store.get_or_create("pseudo_labels", key, write)[0]
+
+    def _fit_folds(
+        self, run: Run, trained: Checkpoint, fitter: HeadFitter, alone: bool
+    ) -> dict[str, Any]:
+        """Fit a head without the images of each fold, and return what the card says of folds."""
+        import numpy as np
+
+        from pipeline.engine.folds import branch_name, describe_folds, fold_of
+        from pipeline.engine.images import image_source
+        from pipeline.results.human import image_content
+
+        count, labels = run.config["annotate"]["folds"], fitter.labels
+        if count == 1:
+            return {}
+        source = image_source(run.data, "train")
+        content = [image_content(source, position) for position in labels.positions.tolist()]
+        folds = np.array([fold_of(each, count) for each in content])
+        for fold in range(count):
+            rest = labels.select(folds != fold)
+            if len(rest) == 0:
+                raise UserError(
+                    f"annotate.folds={count}: without the images of a fold none is left to learn "
+                    f"from, of {len(labels)}; give annotate.folds=1"
+                )
+            fitted = replace(fitter, labels=rest).fit()
+            fitted.head.set_alone(alone)
+            trained.network.branches[branch_name(fold)] = fitted.head
+            terminal.print_line(
+                f"refine: fold {fold + 1} of {count}: {fitted.describe(labels.image_count)}"
+            )
+        return describe_folds(count, content)
 
     def _describe_teaching(self, run: Run, count: int) -> dict[str, Any]:
         """Return what the card says of boxes of a person; nothing where none teach.
@@ -244,7 +282,7 @@ def build_segmenter(node: Mapping[str, Any]) -> RefiningSegmenter:
 
 
 def _save(
-    folder: Path, trained: Checkpoint, refined: Mapping[str, Any], taught: Mapping[str, Any]
+    folder: Path, trained: Checkpoint, refined: Mapping[str, Any], described: Mapping[str, Any]
 ) -> None:
     """Write the checkpoint with its new heads.
 
@@ -252,8 +290,8 @@ def _save(
         folder: of the checkpoint.
         trained: the network.
         refined: describes the heads on the card.
-        taught: describes the boxes of a person that taught them.
+        described: what else the card says, of boxes of a person and of folds.
     """
     card = {k: v for k, v in trained.card.items() if k not in checkpoint.DERIVED_FIELDS}
-    card |= {"refine": refined, **taught}
+    card |= {"refine": refined, **described}
     checkpoint.save(folder, trained.network, trained.card["model"], card)
