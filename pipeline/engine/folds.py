@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.images import SplitImages, image_source
 from pipeline.engine.shards import PositionedExamples
+from pipeline.results.human import image_content
 
 if TYPE_CHECKING:
     from pipeline.model.classifier import Classifier
@@ -64,20 +66,24 @@ class FoldedNetworks:
     hash_image: Callable[[int], str]
 
     @classmethod
-    def of(cls, trained: Checkpoint, hash_image: Callable[[int], str]) -> FoldedNetworks:
-        """Return the networks of a checkpoint; it may have no folds.
+    def of(cls, trained: Checkpoint, images: SplitImages) -> FoldedNetworks:
+        """Return the networks of a checkpoint for the images of a split.
 
         Args:
-            trained: the checkpoint.
-            hash_image: from the position of an image to the hash of its content.
+            trained: the checkpoint, which may have no folds.
+            images: the images.
         """
-        record = trained.card.get(FIELD, {"count": 0, "content": []})
+        record = trained.card.get(FIELD)
+        if record is None:
+            return cls(trained, (), frozenset(), lambda _: "")
+        source = image_source(images.data, images.split)
         network: Classifier = trained.network
         networks = [
             replace(trained, network=network.with_foreground(branch_name(fold)))
             for fold in range(record["count"])
         ]
-        return cls(trained, networks, frozenset(record["content"]), hash_image)
+        content = frozenset(record["content"])
+        return cls(trained, networks, content, lambda position: image_content(source, position))
 
     def split(self, batch: PositionedExamples) -> Iterator[tuple[Checkpoint, PositionedExamples]]:
         """Yield the parts of a batch, each with its network.

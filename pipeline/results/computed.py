@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.types import Supervision
 
 FILE = "computed.json"
+TAUGHT = "taught.json"  # hashes of the images in which boxes of a person taught the network
 SHOWN = ("label2box", "torch", "torchvision", "numpy")  # whose versions the table names
 
 
@@ -58,3 +59,23 @@ class Computed:
         if self.precision is None:
             return f"precision and device not known (made elsewhere); scored with {versions}"
         return f"{self.precision} on {self.device}; {versions}"
+
+
+def write_taught(folder: Path, content: Sequence[str]) -> None:
+    """Write in which images boxes of a person taught the network, beside maps.
+
+    Args:
+        folder: the result of stage explain.
+        content: hashes of the images' files.
+    """
+    write_json(folder / TAUGHT, list(content))
+
+
+def load_taught(folder: Path) -> frozenset[str]:
+    """Return hashes of the images in which boxes of a person taught the network.
+
+    Args:
+        folder: the result of stage explain.
+    """
+    path = folder / TAUGHT
+    return frozenset(read_json(path)) if path.is_file() else frozenset()

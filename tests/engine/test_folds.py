@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from pipeline.data.folder import Folder
 from pipeline.engine import checkpoint
 from pipeline.engine.folds import FoldedNetworks, branch_name, fold_of
+from pipeline.engine.images import SplitImages
 from pipeline.engine.runtime import select_device
+from pipeline.protocols import DataSet
 from pipeline.types import Example
 from tests.conftest import Cli
 
@@ -32,7 +37,8 @@ def test_folds_follow_the_content_of_images(
 
     image = np.zeros((64, 64, 3), np.uint8)
     hashes = [*content, "f" * 16]
-    networks = FoldedNetworks.of(trained, lambda position: hashes[position])
+    images = SplitImages(cast(DataSet, Folder(str(folder_of_images))), "train")
+    networks = replace(FoldedNetworks.of(trained, images), hash_image=hashes.__getitem__)
     batch = [(n, Example(str(n), image, 0, (64, 64))) for n in range(len(hashes))]
     for network, part in networks.split(batch):
         folds = {None if n == len(content) else fold_of(hashes[n], 2) for n, _ in part}

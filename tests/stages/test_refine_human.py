@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.formats import human_boxes
 from pipeline.ops.hashing import hash_file
 from pipeline.ops.rle import encode_rle
+from pipeline.protocols import DataSet
 from pipeline.stages.refine.human_targets import compute_target, cut_box, fill_box
 from pipeline.types import HumanBoxes
 from tests.conftest import Cli
@@ -87,7 +88,7 @@ def test_no_box_of_a_person_teaches_unless_it_may(
 
 
 def test_only_training_images_teach_and_the_random_sample_measures(folder_of_images: Path) -> None:
-    images = SplitImages(Folder(str(folder_of_images)), "train")
+    images = SplitImages(cast(DataSet, Folder(str(folder_of_images))), "train")
     classes = ("blue", "red")
     many = {id: drawn(folder_of_images, id) for id in images.ids}
     assert len(many) > MIN_OTHERS

@@ -57,7 +57,8 @@ def pseudo_labels(
             folder / f"shard-{number:06d}.safetensors",
             {"plain0": features[part], "mirrored0": features[part][..., ::-1],
              "cropped0": cropped[part], "cropped_mask": cropped_mask[part],
-             "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3},
+             "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3,
+             "image": part + 100, "window": np.tile(np.float32([0, 0, 0.5, 1]), (len(part), 1))},
         )  # fmt: skip
     return PseudoLabels.read([folder], 1)
 
@@ -143,6 +144,27 @@ def test_targets_are_mask_and_map_in_their_shares(tmp_path: Path) -> None:
     assert np.array_equal(labels.target(chosen, 0.0, "mirrored"), mask[:, :, ::-1])
     cropped = labels.target(chosen, 0.0, "cropped")
     assert np.array_equal(cropped, labels.take("cropped_mask", chosen).astype(np.float32))
+
+
+def test_other_targets_take_the_place_of_unsure_ones_too(tmp_path: Path) -> None:
+    labels = pseudo_labels(tmp_path, rule=True)
+    target = np.zeros((28, 28), np.float32)
+    target[:, :14] = 1
+    changed = labels.with_targets({103: target, 140: target})  # 103 was not sure
+    assert (len(labels), len(changed)) == (45, 46)
+    assert changed.positions.tolist() == sorted({*labels.positions.tolist(), 103})
+    index = np.flatnonzero(np.isin(changed.positions, [103, 140]))
+    assert sorted(changed.replaced) == index.tolist()
+    for share in (0.0, 0.7):
+        assert (changed.target(index, share) == target).all()
+    assert (changed.target(index, 0.0, "mirrored") == target[:, ::-1]).all()
+    assert changed.target(index, 0.0, "cropped").min() >= 0.75  # the left half of the image
+    others = np.flatnonzero(~np.isin(labels.positions, [140]))
+    assert np.array_equal(changed.target(np.array([0]), 0.7), labels.target(others[:1], 0.7))
+    rest = changed.select(changed.positions != 103)
+    assert rest.positions.tolist() == labels.positions.tolist()
+    assert [int(rest.positions[n]) for n in rest.replaced] == [140]
+    assert fit(changed).count >= 0.7 * 44 + 2 - 1
 
 
 def test_crops_are_learned_where_held_out_masks_are_foretold_as_well(tmp_path: Path) -> None:

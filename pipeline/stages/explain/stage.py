@@ -15,7 +15,7 @@ from pipeline.engine.stage import Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
 from pipeline.protocols import HasFiles
-from pipeline.results.computed import Computed
+from pipeline.results.computed import Computed, write_taught
 from pipeline.results.maps import OWN_RANGE, SEVERAL, find_marked, load_skipped
 from pipeline.results.notes import reading_notes, skipped_note
 from pipeline.results.shards import list_shards
@@ -86,10 +86,8 @@ class Explain(Stage):
         """
         from pipeline.engine import ranks, shards
         from pipeline.engine.folds import FoldedNetworks
-        from pipeline.engine.images import image_source
-        from pipeline.engine.reuse import join_in_order
-        from pipeline.results.human import image_content
         from pipeline.engine.passes import limit_batch
+        from pipeline.engine.reuse import join_in_order
         from pipeline.stages.explain.maps import explain_batch
 
         trained = checkpoint.load(run.checkpoint, run.device)
@@ -97,8 +95,7 @@ class Explain(Stage):
         colour, images = run.config["explain"]["colour"], run.images()
         _check_count(images)
 
-        source = image_source(run.data, run.split)
-        networks = FoldedNetworks.of(trained, lambda position: image_content(source, position))
+        networks = FoldedNetworks.of(trained, images)
         negatives, earlier, stamps = run.negatives, None, None
         if ranks.current_world().size == 1:
             earlier, stamps = self._earlier(run, folder)
@@ -120,6 +117,7 @@ class Explain(Stage):
         if ranks.current_world().rank == 0:
             supervision = checkpoint.read_supervision(run.checkpoint)
             Computed(run.precision, run.device.type, list_versions(), supervision).write(folder)
+            write_taught(folder, trained.card.get("human", {}).get("content", ()))
             _check_skipped(folder, len(images))
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:

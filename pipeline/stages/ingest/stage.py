@@ -12,13 +12,14 @@ that was marked as wrong waits for its correction in a tool. The boxes are added
 to human_boxes.json in the folder of outputs. From then on they are what predictions.json and each
 export hold for these images (`source: human`); a new review of an image replaces the older one.
 Images of the random sample at the head of `review_rank` measure, and later calibrate; others only
-correct their own boxes. No box teaches a network.
+correct their own boxes. No box teaches a network, unless `annotate.learn_from_human=true`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from pipeline.formats.corrections import read_corrections
 from pipeline.formats.files import read_json, read_lines, write_json, write_text
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.results.boxes import open_boxes
+from pipeline.results.computed import load_taught
 from pipeline.results.human import FILE, image_content, load
 from pipeline.results.notes import write_notes
 from pipeline.stages.ingest.config import IngestOptions
@@ -112,8 +114,13 @@ class Ingest(Stage):
                 f"corrections={path}: {len(content.images)} images, of which the run has none; "
                 f"the file has {_first(content.images)}, the run {next(iter(known.boxes), 'none')}"
             )
+        taught = load_taught(run.folder("explain"))  # such images do not measure their network
         changes = [
-            review.compare(image, known.boxes[id], run.classes)
+            review.compare(
+                replace(image, is_random=image.is_random and image.content not in taught),
+                known.boxes[id],
+                run.classes,
+            )
             for id, image in result.human.items()
         ]
         wrong = list(result.wrong.values())

@@ -244,7 +244,7 @@ class PseudoLabels:
                 if target is not None:
                     cropped = crop_masks(target[None], arrays["window"][row : row + 1].copy())[0]
                     replaced[len(where)] = ReplacedTarget(target, cropped)
-                where.append((n, row))
+                where.append((n, int(row)))
         return replace(self, where=np.array(where, np.int64).reshape(-1, 2), replaced=replaced)
 
     def take(self, name: str, chosen: Int[np.ndarray, b]) -> np.ndarray:
