@@ -109,9 +109,12 @@ def select_teaching(
         measuring = [image.id for image in chosen.values() if image.is_random]
         chosen = by_doubt
     whys = (
-        (others, "with boxes of a person, of no training image: they do not teach"),
-        (without, "in which a person left no box of the class of its folder: they do not teach"),
-        (measuring, "of the random sample do not teach: they measure and calibrate"),
+        (others, "have boxes of a person, but are held back or scored: they do not teach"),
+        (without, "have no box of a person of the class of their folder: they do not teach"),
+        (
+            measuring,
+            "have boxes of a person in the random sample, which measures: they do not teach",
+        ),
     )
     return Teaching(
         chosen, [count_note(ids, "image", why, where=WHERE) for ids, why in whys if ids]

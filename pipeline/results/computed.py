@@ -58,7 +58,8 @@ class Computed:
                              if name in self.versions)  # fmt: skip
         if self.precision is None:
             return f"precision and device not known (made elsewhere); scored with {versions}"
-        return f"{self.precision} on {self.device}; {versions}"
+        learned = "; supervision: boxes" if self.supervision == "boxes" else ""
+        return f"{self.precision} on {self.device}; {versions}{learned}"
 
 
 def write_taught(folder: Path, content: Sequence[str]) -> None:

@@ -19,8 +19,8 @@ from pipeline.protocols import DataSet
 from pipeline.types import Example
 from tests.conftest import Cli
 
-RUN = ("+experiment=annotate", "data=folder", "model=small", "train.epochs=1", "data.size=64",
-       "saliency@refine.teacher=cam", "refine.steps=12", "refine.batch=8", "annotate.sheet=0",
+RUN = ("+experiment=annotate", "data=folder", "model=small", "train.epochs=1", "data.size=32",
+       "saliency@refine.teacher=cam", "refine.steps=2", "refine.batch=8", "annotate.sheet=0",
        "refine.object_class=false", "stages=[train,refine,explain,localize,rank,annotate]",
        "annotate.folds=2")  # fmt: skip
 

@@ -20,8 +20,8 @@ from pipeline.stages.refine.human_targets import compute_target, cut_box, fill_b
 from pipeline.types import HumanBoxes
 from tests.conftest import Cli
 
-RUN = ("+experiment=annotate", "data=folder", "model=small", "train.epochs=1", "data.size=64",
-       "saliency@refine.teacher=cam", "refine.steps=12", "refine.batch=8", "annotate.sheet=0",
+RUN = ("+experiment=annotate", "data=folder", "model=small", "train.epochs=1", "data.size=32",
+       "saliency@refine.teacher=cam", "refine.steps=2", "refine.batch=8", "annotate.sheet=0",
        "refine.object_class=false", "export.formats=[fiftyone]")  # fmt: skip
 TEACH = "annotate.learn_from_human=true"
 
