@@ -61,12 +61,14 @@ def test_no_box_of_a_person_teaches_unless_it_may(
     assert cli(*run) == 0
     network = Path("outputs/latest/stages/refine").resolve()
     before = (network / "weights.safetensors").read_bytes()
-    images = [drawn(folder_of_images, f"train/red/{n}.png") for n in range(12)]
+    names = [f"train/red/{n}.png" for n in range(12)]
+    images = [drawn(folder_of_images, name, is_random=True) for name in names]
     human_boxes.write(Path("outputs/human_boxes.json"), images)
     assert cli(*run, "annotate.retrain=always") == 0
     assert Path("outputs/latest/stages/refine").resolve() == network
     assert (network / "weights.safetensors").read_bytes() == before
     assert said_everywhere() == {"image labels"}
+    assert latest("stages/calibrate/thresholds.json")["source"] == "user"
 
     capsys.readouterr()
     assert cli(*run, TEACH) == 0
@@ -76,8 +78,9 @@ def test_no_box_of_a_person_teaches_unless_it_may(
     taught = Path("outputs/latest/stages/refine").resolve()
     card = json.loads((taught / "card.json").read_text(encoding="utf-8"))
     assert taught != network
-    assert 0 < card["human"]["boxes"] <= 12
+    assert 2 < card["human"]["boxes"] <= 12
     assert said_everywhere() == {"boxes"}
+    assert latest("stages/calibrate/thresholds.json")["source"] != "user"  # they taught
 
     assert cli(*run, TEACH) == 0  # the network is used again, and is what it was
     assert not Path("outputs/latest/stages/refine").exists()
