@@ -161,6 +161,8 @@ def test_other_targets_take_the_place_of_unsure_ones_too(tmp_path: Path) -> None
     assert changed.target(index, 0.0, "cropped").min() >= 0.75  # the left half of the image
     others = np.flatnonzero(~np.isin(labels.positions, [140]))
     assert np.array_equal(changed.target(np.array([0]), 0.7), labels.target(others[:1], 0.7))
+    without = labels.with_targets({140: None})
+    assert without.positions.tolist() == labels.positions[labels.positions != 140].tolist()
     rest = changed.select(changed.positions != 103)
     assert rest.positions.tolist() == labels.positions.tolist()
     assert [int(rest.positions[n]) for n in rest.replaced] == [140]

@@ -3,12 +3,11 @@
 Only with `annotate.learn_from_human=true`: what learns from these says `supervision: boxes`.
 
     target   the mask that a person drew; else GrabCut inside the box, all outside is background
-             (Rother et al., "GrabCut", SIGGRAPH 2004); else, where the cut does not fill the box,
-             the box itself
+             (Rother et al., "GrabCut", SIGGRAPH 2004)
 
-Of several boxes the targets are united. Papandreou et al., "Weakly- and Semi-Supervised Learning of
-a Deep Convolutional Network for Semantic Image Segmentation", ICCV 2015, and Khoreva et al.,
-"Simple Does It", CVPR 2017, train segmentation on such masks; docs/refine.md has the gain here.
+Of several boxes the targets are united. An image with a box that its cut does not fill is left out:
+filled boxes make a head worse (docs/refine.md). Khoreva et al., "Simple Does It: Weakly Supervised
+Instance and Semantic Segmentation", CVPR 2017, train segmentation on such cuts.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from pipeline.engine import runtime
 from pipeline.engine.images import SplitImages
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 CUT_SIDE = 112  # pixels of the longer side at which an image is cut
 ITERATIONS = 5  # of GrabCut
 MIN_FIT = 0.7  # IoU of the box around the cut and the person's box
-OVERSAMPLING = 8  # of the frame of targets, where a box is filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +47,15 @@ class HumanTargets:
     images: SplitImages
     workers: int
 
-    def compute(self, boxes: Mapping[int, HumanBoxes]) -> dict[int, Float32[np.ndarray, "H W"]]:
-        """Return the target of each image that can be read, from 0 to 1.
+    def compute(
+        self, boxes: Mapping[int, HumanBoxes]
+    ) -> dict[int, Float32[np.ndarray, "H W"] | None]:
+        """Return the target of each image, from 0 to 1; None: it is left out, or cannot be read.
 
         Args:
             boxes: by the position of the image.
         """
-        computed = runtime.map_in_threads(self._compute, iter(boxes.items()), self.workers)
-        return {position: target for position, target in computed if target is not None}
+        return dict(runtime.map_in_threads(self._compute, iter(boxes.items()), self.workers))
 
     def _compute(
         self, item: tuple[int, HumanBoxes]
@@ -69,8 +69,8 @@ class HumanTargets:
 
 def compute_target(
     image: UInt8[np.ndarray, "h w 3"], human: HumanBoxes
-) -> Float32[np.ndarray, "H W"]:
-    """Compute the target of an image, at the size of targets.
+) -> Float32[np.ndarray, "H W"] | None:
+    """Compute the target of an image, at the size of targets; None where a box has none.
 
     Args:
         image: at the network's size.
@@ -82,19 +82,15 @@ def compute_target(
     small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     target = np.zeros(frame, np.float32)
     for n, box in enumerate(human.boxes):
-        mask = None if human.masks is None else human.masks[n]
-        if mask is not None:
-            from pycocotools import mask as coco_mask
-
-            drawn = np.asarray(coco_mask.decode(mask), np.float32)
-            part = cv2.resize(drawn, frame[::-1], interpolation=cv2.INTER_AREA)
-        else:
-            cut = cut_box(small, _scale_box(box, human.size, size))
-            if cut is None:
-                part = fill_box(_scale_box(box, human.size, frame), frame)
-            else:
-                part = cv2.resize(cut, frame[::-1], interpolation=cv2.INTER_AREA)
-        target = np.maximum(target, part)
+        drawn = None if human.masks is None else human.masks[n]
+        mask = (
+            cut_box(small, _scale_box(box, human.size, size))
+            if drawn is None
+            else np.asarray(coco_mask.decode(drawn), np.float32)
+        )
+        if mask is None:
+            return None
+        target = np.maximum(target, cv2.resize(mask, frame[::-1], interpolation=cv2.INTER_AREA))
     return target
 
 
@@ -123,19 +119,6 @@ def cut_box(
     around = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     fit = best_iou(np.array(around, np.float64), np.array([[x0, y0, x1, y1]], np.float64))
     return (mask & 1).astype(np.float32) if fit >= MIN_FIT else None
-
-
-def fill_box(box: Float64[np.ndarray, 4], frame: Size) -> Float32[np.ndarray, "H W"]:
-    """Return a mask of a box; pixels at its edge have the share that lies inside.
-
-    Args:
-        box: xyxy in pixels of the frame.
-        frame: height and width.
-    """
-    large = np.zeros((frame[0] * OVERSAMPLING, frame[1] * OVERSAMPLING), np.float32)
-    x0, y0, x1, y1 = (box * OVERSAMPLING).round().astype(int)
-    large[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = 1
-    return np.asarray(cv2.resize(large, frame[::-1], interpolation=cv2.INTER_AREA))
 
 
 def _scale_box(box: Float32[np.ndarray, 4], size: Size, frame: Size) -> Float64[np.ndarray, 4]:

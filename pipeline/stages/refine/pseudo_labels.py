@@ -218,6 +218,11 @@ class PseudoLabels:
         """The position of each image in the training images."""
         return self.take("image", np.arange(len(self)))
 
+    @property
+    def replaced_positions(self) -> list[int]:
+        """The positions of the images whose targets were replaced."""
+        return [int(n) for n in self.positions[sorted(self.replaced)]]
+
     def select(self, chosen: Bool[np.ndarray, n]) -> PseudoLabels:
         """Return some of the pseudo-labels.
 
@@ -228,11 +233,13 @@ class PseudoLabels:
         replaced = {n: self.replaced[i] for n, i in enumerate(kept.tolist()) if i in self.replaced}
         return replace(self, where=self.where[kept], replaced=replaced)
 
-    def with_targets(self, targets: Mapping[int, Float32[np.ndarray, "H W"]]) -> PseudoLabels:
+    def with_targets(
+        self, targets: Mapping[int, Float32[np.ndarray, "H W"] | None]
+    ) -> PseudoLabels:
         """Return the pseudo-labels with other targets for some images, whose own may be unsure.
 
         Args:
-            targets: by the position of the image, from 0 to 1.
+            targets: by the position of the image, from 0 to 1; None: the image is left out.
         """
         from pipeline.stages.refine.windows import crop_masks
 
@@ -240,7 +247,10 @@ class PseudoLabels:
         replaced: dict[int, ReplacedTarget] = {}
         for n, arrays in enumerate(self.shards):
             for row in np.flatnonzero(arrays["sure"] | np.isin(arrays["image"], list(targets))):
-                target = targets.get(int(arrays["image"][row]))
+                position = int(arrays["image"][row])
+                target = targets.get(position)
+                if target is None and position in targets:
+                    continue
                 if target is not None:
                     cropped = crop_masks(target[None], arrays["window"][row : row + 1].copy())[0]
                     replaced[len(where)] = ReplacedTarget(target, cropped)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.stages.refine.localization_head import HeadFitter
     from pipeline.stages.refine.object_class import FittedClasses
     from pipeline.stages.refine.pseudo_labels import PseudoLabels
+    from pipeline.types import Note
 
 UNHASHED = ("teacher", "cut", "images")  # part of the key of the pseudo-labels
 PSEUDO_LABELS = "pipeline.stages.refine.pseudo_labels"
@@ -102,7 +103,7 @@ class Refine(Stage):
         terminal.print_line(f"refine: {fitted.describe(labels.image_count)}")
         trained.network.branches["foreground"] = fitted.head
         described = {
-            **self._describe_teaching(run, len(labels.replaced)),
+            **self._describe_teaching(run, labels),
             **self._fit_folds(run, trained, fitter, fitted.head.alone),
         }
         classes = self._fit_classes(run, trained, labels) if options.object_class else None
@@ -120,7 +121,7 @@ class Refine(Stage):
             "object_class": classes and classes.record(),
             "seconds": round(time.time() - started, 1),
         }
-        write_notes(folder, run.teaching.notes)
+        write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels)])
         _save(folder, trained, refined, described)
         fitter.remove_states()
 
@@ -136,7 +137,7 @@ class Refine(Stage):
     def _pseudo_labels(self, run: Run, trained: Checkpoint, reads: tuple[str, ...]) -> PseudoLabels:
         """Return the pseudo-labels, computed now unless they are in the store.
 
-        Images in which a person's boxes teach have these for their targets, all of them are there.
+        Images in which a person's boxes teach are all there, with targets from these boxes.
         """
         import numpy as np
 
@@ -212,18 +213,34 @@ class Refine(Stage):
             )
         return describe_folds(count, content)
 
-    def _describe_teaching(self, run: Run, count: int) -> dict[str, Any]:
-        """Return what the card says of boxes of a person; nothing where none teach.
-
-        Args:
-            run: the run.
-            count: in how many images they teach.
-        """
-        if not count:
+    def _describe_teaching(self, run: Run, labels: PseudoLabels) -> dict[str, Any]:
+        """Return what the card says of boxes of a person; nothing where none may teach."""
+        selected = run.teaching
+        if not selected.images:
             return {}
-        taught = run.teaching
-        human = {"images": count, "boxes": taught.count, "key": taught.key}
-        return {"supervision": "boxes", "human": {**human, "content": taught.content}}
+        taught = labels.replaced_positions
+        human = {
+            "images": len(taught),
+            "boxes": sum(len(selected.images[position].boxes) for position in taught),
+            "key": selected.key,
+            "content": selected.content,
+        }
+        return {"supervision": "boxes", "human": human}
+
+    def _left_out_note(self, run: Run, labels: PseudoLabels) -> list[Note]:
+        """Return a note on images that are not learned from, as a person's box has no target."""
+        from pipeline.ops.text import count_note
+
+        ids = run.images("train").ids
+        left_out = sorted(set(run.teaching.images) - set(labels.replaced_positions))
+        why = (
+            "are not learned from, as colours do not tell the object in a person's box from what "
+            "is around it"
+        )
+        remedy = "draw their outlines, if they are to teach"
+        names = [ids[position] for position in left_out]
+        where = "annotate.learn_from_human"
+        return [count_note(names, "image", why, where=where, remedy=remedy)] if names else []
 
     def _pseudo_labels_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the pseudo-labels."""
