@@ -58,7 +58,7 @@ def pseudo_labels(
             {"plain0": features[part], "mirrored0": features[part][..., ::-1],
              "cropped0": cropped[part], "cropped_mask": cropped_mask[part],
              "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3,
-             "image": part + 100, "window": np.tile(np.array([0, 0, 0.5, 1], np.float32), (len(part), 1))},
+             "image": part + 100, "window": np.array([[0, 0, 0.5, 1]] * len(part), np.float32)},
         )  # fmt: skip
     return PseudoLabels.read([folder], 1)
 
