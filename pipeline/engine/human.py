@@ -58,8 +58,9 @@ class Teaching:
 
     @property
     def key(self) -> str | None:
-        """A hash of the boxes; None where there are none."""
-        return hash_boxes({image.content: image for image in self.images.values()})
+        """A hash of the boxes, whichever of them are random; None where there are none."""
+        images = [replace(image, is_random=False) for image in self.images.values()]
+        return hash_boxes({image.content: image for image in images})
 
     @property
     def count(self) -> int:
