@@ -103,6 +103,7 @@ class HeadFitter:
         compute: device and precision.
         seed: of the initial weights and of the order of images.
         folder: where the states are kept that a killed training resumes from; None: nowhere.
+        name: of these states, where heads of other pseudo-labels are fitted in the same folder.
     """
 
     labels: PseudoLabels
@@ -111,6 +112,7 @@ class HeadFitter:
     compute: Compute
     seed: int
     folder: Path | None = None
+    name: str = ""
 
     def fit(self) -> FittedHead:
         """Train a first head to measure the agreement of masks, then the final head."""
@@ -205,7 +207,7 @@ class HeadFitter:
         """Return where the state of a head's training is kept."""
         if self.folder is None:
             return None
-        name = what.replace(" ", "_") + ("_with_crops" if crops else "")
+        name = self.name + what.replace(" ", "_") + ("_with_crops" if crops else "")
         return SavedState(self.folder / f"{STATE}_{name}.pt")
 
     def remove_states(self) -> None:

@@ -205,7 +205,7 @@ class Refine(Stage):
                     f"annotate.folds={count}: without the images of a fold none is left to learn "
                     f"from, of {len(labels)}; give annotate.folds=1"
                 )
-            fitted = replace(fitter, labels=rest).fit()
+            fitted = replace(fitter, labels=rest, name=f"fold{fold}_").fit()
             fitted.head.set_alone(alone)
             trained.network.branches[branch_name(fold)] = fitted.head
             terminal.print_line(
