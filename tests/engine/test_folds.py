@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.data.folder import Folder
 from pipeline.engine import checkpoint
@@ -34,6 +35,10 @@ def test_folds_follow_the_content_of_images(
     trained = checkpoint.load(folder, select_device("cpu"))
     content = trained.card["folds"]["content"]
     assert 2 <= len(content) <= 24
+    heads = [trained.network.branches[name] for name in ("foreground", *map(branch_name, range(2)))]
+    weights = [torch.cat([each.flatten() for each in head.parameters()]) for head in heads]
+    assert not any(torch.equal(weights[a], weights[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert not list(folder.glob("state*"))
 
     image = np.zeros((64, 64, 3), np.uint8)
     hashes = [*content, "f" * 16]
