@@ -22,9 +22,10 @@ from pipeline.engine.reuse import (
     list_rows,
     without_images,
 )
+from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of, to_plain
-from pipeline.results.boxes import iterate_shard
+from pipeline.results.boxes import unpack_boxes
 from pipeline.results.shards import shard_path
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class EarlierBoxes:
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _open_boxes(path: str) -> dict[tuple[int, int], Boxes]:
-    ids = _NoNames()
-    return {(position, boxes.label): boxes for position, boxes in iterate_shard(Path(path), ids)}
+    arrays, _ = read_arrays(Path(path))
+    return {(n, boxes.label): boxes for n, boxes in unpack_boxes(arrays, _NoNames())}
 
 
 class _NoNames(Sequence[str]):
