@@ -82,14 +82,15 @@ class _NoNames(Sequence[str]):
 
 
 def find_earlier_boxes(
-    folder: Path, maps: Path, made_for: Mapping[str, Any]
+    folder: Path, maps: Path, made_for: Mapping[str, Any], by_name: bool
 ) -> EarlierBoxes | None:
     """Find the newest boxes that were segmented in the same way; record how these are.
 
     Args:
         folder: of the result of stage localize that is wanted.
         maps: the result of stage explain.
-        made_for: all that can change the boxes of an image besides the image.
+        made_for: all that can change the boxes of an image besides the image and its name.
+        by_name: whether the name of an image can change its boxes.
     """
     if not (maps / STAMPS_FILE).is_file():
         return None
@@ -106,9 +107,11 @@ def find_earlier_boxes(
         if not store.is_done(other) or not store.is_done(theirs):
             continue
         then = Stamps.read(theirs)
-        place = {k: n for n, k in enumerate(list_rows(then.content, then.label))}
-        now = list_rows(here.content, here.label)
+        names = [(then.name,), (here.name,)] if by_name else [(), ()]
+        place = {k: n for n, k in enumerate(list_rows(then.content, then.label, *names[0]))}
+        now = list_rows(here.content, here.label, *names[1])
         positions = np.array([place.get(row, -1) for row in now], np.int64)
         if (positions >= 0).any():
+            store.mark_used(other)
             return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))
     return None

@@ -15,11 +15,11 @@ from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
 from pipeline.engine.earlier_network import use_earlier_network
+from pipeline.engine.fitted import fit_for_run
 from pipeline.engine.human import find_human_boxes
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     average_over_views,
-    fit_method,
     needs_fitting,
     parse_targets,
     try_on_shapes,
@@ -194,13 +194,7 @@ class Run:
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
         """Return the saliency method, fitted to `fitting_images` if it needs fitting."""
-        method = self.saliency()
-        if not needs_fitting(method):
-            return method
-        names = ("source", "checkpoint", "saliency", "fitted_on", "negatives", "size", "precision")
-        images, explained = self.fitting_images(), self.cache_key("explain")
-        key = {"split": images.split, **{name: explained[name] for name in names}}
-        return fit_method(method, images, self.compute, trained, self.store, key, self.negatives)
+        return fit_for_run(self, trained)
 
     def check_methods(self) -> None:
         """Check the targets, and the methods on the network before it is trained.

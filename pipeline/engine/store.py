@@ -106,7 +106,7 @@ class Store:
             cache_key: all that can change the result.
         """
         folder = self.folder(stage, cache_key)
-        _record_use(folder)
+        mark_used(folder)
         if ranks.current_world().rank > 0:  # rank 0 says that it is used
             return folder if is_done(folder) else None
         if not folder.is_dir():
@@ -136,7 +136,7 @@ class Store:
             distributed: whether all ranks call `create`, each for its part.
         """
         folder = self.folder(stage, cache_key)
-        _record_use(folder)
+        mark_used(folder)
         if ranks.current_world().rank == 0:
             with self.lock():
                 kept = _use(folder)
@@ -201,7 +201,7 @@ def record_uses(folder: Path) -> Iterator[None]:
         _being_created.pop()
 
 
-def _record_use(folder: Path) -> None:
+def mark_used(folder: Path) -> None:
     """Record that the result that is being created, if any, uses a result."""
     if not _being_created or ranks.current_world().rank > 0:
         return

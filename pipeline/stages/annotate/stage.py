@@ -11,19 +11,21 @@ as the classes are the same (pipeline/engine/earlier_network.py).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import runtime
+from pipeline.engine.fitted import describe_frozen, is_frozen
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
-from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.text import count_note
+from pipeline.protocols import HasFiles
 from pipeline.results.boxes import open_boxes
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_skipped
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import load_notes, write_notes
 from pipeline.stages.annotate.config import AnnotateOptions
 
 if TYPE_CHECKING:
@@ -64,14 +66,18 @@ class Annotate(Stage):
             negatives=run.negatives,
         )
         detections, _ = replace_by_human(detections, run.human[0])
-        images = list_by_rank(detections, run.config["annotate"]["sheet"])
-        (folder / "review").mkdir(exist_ok=True)
-        unread = self._draw(run, detections, images, folder / "review")
         skipped = load_skipped(run.folder("explain"))
-        summary = count_images(detections, len(skipped))
+        images, summary = order_and_count(detections, run.config["annotate"]["sheet"], len(skipped))
+        (folder / "review").mkdir(exist_ok=True)
+        unread = self._draw(run, detections, images, folder)
         write_json(folder / SUMMARY, {**summary, "on_sheets": len(images)}, indent=1)
         why = "that have no picture on the contact sheets, as they could not be read again"
         write_notes(folder, [count_note(unread, "image", why, where="annotate")] if unread else [])
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return what could not be read, and what annotate.retrain=never keeps."""
+        frozen = [describe_frozen(run)] if is_frozen(run.config) else []
+        return [*load_notes(result), *frozen]
 
     def announce(self, result: Path, run_folder: Path) -> list[str]:
         """Return the counts, where the files are, and what to do next."""
@@ -104,70 +110,76 @@ class Annotate(Stage):
         from pipeline.engine.shards import single_threaded_torch
         from pipeline.plotting.boxes import write_jpeg
         from pipeline.stages.annotate import sheets
+        from pipeline.stages.annotate.pictures import Pictures
 
-        reader, classes, labels = run.images(), run.classes, run.images().labels
+        classes, labels = run.classes, run.images().labels
+        made_for = {
+            "source": run.sources(__name__, "data"),
+            "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
+            "cell": sheets.CELL,
+        }
+        pictures = Pictures(run.images(), run.folder("explain"), folder, made_for)
         assert detections.review is not None, "stage rank ranks the images"
         review = detections.review
+        unread: list[str] = []
 
-        def draw(image: ImageBoxes) -> sheets.Cell | None:
-            example = reader.read(image.position, sheets.cell_frame(image.size))
-            if isinstance(example, SkippedImage):
-                return None
+        def read(image: ImageBoxes) -> sheets.Cell | str:
+            picture = pictures.read(image.position, sheets.cell_frame(image.size))
+            if picture is None:
+                return image.id
             label = int(labels[image.position])
             name = classes[label] if label >= 0 else "no class"
             return sheets.Cell(
-                example.image,
+                picture,
                 image,
                 int(review.ranks[image.position]),
                 bool(review.sampled[image.position]),
                 detections.classes[image.boxes[0].label] if image.boxes else name,
             )
 
-        for old in folder.glob("sheet-*.jpg"):
-            old.unlink()
-        unread = []
-        with show_progress("annotate", len(images)) as advance, single_threaded_torch():
-            drawn = runtime.map_in_threads(draw, iter(images), run.workers)
-            cells: list[sheets.Cell] = []
-            number = 0
-            for n, (image, cell) in enumerate(zip(images, drawn, strict=True), 1):
+        def readable() -> Iterator[sheets.Cell]:
+            for cell in runtime.map_in_threads(read, images, run.workers):
                 advance(1)
-                if cell is None:
-                    unread.append(image.id)
+                if isinstance(cell, str):
+                    unread.append(cell)
                 else:
-                    cells.append(cell)
-                if cells and (len(cells) == sheets.PER_SHEET or n == len(images)):
-                    number += 1
-                    title = f"sheet {number}: review_rank {cells[0].rank} to {cells[-1].rank}"
-                    write_jpeg(folder / f"sheet-{number:04d}.jpg", sheets.draw_sheet(cells, title))
-                    cells = []
+                    yield cell
+
+        def draw(item: tuple[int, list[sheets.Cell]]) -> None:
+            number, cells = item
+            title = f"sheet {number}: review_rank {cells[0].rank} to {cells[-1].rank}"
+            path = folder / "review" / f"sheet-{number:04d}.jpg"
+            write_jpeg(path, sheets.draw_sheet(cells, title))
+
+        for old in folder.glob("review/sheet-*.jpg"):
+            old.unlink()
+        with show_progress("annotate", len(images)) as advance, single_threaded_torch():
+            batches = enumerate(runtime.split_into_batches(readable(), sheets.PER_SHEET), 1)
+            for _ in runtime.map_in_threads(draw, batches, run.workers, run.workers):
+                pass
+        pictures.write()
         return unread
 
 
-def list_by_rank(detections: FoundBoxes, count: int) -> list[ImageBoxes]:
-    """Return the first images in the order of review.
+def order_and_count(
+    detections: FoundBoxes, count: int, unread: int
+) -> tuple[list[ImageBoxes], dict[str, int]]:
+    """Return the first images in the order of review, and how many images and boxes there are.
 
     Args:
         detections: all boxes, with an order of review.
-        count: of images.
+        count: of images to return.
+        unread: how many images could not be read.
     """
     assert detections.review is not None, "stage rank ranks the images"
     ranks = detections.review.ranks
-    chosen = [image for image in detections.images() if 0 < ranks[image.position] <= count]
-    return sorted(chosen, key=lambda image: ranks[image.position])
-
-
-def count_images(detections: FoundBoxes, unread: int) -> dict[str, int]:
-    """Return how many images and boxes there are.
-
-    Args:
-        detections: all boxes.
-        unread: how many images could not be read.
-    """
     counts = dict.fromkeys(("images", "with_box", "without_box", "boxes", "reviewed"), 0)
+    chosen = []
     for image in detections.images():
         counts["images"] += 1
         counts["with_box" if image.boxes else "without_box"] += 1
         counts["boxes"] += len(image.boxes)
         counts["reviewed"] += image.is_human
-    return {**counts, "unread": unread}
+        if 0 < ranks[image.position] <= count:
+            chosen.append(image)
+    return sorted(chosen, key=lambda image: ranks[image.position]), {**counts, "unread": unread}

@@ -40,9 +40,8 @@ class Explain(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
-        from pipeline.engine.methods import needs_fitting
+        from pipeline.engine.fitted import fingerprint_fit
 
-        fits = needs_fitting(run.saliency())
         return {
             "source": run.sources(__name__, "data", "saliency"),
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
@@ -50,7 +49,7 @@ class Explain(Stage):
             "target": run.targets(),
             "negatives": sorted(run.negatives),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
-            "fitted_on": run.fitting_images().fingerprint() if fits else None,
+            "fitted_on": fingerprint_fit(run),
             "split": run.split,
             "data": run.data.fingerprint(run.split),
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
@@ -85,6 +84,7 @@ class Explain(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import ranks, shards
+        from pipeline.engine.fitted import keep_fit
         from pipeline.stages.explain.maps import explain_batch
 
         trained = checkpoint.load(run.checkpoint, run.device)
@@ -92,9 +92,8 @@ class Explain(Stage):
         colour, images = run.config["explain"]["colour"], run.images()
         _check_count(images)
 
-        negatives, earlier, stamps = run.negatives, None, None
-        if ranks.current_world().size == 1:
-            earlier, stamps = self._earlier(run, folder)
+        negatives = run.negatives
+        earlier, stamps = ranks.broadcast_value(lambda: self._earlier(run, folder))
 
         def work(batch: shards.PositionedExamples) -> shards.Arrays:
             for position, _ in batch:
@@ -104,9 +103,12 @@ class Explain(Stage):
 
         shards.write_image_shards(images, run.compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
-            stamps.hash_files(images, range(len(images)), run.workers)
-            stamps.write(folder)
+            stamps.join_ranks()
         if ranks.current_world().rank == 0:
+            keep_fit(run, folder)
+            if stamps is not None:
+                stamps.hash_files(images, range(len(images)), run.workers)
+                stamps.write(folder)
             Computed(run.precision, run.device.type, list_versions()).write(folder)
             _check_skipped(folder, len(images))
 

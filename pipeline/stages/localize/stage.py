@@ -106,14 +106,15 @@ class Localize(Stage):
 
         values = None if thresholds is None else thresholds["thresholds"]
         # Halves by hash of the name: an image that was renamed may be in the other half.
-        if ranks.current_world().size > 1 or any(len(each) > 1 for each in (values or {}).values()):
-            return None
+        has_halves = any(len(each) > 1 for each in (values or {}).values())
         made_for = {
             "source": run.sources(__name__, "segmenter"),
             "segmenter": run.config["segmenter"],
             "thresholds": values,
         }
-        return find_earlier_boxes(folder, maps, made_for)
+        return ranks.broadcast_value(
+            lambda: find_earlier_boxes(folder, maps, made_for, by_name=has_halves)
+        )
 
     def _threshold_key(self, run: Run) -> dict[str, Any]:
         """Return the part of the key for a validation threshold; empty for any other."""
