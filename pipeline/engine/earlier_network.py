@@ -65,6 +65,19 @@ def _check_same_boxes(config: Mapping[str, Any], network: Path) -> None:
         )
 
 
+def is_frozen(config: Mapping[str, Any]) -> bool:
+    """Return whether all that was fitted to the set of an earlier run stays as it was.
+
+    Args:
+        config: complete, of the run.
+    """
+    return (
+        "annotate" in config["stages"]
+        and config["annotate"]["retrain"] == NEVER
+        and config["checkpoint"] is not None
+    )
+
+
 def find_earlier_network(
     config: Mapping[str, Any], classes: Sequence[str]
 ) -> tuple[Path | None, str]:

@@ -50,6 +50,11 @@ class EarlierBoxes:
     positions: Int64[np.ndarray, n]
     shard: int
 
+    @property
+    def count(self) -> int:
+        """How many images are there."""
+        return int((self.positions >= 0).sum())
+
     def take(self, saliency: SaliencyMap, position: int) -> Boxes | None:
         """Return the boxes of a map; None where they are not there.
 

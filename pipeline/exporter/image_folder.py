@@ -18,7 +18,7 @@ from pipeline.formats.image_files import (
     unique_paths,
     write_image,
 )
-from pipeline.ops.text import count_note, to_nfc
+from pipeline.ops.text import count_notes, to_nfc
 from pipeline.types import FoundBoxes, ImageBoxes, ImageSource, Note, Part
 
 ImageMode = Literal["link", "copy", "none"]
@@ -184,11 +184,7 @@ class ImageFolder:
             (self._missing, "have no file that can be read (any more): none is placed",
              "put the files back and run again"),
         )  # fmt: skip
-        return [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
+        return count_notes(reasons, "image")
 
 
 def _link(path: Path, target: str) -> bool:

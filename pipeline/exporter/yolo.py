@@ -24,7 +24,7 @@ import yaml
 from pipeline.exporter.image_folder import ImageFolder, ImageMode
 from pipeline.formats.files import atomic_write, write_text
 from pipeline.formats.outlines import OutlineCounter, join_polygons, trace_outline
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_notes
 from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Part, Size
 
 SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
@@ -171,11 +171,7 @@ class _Writer:
             (self._human, "have been reviewed by a person, which labels cannot say: images.csv and "
              "confidence.csv do", ""),
         )  # fmt: skip
-        notes = [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
+        notes = count_notes(reasons, "image")
         return [*notes, *_describe_parts(self.counts), *self._outlines.notes()]
 
 

@@ -1,7 +1,7 @@
 """Boxes that a person drew, corrected or accepted, as a COCO data set with the fields that follow.
 
-    images       "content": hash of the file, "reviewed": true, "sample": random or doubt, "date",
-                 "author", "source": format and file, "ingested"
+    images       "content": hash of the file, "bytes": its size, "reviewed": true, "sample": random
+                 or doubt, "date", "author", "source": format and file, "ingested"
     annotations  "source": human
 
 Other tools read it as a COCO data set, and `calibrate.boxes=` takes it.
@@ -54,6 +54,7 @@ def _image_record(id: int, image: HumanBoxes) -> dict[str, Any]:
         "reviewed": True,
         "sample": "random" if image.is_random else "doubt",
         **{name: getattr(image, name) for name in FIELDS},
+        "bytes": image.file_size,
     }
 
 
@@ -115,6 +116,7 @@ def _parse(
         masks=masks if any(masks) else None,
         is_random=image["sample"] == "random",
         **{name: str(image[name]) for name in FIELDS},
+        file_size=int(image.get("bytes", 0)),
     )
 
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import runtime
-from pipeline.engine.fitted import describe_frozen, is_frozen
+from pipeline.engine import checkpoint, runtime
+from pipeline.engine.earlier_network import is_frozen
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.formats.files import read_json, write_json
@@ -76,8 +76,29 @@ class Annotate(Stage):
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
         """Return what could not be read, and what annotate.retrain=never keeps."""
-        frozen = [describe_frozen(run)] if is_frozen(run.config) else []
+        frozen = [self._describe_frozen(run)] if is_frozen(run.config) else []
         return [*load_notes(result), *frozen]
+
+    def _describe_frozen(self, run: Run) -> str:
+        """Return which parts annotate.retrain=never keeps as an earlier run fitted them."""
+        card = checkpoint.read_card(run.checkpoint)
+        parts = ["the network"]
+        if card.get("branches"):
+            parts.append("its localization head")
+        if card.get(checkpoint.INTENSITY):
+            parts.append("the ranges that images of more than 8 bits are scaled from")
+        if fitted := [name for name in run.methods if run.for_method(name).fit.is_needed]:
+            parts.append(f"the components of saliency={', '.join(fitted)}")
+        if "calibrate" not in run.config["stages"]:
+            parts += ["the threshold that boxes chose"] * run.uses_validation_threshold
+            parts.append("the confidences")
+        names = ", ".join(parts[:-1])
+        return (
+            f"annotate.retrain=never: as fitted in {run.config['checkpoint']} stay "
+            f"{f'{names} and ' if names else ''}{parts[-1]}: images and boxes of a person that "
+            "came since change none of them; with annotate.retrain=auto all but the network "
+            "follow them"
+        )
 
     def announce(self, result: Path, run_folder: Path) -> list[str]:
         """Return the counts, where the files are, and what to do next."""

@@ -40,8 +40,6 @@ class Explain(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
-        from pipeline.engine.fitted import fingerprint_fit
-
         return {
             "source": run.sources(__name__, "data", "saliency"),
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
@@ -49,7 +47,7 @@ class Explain(Stage):
             "target": run.targets(),
             "negatives": sorted(run.negatives),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
-            "fitted_on": fingerprint_fit(run),
+            "fitted_on": run.fit.fingerprint(),
             "split": run.split,
             "data": run.data.fingerprint(run.split),
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
@@ -84,7 +82,6 @@ class Explain(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import ranks, shards
-        from pipeline.engine.fitted import keep_fit
         from pipeline.stages.explain.maps import explain_batch
 
         trained = checkpoint.load(run.checkpoint, run.device)
@@ -105,7 +102,7 @@ class Explain(Stage):
         if stamps is not None:
             stamps.join_ranks()
         if ranks.current_world().rank == 0:
-            keep_fit(run, folder)
+            run.fit.keep(run.cache_key(self.name), folder)
             if stamps is not None:
                 stamps.hash_files(images, range(len(images)), run.workers)
                 stamps.write(folder)

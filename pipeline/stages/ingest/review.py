@@ -12,7 +12,7 @@ from pipeline.formats.coco_boxes import clip
 from pipeline.formats.coco_names import NameIndex
 from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.iou import best_iou, pairwise_iou
-from pipeline.ops.text import count_note, fold_name, to_nfc
+from pipeline.ops.text import count_notes, fold_name, to_nfc
 from pipeline.ops.wilson import wilson_interval
 from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note
 
@@ -57,24 +57,25 @@ class Sorted:
             where: the name of the file.
         """
         own = sum(self.not_reviewed.values())
-        lines = (
-            (list(self.not_reviewed), "image", f"without a person's review ({own} boxes): no truth",
+        images = (
+            (list(self.not_reviewed), f"without a person's review ({own} boxes): no truth",
              "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
-            (self.unknown, "image", "of the file that the run does not have: left out", ""),
-            (self.ambiguous, "image", "whose name is of several images: left out",
+            (self.unknown, "of the file that the run does not have: left out", ""),
+            (self.ambiguous, "whose name is of several images: left out",
              "keep the folders in their names"),
-            (self.twice, "image", "that the file has again: the later one is used", ""),
-            (self.other_size, "image", "of another size in the file: left out",
+            (self.twice, "that the file has again: the later one is used", ""),
+            (self.other_size, "of another size in the file: left out",
              "boxes must be in pixels of the upright image"),
-            (self.classes, "box", "of a class that the run does not have: kept for a run that has "
+        )  # fmt: skip
+        boxes = (
+            (self.classes, "of a class that the run does not have: kept for a run that has "
              "it, and in no export of this one", ""),
-            (self.clipped, "box", "beyond the edge of its image: clipped", ""),
-            (self.empty, "box", "outside of its image: left out", ""),
+            (self.clipped, "beyond the edge of its image: clipped", ""),
+            (self.empty, "outside of its image: left out", ""),
         )  # fmt: skip
         return [
-            count_note(names, what, why, where=where, remedy=remedy)
-            for names, what, why, remedy in lines
-            if names
+            *count_notes(images, "image", where=where),
+            *count_notes(boxes, "box", where=where),
         ]
 
 
@@ -87,12 +88,14 @@ class Known:
         classes: the names of the classes.
         sampled: whether an image was drawn at random.
         content: returns the hash of an image's file by its id.
+        file_size: returns its bytes.
     """
 
     boxes: Mapping[str, ImageBoxes]
     classes: Sequence[str]
     sampled: Callable[[str], bool]
     content: Callable[[str], str]
+    file_size: Callable[[str], int]
 
 
 def sort_images(
@@ -150,6 +153,7 @@ def sort_images(
             author=image.author or "",
             source=source,
             ingested=now,
+            file_size=known.file_size(id),
         )
     for id in result.human:
         result.not_reviewed.pop(id, None)
