@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
+WRITERS = 2  # threads
 Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
 
@@ -89,7 +90,8 @@ def write_shards(
     ]
     left = sum(len(positions) for _, positions in todo)
     total = sum(len(positions) for _, positions in shards)
-    with show_progress(what, total, total - left, plan.unit) as advance:
+
+    def join_parts() -> Iterator[tuple[int, Arrays, Skipped]]:
         parts = flow(iter([positions for _, positions in pieces]))
         numbered = zip(pieces, parts, strict=True)
         for number, group in groupby(numbered, key=lambda item: item[0][0]):
@@ -97,8 +99,16 @@ def write_shards(
             for (_, positions), part in group:
                 shard_parts.append(part)
                 advance(len(positions))
-            arrays, skipped = join(shard_parts)
-            write_arrays(shard_path(folder, number), arrays, set_aside=skipped)
+            yield (number, *join(shard_parts))
+
+    def write(shard: tuple[int, Arrays, Skipped]) -> None:
+        number, arrays, skipped = shard
+        write_arrays(shard_path(folder, number), arrays, set_aside=skipped)
+
+    with show_progress(what, total, total - left, plan.unit) as advance:
+        # The disk takes as long for a shard as it takes to take its images over.
+        for _ in runtime.map_in_threads(write, join_parts(), WRITERS, WRITERS):
+            pass
     ranks.barrier()
 
 
