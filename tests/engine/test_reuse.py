@@ -122,8 +122,15 @@ def test_never_keeps_what_was_fitted(
     assert cli(*run, "annotate.retrain=never") == 0
     assert "explain: 30 of 32 images are as they were" in capsys.readouterr().out
     notes = [note["text"] for note in json.loads(Path("outputs/latest/notes.json").read_text())]
-    kept = "the network, the components of saliency=ddt and the confidences: images and boxes"
-    assert [note for note in notes if first in note and kept in note], notes
+    names = "the network, the components of saliency=ddt and the confidences: images and boxes"
+    assert [note for note in notes if first in note and names in note], notes
+    sheet = Path("outputs/latest/review/sheet-0001.jpg").read_bytes()
+    for kept in Path("outputs/annotate").glob("*/pictures_made_for.json"):
+        kept.unlink()
+    assert cli(*run, "annotate.retrain=never", "annotate.sheet=31") == 0
+    assert Path("outputs/latest/review/sheet-0001.jpg").read_bytes() == sheet, "pictures anew"
+    assert cli(*run, "annotate.retrain=never", "calibrate.boxes=new.json") == 2
+    assert "annotate.retrain=auto chooses another" in capsys.readouterr().err
     assert cli(*run) == 0
     assert "are as they were" not in capsys.readouterr().out, "auto fits DDT to the new set"
     assert cli(*run, "annotate.retrain=never", "data.size=48", "train.epochs=2") == 2
