@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # that of typing, which takes longer to import than the command line waits
 if TYPE_CHECKING:
+    from typing import Any
+
     from pipeline.api import load
 
 __all__ = ["load"]

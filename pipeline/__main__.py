@@ -5,6 +5,12 @@ python -m pipeline +experiment=cam
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, in which signals are to be answered, too
+    from pipeline.launch import run
+
+    run()
+    raise SystemExit
+
 import errno
 import os
 import sys
@@ -13,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import interrupt, ranks, terminal
 from pipeline.engine.choices import conf_folder
+from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
 from pipeline.errors import UserError
 
@@ -115,7 +122,7 @@ def main() -> None:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         interrupt.print_stopped()
-        sys.exit(interrupt.EXIT_CODE)
+        sys.exit(EXIT_CODE)
     except BrokenPipeError:  # the reader of a pipe has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -132,7 +139,7 @@ def run_and_exit() -> None:
         try:
             main()
         except SystemExit as end:
-            if end.code == interrupt.EXIT_CODE:  # wait for no thread that computes on
+            if end.code == EXIT_CODE:  # wait for no thread that computes on
                 interrupt.end_process()
             raise
 
@@ -259,7 +266,3 @@ def _fail(message: str, code: int) -> None:
     """Print an error message and exit with a code."""
     terminal.print_error(message)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    run_and_exit()

@@ -25,7 +25,7 @@ LAYERS = (
     ("results",),
     ("engine",),
     ("stages",),
-    ("api", "__main__", "__init__"),
+    ("api", "__main__", "__init__", "launch"),
 )
 """From the bottom up: a package imports from the layers below it and from itself alone."""
 

@@ -98,8 +98,8 @@ def find_earlier_network(
     if retrain == ALWAYS:
         return None, ""
     runs = sorted(
-        Path(config["outputs"]).glob(f"runs/{config['name']}/*/"),
-        key=lambda path: -path.stat().st_mtime_ns,
+        Path(config["outputs"]).glob(f"runs/{config['name']}/[!.]*/"),
+        key=lambda path: -_changed(path),
     )
     for run in runs:
         recorded = read_run_config(run)
@@ -160,6 +160,14 @@ def _list_differences(name: str, now: Any, then: Any) -> list[str]:
 
 def _join_some(parts: Sequence[str]) -> str:
     return f"{'; '.join(parts[:SHOWN])}{'; ...' if len(parts) > SHOWN else ''}"
+
+
+def _changed(path: Path) -> int:
+    """Return when a folder was changed, in ns; 0 where it was deleted meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _describe_classes(known: Sequence[str], classes: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ NONE, AUTO = "none", "auto"
 def find_human_boxes(
     chosen: str, outputs: Path, data: DataSet, split: Split
 ) -> tuple[dict[str, HumanBoxes], list[Note]]:
-    """Return the boxes of a person in images of a split, and notes on those of changed images.
+    """Return the boxes of a person in images of a split, and notes on those that are not used.
 
     Args:
         chosen: `none`, `auto` for human_boxes.json in the folder of outputs, or a file.
@@ -32,7 +32,7 @@ def find_human_boxes(
     path = outputs / FILE if chosen == AUTO else Path(chosen)
     if chosen != AUTO and not path.is_file():
         raise UserError(f"human_boxes={chosen}: no such file; +experiment=ingest writes it")
-    images = load(path)
+    images, wrong = load(path)
     if not images:
         return {}, []
-    return match_images(images, data.ids(split), image_source(data, split))
+    return match_images(images, wrong, data.ids(split), image_source(data, split))

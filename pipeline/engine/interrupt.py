@@ -1,14 +1,16 @@
 """Answer Ctrl-C and SIGTERM in words, stop soon, and on the second signal stop at once.
 
-The first signal raises KeyboardInterrupt in the main thread. A thread answers on stderr, as the
-main thread may be within a library for seconds, and ends the process where it does not stop itself
-in time: by a long batch of a worker thread, for example. Nothing is damaged by that: files are
-written atomically, and the system releases the locks of a process that ends.
+The first signal raises KeyboardInterrupt in the main thread, except within an import: there some
+libraries abort the process, with pages of stack, so it is ended at once. A thread answers on
+stderr, as the main thread may be within a library for seconds, and ends the process where it does
+not stop itself in time: by a long batch of a worker thread, for example. Nothing is damaged by
+that: files are written atomically, and the system releases the locks of a process that ends.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -21,17 +23,14 @@ from types import FrameType
 from typing import NoReturn
 
 from pipeline.engine import ranks, terminal
+from pipeline.engine.early_interrupt import EXIT_CODE, SIGNALS, STOPPED
 
 SECONDS_TO_STOP = 3.0  # after the first signal; then the process is ended
-EXIT_CODE = 130
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # schedulers send SIGTERM before they kill
 ANSWER = "stopping within 5 seconds, what is finished is kept; Ctrl-C again stops at once"
-STOPPED = "stopped; what was finished is kept, and the same command goes on from here"
-
-
 STOPPED_AT_ONCE = (
     "stopped at once; what was finished is kept, and the same command goes on from here"
 )
+IMPORTER = "<frozen importlib._bootstrap>"  # whose frames are below those of a module
 SHOW_CURSOR = "\x1b[?25h"
 
 at_forced_end: list[Callable[[], object]] = []
@@ -51,9 +50,11 @@ def handle_interrupts() -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in handled}
     wakeup = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(receiver, handled), daemon=True).start()
+    hook, sys.unraisablehook = sys.unraisablehook, _hide_interrupts(sys.unraisablehook)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -71,9 +72,35 @@ def _raise_once() -> Callable[[int, FrameType | None], None]:
         nonlocal is_stopping
         if not is_stopping:
             is_stopping = True
+            if _is_importing(frame):
+                end_process(STOPPED)
             raise KeyboardInterrupt
 
     return handle
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether a module is imported in a frame or in one that called it."""
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTER:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _hide_interrupts(
+    report: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Return a function that reports exceptions which nobody can catch, except KeyboardInterrupt.
+
+    It is raised wherever the main thread is, as in a destructor. The process is ended all the same.
+    """
+
+    def hook(raised: sys.UnraisableHookArgs) -> None:
+        if not issubclass(raised.exc_type, KeyboardInterrupt):
+            report(raised)
+
+    return hook
 
 
 def _watch(receiver: socket.socket, handled: Collection[int]) -> None:
@@ -116,6 +143,8 @@ def end_process(message: str | None = None) -> NoReturn:
             call()
     for process in multiprocessing.active_children():
         process.kill()
+    with suppress(Exception):  # removes semaphores: a process that outlives this one warns of them
+        multiprocessing.util._run_finalizers(0)
     os._exit(EXIT_CODE)
 
 

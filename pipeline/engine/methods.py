@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from pipeline.engine import checkpoint, shards
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
+from pipeline.engine.shard_parts import PART_SECONDS
 from pipeline.engine.store import Store
 from pipeline.errors import UserError, suggest_choices
 from pipeline.formats.arrays import read_arrays, write_arrays
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STATISTICS = "statistics.safetensors"
+UNFINISHED = "unfinished.safetensors"  # the sums over the images so far
 
 
 def parse_targets(
@@ -207,8 +210,9 @@ def fit_method(
     """
 
     def create(folder: Path) -> None:
-        sums = _sum_statistics(list_fittable(method), images, compute, trained, negatives)
+        sums = _sum_statistics(list_fittable(method), images, compute, trained, negatives, folder)
         write_arrays(folder / STATISTICS, sums)
+        (folder / UNFINISHED).unlink(missing_ok=True)
 
     return store.get_or_create("statistics", cache_key, create)[0]
 
@@ -241,8 +245,12 @@ def _sum_statistics(
     compute: Compute,
     trained: checkpoint.Checkpoint,
     negatives: Collection[int],
+    folder: Path,
 ) -> shards.Arrays:
-    """Return the sums over a split, without `negatives`, named `n/<name>` for the n-th part."""
+    """Return the sums over a split, without `negatives`, named `n/<name>` for the n-th part.
+
+    Sums so far are written into `folder` from time to time, and a killed run goes on from them.
+    """
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
         pixels = trained.tensor(shards.stack_pixels(batch))
@@ -254,18 +262,30 @@ def _sum_statistics(
         }
 
     positions = np.flatnonzero(~np.isin(images.labels, sorted(negatives))).tolist()
-    count, step = len(positions), compute.batch
-    pieces = [positions[n : n + step] for n in range(0, count, step)]
+    totals, done, step = _read_unfinished(folder / UNFINISHED, compute.batch)
+    pieces = [positions[n : n + step] for n in range(done, len(positions), step)]
     flow = shards.network_flow(images, compute, work)
-    totals: shards.Arrays = {}
-    with show_progress(f"look at {images.split}", count) as advance:
+    write_at = time.monotonic() + PART_SECONDS
+    with show_progress(f"look at {images.split}", len(positions), done) as advance:
         for piece, (sums, _) in zip(pieces, flow(iter(pieces)), strict=True):
             for name, values in sums.items():
                 totals[name] = totals[name] + values if name in totals else values
+            done += len(piece)
             advance(len(piece))
+            if time.monotonic() > write_at:
+                write_arrays(folder / UNFINISHED, totals, count=done, step=step)
+                write_at = time.monotonic() + PART_SECONDS
     if not totals:
         raise UserError(
             f"explain: no image of {images.split} could be read, to which the saliency method is "
             "fitted"
         )
     return totals
+
+
+def _read_unfinished(path: Path, step: int) -> tuple[shards.Arrays, int, int]:
+    """Return the sums of a killed run, of how many images they are, and images in a piece."""
+    if not path.is_file():
+        return {}, 0, step
+    totals, notes = read_arrays(path)
+    return totals, notes["count"], notes["step"]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,14 +176,15 @@ def spawn_ranks(count: int, function: Callable[..., None], *arguments: Any) -> N
     from torch.multiprocessing.spawn import ProcessException, start_processes
 
     raised = multiprocessing.get_context("spawn").SimpleQueue()
-    context = start_processes(  # type: ignore[no-untyped-call]
-        _run_rank,
-        (count, _free_port(), raised, function, arguments),
-        nprocs=count,
-        join=False,
-        daemon=True,
-        start_method="spawn",
-    )
+    with _blocked_interrupts():
+        context = start_processes(  # type: ignore[no-untyped-call]
+            _run_rank,
+            (count, _free_port(), raised, function, arguments),
+            nprocs=count,
+            join=False,
+            daemon=True,
+            start_method="spawn",
+        )
     assert context is not None
     try:
         while not context.join():
@@ -197,6 +199,23 @@ def spawn_ranks(count: int, function: Callable[..., None], *arguments: Any) -> N
                 process.terminate()
 
 
+@contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Block SIGINT in this thread, and in the processes that start within until they unblock it.
+
+    A process that is interrupted while it starts would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_silently(number: int, frame: object) -> None:
+    os._exit(EXIT_CODE)
+
+
 def _run_rank(
     rank: int,
     count: int,
@@ -208,9 +227,11 @@ def _run_rank(
     """Run a function in a spawned process as one of `count` ranks; hand on what it raises."""
     import torch
 
-    # torch sends SIGINT to the ranks of a process that was killed. The background jobs of a shell,
-    # and what they start, ignore SIGINT unless its handler is set.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # torch sends SIGINT to the ranks of a process that was killed, and a terminal sends it to all,
+    # of which the first process answers. The background jobs of a shell, and what they start,
+    # ignore SIGINT unless its handler is set.
+    signal.signal(signal.SIGINT, _end_silently)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                 "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
     os.environ.update({name: str(value) for name, value in settings.items()})

@@ -136,7 +136,8 @@ def find_earlier(
     size, time = np.array(stat, np.int64).reshape(-1, 2).T
     name = np.array([int(hash_of(id), 16) >> 1 for id in images.ids], np.int64)
     label = np.asarray(images.labels, np.int64)
-    folder = _newest(results, without_images(key))
+    with store.Store(results.parent).lock():  # none is removed meanwhile, nor what is used now
+        folder = _newest(results, without_images(key))
     then = None if folder is None else Stamps.read(folder)
     positions = np.full(len(images), -1, np.int64)
     content = np.full(len(images), UNKNOWN, np.int64)
@@ -157,7 +158,6 @@ def find_earlier(
             positions[positions == n] = -1
     if folder is None or not (positions >= 0).any():
         return None, stamps
-    store.mark_used(folder)
     return EarlierImages(folder, positions), stamps
 
 
@@ -184,13 +184,13 @@ def _hash(data: Any, split: Any, position: int) -> int:
 
 
 def _newest(results: Path, wanted: Mapping[str, Any]) -> Path | None:
-    """Return the newest complete result with the wanted key besides its images."""
+    """Return the newest complete result with the wanted key besides its images; it is used now."""
     having = [path.parent for path in results.glob(f"*/{STAMPS_FILE}")]
     for folder in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
         if (
             (folder / store.DONE).is_file()
             and without_images(read_json(folder / KEY_FILE)) == wanted
-            and store.is_done(folder)
+            and store.use(folder)
         ):
             return folder
     return None

@@ -102,14 +102,27 @@ def find_earlier_boxes(
     made_for = to_plain({**made_for, "maps": without_images(read_json(maps / KEY_FILE))})
     record = {"made_for": hash_of(made_for), "maps": maps.name}
     write_json(folder / MADE_FOR, record)
+    with store.Store(folder.parents[1]).lock():  # none is removed meanwhile, nor what is used now
+        return _newest(folder, maps, record["made_for"], by_name)
+
+
+def _newest(folder: Path, maps: Path, made_for: str, by_name: bool) -> EarlierBoxes | None:
+    """Return the newest boxes that were segmented in the same way; they are used now.
+
+    Args:
+        folder: of the result of stage localize that is wanted.
+        maps: the result of stage explain.
+        made_for: hash of all that can change the boxes of an image besides the image.
+        by_name: whether the name of an image can change its boxes.
+    """
     here = Stamps.read(maps)
     having = [path.parent for path in folder.parent.glob(f"*/{MADE_FOR}")]
     for other in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
         known = read_json(other / MADE_FOR)
         theirs = maps.parent / known["maps"]
-        if other == folder or known["made_for"] != record["made_for"]:
+        if other == folder or known["made_for"] != made_for:
             continue
-        if not store.is_done(other) or not store.is_done(theirs):
+        if not store.use(other) or not store.use(theirs):
             continue
         then = Stamps.read(theirs)
         names = [(then.name,), (here.name,)] if by_name else [(), ()]
@@ -117,6 +130,5 @@ def find_earlier_boxes(
         now = list_rows(here.content, here.label, *names[1])
         positions = np.array([place.get(row, -1) for row in now], np.int64)
         if (positions >= 0).any():
-            store.mark_used(other)
             return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))
     return None

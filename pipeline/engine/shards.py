@@ -1,27 +1,30 @@
 """Shards: map a function over numbered pieces of images, and write each shard atomically.
 
 A killed run continues from the shards that exist, and memory does not grow with the data set.
-The workers do not stop between shards; a shard is written when its last piece is computed.
+The workers do not stop between shards; a shard is written when its last piece is computed, and
+parts of it before, where it takes long (shard_parts.py).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, tee
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.engine import ranks, runtime
+from pipeline.engine import ranks, runtime, shard_parts
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.engine.reuse import EarlierImages, join_in_order, take_arrays
+from pipeline.engine.shard_parts import concatenate_parts
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats.arrays import read_arrays, write_arrays
+from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.results.shards import Arrays, Skipped, list_shards, shard_path
 from pipeline.types import Example
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 
-WRITERS = 2  # threads
 Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
 
@@ -73,7 +75,8 @@ def write_shards(
         what: the title of the progress bar.
         plan: how positions are divided.
         flow: from ranges of at most `plan.piece` positions to the part of each, in order.
-        join: from the parts of a shard to its arrays and its skipped images.
+        join: from the parts of a shard to its arrays and its skipped images. Where a shard has more
+            than a piece, joining some of its parts, and concatenating, gives the same.
     """
     path = folder / "plan.json"
     if ranks.current_world().rank == 0:
@@ -82,34 +85,29 @@ def write_shards(
     begun = read_json(path)
     size, piece = begun["shard"], begun["piece"]
     shards = ranks.shard_for_rank(runtime.split_into_shards(plan.count, size))
-    todo = [(n, p) for n, p in shards if not _is_complete(shard_path(folder, n))]
     pieces = [
-        (number, positions[start : start + piece])
-        for number, positions in todo
-        for start in range(0, len(positions), piece)
+        (number, positions[start : start + piece], len(positions))
+        for number, positions in shards
+        if not _is_complete(shard_path(folder, number))
+        for start in range(shard_parts.count_done(folder, number), len(positions), piece)
     ]
-    left = sum(len(positions) for _, positions in todo)
+    left = sum(len(positions) for _, positions, _ in pieces)
     total = sum(len(positions) for _, positions in shards)
-
-    def join_parts() -> Iterator[tuple[int, Arrays, Skipped]]:
-        parts = flow(iter([positions for _, positions in pieces]))
-        numbered = zip(pieces, parts, strict=True)
-        for number, group in groupby(numbered, key=lambda item: item[0][0]):
-            shard_parts: list[Part] = []
-            for (_, positions), part in group:
-                shard_parts.append(part)
-                advance(len(positions))
-            yield (number, *join(shard_parts))
-
-    def write(shard: tuple[int, Arrays, Skipped]) -> None:
-        number, arrays, skipped = shard
-        write_arrays(shard_path(folder, number), arrays, set_aside=skipped)
-
     with show_progress(what, total, total - left, plan.unit) as advance:
-        # The disk takes as long for a shard as it takes to take its images over.
-        for _ in runtime.map_in_threads(write, join_parts(), WRITERS, WRITERS):
-            pass
+        written, shard = time.monotonic(), None
+        parts = flow(iter([positions for _, positions, _ in pieces]))
+        for (number, positions, count), part in zip(pieces, parts, strict=True):
+            shard = shard or shard_parts.UnfinishedShard(folder, number, join, written)
+            shard.add(part, len(positions))
+            advance(len(positions))
+            if shard.count < count:
+                shard.save()
+            else:
+                shard.finish()
+                written, shard = time.monotonic(), None
     ranks.barrier()
+    if ranks.current_world().rank == 0:
+        shard_parts.delete_parts(folder)  # of shards that a killed run had just completed
 
 
 def _begin(path: Path, plan: ShardPlan) -> None:
@@ -118,6 +116,7 @@ def _begin(path: Path, plan: ShardPlan) -> None:
     if begun.get("count") != plan.count or begun.get("source") != plan.source:
         for shard in list_shards(path.parent):
             shard.unlink()
+        shard_parts.delete_parts(path.parent)
         sizes = {"shard": plan.size, "piece": plan.piece}
         write_json(path, {**sizes, "count": plan.count, "source": plan.source})
 
@@ -131,14 +130,6 @@ def _is_complete(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def concatenate_parts(parts: Sequence[tuple[Arrays, Skipped]]) -> tuple[Arrays, Skipped]:
-    """Concatenate the arrays of parts by name; parts of which no image was readable have none."""
-    nonempty = [arrays for arrays, _ in parts if arrays]
-    names = nonempty[0] if nonempty else ()
-    joined = {name: np.concatenate([arrays[name] for arrays in nonempty]) for name in names}
-    return joined, [item for _, skipped in parts for item in skipped]
 
 
 def write_image_shards(

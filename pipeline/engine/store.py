@@ -106,7 +106,7 @@ class Store:
             cache_key: all that can change the result.
         """
         folder = self.folder(stage, cache_key)
-        mark_used(folder)
+        _record_use(folder)
         if ranks.current_world().rank > 0:  # rank 0 says that it is used
             return folder if is_done(folder) else None
         if not folder.is_dir():
@@ -136,7 +136,7 @@ class Store:
             distributed: whether all ranks call `create`, each for its part.
         """
         folder = self.folder(stage, cache_key)
-        mark_used(folder)
+        _record_use(folder)
         if ranks.current_world().rank == 0:
             with self.lock():
                 kept = _use(folder)
@@ -188,6 +188,18 @@ def _use(folder: Path) -> bool:
     return True
 
 
+def use(folder: Path) -> bool:
+    """Return whether a result is complete; if it is, it counts as used now, so that it is kept.
+
+    Args:
+        folder: of the result. The caller holds the lock of the store.
+    """
+    is_complete = _use(folder)
+    if is_complete:
+        _record_use(folder)
+    return is_complete
+
+
 @contextmanager
 def record_uses(folder: Path) -> Iterator[None]:
     """Record in a result which others are looked up while it is created.
@@ -201,7 +213,7 @@ def record_uses(folder: Path) -> Iterator[None]:
         _being_created.pop()
 
 
-def mark_used(folder: Path) -> None:
+def _record_use(folder: Path) -> None:
     """Record that the result that is being created, if any, uses a result."""
     if not _being_created or ranks.current_world().rank > 0:
         return

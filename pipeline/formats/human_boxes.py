@@ -3,8 +3,11 @@
     images       "content": hash of the file, "bytes": its size, "reviewed": true, "sample": random
                  or doubt, "date", "author", "source": format and file, "ingested"
     annotations  "source": human
+    info         "marked_wrong": images whose boxes a person called wrong, and nobody corrected yet
 
-Other tools read it as a COCO data set, and `calibrate.boxes=` takes it.
+Other tools read it as a COCO data set, and `calibrate.boxes=` takes it. As long as images of the
+random sample wait for a correction, those that were accepted are no random choice: `sample` is then
+doubt, and `drawn` says random.
 """
 
 from __future__ import annotations
@@ -19,32 +22,41 @@ from pipeline.errors import UserError
 from pipeline.formats.coco_boxes import xywh_to_xyxy, xyxy_to_xywh
 from pipeline.formats.coco_writing import dump_data_set
 from pipeline.formats.files import atomic_write, read_json
-from pipeline.types import HumanBoxes
+from pipeline.types import HumanBoxes, WrongMark
 
 FIELDS = ("content", "date", "author", "source", "ingested")
 VERSION = "1"
+MARKS = "marks"
+"""The format of our review page, at the beginning of `source`."""
 
 
-def write(path: Path, images: Sequence[HumanBoxes]) -> None:
+def write(path: Path, images: Sequence[HumanBoxes], wrong: Sequence[WrongMark] = ()) -> None:
     """Write boxes by an atomic write.
 
     Args:
         path: the file.
         images: each image once.
+        wrong: images whose boxes a person called wrong, without those of `images`.
     """
+    is_complete = not any(mark.is_random for mark in wrong)
     names = sorted({name for image in images for name in image.classes})
     number = {name: n for n, name in enumerate(names, 1)}
     with atomic_write(path) as temporary:
         dump_data_set(
             temporary,
-            {"description": "Boxes of a person, by label2box", "label2box_human_boxes": VERSION},
-            (_image_record(n, image) for n, image in enumerate(images, 1)),
+            {
+                "description": "Boxes of a person, by label2box",
+                "label2box_human_boxes": VERSION,
+                "marked_wrong": [vars(mark) for mark in wrong],
+            },
+            (_image_record(n, image, is_complete) for n, image in enumerate(images, 1)),
             ({"id": number[name], "name": name, "supercategory": ""} for name in names),
             _annotation_records(images, number),
         )
 
 
-def _image_record(id: int, image: HumanBoxes) -> dict[str, Any]:
+def _image_record(id: int, image: HumanBoxes, is_complete: bool) -> dict[str, Any]:
+    """Return the record of an image; `is_complete`: no image of the random sample is missing."""
     height, width = image.size
     return {
         "id": id,
@@ -52,7 +64,8 @@ def _image_record(id: int, image: HumanBoxes) -> dict[str, Any]:
         "width": width,
         "height": height,
         "reviewed": True,
-        "sample": "random" if image.is_random else "doubt",
+        "sample": "random" if image.is_random and is_complete else "doubt",
+        **({"drawn": "random"} if image.is_random and not is_complete else {}),
         **{name: getattr(image, name) for name in FIELDS},
         "bytes": image.file_size,
     }
@@ -79,11 +92,14 @@ def _annotation_records(
             }
 
 
-def read(path: Path) -> list[HumanBoxes]:
+def read(path: Path) -> tuple[list[HumanBoxes], list[WrongMark]]:
     """Read a file that `write` wrote.
 
     Args:
         path: the file.
+
+    Returns:
+        The boxes, and the images whose boxes a person called wrong.
 
     Raises:
         UserError: it is damaged, or of another kind.
@@ -97,8 +113,11 @@ def read(path: Path) -> list[HumanBoxes]:
         of_image: dict[int, list[dict[str, Any]]] = {}
         for record in content["annotations"]:
             of_image.setdefault(record["image_id"], []).append(record)
-        return [_parse(record, of_image.get(record["id"], []), names)
-                for record in content["images"]]  # fmt: skip
+        images = [
+            _parse(record, of_image.get(record["id"], []), names) for record in content["images"]
+        ]
+        marked = content["info"].get("marked_wrong", [])  # older files have none
+        return images, [WrongMark(**record) for record in marked]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: no file of human boxes ({error!r}); {remedy}") from None
 
@@ -114,7 +133,7 @@ def _parse(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         classes=[names[record["category_id"]] for record in records],
         masks=masks if any(masks) else None,
-        is_random=image["sample"] == "random",
+        is_random=image.get("drawn", image["sample"]) == "random",
         **{name: str(image[name]) for name in FIELDS},
         file_size=int(image.get("bytes", 0)),
     )
@@ -150,3 +169,33 @@ def _same_boxes(a: HumanBoxes, b: HumanBoxes) -> bool:
     if len(a.boxes) != len(b.boxes) or list(a.classes) != list(b.classes):
         return False
     return bool(np.allclose(a.boxes, b.boxes, atol=0.011))
+
+
+def merge_wrong(
+    known: Sequence[WrongMark], new: Sequence[WrongMark], images: Sequence[HumanBoxes]
+) -> tuple[list[HumanBoxes], list[WrongMark]]:
+    """Add marks of wrong boxes. They wait for a correction, and a later word of a person counts.
+
+    Args:
+        known: each image once.
+        new: each image once.
+        images: all boxes of a person, as `merge` returns them.
+
+    Returns:
+        The boxes without those that were accepted by a mark and are now called wrong, and the marks
+        of images that have no boxes of a person.
+    """
+    waiting = {mark.content: mark for mark in known}
+    for mark in new:
+        before = waiting.get(mark.content)
+        if before is None or before.date <= mark.date:
+            waiting[mark.content] = mark
+    kept = []
+    for image in images:
+        later = waiting.get(image.content)
+        was_accepted = image.source.startswith(f"{MARKS}: ")
+        if later is not None and was_accepted and later.date > image.date:
+            continue
+        waiting.pop(image.content, None)
+        kept.append(image)
+    return kept, list(waiting.values())

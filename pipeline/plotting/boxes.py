@@ -12,8 +12,16 @@ from pipeline.types import Rle
 
 PALETTE = ((255, 64, 96), (64, 160, 255), (60, 190, 110), (255, 170, 40), (170, 110, 255))  # RGB
 
-
 JPEG_QUALITY = 90
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """Return the RGB colour of the boxes of a class.
+
+    Args:
+        label: the number of the class.
+    """
+    return PALETTE[label % len(PALETTE)]
 
 
 def write_jpeg(path: Path, picture: np.ndarray) -> None:
@@ -23,11 +31,20 @@ def write_jpeg(path: Path, picture: np.ndarray) -> None:
         path: the file.
         picture: uint8 RGB [H, W, 3].
     """
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], quality)
-    assert encoded
     with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(encode_jpeg(picture))
+
+
+def encode_jpeg(picture: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """Return a picture as the content of a JPEG file.
+
+    Args:
+        picture: uint8 RGB [H, W, 3].
+        quality: from 0 to 100.
+    """
+    encoded, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert encoded
+    return data.tobytes()
 
 
 def draw_outline(

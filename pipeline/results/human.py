@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.formats import human_boxes
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.ops.text import count_note, count_notes, to_nfc
-from pipeline.types import Boxes, FoundBoxes, HumanBoxes, Note, Size
+from pipeline.types import Boxes, FoundBoxes, HumanBoxes, Note, Size, WrongMark
 
 if TYPE_CHECKING:
     from pipeline.types import ImageSource
@@ -24,44 +24,79 @@ FILE = "human_boxes.json"
 
 
 def match_images(
-    images: Sequence[HumanBoxes], ids: Sequence[str], source: ImageSource
+    images: Sequence[HumanBoxes],
+    wrong: Sequence[WrongMark],
+    ids: Sequence[str],
+    source: ImageSource,
 ) -> tuple[dict[str, HumanBoxes], list[Note]]:
     """Find the images that boxes of a person are of, by their content.
 
-    Images may have been renamed or moved. An image that was changed since has lost its boxes.
+    Images may have been renamed or moved. An image that was changed since has lost its boxes. Where
+    images of the random sample are marked as wrong and wait for a correction, the others would say
+    that nearly all boxes are right: then none of them is random.
 
     Args:
         images: with boxes of a person.
+        wrong: whose boxes a person called wrong.
         ids: the name of each image of the data set, by position.
         source: where the images are.
 
     Returns:
-        The boxes by the present name of the image, and notes on images that were changed.
+        The boxes by the present name of the image, and notes on images that were changed and on
+        those that wait for a correction.
     """
-    matched: dict[str, HumanBoxes] = {}
-    pending = {image.id: image for image in images}
-    position_of = {id: n for n, id in enumerate(ids) if id in pending}
+    matched, lost = _match_content([*images, *wrong], ids, source)
+    human = {id: image for id, image in matched.items() if isinstance(image, HumanBoxes)}
+    waiting = [id for id, mark in matched.items() if isinstance(mark, WrongMark) and mark.is_random]
+    notes = []
+    if lost:
+        why = "changed since a person reviewed it: the review is left out"
+        remedy = "review them again, or restore the files"
+        notes.append(count_note(lost, "image", why, where=FILE, remedy=remedy))
+    if waiting and any(image.is_random for image in human.values()):
+        human = {id: replace(image, is_random=False) for id, image in human.items()}
+        why = (
+            "of the random sample marked as wrong and not corrected yet: the reviewed images "
+            "choose no threshold and calibrate nothing, as the wrong ones are missing"
+        )
+        remedy = "correct them in a tool, and ingest its file"
+        notes.append(count_note(waiting, "image", why, where=FILE, remedy=remedy))
+    return human, notes
+
+
+def _match_content(
+    images: Sequence[HumanBoxes | WrongMark], ids: Sequence[str], source: ImageSource
+) -> tuple[dict[str, HumanBoxes | WrongMark], list[str]]:
+    """Return what is known of images by their present names, and the names of changed images."""
+    matched: dict[str, HumanBoxes | WrongMark] = {}
+    by_content = {image.content: image for image in images}
+    contents: dict[str, set[str]] = {}  # of a name: data sets may share names
+    for image in images:
+        contents.setdefault(image.id, set()).add(image.content)
+    position_of = {id: n for n, id in enumerate(ids) if id in contents}
     changed = []
     for id, position in position_of.items():
-        if image_content(source, position) == pending[id].content:
-            matched[id] = pending.pop(id)
+        content = image_content(source, position)
+        if content in contents[id]:
+            matched[id] = replace(by_content[content], id=id)
         else:
             changed.append(id)
-    by_content = {image.content: image for image in pending.values()}
-    sizes = {image.file_size for image in pending.values()}
+    for image in matched.values():
+        by_content.pop(image.content, None)
+    sizes = {
+        image.file_size if isinstance(image, HumanBoxes) else UNKNOWN_SIZE
+        for image in by_content.values()
+    }
     if by_content and len(matched) < len(images):
         for position, id in enumerate(ids):
             if id in matched or source.path(position) is None:
                 continue
             if UNKNOWN_SIZE not in sizes and file_size(source, position) not in sizes:
                 continue
-            image = by_content.get(image_content(source, position))
-            if image is not None:
-                matched[id] = replace(image, id=id)
-    lost = [id for id in changed if id not in matched]
-    why = "changed since a person drew boxes in it: these are left out"
-    remedy = "review them again, or restore the files"
-    return matched, [count_note(lost, "image", why, where=FILE, remedy=remedy)] if lost else []
+            moved = by_content.get(image_content(source, position))
+            if moved is not None:
+                matched[id] = replace(moved, id=id)
+    return matched, [id for id in changed if id not in matched]
 
 
 def image_content(source: ImageSource, position: int) -> str:
@@ -105,13 +140,13 @@ def hash_boxes(images: Mapping[str, HumanBoxes]) -> str | None:
     ])  # fmt: skip
 
 
-def load(path: Path) -> list[HumanBoxes]:
-    """Return the boxes of a file; none where it does not exist.
+def load(path: Path) -> tuple[list[HumanBoxes], list[WrongMark]]:
+    """Return the boxes of a file and its marks of wrong boxes; none where it does not exist.
 
     Raises:
         UserError: it is damaged.
     """
-    return human_boxes.read(path) if path.is_file() else []
+    return human_boxes.read(path) if path.is_file() else ([], [])
 
 
 def replace_by_human(

@@ -30,8 +30,10 @@ from pipeline.types.exports import (
     HumanBoxes,
     ImageBoxes,
     ImageSource,
+    Mark,
     Part,
     Review,
+    WrongMark,
 )
 from pipeline.types.notes import Note
 from pipeline.types.records import (
@@ -85,6 +87,7 @@ __all__ = [
     "HumanBoxes",
     "ImageBoxes",
     "ImageSource",
+    "Mark",
     "MetricNumber",
     "NetworkOutput",
     "Note",
@@ -103,6 +106,7 @@ __all__ = [
     "ThresholdKind",
     "ViewResult",
     "ViewSubject",
+    "WrongMark",
     "check_boxes",
     "check_size",
 ]

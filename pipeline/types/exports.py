@@ -17,6 +17,9 @@ Part = Literal["train", "val", "test"]
 """What a detector should use an image for. Images that were held back from training, or that a
 threshold was chosen on, belong to `train`."""
 
+Mark = Literal["", "right", "wrong"]
+"""What a person said of the boxes of an image; empty: nothing."""
+
 
 @dataclass(frozen=True)
 class CocoIds:
@@ -188,6 +191,8 @@ class CorrectedImage:
         author: who reviewed it, as the file says.
         where: the place in the file, for messages.
         are_fractions: whether `boxes` are fractions of width and height.
+        mark: what a person said of our own boxes on our review page: "right", or "wrong"; `boxes`
+            are then those that the page showed. Empty: the file is of another tool.
     """
 
     name: str
@@ -202,6 +207,7 @@ class CorrectedImage:
     author: str | None = None
     where: str = ""
     are_fractions: bool = False
+    mark: Mark = ""
 
     def __post_init__(self) -> None:
         check_boxes(self.boxes, self.name)
@@ -267,3 +273,24 @@ class HumanBoxes:
         check_boxes(self.boxes, self.id)
         if len(self.classes) != len(self.boxes):
             raise ValueError(f"{self.id!r}: {len(self.boxes)} boxes, {len(self.classes)} classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongMark:
+    """A person's word that our boxes of an image are wrong; nobody has corrected them yet.
+
+    Attributes:
+        id: the name of the image in its data set.
+        content: hash of the image's file.
+        is_random: whether the image was drawn at random.
+        date: when the person said so, in ISO 8601.
+        source: the format and name of the file that says it.
+        ingested: when it was read from it, in ISO 8601.
+    """
+
+    id: str
+    content: str
+    is_random: bool
+    date: str
+    source: str
+    ingested: str

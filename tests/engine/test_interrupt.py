@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.engine import interrupt
+from pipeline.engine.early_interrupt import EXIT_CODE, STOPPED
 from pipeline.engine.inventory import is_locked
 from pipeline.engine.store import is_temporary
 from tests.conftest import ROOT, TINY
@@ -56,10 +57,10 @@ def test_what_does_not_stop_is_ended_in_time(number: signal.Signals) -> None:
         process.send_signal(number)
         out, err = process.communicate(timeout=interrupt.SECONDS_TO_STOP + LOADED)
         took = time.monotonic() - began
-    assert process.returncode == interrupt.EXIT_CODE == 130
+    assert process.returncode == EXIT_CODE == 130
     assert took > interrupt.SECONDS_TO_STOP - 0.5
     assert err.splitlines() == [f"label2box: {text}" for text in (interrupt.ANSWER,
-                                                                  interrupt.STOPPED)]  # fmt: skip
+                                                                  STOPPED)]  # fmt: skip
     assert out == "forgotten\n"
 
 
@@ -97,6 +98,34 @@ def test_handlers_are_restored_and_an_ignored_signal_stays_ignored(
         signal.signal(signal.SIGINT, before)
 
 
+# Ctrl-C while a module is imported, when everything else has been.
+AT_AN_IMPORT = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, *others):
+        if name == os.environ["AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module("pipeline", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["multiprocessing", "yaml", "omegaconf", "torch.nn"])
+def test_while_it_imports_it_stops_in_words(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_AN_IMPORT, "+experiment=cam", *TINY,
+               f"outputs={tmp_path}"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "AT": module}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == EXIT_CODE
+    words = [line.removeprefix("label2box: ") for line in done.stderr.splitlines()]
+    assert words in ([STOPPED], [interrupt.ANSWER, STOPPED])
+
+
 def test_a_run_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
     """In the middle of training, without waiting for its end."""
     arguments = ["-m", "pipeline", "+experiment=cam", *TINY, "train.epochs=3000",
@@ -107,7 +136,7 @@ def test_a_run_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=interrupt.SECONDS_TO_STOP + LOADED)
     assert process.returncode == 130
     assert err.splitlines() == [f"label2box: {text}" for text in (interrupt.ANSWER,
-                                                                  interrupt.STOPPED)]  # fmt: skip
+                                                                  STOPPED)]  # fmt: skip
     (result,) = (tmp_path / "outputs/train").iterdir()
     assert not is_locked(result)
     assert not [path for path in result.rglob("*") if is_temporary(path.name)]

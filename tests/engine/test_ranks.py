@@ -88,9 +88,10 @@ def test_torchrun_gives_the_boxes_of_one_process(cli: Cli, tmp_path: Path) -> No
 STOPS = """
 import os, sys, time
 from pathlib import Path
+from pipeline.engine import saved_state
 from pipeline.stages.train import loop
 
-loop.SAVE_SECONDS, loop.SAVE_SHARE = 0.0, 1e9  # a state after every step
+saved_state.SAVE_SECONDS, saved_state.SAVE_SHARE = 0.0, 1e9  # a state after every step
 real = loop.lr_factor
 
 def rate(step, *others):

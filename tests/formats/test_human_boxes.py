@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from pipeline.errors import UserError
 from pipeline.formats import coco, human_boxes
-from pipeline.types import HumanBoxes
+from pipeline.types import HumanBoxes, WrongMark
 
 
 def image(id: str = "robin/a b.jpg", content: str = "0011", **given: object) -> HumanBoxes:
@@ -30,7 +30,8 @@ def nothing(content: str) -> HumanBoxes:
 def test_a_file_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "human_boxes.json"
     human_boxes.write(path, [image(), nothing("22")])
-    first, second = human_boxes.read(path)
+    (first, second), wrong = human_boxes.read(path)
+    assert wrong == []
     assert np.array_equal(first.boxes, image().boxes)
     assert {**vars(first), "boxes": 0} == {**vars(image()), "boxes": 0}
     assert len(second.boxes) == 0
@@ -63,3 +64,32 @@ def test_the_latest_review_of_an_image_stays() -> None:
     assert (merged, replaced, older) == ([late], [], [early.id])
     merged, replaced, older = human_boxes.merge([early], [early, image("c.jpg", "33")])
     assert (len(merged), replaced, older) == (2, [], [])
+
+
+def wrong(content: str = "44", date: str = "2026-02-01") -> WrongMark:
+    return WrongMark(
+        id="d.jpg", content=content, is_random=True, date=date, source="marks: a.json", ingested=""
+    )
+
+
+def test_without_the_wrong_images_of_the_sample_none_is_random_to_other_readers(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "human_boxes.json"
+    human_boxes.write(path, [image()], [wrong()])
+    (kept,), marked = human_boxes.read(path)
+    assert (kept.is_random, marked) == (True, [wrong()])
+    content = coco.read(path)
+    assert [entry.name for entry in content.images] == [image().id]
+    assert content.images[0].chosen_by_doubt
+
+
+def test_a_wrong_image_waits_until_it_is_corrected() -> None:
+    accepted = image(content="44", date="2026-01-01", source="marks: a.json")
+    corrected = image(content="44", date="2026-01-01")
+    other, merge = image(), human_boxes.merge_wrong
+    assert merge([], [wrong()], [other]) == ([other], [wrong()])
+    assert merge([wrong()], [], [corrected]) == ([corrected], [])
+    assert merge([], [wrong()], [accepted]) == ([], [wrong()]), "a later mark takes it back"
+    assert merge([], [wrong(date="2025")], [accepted]) == ([accepted], [])
+    assert merge([wrong(date="2026-03")], [wrong()], []) == ([], [wrong(date="2026-03")])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.ops.hashing import hash_file
 from pipeline.results.human import match_images, replace_by_human
-from pipeline.types import HumanBoxes
+from pipeline.types import HumanBoxes, WrongMark
 from tests.exporter.subjects import CLASSES, IDS, SIZES, found_boxes, image_source, write_images
 
 
@@ -21,7 +22,7 @@ def drawn(position: int, root: Path, *classes: str, id: str | None = None) -> Hu
 def test_images_are_found_by_content_also_where_they_were_renamed(tmp_path: Path) -> None:
     write_images(tmp_path)
     images = [drawn(0, tmp_path, CLASSES[0]), drawn(1, tmp_path, CLASSES[0], id="old/name.png")]
-    matched, notes = match_images(images, IDS, image_source(tmp_path))
+    matched, notes = match_images(images, [], IDS, image_source(tmp_path))
     assert list(matched) == [IDS[0], IDS[1]]
     assert matched[IDS[1]].id == IDS[1]
     assert notes == []
@@ -31,10 +32,35 @@ def test_boxes_of_an_image_that_was_changed_are_left_out_and_counted(tmp_path: P
     write_images(tmp_path)
     image = drawn(0, tmp_path, CLASSES[0])
     (tmp_path / IDS[0]).write_bytes((tmp_path / IDS[1]).read_bytes())
-    matched, notes = match_images([image], IDS, image_source(tmp_path))
+    matched, notes = match_images([image], [], IDS, image_source(tmp_path))
     assert matched == {}
     assert len(notes) == 1
     assert "changed since" in notes[0]
+
+
+def test_a_sample_without_its_wrong_images_is_no_random_choice(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    human = [replace(drawn(n, tmp_path, CLASSES[0]), is_random=True) for n in (0, 1)]
+    wrong = WrongMark(id="old.png", content=hash_file(tmp_path / IDS[2]), is_random=True, date="",
+                      source="marks: a.json", ingested="")  # fmt: skip
+    source = image_source(tmp_path)
+    matched, notes = match_images(human, [wrong], IDS, source)
+    assert [image.is_random for image in matched.values()] == [False, False]
+    assert len(notes) == 1
+    assert "1 image ('x.webp') of the random sample marked as wrong" in notes[0]
+    for other in (replace(wrong, is_random=False), replace(wrong, content="of another data set")):
+        matched, notes = match_images(human, [other], IDS, source)
+        assert [image.is_random for image in matched.values()] == [True, True]
+        assert notes == []
+
+
+def test_data_sets_may_share_names_of_images(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    other = replace(drawn(0, tmp_path, CLASSES[1]), content="of another data set")
+    matched, _ = match_images(
+        [drawn(0, tmp_path, CLASSES[0]), other], [], IDS, image_source(tmp_path)
+    )
+    assert list(matched[IDS[0]].classes) == [CLASSES[0]]
 
 
 def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:

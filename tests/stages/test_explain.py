@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.engine import methods
 from pipeline.engine.choices import fill_defaults, instantiate, list_targets
 from pipeline.errors import UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.model.classifier import INPUT
+from pipeline.saliency.ddt import DDT
 from pipeline.saliency.layercam import LayerCAM
 from pipeline.saliency.views import Views
 from tests.conftest import TINY, Cli
@@ -66,6 +68,34 @@ def test_a_method_that_looks_at_training_images_first(cli: Cli, tmp_path: Path) 
     before = (folder / "cache_key.json").stat().st_mtime_ns
     assert cli("+experiment=cam", *TINY, STAGES, "saliency=ddt", "explain.target=predicted") == 0
     assert (result(tmp_path, "statistics") / "cache_key.json").stat().st_mtime_ns == before
+
+
+def test_killed_while_it_looks_at_images_it_goes_on_to_the_same_sums(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt", "train.epochs=0")
+    assert cli(*command, "outputs=whole") == 0
+    monkeypatch.setattr(methods, "PART_SECONDS", -1.0)
+    measure = DDT.statistics
+    batches: list[int] = []
+
+    def counted(method: DDT, *arguments: Any) -> Any:
+        if len(batches) == 3:
+            raise RuntimeError("killed")
+        batches.append(1)
+        return measure(method, *arguments)
+
+    monkeypatch.setattr(DDT, "statistics", counted)
+    with pytest.raises(RuntimeError, match="killed"):
+        cli(*command, "outputs=cut", "runtime.workers=0")
+    batches[:] = [1] * 4
+    assert cli(*command, "outputs=cut", "runtime.workers=0") == 0
+    (whole,) = (tmp_path / "whole/statistics").iterdir()
+    (cut,) = (tmp_path / "cut/statistics").iterdir()
+    name = "statistics.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert len(batches) == 4 + 3, "of 6 batches the first 3 are not computed again"
+    assert not (cut / methods.UNFINISHED).exists()
 
 
 def test_views_of_a_method_that_looks_first(cli: Cli, tmp_path: Path) -> None:

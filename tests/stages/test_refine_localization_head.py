@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.engine import saved_state
 from pipeline.engine.compute import Compute
 from pipeline.formats.arrays import write_arrays
 from pipeline.stages.refine import localization_head
@@ -59,6 +60,40 @@ def pseudo_labels(
              "map": mask[part] / 2, "mask": mask[part], "sure": part % 4 != 3},
         )  # fmt: skip
     return PseudoLabels.read(folder, 1)
+
+
+@pytest.mark.parametrize("step", [7, 20, 50])
+def test_a_killed_training_goes_on_to_the_same_head(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first head, in that with crops, and in the last."""
+    fitter = HeadFitter(
+        labels=pseudo_labels(tmp_path / "labels", rule=True), layers=(("last", 6),),
+        options=RefineOptions(**OPTIONS), compute=COMPUTE, seed=0, folder=tmp_path,
+    )  # fmt: skip
+    whole = fitter.fit()
+    fitter.remove_states()
+    assert not list(tmp_path.glob("*.pt"))
+    monkeypatch.setattr(saved_state, "SAVE_SECONDS", -1.0)  # a state after each step
+    monkeypatch.setattr(saved_state, "SAVE_SHARE", 1e9)
+    take = HeadFitter._take_step
+    steps: list[int] = []
+
+    def counted(*arguments: Any) -> float:
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        steps.append(len(steps))
+        return take(*arguments)
+
+    monkeypatch.setattr(HeadFitter, "_take_step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fitter.fit()
+    step = -1
+    again = fitter.fit()
+    assert len(steps) == 15 + 15 + 30, "no step is taken twice"
+    assert again.losses == whole.losses
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(again.head.state_dict()[name], tensor)
 
 
 def test_masks_that_follow_a_rule_are_learned_and_it_stands_alone(tmp_path: Path) -> None:

@@ -62,8 +62,27 @@ def page_of(outputs: Path) -> Page:
         assert (outputs / "latest/report" / link).is_file(), link
     assert "url(" not in page.text
     assert "@import" not in page.text
-    assert not page.tags["script"]
+    assert page.tags["script"] <= 1
+    assert "fetch(" not in page.text
     return page
+
+
+def shown_ranks(page: Page) -> list[int]:
+    """The ranks of the images, in the order of the page."""
+    shown = [int(rank) for rank in re.findall(r'data-rank="(\d+)"', page.text)]
+    assert shown == sorted(shown)
+    return shown
+
+
+def test_without_ranks_the_best_come_first(cli: Cli, tmp_path: Path) -> None:
+    stages = "stages=[train,explain,localize,evaluate,report]"
+    assert cli(*RUN, stages, "report.images=2", "data.val_images=8") == 0
+    page = page_of(tmp_path / "outputs")
+    for row in ("Best", "Median", "Worst"):
+        assert row in page.words
+    assert len(page.titles) == len(set(page.titles)) == 6
+    assert not page.tags["script"]
+    assert "rank" not in page.said
 
 
 def test_one_method(cli: Cli, tmp_path: Path) -> None:
@@ -72,10 +91,14 @@ def test_one_method(cli: Cli, tmp_path: Path) -> None:
     assert set(page.asked) >= OURS
     assert "24 images (val)" in page.said
     assert "skipped" not in page.said
-    assert len(page.titles) == len(set(page.titles)) == 9
-    for row in ("Best", "Median", "Worst"):
-        assert row in page.words
-    assert page.tags["img"] == 2 * 9 + 2  # image and map; and the legend
+    shown = shown_ranks(page)
+    assert shown[:3] == [1, 2, 3], "the first to review"
+    assert len(page.titles) == len(set(page.titles)) == len(shown)
+    assert 9 <= len(shown) <= 12, "and the best, the median and the worst"
+    assert page.tags["img"] == 2 * len(shown) + 2  # image and map; and the legend
+    assert "review_rank confidence, lowest first IoU, lowest first IoU, highest first" in page.said
+    assert "Confidences are not calibrated" in page.said
+    assert page.said.count("· random confidence 0.") == len(shown)
     assert "data=shapes model=small saliency=cam segmenter=threshold" in page.said
     assert "segmenter.threshold=auto" in page.said
     assert "seed=0" in page.said
@@ -90,23 +113,21 @@ def test_several_methods_stand_side_by_side(cli: Cli, tmp_path: Path) -> None:
     assert "Methods compared" in page.said
     assert "Better, or luck?" in page.said
     assert "all differences" in page.said
-    assert len(page.titles) == len(set(page.titles)) == 6
-    assert page.tags["img"] == 3 * 6 + 2  # image and both maps
+    count = len(shown_ranks(page))
+    assert len(page.titles) == len(set(page.titles)) == count
+    assert page.tags["img"] == 3 * count + 2  # image and both maps
     assert page.text.index("Methods compared") < page.text.index("Images</h2>")
     for method in ("cam", "cam_positive"):
         assert f"{method}: all numbers, curve, classes" in page.said
-        assert page.text.count(f'alt="map of {method}"') == 6
+        assert page.text.count(f'alt="map of {method}"') == count
 
 
 def test_few_images_are_shown_once(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN, "report.images=12") == 0
     page = page_of(tmp_path / "outputs")
-    assert "All, best first" in page.words
-    assert "Worst" not in page.words
     assert len(page.titles) == len(set(page.titles)) == 24
-    shown = [float(iou) for iou in re.findall(r"IoU (\d\.\d\d)</span>", page.text)]
-    assert len(shown) == 24
-    assert shown == sorted(shown, reverse=True)
+    assert shown_ranks(page) == list(range(1, 25))
+    assert len(re.findall(r"IoU (\d\.\d\d)</span>", page.text)) == 24
     assert cli(*RUN, "report.images=0") == 0
     assert not page_of(tmp_path / "outputs").titles
 

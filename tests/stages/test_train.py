@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.engine import saved_state
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
 from pipeline.ops.schedule import lr_factor
@@ -51,8 +52,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     longer = (*ONLY_TRAIN, "train.epochs=3", *more)
     assert cli(*longer, "outputs=whole") == 0
 
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(saved_state, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(saved_state, "SAVE_SHARE", 1e9)
     steps = 0
 
     def rate(*arguments: Any) -> float:
@@ -141,6 +142,42 @@ def test_a_new_head_learns_on_frozen_features(
     assert str(tmp_path) not in (folder / "card.json").read_text(), "no path of this machine"
     assert cli(*real, "train.lr=0.02") == 0
     assert len(list((tmp_path / "outputs/features").iterdir())) == 2, "features are made once"
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_killed_training_of_a_head_goes_on_to_the_same_weights(
+    step: int, cli: Cli, folder_of_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.models import squeezenet1_1
+
+    from pipeline.stages.train import head
+
+    torch.save(squeezenet1_1().state_dict(), "w.pth")
+    command = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", "data.size=64",
+               "stages=[train]", "train.epochs=4", "train.batch=8", "train.ema=0.9",
+               "model=squeezenet1_0", "model.name=squeezenet1_1",
+               "model.weights=w.pth")  # fmt: skip
+    assert cli(*command, "outputs=whole") == 0
+    monkeypatch.setattr(saved_state, "SAVE_SECONDS", -1.0)  # a state after every epoch
+    monkeypatch.setattr(saved_state, "SAVE_SHARE", 1e9)
+    steps: list[int] = []
+
+    def rate(now: int, *arguments: Any) -> float:
+        if len(steps) == step:
+            raise Killed
+        steps.append(now)
+        return lr_factor(now, *arguments)
+
+    monkeypatch.setattr(head, "lr_factor", rate)
+    with pytest.raises(Killed):
+        cli(*command, "outputs=cut")
+    step = -1
+    assert cli(*command, "outputs=cut") == 0
+    assert 0 not in steps[1:], "its first epoch is not learned again"
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=0)
+    assert not list((tmp_path / "cut").rglob("state.pt"))
 
 
 def test_names_that_the_network_knows_are_checked_on_images(

@@ -1,4 +1,4 @@
-"""Boxes that were corrected in annotation tools; each module reads a format."""
+"""Boxes corrected in annotation tools, or marked on our own page; each module reads a format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import UserError
-from pipeline.formats.corrections import coco, cvat, label_studio, labelme, yolo
+from pipeline.formats.corrections import coco, cvat, label_studio, labelme, marks, yolo
 from pipeline.formats.corrections.loading import forget_json, is_json, load_json
 from pipeline.types import CorrectionFile
 
@@ -25,6 +25,7 @@ class CorrectionReader(Protocol):
 
 # In the order in which they are asked: formats that others could be taken for come last.
 READERS: tuple[CorrectionReader, ...] = (
+    marks,
     label_studio,
     cvat,
     labelme,

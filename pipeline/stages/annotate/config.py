@@ -17,5 +17,8 @@ class AnnotateOptions:
         choices=("auto", "never", "always"),
     )
     sheet: int = option(
-        400, "images on the contact sheets, first in the order of review", low=0, high=100_000
+        400,
+        "images on the review page and the contact sheets, first in the order of review",
+        low=0,
+        high=100_000,
     )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 PICTURES_FILE, MADE_FOR = "pictures.safetensors", "pictures_made_for.json"
-MAX_KEPT = 2000  # some 30 MB
+MAX_BYTES = 1 << 26  # of the pictures that a result keeps
 QUALITY = (cv2.IMWRITE_JPEG_QUALITY, 95)
 
 
@@ -50,7 +50,11 @@ class Pictures:
         self._made_for = hash_of(made_for)
         has_stamps = (maps / STAMPS_FILE).is_file()
         self._content = Stamps.read(maps).content if has_stamps else None
-        self._earlier = {} if self._content is None else _find_earlier(folder, self._made_for)
+        self._earlier: dict[int, UInt8[np.ndarray, n]] = {}
+        if has_stamps:
+            with store.Store(folder.parents[1]).lock():  # none is removed meanwhile
+                self._earlier = _find_earlier(folder, self._made_for)
+        self._bytes = 0  # a few more where threads meet
         self._kept: dict[int, UInt8[np.ndarray, n]] = {}
 
     def read(self, position: int, frame: Size) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -69,8 +73,9 @@ class Pictures:
             encoded, data = cv2.imencode(".jpg", example.image[..., ::-1], QUALITY)
             assert encoded
             data = data.ravel()
-        if content > UNKNOWN and len(self._kept) < MAX_KEPT:
+        if content > UNKNOWN and self._bytes + len(data) <= MAX_BYTES:
             self._kept[content] = data
+            self._bytes += len(data)
         picture = cv2.imdecode(np.asarray(data), cv2.IMREAD_COLOR)
         assert picture is not None, "it was encoded here"
         return np.ascontiguousarray(picture[..., ::-1])
@@ -98,7 +103,7 @@ def _find_earlier(folder: Path, made_for: str) -> dict[int, UInt8[np.ndarray, n]
         if (
             other == folder
             or read_json(other / MADE_FOR)["made_for"] != made_for
-            or not store.is_done(other)
+            or not store.use(other)
         ):
             continue
         arrays = map_arrays(other / PICTURES_FILE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pipeline.ops.maps import frame_size
-from pipeline.plotting.boxes import PALETTE, draw_box
+from pipeline.plotting.boxes import class_colour, draw_box, write_jpeg
 from pipeline.plotting.sheet import FAINT, INK, MARGIN, PAPER, SMALL, load_font, shorten_to_width
 from pipeline.types import ImageBoxes
 
@@ -24,7 +26,7 @@ class Cell:
     """An image of a sheet.
 
     Attributes:
-        pixels: the image, uint8 RGB, at most `CELL` pixels on its longer side.
+        pixels: the image, uint8 RGB, as `shrink` returns it.
         image: its boxes.
         rank: its place in the order of review.
         is_random: whether it belongs to the random sample.
@@ -38,13 +40,45 @@ class Cell:
     label: str
 
 
-def cell_frame(size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (height, width) at which an image is drawn.
+@dataclass
+class SheetWriter:
+    """Writes sheets as their images come.
 
     Args:
-        size: height and width of the image.
+        folder: that they are written into.
+        about: what is said of all confidences, at the end of each title; may be empty.
     """
-    return frame_size(size, CELL)
+
+    folder: Path
+    about: str = ""
+    _cells: list[Cell] = field(default_factory=list)
+    _number: int = 0
+
+    def add(self, cell: Cell) -> None:
+        """Add an image; write the sheet that it completes."""
+        self._cells.append(cell)
+        if len(self._cells) == PER_SHEET:
+            self.close()
+
+    def close(self) -> None:
+        """Write the last sheet, if it has an image."""
+        if not self._cells:
+            return
+        self._number += 1
+        ranks = f"review_rank {self._cells[0].rank} to {self._cells[-1].rank}"
+        title = f"sheet {self._number}: {ranks}{' · ' * bool(self.about)}{self.about}"
+        write_jpeg(self.folder / f"sheet-{self._number:04d}.jpg", draw_sheet(self._cells, title))
+        self._cells = []
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    """Shrink an image to at most `CELL` pixels on its longer side.
+
+    Args:
+        pixels: uint8 RGB.
+    """
+    height, width = frame_size((pixels.shape[0], pixels.shape[1]), CELL)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def draw_sheet(cells: Sequence[Cell], title: str) -> np.ndarray:
@@ -70,7 +104,7 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, x: int,
     canvas = np.array(cell.pixels)
     scale = len(canvas) / cell.image.size[0]
     for found in cell.image.boxes:
-        draw_box(canvas, np.array(found.box) * scale, PALETTE[found.label % len(PALETTE)], 2)
+        draw_box(canvas, np.array(found.box) * scale, class_colour(found.label), 2)
     height, width = canvas.shape[:2]
     sheet.paste(Image.fromarray(canvas), (x + (CELL - width) // 2, y + (CELL - height) // 2))
     marks = [f"{cell.rank}"]

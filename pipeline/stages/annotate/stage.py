@@ -1,8 +1,10 @@
-"""Stage annotate: contact sheets in the order of review, and what to do next.
+"""Stage annotate: contact sheets and a page to mark them, in the order of review.
 
     python -m pipeline +experiment=annotate data=folder data.root=photos model=mobilenet_v2
 
-    review/sheet-0001.jpg ...   images with their boxes (`annotate.sheet` of them), in review order
+    review/index.html           images with their boxes (`annotate.sheet` of them), in review order;
+                                a person marks them as right or wrong, for stage ingest
+    review/sheet-0001.jpg ...   the same images as pictures
     annotate.json               how many images, boxes and reviewed images there are
 
 With `annotate.retrain=auto` the network of the newest run of the same recipe is used again, as long
@@ -11,7 +13,7 @@ as the classes are the same (pipeline/engine/earlier_network.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from pipeline.engine.earlier_network import is_frozen
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.formats.files import read_json, write_json
+from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
 from pipeline.protocols import HasFiles
 from pipeline.results.boxes import open_boxes
@@ -30,9 +33,11 @@ from pipeline.stages.annotate.config import AnnotateOptions
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.stages.annotate.pictures import Pictures
     from pipeline.types import FoundBoxes, ImageBoxes
 
 SUMMARY = "annotate.json"
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html", "marks.js"))
 
 
 class Annotate(Stage):
@@ -48,6 +53,7 @@ class Annotate(Stage):
         """Return everything that can change the result."""
         return {
             "source": run.sources(__name__, "data", drawing=True),
+            "page": [hash_file(path) for path in (TEMPLATE, SCRIPT)],
             "rank": run.key("rank"),
             "human": hash_boxes(run.human[0]),
             "sheet": run.config["annotate"]["sheet"],
@@ -114,72 +120,77 @@ class Annotate(Stage):
             lines.append(f"for your tool: {exported}/ ({', '.join(names)})")
         if counts["on_sheets"]:
             lines.append(
-                f"contact sheets of {counts['on_sheets']} images, first to review first: "
-                f"{run_folder / 'review'}/"
+                f"to mark {counts['on_sheets']} images as right or wrong, first to review first: "
+                f"{run_folder / 'review/index.html'}; the same as pictures beside it"
             )
         lines.append(
-            "next: review images in the order of review_rank; the random sample at its head says "
-            "how many are right. Then: python -m pipeline +experiment=ingest "
-            f"run={run_folder} corrections=FILE"
+            "next: review images in the order of review_rank, on that page or in your tool; the "
+            "random sample at its head says how many are right. Then: python -m pipeline "
+            f"+experiment=ingest run={run_folder} corrections=FILE"
         )
         return [f"{'':<10} {line}" for line in lines]
 
     def _draw(
         self, run: Run, detections: FoundBoxes, images: list[ImageBoxes], folder: Path
     ) -> list[str]:
-        """Draw the sheets; return the names of images that could not be read."""
+        """Draw the sheets and pages; return the names of images that could not be read."""
         from pipeline.engine.shards import single_threaded_torch
-        from pipeline.plotting.boxes import write_jpeg
-        from pipeline.stages.annotate import sheets
-        from pipeline.stages.annotate.pictures import Pictures
+        from pipeline.stages.annotate import page, sheets
 
         classes, labels = run.classes, run.images().labels
+        pictures, review_folder = self._pictures(run, folder), folder / "review"
+        assert detections.review is not None, "stage rank ranks the images"
+        review = detections.review
+
+        def draw(image: ImageBoxes) -> tuple[sheets.Cell, page.Entry] | None:
+            pixels = pictures.read(image.position, page.picture_frame(image.size))
+            if pixels is None:
+                return None
+            label = int(labels[image.position])
+            name = classes[label] if label >= 0 else "no class"
+            name = detections.classes[image.boxes[0].label] if image.boxes else name
+            rank, is_random = (
+                int(review.ranks[image.position]),
+                bool(review.sampled[image.position]),
+            )
+            picture = page.draw_picture(pixels, image)
+            return (
+                sheets.Cell(sheets.shrink(pixels), image, rank, is_random, name),
+                page.Entry(picture, image, rank, is_random, name),
+            )
+
+        for old in (*review_folder.glob("sheet-*.jpg"), *review_folder.glob("*.html")):
+            old.unlink()
+        order = page.Order.of(review, len(images))
+        about = "" if order.is_calibrated else "confidences are not calibrated"
+        sheet = sheets.SheetWriter(review_folder, about)
+        template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))
+        pages = page.PageWriter(review_folder, detections.classes, order, template, script)
+        unread = []
+        with show_progress("annotate", len(images)) as advance, single_threaded_torch():
+            drawn = runtime.map_in_threads(draw, iter(images), run.workers)
+            for image, shown in zip(images, drawn, strict=True):
+                advance(1)
+                if shown is None:
+                    unread.append(image.id)
+                else:
+                    sheet.add(shown[0])
+                pages.add(None if shown is None else shown[1])
+            sheet.close()
+        pictures.write()
+        return unread
+
+    def _pictures(self, run: Run, folder: Path) -> Pictures:
+        """Return the reader of pictures, with those of earlier results of the stage."""
+        from pipeline.stages.annotate import page
+        from pipeline.stages.annotate.pictures import Pictures
+
         made_for = {
             "source": run.sources(__name__, "data"),
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
-            "cell": sheets.CELL,
+            "side": page.SIDE,
         }
-        pictures = Pictures(run.images(), run.folder("explain"), folder, made_for)
-        assert detections.review is not None, "stage rank ranks the images"
-        review = detections.review
-        unread: list[str] = []
-
-        def read(image: ImageBoxes) -> sheets.Cell | str:
-            picture = pictures.read(image.position, sheets.cell_frame(image.size))
-            if picture is None:
-                return image.id
-            label = int(labels[image.position])
-            name = classes[label] if label >= 0 else "no class"
-            return sheets.Cell(
-                picture,
-                image,
-                int(review.ranks[image.position]),
-                bool(review.sampled[image.position]),
-                detections.classes[image.boxes[0].label] if image.boxes else name,
-            )
-
-        def readable() -> Iterator[sheets.Cell]:
-            for cell in runtime.map_in_threads(read, images, run.workers):
-                advance(1)
-                if isinstance(cell, str):
-                    unread.append(cell)
-                else:
-                    yield cell
-
-        def draw(item: tuple[int, list[sheets.Cell]]) -> None:
-            number, cells = item
-            title = f"sheet {number}: review_rank {cells[0].rank} to {cells[-1].rank}"
-            path = folder / "review" / f"sheet-{number:04d}.jpg"
-            write_jpeg(path, sheets.draw_sheet(cells, title))
-
-        for old in folder.glob("review/sheet-*.jpg"):
-            old.unlink()
-        with show_progress("annotate", len(images)) as advance, single_threaded_torch():
-            batches = enumerate(runtime.split_into_batches(readable(), sheets.PER_SHEET), 1)
-            for _ in runtime.map_in_threads(draw, batches, run.workers, run.workers):
-                pass
-        pictures.write()
-        return unread
+        return Pictures(run.images(), run.folder("explain"), folder, made_for)
 
 
 def order_and_count(

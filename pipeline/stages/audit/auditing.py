@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.engine import shards
+from pipeline.engine import shard_parts, shards
 from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.ops.sampling import spread_evenly
 from pipeline.protocols import AuditTest
@@ -82,7 +82,7 @@ def write_test(
         title,
         shards.ShardPlan(count=len(positions), size=PIECE, piece=PIECE, source=list(positions)),
         lambda pieces: flow([positions[n] for n in piece] for piece in pieces),
-        shards.concatenate_parts,
+        shard_parts.concatenate_parts,
     )
 
 

@@ -82,6 +82,7 @@ class Explain(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import ranks, shards
+        from pipeline.engine.passes import limit_batch
         from pipeline.stages.explain.maps import explain_batch
 
         trained = checkpoint.load(run.checkpoint, run.device)
@@ -98,7 +99,8 @@ class Explain(Stage):
                     stamps.hash_file(images, position)
             return explain_batch(trained, method, targets, batch, colour, negatives)
 
-        shards.write_image_shards(images, run.compute, folder, "explain", work, earlier=earlier)
+        compute = limit_batch(run.compute, method, trained, images)
+        shards.write_image_shards(images, compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
             stamps.join_ranks()
         if ranks.current_world().rank == 0:

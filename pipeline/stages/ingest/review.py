@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.iou import best_iou, pairwise_iou
 from pipeline.ops.text import count_notes, fold_name, to_nfc
 from pipeline.ops.wilson import wilson_interval
-from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note
+from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note, WrongMark
 
 if TYPE_CHECKING:
     from jaxtyping import Float32
@@ -30,6 +31,7 @@ class Sorted:
 
     Attributes:
         human: boxes of a person by image id.
+        wrong: images whose boxes a person called wrong.
         not_reviewed: images that no person is known to have reviewed, and their number of boxes.
         unknown: names that are of no image of the run.
         ambiguous: names that are of several images.
@@ -41,6 +43,7 @@ class Sorted:
     """
 
     human: dict[str, HumanBoxes] = field(default_factory=dict)
+    wrong: dict[str, WrongMark] = field(default_factory=dict)
     not_reviewed: dict[str, int] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
@@ -58,6 +61,8 @@ class Sorted:
         """
         own = sum(self.not_reviewed.values())
         images = (
+            (list(self.wrong), "marked as wrong: no truth",
+             "correct the boxes in a tool (to_correct.txt has the names), and ingest its file"),
             (list(self.not_reviewed), f"without a person's review ({own} boxes): no truth",
              "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
             (self.unknown, "of the file that the run does not have: left out", ""),
@@ -97,6 +102,24 @@ class Known:
     content: Callable[[str], str]
     file_size: Callable[[str], int]
 
+    @cached_property
+    def spelling(self) -> dict[str, str]:
+        """The name of each class by its forms in files."""
+        return {key(name): name for key in (fold_name, to_nfc) for name in self.classes}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What boxes are recorded to come from.
+
+    Attributes:
+        source: format and name of the file.
+        ingested: when it was read, in ISO 8601.
+    """
+
+    source: str
+    ingested: str
+
 
 def sort_images(
     images: Sequence[CorrectedImage],
@@ -115,9 +138,12 @@ def sort_images(
         now: the time, in ISO 8601.
     """
     result, index = Sorted(), NameIndex(list(known.boxes))
-    spelling = {key(name): name for key in (fold_name, to_nfc) for name in known.classes}
+    origin = Origin(source, now)
     seen: set[str] = set()
     for image in images:
+        if image.mark:
+            _take_mark(image, known, origin, result)
+            continue
         ids = index.find(image.name).ids
         if len(ids) != 1:
             (result.ambiguous if ids else result.unknown).append(image.name)
@@ -133,31 +159,62 @@ def sort_images(
         if id in seen:
             result.twice.append(id)
         seen.add(id)
-        boxes, rows = _to_pixels(image, size, id, result)
-        classes = [
-            spelling.get(to_nfc(image.classes[n]))
-            or spelling.get(fold_name(image.classes[n]), image.classes[n])
-            for n in rows
-        ]
-        result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
-        masks = None if image.masks is None else [image.masks[n] for n in rows]
-        result.human[id] = HumanBoxes(
-            id=id,
-            content=known.content(id),
-            size=size,
-            boxes=boxes,
-            classes=classes,
-            masks=masks,
-            is_random=known.sampled(id) and not image.chosen_by_doubt,
-            date=image.date or "",
-            author=image.author or "",
-            source=source,
-            ingested=now,
-            file_size=known.file_size(id),
-        )
+        result.human[id] = _take_boxes(image, id, known, origin, result)
     for id in result.human:
         result.not_reviewed.pop(id, None)
     return result
+
+
+def _take_boxes(
+    image: CorrectedImage, id: str, known: Known, origin: Origin, result: Sorted
+) -> HumanBoxes:
+    """Return the boxes of a reviewed image in pixels, with the classes as the run names them."""
+    size = known.boxes[id].size
+    boxes, rows = _to_pixels(image, size, id, result)
+    classes = [
+        known.spelling.get(to_nfc(image.classes[n]))
+        or known.spelling.get(fold_name(image.classes[n]), image.classes[n])
+        for n in rows
+    ]
+    result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
+    return HumanBoxes(
+        id=id,
+        content=known.content(id),
+        size=size,
+        boxes=boxes,
+        classes=classes,
+        masks=None if image.masks is None else [image.masks[n] for n in rows],
+        is_random=known.sampled(id) and not image.chosen_by_doubt,
+        date=image.date or "",
+        author=image.author or "",
+        file_size=known.file_size(id),
+        **vars(origin),
+    )
+
+
+def _take_mark(image: CorrectedImage, known: Known, origin: Origin, result: Sorted) -> None:
+    """Take over a mark of our page: the boxes of the run as they are, or that they are wrong."""
+    id, date = image.name, image.date or ""
+    content, is_random = known.content(id), known.sampled(id)
+    if image.mark == "wrong":
+        result.wrong[id] = WrongMark(
+            id=id, content=content, is_random=is_random, date=date, **vars(origin)
+        )
+        return
+    boxes = known.boxes[id].boxes
+    masks = [box.mask for box in boxes]
+    result.human[id] = HumanBoxes(
+        id=id,
+        content=content,
+        size=known.boxes[id].size,
+        boxes=np.array([box.box for box in boxes], np.float32).reshape(-1, 4),
+        classes=[known.classes[box.label] for box in boxes],
+        masks=masks if any(masks) else None,
+        is_random=is_random,
+        date=date,
+        file_size=known.file_size(id),
+        **vars(origin),
+    )
 
 
 def _to_pixels(
@@ -239,28 +296,41 @@ def _are_same(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> b
     return True
 
 
-def summarise(changes: Sequence[Change]) -> dict[str, Any]:
+def summarise(
+    changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None
+) -> dict[str, Any]:
     """Return counts, and of the random images the share whose best-scored box was right.
 
     Args:
         changes: of the reviewed images.
+        wrong: the images that were marked as wrong, where the file holds marks; None: the boxes
+            of a tool, which are compared with ours.
     """
+    marked = wrong or ()
     random = [change for change in changes if change.is_random]
-    right = sum(change.iou >= RIGHT_IOU for change in random)
     doubtful = [change for change in changes if not change.is_random]
+    # A mark says itself that the boxes are right, also that there are rightly none.
+    right = len(random) if wrong is not None else _count_right(random)
+    doubtful_right = len(doubtful) if wrong is not None else _count_right(doubtful)
+    random_count = len(random) + sum(mark.is_random for mark in marked)
     return {
-        "reviewed": len(changes),
+        "reviewed": len(changes) + len(marked),
         "unchanged": sum(change.is_unchanged for change in changes),
         "corrected": sum(not change.is_unchanged for change in changes),
         "relabelled": sum(change.is_relabelled for change in changes),
-        "random": len(random),
+        "marked_wrong": len(marked),
+        "random": random_count,
         "random_right": right,
-        "right_share": right / len(random) if random else None,
-        "right_interval": list(wilson_interval(right, len(random))) if random else None,
-        "iou": RIGHT_IOU,
-        "doubtful": len(doubtful),
-        "doubtful_right": sum(change.iou >= RIGHT_IOU for change in doubtful),
+        "right_share": right / random_count if random_count else None,
+        "right_interval": list(wilson_interval(right, random_count)) if random_count else None,
+        "iou": None if wrong is not None else RIGHT_IOU,
+        "doubtful": len(changes) + len(marked) - random_count,
+        "doubtful_right": doubtful_right,
     }
+
+
+def _count_right(changes: Sequence[Change]) -> int:
+    return sum(change.iou >= RIGHT_IOU for change in changes)
 
 
 def describe(summary: Mapping[str, Any]) -> list[str]:
@@ -273,12 +343,14 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         f"{summary['reviewed']} images reviewed by a person: {summary['unchanged']} left as they "
         f"were, {summary['corrected']} corrected"
         + (f" ({summary['relabelled']} of another class)" if summary["relabelled"] else "")
+        + (f", {summary['marked_wrong']} marked as wrong" if summary["marked_wrong"] else "")
     ]
     if summary["random"]:
         low, high = summary["right_interval"]
+        meaning = "by a person's mark" if summary["iou"] is None else f"IoU of at least {RIGHT_IOU}"
         lines.append(
             f"of {summary['random']} images drawn at random {100 * summary['right_share']:.0f} % "
-            f"were right (IoU of at least {RIGHT_IOU}), {100 * low:.0f} to {100 * high:.0f} "
+            f"were right ({meaning}), {100 * low:.0f} to {100 * high:.0f} "
             "(95 %): expect this of the images that nobody reviewed"
         )
     else:

@@ -4,8 +4,11 @@
 
     human_boxes.json   boxes of the images that a person reviewed, a COCO data set
     ingest.json        how many were right, and what was corrected
+    to_correct.txt     the names of images that were marked as wrong, a line each
 
-`corrections=` is a file or folder of Label Studio, CVAT, COCO, YOLO or labelme. The boxes are added
+`corrections=` is a file or folder of Label Studio, CVAT, COCO, YOLO or labelme, or the marks of our
+review page (formats/corrections/marks.py): a box that was marked as right is a person's, and one
+that was marked as wrong waits for its correction in a tool. The boxes are added
 to human_boxes.json in the folder of outputs. From then on they are what predictions.json and each
 export hold for these images (`source: human`); a new review of an image replaces the older one.
 Images of the random sample at the head of `review_rank` measure, and later calibrate; others only
@@ -26,7 +29,7 @@ from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats import human_boxes
 from pipeline.formats.corrections import read_corrections
-from pipeline.formats.files import read_json, read_lines, write_json
+from pipeline.formats.files import read_json, read_lines, write_json, write_text
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.results.boxes import open_boxes
 from pipeline.results.human import FILE, file_size, image_content, load
@@ -36,9 +39,10 @@ from pipeline.stages.ingest.config import IngestOptions
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.stages.ingest.review import Known
-    from pipeline.types import CorrectedImage
+    from pipeline.types import CorrectedImage, WrongMark
 
 SUMMARY = "ingest.json"
+TO_CORRECT = "to_correct.txt"
 ALL = "all"
 
 
@@ -50,7 +54,7 @@ class Ingest(Stage):
     needs = ("explain", "localize")
     options = IngestOptions
     reads = ("run", "corrections")
-    publishes = (Published(FILE), Published(SUMMARY))
+    publishes = (Published(FILE), Published(SUMMARY), Published(TO_CORRECT, is_optional=True))
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
@@ -88,19 +92,22 @@ class Ingest(Stage):
         """Write the boxes of the reviewed images, and how ours compare with them.
 
         Raises:
-            UserError: the file is of no known format, or has no image of the run.
+            UserError: the file is of no known format, has no image of the run, or has marks of
+                other boxes than those of the run.
         """
-        from pipeline.stages.ingest import review
+        from pipeline.stages.ingest import marks, review
 
         path = Path(run.config["corrections"])
         content = read_corrections(path)
         known = self._know(run)
+        where = f"corrections={path}, run={run.config['run']}"
+        marks.check_marks(content.images, known.boxes, run.classes, where)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         result = review.sort_images(
             content.images, known, self._review_rule(run, known), f"{content.format}: {path.name}",
             now,
         )  # fmt: skip
-        if not result.human and not result.not_reviewed:
+        if not result.human and not result.wrong and not result.not_reviewed:
             raise UserError(
                 f"corrections={path}: {len(content.images)} images, of which the run has none; "
                 f"the file has {_first(content.images)}, the run {next(iter(known.boxes), 'none')}"
@@ -109,8 +116,12 @@ class Ingest(Stage):
             review.compare(image, known.boxes[id], run.classes)
             for id, image in result.human.items()
         ]
-        human_boxes.write(folder / FILE, list(result.human.values()))
-        summary = review.summarise(changes)
+        wrong = list(result.wrong.values())
+        human_boxes.write(folder / FILE, list(result.human.values()), wrong)
+        has_marks = any(image.mark for image in content.images)
+        summary = review.summarise(changes, wrong if has_marks else None)
+        if wrong:
+            write_text(folder / TO_CORRECT, "".join(f"{mark.id}\n" for mark in wrong))
         write_json(
             folder / SUMMARY,
             {**summary, "not_reviewed": len(result.not_reviewed), "format": content.format},
@@ -128,15 +139,17 @@ class Ingest(Stage):
         """Add the boxes to those of the folder of outputs; say what to do next."""
         target = run.outputs / FILE
         with FileLock(run.outputs / f".{FILE}.lock"):
-            merged, replaced, older = human_boxes.merge(
-                load(target), human_boxes.read(run_folder / FILE)
-            )
-            human_boxes.write(target, merged)
+            known, known_wrong = load(target)
+            new, new_wrong = human_boxes.read(run_folder / FILE)
+            merged, replaced, older = human_boxes.merge(known, new)
+            merged, wrong = human_boxes.merge_wrong(known_wrong, new_wrong, merged)
+            human_boxes.write(target, merged, wrong)
         lines = [f"{'kept':<10} {len(merged)} images with boxes of a person in {target}"]
         if replaced:
             lines.append(f"{'':<10} the boxes of {len(replaced)} replace those of an older review")
         if older:
             lines.append(f"{'':<10} {len(older)} are left out: {target} has a later review of them")
+        lines += [f"{'':<10} {line}" for line in describe_wrong(new_wrong, wrong)]
         lines.append(
             f"{'next':<10} give the command of run={run.config['run']} again: its predictions and "
             "exports then hold these boxes, and random ones calibrate"
@@ -181,6 +194,27 @@ class Ingest(Stage):
             return lambda image, id: True
         names = _read_reviewed(Path(chosen), list(known.boxes))
         return lambda image, id: image.is_reviewed or id in names
+
+
+def describe_wrong(new: Sequence[WrongMark], waiting: Sequence[WrongMark]) -> list[str]:
+    """Return lines on images that were marked as wrong.
+
+    Args:
+        new: of the file that was read.
+        waiting: of all files, those that nobody has corrected yet.
+    """
+    lines = []
+    contents = {mark.content for mark in waiting}
+    if corrected := sum(mark.content not in contents for mark in new):
+        lines.append(f"{corrected} marked as wrong have a person's boxes already: these stay")
+    if waiting:
+        lines.append(f"{len(waiting)} marked as wrong wait for a correction in a tool: no truth")
+    if any(mark.is_random for mark in waiting):
+        lines.append(
+            "until those of the random sample are corrected, it chooses no threshold and "
+            "calibrates nothing"
+        )
+    return lines
 
 
 def hash_path(path: Path) -> str:

@@ -24,21 +24,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
+from pipeline.engine.saved_state import SavedState
 from pipeline.model.foreground import ForegroundHead
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.refine.config import RefineOptions
 from pipeline.stages.refine.pseudo_labels import PseudoLabels, View
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Float32, Int
     from torch import Tensor
 
+STATE = "state"  # begins the names of the files that a killed training resumes from
 MIN_AGREEMENT = 0.67  # A from which on masks count as consistent
 DROPPED_SHARE = 0.3  # of the masks: those that the first head agrees with least
 MAP_SHARE = 0.7  # of the map in targets where masks are not consistent
@@ -98,6 +102,7 @@ class HeadFitter:
         options: of stage refine.
         compute: device and precision.
         seed: of the initial weights and of the order of images.
+        folder: where the states are kept that a killed training resumes from; None: nowhere.
     """
 
     labels: PseudoLabels
@@ -105,6 +110,7 @@ class HeadFitter:
     options: RefineOptions
     compute: Compute
     seed: int
+    folder: Path | None = None
 
     def fit(self) -> FittedHead:
         """Train a first head to measure the agreement of masks, then the final head."""
@@ -151,32 +157,60 @@ class HeadFitter:
             The head in eval mode, and the mean loss of each tenth of its steps.
         """
         import torch
-        from torch.nn import functional as F
 
-        options, device = self.options, self.compute.device
         head = self._new_head(chosen)
-        optimizer = torch.optim.AdamW(head.parameters(), options.lr, weight_decay=1e-4)
-        size = min(options.batch, len(chosen))
-        losses = []
-        with show_progress(what, steps, unit="steps") as advance:
-            batches = islice(_draw_batches(chosen, size, self.seed, crops), steps)
-            for step, (batch, view) in enumerate(batches):
+        optimizer = torch.optim.AdamW(head.parameters(), self.options.lr, weight_decay=1e-4)
+        size = min(self.options.batch, len(chosen))
+        saved = self._saved_state(what, crops)
+        losses = _resume(saved, head, optimizer)
+        with show_progress(what, steps, len(losses), unit="steps") as advance:
+            batches = islice(_draw_batches(chosen, size, self.seed, crops), len(losses), steps)
+            for batch, view in batches:
                 for group in optimizer.param_groups:
-                    group["lr"] = options.lr * lr_factor(step, steps, 0)
-                features = self._features(batch, view)
-                target = torch.from_numpy(self.labels.target(batch, share, view))[:, None]
-                target = target.to(device)
-                with self.compute.autocast():
-                    logits = head.logits(*features).float()
-                target = F.interpolate(target, logits.shape[2:], mode="area")
-                loss = F.binary_cross_entropy_with_logits(logits, target)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                losses.append(float(loss.detach()))
+                    group["lr"] = self.options.lr * lr_factor(len(losses), steps, 0)
+                losses.append(self._take_step(head, optimizer, batch, view, share))
                 advance(1)
+                if saved is not None and (saved.is_due or len(losses) == steps):
+                    state = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+                    saved.save({**state, "losses": losses})
         tenths = np.array_split(np.array(losses), min(10, steps))
         return head.eval(), [round(float(tenth.mean()), 5) for tenth in tenths]
+
+    def _take_step(
+        self,
+        head: ForegroundHead,
+        optimizer: torch.optim.Optimizer,
+        batch: Int[np.ndarray, b],
+        view: View,
+        share: float,
+    ) -> float:
+        """Change the weights by the gradients of a batch; return the loss."""
+        import torch
+        from torch.nn import functional as F
+
+        target = torch.from_numpy(self.labels.target(batch, share, view))[:, None]
+        target = target.to(self.compute.device)
+        with self.compute.autocast():
+            logits = head.logits(*self._features(batch, view)).float()
+        target = F.interpolate(target, logits.shape[2:], mode="area")
+        loss = F.binary_cross_entropy_with_logits(logits, target)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return float(loss.detach())
+
+    def _saved_state(self, what: str, crops: bool) -> SavedState | None:
+        """Return where the state of a head's training is kept."""
+        if self.folder is None:
+            return None
+        name = what.replace(" ", "_") + ("_with_crops" if crops else "")
+        return SavedState(self.folder / f"{STATE}_{name}.pt")
+
+    def remove_states(self) -> None:
+        """Delete the states of killed trainings, once the result is complete."""
+        if self.folder is not None:
+            for path in self.folder.glob(f"{STATE}_*.pt"):
+                path.unlink()
 
     def _new_head(self, chosen: Int[np.ndarray, n]) -> ForegroundHead:
         """Return a head with random weights, standardized by the features of some images."""
@@ -216,6 +250,18 @@ class HeadFitter:
                 )
             )
         return np.asarray(torch.cat(agreements).numpy())
+
+
+def _resume(
+    saved: SavedState | None, head: ForegroundHead, optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """Load the state of a killed training into head and optimizer; return the losses so far."""
+    if saved is None or not saved.exists:
+        return []
+    state = saved.load()
+    head.load_state_dict(state["head"])
+    optimizer.load_state_dict(state["optimizer"])
+    return list(state["losses"])
 
 
 def _pay(cropped: float | None, agreement: float | None) -> bool:

@@ -21,6 +21,7 @@ from pipeline.engine import runtime, shards
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
+from pipeline.engine.passes import limit_batch
 from pipeline.formats.arrays import map_arrays
 from pipeline.ops.maps import upsample
 from pipeline.protocols import RefiningSegmenter, SaliencyMethod
@@ -82,8 +83,9 @@ class PseudoLabeler:
         labels = self.images.labels
         objects = np.flatnonzero(~np.isin(labels, sorted(self.negatives)))
         positions = objects[choose_evenly(labels[objects], max_images)]
+        compute = limit_batch(self.compute, self.teacher, self.trained, self.images)
         shards.write_image_shards(
-            self.images, self.compute, folder, "pseudo-labels", self._label_batch, positions
+            self.images, compute, folder, "pseudo-labels", self._label_batch, positions
         )
 
     def _label_batch(self, batch: shards.PositionedExamples) -> shards.Arrays:

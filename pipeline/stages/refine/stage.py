@@ -77,6 +77,7 @@ class Refine(Stage):
             options=options,
             compute=run.compute,
             seed=run.config["seed"],
+            folder=folder,
         )
         fitted = fitter.fit()
         terminal.print_line(f"refine: {fitted.describe(labels.image_count)}")
@@ -97,6 +98,7 @@ class Refine(Stage):
             "seconds": round(time.time() - started, 1),
         }
         _save(folder, trained, refined)
+        fitter.remove_states()
 
     def _pseudo_labels(self, run: Run, trained: Checkpoint, reads: tuple[str, ...]) -> PseudoLabels:
         """Return the pseudo-labels, computed now unless they are in the store."""

@@ -11,4 +11,6 @@ from pipeline.engine.options import option
 class ReportOptions:
     """What the page shows."""
 
-    images: int = option(12, "in each row of the gallery: best, median, worst", low=0, high=10_000)
+    images: int = option(
+        12, "in the gallery: first in the order of review, best, median, worst", low=0, high=10_000
+    )

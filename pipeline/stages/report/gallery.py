@@ -16,10 +16,11 @@ from pipeline.ops.maps import scale_size, upsample
 from pipeline.plotting.boxes import PALETTE
 from pipeline.plotting.colours import blend_map
 from pipeline.results.boxes import iterate_boxes
+from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.stages.report.words import MethodResult
-from pipeline.types import Boxes, SaliencyMap
+from pipeline.types import Boxes, Review, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -63,6 +64,26 @@ def choose_records(records: Sequence[Record], count: int) -> list[tuple[str, lis
             ("Worst", scored[-count:][::-1])]  # fmt: skip
 
 
+def choose_for_review(records: Sequence[Record], review: Review, count: int) -> list[int]:
+    """Choose images to show in the order of review: the first of it, and the rows of their IoU.
+
+    Args:
+        records: of images.json; images of splits that are not scored have none.
+        review: the order.
+        count: as `choose_records` takes it.
+
+    Returns:
+        The positions of the images, in the order of review.
+    """
+    ranks = review.ranks
+    is_scored = any(record["iou"] is not None for record in records)
+    rows = choose_records(records, count) if is_scored else []
+    chosen = {record["position"] for _, shown in rows for record in shown}
+    order = sorted(np.flatnonzero(ranks).tolist(), key=lambda position: int(ranks[position]))
+    chosen.update(order[: count if is_scored else 3 * count])
+    return [position for position in order if position in chosen]
+
+
 @dataclass(frozen=True)
 class ShownMethod:
     """A method's maps, boxes and IoU of the images that are shown, by position."""
@@ -82,11 +103,68 @@ class ShownMethod:
             if position in positions
         }
         boxes: dict[int, list[Boxes]] = {}
-        for position, of_class in iterate_boxes(result.boxes, ids):
+        confidences = None if result.ranking is None else load_ranking(result.ranking)[0]
+        for position, of_class in iterate_boxes(result.boxes, ids, confidences):
             if position in positions:
                 boxes.setdefault(position, []).append(of_class)
         ious = {record["position"]: record["iou"] for record in result.images}
         return cls(result.method, maps, boxes, ious)
+
+    def describe(self, position: int, label: int) -> Record | None:
+        """Return a record of an image that was not scored, as images.json has it; None: no map.
+
+        Args:
+            position: of the image.
+            label: its class; -1 where it has none.
+        """
+        maps = [saliency for (at, _), saliency in self.maps.items() if at == position]
+        shown = next((saliency for saliency in maps if saliency.explained == label), None)
+        if shown is None:
+            if not maps:
+                return None
+            shown = maps[0]
+        boxes = [each for each in self.boxes.get(position, ()) if each.label == shown.explained]
+        sure = [each.confidences[0] for each in boxes
+                if each.confidences is not None and len(each.confidences)]  # fmt: skip
+        return {
+            "position": position,
+            "id": shown.id,
+            "class": shown.explained,
+            "predicted": shown.predicted,
+            "iou": None,
+            "true": [],
+            "confidence": float(sure[0]) if sure else None,
+        }
+
+
+def list_for_review(
+    order: Sequence[int],
+    records: Sequence[Record],
+    review: Review,
+    method: ShownMethod,
+    labels: Sequence[int],
+) -> list[Record]:
+    """Return a record of each image that is shown, with its rank.
+
+    Args:
+        order: the positions of the images.
+        records: of images.json.
+        review: the order of review.
+        method: the maps and boxes of these images.
+        labels: the class of each image by position; -1 where it has none.
+    """
+    known: dict[int, Record] = {}
+    for record in records:
+        known.setdefault(record["position"], record)
+    shown: list[Record] = []
+    for position in order:
+        item = known.get(position)
+        if item is None:
+            item = method.describe(position, labels[position])
+        if item is not None:
+            rank, is_random = int(review.ranks[position]), bool(review.sampled[position])
+            shown.append({**item, "rank": rank, "is_random": is_random})
+    return shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +241,8 @@ class Gallery:
             "predicted": self.classes[record["predicted"]],
             "right": record["predicted"] == label,
             "confidence": record.get("confidence"),
+            "rank": record.get("rank"),
+            "is_random": record.get("is_random", False),
         }
 
     def _best_boxes(

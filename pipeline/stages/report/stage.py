@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.stages.report.words import ImageCounts, MethodResult
 
 TEMPLATE = Path(__file__).with_name("page.html")
+REVIEW_PAGE = "review/index.html"  # in the folder of the run
 
 
 class Report(Stage):
@@ -34,6 +35,7 @@ class Report(Stage):
         "compare",
         "draw",
         "export",
+        "annotate",
         "audit",
         "inspect",
     )
@@ -56,6 +58,7 @@ class Report(Stage):
             "report": run.config["report"],
             "title": page_title(str(run.config["name"]), list(run.methods), run.config["data"]),
             "links": list_files(self._before(run)),
+            "review_page": self._has_review_page(run),
             "notes": without_results(self._notes(run)),
         }
 
@@ -84,6 +87,9 @@ class Report(Stage):
                 first, bool(run.data.classes), "boxes" in run.config["data"]
             ),
             gallery=rows,
+            is_ranked=results[0].review is not None,
+            confidence_kind=results[0].confidence_kind,
+            review_page=REVIEW_PAGE if self._has_review_page(run) else None,
             aspect=float(np.clip(np.median(shapes), 0.75, 1.5)) if shapes else 1,
             labelled=bool(run.data.classes),
             keys={
@@ -106,6 +112,10 @@ class Report(Stage):
     def _ranks(self, run: Run) -> bool:
         """Return whether the run computes confidences."""
         return "rank" in run.config["stages"]
+
+    def _has_review_page(self, run: Run) -> bool:
+        """Return whether stage annotate writes a page to mark boxes on."""
+        return "annotate" in run.config["stages"] and run.config["annotate"]["sheet"] > 0
 
     def _before(self, run: Run) -> list[str]:
         """Return the stages of the run whose files lie beside the page."""
@@ -146,11 +156,22 @@ class Report(Stage):
     def _draw(self, run: Run, results: list[MethodResult]) -> list[dict[str, Any]]:
         """Return the rows of the gallery."""
         from pipeline.engine.runtime import map_in_threads
-        from pipeline.stages.report.gallery import Gallery, ShownMethod, choose_records
+        from pipeline.stages.report.gallery import (
+            Gallery,
+            ShownMethod,
+            choose_for_review,
+            choose_records,
+            list_for_review,
+        )
 
-        rows = choose_records(results[0].images, run.config["report"]["images"])
-        positions = {record["position"] for _, records in rows for record in records}
-        images = run.images()
+        main, count, images = results[0], run.config["report"]["images"], run.images()
+        rows = choose_records(main.images, count) if main.review is None else []
+        order = [] if main.review is None else choose_for_review(main.images, main.review, count)
+        positions = {record["position"] for _, records in rows for record in records} | set(order)
         shown = [ShownMethod.read(result, images.ids, positions) for result in results]
+        if main.review is not None and order:
+            labels = images.labels.tolist()
+            records = list_for_review(order, main.images, main.review, shown[0], labels)
+            rows = [("In the order of review", records)]
         gallery = Gallery(images=images, classes=run.classes, methods=shown)
         return gallery.draw_rows(rows, partial(map_in_threads, threads=run.workers))

@@ -12,10 +12,11 @@ from pipeline.engine.choices import choice_name
 from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
-from pipeline.results.confidence import MODELS
+from pipeline.results.confidence import MODELS, load_ranking
 from pipeline.results.notes import note_record, unique_notes
 from pipeline.results.table import to_percent
-from pipeline.stages.report.confidence import describe_confidences
+from pipeline.stages.report.confidence import describe_confidences, describe_kind
+from pipeline.types import Review
 
 RECIPES = {
     "own": "the pretrained network's own head, nothing trained",
@@ -58,6 +59,19 @@ class MethodResult:
             return None
         model = read_json(self.ranking / MODELS)
         return describe_confidences(self.images, model["confidence_kind"], model["examples"])
+
+    @cached_property
+    def review(self) -> Review | None:
+        """The order in which to look at the images; None where stage rank did not run."""
+        return None if self.ranking is None else load_ranking(self.ranking)[1]
+
+    @cached_property
+    def confidence_kind(self) -> str:
+        """Whether confidences are probabilities, in a sentence; empty without stage rank."""
+        if self.ranking is None:
+            return ""
+        model = read_json(self.ranking / MODELS)
+        return describe_kind(model["confidence_kind"], model["examples"])
 
 
 @dataclass(frozen=True, kw_only=True)

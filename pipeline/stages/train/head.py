@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine import ranks
+from pipeline.engine import ranks, terminal
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
+from pipeline.engine.saved_state import SavedState
 from pipeline.engine.store import Store
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train import features
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from pipeline.model.classifier import Classifier
 
+STATE = "state.pt"
 MAX_BATCH = 4096  # features that are classified at once
 
 
@@ -51,7 +53,7 @@ def learn(
 
     Args:
         context: images, objective, settings.
-        folder: where the logs are written.
+        folder: where logs and the state of a killed training are written.
         network: its head is changed in place.
         store: where the features are kept.
         cache_key: everything that can change the features, but the images.
@@ -69,7 +71,8 @@ def learn(
     head = network.head.cpu()
     training = _HeadTraining(context=context, head=head, train=train, held_back=held_back)
     log = Log(context.loggers, context.name, folder, settings)
-    return Trained(training.run(log), train.reading, held_back.reading)
+    history = training.run(log, SavedState(folder / STATE))
+    return Trained(history, train.reading, held_back.reading)
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,13 @@ class _HeadTraining:
     train: _Pooled
     held_back: _Pooled
 
-    def run(self, log: Log) -> list[dict[str, Any]]:
-        """Train from random weights, load those of the best epoch, return the epochs' records."""
+    def run(self, log: Log, saved: SavedState) -> list[dict[str, Any]]:
+        """Train from random weights, load those of the best epoch, return the epochs' records.
+
+        Args:
+            log: of steps and epochs.
+            saved: the state that a killed training resumes from, written after epochs.
+        """
         import torch
 
         settings, head = self.context.settings, self.head
@@ -101,11 +109,15 @@ class _HeadTraining:
             head.bias.zero_()
         optimizer = build_optimizer(head.parameters(), settings)
         average = Average(head, settings.ema)
-        history: list[dict[str, Any]] = []
-        best, best_top1 = _copy_state(head), -1.0
-        steps = self._steps_per_epoch
-        with show_progress("train", settings.epochs * steps, unit="steps") as advance:
-            for epoch in range(settings.epochs):
+        state = _State([], _copy_state(head), -1.0)
+        if saved.exists:
+            state = _State.resume(saved, head, optimizer, average, generator)
+        steps, history = self._steps_per_epoch, state.history
+        done = len(history) * steps
+        with show_progress("train", settings.epochs * steps, done, unit="steps") as advance:
+            for epoch in range(len(history), settings.epochs):
+                if is_out_of_patience(history, settings.patience):
+                    break
                 losses: list[float] = []
                 order = self._draw_order(epoch, generator)
                 for step, start in enumerate(range(0, len(order), self._batch_size), epoch * steps):
@@ -118,14 +130,12 @@ class _HeadTraining:
                     advance(1)
                 with average.swapped_in(), torch.no_grad():
                     top1 = _accuracy(self._classify, self.held_back.rows, self.held_back.labels)
-                    history.append(build_epoch_record(epoch, losses, top1))
-                    if top1 >= best_top1:
-                        best, best_top1 = _copy_state(head), top1
+                    state.end_epoch(build_epoch_record(epoch, losses, top1), top1, head)
                 log.epoch((epoch + 1) * steps, history[-1])
-                if is_out_of_patience(history, settings.patience):
-                    break
+                if saved.is_due:
+                    saved.save(state.with_weights(head, optimizer, average, generator))
         log.finish()
-        head.load_state_dict(best)
+        head.load_state_dict(state.best)
         return history
 
     @property
@@ -165,6 +175,50 @@ class _HeadTraining:
     def _classify(self, pooled: Tensor) -> NetworkOutput:
         """Compute the logits of pooled features [b, K]."""
         return NetworkOutput(self.head(pooled[:, :, None, None]))
+
+
+@dataclass
+class _State:
+    """The records of the epochs so far, and the best weights."""
+
+    history: list[dict[str, Any]]
+    best: dict[str, Tensor]
+    best_top1: float
+
+    def end_epoch(self, record: dict[str, Any], top1: float, head: Any) -> None:
+        """Record an epoch, and keep its weights unless an earlier epoch is better."""
+        self.history.append(record)
+        if top1 >= self.best_top1:
+            self.best, self.best_top1 = _copy_state(head), top1
+
+    @classmethod
+    def resume(
+        cls, saved: SavedState, head: Any, optimizer: Any, average: Average, generator: Any
+    ) -> _State:
+        """Load the state of a killed training into what trains.
+
+        Raises:
+            UserError: The file cannot be loaded safely.
+        """
+        state = saved.load()
+        head.load_state_dict(state.pop("head"))
+        optimizer.load_state_dict(state.pop("optimizer"))
+        average.load(state.pop("average"))
+        generator.set_state(state.pop("generator"))
+        terminal.print_line(f"train: going on from epoch {len(state['history']) + 1}")
+        return cls(**state)
+
+    def with_weights(
+        self, head: Any, optimizer: Any, average: Average, generator: Any
+    ) -> dict[str, Any]:
+        """Return the state with those of what trains."""
+        return {
+            **self.__dict__,
+            "head": head.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.state,
+            "generator": generator.get_state(),
+        }
 
 
 def _copy_state(head: Any) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ the weights are those of a single process, but for rounding and for random draws
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ import numpy as np
 from pipeline.engine import checkpoint, ranks, terminal
 from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
-from pipeline.errors import UserError
-from pipeline.formats.files import atomic_write
+from pipeline.engine.saved_state import SavedState
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train.average import Average
 from pipeline.stages.train.context import Context
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
     from pipeline.protocols import Objective
 
 STATE = "state.pt"
-SAVE_SECONDS = 5.0  # between saved states; a killed training loses no more than that, or
-SAVE_SHARE = 0.05  # the share of the time that goes into saving, where saving takes long
 
 
 def train(
@@ -77,9 +73,9 @@ def train(
         build_optimizer(network.parameters(), settings),
     )
     average = Average(network, settings.ema)
+    saved = SavedState(folder / STATE)
     training = _Training(
         context=context,
-        folder=folder,
         network=network,
         frozen=fixed,
         images=images,
@@ -88,9 +84,9 @@ def train(
         learner=learner,
         optimizer=optimizer,
         average=average,
-        state=_State.resume(folder, network, optimizer, average),
+        state=_State.resume(saved, network, optimizer, average),
+        saved=saved,
         log=Log(context.loggers, context.name, folder, settings),
-        save_at=time.monotonic() + SAVE_SECONDS,
     )
     terminal.print_line(
         f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images"
@@ -106,10 +102,9 @@ def train(
 
 @dataclass(kw_only=True)
 class _Training:
-    """A training that runs: what it trains with, its state, and when the state is saved next."""
+    """A training that runs: what it trains with, its state, and where the state is saved."""
 
     context: Context
-    folder: Path
     network: Classifier
     frozen: Sequence[torch.nn.Module]
     images: TrainingImages
@@ -119,8 +114,8 @@ class _Training:
     optimizer: Any
     average: Average
     state: _State
+    saved: SavedState
     log: Log
-    save_at: float  # time.monotonic()
 
     @property
     def steps(self) -> int:
@@ -152,7 +147,7 @@ class _Training:
             self._take_step(parts)
             advance(1)
             # Not at the end of an epoch: it is evaluated first, then saved.
-            if time.monotonic() > self.save_at and state.step % images.steps:
+            if self.saved.is_due and state.step % images.steps:
                 self._save()
         with self.average.swapped_in():
             top1 = self.held_back.top1(self.network, context.mean, context.std)
@@ -187,12 +182,9 @@ class _Training:
         self.log.step(state.step, state.losses[-1], lr)
 
     def _save(self) -> None:
-        """Write the state on rank 0, and set the time at which it is saved next."""
-        began = time.monotonic()
-        if ranks.current_world().rank == 0:
-            self.state.save(self.folder, self.network, self.optimizer, self.average)
-        now = time.monotonic()
-        self.save_at = now + max(SAVE_SECONDS, (now - began) / SAVE_SHARE)
+        """Write the state on rank 0."""
+        state = self.state.with_weights(self.network, self.optimizer, self.average)
+        self.saved.save(state, is_writer=ranks.current_world().rank == 0)
 
 
 @dataclass
@@ -214,39 +206,30 @@ class _State:
             self.best = {k: v.detach().clone() for k, v in network.state_dict().items()}
 
     @classmethod
-    def resume(cls, folder: Path, network: Any, optimizer: Any, average: Average) -> _State:
+    def resume(cls, saved: SavedState, network: Any, optimizer: Any, average: Average) -> _State:
         """Load the state of a killed training into network, optimizer and average, if there is one.
 
         Raises:
             UserError: The file cannot be loaded safely.
         """
-        import torch
-
-        path = folder / STATE
-        if not ranks.broadcast_flag(path.is_file()):
+        if not ranks.broadcast_flag(saved.exists):
             return cls(0, [], [], {}, -1.0)
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of pickle, zipfile and torch
-            raise UserError(
-                f"{path}: not a training state that loads safely ({type(error).__name__}); "
-                "delete it, and training begins anew"
-            ) from None
+        state = saved.load()
         ranks.barrier()  # before rank 0 writes the next state
-        network.load_state_dict(saved.pop("network"))
-        optimizer.load_state_dict(saved.pop("optimizer"))
-        average.load(saved.pop("average"))
-        terminal.print_line(f"train: going on from step {saved['step']}")
-        return cls(**saved)
+        network.load_state_dict(state.pop("network"))
+        optimizer.load_state_dict(state.pop("optimizer"))
+        average.load(state.pop("average"))
+        terminal.print_line(f"train: going on from step {state['step']}")
+        return cls(**state)
 
-    def save(self, folder: Path, network: Any, optimizer: Any, average: Average) -> None:
-        """Write the state, with those of network, optimizer and average, by an atomic write."""
-        import torch
-
-        with atomic_write(folder / STATE) as temporary:
-            torch.save(
-                {**self.__dict__, "network": network.state_dict(), "average": average.state,
-                 "optimizer": optimizer.state_dict()}, temporary)  # fmt: skip
+    def with_weights(self, network: Any, optimizer: Any, average: Average) -> dict[str, Any]:
+        """Return the state with those of network, optimizer and average."""
+        return {
+            **self.__dict__,
+            "network": network.state_dict(),
+            "average": average.state,
+            "optimizer": optimizer.state_dict(),
+        }
 
 
 def _build_learner(network: Classifier, objective: Objective) -> torch.nn.Module:
