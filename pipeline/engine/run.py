@@ -14,12 +14,12 @@ from pipeline.engine.choices import choice_name, complete_choice, instantiate, l
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
-from pipeline.engine.earlier_network import use_earlier_network
+from pipeline.engine.earlier_network import is_frozen, use_earlier_network
+from pipeline.engine.fitted import MethodFit
 from pipeline.engine.human import find_human_boxes
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     average_over_views,
-    fit_method,
     needs_fitting,
     parse_targets,
     try_on_shapes,
@@ -185,22 +185,22 @@ class Run:
         labelled = bool(self.data.classes)  # without a label the predicted class is explained
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
-    def fitting_images(self) -> SplitImages:
-        """Return the images that a method is fitted to.
-
-        They are the training images, or the images to explain where the data set has no others.
-        """
-        return self.images("train" if len(self.data.ids("train")) else None)
+    @property
+    def fit(self) -> MethodFit:
+        """The saliency method with what it is fitted to: images to train on, or to explain."""
+        return MethodFit(
+            method=self.saliency(),
+            name=self.method,
+            node=self.methods[self.method],
+            images=self.images("train" if len(self.data.ids("train")) else None),
+            store=self.store,
+            frozen_in=str(self.config["checkpoint"]) if is_frozen(self.config) else None,
+        )
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
-        """Return the saliency method, fitted to `fitting_images` if it needs fitting."""
-        method = self.saliency()
-        if not needs_fitting(method):
-            return method
-        names = ("source", "checkpoint", "saliency", "fitted_on", "negatives", "size", "precision")
-        images, explained = self.fitting_images(), self.cache_key("explain")
-        key = {"split": images.split, **{name: explained[name] for name in names}}
-        return fit_method(method, images, self.compute, trained, self.store, key, self.negatives)
+        """Return the saliency method, fitted if it needs fitting."""
+        explained = self.cache_key("explain")
+        return self.fit.fit(self.compute, trained, explained, self.negatives)
 
     def check_methods(self) -> None:
         """Check the targets, and the methods on the network before it is trained.
