@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.formats.coco_names import Match, NameIndex
 from pipeline.formats.coco_records import CocoImage
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, count_notes
 from pipeline.types import Note
 
 SHOWN = 4  # candidates that a note names
@@ -82,11 +82,7 @@ def match_images(
         (by_end, "matched by the end of the path", ""),
         (by_stem, "matched by the name without its ending, as the ending is another", ""),
     ]
-    matched.notes.extend(
-        count_note(names, "image", why, where=path.name, remedy=remedy)
-        for names, why, remedy in kinds
-        if names
-    )
+    matched.notes.extend(count_notes(kinds, "image", where=path.name))
     if repeated:
         why = "of these with the box and category of another: left out"
         matched.notes.append(count_note(repeated, "annotation", why, where=path.name))

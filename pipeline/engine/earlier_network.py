@@ -19,6 +19,7 @@ from pipeline.ops.hashing import to_plain
 RECIPE = ("data", "model", "objective", "train", "refine", "seed", "precision")
 """The parts of the configuration that make a network."""
 NEVER, ALWAYS = "never", "always"
+SHOWN = 3
 
 
 def use_earlier_network(
@@ -45,8 +46,40 @@ def use_earlier_network(
     network, why = find_earlier_network(complete, classes, teaching)
     if network is None:
         return None, why or None
-    stages = [stage for stage in config["stages"] if stage not in ("train", "refine")]
+    left_out = ["train", "refine"]
+    if complete["annotate"]["retrain"] == NEVER:
+        _check_same_boxes(complete, network)
+        left_out.append("calibrate")
+    stages = [stage for stage in config["stages"] if stage not in left_out]
     return {**config, "checkpoint": str(network), "stages": stages}, why
+
+
+def _check_same_boxes(config: Mapping[str, Any], network: Path) -> None:
+    """Raise UserError where other boxes are given to choose a threshold than the network's run had.
+
+    Args:
+        config: complete, of this run.
+        network: the run that annotate.retrain=never keeps all of.
+    """
+    boxes = config["calibrate"]["boxes"]
+    if boxes not in (None, read_run_config(network)["calibrate"]["boxes"]):
+        raise UserError(
+            f"calibrate.boxes={boxes}: annotate.retrain=never keeps the threshold of {network}; "
+            "annotate.retrain=auto chooses another on these boxes, and keeps the network as well"
+        )
+
+
+def is_frozen(config: Mapping[str, Any]) -> bool:
+    """Return whether all that was fitted to the set of an earlier run stays as it was.
+
+    Args:
+        config: complete, of the run.
+    """
+    return (
+        "annotate" in config["stages"]
+        and config["annotate"]["retrain"] == NEVER
+        and config["checkpoint"] is not None
+    )
 
 
 def find_earlier_network(
@@ -80,20 +113,20 @@ def find_earlier_network(
         trained = run / "stages" / ("refine" if "refine" in config["stages"] else "train")
         if not (trained / "DONE").is_file():
             continue
-        differing = _list_differing(config, recorded)
-        if "data" in differing:
+        if _source_of(config["data"]) != _source_of(recorded["data"]):
             continue  # another folder
+        differing = _list_differing(config, recorded)
         card = read_card(trained)
         known = tuple(card["classes"])
         stays = retrain == NEVER and teaching is not None  # whatever boxes it learned from
         if card.get("human", {}).get("key") != teaching and not stays:
-            differing.append("the boxes of a person that teach (annotate.learn_from_human)")
+            differing.append("other boxes of a person teach (annotate.learn_from_human)")
         if known == tuple(classes) and not differing:
             return run, (
                 f"annotate: the network of {run} is used again, as its classes and recipe are "
                 "these; annotate.retrain=always trains again"
             )
-        why = f"{', '.join(differing)} differ" if differing else _describe_classes(known, classes)
+        why = _join_some(differing) if differing else _describe_classes(known, classes)
         if retrain == NEVER:
             raise UserError(
                 f"annotate.retrain=never: the network of {run} does not fit, as {why}; leave "
@@ -108,6 +141,30 @@ def find_earlier_network(
     return None, ""
 
 
+def _source_of(data: Mapping[str, Any]) -> tuple[Any, Path | None]:
+    """Return the kind of a data set, and the folder where it is."""
+    root = data.get("root")
+    return data["_target_"], None if root is None else Path(root).resolve()
+
+
+def _list_differences(name: str, now: Any, then: Any) -> list[str]:
+    """Describe each option below a name that differs; the folder of the data set is no option."""
+    if now == then or name == "data.root":
+        return []
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        keys = sorted({*now, *then})
+        return [
+            line
+            for key in keys
+            for line in _list_differences(f"{name}.{key}", now.get(key), then.get(key))
+        ]
+    return [f"{name} is {now!r} and was {then!r}"]
+
+
+def _join_some(parts: Sequence[str]) -> str:
+    return f"{'; '.join(parts[:SHOWN])}{'; ...' if len(parts) > SHOWN else ''}"
+
+
 def _changed(path: Path) -> int:
     """Return when a folder was changed, in ns; 0 where it was deleted meanwhile."""
     try:
@@ -117,15 +174,16 @@ def _changed(path: Path) -> int:
 
 
 def _list_differing(config: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
-    """Return the parts of the recipe that differ from those of an earlier run."""
-    names = [name for name in RECIPE if _plain(config, name) != _plain(recorded, name)]
-    if config["annotate"]["folds"] != recorded.get("annotate", {}).get("folds", 1):
-        names.append("annotate.folds")
-    return names
-
-
-def _plain(config: Mapping[str, Any], name: str) -> Any:
-    return to_plain(config.get(name))
+    """Return what of the recipe differs from that of an earlier run."""
+    folds = config["annotate"]["folds"], recorded.get("annotate", {}).get("folds", 1)
+    recipe = [
+        line
+        for name in RECIPE
+        for line in _list_differences(
+            name, to_plain(config.get(name)), to_plain(recorded.get(name))
+        )
+    ]
+    return [*recipe, *_list_differences("annotate.folds", *folds)]
 
 
 def _describe_classes(known: Sequence[str], classes: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import util
 from types import FrameType
 from typing import NoReturn
 
@@ -144,7 +145,7 @@ def end_process(message: str | None = None) -> NoReturn:
     for process in multiprocessing.active_children():
         process.kill()
     with suppress(Exception):  # removes semaphores: a process that outlives this one warns of them
-        multiprocessing.util._run_finalizers(0)
+        util._run_finalizers(0)  # type: ignore[attr-defined]
     os._exit(EXIT_CODE)
 
 

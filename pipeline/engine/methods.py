@@ -193,8 +193,8 @@ def fit_method(
     store: Store,
     cache_key: Mapping[str, Any],
     negatives: Collection[int] = (),
-) -> SaliencyMethod:
-    """Return a method, fitted to images and labels; keep the statistics for other runs.
+) -> Path:
+    """Return the folder of the statistics that a method is fitted to; compute them if needed.
 
     Args:
         method: a method that needs fitting (see `needs_fitting`).
@@ -208,14 +208,24 @@ def fit_method(
     Raises:
         UserError: no image could be read.
     """
-    import torch
 
     def create(folder: Path) -> None:
         sums = _sum_statistics(list_fittable(method), images, compute, trained, negatives, folder)
         write_arrays(folder / STATISTICS, sums)
         (folder / UNFINISHED).unlink(missing_ok=True)
 
-    folder, _ = store.get_or_create("statistics", cache_key, create)
+    return store.get_or_create("statistics", cache_key, create)[0]
+
+
+def load_fitted(method: SaliencyMethod, folder: Path) -> SaliencyMethod:
+    """Return a method, fitted to kept statistics.
+
+    Args:
+        method: a method that needs fitting (see `needs_fitting`).
+        folder: that has the file STATISTICS.
+    """
+    import torch
+
     arrays, _ = read_arrays(folder / STATISTICS)
     fitted_parts = []
     for n, part in enumerate(list_fittable(method)):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.errors import UserError
@@ -134,6 +134,15 @@ def all_gather(value: Value) -> list[Value]:
     values: list[Any] = [None] * current_world().size
     distributed.all_gather_object(values, value)
     return values
+
+
+def broadcast_value(compute: Callable[[], Value]) -> Value:
+    """Return in all ranks what rank 0 computes; wait until all have called this.
+
+    Args:
+        compute: is called in rank 0; its value is pickled.
+    """
+    return cast(Value, all_gather(compute() if current_world().rank == 0 else None)[0])
 
 
 def barrier() -> None:

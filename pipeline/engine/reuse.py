@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine import runtime, store
+from pipeline.engine import ranks, runtime, store
 from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json
@@ -81,6 +81,11 @@ class Stamps:
         )
         for _ in hashed:
             pass
+
+    def join_ranks(self) -> None:
+        """Exchange the hashes that the ranks computed, each of the images that it read."""
+        for content in ranks.all_gather(self.content):
+            np.copyto(self.content, content, where=self.content == UNKNOWN)
 
     @classmethod
     def read(cls, folder: Path) -> Stamps:

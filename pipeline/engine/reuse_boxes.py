@@ -22,9 +22,10 @@ from pipeline.engine.reuse import (
     list_rows,
     without_images,
 )
+from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of, to_plain
-from pipeline.results.boxes import iterate_shard
+from pipeline.results.boxes import unpack_boxes
 from pipeline.results.shards import shard_path
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class EarlierBoxes:
     positions: Int64[np.ndarray, n]
     shard: int
 
+    @property
+    def count(self) -> int:
+        """How many images are there."""
+        return int((self.positions >= 0).sum())
+
     def take(self, saliency: SaliencyMap, position: int) -> Boxes | None:
         """Return the boxes of a map; None where they are not there.
 
@@ -66,8 +72,8 @@ class EarlierBoxes:
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _open_boxes(path: str) -> dict[tuple[int, int], Boxes]:
-    ids = _NoNames()
-    return {(position, boxes.label): boxes for position, boxes in iterate_shard(Path(path), ids)}
+    arrays, _ = read_arrays(Path(path))
+    return {(n, boxes.label): boxes for n, boxes in unpack_boxes(arrays, _NoNames())}
 
 
 class _NoNames(Sequence[str]):
@@ -81,14 +87,15 @@ class _NoNames(Sequence[str]):
 
 
 def find_earlier_boxes(
-    folder: Path, maps: Path, made_for: Mapping[str, Any]
+    folder: Path, maps: Path, made_for: Mapping[str, Any], by_name: bool
 ) -> EarlierBoxes | None:
     """Find the newest boxes that were segmented in the same way; record how these are.
 
     Args:
         folder: of the result of stage localize that is wanted.
         maps: the result of stage explain.
-        made_for: all that can change the boxes of an image besides the image.
+        made_for: all that can change the boxes of an image besides the image and its name.
+        by_name: whether the name of an image can change its boxes.
     """
     if not (maps / STAMPS_FILE).is_file():
         return None
@@ -96,16 +103,17 @@ def find_earlier_boxes(
     record = {"made_for": hash_of(made_for), "maps": maps.name}
     write_json(folder / MADE_FOR, record)
     with store.Store(folder.parents[1]).lock():  # none is removed meanwhile, nor what is used now
-        return _newest(folder, maps, record["made_for"])
+        return _newest(folder, maps, record["made_for"], by_name)
 
 
-def _newest(folder: Path, maps: Path, made_for: str) -> EarlierBoxes | None:
+def _newest(folder: Path, maps: Path, made_for: str, by_name: bool) -> EarlierBoxes | None:
     """Return the newest boxes that were segmented in the same way; they are used now.
 
     Args:
         folder: of the result of stage localize that is wanted.
         maps: the result of stage explain.
         made_for: hash of all that can change the boxes of an image besides the image.
+        by_name: whether the name of an image can change its boxes.
     """
     here = Stamps.read(maps)
     having = [path.parent for path in folder.parent.glob(f"*/{MADE_FOR}")]
@@ -117,8 +125,9 @@ def _newest(folder: Path, maps: Path, made_for: str) -> EarlierBoxes | None:
         if not store.use(other) or not store.use(theirs):
             continue
         then = Stamps.read(theirs)
-        place = {k: n for n, k in enumerate(list_rows(then.content, then.label))}
-        now = list_rows(here.content, here.label)
+        names = [(then.name,), (here.name,)] if by_name else [(), ()]
+        place = {k: n for n, k in enumerate(list_rows(then.content, then.label, *names[0]))}
+        now = list_rows(here.content, here.label, *names[1])
         positions = np.array([place.get(row, -1) for row in now], np.int64)
         if (positions >= 0).any():
             return EarlierBoxes(other, positions, int(read_json(theirs / "plan.json")["shard"]))

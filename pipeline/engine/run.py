@@ -14,12 +14,12 @@ from pipeline.engine.choices import complete_choice, instantiate, list_targets
 from pipeline.engine.completion import complete_config
 from pipeline.engine.compute import Compute, batch_size
 from pipeline.engine.config import get_value
-from pipeline.engine.earlier_network import use_earlier_network
+from pipeline.engine.earlier_network import is_frozen, use_earlier_network
+from pipeline.engine.fitted import MethodFit
 from pipeline.engine.human import Teaching, find_human_boxes, select_teaching
 from pipeline.engine.images import SplitImages
 from pipeline.engine.methods import (
     average_over_views,
-    fit_method,
     needs_fitting,
     parse_targets,
     try_on_shapes,
@@ -162,9 +162,8 @@ class Run:
     def saliency(self) -> SaliencyMethod:
         """Build the saliency method, averaged over the views that explain.flips and scales name."""
         method = cast(SaliencyMethod, instantiate("saliency", self.methods[self.method]))
-        return average_over_views(
-            method, self.config["explain"]["flips"], self.config["explain"]["scales"]
-        )
+        explain = self.config["explain"]
+        return average_over_views(method, explain["flips"], explain["scales"])
 
     def segmenter(self) -> Segmenter:
         """Build the segmenter."""
@@ -185,19 +184,22 @@ class Run:
         labelled = bool(self.data.classes)  # without a label the predicted class is explained
         return parse_targets(self.config["explain"]["target"], self.classes, labelled)
 
-    def fitting_images(self) -> SplitImages:
-        """Return the images that a method is fitted to: for training, else those to explain."""
-        return self.images("train" if len(self.data.ids("train")) else None)
+    @property
+    def fit(self) -> MethodFit:
+        """The saliency method with what it is fitted to: images to train on, or to explain."""
+        return MethodFit(
+            method=self.saliency(),
+            name=self.method,
+            node=self.methods[self.method],
+            images=self.images("train" if len(self.data.ids("train")) else None),
+            store=self.store,
+            frozen_in=str(self.config["checkpoint"]) if is_frozen(self.config) else None,
+        )
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
-        """Return the saliency method, fitted to `fitting_images` if it needs fitting."""
-        method = self.saliency()
-        if not needs_fitting(method):
-            return method
-        names = ("source", "checkpoint", "saliency", "fitted_on", "negatives", "size", "precision")
-        images, explained = self.fitting_images(), self.cache_key("explain")
-        key = {"split": images.split, **{name: explained[name] for name in names}}
-        return fit_method(method, images, self.compute, trained, self.store, key, self.negatives)
+        """Return the saliency method, fitted if it needs fitting."""
+        explained = self.cache_key("explain")
+        return self.fit.fit(self.compute, trained, explained, self.negatives)
 
     def check_methods(self) -> None:
         """Check the targets, and the methods on the network before it is trained.
@@ -215,10 +217,9 @@ class Run:
 
     def _untrained_network(self) -> Network:
         """Return the network that the stages train and refine will train, without weights."""
-        refines = "refine" in self.config["stages"]
+        size = self.size if "refine" in self.config["stages"] else None
         has_own_head = self.config["train"]["head"] == "own"
-        size, model = self.size if refines else None, self.model()
-        return untrained_network(model, self.objective(), self.classes, has_own_head, size)
+        return untrained_network(self.model(), self.objective(), self.classes, has_own_head, size)
 
     @property
     def split(self) -> Split:
@@ -372,8 +373,9 @@ class Run:
         views = [self.config["explain"][name] for name in ("flips", "scales")]
         refines = isinstance(self.segmenter(), RefiningSegmenter)
         node = self.config["segmenter"] if refines else None
-        checkpoint_run = Path(self.config["checkpoint"])
-        return find_thresholds(checkpoint_run, self.methods[self.method], views, node)
+        return find_thresholds(
+            Path(self.config["checkpoint"]), self.methods[self.method], views, node
+        )
 
     # -- the network
 

@@ -14,7 +14,7 @@ where they are known. pycocotools ignores these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,15 @@ from typing import Any, Literal
 
 from pipeline.exporter.image_folder import ImageFolder, ImageMode
 from pipeline.formats.coco_boxes import xyxy_to_xywh
-from pipeline.formats.coco_writing import DataSetWriter, dump, open_data_set, to_json
+from pipeline.formats.coco_writing import DataSetWriter, open_data_set, open_list, to_json
 from pipeline.formats.files import atomic_write
 from pipeline.formats.outlines import OutlineCounter, trace_outline
-from pipeline.types import Boxes, FoundBox, FoundBoxes, ImageBoxes, Note, Review
+from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Review
 
 RESULTS, DATA_SET, PART = "boxes.json", "predictions.json", "instances_{}.json"
+
+RESULT_FIELDS = ("image_id", "category_id", "bbox")
+DOUBT_FIELDS = ("probability", "confidence", "review_rank")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,6 @@ class Coco:
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write the files into a folder, each atomically. Returns notes on what was replaced."""
-        with atomic_write(folder / RESULTS) as path:
-            dump(path, iterate_results(detections))
         has_images = self.upright and detections.source is not None
         mode: ImageMode = "link" if self.images == "none" else self.images
         images = (
@@ -66,33 +67,6 @@ class Coco:
             if self.images == "none":
                 notes.append(Note("images=none does not hold with upright=true: all are linked"))
         return notes
-
-
-def iterate_results(detections: FoundBoxes) -> Iterator[dict[str, Any]]:
-    """Yield the records of a COCO results file, a box each."""
-    names = detections.coco
-    for position, boxes in detections.boxes():
-        for n, (box, score) in enumerate(zip(boxes.boxes, boxes.scores.tolist(), strict=True)):
-            record = {
-                "image_id": int(names.image_ids[position]),
-                "category_id": int(names.category_ids[boxes.label]),
-                "bbox": xyxy_to_xywh(box),
-                "score": round(score, 5),
-                **_describe_doubt(detections, position, boxes, n),
-            }
-            if boxes.is_human:
-                record["source"] = "human"
-            if boxes.masks is not None:
-                record["segmentation"] = boxes.masks[n]
-            yield record
-
-
-def _describe_doubt(
-    detections: FoundBoxes, position: int, boxes: Boxes, n: int
-) -> dict[str, float | int]:
-    """Return probability, confidence and rank of a box under their names, where they are known."""
-    confidence = None if boxes.confidences is None else float(boxes.confidences[n])
-    return _name_doubt(boxes.probability, confidence, detections.review, position)
 
 
 def _name_doubt(
@@ -142,6 +116,8 @@ class _Writer:
         self._count = 0
         self._parts: dict[str, DataSetWriter] = {}
         self._all = self._open(DATA_SET)
+        results = stack.enter_context(atomic_write(folder / RESULTS))
+        self._results = stack.enter_context(open_list(results))
 
     def _open(self, name: str) -> DataSetWriter:
         path = self._stack.enter_context(atomic_write(self._folder / name))
@@ -180,12 +156,14 @@ class _Writer:
             writers.append(self._parts[part])
         record = to_json(self._describe_image(image))
         for writer in writers:
-            writer.add_image(record)
+            writer.images.add(record)
         for box in image.boxes:
             self._count += 1
-            record = to_json(self._describe_box(image, box))
+            annotation = self._describe_box(image, box)
+            record = to_json(annotation)
             for writer in writers:
-                writer.add_annotation(record)
+                writer.annotations.add(record)
+            self._results.add(to_json(_to_result(annotation, box)))
 
     def _describe_image(self, image: ImageBoxes) -> dict[str, Any]:
         names, position = self._found.coco, image.position
@@ -231,3 +209,15 @@ class _Writer:
         outline = trace_outline(box.mask)
         self.outlines.add(image.id, outline)
         return [polygon.ravel().tolist() for polygon in outline.polygons]
+
+
+def _to_result(annotation: Mapping[str, Any], box: FoundBox) -> dict[str, Any]:
+    """Return the record of a box in a results file, which has a score for a person's box, too."""
+    record = {name: annotation[name] for name in RESULT_FIELDS}
+    record["score"] = round(box.score, 5)
+    record.update((name, annotation[name]) for name in DOUBT_FIELDS if name in annotation)
+    if box.is_human:
+        record["source"] = "human"
+    if box.mask is not None:
+        record["segmentation"] = box.mask
+    return record

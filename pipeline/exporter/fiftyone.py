@@ -24,7 +24,7 @@ import numpy as np
 from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.coco_writing import to_json
 from pipeline.formats.files import atomic_write, write_json
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_notes
 from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle, Size
 
 DIGITS = 8
@@ -138,11 +138,7 @@ class _Samples:
             (self._without_confidence, "have boxes without a confidence: the field holds the score",
              "add stage rank to the run"),
         )  # fmt: skip
-        return [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
+        return count_notes(reasons, "image")
 
 
 def _to_fractions(box: tuple[float, float, float, float], size: Size) -> list[float]:

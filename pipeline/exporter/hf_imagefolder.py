@@ -29,7 +29,7 @@ from pipeline.exporter.image_folder import ImageFolder, ImageMode
 from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.formats.coco_writing import to_json
 from pipeline.formats.files import atomic_write, write_json, write_text
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_notes
 from pipeline.types import FoundBoxes, ImageBoxes, Note, Part
 
 SPLITS: dict[Part, str] = {"train": "train", "val": "validation", "test": "test"}
@@ -140,11 +140,7 @@ class _Writer:
             (self._masks, "have masks, which are left out: bounding boxes have no place for them",
              "formats coco and parquet have them"),
         )  # fmt: skip
-        notes = [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
+        notes = count_notes(reasons, "image")
         if self._with_boxes and (empty := sorted(set(self.counts) - self._with_boxes)):
             folders = ", ".join(f"{SPLITS[part]}/" for part in empty)
             notes.append(

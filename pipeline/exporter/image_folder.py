@@ -14,11 +14,12 @@ from pipeline.formats.files import truncate_name
 from pipeline.formats.image_files import (
     JPEG_ENDINGS,
     is_turned,
+    link_at_once,
     place_image,
     unique_paths,
     write_image,
 )
-from pipeline.ops.text import count_note, to_nfc
+from pipeline.ops.text import count_notes, to_nfc
 from pipeline.types import FoundBoxes, ImageBoxes, ImageSource, Note, Part
 
 ImageMode = Literal["link", "copy", "none"]
@@ -154,7 +155,7 @@ class ImageFolder:
             self._converted.append(image.id)
             return self._write(source, image, folder, ".png")
         name = self._name(image, suffix)
-        if self._mode == "copy" or not _link(path, f"{folder}/{name}"):
+        if self._mode == "copy" or not link_at_once(path, f"{folder}/{name}"):
             target = folder / name
             place_image(path, target, self._mode)
             if self._mode == "link" and not os.path.samestat(os.stat(target), os.stat(path)):
@@ -184,22 +185,4 @@ class ImageFolder:
             (self._missing, "have no file that can be read (any more): none is placed",
              "put the files back and run again"),
         )  # fmt: skip
-        return [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
-
-
-def _link(path: Path, target: str) -> bool:
-    """Return whether a file could be linked at once: the usual case, in as few calls as it takes.
-
-    It cannot where there is a file already, where the file is a link itself, and on another disk.
-    """
-    if os.path.islink(path):
-        return False
-    try:
-        os.link(path, target)
-    except OSError:
-        return False
-    return True
+        return count_notes(reasons, "image")

@@ -40,7 +40,7 @@ class Voc:
     upright: bool = False
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
-        """Write the three folders into a folder, each file atomically."""
+        """Write the three folders into a folder."""
         names = unique_file_names([posixpath.splitext(id)[0] for id in detections.ids])
         placer = _ImagePlacer(self.images, self.upright, detections)
         (folder / "Annotations").mkdir(exist_ok=True)

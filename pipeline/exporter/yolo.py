@@ -13,7 +13,6 @@ of the stage counts only once it is complete.
 from __future__ import annotations
 
 import csv
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ import yaml
 from pipeline.exporter.image_folder import ImageFolder, ImageMode
 from pipeline.formats.files import atomic_write, write_text
 from pipeline.formats.outlines import OutlineCounter, join_polygons, trace_outline
-from pipeline.ops.text import count_note
+from pipeline.formats.text_files import replace_text
+from pipeline.ops.text import count_notes
 from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Part, Size
 
 SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
@@ -112,7 +112,7 @@ class _Writer:
         placed = self._images.place(image, self._folders[part])
         is_placed = placed is not None and placed.is_in_folder
         label_file = f"labels/{part}/{self._images.stems[image.position]}.txt"
-        _write_whole(
+        replace_text(
             f"{self._folder}/{label_file}",
             "".join(self._to_line(image, box) for box in image.boxes),
         )
@@ -171,21 +171,8 @@ class _Writer:
             (self._human, "have been reviewed by a person, which labels cannot say: images.csv and "
              "confidence.csv do", ""),
         )  # fmt: skip
-        notes = [
-            count_note(names, "image", why, remedy=remedy)
-            for names, why, remedy in reasons
-            if names
-        ]
+        notes = count_notes(reasons, "image")
         return [*notes, *_describe_parts(self.counts), *self._outlines.notes()]
-
-
-def _write_whole(path: str, text: str) -> None:
-    """Write a small ASCII file in three calls of the system, which a file object doubles."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        os.write(descriptor, text.encode("ascii"))
-    finally:
-        os.close(descriptor)
 
 
 def _to_fractions(box: tuple[float, float, float, float], size: Size) -> list[float]:

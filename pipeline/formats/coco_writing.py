@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
 
 def dump(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write records as a JSON list, a line each, without holding them in memory.
@@ -23,9 +25,9 @@ def dump(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: A number of a record is NaN or infinite.
     """
-    with path.open("w", encoding="utf-8") as file:
-        _dump_list(file, records)
-        file.write("\n")
+    with open_list(path) as writer:
+        for record in records:
+            writer.add(to_json(record))
 
 
 def dump_data_set(
@@ -49,9 +51,30 @@ def dump_data_set(
     """
     with open_data_set(path, info, categories) as writer:
         for image in images:
-            writer.add_image(to_json(image))
+            writer.images.add(to_json(image))
         for annotation in annotations:
-            writer.add_annotation(to_json(annotation))
+            writer.annotations.add(to_json(annotation))
+
+
+class ListWriter:
+    """Adds records to a JSON list, a line each.
+
+    Args:
+        file: of the list.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._separator = "\n"
+
+    def add(self, record: str) -> None:
+        """Add a record.
+
+        Args:
+            record: as `to_json` returns it.
+        """
+        self._file.write(self._separator + record)
+        self._separator = ",\n"
 
 
 class DataSetWriter:
@@ -63,26 +86,20 @@ class DataSetWriter:
     """
 
     def __init__(self, images: IO[str], annotations: IO[str]) -> None:
-        self._images, self._annotations = images, annotations
-        self._image_separator = self._annotation_separator = "\n"
+        self.images, self.annotations = ListWriter(images), ListWriter(annotations)
 
-    def add_image(self, record: str) -> None:
-        """Add a record of `images`.
 
-        Args:
-            record: as `to_json` returns it.
-        """
-        self._images.write(self._image_separator + record)
-        self._image_separator = ",\n"
+@contextmanager
+def open_list(path: Path) -> Iterator[ListWriter]:
+    """Yield a writer of a list of records, whose file is complete once the block ends.
 
-    def add_annotation(self, record: str) -> None:
-        """Add a record of `annotations`.
-
-        Args:
-            record: as `to_json` returns it.
-        """
-        self._annotations.write(self._annotation_separator + record)
-        self._annotation_separator = ",\n"
+    Args:
+        path: The file, which is overwritten.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[")
+        yield ListWriter(file)
+        file.write("\n]\n")
 
 
 @contextmanager
@@ -107,7 +124,11 @@ def open_data_set(
         file.write(',\n"images": [')
         yield DataSetWriter(file, annotations)
         file.write('\n],\n"categories": ')
-        _dump_list(file, categories)
+        file.write("[")
+        names = ListWriter(file)
+        for category in categories:
+            names.add(to_json(category))
+        file.write("\n]")
         file.write(',\n"annotations": [')
         annotations.seek(0)
         shutil.copyfileobj(annotations, file)
@@ -124,7 +145,7 @@ def to_json(record: Mapping[str, Any]) -> str:
         UserError: A number of the record is NaN or infinite.
     """
     try:
-        return json.dumps(record, allow_nan=False)
+        return _ENCODER.encode(record)
     except ValueError:
         bad = sorted(key for key, value in record.items()
                      if "NaN" in json.dumps(value) or "Infinity" in json.dumps(value))  # fmt: skip
@@ -133,10 +154,3 @@ def to_json(record: Mapping[str, Any]) -> str:
             f"({json.dumps(record):.200}): the network computes no finite scores; train again or "
             "give another checkpoint"
         ) from None
-
-
-def _dump_list(file: IO[str], records: Iterable[Mapping[str, Any]]) -> None:
-    file.write("[")
-    for n, record in enumerate(records):
-        file.write((",\n" if n else "\n") + to_json(record))
-    file.write("\n]")

@@ -1,7 +1,7 @@
 """Boxes that a person drew, corrected or accepted, as a COCO data set with the fields that follow.
 
-    images       "content": hash of the file, "reviewed": true, "sample": random or doubt, "date",
-                 "author", "source": format and file, "ingested"
+    images       "content": hash of the file, "bytes": its size, "reviewed": true, "sample": random
+                 or doubt, "date", "author", "source": format and file, "ingested"
     annotations  "source": human
     info         "marked_wrong": images whose boxes a person called wrong, and nobody corrected yet
 
@@ -67,6 +67,7 @@ def _image_record(id: int, image: HumanBoxes, is_complete: bool) -> dict[str, An
         "sample": "random" if image.is_random and is_complete else "doubt",
         **({"drawn": "random"} if image.is_random and not is_complete else {}),
         **{name: getattr(image, name) for name in FIELDS},
+        "bytes": image.file_size,
     }
 
 
@@ -134,6 +135,7 @@ def _parse(
         masks=masks if any(masks) else None,
         is_random=image.get("drawn", image["sample"]) == "random",
         **{name: str(image[name]) for name in FIELDS},
+        file_size=int(image.get("bytes", 0)),
     )
 
 

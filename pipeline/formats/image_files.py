@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PlacingMode = Literal["link", "copy"]
 JPEG_QUALITY = 95
+HEADER_BYTES = 4096
+START_OF_SCAN, METADATA = 0xDA, 0xE1  # markers of a JPEG
 MAX_STEM_BYTES = 180
 JPEG_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -38,6 +40,8 @@ def place_image(path: Path, target: Path, mode: PlacingMode) -> None:
     Raises:
         OSError: The file cannot be read, or the new one cannot be written.
     """
+    if mode == "link" and link_at_once(path, target):
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{truncate_name(target.name, 100)}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
@@ -47,6 +51,25 @@ def place_image(path: Path, target: Path, mode: PlacingMode) -> None:
     finally:
         # Renaming a link to a file over another link to it does nothing, and leaves both.
         temporary.unlink(missing_ok=True)
+
+
+def link_at_once(path: Path, target: Path | str) -> bool:
+    """Return whether a file could be linked at once: the usual case, in as few calls as it takes.
+
+    It cannot where there is a file already or no folder, where the file is a link itself, and on
+    another disk.
+
+    Args:
+        path: the file.
+        target: its new name.
+    """
+    if os.path.islink(path):
+        return False
+    try:
+        os.link(path, target)
+    except OSError:
+        return False
+    return True
 
 
 def _link_or_copy(path: Path, target: Path, mode: PlacingMode) -> None:
@@ -70,12 +93,35 @@ def is_turned(path: Path, size: Size) -> bool:
         size: The (height, width) of the upright image.
     """
     try:
+        if has_no_metadata(path):
+            return False
         with Image.open(path) as image:
             # The method of a PNG would decode the pixels to find an entry behind them.
             turn = Image.Image.getexif(image).get(ORIENTATION, 1)
             return turn in TURNS or (image.size == size and size[0] != size[1])
     except Exception:  # what Pillow does not open; decoders raise anything
         return False
+
+
+def has_no_metadata(path: Path) -> bool:
+    """Return whether the start of a file shows that it is a JPEG without EXIF and XMP.
+
+    Args:
+        path: the file. It is read as far as a usual header reaches.
+    """
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(HEADER_BYTES)
+    place = 2
+    if not head.startswith(b"\xff\xd8"):
+        return False
+    while head[place : place + 1] == b"\xff" and place + 4 <= len(head):
+        kind = head[place + 1]
+        if kind == START_OF_SCAN:
+            return True
+        if kind == METADATA:
+            return False
+        place += 2 + int.from_bytes(head[place + 2 : place + 4])
+    return False
 
 
 def write_image(pixels: UInt8[np.ndarray, "H W 3"], target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many small text files, each whole or not at all, without waiting for the disk at each."""
+"""Many small text files, in few calls, and without waiting for the disk at each."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ import os
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a small UTF-8 text file under a temporary name and rename it.
+def replace_text(path: Path | str, text: str) -> None:
+    """Write a small UTF-8 text file; a file that is there is replaced as a whole.
 
-    `atomic_write` also waits until the disk has the file, which takes longer than to write an
-    annotation of an image. Here a power cut can lose it: use it where a later file tells that all
-    are complete.
+    A new file is written in the three calls of the system that it takes: use it where a later file
+    tells that all are complete. `atomic_write` also waits until the disk has the file, which takes
+    longer than to write an annotation of an image. A link to a file that is there keeps its
+    content.
 
     Args:
-        path: the file; it is replaced as a whole. Its folder exists.
+        path: the file. Its folder exists.
         text: what to write.
 
     Raises:
         OSError: the disk is full or fails.
     """
-    temporary = path.with_name(f".{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
+        _write_new(path, text)
+    except FileExistsError:
+        temporary = Path(path).with_name(f".{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
+        _write_new(temporary, text)
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _write_new(path: Path | str, text: str) -> None:
+    """Write a file that is not there yet, or nothing."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        left = text.encode("utf-8")
+        while left:  # a write may stop early where the disk is nearly full
+            left = left[os.write(descriptor, left) :]
+    except BaseException:
+        os.unlink(path)
         raise
+    finally:
+        os.close(descriptor)

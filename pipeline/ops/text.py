@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,6 +61,27 @@ def count_note(
     text = f"{list_some(names, what)} {why}"
     text = f"{where}: {text}" if where else text
     return Note(f"{text}; {remedy}" if remedy else text, names)
+
+
+def count_notes(
+    kinds: Iterable[tuple[Sequence[str], str, str]], what: str, *, where: str = ""
+) -> list[Note]:
+    """Return a note on each kind of images, files or records of which there are some.
+
+    Args:
+        kinds: for each its names, why they are not used as they are, and a remedy, may be empty.
+        what: the singular of what is named.
+        where: the file, folder or option that the notes are about.
+
+    Examples:
+        >>> count_notes([(["a.jpg"], "have no box", ""), ([], "are damaged", "")], "image")
+        ["1 image ('a.jpg') has no box"]
+    """
+    return [
+        count_note(names, what, why, where=where, remedy=remedy)
+        for names, why, remedy in kinds
+        if names
+    ]
 
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.formats.arrays import read_arrays
+from pipeline.formats.arrays import read_arrays, read_rows
 from pipeline.results.computed import Computed
 from pipeline.results.confidence import load_ranking
 from pipeline.results.maps import load_classification
@@ -63,10 +63,15 @@ def describe_fallbacks(folder: Path, ids: Sequence[str]) -> list[Note]:
     """Return for how many maps the segmenter used a simpler method, a line for each reason."""
     by_reason: dict[str, list[str]] = {}
     count = 0
-    for position, boxes in iterate_boxes(folder, ids):
-        count += 1
-        if boxes.fell_back is not None:
-            by_reason.setdefault(boxes.fell_back, []).append(ids[position])
+    for shard in list_shards(folder):
+        arrays = read_rows(shard, ("row_image", "fell_back"))
+        count += len(arrays["row_image"])
+        if "fell_back" not in arrays:
+            continue
+        reasons = json.loads(arrays["fell_back"].tobytes())
+        for position, reason in zip(arrays["row_image"].tolist(), reasons, strict=True):
+            if reason is not None:
+                by_reason.setdefault(reason, []).append(ids[position])
     return [
         Note(
             f"localize: {len(names)} of {count} maps were cut alone, without the image: {reason}",
@@ -88,41 +93,49 @@ def iterate_boxes(
     """
     first = 0  # box of the shard
     for shard in list_shards(folder):
-        for position, boxes in iterate_shard(shard, ids):
-            rows = slice(first, first + len(boxes.boxes))
-            first = rows.stop
-            known = None if confidences is None else confidences[rows]
-            yield position, replace(boxes, confidences=known)
+        arrays, _ = read_arrays(shard)
+        last = first + len(arrays["scores"])
+        yield from unpack_boxes(
+            arrays, ids, None if confidences is None else confidences[first:last]
+        )
+        first = last
 
 
-def iterate_shard(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, Boxes]]:
+def unpack_boxes(
+    arrays: Arrays, ids: Sequence[str], confidences: Float32[np.ndarray, n] | None = None
+) -> Iterator[tuple[int, Boxes]]:
     """Yield the boxes of a shard with the positions of their images.
 
     Args:
-        shard: the file.
+        arrays: as `pack_boxes` returns them.
         ids: the name of each image, by position.
+        confidences: of the boxes; None: they are not known.
     """
-    arrays, _ = read_arrays(shard)
-    ends = np.cumsum(arrays["count"])
-    masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else None
-    reasons = json.loads(arrays["fell_back"].tobytes()) if "fell_back" in arrays else None
-    for n, (position, label) in enumerate(
-        zip(arrays["row_image"].tolist(), arrays["row_class"].tolist(), strict=True)
+    count = len(arrays["row_image"])
+    masks = json.loads(arrays["masks"].tobytes()) if "masks" in arrays else [None] * count
+    reasons = json.loads(arrays["fell_back"].tobytes()) if "fell_back" in arrays else [None] * count
+    probabilities = arrays["probability"].tolist() if "probability" in arrays else [None] * count
+    boxes, scores, features = arrays["boxes"], arrays["scores"], arrays.get("features")
+    columns = (arrays[name].tolist() for name in ("row_image", "row_class", "row_size", "count"))
+    last = 0
+    for position, label, (height, width), number, mask, reason, probability in zip(
+        *columns, masks, reasons, probabilities, strict=True
     ):
-        rows = slice(int(ends[n] - arrays["count"][n]), int(ends[n]))
-        height, width = arrays["row_size"][n].tolist()
+        rows = slice(last, last + number)
+        last = rows.stop
         yield (
             position,
             Boxes(
                 ids[position],
                 label,
-                arrays["boxes"][rows],
-                arrays["scores"][rows],
+                boxes[rows],
+                scores[rows],
                 (height, width),
-                None if masks is None else masks[n],
-                None if reasons is None else reasons[n],
-                float(arrays["probability"][n]) if "probability" in arrays else None,
-                arrays["features"][rows] if "features" in arrays else None,
+                mask,
+                reason,
+                probability,
+                None if features is None else features[rows],
+                None if confidences is None else confidences[rows],
             ),
         )
 

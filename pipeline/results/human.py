@@ -12,12 +12,13 @@ import numpy as np
 
 from pipeline.formats import human_boxes
 from pipeline.ops.hashing import hash_file, hash_of
-from pipeline.ops.text import count_note, to_nfc
+from pipeline.ops.text import count_note, count_notes, to_nfc
 from pipeline.types import Boxes, FoundBoxes, HumanBoxes, Note, Size, WrongMark
 
 if TYPE_CHECKING:
     from pipeline.types import ImageSource
 
+UNKNOWN_SIZE = 0
 FILE = "human_boxes.json"
 """In the folder of outputs: boxes of all data sets whose results lie there."""
 
@@ -82,9 +83,15 @@ def _match_content(
             changed.append(id)
     for image in matched.values():
         by_content.pop(image.content, None)
+    sizes = {
+        image.file_size if isinstance(image, HumanBoxes) else UNKNOWN_SIZE
+        for image in by_content.values()
+    }
     if by_content and len(matched) < len(images):
         for position, id in enumerate(ids):
             if id in matched or source.path(position) is None:
+                continue
+            if UNKNOWN_SIZE not in sizes and file_size(source, position) not in sizes:
                 continue
             moved = by_content.get(image_content(source, position))
             if moved is not None:
@@ -104,6 +111,17 @@ def image_content(source: ImageSource, position: int) -> str:
         return hash_of(["drawn", source.read(position).tobytes().hex()])
     stat = path.stat()
     return _hash_once(path, stat.st_size, stat.st_mtime_ns)
+
+
+def file_size(source: ImageSource, position: int) -> int:
+    """Return the bytes of an image's file; UNKNOWN_SIZE where it is drawn.
+
+    Args:
+        source: where the images are.
+        position: of the image.
+    """
+    path = source.path(position)
+    return UNKNOWN_SIZE if path is None else path.stat().st_size
 
 
 @lru_cache(maxsize=1 << 17)
@@ -142,7 +160,8 @@ def replace_by_human(
         human: boxes of a person by the name of their image.
 
     Returns:
-        All boxes, and a note on boxes of classes that the run does not have, which are left out.
+        All boxes, a note on these images, and one on boxes of classes that the run does not have,
+        which are left out.
     """
     if not human:
         return detections, []
@@ -169,7 +188,13 @@ def replace_by_human(
 
     why = "by a person of a class that this run does not have: left out"
     remedy = "add images of that class to the data set, or rename it in the tool"
-    notes = [count_note(unknown, "box", why, where=FILE, remedy=remedy)] if unknown else []
+    names = [detections.ids[position] for position in positions]
+    instead = "have the boxes of a person in place of those that were found"
+    undo = "human_boxes=none writes those"
+    notes = [
+        *count_notes([(names, instead, undo)], "image", where=FILE),
+        *count_notes([(unknown, why, remedy)], "box", where=FILE),
+    ]
     return replace(detections, boxes=boxes), notes
 
 

@@ -254,6 +254,7 @@ class HumanBoxes:
         author: who reviewed it; empty where it is not known.
         source: the format and name of the file that the boxes came from.
         ingested: when they were read from it, in ISO 8601.
+        file_size: of the image's file in bytes; 0 where it is not known.
     """
 
     id: str
@@ -267,6 +268,7 @@ class HumanBoxes:
     author: str = ""
     source: str = ""
     ingested: str = ""
+    file_size: int = 0
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)

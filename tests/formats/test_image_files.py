@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.formats.image_files import (
     PlacingMode,
+    has_no_metadata,
     is_turned,
     place_image,
     unique_paths,
@@ -75,6 +76,18 @@ def test_turned_files_are_recognized(
     exif[0x0112] = turn
     path = paint(tmp_path / f"a.{ending}", size=(30, 40), exif=exif)
     assert is_turned(path, (40, 30) if turn == 6 else (30, 40)) == (turn != 1)
+
+
+def test_a_header_is_read_in_its_place_where_it_has_no_metadata(
+    tmp_path: Path, paint: Callable[..., Path]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert has_no_metadata(paint(tmp_path / "plain.jpg", size=(30, 40)))
+    assert not has_no_metadata(paint(tmp_path / "turned.jpg", size=(30, 40), exif=exif))
+    assert not has_no_metadata(paint(tmp_path / "plain.png", size=(30, 40)))
+    (tmp_path / "short.jpg").write_bytes((tmp_path / "plain.jpg").read_bytes()[:200])
+    assert not has_no_metadata(tmp_path / "short.jpg")
 
 
 def test_what_is_no_image_is_not_turned(tmp_path: Path) -> None:

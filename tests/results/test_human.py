@@ -79,5 +79,5 @@ def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:
     assert (second.boxes, second.is_human) == ([], True)
     assert [box.label for box in third.boxes] == [0], "an image without a found box"
     assert last == before[3]
-    assert len(notes) == 1
-    assert "unknown" in notes[0].names[0]
+    assert [note.total for note in notes] == [3, 1], "images and boxes of no known class"
+    assert "unknown" in notes[1].names[0]

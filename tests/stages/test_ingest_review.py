@@ -23,6 +23,7 @@ KNOWN = Known(
     classes=CLASSES,
     sampled=lambda id: id != "val/c.jpg",
     content=lambda id: f"hash of {id}",
+    file_size=lambda id: 7,
 )
 
 

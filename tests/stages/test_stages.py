@@ -14,7 +14,7 @@ from pipeline.data.shapes import Shapes
 from pipeline.engine.methods import parse_targets
 from pipeline.engine.metrics import load_metrics
 from pipeline.errors import UserError
-from pipeline.exporter.coco import iterate_results
+from pipeline.exporter.coco import Coco
 from pipeline.results.boxes import iterate_boxes, pack_boxes
 from pipeline.results.maps import iterate_maps, load_classification, load_skipped
 from pipeline.results.shards import list_shards
@@ -150,12 +150,13 @@ def test_boxes_and_masks_come_back_from_their_shards(tmp_path: Path) -> None:
     ids = ["a", "b", "c"]
     found_boxes = FoundBoxes(
         boxes=lambda: iterate_boxes(tmp_path, ids),
-        sizes=lambda: iter(()),
+        sizes=lambda: iter([(0, (10, 20)), (1, (10, 20)), (2, (10, 20))]),
         ids=ids,
         classes=["x", "y"],
         coco=names,
     )
-    records = list(iterate_results(found_boxes))
+    Coco()(found_boxes, tmp_path)
+    records = json.loads((tmp_path / "boxes.json").read_text())
     assert [(r["image_id"], r["category_id"], r["bbox"]) for r in records] == [
         (7, 200, [0, 0, 5, 5]), (9, 200, [1, 2, 2, 2]), (9, 200, [0, 0, 9, 9])]  # fmt: skip
     assert records[0]["segmentation"] == mask

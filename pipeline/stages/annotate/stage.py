@@ -13,24 +13,27 @@ as the classes are the same (pipeline/engine/earlier_network.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.engine import runtime
+from pipeline.engine import checkpoint, runtime
+from pipeline.engine.earlier_network import is_frozen
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
-from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
+from pipeline.protocols import HasFiles
 from pipeline.results.boxes import open_boxes
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_skipped
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import load_notes, write_notes
 from pipeline.stages.annotate.config import AnnotateOptions
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
+    from pipeline.stages.annotate.pictures import Pictures
     from pipeline.types import FoundBoxes, ImageBoxes
 
 SUMMARY = "annotate.json"
@@ -69,14 +72,39 @@ class Annotate(Stage):
             negatives=run.negatives,
         )
         detections, _ = replace_by_human(detections, run.human[0])
-        images = list_by_rank(detections, run.config["annotate"]["sheet"])
-        (folder / "review").mkdir(exist_ok=True)
-        unread = self._draw(run, detections, images, folder / "review")
         skipped = load_skipped(run.folder("explain"))
-        summary = count_images(detections, len(skipped))
+        images, summary = order_and_count(detections, run.config["annotate"]["sheet"], len(skipped))
+        (folder / "review").mkdir(exist_ok=True)
+        unread = self._draw(run, detections, images, folder)
         write_json(folder / SUMMARY, {**summary, "on_sheets": len(images)}, indent=1)
         why = "that have no picture on the contact sheets, as they could not be read again"
         write_notes(folder, [count_note(unread, "image", why, where="annotate")] if unread else [])
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return what could not be read, and what annotate.retrain=never keeps."""
+        frozen = [self._describe_frozen(run)] if is_frozen(run.config) else []
+        return [*load_notes(result), *frozen]
+
+    def _describe_frozen(self, run: Run) -> str:
+        """Return which parts annotate.retrain=never keeps as an earlier run fitted them."""
+        card = checkpoint.read_card(run.checkpoint)
+        parts = ["the network"]
+        if card.get("branches"):
+            parts.append("its localization head")
+        if card.get(checkpoint.INTENSITY):
+            parts.append("the ranges that images of more than 8 bits are scaled from")
+        if fitted := [name for name in run.methods if run.for_method(name).fit.is_needed]:
+            parts.append(f"the components of saliency={', '.join(fitted)}")
+        if "calibrate" not in run.config["stages"]:
+            parts += ["the threshold that boxes chose"] * run.uses_validation_threshold
+            parts.append("the confidences")
+        names = ", ".join(parts[:-1])
+        return (
+            f"annotate.retrain=never: as fitted in {run.config['checkpoint']} stay "
+            f"{f'{names} and ' if names else ''}{parts[-1]}: images and boxes of a person that "
+            "came since change none of them; with annotate.retrain=auto all but the network "
+            "follow them"
+        )
 
     def announce(self, result: Path, run_folder: Path) -> list[str]:
         """Return the counts, where the files are, and what to do next."""
@@ -109,13 +137,14 @@ class Annotate(Stage):
         from pipeline.engine.shards import single_threaded_torch
         from pipeline.stages.annotate import page, sheets
 
-        reader, classes, labels = run.images(), run.classes, run.images().labels
+        classes, labels = run.classes, run.images().labels
+        pictures, review_folder = self._pictures(run, folder), folder / "review"
         assert detections.review is not None, "stage rank ranks the images"
         review = detections.review
 
         def draw(image: ImageBoxes) -> tuple[sheets.Cell, page.Entry] | None:
-            example = reader.read(image.position, page.picture_frame(image.size))
-            if isinstance(example, SkippedImage):
+            pixels = pictures.read(image.position, page.picture_frame(image.size))
+            if pixels is None:
                 return None
             label = int(labels[image.position])
             name = classes[label] if label >= 0 else "no class"
@@ -124,19 +153,19 @@ class Annotate(Stage):
                 int(review.ranks[image.position]),
                 bool(review.sampled[image.position]),
             )
-            picture = page.draw_picture(example.image, image)
+            picture = page.draw_picture(pixels, image)
             return (
-                sheets.Cell(sheets.shrink(example.image), image, rank, is_random, name),
+                sheets.Cell(sheets.shrink(pixels), image, rank, is_random, name),
                 page.Entry(picture, image, rank, is_random, name),
             )
 
-        for old in (*folder.glob("sheet-*.jpg"), *folder.glob("*.html")):
+        for old in (*review_folder.glob("sheet-*.jpg"), *review_folder.glob("*.html")):
             old.unlink()
         order = page.Order.of(review, len(images))
         about = "" if order.is_calibrated else "confidences are not calibrated"
-        sheet = sheets.SheetWriter(folder, about)
+        sheet = sheets.SheetWriter(review_folder, about)
         template, script = (path.read_text(encoding="utf-8") for path in (TEMPLATE, SCRIPT))
-        pages = page.PageWriter(folder, detections.classes, order, template, script)
+        pages = page.PageWriter(review_folder, detections.classes, order, template, script)
         unread = []
         with show_progress("annotate", len(images)) as advance, single_threaded_torch():
             drawn = runtime.map_in_threads(draw, iter(images), run.workers)
@@ -148,33 +177,41 @@ class Annotate(Stage):
                     sheet.add(shown[0])
                 pages.add(None if shown is None else shown[1])
             sheet.close()
+        pictures.write()
         return unread
 
+    def _pictures(self, run: Run, folder: Path) -> Pictures:
+        """Return the reader of pictures, with those of earlier results of the stage."""
+        from pipeline.stages.annotate import page
+        from pipeline.stages.annotate.pictures import Pictures
 
-def list_by_rank(detections: FoundBoxes, count: int) -> list[ImageBoxes]:
-    """Return the first images in the order of review.
+        made_for = {
+            "source": run.sources(__name__, "data"),
+            "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
+            "side": page.SIDE,
+        }
+        return Pictures(run.images(), run.folder("explain"), folder, made_for)
+
+
+def order_and_count(
+    detections: FoundBoxes, count: int, unread: int
+) -> tuple[list[ImageBoxes], dict[str, int]]:
+    """Return the first images in the order of review, and how many images and boxes there are.
 
     Args:
         detections: all boxes, with an order of review.
-        count: of images.
+        count: of images to return.
+        unread: how many images could not be read.
     """
     assert detections.review is not None, "stage rank ranks the images"
     ranks = detections.review.ranks
-    chosen = [image for image in detections.images() if 0 < ranks[image.position] <= count]
-    return sorted(chosen, key=lambda image: ranks[image.position])
-
-
-def count_images(detections: FoundBoxes, unread: int) -> dict[str, int]:
-    """Return how many images and boxes there are.
-
-    Args:
-        detections: all boxes.
-        unread: how many images could not be read.
-    """
     counts = dict.fromkeys(("images", "with_box", "without_box", "boxes", "reviewed"), 0)
+    chosen = []
     for image in detections.images():
         counts["images"] += 1
         counts["with_box" if image.boxes else "without_box"] += 1
         counts["boxes"] += len(image.boxes)
         counts["reviewed"] += image.is_human
-    return {**counts, "unread": unread}
+        if 0 < ranks[image.position] <= count:
+            chosen.append(image)
+    return sorted(chosen, key=lambda image: ranks[image.position]), {**counts, "unread": unread}

@@ -159,8 +159,8 @@ def measure_maps(
 
     def measure(item: tuple[int, SaliencyMap]) -> tuple[str, MeasuredImage | None]:
         position, saliency = item
-        known = truth.get(saliency.id)
-        if known is None or saliency.explained != labels[position] or not len(known.of_label()):
+        known = truth[saliency.id]
+        if saliency.explained != labels[position] or not len(known.of_label()):
             return saliency.id, None
         if refining is None:
             scaled: np.ndarray = scale_map(saliency.raw(), saliency.size, protocol)
@@ -172,7 +172,10 @@ def measure_maps(
         return saliency.id, measure_map(scaled, known, protocol)
 
     items: Iterator[tuple[int, SaliencyMap]] = (
-        item for shard in list_shards(maps) for item in iterate_maps(shard, ids)
+        item
+        for shard in (list_shards(maps) if truth else ())
+        for item in iterate_maps(shard, ids)
+        if item[1].id in truth
     )
     measured = runtime.map_in_threads(measure, items, workers)
     return {id: image for id, image in measured if image is not None}

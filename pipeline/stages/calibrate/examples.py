@@ -53,7 +53,7 @@ def collect_examples(
 
     def compare(item: tuple[int, SaliencyMap]) -> Example | None:
         position, saliency = item
-        if saliency.id not in chosen or saliency.explained != labels[position]:
+        if saliency.explained != labels[position]:
             return None
         boxes = segment_map(images, segmenter_of(saliency.id), position, saliency)
         if isinstance(boxes, SkippedImage) or not len(boxes.boxes):
@@ -62,7 +62,10 @@ def collect_examples(
         return saliency.id, measure_features(saliency, boxes)[0], boxes.boxes[0], iou >= RIGHT_IOU
 
     items: Iterator[tuple[int, SaliencyMap]] = (
-        item for shard in list_shards(maps) for item in iterate_maps(shard, ids)
+        item
+        for shard in (list_shards(maps) if chosen else ())
+        for item in iterate_maps(shard, ids)
+        if item[1].id in chosen
     )
     found = [one for one in runtime.map_in_threads(compare, items, workers) if one is not None]
     return Examples(

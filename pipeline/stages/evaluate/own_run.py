@@ -26,7 +26,7 @@ from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map,
 from pipeline.metric.pointing import energy_inside, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_notes
 from pipeline.protocols import RefiningSegmenter
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps, load_classification, load_skipped
@@ -321,11 +321,8 @@ class OwnRun:
 
 def _count_kinds(kinds: Sequence[tuple[Sequence[str], str, str]], total: int) -> list[str]:
     """Return a note for each kind of images, of which there are some: which, why and a remedy."""
-    return [
-        count_note(names, "image", f"of {total} {why}", where="evaluate", remedy=remedy)
-        for names, why, remedy in kinds
-        if names
-    ]
+    of_total = ((names, f"of {total} {why}", remedy) for names, why, remedy in kinds)
+    return [*count_notes(of_total, "image", where="evaluate")]
 
 
 @dataclass

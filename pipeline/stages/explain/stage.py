@@ -40,9 +40,6 @@ class Explain(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
-        from pipeline.engine.methods import needs_fitting
-
-        fits = needs_fitting(run.saliency())
         return {
             "source": run.sources(__name__, "data", "saliency"),
             "checkpoint": checkpoint.fingerprint(run.checkpoint),
@@ -50,7 +47,7 @@ class Explain(Stage):
             "target": run.targets(),
             "negatives": sorted(run.negatives),
             "views": [run.config["explain"][name] for name in ("flips", "scales", "colour")],
-            "fitted_on": run.fitting_images().fingerprint() if fits else None,
+            "fitted_on": run.fit.fingerprint(),
             "split": run.split,
             "data": run.data.fingerprint(run.split),
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
@@ -95,10 +92,8 @@ class Explain(Stage):
         colour, images = run.config["explain"]["colour"], run.images()
         _check_count(images)
 
-        networks = FoldedNetworks.of(trained, images)
-        negatives, earlier, stamps = run.negatives, None, None
-        if ranks.current_world().size == 1:
-            earlier, stamps = self._earlier(run, folder)
+        networks, negatives = FoldedNetworks.of(trained, images), run.negatives
+        earlier, stamps = ranks.broadcast_value(lambda: self._earlier(run, folder))
 
         def work(batch: shards.PositionedExamples) -> shards.Arrays:
             for position, _ in batch:
@@ -112,9 +107,12 @@ class Explain(Stage):
         compute = limit_batch(run.compute, method, trained, images)
         shards.write_image_shards(images, compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
-            stamps.hash_files(images, range(len(images)), run.workers)
-            stamps.write(folder)
+            stamps.join_ranks()
         if ranks.current_world().rank == 0:
+            run.fit.keep(run.cache_key(self.name), folder)
+            if stamps is not None:
+                stamps.hash_files(images, range(len(images)), run.workers)
+                stamps.write(folder)
             supervision = checkpoint.read_supervision(run.checkpoint)
             Computed(run.precision, run.device.type, list_versions(), supervision).write(folder)
             write_taught(folder, trained.card.get("human", {}).get("content", ()))

@@ -13,7 +13,7 @@ from pipeline.formats.coco_boxes import clip
 from pipeline.formats.coco_names import NameIndex
 from pipeline.formats.odd_records import BadRecord
 from pipeline.ops.iou import best_iou, pairwise_iou
-from pipeline.ops.text import count_note, fold_name, to_nfc
+from pipeline.ops.text import count_notes, fold_name, to_nfc
 from pipeline.ops.wilson import wilson_interval
 from pipeline.types import CorrectedImage, HumanBoxes, ImageBoxes, Note, WrongMark
 
@@ -60,26 +60,27 @@ class Sorted:
             where: the name of the file.
         """
         own = sum(self.not_reviewed.values())
-        lines = (
-            (list(self.wrong), "image", "marked as wrong: no truth",
+        images = (
+            (list(self.wrong), "marked as wrong: no truth",
              "correct the boxes in a tool (to_correct.txt has the names), and ingest its file"),
-            (list(self.not_reviewed), "image", f"without a person's review ({own} boxes): no truth",
+            (list(self.not_reviewed), f"without a person's review ({own} boxes): no truth",
              "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
-            (self.unknown, "image", "of the file that the run does not have: left out", ""),
-            (self.ambiguous, "image", "whose name is of several images: left out",
+            (self.unknown, "of the file that the run does not have: left out", ""),
+            (self.ambiguous, "whose name is of several images: left out",
              "keep the folders in their names"),
-            (self.twice, "image", "that the file has again: the later one is used", ""),
-            (self.other_size, "image", "of another size in the file: left out",
+            (self.twice, "that the file has again: the later one is used", ""),
+            (self.other_size, "of another size in the file: left out",
              "boxes must be in pixels of the upright image"),
-            (self.classes, "box", "of a class that the run does not have: kept for a run that has "
+        )  # fmt: skip
+        boxes = (
+            (self.classes, "of a class that the run does not have: kept for a run that has "
              "it, and in no export of this one", ""),
-            (self.clipped, "box", "beyond the edge of its image: clipped", ""),
-            (self.empty, "box", "outside of its image: left out", ""),
+            (self.clipped, "beyond the edge of its image: clipped", ""),
+            (self.empty, "outside of its image: left out", ""),
         )  # fmt: skip
         return [
-            count_note(names, what, why, where=where, remedy=remedy)
-            for names, what, why, remedy in lines
-            if names
+            *count_notes(images, "image", where=where),
+            *count_notes(boxes, "box", where=where),
         ]
 
 
@@ -92,12 +93,14 @@ class Known:
         classes: the names of the classes.
         sampled: whether an image was drawn at random.
         content: returns the hash of an image's file by its id.
+        file_size: returns its bytes.
     """
 
     boxes: Mapping[str, ImageBoxes]
     classes: Sequence[str]
     sampled: Callable[[str], bool]
     content: Callable[[str], str]
+    file_size: Callable[[str], int]
 
     @cached_property
     def spelling(self) -> dict[str, str]:
@@ -184,6 +187,7 @@ def _take_boxes(
         is_random=known.sampled(id) and not image.chosen_by_doubt,
         date=image.date or "",
         author=image.author or "",
+        file_size=known.file_size(id),
         **vars(origin),
     )
 
@@ -208,6 +212,7 @@ def _take_mark(image: CorrectedImage, known: Known, origin: Origin, result: Sort
         masks=masks if any(masks) else None,
         is_random=is_random,
         date=date,
+        file_size=known.file_size(id),
         **vars(origin),
     )
 

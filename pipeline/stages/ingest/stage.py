@@ -34,7 +34,7 @@ from pipeline.formats.files import read_json, read_lines, write_json, write_text
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.results.boxes import open_boxes
 from pipeline.results.computed import load_taught
-from pipeline.results.human import FILE, image_content, load
+from pipeline.results.human import FILE, file_size, image_content, load
 from pipeline.results.notes import write_notes
 from pipeline.stages.ingest.config import IngestOptions
 
@@ -185,6 +185,7 @@ class Ingest(Stage):
             classes=detections.classes,
             sampled=lambda id: sampled is not None and bool(sampled[position[id]]),
             content=lambda id: image_content(source, position[id]),
+            file_size=lambda id: file_size(source, position[id]),
         )
 
     def _review_rule(self, run: Run, known: Known) -> Callable[[CorrectedImage, str], bool]:

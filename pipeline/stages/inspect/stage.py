@@ -73,7 +73,7 @@ class Inspect(Stage):
             "source": run.sources(__name__, "saliency"),
             "saliency": run.methods[run.method],
             "views": [run.config["explain"][name] for name in ("flips", "scales")],
-            "fitted_on": run.fitting_images().fingerprint(),
+            "fitted_on": run.fit.images.fingerprint(),
             "precision": run.precision,
         }
 

@@ -5,6 +5,7 @@ threshold that stage calibrate chose on other images.
 
     boxes.json        a COCO results file: image_id, category_id, bbox, score
     predictions.json  a whole COCO data set: images, categories, annotations with scores
+                      Stage rank writes both again, with a person's boxes in place of these.
     notes.json        how often the segmenter fell back to a simpler segmentation, and why
 """
 
@@ -19,9 +20,10 @@ from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
 from pipeline.ops.text import count_note
 from pipeline.results.boxes import describe_fallbacks, open_boxes
+from pipeline.results.human import FILE
 from pipeline.results.maps import load_skipped
 from pipeline.results.negatives import find_without_object
-from pipeline.results.notes import skipped_note, write_notes
+from pipeline.results.notes import load_notes, skipped_note, write_notes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,23 +99,41 @@ class Localize(Stage):
         )  # fmt: skip
         Coco()(boxes, folder)
 
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return how maps were segmented, and that only stage rank puts a person's boxes in."""
+        notes: list[str] = [*load_notes(result)]
+        file = run.outputs / FILE
+        if "rank" not in run.config["stages"] and file.is_file():
+            notes.append(
+                f"localize: boxes.json and predictions.json hold what was found, without the boxes "
+                f"of {file}: only stage rank puts a person's boxes in; add it to stages"
+            )
+        return notes
+
     def _earlier(
         self, run: Run, folder: Path, maps: Path, thresholds: Mapping[str, Any] | None
     ) -> EarlierBoxes | None:
         """Return the boxes of the same images that an earlier run segmented in the same way."""
-        from pipeline.engine import ranks
+        from pipeline.engine import ranks, terminal
         from pipeline.engine.reuse_boxes import find_earlier_boxes
 
         values = None if thresholds is None else thresholds["thresholds"]
         # Halves by hash of the name: an image that was renamed may be in the other half.
-        if ranks.current_world().size > 1 or any(len(each) > 1 for each in (values or {}).values()):
-            return None
+        has_halves = any(len(each) > 1 for each in (values or {}).values())
         made_for = {
             "source": run.sources(__name__, "segmenter"),
             "segmenter": run.config["segmenter"],
             "thresholds": values,
         }
-        return find_earlier_boxes(folder, maps, made_for)
+        earlier = ranks.broadcast_value(
+            lambda: find_earlier_boxes(folder, maps, made_for, by_name=has_halves)
+        )
+        if earlier is not None:
+            terminal.print_line(
+                f"localize: the boxes of {earlier.count} of {len(run.images())} images are taken "
+                f"over from {earlier.folder}"
+            )
+        return earlier
 
     def _threshold_key(self, run: Run) -> dict[str, Any]:
         """Return the part of the key for a validation threshold; empty for any other."""
