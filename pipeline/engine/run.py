@@ -372,10 +372,8 @@ class Run:
         """
         views = [self.config["explain"][name] for name in ("flips", "scales")]
         refines = isinstance(self.segmenter(), RefiningSegmenter)
-        node = self.config["segmenter"] if refines else None
-        return find_thresholds(
-            Path(self.config["checkpoint"]), self.methods[self.method], views, node
-        )
+        node, given = self.config["segmenter"] if refines else None, self.config["checkpoint"]
+        return find_thresholds(Path(given), self.methods[self.method], views, node)
 
     # -- the network
 

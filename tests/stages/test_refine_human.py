@@ -78,7 +78,7 @@ def test_no_box_of_a_person_teaches_unless_it_may(
     assert cli(*run, TEACH) == 0
     printed = capsys.readouterr().out
     assert "human boxes teach; results are no longer weakly supervised" in printed
-    assert "the boxes of a person that teach (annotate.learn_from_human) differ" in printed
+    assert "other boxes of a person teach (annotate.learn_from_human)" in printed
     taught = Path("outputs/latest/stages/refine").resolve()
     card = json.loads((taught / "card.json").read_text(encoding="utf-8"))
     assert taught != network
