@@ -66,8 +66,14 @@ def find_layers(
     """
     trace = record_trace(network, images)
     logits = read_logits(trace.output)
-    call = _find_named(trace, last) if last is not None else _find_last(trace, network, images,
-                                                                        read_logits)  # fmt: skip
+    call: Call | None
+    tried: list[str] = []
+    if last is not None:
+        call = _find_named(trace, last)
+    else:
+        call, tried = _find_last(trace, network, images, read_logits)
+    if call is None:
+        return Layers("", "", None, _describe_problem(trace, tried))
     head = find_gap_head(trace, call, logits) if last is None or call.name == last else None
     name = last or (head.last if head is not None else trace.name_of(call.output) or call.name)
     if below is None:
@@ -95,14 +101,19 @@ def _find_named(trace: Trace, name: str) -> Call:
 
 def _find_last(
     trace: Trace, network: nn.Module, images: Tensor, read_logits: Callable[[Any], Tensor]
-) -> Call:
-    """Return the call that gave the last feature maps, on each cell of which the answer depends."""
+) -> tuple[Call | None, list[str]]:
+    """Return the call that gave the last feature maps that matter, and what was tried before it."""
     tried: list[str] = []
     for call in _list_candidates(trace)[:MAX_CANDIDATES]:
         if _answer_depends(network, call, images, read_logits):
-            return call
+            return call, tried
         tried.append(call.name)
-    raise UserError(
+    return None, tried
+
+
+def _describe_problem(trace: Trace, tried: list[str]) -> str:
+    """Return why no layer was found, and how to name one."""
+    return (
         "no layer of the network gives feature maps [b, K, h, w] on which its answer depends at "
         "most cells (a head of zeros depends on none)"
         f"{'; tried: ' + ', '.join(tried) if tried else ''}; name one: last=NAME, of "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model.classifier import Classifier
+from pipeline.model.classifier import BELOW, LAST, Classifier
 from pipeline.model.evaluation import evaluation_mode
 from pipeline.types import NetworkOutput
 
@@ -65,6 +65,16 @@ class Wrapped(Classifier):
         """Compute the logits that follow if the layer's output is replaced."""
         with evaluation_mode(self.body):
             return super().behind(layer, features, image)
+
+    def _resolve_path(self, name: str) -> str:
+        if name in (LAST, BELOW) and self.layers.problem is not None:
+            raise UserError(self.layers.problem)
+        if name == BELOW and not self.below:
+            raise UserError(
+                "layer 'below': which layer the last block reads was not recognised; name it: "
+                "below=NAME"
+            )
+        return super()._resolve_path(name)
 
     def _read_maps(self, name: str, maps: Tensor) -> Tensor:
         """Return the last feature maps as the head reads them: perhaps their ReLU."""
