@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import pipeline
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.saliency.eigencam import EigenCAM
 from pipeline.saliency.gradcam import GradCAM
+from pipeline.saliency.scorecam import ScoreCAM
 
 NAMES = ("cat", "dog", "fox", "owl")
 PREPARED = {"size": (32, 48), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -159,9 +161,7 @@ def test_a_function_of_the_output_is_explained_as_a_class_is(
         (lambda logits: [logits.flip(1)], lambda given: given[0].flip(1)),
     ],
 )
-def test_logits_are_found_in_what_a_network_gives(
-    images: Tensor, answer: Any, output: Any
-) -> None:
+def test_logits_are_found_in_what_a_network_gives(images: Tensor, answer: Any, output: Any) -> None:
     torch.manual_seed(0)
     network = Answering(answer)
     expected = pipeline.explain(network.network, images, target=1)
@@ -180,7 +180,8 @@ def test_data_parallel_and_compiled_networks_are_read_through(
     network: Network, images: Tensor
 ) -> None:
     expected = pipeline.explain(network, images).maps
-    for wrapper in (nn.DataParallel(network), torch.compile(network)):
+    wrappers: tuple[Any, ...] = (nn.DataParallel(network), torch.compile(network))
+    for wrapper in wrappers:
         torch.testing.assert_close(pipeline.explain(wrapper, images).maps, expected)
     with pytest.raises(TypeError, match="TorchScript"):
         pipeline.explain(torch.jit.trace(network.eval(), images), images)
@@ -217,6 +218,11 @@ def test_options_and_layers_that_a_method_has_not_are_refused(
         pipeline.explain(network, images, "gradient", layer="top")
     with pytest.raises(UserError, match="expected a name or an object"):
         pipeline.explain(network, images, GradCAM)  # type: ignore[arg-type]
+    for theirs in (GradCAM, ScoreCAM, EigenCAM):
+        with pytest.raises(UserError, match="a method has options and no network"):
+            theirs(network, [network.top])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected names of layers, got Sequential"):
+        GradCAM([network.top])  # type: ignore[arg-type]
     signed = pipeline.explain(network, images, relu=False, layer=["stem", "top"])
     assert signed.maps.amin() < 0
     assert signed.maps.shape == (3, 16, 24)

@@ -42,11 +42,17 @@ def write_annotations(path: Path) -> Path:
                 ],
                 "categories": [{"id": 3 + n, "name": name} for n, name in enumerate(NAMES)],
                 "annotations": [
-                    {"id": n + 1, "image_id": 7 + n, "category_id": 3 + n, "iscrowd": 0,
-                     "bbox": [0, 0, w, h * 0.9], "area": w * h * 0.9}
+                    {
+                        "id": n + 1,
+                        "image_id": 7 + n,
+                        "category_id": 3 + n,
+                        "iscrowd": 0,
+                        "bbox": [0, 0, w, h * 0.9],
+                        "area": w * h * 0.9,
+                    }
                     for n, (h, w) in enumerate(sizes)
                 ],
-            }  # fmt: skip
+            }
         )
     )
     return path
@@ -67,7 +73,9 @@ def test_boxes_are_in_pixels_of_the_photographs(explained: Any) -> None:
     again = pipeline.localize(result, [Image.open(path) for path in paths], "grabcut")
     np.testing.assert_allclose(again[1][0].boxes, masks[1][0].boxes)
     low = pipeline.localize(result, threshold=0.01)[0][0].boxes[0]
-    assert (low[2:] - low[:2]).prod() >= (boxes[0][0].boxes[0, 2:] - boxes[0][0].boxes[0, :2]).prod()
+    assert (low[2:] - low[:2]).prod() >= (
+        boxes[0][0].boxes[0, 2:] - boxes[0][0].boxes[0, :2]
+    ).prod()
 
 
 def test_what_cannot_be_localized_is_refused(explained: Any) -> None:
@@ -106,7 +114,7 @@ def test_numbers_are_those_of_the_command_line(explained: Any, tmp_path: Path, c
 def test_images_and_classes_that_are_not_annotated_are_refused(
     explained: Any, tmp_path: Path
 ) -> None:
-    result, paths = explained
+    _, paths = explained
     annotations = write_annotations(tmp_path / "instances.json")
     network = pipeline.wrap(Network(), preprocessing=PREPARED)
     unnamed = pipeline.localize(pipeline.explain(network, paths))

@@ -103,7 +103,9 @@ def test_channels_last_is_read_as_such() -> None:
 
 def test_a_wrong_name_lists_layers_that_give_maps() -> None:
     network, images = ChannelsLast(), torch.randn(2, 3, 25, 25)
-    with pytest.raises(UserError, match="no such layer runs; layers that give feature maps: conv, n"):
+    with pytest.raises(
+        UserError, match="no such layer runs; layers that give feature maps: conv, n"
+    ):
         find_layers(network, images, read, last="layer4")
     with pytest.raises(UserError, match=r"last='head': gives \[2, 4\]"):
         find_layers(network, images, read, last="head")
