@@ -86,6 +86,10 @@ def average_scaled(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b
     return upsample_to_largest([scale_to_peak(layer_maps) for layer_maps in maps]).mean(0)
 
 
+Differentiation = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
+"""From logits [b, C], classes [b, t] and features [b, K, h, w] of each layer to [b, t, K, h, w]."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LayerMaps:
     """How maps are made from one or more layers.
@@ -95,12 +99,15 @@ class LayerMaps:
         rule: Makes the maps of a layer from its features and gradients, in float32.
         relu: Whether values below zero become zero, before any fusion.
         fusion: Combines the maps of several layers; not called for a single layer.
+        differentiate: Computes what the rule takes as gradients: those of the logit of each class,
+            or of another score.
     """
 
     layers: Sequence[str]
     rule: Rule
     relu: bool
     fusion: Fusion = average_scaled
+    differentiate: Differentiation = compute_gradients
 
 
 def explain_layers(
@@ -125,7 +132,7 @@ def explain_layers(
         logits = answer.logits.detach()
         classes = choose(logits)
         features = [answer.activations[name] for name in wanted.layers]
-        gradients = compute_gradients(answer.logits, classes, features)
+        gradients = wanted.differentiate(answer.logits, classes, features)
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         maps = [wanted.rule(a.float(), g.float()) for a, g in zip(features, gradients, strict=True)]
         if wanted.relu:
