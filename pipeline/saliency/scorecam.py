@@ -16,7 +16,9 @@ the number of channels only by their maps and scores.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +32,9 @@ from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+ChannelScores = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From an image [1, 3, H, W], its features [K, h, w] and classes [t] to a score each, [t, K]."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,8 @@ class ScoreCAM:
         Raises:
             UserError: If the layer does not exist.
         """
-        answer = network(images, at=(self.layer,))
-        classes = choose(answer.logits)
-        features = answer.activations[self.layer].float()
-        scores = [
-            self._scores(network, images[n : n + 1], features[n], classes[n])
-            for n in range(len(images))
-        ]
-        with torch.autocast(images.device.type, enabled=False):
-            maps = weight_features(torch.stack(scores).softmax(2), features)
-        return Explanation(maps.relu() if self.relu else maps, classes, answer.logits)
+        score = partial(self._scores, network)
+        return explain_by_scores(network, images, choose, self.layer, score, relu=self.relu)
 
     def _scores(
         self,
@@ -82,6 +79,37 @@ class ScoreCAM:
         if constant.any():
             scores[constant] = network(torch.zeros_like(image)).logits[:, classes].float()
         return scores.T
+
+
+def explain_by_scores(
+    network: Network,
+    images: Float[Tensor, "b 3 H W"],
+    choose: ClassSelector,
+    layer: str,
+    score: ChannelScores,
+    *,
+    relu: bool,
+) -> Explanation:
+    """Compute maps whose weights are the softmax of a score of each feature map.
+
+    Args:
+        network: The classifier.
+        images: Images as the network sees them.
+        choose: Selects the classes from the logits.
+        layer: Whose feature maps are weighted.
+        score: Computes the scores for the classes of an image.
+        relu: Whether values below zero become zero.
+
+    Raises:
+        UserError: If the layer does not exist.
+    """
+    answer = network(images, at=(layer,))
+    classes = choose(answer.logits)
+    features = answer.activations[layer].float()
+    scores = [score(images[n : n + 1], features[n], classes[n]) for n in range(len(images))]
+    with torch.autocast(images.device.type, enabled=False):
+        maps = weight_features(torch.stack(scores).softmax(2), features)
+    return Explanation(maps.relu() if relu else maps, classes, answer.logits)
 
 
 def build_masks(features: Float[Tensor, "n h w"], size: torch.Size) -> Float[Tensor, "n 1 H W"]:
