@@ -9,6 +9,8 @@ needs neither class nor gradient: all classes of an image have the same map.
 component over the positions of the image; pytorch-grad-cam does so, the paper does not. The sign of
 a singular vector is arbitrary: here the inner product of the map with the mean of the features is
 not negative. The map of features that are never negative is then never negative, unless centred.
+Where the mean of the features over the channels is 0, as behind a LayerNorm, the value of the
+largest magnitude is positive.
 
 v_1 comes from the smaller of A A^T and A^T A, in float64: late layers have fewer positions than
 channels.
@@ -27,7 +29,9 @@ from pipeline.saliency.fused import check_layer
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Float64
+
+ROUNDING = 1e-5  # share of the features' magnitude below which their mean is rounding
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,27 @@ def project_on_first_vector(
     """
     # Apple's devices have neither float64 nor eigh.
     device = torch.device("cpu") if features.device.type == "mps" else features.device
-    positions = features.flatten(2).mT.to(device, torch.float64)  # [b, h*w, K]
-    mean = positions.mean(2)
-    if centred:
-        positions = positions - positions.mean(1, keepdim=True)
+    rows = features.flatten(2).mT.to(device, torch.float64)  # [b, h*w, K]
+    positions = rows - rows.mean(1, keepdim=True) if centred else rows
     if positions.shape[1] <= positions.shape[2]:
         values, vectors = torch.linalg.eigh(positions @ positions.mT)
         projected = vectors[..., -1] * values[..., -1:].clamp(min=0).sqrt()
     else:
         vectors = torch.linalg.eigh(positions.mT @ positions).eigenvectors
         projected = (positions @ vectors[..., -1:])[..., 0]
-    negative = (projected * mean).sum(1, keepdim=True) < 0
-    projected = torch.where(negative, -projected, projected)
-    return projected.to(features.device, torch.float32).reshape(-1, *features.shape[2:])
+    oriented = orient_along_mean(projected, rows)
+    return oriented.to(features.device, torch.float32).reshape(-1, *features.shape[2:])
+
+
+def orient_along_mean(
+    projected: Float64[Tensor, "b n"], rows: Float64[Tensor, "b n K"]
+) -> Float64[Tensor, "b n"]:
+    """Choose the sign of each projection: along the mean of the features over the channels.
+
+    Where that mean is rounding, as behind a LayerNorm, the largest magnitude becomes positive.
+    """
+    along = (projected * rows.mean(2)).sum(1, keepdim=True)
+    rounding = ROUNDING * (projected * rows.abs().mean(2)).abs().sum(1, keepdim=True)
+    peak = projected.gather(1, projected.abs().argmax(1, keepdim=True))
+    negative = torch.where(along.abs() > rounding, along, peak) < 0
+    return torch.where(negative, -projected, projected)

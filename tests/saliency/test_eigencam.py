@@ -76,6 +76,14 @@ def test_contract():
             check_contract(EigenCAM(centred=kind == "connected"), net, pictures(net, 3))
 
 
+def test_behind_a_layer_norm_the_largest_magnitude_is_positive():
+    """The mean over its channels is 0, so that its sign would be that of rounding."""
+    net = NETWORKS["transformer"]()
+    for centred in (False, True):
+        maps = EigenCAM("below", centred)(net, pictures(net, 4), top(1)).maps
+        assert (maps.amax((2, 3)) >= maps.abs().amax((2, 3))).all()
+
+
 def test_features_of_zeros_give_a_map_of_zeros():
     net = mean_linear()
     with torch.no_grad():
