@@ -61,4 +61,4 @@ def project_products(
     """Project A_k d s_c / d A_k of each image and class on its first right singular vector."""
     products = gradients * features[:, None]
     projected = project_on_first_vector(products.flatten(0, 1), centred)
-    return projected.unflatten(0, products.shape[:2])
+    return projected.view_as(products[:, :, 0])

@@ -57,4 +57,4 @@ def project_magnitudes(
     products = gradients.abs() * features[:, None]
     maps = project_on_first_vector(products.flatten(0, 1), centred=True)
     turned = maps.amin((1, 2), keepdim=True).abs() > maps.amax((1, 2), keepdim=True).abs()
-    return torch.where(turned, -maps, maps).unflatten(0, products.shape[:2])
+    return torch.where(turned, -maps, maps).view_as(products[:, :, 0])

@@ -108,7 +108,10 @@ class SmoothGradCAMPlusPlus:
                 repeated = classes.repeat(len(chunk), 1)
                 gradients = compute_gradients(answer.logits, repeated, features)
             for powers, layer_gradients, scale in zip(means, gradients, scales, strict=True):
-                scaled = layer_gradients.float().unflatten(0, (len(chunk), -1)) / scale
+                scaled = layer_gradients.float().view(
+                    len(chunk), len(images), *layer_gradients.shape[1:]
+                )
+                scaled = scaled / scale
                 terms = [(scaled**power).sum(0) / self.samples for power in (1, 2, 3)]
                 powers[:] = [a + b for a, b in zip(powers, terms, strict=True)] if powers else terms
         return means

@@ -28,7 +28,7 @@ from tests.saliency.cam_peers import (
 )
 
 KINDS = ["mean_linear", "transformer"]
-QUICK = [SSCAM(samples=2, batch=7), ISCAM(steps=2), KPCACAM(), FEM()]
+QUICK: list[Any] = [SSCAM(samples=2, batch=7), ISCAM(steps=2), KPCACAM(), FEM()]
 
 
 def some_classes(logits):
@@ -63,7 +63,7 @@ def test_sscam_and_iscam_are_their_formulas(kind, layer):
         return [m + 0.7 * torch.randn(m.shape, generator=generator)
                 for _ in range(2) for m in masks]  # fmt: skip
 
-    maps = {
+    maps: dict[Any, Any] = {
         SSCAM(layer, samples=2, noise=0.7, seed=5, batch=5): add_noise,
         ISCAM(layer, steps=2): lambda masks: [*(masks * 0.5), *(masks * 1.5)],
         ISCAM(layer, steps=2, path="linear", batch=5): lambda masks: [*(masks / 2), *masks],
