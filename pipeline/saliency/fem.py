@@ -48,11 +48,12 @@ class FEM:
         """Compute maps at the resolution of the layer, the same for all classes of an image.
 
         Raises:
-            UserError: If the layer does not exist.
+            UserError: If the layer does not exist, or has so few positions that none can be strong.
         """
         answer = network(images, at=(self.layer,))
         classes = choose(answer.logits)
         features = answer.activations[self.layer].float()
+        self._check_positions(features.shape[2] * features.shape[3])
         with torch.autocast(images.device.type, enabled=False):
             means = features.mean((2, 3), keepdim=True)
             spread = features.std((2, 3), correction=0, keepdim=True)
@@ -64,3 +65,12 @@ class FEM:
             )
             maps = weight_features(weights[:, None], summed)
         return Explanation(maps.expand(-1, classes.shape[1], -1, -1), classes, answer.logits)
+
+    def _check_positions(self, count: int) -> None:
+        # Of n values none is further than sqrt(n - 1) standard deviations above the mean.
+        if count - 1 <= self.deviations**2:
+            raise UserError(
+                f"saliency.deviations={self.deviations}: of the {count} positions of layer "
+                f"{self.layer} none can be so far above the mean; larger images, a finer layer "
+                "(saliency.layer=below) or fewer deviations"
+            )

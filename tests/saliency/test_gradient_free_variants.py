@@ -161,3 +161,5 @@ def test_wrong_arguments_are_refused(monkeypatch):
     net = mean_linear()
     with pytest.raises(UserError, match=r"it has 54 positions.*saliency=eigencam has no such"):
         KPCACAM()(net, pictures(net), some_classes)
+    with pytest.raises(UserError, match="of the 54 positions of layer last none can be so far"):
+        FEM(deviations=53**0.5 + 1e-6)(net, pictures(net), some_classes)
