@@ -62,8 +62,8 @@ def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
 
     Examples:
         >>> import pipeline
-        >>> [method.name for method in pipeline.methods() if "grad" in method.name][:2]
-        ['gradcam', 'gradcam_plus_plus']
+        >>> [method.name for method in pipeline.methods() if method.name.endswith("cam")][:2]
+        ['ablationcam', 'cam']
     """
     network = None if model is None else as_network(model, **options)
     listed = []
