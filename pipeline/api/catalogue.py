@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LAYER_OPTIONS = ("layers", "layer")
+TRIAL_PASSES = {"masks": 2, "samples": 1, "steps": 2}  # of methods with many passes
 TRIAL_SIDE = 64  # of the image that a network is tried on, where it reads any size
 NEEDS_FITTING = (
     "it is fitted to training images and their labels: python -m pipeline +experiment=cam "
@@ -132,7 +133,9 @@ def _options_of(module: str, kind: str, node: Any) -> dict[str, Any]:
 
 def _try(network: Any, name: str) -> str | None:
     """Return why a method cannot explain a network; None: it can."""
-    method = build_method(name, None, {})
+    parameters = _parameters(read_choice("saliency", name))
+    few = {key: count for key, count in TRIAL_PASSES.items() if key in parameters}
+    method = build_method(name, None, few)
     if needs_fitting(method):
         return NEEDS_FITTING.format(name=name)
     image = _make_trial(network)
