@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.attention import record_attentions
 from pipeline.model.evaluation import HOOKS_LOCK
 from pipeline.model.forms import to_maps
-from pipeline.types import NetworkOutput
+from pipeline.types import Attentions, NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -275,6 +276,22 @@ class Classifier(nn.Module):
             features = module(features)
         logits: Tensor = self.head(features)
         return logits
+
+    def attentions(
+        self, images: Float[Tensor, "b 3 H W"], reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> Attentions:
+        """Compute the logits, and the attention and the tokens of each block of a transformer.
+
+        Args:
+            images: float, standardised by the network's mean and deviation.
+            reduce: what is kept of each block's attention; None: all of it, and its graph.
+
+        Raises:
+            UserError: The network has no self-attention between all tokens of an image.
+        """
+        return record_attentions(
+            self.body, lambda batch: self.forward(batch).logits, images, reduce
+        )
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b K h w"]:
         """Compute the body's output; of a CNN, the last feature maps."""
