@@ -1,4 +1,4 @@
-"""The recorded attention: that of the network, whoever wrote it, and refused where there is none."""
+"""The recorded attention is that of the network, and refused where there is none."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_blocks_side_by_side_are_refused(images: Tensor) -> None:
             return logits
 
     network = Parallel(torch.zeros(16, 16), True).eval()
-    with pytest.raises(UserError, match="'blocks.1' does not read what block 'blocks.0' gives"):
+    with pytest.raises(UserError, match=r"'blocks\.1' does not read what block 'blocks\.0' gives"):
         record_attentions(network, network, images)
 
 

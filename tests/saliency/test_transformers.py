@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pipeline
 from pipeline.errors import UserError
 from pipeline.saliency.attention_rollout import AttentionRollout
 from pipeline.saliency.legrad import LeGrad
+from tests.conftest import TINY, Cli
 from tests.saliency.transformers import CLASSES, KINDS, SIDE, Computed, build, compute, to_grid
 
 TARGETS = [[4, 0, 4], [1, 2, 3]]
@@ -124,7 +126,7 @@ def test_options_out_of_range_and_heads_of_zeros_are_refused() -> None:
     nn.init.zeros_(network.heads.head.weight)
     images = torch.randn(1, 3, SIDE, SIDE)
     for method in ("attention_rollout", "gradient_rollout"):
-        with pytest.raises(UserError, match="depends on no token .* a head of zeros"):
+        with pytest.raises(UserError, match=r"depends on no token .* a head of zeros"):
             pipeline.explain(network, images, method, target=CLASSES - 1)
 
 
@@ -139,6 +141,15 @@ def test_heads_that_read_more_than_the_last_tokens_have_no_legrad() -> None:
             return logits
 
     images = torch.randn(2, 3, SIDE, SIDE) + torch.tensor([0.0, 3.0]).view(2, 1, 1, 1)
-    with pytest.raises(UserError, match="reads more than the tokens .* gradient_rollout needs no"):
+    with pytest.raises(UserError, match=r"reads more than the tokens .* gradient_rollout needs no"):
         pipeline.explain(Skipping(), images, "legrad")
     assert pipeline.explain(Skipping(), images, "gradient_rollout").maps.std() > 0
+
+
+def test_a_run_with_a_cnn_is_refused_before_it_is_trained(
+    cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = "explain.methods=[gradcam,gradient_rollout]"
+    assert cli("+experiment=cam", *TINY, names) == 2
+    assert "no self-attention between tokens" in capsys.readouterr().err
+    assert not (tmp_path / "outputs" / "train").exists()

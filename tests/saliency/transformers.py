@@ -47,9 +47,10 @@ def build(kind: str) -> nn.Module:
     for name, parameter in network.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0, 0.5 if "qkv" in name or "in_proj" in name else 0.3)
-    for module in network.modules():
-        if kind == "timm_unfused_mean" and hasattr(module, "fused_attn"):
-            module.fused_attn = False
+    if kind == "timm_unfused_mean":
+        blocks: Any = network.blocks
+        for block in blocks:
+            block.attn.fused_attn = False
     return network
 
 
