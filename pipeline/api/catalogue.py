@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,13 +17,15 @@ from pipeline.api.wrapping import as_network
 from pipeline.engine.choices import instantiate, list_choices, read_choice
 from pipeline.engine.methods import needs_fitting
 from pipeline.errors import UserError, suggest_choices
+from pipeline.model.evaluation import HOOKS_LOCK
 from pipeline.protocols import SaliencyMethod
+from pipeline.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 LAYER_OPTIONS = ("layers", "layer")
-TRIAL_PASSES = {"masks": 2, "samples": 1, "steps": 2}  # of methods with many passes
+TRIAL_PASSES = 12  # of the network, after which a method is taken to work
 TRIAL_SIDE = 64  # of the image that a network is tried on, where it reads any size
 NEEDS_FITTING = (
     "it is fitted to training images and their labels: python -m pipeline +experiment=cam "
@@ -67,12 +70,13 @@ def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
         ['ablationcam', 'cam']
     """
     network = None if model is None else as_network(model, **options)
+    trial = None if network is None else _make_trial(network)
     listed = []
     for name in list_choices("saliency"):
         node = read_choice("saliency", name)
         module, _, kind = str(node["_target_"]).rpartition(".")
         title = (importlib.import_module(module).__doc__ or name).strip().splitlines()[0]
-        refusal = None if network is None else _try(network, name)
+        refusal = None if trial is None else _try(network, name, trial)
         listed.append(Method(name, title, _options_of(module, kind, node), refusal))
     return listed
 
@@ -131,25 +135,54 @@ def _options_of(module: str, kind: str, node: Any) -> dict[str, Any]:
     return {name: node.get(name, default) for name, default in defaults.items()}
 
 
-def _try(network: Any, name: str) -> str | None:
-    """Return why a method cannot explain a network; None: it can."""
-    parameters = _parameters(read_choice("saliency", name))
-    few = {key: count for key, count in TRIAL_PASSES.items() if key in parameters}
-    method = build_method(name, None, few)
+class _EnoughPassesError(Exception):
+    """A trial ran the network so often that its method can explain it."""
+
+
+def _try(network: Any, name: str, image: Tensor) -> str | None:
+    """Return why a method cannot explain a network; None: it can.
+
+    A method that runs the network for each channel or mask is stopped after some passes.
+    """
+    method = build_method(name, None, {})
     if needs_fitting(method):
         return NEEDS_FITTING.format(name=name)
-    image = _make_trial(network)
+    count, thread = 0, threading.get_ident()
+
+    def count_pass(*_: Any) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > TRIAL_PASSES:
+            raise _EnoughPassesError
+
+    with HOOKS_LOCK:
+        handle = network.head.register_forward_hook(count_pass)
     try:
         method(network, image, lambda logits: logits.argmax(1)[:, None])
     except UserError as error:
         return str(error)
+    except _EnoughPassesError:
+        return None
+    finally:
+        with HOOKS_LOCK:
+            handle.remove()
     return None
 
 
 def _make_trial(network: Any) -> Tensor:
-    """Return an image of noise of the size that a network reads."""
+    """Return an image of noise, small where the network reads any size."""
+    small = _make_noise(network, (TRIAL_SIDE, TRIAL_SIDE))
     prepared = getattr(network, "preprocessing", None)
-    size = (TRIAL_SIDE, TRIAL_SIDE) if prepared is None else prepared.size
+    try:
+        with torch.no_grad():
+            network(small)
+    except Exception:  # whatever a network of others raises for a size that it does not read
+        return small if prepared is None else _make_noise(network, prepared.size)
+    return small
+
+
+def _make_noise(network: Any, size: Size) -> Tensor:
+    """Return an image of noise of a size."""
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, count_channels(network), *size, generator=generator)

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.attention import record_attentions
 from pipeline.model.evaluation import HOOKS_LOCK
-from pipeline.model.forms import to_maps
-from pipeline.types import NetworkOutput
+from pipeline.model.forms import Form, to_maps
+from pipeline.types import Attentions, NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -133,6 +134,7 @@ class Classifier(nn.Module):
         self.last = last
         self.below = below
         self.branches = nn.ModuleDict()
+        self._form: Form | None = "channels_first"  # where a layer's shape does not tell
 
     @property
     def gap(self) -> MeanLinear | ConvMean:
@@ -218,7 +220,7 @@ class Classifier(nn.Module):
         read = [name for branch in branches.values() for name in branch.reads]
         names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
         layers = {name: self._find_layer(name) for name in names if name != INPUT}
-        recording = _record_activations(layers, images, INPUT in names, self._read_maps)
+        recording = _record_activations(layers, images, INPUT in names, self._read_maps, self._form)
         with recording as (activations, inputs):
             logits = self.head(self.body(inputs))
         for name in names:
@@ -269,12 +271,28 @@ class Classifier(nn.Module):
                 maps = module(maps)
             if len(maps) == 1:
                 maps = maps.repeat(len(features), *[1] * (maps.ndim - 1))
-            with _replace_output(layer, self._find_layer(layer), features, image):
+            with _replace_output(layer, self._find_layer(layer), features, image, self._form):
                 features = step(maps)
         for module in after:
             features = module(features)
         logits: Tensor = self.head(features)
         return logits
+
+    def attentions(
+        self, images: Float[Tensor, "b 3 H W"], reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> Attentions:
+        """Compute the logits, and the attention and the tokens of each block of a transformer.
+
+        Args:
+            images: float, standardised by the network's mean and deviation.
+            reduce: what is kept of each block's attention; None: all of it, and its graph.
+
+        Raises:
+            UserError: The network has no self-attention between all tokens of an image.
+        """
+        return record_attentions(
+            self.body, lambda batch: self.forward(batch).logits, images, reduce
+        )
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b K h w"]:
         """Compute the body's output; of a CNN, the last feature maps."""
@@ -371,6 +389,7 @@ def _record_activations(
     images: Tensor,
     from_input: bool,
     read_maps: Callable[[str, Tensor], Tensor],
+    default: Form | None,
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Record the outputs of layers in this thread's forward pass, and remove the hooks after it.
 
@@ -393,7 +412,7 @@ def _record_activations(
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            maps, put_back = to_maps(name, module, output, size)
+            maps, put_back = to_maps(name, module, output, size, default)
             maps = read_maps(name, maps)
             torch.set_grad_enabled(graph)
             # Identity and Dropout return their input, which another module may change in place.
@@ -423,7 +442,9 @@ def _record_activations(
 
 
 @contextmanager
-def _replace_output(name: str, layer: nn.Module, features: Tensor, image: Tensor) -> Iterator[None]:
+def _replace_output(
+    name: str, layer: nn.Module, features: Tensor, image: Tensor, default: Form | None
+) -> Iterator[None]:
     """Replace a layer's output in this thread's forward pass, and remove the hook after it."""
     thread = threading.get_ident()
     runs = 0
@@ -435,7 +456,7 @@ def _replace_output(name: str, layer: nn.Module, features: Tensor, image: Tensor
         runs += 1
         if runs > 1:
             raise _repeated_layer_error(name)
-        _, put_back = to_maps(name, module, output, (image.shape[2], image.shape[3]))
+        _, put_back = to_maps(name, module, output, (image.shape[2], image.shape[3]), default)
         return put_back(features)
 
     with HOOKS_LOCK:

@@ -167,7 +167,9 @@ def _find_below(trace: Trace, last: str) -> str | None:
     block = _find_last_block(trace, call)
     if block is None or block.read is None:
         return None
-    before = Trace([c for c in trace.calls if c.end < block.start], None, trace.image)
+    before = Trace(
+        [c for c in trace.calls if c.end < block.start], None, trace.image, trace.default
+    )
     giver = before.name_of(block.read)
     is_map = any(trace.form_of(c) for c in before.calls if c.name == giver)
     return giver if is_map else None

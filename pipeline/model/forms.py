@@ -45,7 +45,9 @@ def replace_first_tensor(output: Any, tensor: Tensor) -> Any:
     return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
 
 
-def infer_form(name: str, layer: nn.Module, output: Any, image: Size) -> Form:
+def infer_form(
+    name: str, layer: nn.Module, output: Any, image: Size, default: Form | None = None
+) -> Form:
     """Infer the form of a layer's activations from their shape.
 
     The spatial axes of [b, ., ., .] are those whose ratio is that of the image. Where both readings
@@ -57,6 +59,7 @@ def infer_form(name: str, layer: nn.Module, output: Any, image: Size) -> Form:
         layer: the module.
         output: what it gave.
         image: height and width of the images.
+        default: the form where neither shape nor modules tell; None: refuse.
 
     Raises:
         UserError: the output is no feature map and no grid of tokens, or its form is unknown.
@@ -74,7 +77,7 @@ def infer_form(name: str, layer: nn.Module, output: Any, image: Size) -> Form:
     is_first = _may_be_grid((second, third), image)
     if is_first != _may_be_grid((first, second), image):
         return "channels_first" if is_first else "channels_last"
-    kind = _form_of_modules(layer, third)
+    kind = _form_of_modules(layer, third) or default
     if kind is None:
         raise UserError(
             f"layer {name!r}: {list(tensor.shape)} could be [b, K, h, w] or [b, h, w, K]; name the "
@@ -83,8 +86,18 @@ def infer_form(name: str, layer: nn.Module, output: Any, image: Size) -> Form:
     return kind
 
 
+def default_form(network: nn.Module) -> Form | None:
+    """Return the form of a network's layers where their shapes do not tell.
+
+    Grids with channels last are made for a layer norm over them: a network without any has channels
+    first.
+    """
+    norms = any(type(module) is nn.LayerNorm for module in network.modules())
+    return None if norms else "channels_first"
+
+
 def to_maps(
-    name: str, layer: nn.Module, output: Any, image: Size
+    name: str, layer: nn.Module, output: Any, image: Size, default: Form | None = None
 ) -> tuple[Float[Tensor, "b K h w"], Callable[[Tensor], Any]]:
     """Return a layer's activations as feature maps, and the function that puts maps back.
 
@@ -93,6 +106,7 @@ def to_maps(
         layer: the module.
         output: what it gave.
         image: height and width of the images.
+        default: the form where neither shape nor modules tell; None: refuse.
 
     Returns:
         The maps, a view where that is possible; and the function from maps to an output in the
@@ -101,7 +115,7 @@ def to_maps(
     Raises:
         UserError: the output is no feature map and no grid of tokens.
     """
-    form = infer_form(name, layer, output, image)
+    form = infer_form(name, layer, output, image, default)
     tensor: Tensor = first_tensor(output)
     if form == "channels_first":
         return tensor, lambda maps: replace_first_tensor(output, maps)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.evaluation import HOOKS_LOCK, evaluation_mode
-from pipeline.model.forms import Form, first_tensor, infer_form, to_maps
+from pipeline.model.forms import Form, default_form, first_tensor, infer_form, to_maps
 from pipeline.types import Size
 
 PASSING = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -54,11 +54,13 @@ class Trace:
         calls: those that gave a tensor.
         output: of the network.
         image: height and width of the images.
+        default: the form of a layer where its shape does not tell.
     """
 
     calls: Sequence[Call]
     output: Any
     image: Size
+    default: Form | None = None
 
     def name_of(self, tensor: Tensor | None) -> str | None:
         """Return the outermost and then last module that gave a tensor; None: no module did.
@@ -76,15 +78,15 @@ class Trace:
         if call.output.ndim not in (3, 4) or not call.output.is_floating_point():
             return None
         try:
-            form = infer_form(call.name, call.module, call.output, self.image)
-            maps, _ = to_maps(call.name, call.module, call.output, self.image)
+            form = infer_form(call.name, call.module, call.output, self.image, self.default)
+            maps, _ = to_maps(call.name, call.module, call.output, self.image, self.default)
         except UserError:
             return None
         return form if maps.shape[2] * maps.shape[3] > 1 else None
 
     def maps_of(self, call: Call) -> Tensor:
         """Return the output of a call that has a form, as feature maps [b, K, h, w]."""
-        return to_maps(call.name, call.module, call.output, self.image)[0]
+        return to_maps(call.name, call.module, call.output, self.image, self.default)[0]
 
 
 def record_trace(network: nn.Module, images: Tensor) -> Trace:
@@ -132,4 +134,4 @@ def record_trace(network: nn.Module, images: Tensor) -> Trace:
         with HOOKS_LOCK:
             for handle in handles:
                 handle.remove()
-    return Trace(calls, output, (images.shape[2], images.shape[3]))
+    return Trace(calls, output, (images.shape[2], images.shape[3]), default_form(network))

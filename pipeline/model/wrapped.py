@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.model.classifier import BELOW, LAST, Classifier
 from pipeline.model.evaluation import evaluation_mode
+from pipeline.model.forms import default_form
 from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Wrapped(Classifier):
     ) -> None:
         super().__init__(module, _Reader(read_logits), classes, layers.last, layers.below)
         self.layers = layers
+        self._form = default_form(module)
         self.training = False  # itself; the module's mode is the caller's
 
     @property

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
     from jaxtyping import Float, UInt8
     from torch import Tensor, nn
 
-    from pipeline.types import NetworkOutput, Size
+    from pipeline.types import Attentions, NetworkOutput, Size
 
 
 class NetworkBuilder(Protocol):
@@ -116,6 +116,21 @@ class Network(Protocol):
             layer: a name as in `at`.
             features: outputs of the layer, which may be overwritten.
             image: a single image for all of them, or an image for each (m = 1 or n).
+        """
+
+    def attentions(
+        self, images: Float[Tensor, "b 3 H W"], reduce: Callable[[Tensor], Tensor] | None = None
+    ) -> Attentions:
+        """Compute the logits, and the attention and the tokens of each block of a transformer.
+
+        Args:
+            images: normalized by mean and std.
+            reduce: what is kept of each block's attention [b, heads, n, n], without a graph: only
+                what lies behind the last block's tokens can then be differentiated. None: all of
+                it, and the graph starts at the first block's attention.
+
+        Raises:
+            UserError: the network has no self-attention between all tokens of an image.
         """
 
     @property

@@ -37,6 +37,7 @@ from pipeline.types.exports import (
 )
 from pipeline.types.notes import Note
 from pipeline.types.records import (
+    Attentions,
     Boxes,
     ClassSelector,
     Crowds,
@@ -63,6 +64,7 @@ from pipeline.types.subjects import (
 )
 
 __all__ = [
+    "Attentions",
     "AuditBatch",
     "AuditNumber",
     "AuditSubject",

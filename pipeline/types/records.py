@@ -235,6 +235,33 @@ class NetworkOutput:
     activations: Mapping[str, Float[Tensor, "b K h w"]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Attentions:
+    """What a vision transformer computed, block by block.
+
+    Attributes:
+        logits: of the network.
+        matrices: the attention of each block, softmax(q k^T / sqrt(d)), a row for each query; or
+            what was kept of it.
+        tokens: what each block gives.
+        others: how many tokens are before those of the patches: class token and registers.
+        grid: height and width of the grid of patches.
+        read: from tokens in the place of those that the last block gives to the logits that
+            follow. All that is behind it runs on them; the blocks run on a single image.
+    """
+
+    logits: Float[Tensor, "b C"]
+    matrices: Sequence[Float[Tensor, "b heads n n"]]
+    tokens: Sequence[Float[Tensor, "b n K"]]
+    others: int
+    grid: Size
+    read: Callable[[Float[Tensor, "m n K"]], Float[Tensor, "m C"]]
+
+    def to_maps(self, values: Float[Tensor, "b t n"]) -> Float[Tensor, "b t h w"]:
+        """Return the values of the patches' tokens as maps."""
+        return values[:, :, self.others :].reshape(*values.shape[:2], *self.grid)
+
+
 ClassSelector = Callable[["Float[Tensor, 'b C']"], "Int[Tensor, 'b t']"]
 """From the logits to the classes to explain, t of them for each image."""
 

@@ -21,6 +21,7 @@ QUICK: dict[str, Any] = {"masks": 6, "cells": 3, "samples": 2, "steps": 4, "wind
 NO_CLASS_WEIGHTS = {"connected_head", "transformer"}
 NO_RELU = {"squeeze_excitation", "transformer"}
 NO_BRANCH = {*KINDS} - {"localizing"}
+NO_ATTENTION = {*KINDS} - {"transformer"}
 ONE_SIZE = {"connected_head", "transformer"}
 REFUSED = {
     "cam": (NO_CLASS_WEIGHTS, "no class weights"),
@@ -32,6 +33,9 @@ REFUSED = {
     "average": ({"transformer"}, "bias is not known"),
     "foreground": (NO_BRANCH, "no branch 'foreground'"),
     "refined": (NO_BRANCH, "no branch 'foreground'"),
+    "attention_rollout": (NO_ATTENTION, "no self-attention.*gradcam"),
+    "gradient_rollout": (NO_ATTENTION, "no self-attention.*gradcam"),
+    "legrad": (NO_ATTENTION, "no self-attention.*gradcam"),
     "layercam_multiscale": (ONE_SIZE, r"scales=.*cannot read images of"),
 }
 """Which networks a method cannot have, and why it says so. All others must work."""
@@ -43,6 +47,12 @@ def network_of(kind: str) -> Any:
     if kind not in NETWORKS:
         NETWORKS[kind] = build_network(kind)
     return NETWORKS[kind]
+
+
+def network_for(name: str) -> Any:
+    """The network with a localization branch, or another that the method can explain."""
+    refused, _ = REFUSED.get(name, (set(), ""))
+    return network_of("transformer" if "localizing" in refused else "localizing")
 
 
 def build(name: str) -> Any:
@@ -99,7 +109,7 @@ def test_maps_or_a_reason(name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_maps_are_the_same_again_and_of_an_image_alone(name: str) -> None:
-    network = network_of("localizing")
+    network = network_for(name)
     method = fitted(build(name), network)
     together = method(network, images(), choose)
     assert torch.equal(method(network, images(), choose).maps, together.maps)
@@ -109,7 +119,7 @@ def test_maps_are_the_same_again_and_of_an_image_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_class_that_was_chosen_twice_has_the_same_map_twice(name: str) -> None:
-    network = network_of("localizing")
+    network = network_for(name)
     method = fitted(build(name), network)
     explained = method(network, images(), lambda logits: torch.tensor([[1, 0, 1]] * len(logits)))
     torch.testing.assert_close(explained.maps[:, 0], explained.maps[:, 2], rtol=1e-4, atol=1e-5)
