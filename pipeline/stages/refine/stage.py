@@ -117,6 +117,7 @@ class Refine(Stage):
             "cropped_agreement": fitted.cropped_agreement,
             "learned_crops": fitted.learned_crops,
             "map_share": fitted.share,
+            "extent": fitted.head.extent is not None,
             "losses": fitted.losses,
             "object_class": classes and classes.record(),
             "seconds": round(time.time() - started, 1),
