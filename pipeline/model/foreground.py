@@ -6,8 +6,12 @@ The last layer of each stride, 8, 16 and 32, is read: deep layers recognise the 
 locate its edge (Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017). The map
 has the finest of these resolutions, and one forward pass gives both logits and map.
 
-With an extent head (extent.py), which predicts the box of the object, the map is the mean of the
-sigmoid and of the probability to be in that box.
+With an extent head (extent.py), which predicts the box of the object, the map is
+
+    map = ((sigmoid(logits) + P(in the box)) / 2) ^ 1.25
+
+The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose constants
+are those of heads without, chooses a higher threshold for maps that are flat inside the box.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.model.classifier import Classifier
 
+EXTENT_POWER = 1.25  # a measured choice: docs/metrics.md
 MIN_OCTAVE = 3  # a stride of 2^3: finer layers respond to colours and edges, not to objects
 
 
@@ -144,7 +149,7 @@ class ForegroundHead(nn.Module):
         if self.extent is None:
             return logits.sigmoid()
         inside: Tensor = self.extent(hidden, logits)
-        return (logits.sigmoid() + inside) / 2
+        return ((logits.sigmoid() + inside) / 2) ** EXTENT_POWER
 
 
 def build_foreground_head(network: Classifier, size: Size, width: int = 64) -> ForegroundHead:
