@@ -10,8 +10,8 @@ With an extent head (extent.py), which predicts the box of the object, the map i
 
     map = ((sigmoid(logits) + P(in the box)) / 2) ^ 1.25
 
-The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose constants
-are those of heads without, chooses a higher threshold for maps that are flat inside the box.
+The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose
+constants were chosen for heads without one, suits these maps, which are flatter inside the box.
 """
 
 from __future__ import annotations
