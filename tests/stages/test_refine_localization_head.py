@@ -18,6 +18,7 @@ from pipeline.stages.refine.config import RefineOptions
 from pipeline.stages.refine.extent import compute_loss, find_mask_boxes
 from pipeline.stages.refine.localization_head import FittedHead, HeadFitter
 from pipeline.stages.refine.pseudo_labels import PseudoLabels
+from pipeline.stages.refine.stage import describe_unused_extent
 
 OPTIONS: dict[str, Any] = {"width": 8, "lr": 0.01, "steps": 30, "batch": 16, "map_share": None}
 COMPUTE = Compute(torch.device("cpu"), "float32", workers=0, batch=32, shard=256)
@@ -217,6 +218,8 @@ def test_boxes_of_masks_are_learned_where_the_head_is_alone(tmp_path: Path) -> N
     for name, values in plain.head.state_dict().items():  # the head itself is as without it
         assert torch.equal(values, learned.head.state_dict()[name])
     assert fit(pseudo_labels(tmp_path / "b", rule=False), extent=True).head.extent is None
+    assert describe_unused_extent(True, True) == describe_unused_extent(False, False) == []
+    assert "refine.extent=true has no effect" in describe_unused_extent(True, False)[0]
 
 
 def test_boxes_of_masks_and_their_loss() -> None:
