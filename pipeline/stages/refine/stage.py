@@ -122,11 +122,9 @@ class Refine(Stage):
             "object_class": classes and classes.record(),
             "seconds": round(time.time() - started, 1),
         }
-        write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels)])
+        unused = describe_unused_extent(options.extent, fitted.head.alone)
+        write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels), *unused])
         _save(folder, trained, refined, described)
-
-        _save(folder, trained, refined)
-        write_notes(folder, describe_unused_extent(options.extent, fitted.head.alone))
         fitter.remove_states()
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
