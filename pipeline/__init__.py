@@ -1,4 +1,4 @@
-"""label2box: image labels in, boxes out. `load(path)` gives a predictor; see pipeline.api."""
+"""label2box: image labels in, boxes out; see pipeline.api for what can be called from Python."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ TYPE_CHECKING = False  # that of typing, which takes longer to import than the c
 if TYPE_CHECKING:
     from typing import Any
 
-    from pipeline.api import load
+    from pipeline.api import evaluate, explain, load, localize, methods, show, wrap
 
-__all__ = ["load"]
+__all__ = ["evaluate", "explain", "load", "localize", "methods", "show", "wrap"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: the command line starts without it.
-    if name == "load":
-        from pipeline.api import load
+    if name in __all__:
+        from pipeline import api
 
-        return load
+        return vars(api)[name]
     raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.evaluation import HOOKS_LOCK
+from pipeline.model.forms import to_maps
 from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ INPUT, LAST, BELOW = "input", "last", "below"
 FOREGROUND = "foreground"  # the branch that was trained to localize
 OBJECT_CLASS = "object_class"  # the branch that classifies by the foreground alone
 OWN = "own"  # `head_kind` of a network without a GAP head
-MAX_OTHER_TOKENS = 8  # class token and registers, before the tokens of the patches
 
 
 class MeanLinear(nn.Module):
@@ -217,7 +218,8 @@ class Classifier(nn.Module):
         read = [name for branch in branches.values() for name in branch.reads]
         names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
         layers = {name: self._find_layer(name) for name in names if name != INPUT}
-        with _record_activations(layers, images, INPUT in names) as (activations, inputs):
+        recording = _record_activations(layers, images, INPUT in names, self._read_maps)
+        with recording as (activations, inputs):
             logits = self.head(self.body(inputs))
         for name in names:
             if name not in activations:
@@ -225,6 +227,10 @@ class Classifier(nn.Module):
         for name, branch in branches.items():
             activations[name] = branch(*(activations[layer] for layer in branch.reads))
         return NetworkOutput(logits, {name: activations[name] for name in at})
+
+    def _read_maps(self, name: str, maps: Tensor) -> Tensor:
+        """Return the activation of a layer as what is behind the layer reads it."""
+        return maps
 
     def _order_branches(self, at: Sequence[str]) -> dict[str, Any]:
         """Return the branches among `at` and those that they read, each after what it reads."""
@@ -359,20 +365,12 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
     network.load_state_dict(given, assign=True)
 
 
-def _check_activation(name: str, output: Any) -> None:
-    """Raise UserError unless a layer gave feature maps [b, K, h, w] or tokens [b, n, K]."""
-    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"layer {name!r}: expected feature maps [b, K, h, w], got {got}")
-
-
-# torch numbers hooks by a counter, which two threads could read at the same time.
-_HOOKS_LOCK = threading.Lock()
-
-
 @contextmanager
 def _record_activations(
-    layers: Mapping[str, nn.Module], images: Tensor, from_input: bool
+    layers: Mapping[str, nn.Module],
+    images: Tensor,
+    from_input: bool,
+    read_maps: Callable[[str, Tensor], Tensor],
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Record the outputs of layers in this thread's forward pass, and remove the hooks after it.
 
@@ -386,34 +384,29 @@ def _record_activations(
     activations: dict[str, Tensor] = {}
     thread = threading.get_ident()
     graph = torch.is_grad_enabled()
+    size = (images.shape[2], images.shape[3])
 
     def start_graph(output: Tensor) -> Tensor:
         return output.detach().requires_grad_() if graph and not output.requires_grad else output
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             if threading.get_ident() != thread:
                 return None
-            _check_activation(name, output)
+            maps, put_back = to_maps(name, module, output, size)
+            maps = read_maps(name, maps)
             torch.set_grad_enabled(graph)
-            if output.ndim == 3:  # tokens of a transformer
-                others, (height, width) = _infer_token_grid(name, output, images)
-                grid = output[:, others:].mT.reshape(len(output), -1, height, width)
-                activations[name] = grid = start_graph(grid)
-                behind = grid.permute(0, 2, 3, 1).flatten(1, 2)
-                return torch.cat((output[:, :others], behind), 1)
             # Identity and Dropout return their input, which another module may change in place.
-            if any(output is tensor for tensor in inputs):
-                output = output.clone()
-            activations[name] = output = start_graph(output)
-            copy: Tensor = output.clone()
-            return copy
+            if any(maps is tensor for tensor in inputs):
+                maps = maps.clone()
+            activations[name] = maps = start_graph(maps)
+            return put_back(maps.clone())
 
         return hook
 
     handles = []
     try:
-        with _HOOKS_LOCK:
+        with HOOKS_LOCK:
             for name, layer in layers.items():
                 handles.append(layer.register_forward_hook(watch(name)))
         if from_input:
@@ -424,7 +417,7 @@ def _record_activations(
         yield activations, images
     finally:
         torch.set_grad_enabled(graph)
-        with _HOOKS_LOCK:
+        with HOOKS_LOCK:
             for handle in handles:
                 handle.remove()
 
@@ -435,46 +428,26 @@ def _replace_output(name: str, layer: nn.Module, features: Tensor, image: Tensor
     thread = threading.get_ident()
     runs = 0
 
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         nonlocal runs
         if threading.get_ident() != thread:
             return None
         runs += 1
         if runs > 1:
             raise _repeated_layer_error(name)
-        if output.ndim == 3:
-            others, _ = _infer_token_grid(name, output, image)
-            return torch.cat((output[:, :others], features.permute(0, 2, 3, 1).flatten(1, 2)), 1)
-        return features
+        _, put_back = to_maps(name, module, output, (image.shape[2], image.shape[3]))
+        return put_back(features)
 
-    with _HOOKS_LOCK:
+    with HOOKS_LOCK:
         handle = layer.register_forward_hook(hook)
     try:
         yield
     finally:
-        with _HOOKS_LOCK:
+        with HOOKS_LOCK:
             handle.remove()
 
 
 def _repeated_layer_error(name: str) -> UserError:
     return UserError(
         f"layer {name!r}: it runs several times, so that its output cannot be replaced"
-    )
-
-
-def _infer_token_grid(name: str, tokens: Tensor, images: Tensor) -> tuple[int, tuple[int, int]]:
-    """Infer the number of tokens before those of the patches, and the grid (h, w) of the patches.
-
-    Patches are square and cover the image: n = others + (H / p) (W / p). The others are the class
-    token and registers. Of several solutions the one with the smallest patches is returned.
-    """
-    height, width = images.shape[2:]
-    count = tokens.shape[1]
-    for patch in range(1, min(height, width) + 1):
-        if height % patch == 0 and width % patch == 0:
-            others = count - (height // patch) * (width // patch)
-            if 0 <= others <= MAX_OTHER_TOKENS:
-                return others, (height // patch, width // patch)
-    raise UserError(
-        f"layer {name!r}: {count} tokens of an image of {height} x {width} are no grid of patches"
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
-from pipeline.saliency.fused import weight_features
+from pipeline.saliency.fused import check_layer, weight_features
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class AblationCAM:
     batch: int = 16  # ablated channels at once
 
     def __post_init__(self) -> None:
+        check_layer(self.layer)
         if self.batch < 1:
             raise UserError(f"saliency.batch={self.batch}: expected at least 1 channel at once")
 

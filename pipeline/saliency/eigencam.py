@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline.protocols import Network
+from pipeline.saliency.fused import check_layer
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class EigenCAM:
 
     layer: str = "last"  # whose feature maps are decomposed; below, or by name
     centred: bool = False  # true: without each channel's mean (principal component)
+
+    def __post_init__(self) -> None:
+        check_layer(self.layer)
 
     @torch.no_grad()
     def __call__(

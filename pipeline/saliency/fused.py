@@ -32,11 +32,28 @@ Fusion = Callable[[Sequence[Tensor]], Tensor]
 
 
 def check_layers(layers: tuple[str, ...]) -> None:
-    """Raise UserError where no layer is named, or where a bare name stands for a list of names."""
+    """Raise UserError where no layer is named, or what is given is no list of names."""
+    if isinstance(layers, tuple | list):
+        for layer in layers:
+            check_layer(layer)
+    elif not isinstance(layers, str):
+        check_layer(layers)
     if isinstance(layers, str) or not layers:
         raise UserError(
             f"saliency.layers={layers}: expected one or more layers, [last] or [below,last]; last "
             "is what the head reads, below what the last block reads, others have their own names"
+        )
+
+
+def check_layer(layer: str) -> None:
+    """Raise UserError where a network or a module stands in the place of a layer's name.
+
+    The peers take a network first, then layers: GradCAM(model, [model.layer4]).
+    """
+    if not isinstance(layer, str):
+        raise UserError(
+            f"saliency.layers: expected names of layers, got {type(layer).__name__}; a method has "
+            "options and no network: pipeline.explain(model, images, 'gradcam', layer='layer4')"
         )
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from pipeline.ops.precision import full_precision
 from pipeline.ops.relu_rules import OutOfPlaceActivations, apply_relu_rule, guided
 from pipeline.protocols import Network
+from pipeline.saliency.fused import check_layer
 from pipeline.saliency.gradcam import weight_by_mean_gradient
 from pipeline.saliency.gradients import compute_gradients, reduce_channels
 from pipeline.types import ClassSelector, Explanation
@@ -33,6 +34,9 @@ class GuidedGradCAM:
     layer: str = "last"  # Grad-CAM's: last, below, or one by name
     channels: Literal["abs_max", "abs_sum", "sum"] = "abs_max"  # of R, G and B; sum is signed
     upsampling: Literal["bilinear", "nearest"] = "bilinear"  # of Grad-CAM's map, to the image
+
+    def __post_init__(self) -> None:
+        check_layer(self.layer)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector

@@ -167,9 +167,7 @@ def test_layer_that_is_not_run_or_gives_no_maps_is_refused():
     before = state_of(net)
     with pytest.raises(UserError, match="'idle': the network has it but does not run it"):
         net(images(), at=("idle",))
-    with pytest.raises(
-        UserError, match=r"'flat': expected feature maps \[b, K, h, w\], got \[2, 25"
-    ):
+    with pytest.raises(UserError, match=r"'flat': expected feature maps .* got \[2, 25"):
         net(images(), at=("flat",))
     assert state_of(net) == before
 

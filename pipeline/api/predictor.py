@@ -1,24 +1,17 @@
-"""Boxes from Python: load a checkpoint, give an image, get boxes.
-
-    import pipeline
-    predict = pipeline.load("outputs/latest")
-    predictions = predict("photo.jpg")
-    several = predict(["a.jpg", "b.jpg"])
-
-It calls the functions that the stages explain and localize call, without files between them.
-"""
+"""A network trained here, to be called with an image: boxes without files between."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from PIL import Image as Pillow
 
+from pipeline.api.images import is_image
+from pipeline.api.localizing import Prediction, segment_map
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
@@ -42,50 +35,15 @@ from pipeline.results.thresholds import (
 )
 from pipeline.saliency.targets import class_selector
 from pipeline.segmenter.confidence import ConfidenceModel, MapKind, default_model
-from pipeline.segmenter.confidence_features import measure_features
-from pipeline.types import Boxes, Example, SaliencyMap
+from pipeline.types import Example, SaliencyMap
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Shaped, UInt8
-    from torch import Tensor
+    from jaxtyping import UInt8
 
-    Image: TypeAlias = (
-        str
-        | os.PathLike[str]
-        | Pillow.Image
-        | UInt8[np.ndarray, "H W *channels"]
-        | Shaped[np.ndarray, "H W *channels"]
-        | Tensor
-    )
+    from pipeline.api.images import Image
 
 
 PRECISIONS = ("auto", *runtime.PRECISIONS)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A class in an image, and its boxes.
-
-    Attributes:
-        label: the name of the class.
-        probability: that the network gives the class.
-        boxes: xyxy in pixels of the upright image, half-open, best score first.
-        scores: the score of each box.
-        masks: the mask of each box as COCO RLE, where the segmenter makes masks.
-        map: the map that the boxes were segmented from.
-        confidences: the probability of each box that its IoU with the object is at least 0.5;
-            where `confidence_kind` is `default`, they only rank boxes.
-        confidence_kind: `calibrated`, on annotated boxes of the run, or `default`.
-    """
-
-    label: str
-    probability: float
-    boxes: Float32[np.ndarray, "N 4"]
-    scores: Float32[np.ndarray, N]
-    masks: Sequence[Mapping[str, Any]] | None
-    map: SaliencyMap
-    confidences: Float32[np.ndarray, N]
-    confidence_kind: str
 
 
 class Predictor:
@@ -152,7 +110,7 @@ class Predictor:
             TypeError: `image` is none of these.
         """
         (wanted,) = parse_targets(str(target), self.classes, are_labelled=False, option="target")
-        if _is_image(image):
+        if is_image(image):
             return self._predict([self._read(image, "image")], wanted)[0]
         if not isinstance(image, Iterable) or isinstance(image, Mapping | bytes | bytearray):
             raise TypeError(f"image: {in_memory.EXPECTED}; got {type(image).__name__}")
@@ -217,22 +175,11 @@ class Predictor:
             example.id, label, int(probabilities.argmax()), float(probabilities[label]), values,
             example.size,
         )  # fmt: skip
-        boxes: Boxes = self.segmenter(saliency, example if self.segmenter.needs_image else None)
-        if self.classes[label] in self.trained.card.get(FIELD, ()):
-            boxes = boxes.select(np.zeros(len(boxes.boxes), bool))
-        confidences = self.confidence(measure_features(saliency, boxes))
-        return Prediction(self.classes[label], float(probabilities[label]), boxes.boxes,
-                          boxes.scores, boxes.masks, saliency, confidences.astype(np.float32),
-                          self.confidence.kind)  # fmt: skip
-
-
-def _is_image(value: Any) -> bool:
-    """Return whether a value is taken for a single image."""
-    if isinstance(value, str | os.PathLike | Pillow.Image | np.ndarray):
-        return True
-    import torch
-
-    return isinstance(value, torch.Tensor)
+        name = self.classes[label]
+        return segment_map(
+            saliency, name, example if self.segmenter.needs_image else None, self.segmenter,
+            self.confidence, has_object=name not in self.trained.card.get(FIELD, ()),
+        )  # fmt: skip
 
 
 def load(

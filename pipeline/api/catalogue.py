@@ -1,0 +1,153 @@
+"""The saliency methods that there are, and what each can explain."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from pipeline.api.preprocessing import count_channels
+from pipeline.api.wrapping import as_network
+from pipeline.engine.choices import instantiate, list_choices, read_choice
+from pipeline.engine.methods import needs_fitting
+from pipeline.errors import UserError, suggest_choices
+from pipeline.protocols import SaliencyMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LAYER_OPTIONS = ("layers", "layer")
+TRIAL_SIDE = 64  # of the image that a network is tried on, where it reads any size
+NEEDS_FITTING = (
+    "it is fitted to training images and their labels: python -m pipeline +experiment=cam "
+    "saliency={name}, and pipeline.load(RUN)"
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A choice of conf/saliency/.
+
+    Attributes:
+        name: as `explain` and `saliency=` take it.
+        title: the first line of its module.
+        options: their defaults by name.
+        refusal: why the network that was given cannot be explained by it; None: it can, or none
+            was given.
+    """
+
+    name: str
+    title: str
+    options: dict[str, Any]
+    refusal: str | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether the network that was given can be explained by it."""
+        return self.refusal is None
+
+
+def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
+    """List all saliency methods, and of a network which can explain it.
+
+    Args:
+        model: any module, or a wrapped network: each method is tried on a small image of noise.
+            None: only list them.
+        **options: of `wrap`.
+
+    Examples:
+        >>> import pipeline
+        >>> [method.name for method in pipeline.methods() if "grad" in method.name][:2]
+        ['gradcam', 'gradcam_plus_plus']
+    """
+    network = None if model is None else as_network(model, **options)
+    listed = []
+    for name in list_choices("saliency"):
+        node = read_choice("saliency", name)
+        module, _, kind = str(node["_target_"]).rpartition(".")
+        title = (importlib.import_module(module).__doc__ or name).strip().splitlines()[0]
+        refusal = None if network is None else _try(network, name)
+        listed.append(Method(name, title, _options_of(module, kind, node), refusal))
+    return listed
+
+
+def build_method(
+    method: str | SaliencyMethod, layer: str | Sequence[str] | None, options: dict[str, Any]
+) -> SaliencyMethod:
+    """Return a method by its name, with its options, or an object that is one.
+
+    Args:
+        method: a choice of conf/saliency/, or a method.
+        layer: the layer or layers that it reads; None: its own.
+        options: of the method.
+
+    Raises:
+        UserError: there is no such method or option, or it reads no layer.
+    """
+    if not isinstance(method, str):
+        if layer is not None or options:
+            given = ", ".join([*options, *(["layer"] if layer is not None else [])])
+            raise UserError(f"{given}: the method is built already; give it these options itself")
+        if isinstance(method, type) or not callable(method):
+            raise UserError(
+                f"method={method!r}: expected a name or an object, as method='gradcam' or "
+                "method=GradCAM(layers=('layer4',))"
+            )
+        return method
+    node = dict(read_choice("saliency", method))
+    parameters = _parameters(node)
+    if layer is not None:
+        key = next((key for key in LAYER_OPTIONS if key in parameters), None)
+        if key is None:
+            raise UserError(f"layer={layer!r}: {method} reads no layer that can be chosen")
+        several = [layer] if isinstance(layer, str) else list(layer)
+        if key == "layer" and len(several) != 1:
+            raise UserError(f"layer={layer!r}: {method} reads one layer")
+        node[key] = several if key == "layers" else several[0]
+    for name in options:
+        if name not in parameters:
+            raise UserError(
+                f"{name}=: {method} has no such option; "
+                f"{suggest_choices(name, list(parameters)) if parameters else 'it has none'}"
+            )
+    built = instantiate("saliency", {**node, **options}, within="pipeline.saliency.")
+    return cast(SaliencyMethod, built)
+
+
+def _parameters(node: Any) -> list[str]:
+    module, _, kind = str(node["_target_"]).rpartition(".")
+    return list(inspect.signature(vars(importlib.import_module(module))[kind]).parameters)
+
+
+def _options_of(module: str, kind: str, node: Any) -> dict[str, Any]:
+    parameters = inspect.signature(vars(importlib.import_module(module))[kind]).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    return {name: node.get(name, default) for name, default in defaults.items()}
+
+
+def _try(network: Any, name: str) -> str | None:
+    """Return why a method cannot explain a network; None: it can."""
+    method = build_method(name, None, {})
+    if needs_fitting(method):
+        return NEEDS_FITTING.format(name=name)
+    image = _make_trial(network)
+    try:
+        method(network, image, lambda logits: logits.argmax(1)[:, None])
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _make_trial(network: Any) -> Tensor:
+    """Return an image of noise of the size that a network reads."""
+    prepared = getattr(network, "preprocessing", None)
+    size = (TRIAL_SIDE, TRIAL_SIDE) if prepared is None else prepared.size
+    parameter = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, count_channels(network), *size, generator=generator)
+    return noise.to(parameter.device, parameter.dtype)

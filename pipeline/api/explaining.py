@@ -1,0 +1,210 @@
+"""Saliency maps of any network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.api.catalogue import build_method
+from pipeline.api.images import ImageInfo, is_network_input, list_images, read_batch
+from pipeline.api.preprocessing import device_of
+from pipeline.api.targets import Targets, read_targets
+from pipeline.api.wrapping import AnyNetwork, as_network
+from pipeline.engine import runtime
+from pipeline.engine.compute import batch_size
+from pipeline.errors import UserError
+from pipeline.protocols import SaliencyMethod
+from pipeline.types import Explanation
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from pipeline.api.images import Images
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Maps of one or several classes of each image.
+
+    Attributes:
+        maps: [b, h, w], or [b, t, h, w] where several classes were asked for: raw values at the
+            method's resolution, not normalized. A map covers the whole image.
+        classes: the index of the class of each map, [b] or [b, t]; of scores of the caller's own,
+            their place.
+        logits: of the network, [b, C].
+        names: of the classes; empty where scores of the caller's own were explained.
+        images: name and size of each image.
+        method: the name of the method, or of its class.
+        size: height and width of the network's input.
+        colour: the values of red, green and blue, of methods that reach the image.
+    """
+
+    maps: Float[Tensor, "b *t h w"]
+    classes: Int[Tensor, "b *t"]
+    logits: Float[Tensor, "b C"]
+    names: Sequence[str]
+    images: Sequence[ImageInfo]
+    method: str
+    size: tuple[int, int]
+    colour: Float[Tensor, "b *t 3 H W"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    @property
+    def labels(self) -> list[Any]:
+        """The name of each map's class, where there are names; nested where there are several."""
+        indices = self.classes.tolist()
+
+        def name(index: Any) -> Any:
+            if isinstance(index, list):
+                return [name(inner) for inner in index]
+            return self.names[index] if self.names else f"score {index}"
+
+        return [name(index) for index in indices]
+
+    def upsampled(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b *t H W"]:
+        """Upsample the maps bilinearly, with half-pixel centres.
+
+        Args:
+            size: height and width; None: those of the network's input.
+        """
+        maps = self.maps if self.maps.ndim == 4 else self.maps[:, None]
+        large = F.interpolate(maps.float(), size or self.size, mode="bilinear", align_corners=False)
+        return large if self.maps.ndim == 4 else large[:, 0]
+
+    def normalized(self) -> Float[Tensor, "b *t h w"]:
+        """Scale each map to [0, 1] by its least and greatest value; a constant map gives zeros."""
+        low = self.maps.amin((-2, -1), keepdim=True)
+        span = self.maps.amax((-2, -1), keepdim=True) - low
+        return (self.maps - low) / torch.where(span > 0, span, 1)
+
+
+def explain(
+    model: nn.Module,
+    images: Images,
+    method: str | SaliencyMethod = "gradcam",
+    *,
+    layer: str | Sequence[str] | None = None,
+    target: Any = "predicted",
+    batch: int | None = None,
+    precision: str = "float32",
+    output: str | int | Callable[[Any], Tensor] | None = None,
+    preprocessing: Any = None,
+    last: str | None = None,
+    classes: Sequence[str] | None = None,
+    **options: Any,
+) -> Explained:
+    """Compute where a network looked.
+
+    Args:
+        model: any module that gives logits, or what `wrap` or `load(...).trained.network` is. It
+            is as it was afterwards, also where an error is raised: weights, gradients, hooks, mode.
+        images: tensors of floats [b, 3, H, W] as the network reads them; or photographs, one or
+            a list: paths, Pillow images, arrays [H, W, 3] or tensors [3, H, W] of uint8. These
+            are scaled as a whole and normalized as `preprocessing` says.
+        method: a choice of conf/saliency/, as `pipeline.methods()` lists them, or an object that
+            is called as `pipeline.protocols.SaliencyMethod` is.
+        layer: the layer, or several, by path in `model.named_modules()`; `last` and `below` are
+            the last feature maps and those that the last block reads. None: the method's own.
+        target: `predicted`; `topN`; a class by index or name, for all images; a list with a class
+            for each image; a list of lists with several; a function from the network's output to
+            scores [b] or [b, t]; or a list of functions, each to [b].
+        batch: images at once; None: all of a tensor, or what suits the device.
+        precision: float32, bf16, or auto.
+        output: see `wrap`.
+        preprocessing: see `wrap`.
+        last: see `wrap`.
+        classes: see `wrap`.
+        **options: of the method, as its YAML file has them.
+
+    Returns:
+        Maps, classes and logits, on the network's device, without a graph.
+
+    Raises:
+        UserError: the method, an option, the layer or the target is not there, or the method
+            cannot explain such a network.
+        TypeError: model or images are of a type that is not read.
+
+    Examples:
+        >>> import torch, torchvision, pipeline
+        >>> model = torchvision.models.resnet18(num_classes=5)
+        >>> result = pipeline.explain(model, torch.rand(2, 3, 96, 96), "gradcam", target=[3, 4])
+        >>> result.maps.shape, result.classes.tolist()
+        (torch.Size([2, 3, 3]), [3, 4])
+    """
+    computes = build_method(method, layer, options)
+    batch_given = _as_batch(images)
+    items = list_images(images) if batch_given is None else batch_given
+    if not len(items):
+        raise UserError("images: none given")
+    network = as_network(model, batch_given, output=output, preprocessing=preprocessing, last=last,
+                         classes=classes)  # fmt: skip
+    targets = read_targets(target, len(items), network.classes)
+    if targets.score is not None:
+        network = _with_scores(network, targets)
+    device = device_of(network)
+    count = batch or (batch_size(None, device) if batch_given is None else len(items))
+    prepared = network.preprocessing if isinstance(network, AnyNetwork) else None
+    parts, infos, size = [], [], (0, 0)
+    with runtime.autocast(device, runtime.select_precision(precision, device)):
+        for start in range(0, len(items), count):
+            tensor, known = read_batch(items[start : start + count], start, prepared, device)
+            size = (tensor.shape[2], tensor.shape[3])
+            choose = targets.selector(start, len(known), network.classes)
+            parts.append(computes(network, tensor, choose))
+            infos.extend(known)
+    name = method if isinstance(method, str) else type(method).__name__
+    return _join(parts, infos, targets, network.classes, name, size)
+
+
+def _as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
+    """Return a tensor that a network reads already as a batch; None: `images` are photographs."""
+    if is_network_input(images):
+        tensor: Tensor = images
+        return tensor if tensor.ndim == 4 else tensor[None]
+    if isinstance(images, list | tuple) and images and all(map(is_network_input, images)):
+        shapes = sorted({tuple(image.shape) for image in images})
+        if len(shapes) > 1 or len(shapes[0]) == 4:
+            raise UserError(f"images: a list of tensors [3, H, W] of one shape, got {shapes}")
+        return torch.stack(list(images))
+    return None
+
+
+def _with_scores(network: Any, targets: Targets) -> AnyNetwork:
+    if not isinstance(network, AnyNetwork):
+        raise UserError("target: a function explains networks of others, not a trained one of ours")
+    assert targets.score is not None
+    return network.with_scores(targets.score)
+
+
+def _join(
+    parts: Sequence[Explanation],
+    images: Sequence[ImageInfo],
+    targets: Targets,
+    names: Sequence[str],
+    method: str,
+    size: tuple[int, int],
+) -> Explained:
+    """Return the explanations of all batches as one, without a graph."""
+
+    def join(tensors: Iterator[Tensor]) -> Tensor:
+        joined = torch.cat([tensor.detach() for tensor in tensors])
+        return joined[:, 0] if targets.is_single and joined.shape[1] == 1 else joined
+
+    colours = [part.colour for part in parts if part.colour is not None]
+    return Explained(
+        maps=join(part.maps.float() for part in parts),
+        classes=join(part.classes for part in parts),
+        logits=torch.cat([part.logits.detach().float() for part in parts]),
+        names=tuple(names),
+        images=tuple(images),
+        method=method,
+        size=size,
+        colour=join(iter(colours)) if len(colours) == len(parts) else None,
+    )

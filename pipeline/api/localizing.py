@@ -1,0 +1,218 @@
+"""Boxes and masks of saliency maps, with their scores and confidences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from pipeline.api.images import is_network_input, list_images
+from pipeline.engine.choices import instantiate, read_choice
+from pipeline.errors import UserError
+from pipeline.formats import in_memory, photo
+from pipeline.ops.maps import frame_size
+from pipeline.protocols import Segmenter
+from pipeline.segmenter.confidence import ConfidenceModel, default_model
+from pipeline.segmenter.confidence_features import measure_features
+from pipeline.types import Boxes, Example, SaliencyMap
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from pipeline.api.explaining import Explained
+    from pipeline.api.images import Images
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class in an image, and its boxes.
+
+    Attributes:
+        label: the name of the class.
+        probability: that the network gives the class.
+        boxes: xyxy in pixels of the upright image, half-open, best score first.
+        scores: the score of each box.
+        masks: the mask of each box as COCO RLE, where the segmenter makes masks.
+        map: the map that the boxes were segmented from.
+        confidences: the probability of each box that its IoU with the object is at least 0.5;
+            where `confidence_kind` is `default`, they only rank boxes.
+        confidence_kind: `calibrated`, on annotated boxes of the run, or `default`.
+    """
+
+    label: str
+    probability: float
+    boxes: Float32[np.ndarray, "N 4"]
+    scores: Float32[np.ndarray, N]
+    masks: Sequence[Mapping[str, Any]] | None
+    map: SaliencyMap
+    confidences: Float32[np.ndarray, N]
+    confidence_kind: str
+
+
+@dataclass(frozen=True)
+class Localized(Sequence[list[Prediction]]):
+    """The predictions of each image, in the order of the images.
+
+    Attributes:
+        images: the name of each image.
+        predictions: of each image, one for each class that was explained.
+    """
+
+    images: Sequence[str]
+    predictions: Sequence[list[Prediction]]
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.predictions[place]
+
+    def __iter__(self) -> Iterator[list[Prediction]]:
+        return iter(self.predictions)
+
+
+def localize(
+    result: Explained,
+    images: Images | None = None,
+    segmenter: str | Segmenter = "threshold",
+    **options: Any,
+) -> Localized:
+    """Segment maps into boxes in pixels of the images.
+
+    Args:
+        result: what `explain` returned.
+        images: the photographs, in the same order, for segmenters that read them (grabcut), and
+            for the size of photographs that were explained as tensors. None: paths are read again,
+            and boxes of tensors are in pixels of the tensors.
+        segmenter: a choice of conf/segmenter/, or a segmenter.
+        **options: of the segmenter, as its YAML file has them.
+
+    Raises:
+        UserError: there is no such segmenter or option, it needs images that are not there, or
+            `images` are not those of the result.
+
+    Examples:
+        >>> import torch, torchvision, pipeline
+        >>> model = torchvision.models.resnet18(num_classes=5)
+        >>> result = pipeline.explain(model, torch.rand(1, 3, 96, 96), target=3)
+        >>> pipeline.localize(result)[0][0].boxes.shape
+        (1, 4)
+    """
+    segments = build_segmenter(segmenter, options)
+    photographs: Sequence[Any] | None = None
+    if images is not None:
+        photographs = list_images(images)
+        if len(photographs) != len(result):
+            raise UserError(f"images: {len(photographs)} for {len(result)} that were explained")
+    maps = result.maps if result.maps.ndim == 4 else result.maps[:, None]
+    classes = (result.classes if result.classes.ndim == 2 else result.classes[:, None]).tolist()
+    values = maps.cpu().numpy()
+    probabilities = result.logits.softmax(1).cpu().numpy()
+    confidence = default_model("classifier", with_agreement=False)
+    predictions = []
+    for n, info in enumerate(result.images):
+        given = info.name if photographs is None else photographs[n]
+        example = read_example(given, info.name, info.size, segments)
+        predictions.append(
+            [
+                _predict(values[n, t], label, probabilities[n], example, segments, confidence,
+                         result.names)
+                for t, label in enumerate(classes[n])
+            ]
+        )  # fmt: skip
+    return Localized([info.name for info in result.images], predictions)
+
+
+def build_segmenter(segmenter: str | Segmenter, options: Mapping[str, Any]) -> Segmenter:
+    """Return a segmenter by its name, with its options, or an object that is one.
+
+    Raises:
+        UserError: there is no such segmenter or option.
+    """
+    if not isinstance(segmenter, str):
+        if options:
+            raise UserError(f"{', '.join(options)}: the segmenter is built already")
+        return segmenter
+    node = {**read_choice("segmenter", segmenter), **options}
+    return cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter."))
+
+
+def read_example(
+    image: Any, name: str, size: tuple[int, int], segmenter: Segmenter
+) -> tuple[str, tuple[int, int], Example | None]:
+    """Return the name and the size of an image, and its pixels where the segmenter reads them.
+
+    Args:
+        image: a photograph: a path, or an image in memory; or the name of a tensor.
+        name: of the image.
+        size: height and width of what was explained.
+        segmenter: what the pixels are for.
+
+    Raises:
+        UserError: the segmenter reads pixels, and there are none.
+    """
+    side = segmenter.needs_image
+    if is_network_input(image):
+        raise UserError("images: expected photographs; a tensor of floats is what a network reads")
+    if isinstance(image, str) and image == name and not Path(image).is_file():
+        if side:
+            raise UserError(
+                "images: this segmenter reads the photograph; give localize(result, images) paths, "
+                "Pillow images or arrays of uint8"
+            )
+        return name, size, None
+    if isinstance(image, str | Path):
+        full = photo.read_size(Path(image))
+        if not side:
+            return name, full, None
+        pixels = photo.read(Path(image), at=frame_size(full, side)).pixels
+        return name, full, Example(name, pixels, -1, full)
+    pixels = in_memory.read(image, name)
+    full = (pixels.shape[0], pixels.shape[1])
+    return name, full, Example(name, pixels, -1, full) if side else None
+
+
+def _predict(
+    values: Float32[np.ndarray, "h w"],
+    label: int,
+    probabilities: Float32[np.ndarray, C],
+    image: tuple[str, tuple[int, int], Example | None],
+    segmenter: Segmenter,
+    confidence: ConfidenceModel,
+    names: Sequence[str],
+) -> Prediction:
+    name, size, example = image
+    saliency = SaliencyMap.of(
+        name, label, int(probabilities.argmax()), float(probabilities[label]), values, size
+    )
+    text = names[label] if names else f"score {label}"
+    return segment_map(saliency, text, example, segmenter, confidence)
+
+
+def segment_map(
+    saliency: SaliencyMap,
+    label: str,
+    example: Example | None,
+    segmenter: Segmenter,
+    confidence: ConfidenceModel,
+    has_object: bool = True,
+) -> Prediction:
+    """Segment a map into boxes, and compute their confidences.
+
+    Args:
+        saliency: the map.
+        label: the name of its class.
+        example: the photograph, where the segmenter reads it.
+        segmenter: makes the boxes.
+        confidence: computes the confidences.
+        has_object: whether images of the class have an object; without one there is no box.
+    """
+    boxes: Boxes = segmenter(saliency, example)
+    if not has_object:
+        boxes = boxes.select(np.zeros(len(boxes.boxes), bool))
+    confidences = confidence(measure_features(saliency, boxes)).astype(np.float32)
+    return Prediction(label, saliency.score, boxes.boxes, boxes.scores, boxes.masks, saliency,
+                      confidences, confidence.kind)  # fmt: skip

@@ -1,0 +1,124 @@
+"""What is explained: classes by index, name or rank, or scores of the caller's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.saliency.targets import class_selector, find_class, top_count
+from pipeline.types import ClassSelector
+
+EXPECTED = (
+    "expected a class (its index or name), 'predicted', 'topN', a class for each image, a list of "
+    "classes for each image, or a function from the network's output to scores [b] or [b, t]"
+)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What to explain in each image.
+
+    Attributes:
+        rule: `predicted`, `topN` or a class, the same for all images; None: `classes` says.
+        classes: the classes of each image, in the order of the images.
+        score: the caller's own scores, in the place of logits.
+        is_single: whether there is one map an image, without an axis for targets.
+    """
+
+    rule: str | None = None
+    classes: Sequence[Sequence[int]] | None = None
+    score: Callable[[Any], Tensor] | None = None
+    is_single: bool = True
+
+    def selector(self, first: int, count: int, names: Sequence[str]) -> ClassSelector:
+        """Return the function that selects the classes of a batch.
+
+        Args:
+            first: the place of the batch's first image among all images.
+            count: how many images the batch has.
+            names: of the classes.
+        """
+        if self.score is not None:
+            return _select_all
+        if self.classes is not None:
+            chosen = torch.tensor(self.classes[first : first + count])
+            return lambda logits: chosen.to(logits.device)
+        rule = str(self.rule)
+
+        def select(logits: Tensor) -> Tensor:
+            unlabelled = torch.full((len(logits),), -1, device=logits.device)
+            return class_selector([rule], names, unlabelled)(logits)
+
+        return select
+
+
+def read_targets(target: Any, count: int, names: Sequence[str]) -> Targets:
+    """Return what `target` means for so many images.
+
+    Args:
+        target: see `explain`.
+        count: how many images there are.
+        names: of the network's classes.
+
+    Raises:
+        UserError: it means nothing, or not so many images.
+    """
+    if callable(target):
+        return Targets(score=target)
+    if isinstance(target, Sequence) and not isinstance(target, str) and target:
+        functions = [item for item in target if callable(item)]
+        if len(functions) == len(target):
+            return Targets(score=_join(functions), is_single=False)
+    if isinstance(target, str | int) or target is None:
+        rule = "predicted" if target is None else str(target)
+        if rule == "predicted" or top_count(rule):
+            return Targets(rule, is_single=not top_count(rule))
+        return Targets(classes=[[_find(target, names)]] * count)
+    rows = target.tolist() if hasattr(target, "tolist") else target
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or len(rows) != count:
+        many = f"{len(rows)} for {count} images" if isinstance(rows, Sequence) else repr(target)
+        raise UserError(f"target={many}: {EXPECTED}")
+    nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in rows]
+    if not any(nested):
+        return Targets(classes=[[_find(row, names)] for row in rows])
+    if not all(nested) or len({len(row) for row in rows}) != 1 or not len(rows[0]):
+        raise UserError("target: each image has a list of equally many classes, at least one")
+    classes = [[_find(item, names) for item in row] for row in rows]
+    return Targets(classes=classes, is_single=False)
+
+
+def _find(item: Any, names: Sequence[str]) -> int:
+    """Return the index of a class that is given by index or name; raise UserError without one."""
+    if isinstance(item, bool) or not isinstance(item, str | int):
+        raise UserError(f"target={item!r}: {EXPECTED}")
+    if isinstance(item, int):
+        if not 0 <= item < len(names):
+            raise UserError(
+                f"target={item}: no such class; the network has {len(names)}, 0 to {len(names) - 1}"
+            )
+        return item
+    index = find_class(item, names)
+    if index is None:
+        raise UserError(f"target={item!r}: no class has this name; {EXPECTED}")
+    return index
+
+
+def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:
+    """Return the function that gives the scores of all functions, [b, t]."""
+
+    def scores(output: Any) -> Tensor:
+        columns = [function(output) for function in functions]
+        if any(not isinstance(column, Tensor) or column.ndim != 1 for column in columns):
+            raise UserError("target: each function of a list gives a score of each image, [b]")
+        return torch.stack(columns, 1)
+
+    return scores
+
+
+def _select_all(logits: Tensor) -> Tensor:
+    return torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)

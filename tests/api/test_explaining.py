@@ -1,0 +1,263 @@
+"""`pipeline.explain` and what it does with any network, image and target."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import pipeline
+from pipeline.errors import UserError
+from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.saliency.eigencam import EigenCAM
+from pipeline.saliency.gradcam import GradCAM
+from pipeline.saliency.scorecam import ScoreCAM
+
+NAMES = ("cat", "dog", "fox", "owl")
+PREPARED = {"size": (32, 48), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+class Network(nn.Module):
+    """A CNN whose parts have names of their own; batch norm and dropout tell the modes apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.top = nn.Sequential(nn.Conv2d(8, 10, 3, 2, 1), nn.BatchNorm2d(10), nn.ReLU())
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(10, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.drop(self.top(self.stem(images)).mean((2, 3))))
+        return logits
+
+
+@dataclass
+class Answer:
+    """As Hugging Face's classifiers answer."""
+
+    loss: None
+    logits: Tensor
+
+
+class Answering(nn.Module):
+    """A network whose output is what a function makes of the logits."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.network, self.answer = Network(), answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(self.network(images))
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+
+
+def state_of(network: nn.Module) -> Any:
+    return (
+        [(name, module.training) for name, module in network.named_modules()],
+        {name: tensor.clone() for name, tensor in network.state_dict().items()},
+        [parameter.grad for parameter in network.parameters()],
+        [len(module._forward_hooks) + len(module._forward_pre_hooks)
+         for module in network.modules()],
+    )  # fmt: skip
+
+
+def same_state(one: Any, other: Any) -> bool:
+    tensors = all(torch.equal(one[1][name], other[1][name]) for name in one[1])
+    return bool(tensors and one[0] == other[0] and one[2:] == other[2:])
+
+
+@pytest.mark.parametrize(
+    "method", ["gradcam", "layercam", "cam", "gradient", "scorecam", "eigencam", "occlusion"]
+)
+def test_maps_are_those_of_our_own_network_of_the_same_weights(
+    network: Network, images: Tensor, method: str
+) -> None:
+    head = MeanLinear(10, 4)
+    head.linear = network.fc
+    body = nn.Sequential(network.stem, network.top)
+    ours = Classifier(body, head, NAMES, below="0").eval()
+    expected = pipeline.explain(ours, images, method, target=[0, 1, 2])
+    network.train()
+    result = pipeline.explain(network, images, method, target=[0, 1, 2])
+    torch.testing.assert_close(result.maps, expected.maps)
+    assert result.maps.ndim == 3
+    assert not result.maps.requires_grad
+
+
+def test_the_network_is_as_it_was_also_after_an_error(network: Network, images: Tensor) -> None:
+    network.train()
+    network.top.eval()
+    before = state_of(network)
+    pipeline.explain(network, images, "layercam", layer="stem")
+    with pytest.raises(UserError, match="layer 'nope': no such layer"):
+        pipeline.explain(network, images, layer="nope")
+    with pytest.raises(ZeroDivisionError):
+        pipeline.explain(network, images, target=lambda output: 1 / 0)
+    assert same_state(before, state_of(network))
+
+
+def test_targets(network: Network, images: Tensor) -> None:
+    wrapped = pipeline.wrap(network, classes=NAMES)
+
+    def explain(target: Any) -> Any:
+        return pipeline.explain(wrapped, images, "cam", target=target)
+
+    every_class = explain([[0, 1, 2, 3]] * 3).maps
+    assert every_class.shape == (3, 4, 8, 12)
+    torch.testing.assert_close(explain([3, 0, 1]).maps, every_class[range(3), [3, 0, 1]])
+    torch.testing.assert_close(explain("fox").maps, every_class[:, 2])
+    torch.testing.assert_close(explain(torch.tensor([1, 1, 2])).maps[2], every_class[2, 2])
+    assert explain(["cat", "dog", "owl"]).labels == ["cat", "dog", "owl"]
+    top = explain("top2")
+    assert top.classes.tolist() == top.logits.topk(2).indices.tolist()
+    predicted = explain("predicted").classes
+    assert predicted.tolist() == top.logits.argmax(1).tolist()
+    for wrong in (4, "cow", [0, 1], [[0], [1, 2], [3]], 1.5, [True, False, True]):
+        with pytest.raises(UserError, match="target"):
+            explain(wrong)
+
+
+def test_a_function_of_the_output_is_explained_as_a_class_is(
+    network: Network, images: Tensor
+) -> None:
+    expected = pipeline.explain(network, images, "gradcam", target=2).maps
+    result = pipeline.explain(network, images, "gradcam", target=lambda output: output[:, 2])
+    torch.testing.assert_close(result.maps, expected)
+    several = pipeline.explain(
+        network, images, target=[lambda output: output[:, 2], lambda output: -output[:, 2]]
+    )
+    torch.testing.assert_close(several.maps[:, 0], expected)
+    with pytest.raises(UserError, match=r"a score of each image, \[b\] or \[b, t\]; got"):
+        pipeline.explain(network, images, target=lambda output: output.sum())
+
+
+@pytest.mark.parametrize(
+    ("answer", "output"),
+    [
+        (lambda logits: Answer(None, logits), None),
+        (lambda logits: {"features": logits.flip(1), "logits": logits}, None),
+        (lambda logits: {"features": logits.flip(1), "scores": logits}, "scores"),
+        (lambda logits: (logits, logits.flip(1)), None),
+        (lambda logits: (logits.flip(1), logits), 1),
+        (lambda logits: [logits.flip(1)], lambda given: given[0].flip(1)),
+    ],
+)
+def test_logits_are_found_in_what_a_network_gives(images: Tensor, answer: Any, output: Any) -> None:
+    torch.manual_seed(0)
+    network = Answering(answer)
+    expected = pipeline.explain(network.network, images, target=1)
+    result = pipeline.explain(network, images, target=1, output=output)
+    torch.testing.assert_close(result.maps, expected.maps)
+    torch.testing.assert_close(result.logits, expected.logits)
+
+
+def test_an_output_without_logits_says_how_to_name_them(images: Tensor) -> None:
+    network = Answering(lambda logits: {"tokens": logits[:, :, None, None], "n": 3})
+    with pytest.raises(UserError, match=r"output: \[2, 4, 1, 1\] are no logits .* output='key'"):
+        pipeline.explain(network, images)
+
+
+def test_data_parallel_and_compiled_networks_are_read_through(
+    network: Network, images: Tensor
+) -> None:
+    expected = pipeline.explain(network, images).maps
+    wrappers: tuple[Any, ...] = (nn.DataParallel(network), torch.compile(network))
+    for wrapper in wrappers:
+        torch.testing.assert_close(pipeline.explain(wrapper, images).maps, expected)
+    with pytest.raises(TypeError, match="TorchScript"):
+        pipeline.explain(torch.jit.trace(network.eval(), images), images)
+    with pytest.raises(TypeError, match=r"expected a torch.nn.Module, got str"):
+        pipeline.explain("resnet50", images)  # type: ignore[arg-type]
+
+
+def test_photographs_of_all_kinds(network: Network, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    path = tmp_path / "photo.png"
+    picture.save(path)
+    with pytest.raises(UserError, match="does not say how its images are normalized"):
+        pipeline.explain(network, path)
+    wrapped = pipeline.wrap(network, preprocessing=PREPARED)
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    maps = [pipeline.explain(wrapped, image).maps for image in (path, picture, pixels, tensor)]
+    for other in maps[1:]:
+        torch.testing.assert_close(other, maps[0], atol=1e-2, rtol=1e-2)
+    several = pipeline.explain(wrapped, [str(path), picture, pixels], batch=2)
+    assert several.maps.shape == (3, 8, 12)
+    assert [info.size for info in several.images] == [(64, 96)] * 3
+    assert several.images[0].name == str(path)
+    with pytest.raises(UserError, match="cannot be in one call"):
+        pipeline.explain(wrapped, [pixels, torch.rand(3, 32, 48)])
+
+
+def test_options_and_layers_that_a_method_has_not_are_refused(
+    network: Network, images: Tensor
+) -> None:
+    with pytest.raises(UserError, match="reluu=: gradcam has no such option; did you mean 'relu'"):
+        pipeline.explain(network, images, reluu=False)
+    with pytest.raises(UserError, match="gradient reads no layer that can be chosen"):
+        pipeline.explain(network, images, "gradient", layer="top")
+    with pytest.raises(UserError, match="expected a name or an object"):
+        pipeline.explain(network, images, GradCAM)  # type: ignore[arg-type]
+    for theirs in (GradCAM, ScoreCAM, EigenCAM):
+        with pytest.raises(UserError, match="a method has options and no network"):
+            theirs(network, [network.top])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected names of layers, got Sequential"):
+        GradCAM([network.top])  # type: ignore[arg-type]
+    signed = pipeline.explain(network, images, relu=False, layer=["stem", "top"])
+    assert signed.maps.amin() < 0
+    assert signed.maps.shape == (3, 16, 24)
+
+
+def test_calls_keep_nothing(network: Network, images: Tensor) -> None:
+    def count() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    pipeline.explain(network, images)
+    before = count()
+    for method in ("gradcam", "cam", "gradient"):
+        for _ in range(5):
+            pipeline.explain(network, images, method)
+    assert count() == before
+
+
+def test_two_threads_on_one_network_do_not_mix(network: Network) -> None:
+    network.train()
+    batches = [torch.randn(2, 3, 32, 48) for _ in range(2)]
+    expected = [pipeline.explain(network, batch, target=1).maps for batch in batches]
+    wrong: list[int] = []
+
+    def work(n: int) -> None:
+        for _ in range(20):
+            maps = pipeline.explain(network, batches[n], target=1).maps
+            if not torch.allclose(maps, expected[n]):
+                wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert network.training
+    assert network.drop.training

@@ -1,0 +1,121 @@
+"""The last feature maps, the layer below and the GAP head of networks of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.model.discovery import find_layers
+from pipeline.model.wrapped import Wrapped
+
+
+def read(output: Tensor) -> Tensor:
+    return output
+
+
+def torchvision_network(name: str) -> nn.Module:
+    import torchvision
+
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=7)
+    return network
+
+
+def timm_network(name: str) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    network: nn.Module = timm.create_model(name, pretrained=False, num_classes=7)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "size", "last", "below", "has_gap_head"),
+    [
+        (torchvision_network, "resnet18", (64, 96), "layer4", "layer4.0", True),
+        (torchvision_network, "mobilenet_v2", (64, 96), "features", "features.16", True),
+        (torchvision_network, "efficientnet_b0", (64, 96), "features", "features.6", True),
+        (torchvision_network, "mobilenet_v3_small", (64, 96), "features", "features.10", False),
+        (torchvision_network, "squeezenet1_1", (64, 96), "features", "features.11", True),
+        (torchvision_network, "densenet121", (64, 64), "features", "features.transition3", True),
+        (torchvision_network, "swin_t", (64, 64), "permute", "features.7.0", True),
+        (timm_network, "tf_efficientnet_lite0", (64, 64), "bn2", "blocks.5", True),
+        (timm_network, "convnext_atto", (64, 64), "stages", "stages.3.blocks.0", True),
+        (timm_network, "vit_tiny_patch16_224", (224, 224), "blocks.11.norm1",
+         "blocks.10.norm1", False),
+    ],
+)  # fmt: skip
+def test_layers_are_found_without_being_named(
+    build: Callable[[str], nn.Module],
+    name: str,
+    size: tuple[int, int],
+    last: str,
+    below: str,
+    has_gap_head: bool,
+) -> None:
+    torch.manual_seed(0)
+    network, images = build(name), torch.randn(2, 3, *size)
+    modes = {key: module.training for key, module in network.named_modules()}
+    layers = find_layers(network, images, read)
+    assert (layers.last, layers.below) == (last, below)
+    assert (layers.head is not None) == has_gap_head
+    assert modes == {key: module.training for key, module in network.named_modules()}
+    assert not any(module._forward_hooks for module in network.modules())
+    if has_gap_head and name != "squeezenet1_1":  # whose ReLU comes between CAM and the logit
+        check_cam_adds_up_to_the_logits(Wrapped(network, (), layers, read), images)
+
+
+def check_cam_adds_up_to_the_logits(network: Wrapped, images: Tensor) -> None:
+    """The mean of CAM, as class weights and features give it, is linear in the logit less bias."""
+    with torch.no_grad():
+        answer = network(images, at=("last",))
+        mean = answer.activations["last"].mean((2, 3)) @ network.class_weights.T
+        assert network.layers.head is not None
+        bias = network.body.get_submodule(network.layers.head.linear).bias
+        for logits, cam in zip(answer.logits - bias, mean, strict=True):
+            pair = torch.stack((logits, cam)).double()
+            assert torch.corrcoef(pair)[0, 1] > 0.9999
+
+
+class ChannelsLast(nn.Module):
+    """Gives [b, h, w, K], then its mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, stride=4)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(self.conv(images).permute(0, 2, 3, 1)).mean((1, 2)))
+        return logits
+
+
+def test_channels_last_is_read_as_such() -> None:
+    network, images = ChannelsLast(), torch.randn(2, 3, 25, 25)
+    layers = find_layers(network, images, read)
+    assert layers.last == "norm"
+    wrapped = Wrapped(network, (), layers, read)
+    assert wrapped(images, at=("last",)).activations["last"].shape == (2, 6, 6, 6)
+    check_cam_adds_up_to_the_logits(wrapped, images)
+
+
+def test_a_wrong_name_lists_layers_that_give_maps() -> None:
+    network, images = ChannelsLast(), torch.randn(2, 3, 25, 25)
+    with pytest.raises(
+        UserError, match="no such layer runs; layers that give feature maps: conv, n"
+    ):
+        find_layers(network, images, read, last="layer4")
+    with pytest.raises(UserError, match=r"last='head': gives \[2, 4\]"):
+        find_layers(network, images, read, last="head")
+
+
+def test_a_network_without_feature_maps_can_be_explained_at_its_input_alone() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    layers = find_layers(network, torch.randn(2, 3, 8, 8), read)
+    assert layers.problem is not None
+    wrapped = Wrapped(network, (), layers, read)
+    assert wrapped(torch.randn(1, 3, 8, 8), at=("input",)).logits.shape == (1, 4)
+    with pytest.raises(UserError, match="name one: last=NAME"):
+        wrapped(torch.randn(1, 3, 8, 8), at=("last",))
