@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.metric.confidence import area_under_roc
 from pipeline.segmenter.confidence import default_model
 from pipeline.segmenter.confidence_features import FEATURES
 from scripts.measure import confidences
@@ -62,12 +63,12 @@ def test_boxes_that_correct_a_confidence_are_not_scored_with_it(monkeypatch) -> 
     table = boxes(120)
     table = replace(table, sources=np.repeat([f"p{n}" for n in range(60)], 2))
     seen: list[int] = []
-    auc = confidences.area_under_roc
-    monkeypatch.setattr(
-        confidences,
-        "area_under_roc",
-        lambda values, right: (seen.append(len(right)), auc(values, right))[1],
-    )
+
+    def count(values: np.ndarray, right: np.ndarray) -> float:
+        seen.append(len(right))
+        return area_under_roc(values, right)
+
+    monkeypatch.setattr(confidences, "area_under_roc", count)
     assert correct_on_boxes(Scored(table, table, DEFAULT))["error"] < 0.2
     assert len(seen) == confidences.DRAWS
     assert max(seen) <= 120 - confidences.BOXES
