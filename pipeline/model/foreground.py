@@ -5,6 +5,13 @@
 The last layer of each stride, 8, 16 and 32, is read: deep layers recognise the object, shallow ones
 locate its edge (Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017). The map
 has the finest of these resolutions, and one forward pass gives both logits and map.
+
+With an extent head (extent.py), which predicts the box of the object, the map is
+
+    map = ((sigmoid(logits) + P(in the box)) / 2) ^ 1.25
+
+The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose
+constants were chosen for heads without one, suits these maps, which are flatter inside the box.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.model.extent import ExtentHead
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipeline.model.classifier import Classifier
 
+EXTENT_POWER = 1.25  # a measured choice: docs/metrics.md
 MIN_OCTAVE = 3  # a stride of 2^3: finer layers respond to colours and edges, not to objects
 
 
@@ -37,6 +46,7 @@ class ForegroundHead(nn.Module):
         width: channels of the head.
         depth: number of its 3x3 convolutions.
         alone: whether its map is better alone than in the mean with the map it was trained on.
+        extent: whether it has an extent head.
 
     Attributes:
         node: the arguments, as a checkpoint stores them to build the head again.
@@ -49,6 +59,7 @@ class ForegroundHead(nn.Module):
         width: int = 64,
         depth: int = 2,
         alone: bool = True,
+        extent: bool = False,
     ) -> None:
         super().__init__()
         self.reads = tuple(reads)
@@ -59,10 +70,12 @@ class ForegroundHead(nn.Module):
             "width": width,
             "depth": depth,
             "alone": alone,
+            "extent": extent,
         }
         self.sides = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.steps = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.out = nn.Conv2d(width, 1, 1)
+        self.extent = ExtentHead(width) if extent else None
         for n, count in enumerate(channels):
             self.register_buffer(f"mean{n}", torch.zeros(count))
             self.register_buffer(f"std{n}", torch.ones(count))
@@ -75,6 +88,11 @@ class ForegroundHead(nn.Module):
     def set_alone(self, alone: bool) -> None:
         """Record whether the map is better alone, for `alone` and for the checkpoint."""
         self.node["alone"] = alone
+
+    def set_extent(self, extent: ExtentHead) -> None:
+        """Add an extent head, here and in `node`."""
+        self.extent = extent
+        self.node["extent"] = True
 
     @torch.no_grad()
     def standardize(self, features: Sequence[Float[Tensor, "n K h w"]]) -> None:
@@ -93,6 +111,18 @@ class ForegroundHead(nn.Module):
         Args:
             features: of each layer of `reads`.
         """
+        logits: Tensor = self.out(self.hidden(*features))
+        return logits
+
+    def hidden(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b width h w"]:
+        """Compute the last features of the head, at the resolution of the first ones it reads.
+
+        Args:
+            features: of each layer of `reads`.
+
+        Raises:
+            ValueError: there are none.
+        """
         size = features[0].shape[2:]
         total: Tensor | None = None
         for n, (maps, side) in enumerate(zip(features, self.sides, strict=True)):
@@ -110,12 +140,16 @@ class ForegroundHead(nn.Module):
         x = total.relu()
         for step in self.steps:
             x = x + step(x).relu()
-        logits: Tensor = self.out(x)
-        return logits
+        return x
 
     def forward(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b 1 h w"]:
         """Compute the foreground map, from 0 to 1, at the resolution of the first features."""
-        return self.logits(*features).sigmoid()
+        hidden = self.hidden(*features)
+        logits: Tensor = self.out(hidden)
+        if self.extent is None:
+            return logits.sigmoid()
+        inside: Tensor = self.extent(hidden, logits)
+        return ((logits.sigmoid() + inside) / 2) ** EXTENT_POWER
 
 
 def build_foreground_head(network: Classifier, size: Size, width: int = 64) -> ForegroundHead:

@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from scripts.measure import (
     accuracy,
     annotate,
+    confidences,
     detector,
     mosaics,
     picture_segmenters,
@@ -20,13 +21,14 @@ from scripts.measure import (
 
 STUDIES = {
     "annotate": annotate.run,
+    "confidences": confidences.run,
     "thresholds": thresholds.run,
     "precision": precision.run,
     "segmenters": picture_segmenters.run,
     "mosaics": mosaics.run,
     "detector": detector.run,
 }
-PRINT_THEMSELVES = {"annotate", "thresholds"}
+PRINT_THEMSELVES = {"annotate", "confidences", "thresholds"}
 """Studies that print a table of their own."""
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 

@@ -132,7 +132,7 @@ def measure_maps(
     Raises:
         UserError: there is no such map.
     """
-    explained, localized = _create_results(run)
+    explained, localized = create_results(run)
     ids, labels = run.images().ids, run.images().labels
     boxes = {
         position: found.boxes
@@ -188,7 +188,7 @@ def fixed_threshold(run: Run) -> float:
     return FIXED_THRESHOLD
 
 
-def _create_results(run: Run) -> tuple[Path, Path]:
+def create_results(run: Run) -> tuple[Path, Path]:
     """Run the stages up to boxes. Returns the folders of the maps and of the boxes."""
     folders = {}
     for stage in STAGES:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.data.unannotated import with_annotations
 from pipeline.errors import UserError
 from pipeline.metric.components import THRESHOLDS, threshold_index
-from scripts.measure import thresholds
+from scripts.measure import confidences, thresholds
 from scripts.measure.__main__ import main
 from scripts.measure.runs import compose
 from scripts.measure.threshold_maps import (
@@ -269,3 +269,15 @@ def test_numbers_are_those_of_stage_evaluate(outputs) -> None:
         assert found["full_image_loc", iou, None] == pytest.approx(whole)
         centre = (measured.centred >= iou).mean(0).max()
         assert found["centre_box_loc", iou, "oracle"] == pytest.approx(centre)
+
+
+def test_confidences_of_the_same_run(outputs, capsys) -> None:
+    found = confidences.run(*SMALL, f"outputs={outputs}", "half=all")
+    text, names = capsys.readouterr().out, {record.name for record in found}
+    assert "\nshapes/cam: n=240, all, seed 0\n" in f"\n{text}"
+    for block in ("shapes/cam", "shapes-mixed/cam"):
+        assert {f"{block}:AUC, default", f"{block}:error, 50 boxes"} <= names
+    right = next(record.ours for record in found if record.name == "shapes/cam:right")
+    made = compose("cam", "data=shapes", *SMALL[2:], f"outputs={outputs}", "seed=0")
+    measured = measure_maps(made, with_annotations(made.data).truth("val"), lambda id: True)
+    assert right == (measured.used >= 0.5).mean()

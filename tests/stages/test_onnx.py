@@ -19,6 +19,7 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.model.extent import ExtentHead
 from pipeline.model.foreground import build_foreground_head
 from pipeline.model.second_order import SecondOrderHead
 from pipeline.model.small import Small
@@ -40,7 +41,9 @@ def small_network(refined: bool) -> Classifier:
     body, channels = builder.body()
     network = Classifier(body, MeanLinear(channels, 3), CLASSES, builder.last, builder.below)
     if refined:
-        network.branches["foreground"] = build_foreground_head(network, (SIDE, SIDE), 8)
+        foreground = build_foreground_head(network, (SIDE, SIDE), 8)
+        foreground.set_extent(ExtentHead(8))
+        network.branches["foreground"] = foreground
         reads = ("last", builder.below, "foreground")
         network.branches["object_class"] = head = SecondOrderHead(reads, channels, channels, 3)
         torch.nn.init.normal_(head.get_buffer("axes"))

@@ -15,8 +15,10 @@ from pipeline.engine.compute import Compute
 from pipeline.formats.arrays import write_arrays
 from pipeline.stages.refine import localization_head
 from pipeline.stages.refine.config import RefineOptions
+from pipeline.stages.refine.extent import compute_loss, find_mask_boxes
 from pipeline.stages.refine.localization_head import FittedHead, HeadFitter
 from pipeline.stages.refine.pseudo_labels import PseudoLabels
+from pipeline.stages.refine.stage import describe_unused_extent
 
 OPTIONS: dict[str, Any] = {"width": 8, "lr": 0.01, "steps": 30, "batch": 16, "map_share": None}
 COMPUTE = Compute(torch.device("cpu"), "float32", workers=0, batch=32, shard=256)
@@ -198,3 +200,39 @@ def test_views_are_drawn_in_their_shares(crops: bool) -> None:
     share = localization_head.CROPPED_SHARE if crops else 0
     assert views.count("cropped") / 1000 == pytest.approx(share, abs=0.04)
     assert views.count("mirrored") / 1000 == pytest.approx((1 - share) / 2, abs=0.05)
+
+
+def test_boxes_of_masks_are_learned_where_the_head_is_alone(tmp_path: Path) -> None:
+    labels = pseudo_labels(tmp_path / "a", rule=True)
+    learned = fit(labels, extent=True, steps=100)
+    assert learned.head.extent is not None
+    assert "it predicts the object's box, too" in learned.describe(60)
+    chosen = np.arange(len(labels))
+    with torch.no_grad():
+        hidden = learned.head.hidden(*labels.features(chosen))
+        boxes = learned.head.extent.boxes(hidden, learned.head.out(hidden))
+    wanted, known = find_mask_boxes(labels.target(chosen, 0.0))
+    assert known.all()
+    assert np.abs(boxes.numpy() - wanted).mean() < 0.06
+    plain = fit(labels, steps=100)
+    for name, values in plain.head.state_dict().items():  # the head itself is as without it
+        assert torch.equal(values, learned.head.state_dict()[name])
+    assert fit(pseudo_labels(tmp_path / "b", rule=False), extent=True).head.extent is None
+    assert describe_unused_extent(True, True) == describe_unused_extent(False, False) == []
+    assert "refine.extent=true has no effect" in describe_unused_extent(True, False)[0]
+
+
+def test_boxes_of_masks_and_their_loss() -> None:
+    masks = np.zeros((3, 4, 8), np.float32)
+    masks[0, 1:3, 2:6] = 1
+    masks[0, 0, 7] = 1  # a smaller component
+    masks[2] = 1
+    boxes, known = find_mask_boxes(masks)
+    assert known.tolist() == [True, False, True]
+    assert boxes.tolist() == [[0.25, 0.25, 0.75, 0.75], [0, 0, 0, 0], [0, 0, 1, 1]]
+    same = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
+    assert compute_loss(same, same).tolist() == [0]
+    apart = torch.tensor([[0.0, 0.0, 0.2, 0.2], [0.8, 0.8, 0.6, 0.9]])
+    loss = compute_loss(apart, same.expand(2, 4))
+    assert (loss > 1).all()
+    assert torch.isfinite(loss).all()

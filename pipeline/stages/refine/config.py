@@ -34,3 +34,6 @@ class RefineOptions:
         high=1,
     )
     object_class: bool = option(True, "learn the classes by what is on the object, too")
+    extent: bool = option(
+        False, "learn the box of the object, too, where the head is used alone: tighter boxes"
+    )

@@ -32,9 +32,11 @@ import numpy as np
 from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
 from pipeline.engine.saved_state import SavedState
+from pipeline.model.extent import ExtentHead
 from pipeline.model.foreground import ForegroundHead
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.refine.config import RefineOptions
+from pipeline.stages.refine.extent import Lesson, fit_extent
 from pipeline.stages.refine.pseudo_labels import PseudoLabels, View
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ DROPPED_SHARE = 0.3  # of the masks: those that the first head agrees with least
 MAP_SHARE = 0.7  # of the map in targets where masks are not consistent
 CROPPED_SHARE = 0.2  # of the steps: from crops, where the head learns from crops
 MAX_LOSS = 0.01  # of A, that learning from crops may cost
+EXTENT_STEPS = 1.5  # of the extent head, for each step of the head
 FOLDS = 5  # each fifth pseudo-label is held out from the first head
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)  # of maps, when they are compared with masks
 MAX_STANDARDIZED = 200  # images whose features set the head's scale
@@ -89,6 +92,7 @@ class FittedHead:
         if self.cropped_agreement is not None:
             used = "it learned" if self.learned_crops else "it did not learn"
             so += f"; {used} from crops, whose first head foretells {self.cropped_agreement:.2f}"
+        so += "; it predicts the object's box, too" if self.head.extent is not None else ""
         return f"learned from {self.count} of {images} images; masks {agreed}: {so}"
 
 
@@ -136,6 +140,8 @@ class HeadFitter:
             kept, share, self.options.steps, "refine", _pay(cropped, agreement)
         )
         head.set_alone(agreement is not None and agreement >= MIN_AGREEMENT)
+        if self.options.extent and head.alone:
+            head.set_extent(self._fit_extent(head, kept, _pay(cropped, agreement)))
         return FittedHead(head, agreement, share, len(kept), losses, cropped)
 
     def _first_agreements(self, crops: bool) -> Float32[np.ndarray, n]:
@@ -215,6 +221,22 @@ class HeadFitter:
         if self.folder is not None:
             for path in self.folder.glob(f"{STATE}_*.pt"):
                 path.unlink()
+
+    def _fit_extent(
+        self, head: ForegroundHead, chosen: Int[np.ndarray, n], crops: bool
+    ) -> ExtentHead:
+        """Train an extent head on the boxes of the masks that the head was trained on."""
+        import torch
+
+        steps = round(EXTENT_STEPS * self.options.steps)
+        size = min(self.options.batch, len(chosen))
+        torch.manual_seed(self.seed)
+
+        def load() -> Iterator[Lesson]:
+            for batch, view in islice(_draw_batches(chosen, size, self.seed, crops), steps):
+                yield self._features(batch, view), self.labels.target(batch, 0.0, view)
+
+        return fit_extent(head, load(), steps=steps, lr=self.options.lr, compute=self.compute)
 
     def _new_head(self, chosen: Int[np.ndarray, n]) -> ForegroundHead:
         """Return a head with random weights, standardized by the features of some images."""

@@ -117,11 +117,13 @@ class Refine(Stage):
             "cropped_agreement": fitted.cropped_agreement,
             "learned_crops": fitted.learned_crops,
             "map_share": fitted.share,
+            "extent": fitted.head.extent is not None,
             "losses": fitted.losses,
             "object_class": classes and classes.record(),
             "seconds": round(time.time() - started, 1),
         }
-        write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels)])
+        unused = describe_unused_extent(options.extent, fitted.head.alone)
+        write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels), *unused])
         _save(folder, trained, refined, described)
         fitter.remove_states()
 
@@ -278,6 +280,22 @@ class Refine(Stage):
         if classes.kept:
             trained.network.branches["object_class"] = classes.head
         return classes
+
+
+def describe_unused_extent(is_wanted: bool, is_alone: bool) -> list[str]:
+    """Return a note that refine.extent has no effect; none where it has, or is not wanted.
+
+    Args:
+        is_wanted: refine.extent.
+        is_alone: whether the localization head is used alone.
+    """
+    if not is_wanted or is_alone:
+        return []
+    return [
+        "refine: refine.extent=true has no effect: masks of training images agree too little with "
+        "predictions of them to learn boxes from; more images, or another teacher "
+        "(saliency@refine.teacher=ddt), may help"
+    ]
 
 
 def build_segmenter(node: Mapping[str, Any]) -> RefiningSegmenter:
