@@ -89,11 +89,13 @@ def infer_form(
 def default_form(network: nn.Module) -> Form | None:
     """Return the form of a network's layers where their shapes do not tell.
 
-    Grids with channels last are made for a layer norm over them: a network without any has channels
-    first.
+    Grids with channels last are made for a layer norm over them or for attention: a network without
+    any has channels first.
     """
-    norms = any(type(module) is nn.LayerNorm for module in network.modules())
-    return None if norms else "channels_first"
+    kinds = [type(module).__name__.lower() for module in network.modules()]
+    others = ("layernorm", "rmsnorm", "attention")
+    is_plain = not any(other in kind for kind in kinds for other in others)
+    return "channels_first" if is_plain else None
 
 
 def to_maps(
