@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from pipeline.api.catalogue import build_method
 from pipeline.api.images import ImageInfo, is_network_input, list_images, read_batch
 from pipeline.api.preprocessing import device_of
-from pipeline.api.targets import Targets, read_targets
-from pipeline.api.wrapping import AnyNetwork, as_network
+from pipeline.api.targets import Targets, read_score, read_targets
+from pipeline.api.wrapping import AnyNetwork, as_network, make_score_reader
 from pipeline.engine import runtime
 from pipeline.engine.compute import batch_size
 from pipeline.errors import UserError
+from pipeline.model.classifier import Classifier
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Explanation
 
@@ -143,11 +144,16 @@ def explain(
     items = list_images(images) if batch_given is None else batch_given
     if not len(items):
         raise UserError("images: none given")
+    score = read_score(target)
+    if score is not None and not isinstance(model, Classifier):
+        output, classes = make_score_reader(score), None  # it need not have logits
     network = as_network(model, batch_given, output=output, preprocessing=preprocessing, last=last,
                          classes=classes)  # fmt: skip
     targets = read_targets(target, len(items), network.classes)
     if targets.score is not None:
-        network = _with_scores(network, targets)
+        if not isinstance(network, AnyNetwork):
+            raise UserError("target: a function explains networks of others, not one trained here")
+        network = network.with_scores(targets.score)
     device = device_of(network)
     count = batch or (batch_size(None, device) if batch_given is None else len(items))
     prepared = network.preprocessing if isinstance(network, AnyNetwork) else None
@@ -174,13 +180,6 @@ def _as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
             raise UserError(f"images: a list of tensors [3, H, W] of one shape, got {shapes}")
         return torch.stack(list(images))
     return None
-
-
-def _with_scores(network: Any, targets: Targets) -> AnyNetwork:
-    if not isinstance(network, AnyNetwork):
-        raise UserError("target: a function explains networks of others, not a trained one of ours")
-    assert targets.score is not None
-    return network.with_scores(targets.score)
 
 
 def _join(

@@ -47,19 +47,30 @@ class ImageInfo:
 
 
 def is_image(value: Any) -> bool:
-    """Return whether a value is a single image."""
+    """Return whether a value is a single image.
+
+    Args:
+        value: anything.
+    """
     if isinstance(value, str | os.PathLike | Pillow.Image):
         return True
     return isinstance(value, np.ndarray | Tensor) and value.ndim < 4
 
 
 def is_network_input(value: Any) -> bool:
-    """Return whether a value is what a network reads already: a tensor of floats."""
+    """Return whether a value is what a network reads already: a tensor of floats.
+
+    Args:
+        value: anything.
+    """
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim in (3, 4)
 
 
 def list_images(images: Any) -> list[Any]:
     """Return a single image, a batch or an iterable of images as a list of images.
+
+    Args:
+        images: one or several.
 
     Raises:
         TypeError: it is none of these.

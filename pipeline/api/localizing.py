@@ -129,6 +129,10 @@ def localize(
 def build_segmenter(segmenter: str | Segmenter, options: Mapping[str, Any]) -> Segmenter:
     """Return a segmenter by its name, with its options, or an object that is one.
 
+    Args:
+        segmenter: a choice of conf/segmenter/, or a segmenter.
+        options: of the segmenter.
+
     Raises:
         UserError: there is no such segmenter or option.
     """

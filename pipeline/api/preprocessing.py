@@ -108,12 +108,20 @@ def _attribute(thing: Any, name: str) -> Any:
 
 
 def count_channels(model: nn.Module) -> int:
-    """Return how many channels the first convolution of a network reads; 3 without one."""
+    """Return how many channels the first convolution of a network reads; 3 without one.
+
+    Args:
+        model: the network.
+    """
     convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     return next((m.in_channels for m in convolutions), 3)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a network's first parameter or buffer; the CPU without any."""
+    """Return the device of a network's first parameter or buffer; the CPU without any.
+
+    Args:
+        model: the network.
+    """
     tensors = [*model.parameters(), *model.buffers()][:1]
     return tensors[0].device if tensors else torch.device("cpu")

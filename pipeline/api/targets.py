@@ -57,6 +57,22 @@ class Targets:
         return select
 
 
+def read_score(target: Any) -> Callable[[Any], Tensor] | None:
+    """Return the function that computes the caller's own scores; None: `target` means classes.
+
+    Args:
+        target: see `explain`.
+    """
+    if callable(target):
+        score: Callable[[Any], Tensor] = target
+        return score
+    if isinstance(target, Sequence) and not isinstance(target, str) and target:
+        functions = [item for item in target if callable(item)]
+        if len(functions) == len(target):
+            return _join(functions)
+    return None
+
+
 def read_targets(target: Any, count: int, names: Sequence[str]) -> Targets:
     """Return what `target` means for so many images.
 
@@ -68,12 +84,9 @@ def read_targets(target: Any, count: int, names: Sequence[str]) -> Targets:
     Raises:
         UserError: it means nothing, or not so many images.
     """
-    if callable(target):
-        return Targets(score=target)
-    if isinstance(target, Sequence) and not isinstance(target, str) and target:
-        functions = [item for item in target if callable(item)]
-        if len(functions) == len(target):
-            return Targets(score=_join(functions), is_single=False)
+    score = read_score(target)
+    if score is not None:
+        return Targets(score=score, is_single=callable(target))
     if isinstance(target, str | int) or target is None:
         rule = "predicted" if target is None else str(target)
         if rule == "predicted" or top_count(rule):

@@ -54,18 +54,11 @@ class AnyNetwork(Wrapped):
 
         Args:
             score: from the module's output to scores [b] or [b, t].
+
+        Raises:
+            UserError: when it is called, `score` gives anything else.
         """
-
-        def read_scores(output: Any) -> Tensor:
-            scores = score(output)
-            if not isinstance(scores, Tensor) or scores.ndim not in (1, 2):
-                got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-                raise UserError(
-                    f"target: a function gives a score of each image, [b] or [b, t]; got {got}"
-                )
-            return scores[:, None] if scores.ndim == 1 else scores
-
-        return AnyNetwork(self.body, (), self.layers, read_scores, self.preprocessing)
+        return AnyNetwork(self.body, (), self.layers, make_score_reader(score), self.preprocessing)
 
 
 def wrap(
@@ -109,6 +102,9 @@ def wrap(
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module that DataParallel and torch.compile wrap.
 
+    Args:
+        model: a module, wrapped or not.
+
     Raises:
         TypeError: it is no torch.nn.Module.
     """
@@ -130,6 +126,9 @@ def make_reader(output: str | int | Callable[[Any], Tensor] | None) -> Callable[
 
     Args:
         output: as `wrap` has it.
+
+    Raises:
+        UserError: when it is called, the output has no logits.
     """
 
     def read_logits(given: Any) -> Tensor:
@@ -146,6 +145,28 @@ def make_reader(output: str | int | Callable[[Any], Tensor] | None) -> Callable[
         return logits
 
     return read_logits
+
+
+def make_score_reader(score: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """Return the function from what a module gives to scores [b, t] of the caller's own.
+
+    Args:
+        score: from the module's output to scores [b] or [b, t].
+
+    Raises:
+        UserError: when it is called, `score` gives anything else.
+    """
+
+    def read_scores(output: Any) -> Tensor:
+        scores = score(output)
+        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(
+                f"target: a function gives a score of each image, [b] or [b, t]; got {got}"
+            )
+        return scores[:, None] if scores.ndim == 1 else scores
+
+    return read_scores
 
 
 _NAME_OUTPUT = (

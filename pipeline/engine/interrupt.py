@@ -10,7 +10,6 @@ that: files are written atomically, and the system releases the locks of a proce
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.util
 import os
 import signal
 import socket
@@ -124,7 +123,18 @@ def _watch(receiver: socket.socket, handled: Collection[int]) -> None:
                 deadline = time.monotonic() + SECONDS_TO_STOP
                 if sys.stderr.isatty():  # the terminal has shown ^C
                     sys.stderr.write("\n")
-                _print_on_rank_0(ANSWER)
+                _print_answer()
+
+
+_SPEAKING = threading.Lock()
+_is_ending = False
+
+
+def _print_answer() -> None:
+    """Say that the command stops, unless the main thread has said that it has stopped."""
+    with _SPEAKING:
+        if not _is_ending:
+            _print_on_rank_0(ANSWER)
 
 
 def end_process(message: str | None = None) -> NoReturn:
@@ -133,8 +143,11 @@ def end_process(message: str | None = None) -> NoReturn:
     Args:
         message: printed before.
     """
-    if message is not None:
-        _print_on_rank_0(message)
+    global _is_ending
+    with _SPEAKING:
+        _is_ending = True
+        if message is not None:
+            _print_on_rank_0(message)
     with suppress(OSError, ValueError):
         if sys.stdout.isatty():  # a progress bar hides the cursor
             sys.stdout.write(SHOW_CURSOR)

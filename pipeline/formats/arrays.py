@@ -60,7 +60,16 @@ def read_rows(path: Path, names: Iterable[str], rows: slice = slice(None)) -> di
     """
     with _open(path) as file:
         present = set(file.keys())
-        return {name: file.get_slice(name)[rows] for name in names if name in present}
+        wanted = [name for name in names if name in present]
+        # safetensors refuses a slice of an array without rows.
+        if rows == slice(None):
+            return {name: file.get_tensor(name) for name in wanted}
+        return {
+            name: file.get_slice(name)[rows]
+            if file.get_slice(name).get_shape()[0]
+            else file.get_tensor(name)
+            for name in wanted
+        }
 
 
 def read_notes(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.engine import checkpoint
+from pipeline.engine import checkpoint, saved_state
 from pipeline.engine.choices import fill_defaults, instantiate, list_choices, read_choice
 from pipeline.errors import UserError
 from pipeline.ops.schedule import lr_factor
@@ -230,8 +230,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 ) -> None:
     run = ("+experiment=cam", *TINY, "model.width=4", f"objective={name}", "stages=[train]")
     assert cli(*run, "outputs=whole") == 0
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # a state after every step
-    monkeypatch.setattr(loop, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(saved_state, "SAVE_SECONDS", 0.0)  # a state after every step
+    monkeypatch.setattr(saved_state, "SAVE_SHARE", 1e9)
     steps = 0
 
     def rate(*arguments: Any) -> float:

@@ -77,7 +77,11 @@ class Refine(Stage):
         run.for_teacher().saliency()
 
     def run(self, run: Run, folder: Path) -> None:
-        """Make pseudo-labels, fit the localization head and perhaps the classes of the object."""
+        """Make pseudo-labels, fit the localization head and perhaps the classes of the object.
+
+        Raises:
+            UserError: there is no image to learn from.
+        """
         from pipeline.model.foreground import list_pyramid_layers
         from pipeline.stages.refine.localization_head import HeadFitter
 
