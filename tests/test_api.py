@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,23 @@ from pipeline.segmenter.threshold import Threshold
 from tests.conftest import TINY, Cli
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of outputs of a finished run."""
+    from pipeline.__main__ import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(sys, "argv", ["pipeline", "+experiment=cam", *TINY])
+        main()
+    return folder / "outputs"
+
+
 @pytest.fixture
-def trained(cli: Cli, tmp_path: Path) -> Path:
-    assert cli("+experiment=cam", *TINY) == 0
+def trained(finished: Path, cli: Cli, tmp_path: Path) -> Path:
+    """A copy of a finished run, in the folder of the test."""
+    shutil.copytree(finished, tmp_path / "outputs", symlinks=True)
     return tmp_path / "outputs/latest"
 
 

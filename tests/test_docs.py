@@ -77,7 +77,7 @@ NOT_RUN = {
 }
 SCRIPTS = {
     "demo": (),
-    "test": ("tools",),
+    "test": ("tools", "faults"),
     "docs": ("build", "serve", "gallery"),
     "accuracy": ("NAME", *SETS, *STUDIES),
     "bench": ("NAME", *SPEED),

@@ -198,7 +198,7 @@ class Run:
 
     def prepared_method(self, trained: Checkpoint) -> SaliencyMethod:
         """Return the saliency method, fitted if it needs fitting."""
-        explained = self.cache_key("explain")
+        explained = self.cache_key("explain") if self.fit.is_needed else {}
         return self.fit.fit(self.compute, trained, explained, self.negatives)
 
     def check_methods(self) -> None:

@@ -258,7 +258,11 @@ class Attentions:
     read: Callable[[Float[Tensor, "m n K"]], Float[Tensor, "m C"]]
 
     def to_maps(self, values: Float[Tensor, "b t n"]) -> Float[Tensor, "b t h w"]:
-        """Return the values of the patches' tokens as maps."""
+        """Return the values of the patches' tokens as maps.
+
+        Args:
+            values: of all tokens, those before the patches among them.
+        """
         return values[:, :, self.others :].reshape(*values.shape[:2], *self.grid)
 
 
