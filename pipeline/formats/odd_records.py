@@ -35,6 +35,11 @@ class OddRecords:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     repaired: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def left_out_count(self) -> int:
+        """How many records were left out."""
+        return sum(map(len, self.left_out.values()))
+
     def leave_out(self, name: str, reason: str) -> None:
         """Count a record that is left out.
 

@@ -166,13 +166,19 @@ def replace_by_human(
     if not human:
         return detections, []
     number = {to_nfc(name): n for n, name in enumerate(detections.classes)}
-    positions = {n: human[id] for n, id in enumerate(detections.ids) if id in human}
+    reviewed = {n: human[id] for n, id in enumerate(detections.ids) if id in human}
     unknown = [
         f"{image.id}: {name}"
-        for image in positions.values()
+        for image in reviewed.values()
         for name in image.classes
         if to_nfc(name) not in number
     ]
+    # Without its only boxes an image would say that there is no object.
+    positions = {
+        n: image
+        for n, image in reviewed.items()
+        if not len(image.classes) or any(to_nfc(name) in number for name in image.classes)
+    }
 
     def boxes() -> Iterator[tuple[int, Boxes]]:
         pending = detections.boxes()
@@ -186,8 +192,14 @@ def replace_by_human(
                 for each in _by_class(positions[position], detections.ids[position], size, number):
                     yield position, each
 
-    why = "by a person of a class that this run does not have: left out"
-    remedy = "add images of that class to the data set, or rename it in the tool"
+    why = (
+        "by a person of a class that this run does not have: left out; where an image has no "
+        "other, its found boxes stay"
+    )
+    remedy = (
+        "add images of that class to the data set, rename it in the tool, or, where classes.txt "
+        "renamed it, ingest again"
+    )
     names = [detections.ids[position] for position in positions]
     instead = "have the boxes of a person in place of those that were found"
     undo = "human_boxes=none writes those"

@@ -195,6 +195,8 @@ class CorrectedImage:
         are_fractions: whether `boxes` are fractions of width and height.
         mark: what a person said of our own boxes on our review page: "right", or "wrong"; `boxes`
             are then those that the page showed. Empty: the file is of another tool.
+        unread: how many boxes or shapes of it cannot be used: what a person said of the image is
+            then known in part.
     """
 
     name: str
@@ -210,6 +212,7 @@ class CorrectedImage:
     where: str = ""
     are_fractions: bool = False
     mark: Mark = ""
+    unread: int = 0
 
     def __post_init__(self) -> None:
         check_boxes(self.boxes, self.name)

@@ -69,6 +69,7 @@ def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:
         IDS[0]: drawn(0, tmp_path, CLASSES[1], CLASSES[3], "unknown"),
         IDS[1]: drawn(1, tmp_path),
         IDS[2]: drawn(2, tmp_path, CLASSES[0]),
+        IDS[3]: drawn(3, tmp_path, "unknown"),
     }
     before = list(found_boxes().images())
     found, notes = replace_by_human(found_boxes(), human)
@@ -78,6 +79,6 @@ def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (second.boxes, second.is_human) == ([], True)
     assert [box.label for box in third.boxes] == [0], "an image without a found box"
-    assert last == before[3]
-    assert [note.total for note in notes] == [3, 1], "images and boxes of no known class"
+    assert last == before[3], "without a box of a known class the found boxes stay"
+    assert [note.total for note in notes] == [3, 2], "images and boxes of no known class"
     assert "unknown" in notes[1].names[0]

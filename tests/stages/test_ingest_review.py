@@ -56,6 +56,17 @@ def test_only_reviewed_images_are_taken_and_all_others_are_counted() -> None:
     assert len(notes) == 3
 
 
+def test_an_image_with_a_box_that_cannot_be_read_says_nothing() -> None:
+    """Left out alone, the box would become a person's word that there is no object."""
+    result = sort(
+        corrected("a.jpg", is_reviewed=True, unread=1), corrected("b.jpg", is_reviewed=True)
+    )
+    assert list(result.human) == ["val/b.jpg"]
+    (note,) = result.notes("a.xml")
+    assert "val/a.jpg" in note
+    assert "its found boxes stay" in note
+
+
 def test_boxes_are_brought_to_pixels_clipped_and_named_as_the_classes_are() -> None:
     result = sort(
         corrected("a.jpg", [0.25, 0.5, 0.5, 1.0], classes=("House_Wren",), size=None,

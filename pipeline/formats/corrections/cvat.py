@@ -176,7 +176,7 @@ def _read_image(element: ElementTree.Element, about: _About, odd: OddRecords) ->
     is_tagged = any(tag.get("label") == REVIEWED for tag in element.iter("tag"))
     is_reviewed = about.is_finished or is_tagged
     size = parse_size(element.get("height"), element.get("width"))
-    shapes = list(_read_shapes(element, size, name, odd, is_reviewed))
+    shapes = _read_shapes(element, size, name, odd, is_reviewed)
     return build_image(
         name, size, shapes, odd,
         is_reviewed=is_reviewed, chosen_by_doubt=was_doubtful(_read_rank(element)),

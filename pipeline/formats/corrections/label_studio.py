@@ -188,7 +188,7 @@ def _build(
     """Return an image with the boxes of regions."""
     size = next((size for region in regions if (size := _read_size(region)) is not None), None)
     return build_image(
-        name, size, list(_read_shapes(regions, where, odd, not is_reviewed)), odd,
+        name, size, _read_shapes(regions, where, odd, not is_reviewed), odd,
         is_reviewed=is_reviewed, chosen_by_doubt=was_doubtful(data), date=_find_date(about),
         author=_find_author(about), where=where,
     )  # fmt: skip

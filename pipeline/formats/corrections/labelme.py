@@ -106,7 +106,7 @@ def _read_file(
     shapes = content["shapes"] if isinstance(content["shapes"], list) else []
     changed = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return build_image(
-        _find_name(content, name), size, list(_read_shapes(shapes, size, name, odd, is_reviewed)),
+        _find_name(content, name), size, _read_shapes(shapes, size, name, odd, is_reviewed),
         odd, is_reviewed=is_reviewed, chosen_by_doubt=was_doubtful(content),
         date=changed if is_reviewed else None, where=name,
     )  # fmt: skip

@@ -244,19 +244,20 @@ def _union(masks: Sequence[Rle]) -> Rle | None:
 
 
 def build_image(
-    name: str, size: Size | None, shapes: Sequence[Shape], odd: OddRecords, **about: Any
+    name: str, size: Size | None, shapes: Iterable[Shape], odd: OddRecords, **about: Any
 ) -> CorrectedImage:
     """Return an image with one box an object; boxes that cannot be used are counted.
 
     Args:
         name: as the file has it.
         size: (height, width); None: not known.
-        shapes: all shapes of the image.
+        shapes: all shapes of the image, which are read here.
         odd: counts what is repaired or left out.
         about: the other fields of CorrectedImage.
     """
+    before = odd.left_out_count
     kept: list[Shape] = []
-    for shape in join_shapes(shapes, odd):
+    for shape in join_shapes(list(shapes), odd):
         try:
             box, is_cut = _clip(shape.box, size)
         except BadRecord as error:
@@ -273,6 +274,7 @@ def build_image(
         classes=[shape.label for shape in kept],
         masks=[shape.mask for shape in kept] if has_masks else None,
         are_predictions=[shape.is_prediction for shape in kept],
+        unread=odd.left_out_count - before,
         **about,
     )
 

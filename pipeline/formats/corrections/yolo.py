@@ -171,6 +171,7 @@ class _LabelReader:
         where = path.relative_to(self._folder).as_posix()
         boxes: list[list[float]] = []
         names: list[str] = []
+        before = self._odd.left_out_count
         for number, line in read_lines(path):
             self.line_count += 1
             try:
@@ -189,6 +190,7 @@ class _LabelReader:
             are_predictions=[False] * len(boxes),
             where=where,
             are_fractions=True,
+            unread=self._odd.left_out_count - before,
         )
 
     def _parse(self, line: str) -> tuple[str, list[float]]:

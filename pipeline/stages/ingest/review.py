@@ -52,6 +52,7 @@ class Sorted:
     classes: list[str] = field(default_factory=list)
     clipped: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def notes(self, where: str) -> list[Note]:
         """Return a note on each kind of image or box that is not used as it is.
@@ -71,6 +72,8 @@ class Sorted:
             (self.twice, "that the file has again: the later one is used", ""),
             (self.other_size, "of another size in the file: left out",
              "boxes must be in pixels of the upright image"),
+            (self.unread, "with a box or shape that cannot be used: left out as a whole, its found "
+             "boxes stay", "correct or remove what the notes above name, and ingest again"),
         )  # fmt: skip
         boxes = (
             (self.classes, "of a class that the run does not have: kept for a run that has "
@@ -155,6 +158,9 @@ def sort_images(
             continue
         if not is_reviewed(image, id):
             result.not_reviewed[id] = len(image.boxes)
+            continue
+        if image.unread:
+            result.unread.append(id)
             continue
         if id in seen:
             result.twice.append(id)
