@@ -110,7 +110,8 @@ def build_method(
         key = next((key for key in LAYER_OPTIONS if key in parameters), None)
         if key is None:
             raise UserError(f"layer={layer!r}: {method} reads no layer that can be chosen")
-        several = [layer] if isinstance(layer, str) else list(layer)
+        several = list(layer) if isinstance(layer, list | tuple) else [layer]
+        _check_names(several)
         if key == "layer" and len(several) != 1:
             raise UserError(f"layer={layer!r}: {method} reads one layer")
         node[key] = several if key == "layers" else several[0]
@@ -122,6 +123,16 @@ def build_method(
             )
     built = instantiate("saliency", {**node, **options}, within="pipeline.saliency.")
     return cast(SaliencyMethod, built)
+
+
+def _check_names(layers: Sequence[Any]) -> None:
+    """Raise UserError where a module, as the peers take it, stands for a layer's name."""
+    for layer in layers:
+        if not isinstance(layer, str):
+            raise UserError(
+                f"layer: expected a name, got {type(layer).__name__}; name it by its path in "
+                "model.named_modules(): layer='layer4'"
+            )
 
 
 def _parameters(node: Any) -> list[str]:

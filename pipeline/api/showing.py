@@ -32,7 +32,7 @@ GREEN = (46, 204, 64)
 def show(
     image: Image,
     result: Explained,
-    place: int = 0,
+    place: int | None = None,
     *,
     boxes: Localized | None = None,
     save: str | os.PathLike[str] | None = None,
@@ -43,7 +43,7 @@ def show(
     Args:
         image: the photograph; or a tensor [3, H, W] of floats, which is drawn by its own range.
         result: what `explain` returned.
-        place: which of the images of `result` it is.
+        place: which of the images of `result` it is; None: that of its path, or the only one.
         boxes: what `localize` returned for `result`: they are drawn on the panels.
         save: a file that the picture is also written to (PNG).
         longer_side: of each panel in pixels.
@@ -52,10 +52,9 @@ def show(
         A Pillow image, which a notebook shows.
 
     Raises:
-        UserError: `result` has no such image.
+        UserError: `result` has no such image, or several, and it is not known which.
     """
-    if not -len(result) <= place < len(result):
-        raise UserError(f"place={place}: {len(result)} images were explained")
+    place = _find_place(image, result, place)
     full = _read(image)
     height, width = frame_size((full.shape[0], full.shape[1]), longer_side)
     pixels = np.array(Pillow.fromarray(full).resize((width, height), Pillow.Resampling.LANCZOS))
@@ -71,6 +70,24 @@ def show(
     if save is not None:
         save_png(Path(save), picture)
     return picture
+
+
+def _find_place(image: Any, result: Explained, place: int | None) -> int:
+    """Return which of the images of a result an image is; raise UserError where nobody knows."""
+    if place is not None:
+        if not -len(result) <= place < len(result):
+            raise UserError(f"place={place}: {len(result)} images were explained")
+        return place
+    names = [info.name for info in result.images]
+    if isinstance(image, str | os.PathLike) and str(image) in names:
+        return names.index(str(image))
+    named = isinstance(image, str | os.PathLike) and Path(names[0]).is_file()
+    if len(result) > 1 or named:
+        raise UserError(
+            f"image: {len(result)} images were explained ({', '.join(names[:3])}), and this is "
+            "none of them by its path; say which: place=0"
+        )
+    return 0
 
 
 def _read(image: Any) -> UInt8[np.ndarray, "H W 3"]:

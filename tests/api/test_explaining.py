@@ -223,6 +223,8 @@ def test_options_and_layers_that_a_method_has_not_are_refused(
             theirs(network, [network.top])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="expected names of layers, got Sequential"):
         GradCAM([network.top])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected a name, got Sequential; name it by its path"):
+        pipeline.explain(network, images, layer=network.top)  # type: ignore[arg-type]
     signed = pipeline.explain(network, images, relu=False, layer=["stem", "top"])
     assert signed.maps.amin() < 0
     assert signed.maps.shape == (3, 16, 24)

@@ -136,6 +136,10 @@ def test_pictures_have_a_panel_for_each_class(explained: Any, tmp_path: Path) ->
     assert Image.open(tmp_path / "a.png").size == (4 * 48, 32)
     with pytest.raises(UserError, match="place=3: 3 images were explained"):
         pipeline.show(paths[0], result, 3)
+    second = pipeline.show(paths[1], result)
+    assert second.tobytes() == pipeline.show(paths[1], result, 1).tobytes()
+    with pytest.raises(UserError, match=r"3 images were explained .* say which: place=0"):
+        pipeline.show(Image.open(paths[1]), result)
 
 
 def test_methods_say_what_a_network_can_have() -> None:
