@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from pipeline.api.preprocessing import count_channels
 from pipeline.api.wrapping import as_network
-from pipeline.engine.choices import instantiate, list_choices, read_choice
+from pipeline.engine.choices import instantiate, list_choices, locate, read_choice
 from pipeline.engine.methods import needs_fitting
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.evaluation import HOOKS_LOCK
@@ -74,10 +74,10 @@ def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
     listed = []
     for name in list_choices("saliency"):
         node = read_choice("saliency", name)
-        module, _, kind = str(node["_target_"]).rpartition(".")
+        module = str(node["_target_"]).rpartition(".")[0]
         title = (importlib.import_module(module).__doc__ or name).strip().splitlines()[0]
         refusal = None if trial is None else _try(network, name, trial)
-        listed.append(Method(name, title, _options_of(module, kind, node), refusal))
+        listed.append(Method(name, title, {**_parameters(node), **_options_of(node)}, refusal))
     return listed
 
 
@@ -135,15 +135,15 @@ def _check_names(layers: Sequence[Any]) -> None:
             )
 
 
-def _parameters(node: Any) -> list[str]:
-    module, _, kind = str(node["_target_"]).rpartition(".")
-    return list(inspect.signature(vars(importlib.import_module(module))[kind]).parameters)
+def _parameters(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a choice's arguments by name."""
+    signature = inspect.signature(locate("saliency", str(node["_target_"])))
+    return {name: parameter.default for name, parameter in signature.parameters.items()}
 
 
-def _options_of(module: str, kind: str, node: Any) -> dict[str, Any]:
-    parameters = inspect.signature(vars(importlib.import_module(module))[kind]).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    return {name: node.get(name, default) for name, default in defaults.items()}
+def _options_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the YAML file of a choice gives."""
+    return {name: value for name, value in node.items() if name != "_target_"}
 
 
 class _EnoughPassesError(Exception):
