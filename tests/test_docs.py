@@ -43,6 +43,7 @@ QUICK = (
     "runtime.device=cpu", "runtime.workers=1", "runtime.shard=8",
     "train.epochs=1", "train.batch=16", "refine.steps=2", "refine.batch=4",
     "audit.images=2", "audit.few=1", "audit.steps=2", "audit.layers=2", "audit.attack_steps=1",
+    "audit.samples=2",
     "inspect.steps=2", "inspect.images=4", "inspect.few=1", "inspect.maps=2",
     "inspect.directions=1", "inspect.side=64", "inspect.octaves=1", "inspect.dream_steps=1",
     "picture.side=64", "picture.panel=64", "draw.side=64",

@@ -148,7 +148,7 @@ def measure_faithfulness(
     order = order_by_importance(large, seeds)
 
     def score(changed: Tensor) -> Tensor:
-        return _probability(logits(changed), classes)
+        return compute_probability(logits(changed), classes)
 
     original = score(images)
     deletion = measure_curve(score, images, torch.zeros_like(images), order, steps)
@@ -172,7 +172,10 @@ def measure_faithfulness(
     return measured
 
 
-def _probability(logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
+def compute_probability(
+    logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]
+) -> Float[Tensor, "b"]:
+    """Return the softmax of each image's class."""
     return logits.float().softmax(1).gather(1, classes[:, None])[:, 0]
 
 
@@ -195,12 +198,38 @@ def measure_curve(
         order: Indices of the flattened pixels, in the order in which they change.
         steps: How many.
     """
-    place = torch.empty_like(order)
-    place.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-    place = place.view(len(start), 1, *start.shape[2:])
+    place = invert_order(order).view(len(start), *start.shape[2:])
     n = order.shape[1]
     counts = [round(n * step / steps) for step in range(steps + 1)]
-    return torch.stack([score(torch.where(place < count, end, start)) for count in counts], 1)
+    return measure_steps(score, start, end, place, counts)
+
+
+def invert_order(order: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Return the place of each index in its row's order."""
+    place = torch.empty_like(order)
+    return place.scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+
+
+def measure_steps(
+    score: Callable[[Tensor], Tensor],
+    start: Float[Tensor, "b 3 H W"],
+    end: Float[Tensor, "b 3 H W"],
+    place: Int[Tensor, "b H W"],
+    counts: Sequence[int],
+) -> Float[Tensor, "b s"]:
+    """Measure the score of images whose first pixels are those of another image.
+
+    Args:
+        score: From images to scores [b].
+        start: The images before any change.
+        end: What pixels change to.
+        place: The place of each pixel in the order of change; pixels may share one.
+        counts: For each point of the curve, the place before which pixels are changed.
+    """
+    changed = place[:, None]
+    return torch.stack([score(torch.where(changed < count, end, start)) for count in counts], 1)
 
 
 def compute_area(curves: Float[Tensor, "b s"]) -> Float[Tensor, "b"]:
@@ -283,7 +312,7 @@ def measure_road(
         gone = gone.view(len(images), *images.shape[2:])
         answer = logits(impute(images, gone, seeds, settings.noise))
         kept.append((answer.argmax(1) == classes).float())
-        probability.append(_probability(answer, classes))
+        probability.append(compute_probability(answer, classes))
     return torch.stack(kept, 1), torch.stack(probability, 1)
 
 

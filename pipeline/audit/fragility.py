@@ -45,6 +45,7 @@ from pipeline.audit.pictures import (
     draw_box,
     format_mean,
     resize,
+    to_pixels,
     write_heading,
 )
 from pipeline.ops.iou import pairwise_iou
@@ -52,11 +53,11 @@ from pipeline.ops.precision import disable_autocast
 from pipeline.ops.tensors import to_numpy
 from pipeline.plotting.chart import Sheet
 from pipeline.plotting.sheet import FAINT
-from pipeline.protocols import Network, TrainedNetwork
+from pipeline.protocols import Network
 from pipeline.types import AuditBatch, AuditNumber, AuditSubject, NetworkOutput, PartValues
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float32, Int, UInt8
+    from jaxtyping import Bool, Float, Float32, Int
     from PIL import Image
 
 TOP = 0.02  # of the pixels: 1000 of 224 x 224, as in the paper
@@ -103,7 +104,7 @@ class Fragility:
                 f"{name}_{key}": values
                 for key, values in _compare(moved, boxes, batch.best_boxes(moved.maps)).items()
             }
-            arrays[f"seen_{name}"] = _to_pixels(moved.images[: batch.shown], trained)
+            arrays[f"seen_{name}"] = to_pixels(moved.images[: batch.shown], trained)
             arrays[f"seen_{name}_map"] = to_numpy(moved.maps[: batch.shown])
         return {
             **arrays,
@@ -193,15 +194,6 @@ def _compare(
         "box": after,
         "iou": np.array(overlaps),
     }
-
-
-def _to_pixels(
-    images: Float[Tensor, "b 3 H W"], trained: TrainedNetwork
-) -> UInt8[np.ndarray, "b H W 3"]:
-    """Return images as pixels, from the network's scale."""
-    mean, std = np.array(trained.mean), np.array(trained.std)
-    pixels = to_numpy(images.permute(0, 2, 3, 1)) * std + mean
-    return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8))
 
 
 # -- the attack ----------------------------------------------------------------------------------

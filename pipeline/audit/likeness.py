@@ -1,5 +1,6 @@
-"""Compare two maps: rank correlation, structural similarity, overlap of the top k cells.
+"""Compare two maps: correlation, rank correlation, structural similarity, overlap of top cells.
 
+    pearson   Pearson's correlation of the cells
     rank      Spearman, "The proof and measurement of association between two things", 1904:
               Pearson's correlation of the ranks; ties get their mean rank
     ssim      Wang et al., "Image quality assessment", 2004, equation 13, mean over 7x7 windows;
@@ -7,8 +8,8 @@
     top_k     the share of the k highest cells of one map that are among the k highest of the other
               (Ghorbani et al. 2019)
 
-All three ignore the scale of a map and its offset, as boxes segmented from it do. A constant map
-(as after a ReLU that is 0 everywhere) has no ranks: its correlation with any map is 0.
+All ignore the scale of a map and its offset, as boxes segmented from it do. A constant map (as
+after a ReLU that is 0 everywhere) has no ranks: its correlation with any map is 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int
+    from jaxtyping import Bool, Float, Float64, Int, Shaped
 
 WINDOW = 7
 C1, C2 = 0.01**2, 0.03**2  # Wang et al., for a range of 1
@@ -66,12 +67,22 @@ def compute_ranks(values: Float[Tensor, "b n"]) -> Float64[Tensor, "b n"]:
     return torch.empty_like(mean).scatter_(1, order, mean)
 
 
-def rank_correlation(a: Float[Tensor, "b h w"], b: Float[Tensor, "b h w"]) -> Float64[Tensor, "b"]:
-    """Compute Spearman's rank correlation of each pair of maps, in [-1, 1]."""
-    x, y = (compute_ranks(maps.flatten(1)) for maps in (a, b))
+def pearson_correlation(
+    a: Shaped[Tensor, "b *n"], b: Shaped[Tensor, "b *n"]
+) -> Float64[Tensor, "b"]:
+    """Compute Pearson's correlation of each pair of maps, in [-1, 1]; 0 where one is constant."""
+    x, y = (maps.flatten(1).double() for maps in (a, b))
+    varies = (x != x[:, :1]).any(1) & (y != y[:, :1]).any(1)  # a mean may differ in rounding
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     spread = (x.square().sum(1) * y.square().sum(1)).sqrt()
-    return torch.where(spread > 0, (x * y).sum(1) / spread.where(spread > 0, 1), 0)
+    is_defined = varies & (spread > 0)
+    correlation = (x * y).sum(1) / spread.where(is_defined, 1)
+    return correlation.clamp(-1, 1).where(is_defined, 0)
+
+
+def rank_correlation(a: Float[Tensor, "b h w"], b: Float[Tensor, "b h w"]) -> Float64[Tensor, "b"]:
+    """Compute Spearman's rank correlation of each pair of maps, in [-1, 1]."""
+    return pearson_correlation(*(compute_ranks(maps.flatten(1)) for maps in (a, b)))
 
 
 def ssim(a: Float[Tensor, "b H W"], b: Float[Tensor, "b H W"]) -> Float64[Tensor, "b"]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from pipeline.ops.bootstrap import interval, middle, resampled
+from pipeline.ops.tensors import to_numpy
 from pipeline.plotting import colours
 from pipeline.plotting.chart import Colour, Line, Sheet
 from pipeline.plotting.sheet import FAINT, shorten_to_width
+from pipeline.protocols import TrainedNetwork
 from pipeline.types import AuditSubject
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
+    from torch import Tensor
 
 Arrays = Mapping[str, np.ndarray]
 
 WIDTH = 1560
 EDGE = 40
 CLIP = 99.0  # the percentile of a map that is the brightest
+SIDE, GAP = 276, 14  # of the panels in rows of pictures, in pixels
+CAPTION = 44  # pixels below a row
+TOP = 148  # pixels above the first row
+MAX_ROWS = 4  # images on a picture
 
 
 def write_heading(sheet: Sheet, subject: AuditSubject, question: str, note: str) -> None:
@@ -105,3 +112,40 @@ def draw_box(
         cv2.rectangle(canvas, *ends, (24, 24, 24), 5)
         cv2.rectangle(canvas, *ends, (255, 64, 96), 3)
     return canvas
+
+
+def to_pixels(
+    images: Float[Tensor, "b 3 H W"], trained: TrainedNetwork
+) -> UInt8[np.ndarray, "b H W 3"]:
+    """Return images as pixels, from the network's scale."""
+    mean, std = np.array(trained.mean), np.array(trained.std)
+    pixels = to_numpy(images.permute(0, 2, 3, 1)) * std + mean
+    return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8))
+
+
+def start_rows(rows: int) -> Sheet:
+    """Return an empty sheet for rows of pictures."""
+    return Sheet(WIDTH, TOP + rows * (SIDE + CAPTION) + 20)
+
+
+def draw_rows(
+    sheet: Sheet,
+    titles: Sequence[str],
+    rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
+    captions: Sequence[str],
+) -> None:
+    """Draw rows of pictures below the titles of their columns, with a caption under each row.
+
+    Args:
+        sheet: What `start_rows` returned.
+        titles: Of the columns.
+        rows: The pictures of each row, at any size.
+        captions: A line for each row.
+    """
+    for column, title in enumerate(titles):
+        sheet.write_text(EDGE + column * (SIDE + GAP), TOP - 28, title, 17, FAINT)
+    for row, (panels, caption) in enumerate(zip(rows, captions, strict=True)):
+        y = TOP + row * (SIDE + CAPTION)
+        for column, panel in enumerate(panels):
+            sheet.paste(EDGE + column * (SIDE + GAP), y, resize(panel, SIDE, SIDE))
+        sheet.write_text(EDGE, y + SIDE + 10, shorten_to_width(caption, 17, WIDTH - 2 * EDGE), 17)

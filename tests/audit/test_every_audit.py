@@ -22,7 +22,7 @@ from tests.conftest import TINY, Cli
 from tests.outside import add_choice
 
 AUDITS = list_choices("audit")
-FEW: dict[str, Any] = {"steps": 3, "layers": 3, "attack_steps": 5}
+FEW: dict[str, Any] = {"steps": 3, "layers": 3, "attack_steps": 5, "samples": 3}
 SIZE = (32, 40)
 
 
@@ -123,7 +123,7 @@ def test_an_argument_has_the_default_of_the_option_of_the_stage(name: str) -> No
 
 
 def test_the_default_is_all_tests() -> None:
-    assert AuditOptions().tests == ["faithfulness", "sanity", "input_shift", "fragility"]
+    assert AuditOptions().tests[0] == "faithfulness"
     assert sorted(AuditOptions().tests) == AUDITS
 
 

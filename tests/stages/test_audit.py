@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.audit.composite import Composite
 from pipeline.audit.faithfulness import Faithfulness
 from pipeline.audit.fragility import Fragility
+from pipeline.audit.infidelity import Infidelity
 from pipeline.audit.input_shift import InputShift
+from pipeline.audit.max_sensitivity import MaxSensitivity
+from pipeline.audit.region_flipping import RegionFlipping
 from pipeline.audit.sanity import Sanity
 from pipeline.engine import store
 from pipeline.engine.choices import list_choices
@@ -24,13 +28,17 @@ from tests.conftest import TINY, Cli
 AUDIT_TESTS = list_choices("audit")
 CLASSES: dict[str, Any] = {
     "faithfulness": Faithfulness,
+    "region_flipping": RegionFlipping,
+    "infidelity": Infidelity,
+    "composite": Composite,
+    "max_sensitivity": MaxSensitivity,
     "sanity": Sanity,
     "input_shift": InputShift,
     "fragility": Fragility,
 }
 
 SMALL = ("audit.images=6", "audit.few=5", "audit.steps=3", "audit.layers=3",
-         "audit.attack_steps=5")  # fmt: skip
+         "audit.attack_steps=5", "audit.samples=3")  # fmt: skip
 LATEST = Path("outputs/latest")
 
 

@@ -12,8 +12,18 @@ class AuditOptions:
     """Which tests of maps are made, on how many images."""
 
     tests: list[str] = option(
-        ["faithfulness", "sanity", "input_shift", "fragility"],
-        "faithfulness | sanity | input_shift | fragility",
+        [
+            "faithfulness",
+            "region_flipping",
+            "infidelity",
+            "composite",
+            "sanity",
+            "input_shift",
+            "max_sensitivity",
+            "fragility",
+        ],
+        "faithfulness | region_flipping | infidelity | composite | sanity | input_shift | "
+        "max_sensitivity | fragility",
         group="audit",
         item="test",
         required=True,
@@ -21,12 +31,21 @@ class AuditOptions:
     images: int = option(32, "chosen evenly from the split", low=1, high=1_000_000)
     few: int = option(
         8,
-        "of these, for sanity and fragility, which take tens of passes an image",
+        "of these, for sanity, max_sensitivity and fragility, which take tens of passes an image",
         low=1,
         high=1_000_000,
     )
     steps: int = option(
-        10, "of insertion and deletion: each changes as many pixels", low=1, high=100_000
+        10,
+        "of insertion, deletion and region_flipping: each changes as many pixels",
+        low=1,
+        high=100_000,
+    )
+    samples: int = option(
+        20,
+        "squares that infidelity removes of each image, draws of noise of max_sensitivity",
+        low=2,
+        high=1_000_000,
     )
     layers: int = option(
         8, "parts of the network that are made random, the head one of them", low=2, high=1000

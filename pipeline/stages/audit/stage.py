@@ -8,8 +8,8 @@
 A few images are chosen evenly from the split; the results of each test of `audit.tests` (a choice
 of conf/audit/) are kept in shards, so that a killed run resumes. Maps are of the first class of
 `explain.target`, and computed again in float32, so that nothing but the test changes them;
-faithfulness runs the network in the precision of the run. A costly test (sanity, fragility) takes
-tens of passes per image: it gets `audit.few` of the images.
+faithfulness runs the network in the precision of the run. A costly test (sanity, max_sensitivity,
+fragility) takes tens of passes per image: it gets `audit.few` of the images.
 """
 
 from __future__ import annotations
