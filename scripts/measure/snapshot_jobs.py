@@ -390,7 +390,8 @@ EMBEDDED: dict[str, Job] = {
             "audit": (
                 "+experiment=audit", *SMALL, "explain.methods=[gradient,gradcam]",
                 "audit.images=6", "audit.few=3", "audit.steps=3", "audit.layers=3",
-                "audit.attack_steps=3", "audit.samples=3",
+                "audit.attack_steps=3",
+                "audit.tests=[faithfulness,sanity,input_shift,fragility]",
             )
         }
     ),
