@@ -6,9 +6,9 @@ TYPE_CHECKING = False  # that of typing, which takes longer to import than the c
 if TYPE_CHECKING:
     from typing import Any
 
-    from pipeline.api import evaluate, explain, load, localize, methods, show, wrap
+    from pipeline.api import audit_maps, evaluate, explain, load, localize, methods, show, wrap
 
-__all__ = ["evaluate", "explain", "load", "localize", "methods", "show", "wrap"]
+__all__ = ["audit_maps", "evaluate", "explain", "load", "localize", "methods", "show", "wrap"]
 
 
 def __getattr__(name: str) -> Any:

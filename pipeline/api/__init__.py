@@ -8,11 +8,13 @@
     result = pipeline.explain(model, images, method="gradcam")    # any torch.nn.Module
     boxes = pipeline.localize(result, images, segmenter="grabcut")
     scores = pipeline.evaluate(boxes, "instances.json")
+    audited = pipeline.audit_maps(model, images, method="gradcam")
 
-It calls the functions that the stages explain, localize and evaluate call, without files between
-them.
+It calls the functions that the stages explain, localize, evaluate and audit call, without files
+between them.
 """
 
+from pipeline.api.auditing import Audited, audit_maps
 from pipeline.api.catalogue import Method, methods
 from pipeline.api.evaluating import Scores, evaluate
 from pipeline.api.explaining import Explained, explain
@@ -23,12 +25,14 @@ from pipeline.api.wrapping import AnyNetwork, wrap
 
 __all__ = [
     "AnyNetwork",
+    "Audited",
     "Explained",
     "Localized",
     "Method",
     "Prediction",
     "Predictor",
     "Scores",
+    "audit_maps",
     "evaluate",
     "explain",
     "load",

@@ -140,7 +140,7 @@ def explain(
         (torch.Size([2, 3, 3]), [3, 4])
     """
     computes = build_method(method, layer, options)
-    batch_given = _as_batch(images)
+    batch_given = as_batch(images)
     items = list_images(images) if batch_given is None else batch_given
     if not len(items):
         raise UserError("images: none given")
@@ -169,8 +169,15 @@ def explain(
     return _join(parts, infos, targets, network.classes, name, size)
 
 
-def _as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
-    """Return a tensor that a network reads already as a batch; None: `images` are photographs."""
+def as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
+    """Return a tensor that a network reads already as a batch; None: `images` are photographs.
+
+    Args:
+        images: one or several.
+
+    Raises:
+        UserError: tensors are of several shapes.
+    """
     if is_network_input(images):
         tensor: Tensor = images
         return tensor if tensor.ndim == 4 else tensor[None]

@@ -73,7 +73,8 @@ class InputShift:
         """Return why the first layer cannot compensate a shift; empty where it can."""
         network = cast(nn.Module, subject.trained.network)
         device = next(network.parameters()).device
-        image = torch.zeros(1, 3, *subject.trained.size, device=device)
+        channels = len(subject.trained.mean)
+        image = torch.zeros(1, channels, *subject.trained.size, device=device)
         try:
             build_shifted_network(network, image, self._scaled_shift(subject, device))
         except UserError as error:

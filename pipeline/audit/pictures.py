@@ -115,11 +115,12 @@ def draw_box(
 
 
 def to_pixels(
-    images: Float[Tensor, "b 3 H W"], trained: TrainedNetwork
+    images: Float[Tensor, "b c H W"], trained: TrainedNetwork
 ) -> UInt8[np.ndarray, "b H W 3"]:
-    """Return images as pixels, from the network's scale."""
+    """Return images as pixels, from the network's scale; grey ones have three equal channels."""
     mean, std = np.array(trained.mean), np.array(trained.std)
     pixels = to_numpy(images.permute(0, 2, 3, 1)) * std + mean
+    pixels = np.broadcast_to(pixels, (*pixels.shape[:3], 3))
     return np.ascontiguousarray(np.round(pixels * 255).clip(0, 255).astype(np.uint8))
 
 

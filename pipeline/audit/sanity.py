@@ -138,22 +138,20 @@ def split_into_parts(network: nn.Module, most: int) -> list[Part]:
     """Divide a network, from the top down, into the head and parts of about equally many layers.
 
     Args:
-        network: The network, whose last child with parameters is the head.
+        network: The network, whose last child with parameters is the head. Of a module that only
+            wraps another, that of the inner module.
         most: Parts at most, the head included.
     """
-    # A child without parameters, as the branches where none was trained, is no part.
-    children = [
-        (name, child)
-        for name, child in network.named_children()
-        if any(True for _ in child.parameters())
-    ]
-    top = children[-1][0]
+    root, children = _list_children(network, "")
+    *below_head, (top, _) = children
+    most_layers = _count_layers(network) / max(1, most)
     blocks = [
         (name, layers)
-        for child, module in children
-        if child != top
-        for name, layers in _iterate_blocks(child, module, _count_layers(network) / max(1, most))
+        for child, module in below_head
+        for name, layers in _iterate_blocks(child, module, most_layers)
     ]
+    if root and any(True for _ in network.get_submodule(root).parameters(recurse=False)):
+        blocks.insert(0, (root, [root]))  # parameters of the inner module itself: a class token
     groups: list[list[tuple[str, list[str]]]] = []
     share = sum(len(layers) for _, layers in blocks) / max(1, most - 1)
     done = 0
@@ -167,8 +165,29 @@ def split_into_parts(network: nn.Module, most: int) -> list[Part]:
         Part(_name_part([name for name, _ in group]), tuple(n for _, names in group for n in names))
         for group in groups
     ]
-    head = Part(top, tuple(_iterate_layers(network.get_submodule(top), top)))
+    head = Part(_name_part([top]), tuple(_iterate_layers(network.get_submodule(top), top)))
     return [head, *reversed(below)]
+
+
+def _list_children(module: nn.Module, path: str) -> tuple[str, list[tuple[str, nn.Module]]]:
+    """Return the children with parameters of a module, or of the one module that it wraps.
+
+    A child without parameters, as the branches where none was trained, is no part.
+
+    Returns:
+        The path of the module whose children they are, and the children with their paths.
+    """
+    children = [
+        (f"{path}.{name}".lstrip("."), child)
+        for name, child in module.named_children()
+        if any(True for _ in child.parameters())
+    ]
+    if len(children) == 1 and not any(True for _ in module.parameters(recurse=False)):
+        ((inner, wrapped),) = children
+        root, within = _list_children(wrapped, inner)
+        if len(within) > 1:
+            return root, within
+    return path, children
 
 
 def _iterate_blocks(name: str, module: nn.Module, most: float) -> Iterator[tuple[str, list[str]]]:

@@ -13,12 +13,12 @@ from pipeline.ops.sampling import spread_evenly
 from pipeline.protocols import AuditTest
 from pipeline.results.audit_table import format_audit
 from pipeline.results.computed import Computed
-from pipeline.stages.audit.batches import BatchBuilder
+from pipeline.stages.audit.batches import SplitBatches
 from pipeline.stages.audit.records import (
     ArraysOfTests,
     average_numbers,
 )
-from pipeline.types import AuditSubject
+from pipeline.types import AuditBatch, AuditSubject
 
 PIECE = 4  # images in a batch of a test
 SHOWN, SHARDS_SHOWN = 2, 2  # images of a batch kept as pictures, and in how many first batches
@@ -39,7 +39,7 @@ def select_positions(count: int, images: int, few: int | None) -> list[int]:
 def apply_test(
     test: AuditTest,
     subject: AuditSubject,
-    builder: BatchBuilder,
+    batches: SplitBatches,
     first: Sequence[int],
     examples: shards.PositionedExamples,
 ) -> shards.Arrays:
@@ -48,16 +48,27 @@ def apply_test(
     Args:
         test: The test.
         subject: The method and network under test.
-        builder: Builds the batch.
+        batches: Builds the batch.
         first: Positions of the first images; if the batch is among them, some are kept as pictures.
         examples: The images with their positions.
 
     Returns:
         The test's arrays, with `image`, the positions, and `class`, the classes explained.
     """
-    batch = builder.build(examples, SHOWN if examples[0][0] in first else 0)
+    batch = batches.build(examples, SHOWN if examples[0][0] in first else 0)
+    return measure_batch(test, subject, batch)
+
+
+def measure_batch(test: AuditTest, subject: AuditSubject, batch: AuditBatch) -> shards.Arrays:
+    """Return the arrays of a test, with `image`, the positions, and `class`, what is explained.
+
+    Args:
+        test: The test.
+        subject: The method and network under test.
+        batch: Images, and how they are explained.
+    """
     named = {
-        "image": shards.stack_positions(examples),
+        "image": np.array(batch.positions, np.int32),
         "class": batch.classes.cpu().numpy().astype(np.int32),
     }
     return {**named, **test(subject, batch)}

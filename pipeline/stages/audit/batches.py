@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.engine import checkpoint, shards
+from pipeline.engine import shards
 from pipeline.errors import SkippedImage
 from pipeline.ops.hashing import hash_of
-from pipeline.protocols import Network, SaliencyMethod
+from pipeline.protocols import Network, SaliencyMethod, TrainedNetwork
 from pipeline.saliency.targets import class_selector
-from pipeline.types import AuditBatch, Boxes, SaliencyMap
+from pipeline.types import AuditBatch, Boxes, ClassSelector, SaliencyMap, Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Int
+    from jaxtyping import Float, Float32, Int, UInt8
     from torch import Tensor
 
 SegmentMap = Callable[[int, SaliencyMap], Boxes | SkippedImage]
@@ -24,51 +24,62 @@ SegmentMap = Callable[[int, SaliencyMap], Boxes | SkippedImage]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Images of one size, and what is known of them.
+
+    Attributes:
+        ids: Their names.
+        positions: Their places among all images.
+        pixels: RGB, at the size of the network's input.
+        sizes: Height and width of each original image.
+        images: As the network reads them.
+    """
+
+    ids: Sequence[str]
+    positions: Sequence[int]
+    pixels: UInt8[np.ndarray, "b H W 3"]
+    sizes: Sequence[Size]
+    images: Float[Tensor, "b 3 H W"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchBuilder:
     """Builds the batches for tests of a method on a network.
 
     Args:
-        trained: The network.
+        network: The network.
         method: The saliency method, fitted if it needs fitting.
-        targets: `explain.target`; the first class of each image is explained.
-        negatives: classes without an object, which no rule of `targets` selects.
         segment: How maps become boxes.
         seed: The seed of the run.
     """
 
-    trained: checkpoint.Checkpoint
+    network: Network
     method: SaliencyMethod
-    targets: Sequence[str]
-    negatives: Collection[int]
     segment: SegmentMap
     seed: int
 
-    def build(self, examples: shards.PositionedExamples, shown: int) -> AuditBatch:
-        """Build the batch of some images, of which the first `shown` are kept for a picture."""
-        pixels = shards.stack_pixels(examples)
-        images = self.trained.tensor(pixels)
-        classes = self._select_classes(examples, images)
+    def build(self, given: ImageBatch, select: ClassSelector, shown: int) -> AuditBatch:
+        """Build the batch of some images.
+
+        Args:
+            given: The images.
+            select: From logits to classes, of which the first of each image is explained.
+            shown: How many of the images, from the first on, are kept for a picture.
+        """
+        classes = select(_compute_logits(self.network, given.images))[:, 0]
         return AuditBatch(
-            positions=[position for position, _ in examples],
-            pixels=pixels,
-            sizes=[example.size for _, example in examples],
-            images=images,
+            positions=given.positions,
+            pixels=given.pixels,
+            sizes=given.sizes,
+            images=given.images,
             classes=classes,
             # A seed for each image: results do not depend on the division into batches.
-            seeds=[int(hash_of([self.seed, position]), 16) for position, _ in examples],
+            seeds=[int(hash_of([self.seed, position]), 16) for position in given.positions],
             shown=shown,
-            maps_of=lambda network, given: self._explain(network, given, classes),
+            maps_of=lambda network, images: self._explain(network, images, classes),
             logits_of=_compute_logits,
-            best_boxes=lambda maps: self._segment_best(examples, classes, maps),
+            best_boxes=lambda maps: self._segment_best(given, classes, maps),
         )
-
-    def _select_classes(
-        self, examples: shards.PositionedExamples, images: Float[Tensor, "b 3 H W"]
-    ) -> Int[Tensor, "b"]:
-        """Return the first class of `targets` for each image."""
-        labels = shards.stack_labels(examples, images.device)
-        select = class_selector(self.targets, self.trained.classes, labels, self.negatives)
-        return select(_compute_logits(self.trained.network, images))[:, 0]
 
     def _explain(
         self, network: Network, images: Float[Tensor, "b 3 H W"], classes: Int[Tensor, "b"]
@@ -81,26 +92,53 @@ class BatchBuilder:
         return explanation.maps[:, 0].detach().float()
 
     def _segment_best(
-        self,
-        examples: shards.PositionedExamples,
-        classes: Int[Tensor, "b"],
-        maps: Float[Tensor, "b h w"],
+        self, given: ImageBatch, classes: Int[Tensor, "b"], maps: Float[Tensor, "b h w"]
     ) -> Float32[np.ndarray, "b 4"]:
         """Return the best box of each map; an empty box where there is none."""
         from pipeline.ops.tensors import to_numpy
 
         best = []
-        for (position, example), label, values in zip(
-            examples, classes.tolist(), to_numpy(maps), strict=True
-        ):
+        for n, (label, values) in enumerate(zip(classes.tolist(), to_numpy(maps), strict=True)):
             # Rounded to float16 as stage explain stores maps, so that boxes are the same.
-            saliency = SaliencyMap.of(example.id, label, label, 1.0, values, example.size)
-            boxes = self.segment(position, saliency)
+            saliency = SaliencyMap.of(given.ids[n], label, label, 1.0, values, given.sizes[n])
+            boxes = self.segment(given.positions[n], saliency)
             if isinstance(boxes, SkippedImage) or not len(boxes.boxes):
                 best.append(np.zeros(4, np.float32))
             else:
                 best.append(boxes.boxes[0])
         return np.stack(best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBatches:
+    """Builds batches from the images of a split, and the classes that the run explains in them.
+
+    Args:
+        builder: Builds the batches.
+        trained: The network, with the normalization of its input.
+        targets: `explain.target`; the first class of each image is explained.
+        negatives: classes without an object, which no rule of `targets` selects.
+    """
+
+    builder: BatchBuilder
+    trained: TrainedNetwork
+    targets: Sequence[str]
+    negatives: Collection[int]
+
+    def build(self, examples: shards.PositionedExamples, shown: int) -> AuditBatch:
+        """Build the batch of some images, of which the first `shown` are kept for a picture."""
+        pixels = shards.stack_pixels(examples)
+        images = self.trained.tensor(pixels)
+        labels = shards.stack_labels(examples, images.device)
+        given = ImageBatch(
+            ids=[example.id for _, example in examples],
+            positions=[position for position, _ in examples],
+            pixels=pixels,
+            sizes=[example.size for _, example in examples],
+            images=images,
+        )
+        select = class_selector(self.targets, self.trained.classes, labels, self.negatives)
+        return self.builder.build(given, select, shown)
 
 
 def _compute_logits(network: Network, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b C"]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.engine.checkpoint import Checkpoint
     from pipeline.engine.run import Run
     from pipeline.protocols import AuditTest
-    from pipeline.stages.audit.batches import BatchBuilder
+    from pipeline.stages.audit.batches import SplitBatches
 
 
 class Audit(Stage):
@@ -91,7 +91,7 @@ class Audit(Stage):
             method=run.method,
             seed=run.config["seed"],
         )
-        builder, notes = self._builder(run, trained), []
+        batches, notes = self._batches(run, trained), []
         for name, test in tests.items():
             if reason := test.refusal(subject):
                 notes.append(f"{name}: not done; {reason}")
@@ -99,7 +99,7 @@ class Audit(Stage):
             few = options["few"] if test.is_costly else None
             positions = auditing.select_positions(len(images), options["images"], few)
             shown = positions[: auditing.PIECE * auditing.SHARDS_SHOWN]
-            work = partial(auditing.apply_test, test, subject, builder, shown)
+            work = partial(auditing.apply_test, test, subject, batches, shown)
             flow = shards.network_flow(images, run.compute, work)
             auditing.write_test(folder / name, f"audit: {name}", positions, flow)
         arrays = {n: records.read_test(folder / n) for n in tests if (folder / n).is_dir()}
@@ -117,18 +117,19 @@ class Audit(Stage):
         unread = skipped_note("audit", reasons, tested, "were not tested")
         write_notes(folder, [*(f"audit: {note}" for note in notes), *unread])
 
-    def _builder(self, run: Run, trained: Checkpoint) -> BatchBuilder:
+    def _batches(self, run: Run, trained: Checkpoint) -> SplitBatches:
         """Return the builder of the tests' batches."""
         from pipeline.engine.images import segment_map
-        from pipeline.stages.audit.batches import BatchBuilder
+        from pipeline.stages.audit.batches import BatchBuilder, SplitBatches
 
-        return BatchBuilder(
-            trained=trained,
+        builder = BatchBuilder(
+            network=trained.network,
             method=run.prepared_method(trained),
-            targets=run.targets(),
-            negatives=run.negatives,
             segment=partial(segment_map, run.images(), run.segmenter()),
             seed=run.config["seed"],
+        )
+        return SplitBatches(
+            builder=builder, trained=trained, targets=run.targets(), negatives=run.negatives
         )
 
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
