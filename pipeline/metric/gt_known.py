@@ -27,8 +27,8 @@ import numpy as np
 
 from pipeline.metric.base import MetricBase, kind_of
 from pipeline.metric.max_box_acc import best_threshold
-from pipeline.metric.scores import chosen, mean_score
-from pipeline.ops.bootstrap import first, interval
+from pipeline.metric.scores import chosen, class_mean_score, mean_over_classes, mean_score
+from pipeline.ops.bootstrap import first
 from pipeline.ops.iou import best_iou
 from pipeline.types import (
     Card,
@@ -72,9 +72,7 @@ def corloc(
     ious: Float[np.ndarray, n], labels: Int[np.ndarray, n], iou: float = 0.5
 ) -> tuple[float, dict[int, float]]:
     """Compute the mean over classes, and that of each class."""
-    found, labels = np.asarray(ious) > iou, np.asarray(labels)
-    each = {int(c): float(found[labels == c].mean()) for c in np.unique(labels)}
-    return float(np.mean(list(each.values()))), each
+    return mean_over_classes(np.asarray(ious) > iou, np.asarray(labels))
 
 
 def oracle(ious: Float[np.ndarray, "n T"], iou: float = 0.5) -> tuple[float, float]:
@@ -233,21 +231,11 @@ class Localization(MetricBase):
         for k in (1, 5) if known.all() else ():
             for iou in self.ious if k <= self._places else ():
                 scores += score(f"top{k}_loc", (found >= iou) & (rank < k), iou)
-        if min(self._label) >= 0:  # a mean over classes needs them
-            scores += self._corloc(found, labels, label)
-        return scores + score("mean_iou", found, None)
-
-    def _corloc(self, found: np.ndarray, labels: np.ndarray, label: str | None) -> list[Score]:
-        value, each = corloc(found, labels)
-        # The mean over classes is a mean over images, each weighed by how rare its class is.
-        counts = {c: int((labels == c).sum()) for c in each}
-        weight = np.array([len(found) / (len(each) * counts[int(c)]) for c in labels])
-        bounds = interval(
-            np.stack([(found > 0.5) * weight, weight], 1),
-            lambda means: means[..., 0] / means[..., 1],
+        scores += class_mean_score(
+            "corloc", found > 0.5, labels, iou=0.5, threshold=self.threshold, label=label,
             seed=self.seed,
-        )
-        return [Score("corloc", value, len(found), 0.5, self.threshold, label, bounds)]
+        )  # fmt: skip
+        return scores + score("mean_iou", found, None)
 
 
 class LocalizationAtCuts(MetricBase):

@@ -3,24 +3,26 @@
     pointing game           share of images whose highest value lies on an object, or within
                             `tolerance` pixels of one (Zhang et al., "Top-down Neural Attention by
                             Excitation Backprop", ECCV 2016 and IJCV 2018: 15 pixels)
+    mean over classes       of each class's share; theirs
     energy-based game       sum of the map inside the objects / sum of the map (Wang et al.,
                             "Score-CAM", CVPR-W 2020), averaged over images
 
 A map covers its image at any resolution, and stands for itself at the centres of its pixels;
 distances are in pixels of the original image. An object is its boxes, or where there is one its
-mask. Of equal maxima the first in raster order points.
+mask. Of several objects any may be hit. An image of several classes has a map and a result for each
+class, against the objects of that class alone. Of equal maxima the first in raster order points.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pipeline.metric.base import MetricBase
-from pipeline.metric.scores import chosen, mean_score
+from pipeline.metric.scores import chosen, class_mean_score, mean_score
 from pipeline.ops.bootstrap import first
 from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, MetricNumber, PairedRows
 
@@ -127,6 +129,11 @@ class Pointing(MetricBase):
             comparison_order=80,
         ),
         MetricNumber(
+            name="pointing_game_classes",
+            title="pointing game, mean over classes",
+            in_table=False,
+        ),
+        MetricNumber(
             name="energy_pointing_game",
             title="energy pointing game",
             in_table=False,
@@ -142,6 +149,7 @@ class Pointing(MetricBase):
         self.seed = seed
         self._hit: list[bool] = []
         self._energy: list[float] = []
+        self._label: list[int] = []
 
     def with_settings(self, settings: EvaluationSettings) -> Pointing:
         """Return an empty accumulator with these settings."""
@@ -151,29 +159,35 @@ class Pointing(MetricBase):
         """Add an image whose map was measured."""
         assert evidence.pointing is not None
         distance, energy = evidence.pointing
-        self.append(distance <= self.tolerance, energy)
+        self.append(distance <= self.tolerance, energy, evidence.label)
 
     def add(
-        self, values: Float[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
+        self,
+        values: Float[np.ndarray, "h w"],
+        boxes: Float[np.ndarray, "M 4"],
+        size: Size,
+        label: int = -1,
     ) -> None:
         """Measure and add a map.
 
         Args:
             values: the map, at any resolution.
-            boxes: the annotated boxes.
+            boxes: the annotated boxes of the class that the map explains.
             size: height and width of the image.
+            label: the class; -1: unknown, and there is no mean over classes.
         """
-        self.append(
-            pointing_hit(values, boxes, size, self.tolerance), energy_inside(values, boxes, size)
-        )
+        hit = pointing_hit(values, boxes, size, self.tolerance)
+        self.append(hit, energy_inside(values, boxes, size), label)
 
-    def append(self, hit: bool, energy: float) -> None:
+    def append(self, hit: bool, energy: float, label: int = -1) -> None:
         """Add an image that was measured already, by `pointing_hit` and `energy_inside`.
 
         Args:
             hit: whether the maximum lies in a box, or near it.
             energy: the share of the map's sum inside the boxes, from 0 to 1.
+            label: the class; -1: unknown, and there is no mean over classes.
         """
+        self._label.append(label)
         self._hit.append(hit)
         self._energy.append(energy)
 
@@ -200,8 +214,11 @@ class Pointing(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute both numbers over the selected images."""
-        hit = chosen(self.hit, select)
-        energy = chosen(self.energy, select)
-        return mean_score("pointing_game", hit, label=label, seed=self.seed) + mean_score(
-            "energy_pointing_game", energy, label=label, seed=self.seed
+        hit, energy = chosen(self.hit, select), chosen(self.energy, select)
+        labels = chosen(np.array(self._label, int), select)
+        given: dict[str, Any] = {"label": label, "seed": self.seed}
+        return (
+            mean_score("pointing_game", hit, **given)
+            + class_mean_score("pointing_game_classes", hit, labels, **given)
+            + mean_score("energy_pointing_game", energy, **given)
         )

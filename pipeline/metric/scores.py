@@ -11,7 +11,7 @@ from pipeline.ops.bootstrap import interval
 from pipeline.types import Score
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Shaped
+    from jaxtyping import Bool, Int, Shaped
 
 
 def chosen(
@@ -51,3 +51,44 @@ def mean_score(
             interval=interval(values, seed=seed),
         )
     ]
+
+
+def mean_over_classes(
+    values: Shaped[np.ndarray, n], labels: Int[np.ndarray, n]
+) -> tuple[float, dict[int, float]]:
+    """Compute the mean over classes of each class's mean over its images, and that of each class.
+
+    Args:
+        values: one for each image.
+        labels: the class of each image.
+    """
+    each = {int(c): float(np.mean(values[labels == c], dtype=float)) for c in np.unique(labels)}
+    return float(np.mean(list(each.values()))), each
+
+
+def class_mean_score(
+    name: str,
+    values: Shaped[np.ndarray, n],
+    labels: Int[np.ndarray, n],
+    *,
+    iou: float | None = None,
+    threshold: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """Compute the mean over classes of each class's mean over its images, with its 95 % interval.
+
+    There is no score where there is no image, or where one has no class (a label below 0).
+    """
+    if len(values) == 0 or labels.min() < 0:
+        return []
+    value, each = mean_over_classes(values, labels)
+    # It is a mean over images, each weighed by how rare its class is.
+    counts = {c: int((labels == c).sum()) for c in each}
+    weight = np.array([len(values) / (len(each) * counts[int(c)]) for c in labels])
+    bounds = interval(
+        np.stack([values * weight, weight], 1),
+        lambda means: means[..., 0] / means[..., 1],
+        seed=seed,
+    )
+    return [Score(name, value, len(values), iou, threshold, label, bounds)]
