@@ -24,6 +24,7 @@ from pipeline.engine import runtime
 from pipeline.engine.checkpoint import Checkpoint, to_tensor
 from pipeline.engine.choices import build_choices, list_choices
 from pipeline.engine.methods import needs_fitting
+from pipeline.engine.options import check_options
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classifier import Classifier
@@ -65,7 +66,11 @@ class PreparedNetwork:
         return self.network.classes
 
     def tensor(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
-        """Normalize images by mean and std, on the network's device."""
+        """Normalize images by mean and std, on the network's device.
+
+        Args:
+            images: RGB, all of one size.
+        """
         return to_tensor(images, self.mean, self.std, device_of(self.network))
 
 
@@ -145,7 +150,8 @@ def audit_maps(
             it was afterwards: weights, gradients, hooks, mode.
         images: as `explain` takes them.
         method: as `explain` takes it.
-        tests: choices of conf/audit/: `faithfulness`, `composite` and others; None: all.
+        tests: choices of conf/audit/, as `faithfulness` and `composite`; None: those that stage
+            audit does by default.
         layer: the layer or layers that the method reads; see `explain`.
         target: the class that is explained: `predicted`, a class by index or name, or a list with a
             class for each image.
@@ -164,8 +170,8 @@ def audit_maps(
         The numbers of each image, their means, the table, and a picture of each test.
 
     Raises:
-        UserError: there is no such test, method or option, nobody says how images are normalized,
-            or the target is not one class an image.
+        UserError: there is no such test, method or option, no test can be done on the network,
+            nobody says how images are normalized, or the target is not one class an image.
 
     Examples:
         >>> import torch, torchvision, pipeline
@@ -190,6 +196,9 @@ def audit_maps(
                            seed=seed)  # fmt: skip
     refusals = {key: test.refusal(subject) for key, test in built.items()}
     done = {key: test for key, test in built.items() if not refusals[key]}
+    notes = [f"{key}: not done; {reason}" for key, reason in refusals.items() if reason]
+    if not done:
+        raise UserError(f"tests: none can be done; {'; '.join(notes)}")
     device = device_of(trained.network)
     chosen = runtime.select_precision(precision, device)
     source = _Images(items, trained, build_segmenter(segmenter, {}))
@@ -197,7 +206,6 @@ def audit_maps(
                            seed=seed)  # fmt: skip
     with runtime.autocast(device, chosen):
         arrays = _measure(done, subject, builder, source, target)
-    notes = [f"{key}: not done; {reason}" for key, reason in refusals.items() if reason]
     computed = Computed(chosen, device.type, list_versions())
     return _collect(done, subject, arrays, source.names, notes, computed)
 
@@ -213,9 +221,10 @@ def _build_tests(names: Sequence[str] | None, options: Mapping[str, Any]) -> dic
         raise UserError(f"tests={names!r}: expected a list, as tests=[{names!r}]")
     if names is not None and not names:
         raise UserError(f"tests: none given; choices: {', '.join(list_choices('audit'))}")
-    every = [*known["tests"], *(set(list_choices("audit")) - set(known["tests"]))]
+    given = {**known, **options}
+    check_options(AuditOptions, given)
     built: dict[str, AuditTest] = build_choices(
-        "audit", every if names is None else names, {**known, **options}
+        "audit", known["tests"] if names is None else names, given
     )
     return built
 

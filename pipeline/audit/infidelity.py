@@ -123,11 +123,13 @@ class Infidelity:
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 4, 6, 8 and 10 times a power of ten; 1 for 0."""
+    """Return a number with a short half that is at least `value` and little more; 1 for 0."""
     if value <= 0 or not np.isfinite(value):
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step for step in (1, 2, 4, 6, 8, 10, 20) if step * power >= value) * power)
+    return float(
+        next(step for step in (1, 1.2, 1.6, 2, 3, 4, 6, 8, 10, 20) if step * power >= value) * power
+    )
 
 
 def _draw_dots(sheet: Sheet, points: Float[np.ndarray, "n 2"]) -> None:

@@ -128,6 +128,8 @@ def test_photographs_and_a_test_that_cannot_be_done(images: Tensor) -> None:
     assert sorted(audited) == ["adcc", "arcc", "coherency", "complexity"]
     (note,) = audited.notes
     assert note.startswith("input_shift: not done; the first layer")
+    with pytest.raises(UserError, match="none can be done; input_shift: not done"):
+        pipeline.audit_maps(Centred(), photos, tests=["input_shift"], preprocessing=PREPARED)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,7 @@ def test_photographs_and_a_test_that_cannot_be_done(images: Tensor) -> None:
         ({"tests": "sanity"}, "expected a list"),
         ({"test_options": {"sample": 3}}, "did you mean 'samples'"),
         ({"test_options": {"images": 3}}, "no such option"),
+        ({"test_options": {"layers": 0}}, "expected a number from 2"),
         ({"preprocessing": None}, "does not say how its images are normalized"),
         ({"target": lambda output: output[:, 0]}, "has no probability"),
         ({"target": "top3"}, "one class an image"),
