@@ -62,6 +62,26 @@ def test_curves_are_quantus_region_perturbation(order: str) -> None:
     assert np.abs(wanted).max() > 0.1, "a test that tells nothing"
 
 
+@pytest.mark.parametrize(("order", "sign"), [("morf", 1), ("lerf", -1)])
+def test_regions_of_one_pixel_are_quantus_pixel_flipping(order: str, sign: int) -> None:
+    """On one channel; of three it orders the features, not the pixels. LeRF is MoRF of -map."""
+    torch.manual_seed(0)
+    images, maps = torch.randn(4, 1, 20, 24), torch.randn(4, 20, 24)
+    logits = Logits(small(channels=1), images)
+    with torch.no_grad():
+        classes = logits(images).argmax(1)
+        found = measure_region_flipping(
+            lambda some: compute_probability(logits(some), classes), images,
+            torch.zeros_like(images), maps, range(4), RegionFlipping(steps=10, region=1),
+        )  # fmt: skip
+    metric = quantus.PixelFlipping(features_in_step=48, perturb_baseline=0.0, normalise=False,
+                                   disable_warnings=True)  # fmt: skip
+    wanted = metric(model=logits, x_batch=images.numpy(), y_batch=classes.numpy(),
+                    a_batch=sign * maps[:, None].numpy(), device="cpu",
+                    channel_first=True)  # fmt: skip
+    np.testing.assert_allclose(found[f"{order}_curve"][:, 1:], np.array(wanted), atol=1e-6)
+
+
 def test_first_regions_in_few_steps_by_hand() -> None:
     """Narrow regions at the border count by their mean; a share of 0.25 are 6 of 24 regions."""
     maps = torch.rand(2, 15, 22, generator=torch.Generator().manual_seed(5))  # 4 x 6 regions
