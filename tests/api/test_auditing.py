@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.metrics import arcc
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 import pipeline
@@ -152,3 +156,17 @@ def test_what_cannot_be_is_refused(images: Tensor, given: dict[str, Any], messag
     arguments = {"images": images, "tests": ["composite"], "preprocessing": PREPARED, **given}
     with pytest.raises(UserError, match=message):
         pipeline.audit_maps(Network(), **arguments)
+
+
+def test_coherency_and_complexity_are_pytorch_grad_cams_from_end_to_end() -> None:
+    """Of its own Grad-CAM, upsampling and scaling."""
+    torch.manual_seed(0)
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    images = torch.randn(3, 3, 96, 96)
+    audited = pipeline.audit_maps(model, images, "gradcam", ["composite"], target=[1, 2, 3])
+    scores = [ClassifierOutputTarget(label) for label in (1, 2, 3)]
+    with GradCAM(model, [model.layer4]) as method:
+        maps = method(images, scores)
+        coherency = arcc.Coherency()(images, maps, scores, model, method)
+    np.testing.assert_allclose(audited.per_image["complexity"], arcc.Complexity()(maps), atol=1e-3)
+    np.testing.assert_allclose(audited.per_image["coherency"], coherency, atol=2e-3)
