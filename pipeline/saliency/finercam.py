@@ -24,55 +24,46 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.protocols import Network
-from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers
+from pipeline.saliency.fused import RectifiedLayerMethod
 from pipeline.saliency.gradcam import weight_by_mean_gradient
 from pipeline.saliency.gradients import compute_gradients
-from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
-class FinerCAM:
+class FinerCAM(RectifiedLayerMethod):
     """Finer-CAM, on Grad-CAM, of one or several layers."""
 
-    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: signed, negative where it speaks for the compared classes
     strength: float = 1.0  # of the comparison; 0 is Grad-CAM, the paper also uses 0.6
     compared: int = 3  # classes with the nearest logits
 
     def __post_init__(self) -> None:
-        check_layers(self.layers)
+        super().__post_init__()
         if self.strength < 0:
             raise UserError(f"saliency.strength={self.strength}: expected 0 or more")
         if self.compared < 1:
             raise UserError(f"saliency.compared={self.compared}: expected at least 1 class")
 
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the finest layer.
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Compute sum_k w_k A_k from the gradients of the compared score."""
+        return weight_by_mean_gradient(features, gradients)
 
-        Raises:
-            UserError: If a layer does not exist, the score does not depend on it, or there is no
-                other class to compare with.
-        """
-        wanted = LayerMaps(
-            layers=self.layers,
-            rule=weight_by_mean_gradient,
-            relu=self.relu,
-            differentiate=self._differentiate,
-        )
-        return explain_layers(network, images, choose, wanted)
-
-    def _differentiate(
+    def differentiate(
         self,
         logits: Float[Tensor, "b C"],
         classes: Int[Tensor, "b t"],
         features: Sequence[Float[Tensor, "b K h w"]],
     ) -> list[Tensor]:
+        """Compute the gradients of the difference of each class to those it is compared with.
+
+        Raises:
+            UserError: If the score does not depend on one of the layers, or there is no other class
+                to compare with.
+        """
         scores = compare_logits(logits, classes, self.compared, self.strength)
         columns = torch.arange(classes.shape[1], device=classes.device).expand_as(classes)
         return compute_gradients(scores, columns, features)

@@ -1,6 +1,6 @@
 """What the Grad-CAM family shares: features and gradients from one pass, maps of several layers.
 
-    map(i, j) = rule(features A_k, gradients d s_c / d A_k)(i, j)        for each layer
+    map(i, j) = a function of features A_k and gradients d s_c / d A_k        for each layer
 
 One forward pass serves all classes and layers, one backward pass a class all layers; the graph
 begins at the earliest layer. Maps are made in float32 whatever the precision of the run.
@@ -8,7 +8,8 @@ begins at the earliest layer. Maps are made in float32 whatever the precision of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,7 @@ from pipeline.saliency.gradients import compute_gradients
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-
-Rule = Callable[[Tensor, Tensor], Tensor]
-"""From features [b, K, h, w] and gradients [b, t, K, h, w] to maps [b, t, h, w]."""
-
-Fusion = Callable[[Sequence[Tensor]], Tensor]
-"""From maps [b, t, h, w] of several layers, each at its own resolution, to maps [b, t, H, W]."""
+    from jaxtyping import Float, Int
 
 
 def check_layers(layers: tuple[str, ...]) -> None:
@@ -86,56 +81,73 @@ def average_scaled(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b
     return upsample_to_largest([scale_to_peak(layer_maps) for layer_maps in maps]).mean(0)
 
 
-Differentiation = Callable[[Tensor, Tensor, Sequence[Tensor]], list[Tensor]]
-"""From logits [b, C], classes [b, t] and features [b, K, h, w] of each layer to [b, t, K, h, w]."""
+@dataclass(frozen=True)
+class LayerMethod(ABC):
+    """A method whose maps follow from the features and the gradients of one or several layers.
 
-
-@dataclass(frozen=True, kw_only=True)
-class LayerMaps:
-    """How maps are made from one or more layers.
-
-    Args:
-        layers: Names of the layers.
-        rule: Makes the maps of a layer from its features and gradients, in float32.
-        relu: Whether values below zero become zero, before any fusion.
-        fusion: Combines the maps of several layers; not called for a single layer.
-        differentiate: Computes what the rule takes as gradients: those of the logit of each class,
-            or of another score.
+    A subclass computes the maps of one layer, and says where gradients or fusion are others.
     """
 
-    layers: Sequence[str]
-    rule: Rule
-    relu: bool
-    fusion: Fusion = average_scaled
-    differentiate: Differentiation = compute_gradients
+    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
+    ) -> Explanation:
+        """Compute maps of the chosen classes at the resolution of the finest layer.
+
+        Raises:
+            UserError: If a layer does not exist or the score does not depend on it.
+        """
+        with torch.enable_grad():
+            answer = network(images, at=self.layers)
+            logits = answer.logits.detach()
+            classes = choose(logits)
+            features = [answer.activations[name] for name in self.layers]
+            gradients = self.differentiate(answer.logits, classes, features)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            maps = [
+                self.rectify(self.compute_maps(layer_features.float(), layer_gradients.float()))
+                for layer_features, layer_gradients in zip(features, gradients, strict=True)
+            ]
+            return Explanation(maps[0] if len(maps) == 1 else self.fuse(maps), classes, logits)
+
+    @abstractmethod
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Compute the maps of one layer from its features and gradients, in float32."""
+
+    def rectify(self, maps: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
+        """Return the maps of one layer as they are."""
+        return maps
+
+    def differentiate(
+        self,
+        logits: Float[Tensor, "b C"],
+        classes: Int[Tensor, "b t"],
+        features: Sequence[Float[Tensor, "b K h w"]],
+    ) -> list[Tensor]:
+        """Compute the gradients [b, t, K, h, w] of each class's logit for each layer.
+
+        Raises:
+            UserError: If the score does not depend on one of the layers.
+        """
+        return compute_gradients(logits, classes, features)
+
+    def fuse(self, maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b t H W"]:
+        """Combine the maps of several layers, each at its own resolution."""
+        return average_scaled(maps)
 
 
-def explain_layers(
-    network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector, wanted: LayerMaps
-) -> Explanation:
-    """Compute maps of the chosen classes from the features and gradients of one or more layers.
+@dataclass(frozen=True)
+class RectifiedLayerMethod(LayerMethod):
+    """A `LayerMethod` whose maps keep their positive part, unless asked otherwise."""
 
-    Args:
-        network: The classifier.
-        images: Images as the network sees them.
-        choose: Selects the classes from the logits.
-        wanted: The layers, and how their maps are made.
+    relu: bool = True  # false: signed, negative where it speaks against the class
 
-    Returns:
-        The raw maps of a single layer as the rule gives them, or those of several layers fused.
-
-    Raises:
-        UserError: If a layer does not exist or the score does not depend on it.
-    """
-    with torch.enable_grad():
-        answer = network(images, at=wanted.layers)
-        logits = answer.logits.detach()
-        classes = choose(logits)
-        features = [answer.activations[name] for name in wanted.layers]
-        gradients = wanted.differentiate(answer.logits, classes, features)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        maps = [wanted.rule(a.float(), g.float()) for a, g in zip(features, gradients, strict=True)]
-        if wanted.relu:
-            maps = [layer_maps.relu() for layer_maps in maps]
-        fused = maps[0] if len(maps) == 1 else wanted.fusion(maps)
-        return Explanation(fused, classes, logits)
+    def rectify(self, maps: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
+        """Return the positive part of the maps of one layer, or the maps as they are."""
+        return maps.relu() if self.relu else maps

@@ -17,47 +17,29 @@ number of channels only by their maps and scores. Passes: 1 + steps * channels f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.scorecam import build_masks, explain_by_scores
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks, check_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
-class ISCAM:
+class ISCAM(ChannelScoreMethod):
     """IS-CAM of a layer, by forward passes without gradients."""
 
-    layer: str = "last"  # whose feature maps mask the image; below, or by name
-    relu: bool = True  # false: keep values below zero
     steps: int = 10  # masks for each channel, each a forward pass
     path: Literal["added", "linear"] = "added"  # how masks grow: as published, or from 0 to 1
     batch: int = 8  # masked images at once; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        for name, count in {"steps": self.steps, "batch": self.batch}.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
-
-    @torch.no_grad()
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the layer.
-
-        Raises:
-            UserError: If the layer does not exist.
-        """
-        score = partial(self._scores, network)
-        return explain_by_scores(network, images, choose, self.layer, score, relu=self.relu)
+        super().__post_init__()
+        check_counts(steps=self.steps, batch=self.batch)
 
     def _factors(self) -> list[float]:
         """Return what the masks are multiplied by at each step."""
@@ -66,7 +48,7 @@ class ISCAM:
             return linear
         return [sum(linear[: step + 1]) for step in range(self.steps)]
 
-    def _scores(
+    def score_channels(
         self,
         network: Network,
         image: Float[Tensor, "1 3 H W"],

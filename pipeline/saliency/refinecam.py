@@ -18,45 +18,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.protocols import Network
-from pipeline.saliency.fused import (
-    LayerMaps,
-    check_layers,
-    explain_layers,
-    upsample_to_largest,
-)
+from pipeline.saliency.fused import LayerMethod, upsample_to_largest
 from pipeline.saliency.gradcam_plus_plus import weight_by_position
-from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
 @dataclass(frozen=True)
-class RefineCAM:
+class RefineCAM(LayerMethod):
     """The product of the Grad-CAM++ maps of several layers."""
 
     layers: tuple[str, ...] = ("below", "last")  # whose maps are multiplied; below, or by name
 
-    def __post_init__(self) -> None:
-        check_layers(self.layers)
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Compute the Grad-CAM++ map of one layer."""
+        return weight_by_position(features, gradients).relu()
 
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes in [0, 1] at the resolution of the finest layer.
-
-        Raises:
-            UserError: If a layer does not exist or the score does not depend on it.
-        """
-        wanted = LayerMaps(
-            layers=self.layers, rule=weight_by_position, relu=True, fusion=multiply_scaled
-        )
-        return explain_layers(network, images, choose, wanted)
-
-
-def multiply_scaled(maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b t H W"]:
-    """Multiply the maps of several layers, each scaled to [0, 1] at the largest resolution."""
-    large = upsample_to_largest(maps)
-    low, high = large.amin((3, 4), keepdim=True), large.amax((3, 4), keepdim=True)
-    return ((large - low) / torch.where(high > low, high - low, 1)).prod(0)
+    def fuse(self, maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b t H W"]:
+        """Multiply the maps of several layers, each scaled to [0, 1] at the largest resolution."""
+        large = upsample_to_largest(maps)
+        low, high = large.amin((3, 4), keepdim=True), large.amax((3, 4), keepdim=True)
+        return ((large - low) / torch.where(high > low, high - low, 1)).prod(0)

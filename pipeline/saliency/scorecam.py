@@ -16,53 +16,30 @@ the number of channels only by their maps and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.fused import check_layer, weight_features
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks, check_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-ChannelScores = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From an image [1, 3, H, W], its features [K, h, w] and classes [t] to a score each, [t, K]."""
-
 
 @dataclass(frozen=True)
-class ScoreCAM:
+class ScoreCAM(ChannelScoreMethod):
     """Score-CAM of a layer, by forward passes without gradients."""
 
-    layer: str = "last"  # whose feature maps mask the image; below, or by name
-    relu: bool = True  # false: keep values below zero
     batch: int = 8  # masked images at once; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        check_layer(self.layer)
-        if self.batch < 1:
-            raise UserError(f"saliency.batch={self.batch}: expected at least 1 image at once")
+        super().__post_init__()
+        check_counts(batch=self.batch)
 
-    @torch.no_grad()
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the layer.
-
-        Raises:
-            UserError: If the layer does not exist.
-        """
-        score = partial(self._scores, network)
-        return explain_by_scores(network, images, choose, self.layer, score, relu=self.relu)
-
-    def _scores(
+    def score_channels(
         self,
         network: Network,
         image: Float[Tensor, "1 3 H W"],
@@ -79,45 +56,3 @@ class ScoreCAM:
         if constant.any():
             scores[constant] = network(torch.zeros_like(image)).logits[:, classes].float()
         return scores.T
-
-
-def explain_by_scores(
-    network: Network,
-    images: Float[Tensor, "b 3 H W"],
-    choose: ClassSelector,
-    layer: str,
-    score: ChannelScores,
-    *,
-    relu: bool,
-) -> Explanation:
-    """Compute maps whose weights are the softmax of a score of each feature map.
-
-    Args:
-        network: The classifier.
-        images: Images as the network sees them.
-        choose: Selects the classes from the logits.
-        layer: Whose feature maps are weighted.
-        score: Computes the scores for the classes of an image.
-        relu: Whether values below zero become zero.
-
-    Raises:
-        UserError: If the layer does not exist.
-    """
-    answer = network(images, at=(layer,))
-    classes = choose(answer.logits)
-    features = answer.activations[layer].float()
-    scores = [score(images[n : n + 1], features[n], classes[n]) for n in range(len(images))]
-    with torch.autocast(images.device.type, enabled=False):
-        maps = weight_features(torch.stack(scores).softmax(2), features)
-    return Explanation(maps.relu() if relu else maps, classes, answer.logits)
-
-
-def build_masks(features: Float[Tensor, "n h w"], size: torch.Size) -> Float[Tensor, "n 1 H W"]:
-    """Upsample feature maps to `size` (height, width) and scale each to [0, 1].
-
-    A constant map gives a mask of zeros.
-    """
-    large = F.interpolate(features[:, None], size, mode="bilinear", align_corners=False)
-    large -= large.amin((2, 3), keepdim=True)
-    large /= large.amax((2, 3), keepdim=True).clamp(min=torch.finfo(large.dtype).tiny)
-    return large

@@ -13,48 +13,26 @@ resolution, and averaged (`fused.average_scaled`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pipeline.protocols import Network
 from pipeline.saliency.eigencam import project_on_first_vector
-from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.fused import RectifiedLayerMethod
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-@dataclass(frozen=True)
-class SegEigenCAM:
+class SegEigenCAM(RectifiedLayerMethod):
     """Seg-Eigen-CAM of one or several layers."""
 
-    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: keep values below zero
-
-    def __post_init__(self) -> None:
-        check_layers(self.layers)
-
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the finest layer.
-
-        Raises:
-            UserError: If a layer does not exist or the score does not depend on it.
-        """
-        wanted = LayerMaps(layers=self.layers, rule=project_magnitudes, relu=self.relu)
-        return explain_layers(network, images, choose, wanted)
-
-
-def project_magnitudes(
-    features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
-) -> Float[Tensor, "b t h w"]:
-    """Project A_k |d s_c / d A_k| on its first component, the largest magnitude positive."""
-    products = gradients.abs() * features[:, None]
-    maps = project_on_first_vector(products.flatten(0, 1), centred=True)
-    turned = maps.amin((1, 2), keepdim=True).abs() > maps.amax((1, 2), keepdim=True).abs()
-    return torch.where(turned, -maps, maps).view_as(products[:, :, 0])
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Project A_k |d s_c / d A_k| on its first component, the largest magnitude positive."""
+        products = gradients.abs() * features[:, None]
+        maps = project_on_first_vector(products.flatten(0, 1), centred=True)
+        turned = maps.amin((1, 2), keepdim=True).abs() > maps.amax((1, 2), keepdim=True).abs()
+        return torch.where(turned, -maps, maps).view_as(products[:, :, 0])

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers
+from pipeline.saliency.fused import RectifiedLayerMethod
 from pipeline.saliency.gradcam import weight_by_mean_gradient
 from pipeline.types import ClassSelector, Explanation
 
@@ -36,15 +35,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-@dataclass(frozen=True)
-class ShapleyCAM:
+class ShapleyCAM(RectifiedLayerMethod):
     """ShapleyCAM of one or several layers."""
-
-    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: signed, negative where it speaks against the class
-
-    def __post_init__(self) -> None:
-        check_layers(self.layers)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
@@ -54,14 +46,23 @@ class ShapleyCAM:
         Raises:
             UserError: If a layer does not exist or the score does not depend on it.
         """
-        wanted = LayerMaps(
-            layers=self.layers,
-            rule=weight_by_mean_gradient,
-            relu=self.relu,
-            differentiate=correct_by_curvature,
-        )
         with UnfusedAttention():
-            return explain_layers(network, images, choose, wanted)
+            return super().__call__(network, images, choose)
+
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Compute sum_k w_k A_k from gradients corrected by the curvature."""
+        return weight_by_mean_gradient(features, gradients)
+
+    def differentiate(
+        self,
+        logits: Float[Tensor, "b C"],
+        classes: Int[Tensor, "b t"],
+        features: Sequence[Float[Tensor, "b K h w"]],
+    ) -> list[Tensor]:
+        """Compute d s_c / d A_k - 1/2 (H A)_k for each layer."""
+        return correct_by_curvature(logits, classes, features)
 
 
 def correct_by_curvature(

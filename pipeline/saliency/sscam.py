@@ -17,7 +17,6 @@ Passes: 1 + samples * channels for each image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,44 +24,28 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.scorecam import build_masks, explain_by_scores
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks, check_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
-class SSCAM:
+class SSCAM(ChannelScoreMethod):
     """SS-CAM of a layer, by forward passes without gradients."""
 
-    layer: str = "last"  # whose feature maps mask the image; below, or by name
-    relu: bool = True  # false: keep values below zero
     samples: int = 35  # noisy masks for each channel, each a forward pass
     noise: float = 2.0  # standard deviation; a mask goes from 0 to 1
     seed: int = 0  # of the noise
     batch: int = 8  # masked images at once; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        for name, count in {"samples": self.samples, "batch": self.batch}.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
+        super().__post_init__()
+        check_counts(samples=self.samples, batch=self.batch)
         if self.noise < 0:
             raise UserError(f"saliency.noise={self.noise}: expected 0 or more")
 
-    @torch.no_grad()
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the layer.
-
-        Raises:
-            UserError: If the layer does not exist.
-        """
-        score = partial(self._scores, network)
-        return explain_by_scores(network, images, choose, self.layer, score, relu=self.relu)
-
-    def _scores(
+    def score_channels(
         self,
         network: Network,
         image: Float[Tensor, "1 3 H W"],

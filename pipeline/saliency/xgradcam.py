@@ -13,45 +13,23 @@ resolution, and averaged (`fused.average_scaled`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pipeline.protocols import Network
-from pipeline.saliency.fused import LayerMaps, check_layers, explain_layers, weight_features
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.fused import RectifiedLayerMethod, weight_features
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 
-@dataclass(frozen=True)
-class XGradCAM:
+class XGradCAM(RectifiedLayerMethod):
     """XGrad-CAM of one or several layers."""
 
-    layers: tuple[str, ...] = ("last",)  # one, or several whose maps are fused; by name, below
-    relu: bool = True  # false: signed, negative where it speaks against the class
-
-    def __post_init__(self) -> None:
-        check_layers(self.layers)
-
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute maps of the chosen classes at the resolution of the finest layer.
-
-        Raises:
-            UserError: If a layer does not exist or the score does not depend on it.
-        """
-        wanted = LayerMaps(layers=self.layers, rule=weight_by_feature, relu=self.relu)
-        return explain_layers(network, images, choose, wanted)
-
-
-def weight_by_feature(
-    features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
-) -> Float[Tensor, "b t h w"]:
-    """Compute sum_k w_k A_k, where w_k is the mean gradient weighted by the feature map itself."""
-    total = features.sum((2, 3))[:, None]
-    weights = (gradients * features[:, None]).sum((3, 4)) / total
-    return weight_features(weights.masked_fill(total == 0, 0), features)
+    def compute_maps(
+        self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
+    ) -> Float[Tensor, "b t h w"]:
+        """Compute sum_k w_k A_k, w_k the mean gradient weighted by the feature map itself."""
+        total = features.sum((2, 3))[:, None]
+        weights = (gradients * features[:, None]).sum((3, 4)) / total
+        return weight_features(weights.masked_fill(total == 0, 0), features)

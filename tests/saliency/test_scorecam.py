@@ -7,7 +7,8 @@ import torchcam.methods
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.saliency.scorecam import ScoreCAM, build_masks
+from pipeline.saliency.channel_scores import build_masks
+from pipeline.saliency.scorecam import ScoreCAM
 from tests.saliency.cam_peers import (
     NETWORKS,
     as_pytorch_grad_cam,
