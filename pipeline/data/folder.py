@@ -175,6 +175,10 @@ class Folder(OnDisk):
         splits = self._split(parts, folders, classes, notes)
         return Contents(folders, classes, replace(splits, test=replace(test, classes=classes)))
 
+    def class_folders(self) -> Sequence[str]:
+        """Return the name of the folder of each class, in the order of `classes`."""
+        return self._contents.folders
+
     def negative_classes(self) -> Sequence[str]:
         """Return the names of the classes whose images show no object.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.engine.images import SplitImages, image_source
 from pipeline.errors import UserError
 from pipeline.ops.text import count_note, to_nfc
-from pipeline.protocols import DataSet
-from pipeline.results.human import FILE, hash_boxes, load, match_images
+from pipeline.protocols import DataSet, HasClassFolders
+from pipeline.results.human import FILE, follow_renaming, hash_boxes, load, match_images
 from pipeline.types import HumanBoxes, Note, Split
 
 NONE, AUTO = "none", "auto"
@@ -41,7 +41,14 @@ def find_human_boxes(
     images, wrong = load(path)
     if not images:
         return {}, []
-    return match_images(images, wrong, data.ids(split), image_source(data, split))
+    human, notes = match_images(images, wrong, data.ids(split), image_source(data, split))
+    human, renamed = follow_renaming(human, data.classes, list_class_folders(data))
+    return human, [*notes, *renamed]
+
+
+def list_class_folders(data: DataSet) -> Sequence[str]:
+    """Return the folder of each class of a data set; none where its classes are no folders."""
+    return data.class_folders() if isinstance(data, HasClassFolders) else ()
 
 
 @dataclass(frozen=True)
@@ -129,4 +136,5 @@ def _select_boxes(image: HumanBoxes, rows: Sequence[int]) -> HumanBoxes:
         boxes=image.boxes[list(rows)],
         classes=[image.classes[n] for n in rows],
         masks=None if image.masks is None else [image.masks[n] for n in rows],
+        folders=[image.folders[n] for n in rows] if image.folders else (),
     )

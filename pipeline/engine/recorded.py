@@ -36,6 +36,8 @@ def check_same_images(run: str, explained: Path, fingerprint: str, split: str) -
     """
     if read_json(explained / "cache_key.json")["data"] != fingerprint:
         raise UserError(
-            f"run={run}: images of split {split} were added, removed or changed since; give the "
-            "command of that run again, then name its new folder"
+            f"run={run}: images of split {split} were added, removed or changed since, or "
+            "classes.txt gave their classes other names; give the command of that run again, then "
+            "name its new folder. Reviews that are in human_boxes.json stay, and a tool's file may "
+            "name classes by their folders"
         )

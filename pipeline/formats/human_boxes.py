@@ -2,8 +2,9 @@
 
     images       "content": hash of the file, "bytes": its size, "reviewed": true, "sample": random
                  or doubt, "date", "author", "source": format and file, "ingested"
-    annotations  "source": human
-    info         "marked_wrong": images whose boxes a person called wrong, and nobody corrected yet
+    annotations  "source": human, "class_folder": the folder of the class, where it is known
+    info         "marked_wrong": images whose boxes a person called wrong, and nobody corrected yet;
+                 "replaced": reviews that later ones replaced (review_history.py)
 
 Other tools read it as a COCO data set, and `calibrate.boxes=` takes it. As long as images of the
 random sample wait for a correction, those that were accepted are no random choice: `sample` is then
@@ -22,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.formats.coco_boxes import xywh_to_xyxy, xyxy_to_xywh
 from pipeline.formats.coco_writing import dump_data_set
 from pipeline.formats.files import atomic_write, read_json
+from pipeline.formats.review_history import Review, from_record, to_record
 from pipeline.types import HumanBoxes, WrongMark
 
 FIELDS = ("content", "date", "author", "source", "ingested")
@@ -30,13 +32,19 @@ MARKS = "marks"
 """The format of our review page, at the beginning of `source`."""
 
 
-def write(path: Path, images: Sequence[HumanBoxes], wrong: Sequence[WrongMark] = ()) -> None:
+def write(
+    path: Path,
+    images: Sequence[HumanBoxes],
+    wrong: Sequence[WrongMark] = (),
+    replaced: Sequence[Review] = (),
+) -> None:
     """Write boxes by an atomic write.
 
     Args:
         path: the file.
         images: each image once.
         wrong: images whose boxes a person called wrong, without those of `images`.
+        replaced: reviews that these replaced, and that come back where these are taken back.
     """
     is_complete = not any(mark.is_random for mark in wrong)
     names = sorted({name for image in images for name in image.classes})
@@ -48,6 +56,7 @@ def write(path: Path, images: Sequence[HumanBoxes], wrong: Sequence[WrongMark] =
                 "description": "Boxes of a person, by label2box",
                 "label2box_human_boxes": VERSION,
                 "marked_wrong": [vars(mark) for mark in wrong],
+                "replaced": [to_record(review) for review in replaced],
             },
             (_image_record(n, image, is_complete) for n, image in enumerate(images, 1)),
             ({"id": number[name], "name": name, "supercategory": ""} for name in names),
@@ -89,6 +98,7 @@ def _annotation_records(
                 "iscrowd": 0,
                 "segmentation": [] if mask is None else mask,
                 "source": "human",
+                **({"class_folder": image.folders[n]} if image.folders else {}),
             }
 
 
@@ -100,6 +110,22 @@ def read(path: Path) -> tuple[list[HumanBoxes], list[WrongMark]]:
 
     Returns:
         The boxes, and the images whose boxes a person called wrong.
+
+    Raises:
+        UserError: it is damaged, or of another kind.
+    """
+    images, wrong, _ = read_all(path)
+    return images, wrong
+
+
+def read_all(path: Path) -> tuple[list[HumanBoxes], list[WrongMark], list[Review]]:
+    """Read a file that `write` wrote, with the reviews that later ones replaced.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The boxes, the images whose boxes a person called wrong, and the replaced reviews.
 
     Raises:
         UserError: it is damaged, or of another kind.
@@ -117,7 +143,8 @@ def read(path: Path) -> tuple[list[HumanBoxes], list[WrongMark]]:
             _parse(record, of_image.get(record["id"], []), names) for record in content["images"]
         ]
         marked = content["info"].get("marked_wrong", [])  # older files have none
-        return images, [WrongMark(**record) for record in marked]
+        replaced = [from_record(record) for record in content["info"].get("replaced", [])]
+        return images, [WrongMark(**record) for record in marked], replaced
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: no file of human boxes ({error!r}); {remedy}") from None
 
@@ -127,6 +154,7 @@ def _parse(
 ) -> HumanBoxes:
     boxes = [xywh_to_xyxy(record["bbox"]) for record in records]
     masks = [record["segmentation"] or None for record in records]
+    folders = [str(record.get("class_folder", "")) for record in records]  # older files: none
     return HumanBoxes(
         id=image["file_name"],
         size=(image["height"], image["width"]),
@@ -136,6 +164,7 @@ def _parse(
         is_random=image.get("drawn", image["sample"]) == "random",
         **{name: str(image[name]) for name in FIELDS},
         file_size=int(image.get("bytes", 0)),
+        folders=folders if any(folders) else (),
     )
 
 

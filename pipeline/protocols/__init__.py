@@ -4,6 +4,7 @@ from pipeline.protocols.audit import AuditTest
 from pipeline.protocols.data import (
     AnnotatedDataSet,
     DataSet,
+    HasClassFolders,
     HasFiles,
     HasNegatives,
     ReadsDrawnBoxes,
@@ -23,6 +24,7 @@ __all__ = [
     "DataSet",
     "Exporter",
     "FittableMethod",
+    "HasClassFolders",
     "HasFiles",
     "HasNegatives",
     "Metric",

@@ -143,6 +143,14 @@ class HasNegatives(Protocol):
 
 
 @runtime_checkable
+class HasClassFolders(Protocol):
+    """A data set whose classes are folders, whose names stay where classes are renamed."""
+
+    def class_folders(self) -> Sequence[str]:
+        """Return the name of the folder of each class, in the order of `classes`."""
+
+
+@runtime_checkable
 class HasFiles(Protocol):
     """A data set whose images are files."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.errors import suggest_classes
 from pipeline.formats import human_boxes
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.ops.text import count_note, count_notes, to_nfc
@@ -62,6 +63,55 @@ def match_images(
         remedy = "correct them in a tool, and ingest its file"
         notes.append(count_note(waiting, "image", why, where=FILE, remedy=remedy))
     return human, notes
+
+
+def follow_renaming(
+    human: Mapping[str, HumanBoxes], classes: Sequence[str], folders: Sequence[str]
+) -> tuple[dict[str, HumanBoxes], list[Note]]:
+    """Give boxes the present name of their class, where classes.txt renamed its folder.
+
+    A class is the same if its folder is. A file that does not know the folders of its boxes may
+    still name a class by its folder, as it was called without classes.txt. A name that another
+    folder has now stays as it is: what the person meant cannot be known.
+
+    Args:
+        human: boxes of a person by the name of their image.
+        classes: the present names of the classes.
+        folders: the folder of each class; empty: the classes are no folders.
+
+    Returns:
+        The boxes, and notes on those whose class was renamed.
+    """
+    present = {to_nfc(name) for name in classes}
+    name_of = {to_nfc(f): name for f, name in zip(folders, classes, strict=bool(folders))}
+    renamed: list[str] = []
+    moved: list[str] = []
+
+    def find_name(image: HumanBoxes, n: int) -> str:
+        before = image.classes[n]
+        folder = to_nfc(image.folders[n] if image.folders else "") or to_nfc(before)
+        now = name_of.get(folder, before)
+        if to_nfc(now) == to_nfc(before):
+            return before
+        if to_nfc(before) in present:
+            if image.folders and image.folders[n]:
+                moved.append(f"{image.id}: {before}, of folder {folder}")
+            return before
+        renamed.append(f"{image.id}: {before}, now {now}")
+        return now
+
+    followed = {
+        id: replace(image, classes=[find_name(image, n) for n in range(len(image.classes))])
+        for id, image in human.items()
+    }
+    why = (
+        "by a person of a class that has another name now: used under that, as its folder is the "
+        "same"
+    )
+    doubt = "by a person of a class whose name is that of another folder now: used under that name"
+    remedy = "if the person meant the folder, review these images again"
+    kinds = [(renamed, why, ""), (moved, doubt, remedy)]
+    return followed, count_notes(kinds, "box", where=FILE)
 
 
 def _match_content(
@@ -168,7 +218,7 @@ def replace_by_human(
     number = {to_nfc(name): n for n, name in enumerate(detections.classes)}
     reviewed = {n: human[id] for n, id in enumerate(detections.ids) if id in human}
     unknown = [
-        f"{image.id}: {name}"
+        (image.id, name)
         for image in reviewed.values()
         for name in image.classes
         if to_nfc(name) not in number
@@ -192,22 +242,29 @@ def replace_by_human(
                 for each in _by_class(positions[position], detections.ids[position], size, number):
                     yield position, each
 
-    why = (
-        "by a person of a class that this run does not have: left out; where an image has no "
-        "other, its found boxes stay"
-    )
-    remedy = (
-        "add images of that class to the data set, rename it in the tool, or, where classes.txt "
-        "renamed it, ingest again"
-    )
     names = [detections.ids[position] for position in positions]
     instead = "have the boxes of a person in place of those that were found"
     undo = "human_boxes=none writes those"
     notes = [
         *count_notes([(names, instead, undo)], "image", where=FILE),
-        *count_notes([(unknown, why, remedy)], "box", where=FILE),
+        *_note_unknown(unknown, detections.classes),
     ]
     return replace(detections, boxes=boxes), notes
+
+
+def _note_unknown(unknown: Sequence[tuple[str, str]], classes: Sequence[str]) -> list[Note]:
+    """Return a note on boxes, each an image and a class that the run does not have, if any."""
+    why = (
+        "by a person of a class that this run does not have: left out; where an image has no "
+        "other, its found boxes stay"
+    )
+    remedy = (
+        "add images of that class to the data set, rename it in the tool and ingest its file, or "
+        "give its folder this name in classes.txt; "
+        f"{suggest_classes([name for _, name in unknown], classes)}"
+    )
+    names = [f"{id}: {name}" for id, name in unknown]
+    return count_notes([(names, why, remedy)], "box", where=FILE)
 
 
 def _by_class(image: HumanBoxes, id: str, size: Size, number: Mapping[str, int]) -> Iterator[Boxes]:

@@ -258,6 +258,8 @@ class HumanBoxes:
         source: the format and name of the file that the boxes came from.
         ingested: when they were read from it, in ISO 8601.
         file_size: of the image's file in bytes; 0 where it is not known.
+        folders: the class folder of each box, which keeps its name where the class is renamed; an
+            empty name where it is not known. Empty: it is known of no box.
     """
 
     id: str
@@ -272,12 +274,15 @@ class HumanBoxes:
     source: str = ""
     ingested: str = ""
     file_size: int = 0
+    folders: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)
         check_boxes(self.boxes, self.id)
         if len(self.classes) != len(self.boxes):
             raise ValueError(f"{self.id!r}: {len(self.boxes)} boxes, {len(self.classes)} classes")
+        if len(self.folders) not in (0, len(self.boxes)):
+            raise ValueError(f"{self.id!r}: {len(self.boxes)} boxes, {len(self.folders)} folders")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ class CorrectionReader(Protocol):
     def read(self, path: Path) -> CorrectionFile:
         """Read it."""
 
+
+MANY_KEYS = 6  # of an object in an error
 
 # In the order in which they are asked: formats that others could be taken for come last.
 READERS: tuple[CorrectionReader, ...] = (
@@ -53,11 +56,25 @@ def read_corrections(path: Path) -> CorrectionFile:
         for reader in READERS:
             if reader.matches(path):
                 return reader.read(path)
+        content = _describe_json(path)
     finally:
         forget_json()
     names = ", ".join(reader.__name__.rpartition(".")[2] for reader in READERS)
     kind = "folder" if path.is_dir() else "file"
     raise UserError(
-        f"{path}: a {kind} of no format that is known; expected what a tool exports in one of the "
-        f"formats {names} (docs/tools.md has the clicks)"
+        f"{path}: a {kind} of no format that is known{content}; expected what a tool "
+        f"exports in one of the formats {names} (docs/tools.md has the clicks, and the fields of a "
+        "file by hand)"
     )
+
+
+def _describe_json(path: Path) -> str:
+    """Return what is at the top of a JSON file; nothing for other files."""
+    if not is_json(path):
+        return ""
+    content = load_json(path)
+    first = content[0] if isinstance(content, list) and content else content
+    what = "a list of objects" if isinstance(content, list) else "an object"
+    if not isinstance(first, Mapping):
+        return " (JSON that holds no object)"
+    return f" ({what} with the keys {', '.join(map(str, list(first)[:MANY_KEYS]))})"

@@ -40,10 +40,13 @@ ANNOTATIONS = ("annotations", "completions")
 IMAGE_KEYS = ("image", "img", "image_url", "url", "ocr")
 LABELS = "labels"  # the end of the names of all fields that hold classes
 NOT_A_REGION = ("relation", "choices", "textarea", "rating", "taxonomy", "number", "datetime")
-NO_SIZE = "without original_width and original_height: percents cannot become pixels"
-NO_CLASS = "without a class"
+SIZE_FIELDS = ("original_width", "original_height")
+NO_CLASS = "without a class in `value`, a list of names as `rectanglelabels`"
 OTHER_KIND = "which are no rectangle, ellipse, polygon or brush mask"
-NO_IMAGE = "without the path of an image"
+NO_IMAGE = "without the path of an image in `data`, as `image`"
+NO_DATA = "without an object `data`, which has the path of the image as `image`"
+NO_ANNOTATIONS = "without a list `annotations`"
+NO_RESULT = "whose annotation has no list `result`: an empty one says that there is no object"
 
 
 def matches(path: Path) -> bool:
@@ -58,13 +61,20 @@ def matches(path: Path) -> bool:
         content = load_json(path)
     except UserError:
         return False
+    if isinstance(content, Mapping):
+        return _is_task(content)
     first = content[0] if isinstance(content, list) and content else None
     return isinstance(first, Mapping) and (_is_task(first) or _is_min(first))
 
 
 def _is_task(record: Mapping[str, Any]) -> bool:
-    has_list = any(isinstance(record.get(name), list) for name in (*ANNOTATIONS, "predictions"))
-    return isinstance(record.get("data"), Mapping) and has_list
+    """Return whether a record is a task: `data` is an object, or it has a list of annotations."""
+    return isinstance(record.get("data"), Mapping) or _has_list(record)
+
+
+def _has_list(record: Mapping[str, Any]) -> bool:
+    lists = (record.get(name) for name in (*ANNOTATIONS, "predictions"))
+    return "data" in record and any(isinstance(values, list) for values in lists)
 
 
 def _is_min(record: Mapping[str, Any]) -> bool:
@@ -72,7 +82,7 @@ def _is_min(record: Mapping[str, Any]) -> bool:
 
 
 def read(path: Path) -> CorrectionFile:
-    """Read an export. Odd records are left out, and counted.
+    """Read an export, or a single task by hand. Odd records are left out, and counted.
 
     Args:
         path: the file.
@@ -81,12 +91,12 @@ def read(path: Path) -> CorrectionFile:
         UserError: the file cannot be read, or none of its tasks can be used.
     """
     content = load_json(path)
-    if not isinstance(content, list):
-        raise UserError(f"{path}: expected a list of tasks, as Label Studio exports it as JSON")
+    if isinstance(content, Mapping):
+        content = [content]
     tasks, regions = OddRecords(path.name, "task"), OddRecords(path.name, "region")
     images: list[CorrectedImage] = []
     for number, record in enumerate(content):
-        where = f"[{number}]"
+        where = _name_task(number, record)
         try:
             if not isinstance(record, Mapping):
                 raise BadRecord("which are no objects")
@@ -105,12 +115,24 @@ def read(path: Path) -> CorrectionFile:
 # -- records
 
 
+def _name_task(number: int, record: Any) -> str:
+    """Return the place of a task in the file, with its id where it has one."""
+    has_id = isinstance(record, Mapping) and "id" in record
+    return f"[{number}] (task {record['id']})" if has_id else f"[{number}]"
+
+
 def _read_task(record: Mapping[str, Any], where: str, odd: OddRecords) -> CorrectedImage:
     """Return the image of a task, with the boxes of its newest annotation, else of a prediction."""
-    where = f"{where} (task {record['id']})" if "id" in record else where
+    if not isinstance(record.get("data"), Mapping):
+        raise BadRecord(NO_DATA)
+    if not _has_list(record):
+        raise BadRecord(NO_ANNOTATIONS)
     name = _find_name(record["data"])
     annotation = _find_newest(record, ANNOTATIONS)
     if annotation is not None:
+        # A person who saw no object leaves an empty list: without any, nothing is known.
+        if not isinstance(annotation.get("result"), list):
+            raise BadRecord(NO_RESULT)
         return _build(name, _list_regions(annotation), annotation, record["data"], where, odd, True)
     prediction = _find_newest(record, ("predictions",)) or {}
     return _build(name, _list_regions(prediction), {}, record["data"], where, odd, False)
@@ -130,7 +152,6 @@ def _find_newest(record: Mapping[str, Any], names: Sequence[str]) -> Mapping[str
 
 def _read_min(record: Mapping[str, Any], where: str, odd: OddRecords) -> CorrectedImage:
     """Return the image of a record of JSON-MIN, which is an annotation."""
-    where = f"{where} (task {record['id']})" if "id" in record else where
     regions = [
         {"value": value, **value}
         for values in record.values()
@@ -245,11 +266,18 @@ def _read_size(region: Any) -> Size | None:
     return parse_size(region.get("original_height"), region.get("original_width"))
 
 
+def _describe_size(region: Mapping[str, Any]) -> str:
+    """Return which of the fields of an image's size are missing, or are no numbers of pixels."""
+    odd = [name for name in SIZE_FIELDS if parse_size(region.get(name), 1) is None]
+    names = " and ".join(f"`{name}`" for name in odd or SIZE_FIELDS)
+    return f"without {names}, a number of pixels: percents cannot become pixels"
+
+
 def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction: bool) -> Shape:
     """Return the shape of a region that has a class."""
     size, value = _read_size(region), region["value"]
     if size is None:
-        raise BadRecord(NO_SIZE)
+        raise BadRecord(_describe_size(region))
     height, width = size
     parent = _find_id(region, "parentID")
     if "rle" in value:
@@ -278,8 +306,11 @@ def _read_region(region: Mapping[str, Any], label: str, name: str, is_prediction
 def _read_numbers(value: Mapping[str, Any], names: Sequence[str]) -> list[float]:
     numbers = [parse_finite(value.get(name)) for name in names]
     known = [number for number in numbers if number is not None]
-    if len(known) < len(names):
+    if not known:
         raise BadRecord(OTHER_KIND)
+    if len(known) < len(names):
+        odd = [f"`{name}`" for name, number in zip(names, numbers, strict=True) if number is None]
+        raise BadRecord(f"without a number {', '.join(odd)} in `value`")
     return known
 
 

@@ -9,8 +9,11 @@ from pipeline.engine.options import option
 
 @dataclass
 class IngestOptions:
-    """Which images of the file a person has reviewed, where the file cannot say it."""
+    """Which images of the file a person has reviewed, and which ingest to take back."""
 
     reviewed: str | None = option(
         None, "all | FILE: a text of image names, a line each; null: as the tool says"
+    )
+    undo: str | None = option(
+        None, "the folder of an ingest, outputs/runs/ingest/TIME, whose reviews are taken back"
     )

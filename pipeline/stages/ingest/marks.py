@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,22 +12,23 @@ from pipeline.formats.corrections.marks import DIGITS
 from pipeline.ops.text import to_nfc
 from pipeline.types import CorrectedImage, FoundBox, ImageBoxes
 
+if TYPE_CHECKING:
+    from pipeline.stages.ingest.review import Known
+
 TOLERANCE = 0.6 * 10**-DIGITS  # of a coordinate that was rounded, as float32
 SHOWN = 3  # images of an error
 
 
 def check_marks(
     images: Sequence[CorrectedImage],
-    known: Mapping[str, ImageBoxes],
-    classes: Sequence[str],
+    known: Known,
     where: str,
 ) -> None:
     """Check that the boxes which were marked are those that the run has.
 
     Args:
         images: of a file.
-        known: the boxes of the run by image id.
-        classes: the names of its classes.
+        known: what is known of the images of the run.
         where: file and run, for the error.
 
     Raises:
@@ -35,11 +37,11 @@ def check_marks(
     marked = [image for image in images if image.mark]
     reasons = []
     for image in marked:
-        detections = known.get(image.name)
+        detections = known.boxes.get(image.name)
         if detections is None:
             reasons.append(f"{image.name!r} is no image of the run")
-        elif not _are_same(image, detections, classes):
-            ours = [f"{classes[box.label]} {_round(box)}" for box in detections.boxes]
+        elif not _are_same(image, detections, known):
+            ours = [f"{known.classes[box.label]} {_round(box)}" for box in detections.boxes]
             shown = [
                 f"{name} {_to_list(box)}"
                 for name, box in zip(image.classes, image.boxes, strict=True)
@@ -58,12 +60,15 @@ def check_marks(
         )
 
 
-def _are_same(image: CorrectedImage, detections: ImageBoxes, classes: Sequence[str]) -> bool:
-    """Return whether a page showed the boxes of a run, in their order."""
+def _are_same(image: CorrectedImage, detections: ImageBoxes, known: Known) -> bool:
+    """Return whether a page showed the boxes of a run, in their order.
+
+    The page may name a class by its folder, as before classes.txt gave it a name.
+    """
     if image.size != detections.size or len(image.boxes) != len(detections.boxes):
         return False
-    names = [to_nfc(classes[box.label]) for box in detections.boxes]
-    if names != [to_nfc(name) for name in image.classes]:
+    names = [to_nfc(known.classes[box.label]) for box in detections.boxes]
+    if names != [to_nfc(known.find_class(name)) for name in image.classes]:
         return False
     ours = np.array([box.box for box in detections.boxes], np.float64).reshape(-1, 4)
     precision = TOLERANCE + 1e-6 * np.abs(ours)  # of float32

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.errors import suggest_classes
 from pipeline.formats.coco_boxes import clip
 from pipeline.formats.coco_names import NameIndex
 from pipeline.formats.odd_records import BadRecord
@@ -38,6 +39,8 @@ class Sorted:
         twice: names of images that the file has again.
         other_size: images whose size in the file is another.
         classes: boxes of classes that the run does not have.
+        unknown_classes: the names of these classes, and what the run has instead.
+        renamed: boxes whose class the file calls by its folder, which has another name.
         clipped: boxes that stuck out of their image.
         empty: boxes that lie outside of their image.
     """
@@ -50,6 +53,8 @@ class Sorted:
     twice: list[str] = field(default_factory=list)
     other_size: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
+    unknown_classes: dict[str, Sequence[str]] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
     clipped: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -77,7 +82,9 @@ class Sorted:
         )  # fmt: skip
         boxes = (
             (self.classes, "of a class that the run does not have: kept for a run that has "
-             "it, and in no export of this one", ""),
+             "it, and in no export of this one", self._suggest_classes()),
+            (self.renamed, "of a class that the file calls by its folder: taken as the class that "
+             "classes.txt names so", ""),
             (self.clipped, "beyond the edge of its image: clipped", ""),
             (self.empty, "outside of its image: left out", ""),
         )  # fmt: skip
@@ -85,6 +92,11 @@ class Sorted:
             *count_notes(images, "image", where=where),
             *count_notes(boxes, "box", where=where),
         ]
+
+    def _suggest_classes(self) -> str:
+        """Return what names of unknown classes may mean, and the classes of the run."""
+        known = next(iter(self.unknown_classes.values()), ())
+        return suggest_classes(self.unknown_classes, known)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,7 @@ class Known:
     Attributes:
         boxes: of each explained image by id.
         classes: the names of the classes.
+        folders: the folder of each class; empty: the classes are no folders.
         sampled: whether an image was drawn at random.
         content: returns the hash of an image's file by its id.
         file_size: returns its bytes.
@@ -104,11 +117,37 @@ class Known:
     sampled: Callable[[str], bool]
     content: Callable[[str], str]
     file_size: Callable[[str], int]
+    folders: Sequence[str] = ()
 
     @cached_property
     def spelling(self) -> dict[str, str]:
-        """The name of each class by its forms in files."""
-        return {key(name): name for key in (fold_name, to_nfc) for name in self.classes}
+        """The name of each class by its forms in files, also by its folder."""
+        folders = zip(self.folders, self.classes, strict=bool(self.folders))
+        forms = {key(folder): name for folder, name in folders for key in (fold_name, to_nfc)}
+        names = {key(name): name for key in (fold_name, to_nfc) for name in self.classes}
+        return forms | names
+
+    @cached_property
+    def folder_of(self) -> dict[str, str]:
+        """The folder of each class by its name; empty where the classes are no folders."""
+        return dict(zip(self.classes, self.folders, strict=bool(self.folders)))
+
+    def find_class(self, name: str) -> str:
+        """Return the name of the class that a file means; the file's own where there is none.
+
+        Args:
+            name: as the file has it.
+        """
+        return self.spelling.get(to_nfc(name)) or self.spelling.get(fold_name(name), name)
+
+    def find_folders(self, classes: Sequence[str]) -> list[str]:
+        """Return the folder of the class of each box; an empty list where it is known of none.
+
+        Args:
+            classes: the name of the class of each box.
+        """
+        folders = [self.folder_of.get(name, "") for name in classes]
+        return folders if any(folders) else []
 
 
 @dataclass(frozen=True)
@@ -177,12 +216,15 @@ def _take_boxes(
     """Return the boxes of a reviewed image in pixels, with the classes as the run names them."""
     size = known.boxes[id].size
     boxes, rows = _to_pixels(image, size, id, result)
-    classes = [
-        known.spelling.get(to_nfc(image.classes[n]))
-        or known.spelling.get(fold_name(image.classes[n]), image.classes[n])
-        for n in rows
+    classes = [known.find_class(image.classes[n]) for n in rows]
+    unknown = [name for name in classes if name not in known.classes]
+    result.classes += [f"{id}: {name}" for name in unknown]
+    result.unknown_classes |= dict.fromkeys(unknown, known.classes)
+    result.renamed += [
+        f"{id}: {image.classes[n]}, now {name}"
+        for n, name in zip(rows, classes, strict=True)
+        if name in known.classes and fold_name(name) != fold_name(image.classes[n])
     ]
-    result.classes += [f"{id}: {name}" for name in classes if name not in known.classes]
     return HumanBoxes(
         id=id,
         content=known.content(id),
@@ -194,6 +236,7 @@ def _take_boxes(
         date=image.date or "",
         author=image.author or "",
         file_size=known.file_size(id),
+        folders=known.find_folders(classes),
         **vars(origin),
     )
 
@@ -209,16 +252,18 @@ def _take_mark(image: CorrectedImage, known: Known, origin: Origin, result: Sort
         return
     boxes = known.boxes[id].boxes
     masks = [box.mask for box in boxes]
+    classes = [known.classes[box.label] for box in boxes]
     result.human[id] = HumanBoxes(
         id=id,
         content=content,
         size=known.boxes[id].size,
         boxes=np.array([box.box for box in boxes], np.float32).reshape(-1, 4),
-        classes=[known.classes[box.label] for box in boxes],
+        classes=classes,
         masks=masks if any(masks) else None,
         is_random=is_random,
         date=date,
         file_size=known.file_size(id),
+        folders=known.find_folders(classes),
         **vars(origin),
     )
 
@@ -339,12 +384,25 @@ def _count_right(changes: Sequence[Change]) -> int:
     return sum(change.iou >= RIGHT_IOU for change in changes)
 
 
+def _describe_none(waiting: int) -> list[str]:
+    """Return the lines for a file without a review; `waiting`: its images that nobody submitted."""
+    lines = ["no image was reviewed by a person: no box is kept, and nothing is measured"]
+    if waiting:
+        lines.append(
+            f"{waiting} images have boxes that nobody submitted or accepted: do so in the tool, or "
+            "say that you looked at them: ingest.reviewed=all, or =FILE with an image a line"
+        )
+    return lines
+
+
 def describe(summary: Mapping[str, Any]) -> list[str]:
     """Return the lines that the terminal shows.
 
     Args:
         summary: as `summarise` returns it.
     """
+    if not summary["reviewed"]:
+        return _describe_none(summary.get("not_reviewed", 0))
     lines = [
         f"{summary['reviewed']} images reviewed by a person: {summary['unchanged']} left as they "
         f"were, {summary['corrected']} corrected"

@@ -11,6 +11,7 @@ review page (formats/corrections/marks.py): a box that was marked as right is a 
 that was marked as wrong waits for its correction in a tool. The boxes are added
 to human_boxes.json in the folder of outputs. From then on they are what predictions.json and each
 export hold for these images (`source: human`); a new review of an image replaces the older one.
+`ingest.undo=FOLDER` takes an ingest back (undo.py).
 Images of the random sample at the head of `review_rank` measure, and later calibrate; others only
 correct their own boxes. No box teaches a network, unless `annotate.learn_from_human=true`.
 """
@@ -25,23 +26,26 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pipeline.engine.human import list_class_folders
 from pipeline.engine.images import image_source
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats import human_boxes
 from pipeline.formats.corrections import read_corrections
 from pipeline.formats.files import read_json, read_lines, write_json, write_text
+from pipeline.formats.review_history import list_replaced
 from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.results.boxes import open_boxes
 from pipeline.results.computed import load_taught
-from pipeline.results.human import FILE, file_size, image_content, load
+from pipeline.results.human import FILE, file_size, image_content
 from pipeline.results.notes import write_notes
 from pipeline.stages.ingest.config import IngestOptions
+from pipeline.stages.ingest.undo import check_undo, undo_ingest
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
-    from pipeline.stages.ingest.review import Known
-    from pipeline.types import CorrectedImage, WrongMark
+    from pipeline.stages.ingest.review import Known, Sorted
+    from pipeline.types import CorrectedImage, Note, WrongMark
 
 SUMMARY = "ingest.json"
 TO_CORRECT = "to_correct.txt"
@@ -56,10 +60,16 @@ class Ingest(Stage):
     needs = ("explain", "localize")
     options = IngestOptions
     reads = ("run", "corrections")
-    publishes = (Published(FILE), Published(SUMMARY), Published(TO_CORRECT, is_optional=True))
+    publishes = (
+        Published(FILE, is_optional=True),
+        Published(SUMMARY),
+        Published(TO_CORRECT, is_optional=True),
+    )
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
+        if (undo := run.config["ingest"]["undo"]) is not None:
+            return {"source": run.sources(__name__), "undo": hash_file(Path(undo) / FILE)}
         reviewed = run.config["ingest"]["reviewed"]
         return {
             "source": run.sources(__name__),
@@ -73,8 +83,17 @@ class Ingest(Stage):
         """Check that the file exists, and that the images are those of the run.
 
         Raises:
-            UserError: a file is missing, or images were added or changed since the run.
+            UserError: a file is missing, or images were added or changed since the run; or the
+                folder that is to be taken back is of no ingest.
         """
+        if (undo := run.config["ingest"]["undo"]) is not None:
+            if run.config["corrections"] is not None:
+                raise UserError(
+                    f"ingest.undo={undo}: it takes an ingest back and reads no corrections=; give "
+                    "one of both"
+                )
+            check_undo(Path(undo), run.outputs)
+            return
         given, reviewed = run.config["corrections"], run.config["ingest"]["reviewed"]
         if run.config["run"] is None or given is None:
             raise UserError(
@@ -99,21 +118,22 @@ class Ingest(Stage):
         """
         from pipeline.stages.ingest import marks, review
 
+        if (undo := run.config["ingest"]["undo"]) is not None:
+            write_json(folder / SUMMARY, {"undo": Path(undo).name}, indent=1)
+            return
         path = Path(run.config["corrections"])
         content = read_corrections(path)
         known = self._know(run)
         where = f"corrections={path}, run={run.config['run']}"
-        marks.check_marks(content.images, known.boxes, run.classes, where)
+        marks.check_marks(content.images, known, where)
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         result = review.sort_images(
             content.images, known, self._review_rule(run, known), f"{content.format}: {path.name}",
             now,
         )  # fmt: skip
+        notes = [*content.notes, *result.notes(path.name)]
         if not result.human and not result.wrong and not result.not_reviewed:
-            raise UserError(
-                f"corrections={path}: {len(content.images)} images, of which the run has none; "
-                f"the file has {_first(content.images)}, the run {next(iter(known.boxes), 'none')}"
-            )
+            raise _nothing_usable(path, content.images, known, result, notes)
         taught = load_taught(run.folder("explain"))  # such images do not measure their network
         changes = [
             review.compare(
@@ -134,32 +154,46 @@ class Ingest(Stage):
             {**summary, "not_reviewed": len(result.not_reviewed), "format": content.format},
             indent=1,
         )
-        write_notes(folder, [*content.notes, *result.notes(path.name)])
+        write_notes(folder, notes)
 
     def announce(self, result: Path, run_folder: Path) -> list[str]:
         """Return how many images were reviewed, and how many boxes were right."""
         from pipeline.stages.ingest.review import describe
 
-        return [f"{'':<10} {line}" for line in describe(read_json(result / SUMMARY))]
+        summary = read_json(result / SUMMARY)
+        return [] if "undo" in summary else [f"{'':<10} {line}" for line in describe(summary)]
 
     def finish(self, run: Run, run_folder: Path) -> list[str]:
         """Add the boxes to those of the folder of outputs; say what to do next."""
         target = run.outputs / FILE
         with FileLock(run.outputs / f".{FILE}.lock"):
-            known, known_wrong = load(target)
+            if (undo := run.config["ingest"]["undo"]) is not None:
+                return undo_ingest(Path(undo), target, run_folder)
+            known, known_wrong, before = (
+                human_boxes.read_all(target) if target.is_file() else ([], [], [])
+            )
             new, new_wrong = human_boxes.read(run_folder / FILE)
             merged, replaced, older = human_boxes.merge(known, new)
             merged, wrong = human_boxes.merge_wrong(known_wrong, new_wrong, merged)
-            human_boxes.write(target, merged, wrong)
+            everything = [*before, *known, *known_wrong, *new, *new_wrong]
+            history = list_replaced(everything, [*merged, *wrong])
+            human_boxes.write(target, merged, wrong, history)
         lines = [f"{'kept':<10} {len(merged)} images with boxes of a person in {target}"]
         if replaced:
             lines.append(f"{'':<10} the boxes of {len(replaced)} replace those of an older review")
         if older:
             lines.append(f"{'':<10} {len(older)} are left out: {target} has a later review of them")
         lines += [f"{'':<10} {line}" for line in describe_wrong(new_wrong, wrong)]
+        if not new and not new_wrong:
+            return [*lines, f"{'next':<10} this file brought no review: see above and the notes"]
         lines.append(
             f"{'next':<10} give the command of run={run.config['run']} again: its predictions and "
             "exports then hold these boxes, and random ones calibrate"
+        )
+        elsewhere = f" outputs={run.outputs}" if str(run.outputs) != "outputs" else ""
+        lines.append(
+            f"{'':<10} was it the wrong file? python -m pipeline +experiment=ingest "
+            f"ingest.undo={run_folder}{elsewhere}"
         )
         return lines
 
@@ -186,6 +220,7 @@ class Ingest(Stage):
             sampled=lambda id: sampled is not None and bool(sampled[position[id]]),
             content=lambda id: image_content(source, position[id]),
             file_size=lambda id: file_size(source, position[id]),
+            folders=list_class_folders(run.data) if run.data.classes == run.classes else (),
         )
 
     def _review_rule(self, run: Run, known: Known) -> Callable[[CorrectedImage, str], bool]:
@@ -234,6 +269,25 @@ def hash_path(path: Path) -> str:
         return hash_file(path)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return hash_of([[file.relative_to(path).as_posix(), hash_file(file)] for file in files])
+
+
+def _nothing_usable(
+    path: Path,
+    images: Sequence[CorrectedImage],
+    known: Known,
+    result: Sorted,
+    notes: Sequence[Note],
+) -> UserError:
+    """Return the error for a file of which no image can be used, with the reasons."""
+    if result.unread or result.other_size:
+        reasons = "".join(f"\n  {note}" for note in notes)
+        return UserError(
+            f"corrections={path}: none of its {len(images)} images can be used:{reasons}"
+        )
+    return UserError(
+        f"corrections={path}: {len(images)} images, of which the run has none; the file has "
+        f"{_first(images)}, the run {next(iter(known.boxes), 'none')}"
+    )
 
 
 def _first(images: Sequence[CorrectedImage]) -> str:

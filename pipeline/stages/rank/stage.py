@@ -15,13 +15,14 @@ that agrees with GrabCut's has a higher confidence. The boxes themselves stay as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.stage import Published, Stage
 from pipeline.results.boxes import iterate_boxes, open_boxes
 from pipeline.results.confidence import (
+    MODELS,
     ConfidenceModels,
     Examples,
     describe_maps,
@@ -34,10 +35,11 @@ from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_classification
 from pipeline.results.negatives import find_without_object
 from pipeline.results.notes import write_notes
-from pipeline.segmenter.confidence import AGREEMENT, GRABCUT
+from pipeline.results.thresholds import MIN_BOXED_IMAGES
+from pipeline.segmenter.confidence import AGREEMENT, GRABCUT, MIN_EXAMPLES
 from pipeline.segmenter.confidence_features import FEATURES
 from pipeline.stages.rank.config import RankOptions
-from pipeline.types import Review
+from pipeline.types import HumanBoxes, Review
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -124,8 +126,9 @@ class Rank(Stage):
             folder, labels=run.images().labels, negatives=run.negatives,
         )  # fmt: skip
         found, unknown = replace_by_human(found, run.human[0])
-        kind = describe_kind(models, len(examples.ids))
-        write_notes(folder, [*kind, *run.human[1], *unknown])
+        write_notes(
+            folder, [*self._describe_kind(run, models, len(examples.ids)), *run.human[1], *unknown]
+        )
         Coco()(found, folder)
 
     def _examples(self, run: Run) -> Examples:
@@ -149,6 +152,14 @@ class Rank(Stage):
             return None
         return models
 
+    def _describe_kind(self, run: Run, models: ConfidenceModels, examples: int) -> Sequence[str]:
+        """Return a note that confidences are not calibrated, and why; none where they are."""
+        checkpoint = run.config["checkpoint"]
+        if checkpoint is None or "calibrate" in run.config["stages"]:
+            return describe_kind(models, examples, run.human[0].values())
+        has_models = any(Path(checkpoint).glob(f"stages/rank*/{MODELS}"))
+        return describe_checkpoint_kind(self._checkpoint_models(run), checkpoint, has_models)
+
     def _made_for(self, run: Run) -> dict[str, Any]:
         """Return what the models are made for."""
         views = [run.config["explain"][name] for name in ("flips", "scales")]
@@ -170,17 +181,57 @@ def _best_boxes(folder: Path, ids: Sequence[str]) -> BestBoxes:
     }
 
 
-def describe_kind(models: ConfidenceModels, examples: int) -> Sequence[str]:
-    """Return a note that confidences are not calibrated; none where they are.
+def describe_kind(
+    models: ConfidenceModels, examples: int, human: Collection[HumanBoxes]
+) -> Sequence[str]:
+    """Return a note that confidences are not calibrated, and why; none where they are.
 
     Args:
         models: of the run.
-        examples: how many annotated boxes there were.
+        examples: how many annotated boxes they could have been fitted on.
+        human: the boxes of a person in images of the run.
     """
     if models.used.kind == "calibrated":
         return []
+    why = f"{examples} images have boxes to fit them on, and {MIN_EXAMPLES} are needed"
+    if human:
+        random = sum(image.is_random for image in human)
+        why += (
+            f"; of {len(human)} images that a person reviewed {random} are of the random sample "
+            f"and measure, and these count from {MIN_BOXED_IMAGES} on"
+        )
     return [
-        f"rank: confidences are not calibrated, as {examples} images have boxes to fit them on "
-        "(20 are enough): they only rank boxes; in a run with stage calibrate, "
-        "calibrate.boxes=FILE takes boxes that you draw on the images of review_rank 1 to 50"
+        f"rank: confidences are not calibrated: {why}. They only rank boxes. Review the random "
+        "sample, images of review_rank 1 to 50, and ingest it; or draw boxes on these and give "
+        "calibrate.boxes=FILE, in a run with stage calibrate"
+    ]
+
+
+def describe_checkpoint_kind(
+    models: ConfidenceModels | None, checkpoint: str, has_models: bool
+) -> Sequence[str]:
+    """Return a note that a run without stage calibrate has no calibrated confidences, and why.
+
+    Args:
+        models: of the run that `checkpoint` names, for maps as these; None: it has none.
+        checkpoint: the run.
+        has_models: whether it has models for other maps.
+    """
+    if models is not None and models.used.kind == "calibrated":
+        return []
+    if models is not None:
+        why = "were not calibrated there, either"
+        remedy = "calibrate them there, with boxes of a person on its images, and predict again"
+    elif has_models:
+        why = (
+            "are for other maps or boxes: this run has another saliency=, segmenter=, option of "
+            "these, explain.flips or explain.scales, other explain.methods or rank.grabcut"
+        )
+        remedy = "leave these away, and this run does as that one"
+    else:
+        why = "do not exist, as it had no stage rank"
+        remedy = "name a run with stages calibrate and rank, as of +experiment=annotate"
+    return [
+        f"rank: confidences are not calibrated: those of checkpoint={checkpoint} {why}. They only "
+        f"rank boxes; {remedy}"
     ]
