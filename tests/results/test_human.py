@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.ops.hashing import hash_file
-from pipeline.results.human import match_images, replace_by_human
+from pipeline.results.human import follow_renaming, match_images, replace_by_human
 from pipeline.types import HumanBoxes, WrongMark
 from tests.exporter.subjects import CLASSES, IDS, SIZES, found_boxes, image_source, write_images
 
@@ -82,3 +82,39 @@ def test_they_replace_all_boxes_of_their_image(tmp_path: Path) -> None:
     assert last == before[3], "without a box of a known class the found boxes stay"
     assert [note.total for note in notes] == [3, 2], "images and boxes of no known class"
     assert "unknown" in notes[1].names[0]
+
+
+def test_boxes_follow_a_class_whose_folder_is_renamed() -> None:
+    """A name that another folder has now is kept, as what the person meant cannot be known."""
+    box = np.array([[0, 0, 1, 1]], np.float32)
+
+    def image(id: str, name: str, folder: str = "") -> HumanBoxes:
+        folders = (folder,) if folder else ()
+        return HumanBoxes(id, id, (9, 9), box, [name], folders=folders)
+
+    human = {
+        image.id: image
+        for image in (
+            image("as it was called without classes.txt", "n01"),
+            image("renamed", "wren", "n02"),
+            image("the same", "robin", "n01"),
+            image("swapped", "robin", "n02"),
+            image("unknown", "owl", "n09"),
+        )
+    }
+    followed, notes = follow_renaming(human, ["robin", "European wren"], ["n01", "n02"])
+    names = [image.classes[0] for image in followed.values()]
+    assert names == ["robin", "European wren", "robin", "robin", "owl"]
+    renamed, swapped = notes
+    assert renamed.startswith("human_boxes.json: 2 boxes")
+    assert "'renamed: wren, now European wren'" in renamed
+    assert "swapped" in swapped
+    assert follow_renaming(human, ["robin"], ()) == (human, [])
+
+
+def test_an_unknown_class_is_told_with_those_that_there_are(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    human = {IDS[0]: drawn(0, tmp_path, CLASSES[0] + "x")}
+    _, (note,) = replace_by_human(found_boxes(), human)
+    assert f"meant to be {CLASSES[0]!r}" in note
+    assert f"there are {len(CLASSES)} classes" in note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,3 +125,27 @@ def test_without_a_random_image_nothing_is_measured() -> None:
     summary = summarise([change])
     assert summary["right_share"] is None
     assert "measure nothing" in "\n".join(describe(summary))
+
+
+def test_a_file_without_a_review_says_what_happened_and_what_to_do() -> None:
+    lines = "\n".join(describe({**summarise([]), "not_reviewed": 3}))
+    assert "no image was reviewed" in lines
+    assert "3 images have boxes that nobody submitted" in lines
+    assert "ingest.reviewed=all" in lines
+    assert "drawn at random" not in lines
+
+
+def test_a_class_by_its_folder_is_known_and_a_misspelt_one_gets_near_names() -> None:
+    known = replace(KNOWN, folders=("n01", "n02"))
+    images = [
+        corrected("a.jpg", [1, 2, 30, 40], classes=("n02",), is_reviewed=True),
+        corrected("b.jpg", [1, 2, 30, 40], classes=("robbin",), is_reviewed=True),
+    ]
+    result = sort_images(images, known, lambda image, id: True, "cvat: a.xml", "2026-01-01")
+    human = result.human["val/a.jpg"]
+    assert list(human.classes) == ["house wren"]
+    assert list(human.folders) == ["n02"]
+    assert list(result.human["val/b.jpg"].folders) == []
+    unknown, renamed = result.notes("a.xml")
+    assert "is 'robbin' meant to be 'robin'? there are 2 classes: house wren, robin" in unknown
+    assert "val/a.jpg: n02, now house wren" in renamed

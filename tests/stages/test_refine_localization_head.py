@@ -171,7 +171,7 @@ def test_other_targets_take_the_place_of_unsure_ones_too(tmp_path: Path) -> None
     assert fit(changed).count >= 0.7 * 44 + 2 - 1
 
 
-def test_crops_are_learned_where_held_out_masks_are_foretold_as_well(tmp_path: Path) -> None:
+def test_crops_are_learned_where_held_out_masks_are_predicted_as_well(tmp_path: Path) -> None:
     learned = fit(pseudo_labels(tmp_path, rule=True))
     assert learned.cropped_agreement is not None
     assert learned.learned_crops

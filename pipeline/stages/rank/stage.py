@@ -15,7 +15,7 @@ that agrees with GrabCut's has a higher confidence. The boxes themselves stay as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ from pipeline.results.thresholds import MIN_BOXED_IMAGES
 from pipeline.segmenter.confidence import AGREEMENT, GRABCUT, MIN_EXAMPLES
 from pipeline.segmenter.confidence_features import FEATURES
 from pipeline.stages.rank.config import RankOptions
-from pipeline.types import HumanBoxes, Review
+from pipeline.types import Review
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -156,7 +156,8 @@ class Rank(Stage):
         """Return a note that confidences are not calibrated, and why; none where they are."""
         checkpoint = run.config["checkpoint"]
         if checkpoint is None or "calibrate" in run.config["stages"]:
-            return describe_kind(models, examples, run.human[0].values())
+            sampled = [image.is_random for image in run.human[0].values()]
+            return describe_kind(models, examples, len(sampled), sum(sampled))
         has_models = any(Path(checkpoint).glob(f"stages/rank*/{MODELS}"))
         return describe_checkpoint_kind(self._checkpoint_models(run), checkpoint, has_models)
 
@@ -182,22 +183,22 @@ def _best_boxes(folder: Path, ids: Sequence[str]) -> BestBoxes:
 
 
 def describe_kind(
-    models: ConfidenceModels, examples: int, human: Collection[HumanBoxes]
+    models: ConfidenceModels, examples: int, reviewed: int = 0, sampled: int = 0
 ) -> Sequence[str]:
     """Return a note that confidences are not calibrated, and why; none where they are.
 
     Args:
         models: of the run.
         examples: how many annotated boxes they could have been fitted on.
-        human: the boxes of a person in images of the run.
+        reviewed: how many images of the run a person reviewed.
+        sampled: how many of these are of the random sample.
     """
     if models.used.kind == "calibrated":
         return []
     why = f"{examples} images have boxes to fit them on, and {MIN_EXAMPLES} are needed"
-    if human:
-        random = sum(image.is_random for image in human)
+    if reviewed:
         why += (
-            f"; of {len(human)} images that a person reviewed {random} are of the random sample "
+            f"; of {reviewed} images that a person reviewed {sampled} are of the random sample "
             f"and measure, and these count from {MIN_BOXED_IMAGES} on"
         )
     return [

@@ -84,16 +84,20 @@ class FittedHead:
     def describe(self, images: int) -> str:
         """Return a summary in one line; `images`: how many images had pseudo-labels."""
         agreed = (
-            "too few to tell"
+            "too few masks to hold some out"
             if self.agreement is None
-            else f"foretold with IoU {self.agreement:.2f}"
+            else f"held-out masks are predicted with IoU {self.agreement:.2f}"
         )
-        so = "it stands alone" if self.head.alone else "its teacher's map is asked too"
+        so = (
+            "boxes come from its map alone"
+            if self.head.alone
+            else "boxes come from its map and that of its teacher"
+        )
         if self.cropped_agreement is not None:
             used = "it learned" if self.learned_crops else "it did not learn"
-            so += f"; {used} from crops, whose first head foretells {self.cropped_agreement:.2f}"
+            so += f"; {used} from crops (held-out IoU with them: {self.cropped_agreement:.2f})"
         so += "; it predicts the object's box, too" if self.head.extent is not None else ""
-        return f"learned from {self.count} of {images} images; masks {agreed}: {so}"
+        return f"learned from {self.count} of {images} images; {agreed}: {so}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -234,3 +234,48 @@ def test_files_of_odd_tasks_alone_are_refused(tmp_path: Path) -> None:
         read(tmp_path, {"data": {"text": "words"}, "annotations": []})
     file = read(tmp_path, task([region()]), 7)
     assert "1 task" in file.notes[0]
+
+
+def test_a_single_task_by_hand_needs_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    by_hand = {"data": {"image": "a.png"}, "annotations": [{"result": [region()]}]}
+    path.write_text(json.dumps(by_hand), encoding="utf-8")
+    (image,) = read_corrections(path).images
+    assert image.is_reviewed
+    assert len(image.boxes) == 1
+
+
+def without(record: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != name}
+
+
+NO_HEIGHT = {**region(), "value": without(region()["value"], "height")}
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (without(task([]), "data"), "in `data`, as `image`"),
+        ({**task([]), "data": "a.png"}, "object `data`"),
+        (without(without(task([]), "annotations"), "predictions"), "list `annotations`"),
+        ({**task([]), "annotations": [{}]}, "list `result`"),
+        (task([without(region(), "original_width")]), "without `original_width`, a number"),
+        (task([NO_HEIGHT]), "without a number `height` in `value`"),
+        (task([{**region(), "value": {"x": 1}}]), "class in `value`"),
+    ],
+)
+def test_a_missing_field_is_named_with_its_task(
+    broken: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    """Nothing that is missing becomes a person's word that there is no object."""
+    whole = {**task([region()]), "data": {"image": "b.png"}, "id": 2}
+    content = read(tmp_path, whole, broken)
+    assert [image.name for image in content.images if not image.unread] == ["b.png"]
+    (note,) = content.notes
+    assert "[1] (task 1)" in note
+    assert told in note
+
+
+def test_json_of_no_known_format_is_told_by_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a list of objects with the keys file, bbox"):
+        read(tmp_path, {"file": "a.jpg", "bbox": [1, 2, 3, 4]})
