@@ -18,7 +18,7 @@ from pipeline.api.wrapping import AnyNetwork, as_network, make_score_reader
 from pipeline.engine import runtime
 from pipeline.engine.compute import batch_size
 from pipeline.errors import UserError
-from pipeline.model.classifier import Classifier
+from pipeline.model.classifier import INPUT, Classifier
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Explanation
 
@@ -106,9 +106,10 @@ def explain(
     Args:
         model: any module that gives logits, or what `wrap` or `load(...).trained.network` is. It
             is as it was afterwards, also where an error is raised: weights, gradients, hooks, mode.
-        images: tensors of floats [b, 3, H, W] as the network reads them; or photographs, one or
-            a list: paths, Pillow images, arrays [H, W, 3] or tensors [3, H, W] of uint8. These
-            are scaled as a whole and normalized as `preprocessing` says.
+        images: tensors of floats [b, 3, H, W] or [3, H, W], or a list of the latter, as the
+            network reads them: normalized; or photographs, one or a list: paths, Pillow images,
+            arrays [H, W, 3] or tensors [3, H, W] of uint8. These are scaled as a whole and
+            normalized as `preprocessing` says.
         method: a choice of conf/saliency/, as `pipeline.methods()` lists them, or an object that
             is called as `pipeline.protocols.SaliencyMethod` is.
         layer: the layer, or several, by path in `model.named_modules()`; `last` and `below` are
@@ -131,6 +132,7 @@ def explain(
         UserError: the method, an option, the layer or the target is not there, or the method
             cannot explain such a network.
         TypeError: model or images are of a type that is not read.
+        Exception: the function of `target` or `output` raised it; a note on it says so.
 
     Examples:
         >>> import torch, torchvision, pipeline
@@ -163,10 +165,61 @@ def explain(
             tensor, known = read_batch(items[start : start + count], start, prepared, device)
             size = (tensor.shape[2], tensor.shape[3])
             choose = targets.selector(start, len(known), network.classes)
-            parts.append(computes(network, tensor, choose))
+            try:
+                parts.append(computes(network, tensor, choose))
+            except (RuntimeError, UserError) as error:
+                _check_gradient(network, tensor, score is not None, error)
+                raise
             infos.extend(known)
     name = method if isinstance(method, str) else type(method).__name__
     return _join(parts, infos, targets, network.classes, name, size)
+
+
+def _check_gradient(
+    network: Classifier, images: Tensor, is_own_score: bool, error: Exception
+) -> None:
+    """Check after an error whether what is explained depends on the images at all.
+
+    Raises:
+        UserError: it has no gradient at the images, which explains the error.
+    """
+    if not _is_about_gradients(network, error):
+        return
+    try:
+        has_gradient = _has_gradient(network, images[:1])
+    except Exception:
+        return  # the network cannot run: the first error says why
+    if has_gradient:
+        return
+    if is_own_score:
+        raise UserError(
+            "target: the function's score has no gradient, as it does not depend on the network's "
+            "output, or only through what has none: detach(), item(), argmax(), a comparison, "
+            "rounding, torch.no_grad(). Compute it from the output's floats; or explain it with a "
+            "method that needs no gradient, as method='occlusion'"
+        ) from error
+    raise UserError(
+        "model: its logits have no gradient at the images: it runs under torch.no_grad() or "
+        "detaches what it computes; methods that need none, as 'occlusion', can explain it"
+    ) from error
+
+
+def _is_about_gradients(network: Classifier, error: Exception) -> bool:
+    """Return whether an error may come from a score without a gradient, and not from a method."""
+    if isinstance(error, UserError):
+        problem = network.layers.problem if isinstance(network, AnyNetwork) else None
+        return str(error) == problem
+    return "require grad" in str(error)  # as torch.autograd.grad says it
+
+
+def _has_gradient(network: Classifier, images: Tensor) -> bool:
+    """Return whether what is explained is computed from the images, by what has a gradient."""
+    with torch.enable_grad():
+        answer = network(images, at=(INPUT,))
+        score, image = answer.logits.sum(), answer.activations[INPUT]
+        if not score.requires_grad:
+            return False
+        return torch.autograd.grad(score, image, allow_unused=True)[0] is not None
 
 
 def as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:

@@ -15,7 +15,7 @@ from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import draw_box
 from pipeline.plotting.colours import overlay_map, resize_to_frame, scale_positive
-from pipeline.plotting.grids import save_png
+from pipeline.plotting.picture_files import find_picture_format, save_picture
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -45,15 +45,21 @@ def show(
         result: what `explain` returned.
         place: which of the images of `result` it is; None: that of its path, or the only one.
         boxes: what `localize` returned for `result`: they are drawn on the panels.
-        save: a file that the picture is also written to (PNG).
+        save: a file that the picture is also written to, in the format of its suffix: .png, .jpg,
+            .jpeg, .webp, .bmp, .tif or .tiff.
         longer_side: of each panel in pixels.
 
     Returns:
         A Pillow image, which a notebook shows.
 
     Raises:
-        UserError: `result` has no such image, or several, and it is not known which.
+        UserError: `result` has no such image, or several, and it is not known which; `image` is
+            several images, or `save` has another suffix.
+        TypeError: `image` and `result` are swapped, or of other types.
     """
+    _check_arguments(image, result, boxes)
+    if save is not None:
+        find_picture_format(Path(save))  # before anything is drawn
     place = _find_place(image, result, place)
     full = _read(image)
     height, width = frame_size((full.shape[0], full.shape[1]), longer_side)
@@ -68,8 +74,39 @@ def show(
         panels.append(panel)
     picture = Pillow.fromarray(np.concatenate(panels, 1))
     if save is not None:
-        save_png(Path(save), picture)
+        save_picture(Path(save), picture)
     return picture
+
+
+def _check_arguments(image: Any, result: Any, boxes: Any) -> None:
+    """Raise TypeError or UserError unless they are one image, its maps and its boxes."""
+    from pipeline.api.explaining import Explained
+    from pipeline.api.localizing import Localized
+
+    order = "show(image, result): first the image, then what explain returned for it"
+    if isinstance(image, Explained):
+        raise TypeError(f"{order}; they are swapped")
+    if not isinstance(result, Explained):
+        hint = "; boxes of localize are given as boxes=" if isinstance(result, Localized) else ""
+        raise TypeError(f"{order}; got {type(result).__name__} for the result{hint}")
+    count = len(image) if isinstance(image, list | tuple) or _is_batch(image) else 1
+    if isinstance(image, list | tuple) or count > 1:
+        raise UserError(
+            f"image: {count} images, and show draws one: show(images[0], result, place=0)"
+        )
+    if boxes is None:
+        return
+    if not isinstance(boxes, Localized):
+        raise TypeError(f"boxes: expected what localize returned, got {type(boxes).__name__}")
+    if len(boxes) != len(result):
+        raise UserError(
+            f"boxes: of {len(boxes)} images, and {len(result)} were explained; give what "
+            "localize(result) returned"
+        )
+
+
+def _is_batch(image: Any) -> bool:
+    return hasattr(image, "ndim") and image.ndim == 4
 
 
 def _find_place(image: Any, result: Explained, place: int | None) -> int:

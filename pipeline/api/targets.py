@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, suggest_choices
 from pipeline.saliency.targets import class_selector, find_class, top_count
 from pipeline.types import ClassSelector
 
@@ -87,15 +88,16 @@ def read_targets(target: Any, count: int, names: Sequence[str]) -> Targets:
     score = read_score(target)
     if score is not None:
         return Targets(score=score, is_single=callable(target))
-    if isinstance(target, str | int) or target is None:
-        rule = "predicted" if target is None else str(target)
-        if rule == "predicted" or top_count(rule):
-            return Targets(rule, is_single=not top_count(rule))
-        return Targets(classes=[[_find(target, names)]] * count)
-    rows = target.tolist() if hasattr(target, "tolist") else target
-    if not isinstance(rows, Sequence) or isinstance(rows, str) or len(rows) != count:
-        many = f"{len(rows)} for {count} images" if isinstance(rows, Sequence) else repr(target)
-        raise UserError(f"target={many}: {EXPECTED}")
+    rows = _to_plain(target)
+    if isinstance(rows, str | Integral) or rows is None:
+        return _read_one(rows, count, names)
+    if not isinstance(rows, Sequence):
+        raise UserError(f"target={target!r}: {EXPECTED}")
+    if len(rows) != count:
+        raise UserError(
+            f"target: {len(rows)} given for {count} image{'' if count == 1 else 's'}: a list has "
+            f"a class, or a list of classes, for each image; {EXPECTED}"
+        )
     nested = [isinstance(row, Sequence) and not isinstance(row, str) for row in rows]
     if not any(nested):
         return Targets(classes=[[_find(row, names)] for row in rows])
@@ -105,27 +107,59 @@ def read_targets(target: Any, count: int, names: Sequence[str]) -> Targets:
     return Targets(classes=classes, is_single=False)
 
 
+def _to_plain(target: Any) -> Any:
+    """Return arrays and tensors as numbers and lists of numbers, also those within a list."""
+    if hasattr(target, "tolist"):
+        return target.tolist()
+    return [_to_plain(item) for item in target] if isinstance(target, list | tuple) else target
+
+
+def _read_one(target: Any, count: int, names: Sequence[str]) -> Targets:
+    """Return what a rule or a class means, the same for all images.
+
+    Raises:
+        UserError: the network has no such class, or fewer classes than `topN` says.
+    """
+    rule = "predicted" if target is None else str(target)
+    top = top_count(rule)
+    if top > len(names):
+        raise UserError(
+            f"target={rule}: the network has {len(names)} classes; give top{len(names)}"
+        )
+    if rule == "predicted" or top:
+        return Targets(rule, is_single=not top)
+    return Targets(classes=[[_find(target, names)]] * count)
+
+
 def _find(item: Any, names: Sequence[str]) -> int:
     """Return the index of a class that is given by index or name; raise UserError without one."""
-    if isinstance(item, bool) or not isinstance(item, str | int):
+    if isinstance(item, bool) or not isinstance(item, str | Integral):
         raise UserError(f"target={item!r}: {EXPECTED}")
-    if isinstance(item, int):
+    if isinstance(item, Integral):
         if not 0 <= item < len(names):
             raise UserError(
-                f"target={item}: no such class; the network has {len(names)}, 0 to {len(names) - 1}"
+                f"target={item}: no class has this index; the network has {len(names)} classes, "
+                f"with the indices 0 to {len(names) - 1}"
             )
-        return item
+        return int(item)
     index = find_class(item, names)
     if index is None:
-        raise UserError(f"target={item!r}: no class has this name; {EXPECTED}")
+        raise UserError(f"target={item!r}: no class has this name; {suggest_choices(item, names)}")
     return index
 
 
 def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:
     """Return the function that gives the scores of all functions, [b, t]."""
 
+    def call(function: Callable[[Any], Tensor], output: Any, place: int) -> Tensor:
+        try:
+            return function(output)
+        except Exception as error:
+            error.add_note(f"It is target[{place}] that raised this.")
+            raise
+
     def scores(output: Any) -> Tensor:
-        columns = [function(output) for function in functions]
+        columns = [call(function, output, n) for n, function in enumerate(functions)]
         if any(not isinstance(column, Tensor) or column.ndim != 1 for column in columns):
             raise UserError("target: each function of a list gives a score of each image, [b]")
         return torch.stack(columns, 1)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 PROBE_SIDE = 224  # of the images that a network is tried on where nobody says its size
+NOTE = "The function of"  # begins the note on an error of the caller's own
 MAX_REMEMBERED = 32  # ways to read one network
 
 
@@ -158,7 +159,7 @@ def make_score_reader(score: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]
     """
 
     def read_scores(output: Any) -> Tensor:
-        scores = score(output)
+        scores = _call(score, output, "target")
         if not isinstance(scores, Tensor) or scores.ndim not in (1, 2):
             got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise UserError(
@@ -175,10 +176,26 @@ _NAME_OUTPUT = (
 )
 
 
+def _call(function: Callable[[Any], Any], given: Any, option: str) -> Any:
+    """Return what a function of the caller's gives; its own errors say which option it is of."""
+    try:
+        return function(given)
+    except Exception as error:
+        if not any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
+            error.add_note(f"{NOTE} {option}= raised this; it was given {_describe(given)}.")
+        raise
+
+
+def _has_place(given: Any, place: int) -> bool:
+    return place in given if isinstance(given, Mapping) else -len(given) <= place < len(given)
+
+
 def _find_logits(given: Any, output: str | int | Callable[[Any], Tensor] | None) -> Any:
     if callable(output):
-        return output(given)
+        return _call(output, given, "output")
     if isinstance(output, int):
+        if not isinstance(given, tuple | list | Mapping) or not _has_place(given, output):
+            raise UserError(f"output={output}: {_describe(given)} has none there; {_NAME_OUTPUT}")
         return given[output]
     if isinstance(output, str):
         if isinstance(given, Mapping):
@@ -192,6 +209,8 @@ def _find_logits(given: Any, output: str | int | Callable[[Any], Tensor] | None)
 
 def _describe(given: Any) -> str:
     """Return what a module gave, for an error."""
+    if isinstance(given, Tensor):
+        return f"a tensor {list(given.shape)}"
     if isinstance(given, Mapping):
         return f"a mapping with {', '.join(map(str, list(given)[:8]))}"
     if isinstance(given, tuple | list):

@@ -136,6 +136,78 @@ def test_targets(network: Network, images: Tensor) -> None:
             explain(wrong)
 
 
+@pytest.mark.parametrize(
+    "target",
+    [np.int64(2), np.array(2), torch.tensor(2), [np.int64(2)] * 3, (torch.tensor(2),) * 3,
+     np.full(3, 2, np.uint8)],
+)  # fmt: skip
+def test_any_integer_is_a_class(network: Network, images: Tensor, target: Any) -> None:
+    expected = pipeline.explain(network, images, target=2)
+    result = pipeline.explain(network, images, target=target)
+    assert result.classes.tolist() == [2, 2, 2]
+    torch.testing.assert_close(result.maps, expected.maps)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("cta", "no class has this name; did you mean 'cat'"),
+        (4, "target=4: no class has this index; the network has 4 classes, with the indices 0 to"),
+        ([0, 1], "target: 2 given for 3 images"),
+        ("top9", "target=top9: the network has 4 classes; give top4"),
+        (np.float64(1), "expected a class"),
+        (np.bool_(True), "expected a class"),
+    ],
+)
+def test_a_wrong_target_is_told_as_what_it_is(
+    network: Network, images: Tensor, target: Any, told: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        pipeline.explain(network, images, target=target, classes=NAMES)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradient", "fullgrad", "scorecam"])
+@pytest.mark.parametrize(
+    "score", [lambda output: torch.ones(len(output)), lambda output: output.argmax(1).float()]
+)
+def test_a_score_without_a_gradient_is_told_as_such(
+    network: Network, images: Tensor, method: str, score: Any
+) -> None:
+    with pytest.raises(UserError, match="the function's score has no gradient"):
+        pipeline.explain(network, images, method, target=score)
+    occluded = pipeline.explain(network, images[:1], "occlusion", target=score)
+    assert occluded.maps.shape[0] == 1
+    with pytest.raises(UserError, match="no such layer"):
+        pipeline.explain(network, images, layer="nope", target=lambda output: output[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "notes"),
+    [
+        ({"target": lambda output: output[:, 9]}, ["The function of target= raised this; it was "
+                                                   "given a tensor [2, 4]."]),
+        ({"target": [lambda output: output[:, 0], lambda output: output[:, 9]]},
+         ["It is target[1] that raised this.", "The function of target= raised this; it was given "
+          "a tensor [2, 4]."]),
+        ({"output": lambda output: output[:, 9]}, ["The function of output= raised this; it was "
+                                                   "given a tensor [2, 4]."]),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_callers_function_has_a_note(
+    network: Network, images: Tensor, options: Any, notes: list[str]
+) -> None:
+    with pytest.raises(IndexError) as error:
+        pipeline.explain(network, images, **options)
+    assert error.value.__notes__ == notes
+    assert error.traceback[-1].path == Path(__file__)
+
+
+def test_a_place_that_the_output_has_not_is_refused(network: Network, images: Tensor) -> None:
+    with pytest.raises(UserError, match=r"output=1: a tensor \[2, 4\] has none there"):
+        pipeline.explain(network, images, output=1)
+
+
 def test_a_function_of_the_output_is_explained_as_a_class_is(
     network: Network, images: Tensor
 ) -> None:

@@ -142,6 +142,38 @@ def test_pictures_have_a_panel_for_each_class(explained: Any, tmp_path: Path) ->
         pipeline.show(Image.open(paths[1]), result)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.jpeg", "JPEG"), ("a.webp", "WEBP")]
+)
+def test_a_picture_has_the_format_of_its_suffix(
+    explained: Any, tmp_path: Path, name: str, kind: str
+) -> None:
+    result, paths = explained
+    picture = pipeline.show(paths[0], result, save=tmp_path / name)
+    with Image.open(tmp_path / name) as written:
+        assert written.format == kind
+        assert written.size == picture.size
+        difference = np.abs(np.asarray(written, int) - np.asarray(picture, int))
+        assert difference.mean() < (8 if kind == "JPEG" else 0.5)
+
+
+def test_wrong_arguments_of_a_picture_are_refused(explained: Any, tmp_path: Path) -> None:
+    result, paths = explained
+    with pytest.raises(UserError, match=r"'\.gif' is of no format .* expected one of \.png, \.jpg"):
+        pipeline.show(paths[0], result, save=tmp_path / "a.gif")
+    assert not (tmp_path / "a.gif").exists()
+    with pytest.raises(TypeError, match="they are swapped"):
+        pipeline.show(result, paths[0])
+    boxes = pipeline.localize(result)
+    with pytest.raises(TypeError, match="boxes of localize are given as boxes="):
+        pipeline.show(paths[0], boxes)
+    with pytest.raises(TypeError, match="expected what localize returned, got list"):
+        pipeline.show(paths[0], result, boxes=[])
+    for several in (paths, torch.zeros(3, 3, 32, 48)):
+        with pytest.raises(UserError, match=r"3 images, and show draws one: show\(images\[0\]"):
+            pipeline.show(several, result)
+
+
 def test_methods_say_what_a_network_can_have() -> None:
     listed = {method.name: method for method in pipeline.methods(Network())}
     assert {method.name for method in pipeline.methods()} == set(listed)
