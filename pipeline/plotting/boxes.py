@@ -6,8 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 
 from pipeline.formats.files import atomic_write
+from pipeline.plotting.fonts import draw_text, text_width
 from pipeline.types import Rle
 
 PALETTE = ((255, 64, 96), (64, 160, 255), (60, 190, 110), (255, 170, 40), (170, 110, 255))  # RGB
@@ -97,9 +99,26 @@ def draw_labelled_box(
         text: the name, in white.
     """
     left, upper = draw_box(canvas, box, colour, thickness)
+    if not text.isascii():
+        _draw_name(canvas, (left, upper), colour, text)
+        return
     size = max(canvas.shape[:2]) / 1200 + 0.2
     (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, max(1, thickness // 2))
     top = max(0, upper - high - 6)
     cv2.rectangle(canvas, (left, top), (left + wide + 6, top + high + 6), colour, -1)
     cv2.putText(canvas, text, (left + 3, top + high + 2), cv2.FONT_HERSHEY_SIMPLEX, size,
                 (255, 255, 255), max(1, thickness // 2), cv2.LINE_AA)  # fmt: skip
+
+
+def _draw_name(
+    canvas: np.ndarray, corner: tuple[int, int], colour: tuple[int, int, int], text: str
+) -> None:
+    """Draw a name with letters that the fonts of OpenCV have not, in place."""
+    left, upper = corner
+    size = round(max(canvas.shape[:2]) / 40 + 6)
+    top = max(0, upper - size - 6)
+    wide = round(text_width(text, size))
+    cv2.rectangle(canvas, (left, top), (left + wide + 6, top + size + 6), colour, -1)
+    picture = Image.fromarray(canvas)
+    draw_text(ImageDraw.Draw(picture), (left + 3, top + 3), text, (255, 255, 255), size, "lt")
+    canvas[:] = np.asarray(picture)

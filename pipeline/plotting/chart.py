@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.plotting.sheet import FAINT, INK, PAPER, load_font
+from pipeline.plotting.fonts import draw_text, text_width
+from pipeline.plotting.sheet import FAINT, INK, PAPER
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -99,12 +100,12 @@ class Sheet:
         pen = ImageDraw.Draw(image)
         for x, y, text, size, colour, at in self.texts:
             if at.startswith("v"):
-                width, height = round(load_font(size).getlength(text)) + 2, size + 6
+                width, height = round(text_width(text, size)) + 2, size + 6
                 strip = Image.new("RGB", (width, height), PAPER)
-                ImageDraw.Draw(strip).text((0, 0), text, colour, load_font(size), "lt")
+                draw_text(ImageDraw.Draw(strip), (0, 0), text, colour, size, "lt")
                 image.paste(strip.rotate(90, expand=True), (round(x), round(y - width / 2)))
             else:
-                pen.text((x, y), text, colour, load_font(size), at)
+                draw_text(pen, (x, y), text, colour, size, at)
         return image
 
 

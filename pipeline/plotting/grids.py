@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.formats.files import atomic_write
 from pipeline.plotting.chart import BLUE, GREEN, PURPLE, RED, Axes, Colour, Line, Sheet, draw_chart
+from pipeline.plotting.fonts import draw_text
 from pipeline.plotting.sheet import (
     FAINT,
     GAP,
@@ -21,7 +22,6 @@ from pipeline.plotting.sheet import (
     PAPER,
     SMALL,
     TITLE,
-    load_font,
     shorten_to_width,
 )
 
@@ -65,16 +65,16 @@ def draw_grid(title: str, notes: Sequence[str], cells: Sequence[Cell], columns: 
     pen = ImageDraw.Draw(sheet)
     room = sheet_width - 2 * MARGIN
     text = shorten_to_width(title, TITLE, room)
-    pen.text((MARGIN, MARGIN), text, INK, load_font(TITLE), "lt")
+    draw_text(pen, (MARGIN, MARGIN), text, INK, TITLE, "lt")
     for n, note in enumerate(notes):
         at = (MARGIN, MARGIN + TITLE + 10 + n * (SMALL + 7))
-        pen.text(at, shorten_to_width(note, SMALL, room), FAINT, load_font(SMALL), "lt")
+        draw_text(pen, at, shorten_to_width(note, SMALL, room), FAINT, SMALL, "lt")
     for n, cell in enumerate(cells):
         x, y = MARGIN + n % columns * (width + GAP), head + n // columns * step
         sheet.paste(Image.fromarray(np.ascontiguousarray(cell.picture)), (x, y))
         for line, (text, colour) in enumerate(((cell.name, INK), (cell.note, FAINT))):
             at = (x, y + height + SMALL + 2 + line * (SMALL + 5))
-            pen.text(at, shorten_to_width(text, SMALL, width), colour, load_font(SMALL), "ls")
+            draw_text(pen, at, shorten_to_width(text, SMALL, width), colour, SMALL, "ls")
     return sheet
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from pipeline.plotting.fonts import draw_text, text_width
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -98,9 +99,9 @@ class ContactSheet:
         pen = ImageDraw.Draw(sheet)
         room = sheet.width - 2 * MARGIN
         title = shorten_to_width(self.title, TITLE, room)
-        pen.text((MARGIN, MARGIN), title, INK, load_font(TITLE), "lt")
+        draw_text(pen, (MARGIN, MARGIN), title, INK, TITLE, "lt")
         note = shorten_to_width(self.note, SMALL, room)
-        pen.text((MARGIN, MARGIN + TITLE + 10), note, FAINT, load_font(SMALL), "lt")
+        draw_text(pen, (MARGIN, MARGIN + TITLE + 10), note, FAINT, SMALL, "lt")
         y = head
         for n in range(len(self.rows)):
             y = self._draw_row(sheet, pen, n, y)
@@ -112,17 +113,17 @@ class ContactSheet:
         row, room, step = self.rows[n], sheet.width - 2 * MARGIN, self.cell_width + GAP
         y += 12
         name = shorten_to_width(row.name, ROW, room)
-        pen.text((MARGIN, y + ROW), name, INK, load_font(ROW), "ls")
-        x = MARGIN + load_font(ROW).getlength(name) + 12
+        draw_text(pen, (MARGIN, y + ROW), name, INK, ROW, "ls")
+        x = MARGIN + text_width(name, ROW) + 12
         note = shorten_to_width(row.note, SMALL, room + MARGIN - x)
-        pen.text((x, y + ROW), note, FAINT, load_font(SMALL), "ls")
+        draw_text(pen, (x, y + ROW), note, FAINT, SMALL, "ls")
         y += ROW + 10
         for line in self.lines:
             if n in self.named_rows:
                 for place, column in enumerate(line):
                     text = shorten_to_width(self.columns[column], SMALL, self.cell_width)
                     position = (MARGIN + place * step, y + SMALL)
-                    pen.text(position, text, FAINT, load_font(SMALL), "ls")
+                    draw_text(pen, position, text, FAINT, SMALL, "ls")
                 y += SMALL + 8
             for place, column in enumerate(line):
                 panel = Image.fromarray(row.panels[column])
@@ -139,8 +140,8 @@ def _draw_legend(
     for scale in legend:
         for part in (scale.low, scale.bar, scale.high):
             if isinstance(part, str):
-                pen.text((x, y), part, FAINT, load_font(SMALL), "lm")
-                x += load_font(SMALL).getlength(part) + GAP
+                draw_text(pen, (x, y), part, FAINT, SMALL, "lm")
+                x += text_width(part, SMALL) + GAP
             else:
                 bar = Image.fromarray(part).resize((120, 12), Image.Resampling.NEAREST)
                 sheet.paste(bar, (round(x), y - 6))
@@ -157,18 +158,10 @@ def shorten_to_width(text: str, size: int, width: float) -> str:
         size: The font size in pixels.
         width: The room in pixels.
     """
-    if load_font(size).getlength(text) <= width:
+    if text_width(text, size) <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
         short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-        if load_font(size).getlength(short) <= width:
+        if text_width(short, size) <= width:
             return short
     return ""
-
-
-@cache
-def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the font of all sheets at a size in pixels."""
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font

@@ -17,7 +17,8 @@ from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.small import Small
 from pipeline.ops.sampling import spread_evenly
 from pipeline.plotting import colours
-from pipeline.plotting.sheet import MARGIN, ContactSheet, Row, load_font, shorten_to_width
+from pipeline.plotting.fonts import text_width
+from pipeline.plotting.sheet import MARGIN, ContactSheet, Row, shorten_to_width
 from pipeline.results.shards import list_shards
 from tests.conftest import Cli
 
@@ -145,7 +146,7 @@ def test_every_panel_is_on_the_sheet(columns: int, most: int, cell: tuple[int, i
 def test_a_long_name_keeps_both_its_ends() -> None:
     long = "IMG_2031_of_a_very_long_series_0001.jpg"
     short = shorten_to_width(long, 15, 120)
-    assert load_font(15).getlength(short) <= 120
+    assert text_width(short, 15) <= 120
     assert short.startswith("IMG")
     assert short.endswith("jpg")
     assert shorten_to_width("short", 15, 120) == "short"

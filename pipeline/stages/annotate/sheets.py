@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import class_colour, draw_box, write_jpeg
-from pipeline.plotting.sheet import FAINT, INK, MARGIN, PAPER, SMALL, load_font, shorten_to_width
+from pipeline.plotting.fonts import draw_text
+from pipeline.plotting.sheet import FAINT, INK, MARGIN, PAPER, SMALL, shorten_to_width
 from pipeline.types import ImageBoxes
 
 COLUMNS, ROWS, CELL, GAP = 6, 5, 216, 10
@@ -92,7 +93,7 @@ def draw_sheet(cells: Sequence[Cell], title: str) -> np.ndarray:
     width = 2 * MARGIN + COLUMNS * (CELL + GAP) - GAP
     sheet = Image.new("RGB", (width, HEAD + rows * (CELL + LINES + GAP) + MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN), title, INK, load_font(SMALL), "lt")
+    draw_text(pen, (MARGIN, MARGIN), title, INK, SMALL, "lt")
     for n, cell in enumerate(cells):
         x = MARGIN + (n % COLUMNS) * (CELL + GAP)
         y = HEAD + (n // COLUMNS) * (CELL + LINES + GAP)
@@ -119,7 +120,7 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, x: int,
         marks.append("random")
     for line, (text, ink) in enumerate(((" · ".join(marks), INK), (_name(cell), FAINT))):
         top = y + CELL + 3 + line * (SMALL + 3)
-        pen.text((x, top), shorten_to_width(text, SMALL, CELL), ink, load_font(SMALL), "lt")
+        draw_text(pen, (x, top), shorten_to_width(text, SMALL, CELL), ink, SMALL, "lt")
 
 
 def _name(cell: Cell) -> str:
