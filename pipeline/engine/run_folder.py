@@ -8,6 +8,7 @@ inspected/   what the network looks for, where stage inspect was run
 pictures/    each image with its boxes, where stage draw was run
 notes.json   what was not used, repaired or replaced, of files and by each stage
 stages/      links to the folders that hold the results
+report/, review/   in a run with run=RUN (export, ingest, onnx): links to those of RUN
 <method>/    the same files for each further method, where a run has several
 """
 
@@ -37,6 +38,9 @@ from pipeline.formats.files import read_json, write_json, write_text
 from pipeline.results.notes import NOTES_FILE, note_record, unique_notes
 
 MAX_PRINTED_NOTES = 20  # of a stage
+REPORT = "report/index.html"
+STAGES_OF_PAGES = ("report", "annotate")
+"""Stages whose pages a run with run= shows, too."""
 
 
 @dataclass
@@ -176,23 +180,33 @@ class RunFolder:
             if name in self.run.config["stages"]:
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
+        has_report = (self.path / REPORT).is_file()  # its own
         self._link_recorded()
         results_folder.mark(self.path)  # the folders of further methods, too
-        self._link_latest()
+        if all(find_stage(name).becomes_latest(self.run) for name in self.run.config["stages"]):
+            self._link_latest()
         if self.notes:
             count = f"{len(self.notes)} note{'s' * (len(self.notes) > 1)}"
             file = self.path / NOTES_FILE
             terminal.print_line(f"{'notes':<10} {count}, with their names, in {file}")
-        report = self.path / "report" / "index.html"
-        terminal.print_line(f"results    {report if report.is_file() else self.path}")
+        terminal.print_line(f"results    {self.path / REPORT if has_report else self.path}")
 
     def _link_recorded(self) -> None:
-        """Link the results of the run that run= names: this one can be a checkpoint=, too."""
+        """Link the results of the run that run= names, and its pages.
+
+        Then this one can be a checkpoint=, too, and `outputs/latest` still leads to a report.
+        """
         if self.run.config["run"] is None:
             return
         for link in sorted((Path(self.run.config["run"]) / "stages").iterdir()):
             if not (self.path / "stages" / link.name).exists():
                 _link(self.path / "stages" / link.name, link)
+        for name in STAGES_OF_PAGES:
+            result = self.path / "stages" / name
+            for item in find_stage(name).publishes:
+                page = self.path / item.path
+                if (result / item.source).exists() and not page.exists():
+                    _link(page, result / item.source)
 
     def _link_latest(self) -> None:
         """Let `outputs/latest` link to this folder, atomically."""

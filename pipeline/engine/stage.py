@@ -132,6 +132,14 @@ class Stage(ABC):
         """
         return ()
 
+    def becomes_latest(self, run: Run) -> bool:
+        """Return whether `outputs/latest` is to link to a run with this stage.
+
+        Args:
+            run: the run.
+        """
+        return True
+
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:
         """Complete the run's folder after all stages have run; return lines to print.
 

@@ -75,7 +75,9 @@ def test_reviews_outlive_new_names_and_can_be_taken_back(
     assert {image.id: image.boxes[0, 0] for image in images} == {
         "val/red/0.png": 0, "val/red/1.png": 1,
     }  # fmt: skip
-    assert len(human_boxes.read(Path("outputs/latest/taken_back.json"))[0]) == 2
+    assert Path("outputs/latest").resolve() == wrong, "undoing leads to no run"
+    (taken,) = Path("outputs/runs/ingest").glob("*/taken_back.json")
+    assert len(human_boxes.read(taken)[0]) == 2
     assert cli(INGEST, f"ingest.undo={tmp_path}") == 2
     assert str(wrong.name) in capsys.readouterr().err
     assert cli(INGEST, f"ingest.undo={wrong}", f"corrections={first}") == 2
@@ -92,3 +94,25 @@ def test_why_confidences_are_not_calibrated() -> None:
     assert "no stage rank" in none
     (default,) = describe_checkpoint_kind(models, "RUN", True)
     assert "not calibrated there" in default
+
+
+def test_the_latest_run_leads_to_a_report_also_after_an_export(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = "stages=[train,explain,localize,rank,evaluate,annotate,report]"
+    assert cli(*RUN[:-1], stages, f"data.root={folder_of_images}") == 0
+    latest = Path("outputs/latest")
+    run, page = latest.resolve(), (latest / "report/index.html").read_bytes()
+    for command in (
+        ("+experiment=export", "export.formats=[csv]"),
+        (INGEST, f"corrections={review(Path('a.json'), 'val/red/0.png', name='red')}"),
+    ):
+        capsys.readouterr()
+        assert cli(*command, "run=outputs/latest") == 0
+        assert latest.resolve() != run
+        assert (latest / "report/index.html").read_bytes() == page
+        assert (latest / "review/index.html").is_file()
+        assert not (latest / "predictions.json").exists()
+        assert capsys.readouterr().out.rstrip().endswith(str(latest.resolve().name))
+    assert cli("clean", "runs=cam", "--yes") == 0
+    assert (latest / "report/index.html").read_bytes() == page, "clean keeps what a link leads to"

@@ -163,6 +163,10 @@ class Ingest(Stage):
         summary = read_json(result / SUMMARY)
         return [] if "undo" in summary else [f"{'':<10} {line}" for line in describe(summary)]
 
+    def becomes_latest(self, run: Run) -> bool:
+        """Return whether `outputs/latest` is to link to the run: not where an ingest is undone."""
+        return run.config["ingest"]["undo"] is None
+
     def finish(self, run: Run, run_folder: Path) -> list[str]:
         """Add the boxes to those of the folder of outputs; say what to do next."""
         target = run.outputs / FILE
