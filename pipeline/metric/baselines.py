@@ -1,4 +1,4 @@
-"""What knows nothing of the image, and stands in every table beside what claims to.
+"""Input-independent baselines: boxes and maps that do not depend on the image.
 
     full image     the box of everything
     centre box     the best of 20 centred boxes of the image's own aspect, their sides 5 % to 100 %

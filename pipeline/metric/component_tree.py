@@ -1,4 +1,4 @@
-"""One component tree for all thresholds of a map, compiled: what metric/components.py stands on."""
+"""One component tree for all thresholds of a map, compiled: metric/components.py uses it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def refine_map(
 
 
 def pyramid_curves(true: Float[np.ndarray, "M 4"], size: Size, protocol: Protocol) -> Curves:
-    """Of the centred pyramid, the map that knows nothing."""
+    """Of the centred pyramid, the map that does not depend on the image."""
     # A pyramid has no detail: 64 pixels are as good as more.
     return map_curves(pyramid(choose_frame(size, protocol, 64)), true, size, protocol)
 

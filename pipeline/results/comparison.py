@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.formats.arrays import read_arrays, write_arrays
+from pipeline.formats.arrays import read_arrays, read_notes, write_arrays
 from pipeline.ops.bootstrap import BitRows, Comparison, compare
 from pipeline.ops.text import to_nfc
 from pipeline.protocols import Metric
@@ -86,6 +86,12 @@ class Measurement:
             called, arrays, RowUnits(ids, ids, true), str(notes["protocol"]),
             tuple(float(iou) for iou in notes["ious"]), notes["threshold"],
         )  # fmt: skip
+
+    @classmethod
+    def read_scored(cls, path: Path) -> tuple[str, list[str]]:
+        """Read of such a file the protocol and the images that were scored, and no rows."""
+        notes = read_notes(path)
+        return str(notes["protocol"]), list(map(to_nfc, notes["ids"]))
 
     def write(self, path: Path, method: str) -> None:
         """Write the rows of a run; those of other images than the scored ones name theirs."""

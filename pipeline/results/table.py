@@ -66,7 +66,7 @@ def build_table(
     head = [
         f"percent {scored.describe(n)}",
         *(f"IoU {iou:g}" for iou in ious),
-        "mean" if ious else "all images",
+        "mean" if ious else "value",
     ]
     cards = [(number, card) for number in numbers.values() for card in number.cards]
     cards.sort(key=lambda one: (one[1].order, one[0].name))

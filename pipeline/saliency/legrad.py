@@ -87,8 +87,8 @@ def _differentiate_blocks(
     columns: list[list[Tensor]] = [[] for _ in range(count)]
     for matrix, tokens, ahead in parts:
         for column in range(count):
-            (slope,) = torch.autograd.grad(
+            (gradient,) = torch.autograd.grad(
                 tokens, matrix, ahead[:, column], retain_graph=column < count - 1
             )
-            columns[column].append(slope.relu_().mean((1, 2)))
+            columns[column].append(gradient.relu_().mean((1, 2)))
     return torch.stack([torch.stack(column).mean(0) for column in columns], 1)

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.metric.components import THRESHOLDS, threshold_index
 from pipeline.metric.max_box_acc import validation_threshold
+from pipeline.stages.calibrate import shrinkage
 from pipeline.stages.calibrate.calibration import (
     MeasuredImage,
     choose_thresholds,
@@ -19,6 +20,7 @@ from pipeline.stages.calibrate.shrinkage import (
     STRENGTH,
     count_folds,
     measure_gains,
+    measure_gains_of_each,
 )
 
 
@@ -142,3 +144,26 @@ def test_a_box_with_digits_that_was_written_is_found() -> None:
     # A box in whole pixels may have been drawn so.
     assert find_written_boxes(drawn, written).tolist() == [True, False, False]
     assert find_written_boxes(drawn[:0], written).tolist() == []
+
+
+def test_several_divisions_smooth_once_and_are_each_what_it_is_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    random = np.random.default_rng(0)
+    rows = random.random((1100, len(THRESHOLDS)))
+    foldings = [divide_into_folds([str(n) for n in range(1100)]), random.integers(0, 2, 1100)]
+    alone = [measure_gains(rows, 0.5, 0.2, folds) for folds in foldings]
+    smoothed: list[int] = []
+    weights = shrinkage._smoothing_weights
+
+    def count() -> np.ndarray:
+        smoothed.append(1)
+        return weights()
+
+    monkeypatch.setattr(shrinkage, "_smoothing_weights", count)
+    together = measure_gains_of_each(rows, 0.5, 0.2, foldings)
+    assert len(smoothed) == 2, "a time for each chunk of images, whatever the divisions"
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.total, other.total)
+        assert np.array_equal(one.squares, other.squares)
+        assert np.array_equal(one.count, other.count)

@@ -13,6 +13,7 @@ import pytest
 from pipeline.engine.metrics import list_numbers, load_metrics
 from pipeline.formats.arrays import write_arrays
 from pipeline.ops.bootstrap import compare, first
+from pipeline.results import comparison
 from pipeline.results.comparison import ComparisonSettings, Measurement, Pairs, differences
 from pipeline.stages.compare.pairs import note_precisions
 from tests.conftest import TINY, Cli
@@ -202,6 +203,15 @@ def test_ids_are_compared_in_any_unicode_form(tmp_path: Path) -> None:
     a = measurement(tmp_path / "a", "A", [composed, "1"], ["p", "q"])
     b = measurement(tmp_path / "b", "B", ["1", decomposed], ["q", "p"])
     assert a.shared(b) == ([composed, "1"], [])
+
+
+def test_what_the_check_at_start_needs_is_read_without_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decomposed = unicodedata.normalize("NFD", "é.jpg")
+    whole = measurement(tmp_path / "a", "A", [decomposed, "1"], ["p", "q"])
+    monkeypatch.setattr(comparison, "read_arrays", None)
+    assert Measurement.read_scored(tmp_path / "a") == (whole.protocol, whole.ids)
 
 
 def test_what_cannot_be_compared_is_refused_at_start(

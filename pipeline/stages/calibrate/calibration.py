@@ -35,7 +35,7 @@ from pipeline.stages.calibrate.shrinkage import (
     STRENGTH,
     Gains,
     count_folds,
-    measure_gains,
+    measure_gains_of_each,
 )
 from pipeline.types import GroundTruth, HumanBoxes, SaliencyMap, Split
 
@@ -239,15 +239,15 @@ def choose_thresholds(
     doubtful = np.array([image.chosen_by_doubt for image in images])
     halves, folds = np.array([fold_of_image(id) for id in ids]), divide_into_folds(ids)
     thresholds, elsewhere, expected = {}, {}, {}
+    foldings = [folds, halves] if source == "two_fold" else [folds]
     for iou in ious:
-        gains = measure_gains(rows, iou, prior, folds)
+        gains, *by_half = measure_gains_of_each(rows, iou, prior, foldings)
         name = f"{iou:g}"
         elsewhere[name] = gains.choose()
         thresholds[name] = [elsewhere[name]]
         # Each half has the threshold that is best for the other; other images, that for both.
-        if source == "two_fold":
-            by_half = measure_gains(rows, iou, prior, halves)
-            thresholds[name] = [by_half.choose(without=half) for half in (0, 1)]
+        for of_halves in by_half:
+            thresholds[name] = [of_halves.choose(without=half) for half in (0, 1)]
         expected[name] = expected_accuracy(rows, iou, gains, folds, doubtful)
     return {
         "source": source,

@@ -12,6 +12,7 @@ where saturated maps have theirs, as much room as high ones. docs/metrics.md has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -82,16 +83,43 @@ def measure_gains(
         prior: the threshold of the rule without boxes.
         folds: the fold of each image, from 0 on.
     """
-    count = int(folds.max()) + 1
-    total, squares = (np.zeros((count, len(THRESHOLDS))) for _ in range(2))
+    (gains,) = measure_gains_of_each(rows, iou, prior, [folds])
+    return gains
+
+
+def measure_gains_of_each(
+    rows: Float64[np.ndarray, "n T"],
+    iou: float,
+    prior: float,
+    foldings: Sequence[Int[np.ndarray, n]],
+) -> list[Gains]:
+    """Measure how much better than the prior each threshold is, for several ways to divide images.
+
+    Smoothing takes most of the time, and is the same for all of them.
+
+    Args:
+        rows: IoU at each of `THRESHOLDS`, an image each.
+        iou: from which IoU on a box counts as right.
+        prior: the threshold of the rule without boxes.
+        foldings: for each the fold of each image, from 0 on.
+
+    Returns:
+        The sums of each division, as `measure_gains` returns them.
+    """
+    counts = [int(folds.max()) + 1 for folds in foldings]
+    sums = [np.zeros((2, count, len(THRESHOLDS))) for count in counts]
     at = threshold_index(prior)
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         reached = 1 / (1 + np.exp((iou - part) / STEP_WIDTH)) @ _smoothing_weights()
         gain = reached - reached[:, at : at + 1]
-        np.add.at(total, folds[start : start + CHUNK], gain)
-        np.add.at(squares, folds[start : start + CHUNK], gain**2)
-    return Gains(np.bincount(folds, minlength=count), total, squares, prior)
+        for folds, (total, squares) in zip(foldings, sums, strict=True):
+            np.add.at(total, folds[start : start + CHUNK], gain)
+            np.add.at(squares, folds[start : start + CHUNK], gain**2)
+    return [
+        Gains(np.bincount(folds, minlength=count), total, squares, prior)
+        for folds, count, (total, squares) in zip(foldings, counts, sums, strict=True)
+    ]
 
 
 def count_folds(images: int) -> int:

@@ -76,22 +76,23 @@ class Compare(Stage):
                     "against=outputs/latest, or explain.methods=[a,b]"
                 )
             return
-        other, ids = Measurement.read(*find_rows(given)), run.images("val").ids
-        if other.protocol != run.config["protocol"]:
+        protocol, scored = Measurement.read_scored(find_rows(given)[0])
+        ids = run.images("val").ids
+        if protocol != run.config["protocol"]:
             raise UserError(
-                f"against={given}: measured with protocol={other.protocol}, this run with "
+                f"against={given}: measured with protocol={protocol}, this run with "
                 f"protocol={run.config['protocol']}; give the same protocol= to both"
             )
-        if not other.ids:
+        if not scored:
             raise UserError(
                 f"against={given}: that run scored no box, as its data has no annotated boxes, and "
                 "against= compares localization; give a run on data with boxes, or leave it away "
                 "(classification: metrics.json of both runs)"
             )
-        if not set(other.ids) & set(ids):
+        if not set(scored) & set(ids):
             raise UserError(
                 f"against={given}: it scored none of the images that this run scores "
-                f"({_first(other.ids)} there, {_first(ids)} here); give a run on the same data"
+                f"({_first(scored)} there, {_first(ids)} here); give a run on the same data"
             )
 
     def run(self, run: Run, folder: Path) -> None:

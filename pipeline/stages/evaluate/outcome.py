@@ -95,7 +95,8 @@ def write_run(
     _write_common(folder, outcome, records, table, outcome.notes())
     measured = outcome.evaluator.measurement(source.name, source.true, settings.protocol)
     measured.write(folder / FILE, source.name)
-    write_text(folder / "table.txt", format_table(source.name, table) if table["rows"] else "")
+    name = f"saliency={source.name}"
+    write_text(folder / "table.txt", format_table(name, table) if table["rows"] else "")
 
 
 def _headline(source: Source, metrics: Mapping[str, Metric]) -> list[Score]:

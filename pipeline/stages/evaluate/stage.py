@@ -5,7 +5,7 @@
     python -m pipeline +experiment=evaluate maps=theirs/ metadata=metadata/val
     ... against=others.json      the same images scored again, and whether the difference is luck
 
-    metrics.json      all numbers with what they stand on; `group` says of which images
+    metrics.json      all numbers with their thresholds; `group` says of which images
     images.json       the boxes of each image and their IoU; images_against.json: of against=
     table.json, table.txt  the main numbers       curve.json  accuracy over the threshold
     notes.json        what was left out, counted and named
