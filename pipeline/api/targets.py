@@ -136,16 +136,17 @@ def _find(item: Any, names: Sequence[str]) -> int:
     if isinstance(item, bool) or not isinstance(item, str | Integral):
         raise UserError(f"target={item!r}: {EXPECTED}")
     if isinstance(item, Integral):
-        if not 0 <= item < len(names):
+        index = int(item)
+        if not 0 <= index < len(names):
             raise UserError(
-                f"target={item}: no class has this index; the network has {len(names)} classes, "
+                f"target={index}: no class has this index; the network has {len(names)} classes, "
                 f"with the indices 0 to {len(names) - 1}"
             )
-        return int(item)
-    index = find_class(item, names)
-    if index is None:
+        return index
+    found = find_class(item, names)
+    if found is None:
         raise UserError(f"target={item!r}: no class has this name; {suggest_choices(item, names)}")
-    return index
+    return found
 
 
 def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:

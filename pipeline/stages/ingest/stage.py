@@ -45,7 +45,7 @@ from pipeline.stages.ingest.undo import check_undo, undo_ingest
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.stages.ingest.review import Known, Sorted
-    from pipeline.types import CorrectedImage, Note, WrongMark
+    from pipeline.types import CorrectedImage, WrongMark
 
 SUMMARY = "ingest.json"
 TO_CORRECT = "to_correct.txt"
@@ -280,7 +280,7 @@ def _nothing_usable(
     images: Sequence[CorrectedImage],
     known: Known,
     result: Sorted,
-    notes: Sequence[Note],
+    notes: Sequence[str],
 ) -> UserError:
     """Return the error for a file of which no image can be used, with the reasons."""
     if result.unread or result.other_size:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.formats import human_boxes
-from pipeline.formats.review_history import TakenBack, identify, take_back
+from pipeline.formats.review_history import Review, TakenBack, identify, take_back
 from pipeline.results.human import FILE
 from pipeline.types import HumanBoxes
 
@@ -47,7 +47,8 @@ def undo_ingest(ingest: Path, target: Path, run_folder: Path) -> list[str]:
     """
     images, wrong, replaced = human_boxes.read_all(target) if target.is_file() else ([], [], [])
     new, new_wrong = human_boxes.read(ingest / FILE)
-    undone = {identify(review) for review in (*new, *new_wrong)}
+    brought: list[Review] = [*new, *new_wrong]
+    undone = {identify(review) for review in brought}
     result = take_back([*images, *wrong], replaced, undone)
     if result.removed:
         removed = [each for each in result.removed if isinstance(each, HumanBoxes)]
