@@ -62,7 +62,14 @@ class ChannelScoreMethod(ABC):
         features: Float[Tensor, "K h w"],
         classes: Int[Tensor, "t"],
     ) -> Float[Tensor, "t K"]:
-        """Compute a score of each feature map of an image for each class."""
+        """Compute a score of each feature map of an image for each class.
+
+        Args:
+            network: The classifier.
+            image: The image as the network sees it.
+            features: A_k, the layer's feature maps of the image.
+            classes: The classes to explain.
+        """
 
 
 def check_counts(**counts: int) -> None:

@@ -118,10 +118,19 @@ class LayerMethod(ABC):
     def compute_maps(
         self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]
     ) -> Float[Tensor, "b t h w"]:
-        """Compute the maps of one layer from its features and gradients, in float32."""
+        """Compute the maps of one layer from its features and gradients, in float32.
+
+        Args:
+            features: A_k, the layer's feature maps.
+            gradients: d s_c / d A_k of each class asked for.
+        """
 
     def rectify(self, maps: Float[Tensor, "b t h w"]) -> Float[Tensor, "b t h w"]:
-        """Return the maps of one layer as they are."""
+        """Return the maps of one layer as they are.
+
+        Args:
+            maps: Raw maps of the layer.
+        """
         return maps
 
     def differentiate(
@@ -132,13 +141,25 @@ class LayerMethod(ABC):
     ) -> list[Tensor]:
         """Compute the gradients [b, t, K, h, w] of each class's logit for each layer.
 
+        Args:
+            logits: Class scores, with the graph that leads to the features.
+            classes: The classes to explain, for each image.
+            features: Feature maps of each layer.
+
         Raises:
             UserError: If the score does not depend on one of the layers.
         """
         return compute_gradients(logits, classes, features)
 
     def fuse(self, maps: Sequence[Float[Tensor, "b t _ _"]]) -> Float[Tensor, "b t H W"]:
-        """Combine the maps of several layers, each at its own resolution."""
+        """Combine the maps of several layers.
+
+        Args:
+            maps: The maps of each layer, at its own resolution.
+
+        Returns:
+            Maps at the largest resolution.
+        """
         return average_scaled(maps)
 
 

@@ -1,7 +1,8 @@
-"""A method of a choice gets the sections Args and Returns from its family's protocol.
+"""A method of a choice gets the sections Args and Returns from its family's protocol or base.
 
-A family's protocol describes the parameters of its methods once. The classes that conf/ names say
-in their docstrings what they do; the API reference shows the protocol's sections below that.
+A family's protocol, or an abstract base class, describes the parameters of its methods once. The
+classes that conf/ names say in their docstrings what they do; the API reference shows the
+protocol's sections below that.
 Raises is not taken over: what is raised differs from class to class.
 """
 
@@ -44,17 +45,44 @@ def complete_docstring(own: str, contract: str) -> str:
 
 @cache
 def contracts() -> dict[tuple[str, str], str]:
-    """Return the docstring of each method of the protocols, by package and method name."""
-    protocols = sorted((ROOT / "pipeline/protocols").glob("[!_]*.py"))
+    """Return the docstrings of methods of protocols and of abstract bases.
+
+    Returns:
+        Docstrings by package and method name; those of protocols come first.
+    """
     found: dict[tuple[str, str], str] = {}
+    protocols = sorted((ROOT / "pipeline/protocols").glob("[!_]*.py"))
     for path in (*protocols, ROOT / "pipeline/engine/stage.py"):
         package = PACKAGES.get(path.stem, path.stem)
-        for kind in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(kind, ast.ClassDef) and not is_dataclass(kind):
-                for method in kind.body:
-                    if isinstance(method, ast.FunctionDef):
-                        found.setdefault((package, method.name), ast.get_docstring(method) or "")
+        for kind in list_classes(path):
+            if not is_dataclass(kind):
+                found = {**describe_methods(package, kind), **found}
+    for path in sorted((ROOT / "pipeline").glob("*/*.py")):
+        for kind in list_classes(path):
+            if "ABC" in map(ast.unparse, kind.bases):
+                found = {**describe_methods(path.parent.name, kind), **found}
     return found
+
+
+def list_classes(path: Path) -> list[ast.ClassDef]:
+    """Return the classes of a module, as parsed.
+
+    Args:
+        path: the module's file.
+    """
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return [node for node in body if isinstance(node, ast.ClassDef)]
+
+
+def describe_methods(package: str, kind: ast.ClassDef) -> dict[tuple[str, str], str]:
+    """Return the docstring of each method of a class, by package and method name.
+
+    Args:
+        package: the package of the classes that have the methods.
+        kind: the class, as parsed.
+    """
+    methods = [node for node in kind.body if isinstance(node, ast.FunctionDef)]
+    return {(package, method.name): ast.get_docstring(method) or "" for method in methods}
 
 
 def is_dataclass(kind: ast.ClassDef) -> bool:
