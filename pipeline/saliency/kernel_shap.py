@@ -18,19 +18,57 @@ apart, their weights are as equal as the samples allow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Tensor
 
-from pipeline.saliency.coalitions import CoalitionMethod
+from pipeline.protocols import Network
+from pipeline.saliency.coalitions import (
+    Covering,
+    Scores,
+    check_sampling,
+    explain_coalitions,
+)
+from pipeline.saliency.superpixels import Superpixels
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64, Int
+    from jaxtyping import Bool, Float, Float64, Int
 
 
 @dataclass(frozen=True)
-class KernelSHAP(CoalitionMethod):
+class KernelSHAP:
     """KernelSHAP: Shapley values of superpixels."""
+
+    samples: int = 1000  # coalitions, a forward pass each; several times `segments`
+    superpixels: Superpixels = "slic"  # segments by colour, or the cells of a grid
+    segments: int = 50  # superpixels, about
+    compactness: float = 1.0  # of slic: how much nearness counts beside colour
+    value: float | Literal["mean", "segment"] = 0.0  # cover, or whose mean colour
+    score: Literal["logit", "probability"] = "logit"  # what the weights explain
+    seed: int = 0  # of the coalitions
+    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
+
+    def __post_init__(self) -> None:
+        check_sampling(self.samples, self.seed)
+        self._covering()
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
+    ) -> Explanation:
+        """Compute signed maps of the chosen classes at the resolution of the image."""
+        return explain_coalitions(network, images, choose, self._covering(), self.draw, self.fit)
+
+    def _covering(self) -> Covering:
+        return Covering(
+            superpixels=self.superpixels,
+            segments=self.segments,
+            compactness=self.compactness,
+            value=self.value,
+            score=self.score,
+            batch=self.batch,
+        )
 
     def draw(self, count: int) -> Bool[np.ndarray, "n d"]:
         """Draw coalitions by the Shapley kernel, or return all where there are few.
@@ -50,29 +88,23 @@ class KernelSHAP(CoalitionMethod):
         return np.stack([kept, ~kept], 1).reshape(-1, count)[: self.samples]
 
     def fit(
-        self,
-        coalitions: Bool[np.ndarray, "n d"],
-        scores: Float64[np.ndarray, "n t"],
-        whole: Float64[np.ndarray, "t"],
-        empty: Float64[np.ndarray, "t"],
+        self, coalitions: Bool[np.ndarray, "n d"], scores: Scores
     ) -> Float64[np.ndarray, "d t"]:
         """Solve the regression with its constraint.
 
         Args:
             coalitions: As `draw` returns them.
-            scores: f of each coalition, for each class.
-            whole: f(1).
-            empty: f(0).
+            scores: Of these, of the image and of the cover.
         """
         count = coalitions.shape[1]
-        equal = np.broadcast_to((whole - empty) / count, (count, len(whole)))
+        equal = np.tile((scores.whole - scores.empty) / count, (count, 1))
         if count == 1:
             return equal
         # phi = equal + free u, where the columns of `free` are orthogonal to (1, ..., 1).
         free = np.linalg.svd(np.ones((1, count)))[2][1:].T
         sizes = coalitions.sum(1)
         weights = np.sqrt(self._kernel(sizes, count))[:, None]
-        left = scores - empty - coalitions @ equal
+        left = scores.sampled - scores.empty - coalitions @ equal
         solved = np.linalg.lstsq(weights * (coalitions @ free), weights * left, rcond=None)[0]
         return equal + free @ solved
 

@@ -20,33 +20,65 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.saliency.coalitions import CoalitionMethod
+from pipeline.protocols import Network
+from pipeline.saliency.coalitions import (
+    Covering,
+    Scores,
+    check_sampling,
+    explain_coalitions,
+)
+from pipeline.saliency.superpixels import Superpixels
+from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float64
+    from jaxtyping import Bool, Float, Float64
 
 MAX_SWEEPS = 10_000  # of coordinate descent over all superpixels
 PRECISION = 1e-9  # change of the weights, as a share of the largest, at which descent ends
 
 
 @dataclass(frozen=True)
-class LIME(CoalitionMethod):
+class LIME:
     """LIME: weights of a linear model of the presence of superpixels."""
 
-    value: float | Literal["mean", "segment"] = "segment"
-    score: Literal["logit", "probability"] = "probability"
+    samples: int = 1000  # coalitions, a forward pass each
+    superpixels: Superpixels = "slic"  # segments by colour, or the cells of a grid
+    segments: int = 50  # superpixels, about
+    compactness: float = 1.0  # of slic: how much nearness counts beside colour
+    value: float | Literal["mean", "segment"] = "segment"  # cover, or whose mean colour
+    score: Literal["logit", "probability"] = "probability"  # what the weights explain
     width: float = 0.25  # of the kernel: how near the whole image a sample must be to count
     penalty: Literal["ridge", "lasso"] = "ridge"  # lasso: weights of few superpixels are not 0
     strength: float = 0.002  # of the penalty
+    seed: int = 0  # of the coalitions
+    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_sampling(self.samples, self.seed)
+        self._covering()
         if not self.width > 0:
             raise UserError(f"saliency.width={self.width}: expected more than 0")
         if not 0 < self.strength < math.inf:
             raise UserError(f"saliency.strength={self.strength}: expected more than 0")
+
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
+    ) -> Explanation:
+        """Compute signed maps of the chosen classes at the resolution of the image."""
+        return explain_coalitions(network, images, choose, self._covering(), self.draw, self.fit)
+
+    def _covering(self) -> Covering:
+        return Covering(
+            superpixels=self.superpixels,
+            segments=self.segments,
+            compactness=self.compactness,
+            value=self.value,
+            score=self.score,
+            batch=self.batch,
+        )
 
     def draw(self, count: int) -> Bool[np.ndarray, "n d"]:
         """Draw coalitions that keep each superpixel with probability 1/2; the first keeps all.
@@ -60,26 +92,20 @@ class LIME(CoalitionMethod):
         return coalitions
 
     def fit(
-        self,
-        coalitions: Bool[np.ndarray, "n d"],
-        scores: Float64[np.ndarray, "n t"],
-        whole: Float64[np.ndarray, "t"],
-        empty: Float64[np.ndarray, "t"],
+        self, coalitions: Bool[np.ndarray, "n d"], scores: Scores
     ) -> Float64[np.ndarray, "d t"]:
         """Fit the linear model of each class.
 
         Args:
             coalitions: As `draw` returns them.
-            scores: f of each coalition, for each class.
-            whole: Not used: the first coalition is the whole image.
-            empty: Not used.
+            scores: Of these; the first is of the whole image.
         """
         distances = 1 - np.sqrt(coalitions.mean(1))
         proximity = np.exp(-(distances**2) / (2 * self.width**2))
         proximity /= proximity.sum()
         presence = coalitions - proximity @ coalitions
         products = presence.T * proximity
-        gram, along = products @ presence, products @ (scores - proximity @ scores)
+        gram, along = products @ presence, products @ (scores.sampled - proximity @ scores.sampled)
         if self.penalty == "ridge":
             return np.linalg.solve(gram + self.strength * np.eye(len(gram)), along)
         return np.stack([solve_lasso(gram, column, self.strength) for column in along.T], 1)
