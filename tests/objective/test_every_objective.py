@@ -149,7 +149,7 @@ def test_all_saliency_methods_still_work(name: str, batch: tuple[Tensor, Tensor]
     images = batch[0][:1]
     quick = {"rise": {"masks": 8}, "occlusion": {"step": 16}, "smoothgrad": {"samples": 2},
              "lime": {"samples": 8}, "kernel_shap": {"samples": 8},
-             "extremal_perturbation": {"steps": 2}}  # fmt: skip
+             "extremal_perturbation": {"steps": 2}, "xrai": {"steps": 2}}  # fmt: skip
     for choice in list_choices("saliency"):
         node = fill_defaults(choice, read_choice("saliency", choice))
         asked = {key: value for key, value in quick.get(choice, {}).items() if key in node}
