@@ -64,8 +64,9 @@ def locate_windows(grid: Size, side: int, shift: Size) -> Int[Tensor, "w m"]:
     numbers = torch.arange(height * width, device="cpu").view(grid)
     padded = F.pad(numbers, (0, -width % side, 0, -height % side), value=-1)
     rolled = padded.roll((-shift[0], -shift[1]), (0, 1))
-    windows = rolled.unflatten(1, (-1, side)).unflatten(0, (-1, side))
-    return windows.transpose(1, 2).reshape(-1, side * side)
+    rows, columns = (count // side for count in rolled.shape)
+    windows: Tensor = rolled.view(rows, side, columns, side).transpose(1, 2)
+    return windows.reshape(-1, side * side)
 
 
 def read_shift(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Size | None:

@@ -78,7 +78,7 @@ class Covering:
                 raise UserError(f"saliency.{name}={count}: expected at least 1")
         if not self.compactness >= 0:
             raise UserError(f"saliency.compactness={self.compactness}: expected 0 or more")
-        if self.value not in ("mean", "segment") and not math.isfinite(self.value):
+        if isinstance(self.value, float | int) and not math.isfinite(self.value):
             raise UserError(
                 f"saliency.value={self.value}: expected a finite number, mean or segment"
             )
@@ -110,7 +110,7 @@ class Covering:
         """
         cover = self._build_cover(image, labels)
         scores = []
-        for kept in torch.from_numpy(coalitions).to(image.device).split(self.batch):
+        for kept in torch.split(torch.from_numpy(coalitions).to(image.device), self.batch):
             copies = torch.where(kept[:, labels][:, None], image, cover)
             copies = copies.contiguous(memory_format=torch.channels_last)
             scores.append(self.select(network(copies).logits, classes))

@@ -93,7 +93,7 @@ class DeepFeatureFactorization:
             columns = what.mT.contiguous()
             _descend(columns, rows.mT @ where, where.mT @ where)
             what = columns.mT
-        grids = where.mT.unflatten(2, features.shape[2:])
+        grids = where.mT.reshape(len(rows), self.concepts, *features.shape[2:])
         return grids.to(features), what.to(features)
 
     def _check_shape(self, features: Float[Tensor, "b K h w"]) -> None:

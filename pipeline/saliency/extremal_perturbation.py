@@ -87,7 +87,7 @@ class ExtremalPerturbation:
                 torch.arange(len(self.areas)),
             )
             masks = []
-            for rows in wanted.split(self.batch):
+            for rows in torch.split(wanted, self.batch):
                 n, column, area = rows.to(images.device).T
                 areas = images.new_tensor(self.areas)[area]
                 masks.append(self._optimize(network, images[n], classes[n, column], areas))
@@ -115,7 +115,7 @@ class ExtremalPerturbation:
         def smooth(values: Float[Tensor, "m rows columns"]) -> Float[Tensor, "m H W"]:
             near = F.unfold(values[:, None], side)[:, None, marked] * kernel
             shares = (COLDNESS * near + ended).softmax(2)
-            points = F.pixel_shuffle((near * shares).sum(2).unflatten(2, (rows, columns)), 2)
+            points = F.pixel_shuffle((near * shares).sum(2).view(-1, 4, rows, columns), 2)
             covered = (rows * step, columns * step)
             large = F.interpolate(points, covered, mode="bilinear", align_corners=False)
             return large[:, 0, : size[0], : size[1]]

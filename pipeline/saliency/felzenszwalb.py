@@ -37,11 +37,12 @@ def segment_felzenszwalb(
     Returns:
         The segment of each pixel, from 0, without gaps, at each scale.
     """
-    smooth = np.asarray(image, np.float64)
+    height, width, channels = image.shape
+    smooth: Float[np.ndarray, "H W c"] = np.asarray(image, np.float64)
     if sigma > 0:
         smooth = cv2.GaussianBlur(smooth, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    smooth = smooth.reshape(image.shape)
-    places = np.arange(smooth.shape[0] * smooth.shape[1]).reshape(smooth.shape[:2])
+    smooth = smooth.reshape(height, width, channels)
+    places = np.arange(height * width).reshape(height, width)
     ends, weights = [], []
     for down, across in STEPS:
         here, there = _pair(places, down, across)

@@ -85,7 +85,8 @@ class KernelSHAP:
         # The superpixels of the least random numbers are kept.
         ranks = random.random((pairs, count)).argsort(1).argsort(1)
         kept = ranks < sizes[:, None]
-        return np.stack([kept, ~kept], 1).reshape(-1, count)[: self.samples]
+        coalitions: Bool[np.ndarray, "n d"] = np.stack([kept, ~kept], 1).reshape(-1, count)
+        return coalitions[: self.samples]
 
     def fit(
         self, coalitions: Bool[np.ndarray, "n d"], scores: Scores
@@ -106,7 +107,8 @@ class KernelSHAP:
         weights = np.sqrt(self._kernel(sizes, count))[:, None]
         left = scores.sampled - scores.empty - coalitions @ equal
         solved = np.linalg.lstsq(weights * (coalitions @ free), weights * left, rcond=None)[0]
-        return equal + free @ solved
+        values: Float64[np.ndarray, "d t"] = equal + free @ solved
+        return values
 
     def _has_all(self, count: int) -> bool:
         return count < 63 and 2**count - 2 <= self.samples
@@ -126,4 +128,5 @@ class KernelSHAP:
             return np.ones(len(sizes))
         # The same for all of a size, whose number is binom(d, size).
         number = np.bincount(sizes, minlength=count)[sizes]
-        return (count - 1) / (number * sizes * (count - sizes))
+        kernel: Float64[np.ndarray, "n"] = (count - 1) / (number * sizes * (count - sizes))
+        return kernel

@@ -76,7 +76,7 @@ def _multiply_windows(
     """Compute r M of a block, M being 0 between tokens of different windows."""
     padded = F.pad(rows, (0, 1))  # padding has the place -1
     parts = padded[:, windows.places][:, :, None]
-    products = parts @ matrix.unflatten(0, (len(rows), -1))
+    products = parts @ matrix.view(len(rows), -1, *matrix.shape[1:])
     result = torch.zeros_like(padded)
     result[:, windows.places] = products[:, :, 0]
     return result[:, :-1]
@@ -87,6 +87,7 @@ def _divide_merged(rows: Float[Tensor, "b n"], grid: Size, finer: Size) -> Float
     merged = torch.ones(1, 1, *finer, device=rows.device)
     sides = (0, finer[1] % 2, 0, finer[0] % 2)
     counts = 4 * F.avg_pool2d(F.pad(merged, sides), 2)
-    shares = rows.unflatten(1, grid)[:, None] / counts
+    shares = rows.view(-1, 1, *grid) / counts
     large = shares.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    return large[:, 0, : finer[0], : finer[1]].flatten(1)
+    kept: Tensor = large[:, 0, : finer[0], : finer[1]]
+    return kept.flatten(1)

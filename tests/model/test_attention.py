@@ -103,7 +103,7 @@ def test_what_is_kept_of_a_matrix_has_no_graph(images: Tensor) -> None:
 
 
 def test_windows_and_networks_without_attention_are_refused(images: Tensor) -> None:
-    class OtherWindows(SwinTransformerBlock):
+    class OtherWindows(SwinTransformerBlock):  # type: ignore[misc]
         """Windows that nobody says lie as Swin's."""
 
     swin = SwinTransformer([2, 2], 8, [2, 2], [2, 2], [4, 4], num_classes=3, block=OtherWindows)

@@ -34,7 +34,7 @@ def correlate(maps, others):
     """Return the mean correlation of maps [r, ...] under the best order."""
     count = len(maps)
     flat = [np.asarray(side, float).reshape(count, -1) for side in (maps, others)]
-    table = np.corrcoef(*flat)[:count, count:]
+    table = np.corrcoef(flat[0], flat[1])[:count, count:]
     return max(np.mean([table[i, j] for i, j in enumerate(order)])
                for order in permutations(range(count)))  # fmt: skip
 
@@ -137,9 +137,10 @@ def test_features_of_zeros_have_a_map_of_zeros():
 
 
 def test_wrong_arguments():
-    for name in ("concepts", "iterations"):
-        with pytest.raises(UserError, match=f"saliency.{name}=0"):
-            DeepFeatureFactorization(**{name: 0})
+    with pytest.raises(UserError, match=r"saliency.concepts=0"):
+        DeepFeatureFactorization(concepts=0)
+    with pytest.raises(UserError, match=r"saliency.iterations=0"):
+        DeepFeatureFactorization(iterations=0)
     net = NETWORKS["mean_linear"]()
     with pytest.raises(UserError, match=r"saliency.concepts=17: layer last has 16 channels at 54"):
         DeepFeatureFactorization(concepts=17)(net, pictures(net), choose)

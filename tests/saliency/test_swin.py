@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import SwinTransformer, swin_t
+from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlock, swin_t
 
 import pipeline
 from pipeline.errors import UserError
@@ -85,7 +85,9 @@ def attend(block: Any, tokens: Tensor, shift: int) -> tuple[Tensor, Tensor]:
         windows.append(rolled // WINDOW)
         places.append(rolled % WINDOW)
         # What the roll brought from the other end lies in the last rows.
-        regions.append((rolled >= side - moved) if moved else torch.zeros_like(rolled, dtype=bool))
+        regions.append(
+            (rolled >= side - moved) if moved else torch.zeros_like(rolled, dtype=torch.bool)
+        )
     same = torch.ones(len(y), len(y), dtype=torch.bool)
     for part in (*windows, *regions):
         same &= part[:, None] == part
@@ -181,3 +183,47 @@ def test_windows_are_those_of_the_rolled_and_padded_grid() -> None:
     assert locate_windows((2, 4), 2, (0, 0)).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
     assert locate_windows((2, 4), 2, (0, 1)).tolist() == [[1, 2, 5, 6], [3, 0, 7, 4]]
     assert locate_windows((3, 2), 2, (0, 0)).tolist() == [[0, 1, 2, 3], [4, 5, -1, -1]]
+
+
+class Blocks(nn.Module):
+    """Two blocks of Swin between tokens [b, h, w, K] or [b, n, K]."""
+
+    def __init__(self, is_flat: bool) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, CLASSES)
+        blocks: list[nn.Module] = [
+            SwinTransformerBlock(8, 2, [WINDOW] * 2, [shift] * 2) for shift in (0, 2)
+        ]
+        self.blocks = nn.ModuleList([FlatSwin(block) if is_flat else block for block in blocks])
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).permute(0, 2, 3, 1)
+        tokens = tokens.flatten(1, 2) if isinstance(self.blocks[0], FlatSwin) else tokens
+        for block in self.blocks:
+            given = block(tokens)
+            tokens = given[0] if isinstance(given, tuple) else given
+        logits: Tensor = self.head(tokens.flatten(1, -2).mean(1))
+        return logits
+
+
+class FlatSwin(nn.Module):
+    """A block that reads and gives tokens [b, n, K] of 8 x 8 patches, as Hugging Face's."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor]:
+        return (self.block(tokens.unflatten(1, (8, 8))).flatten(1, 2),)
+
+
+def test_tokens_in_a_row_are_a_grid_too() -> None:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    maps = []
+    for is_flat in (False, True):
+        torch.manual_seed(0)
+        network = Blocks(is_flat).eval()
+        wrapped: Any = pipeline.wrap(network, images=images)
+        maps.append(GradientRollout()(wrapped, images, lambda logits: logits.topk(2)[1]).maps)
+    assert maps[0].flatten(2).std(2).min() > 0
+    torch.testing.assert_close(maps[1], maps[0])
