@@ -1,10 +1,10 @@
 """Saliency maps per second, compared with a bare forward pass and with other implementations.
 
 resnet50 with random weights (speed does not depend on the weights), 224x224, batch 16, all cores of
-the process; Score-CAM on a single image. The peers run as their users run them: float32,
-contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A record
-whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the same
-process; a ratio is the median of the ratios of the rounds.
+the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. The peers
+run as their users run them: float32, contiguous. Ours runs as in the project: channels_last, bf16
+where a method allows it. A record whose name ends in _float32 has ours in float32 beside the same
+peer. Rounds alternate in the same process; a ratio is the median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ from torch import Tensor
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
+from pipeline.saliency.superpixels import build_grid
 from scripts.measure.records import Record
 
 ROUNDS = 5
 BATCH = 16
+SAMPLES = 64
+COALITIONS = {"samples": SAMPLES, "segments": 49, "superpixels": "grid", "batch": BATCH}
+WITH_GRADIENTS = ("Saliency", "GuidedBackprop")  # of captum's classes that are compared
+OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 56, "stride": 28},
+    "lime": COALITIONS,
+    "kernel_shap": COALITIONS,
+}
 Work = Callable[[], object]
 
 
@@ -113,7 +122,7 @@ class Bench:
         from captum import attr
 
         def work() -> object:
-            images = self.images[:count].clone().requires_grad_(kind != "Occlusion")
+            images = self.images[:count].clone().requires_grad_(kind in WITH_GRADIENTS)
             method = getattr(attr, kind)(self.theirs)
             return method.attribute(images, target=self.classes[:count], **arguments)
 
@@ -122,6 +131,8 @@ class Bench:
     def pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
         """Return name -> ours, theirs, the name of the peer, and images per call."""
         window = {"sliding_window_shapes": (3, 56, 56), "strides": (3, 28, 28), "baselines": 0}
+        cells = torch.from_numpy(build_grid((224, 224), 49))[None, None]
+        coalitions = {"feature_mask": cells, "n_samples": SAMPLES, "perturbations_per_eval": BATCH}
         cams = {
             "cam_vs_forward": ("cam", self.forward(True), "the bare forward pass, bf16", BATCH),
             "cam_vs_torchcam": ("cam", self.torchcam("CAM"), "torchcam CAM", BATCH),
@@ -135,10 +146,13 @@ class Bench:
                 "scorecam", self.grad_cam("ScoreCAM", 1), "pytorch-grad-cam ScoreCAM", 1),
             "occlusion_vs_captum": (
                 "occlusion", self.captum("Occlusion", 4, **window), "captum Occlusion", 4),
+            "lime_vs_captum": ("lime", self.captum("Lime", 1, **coalitions), "captum Lime", 1),
+            "kernel_shap_vs_captum": (
+                "kernel_shap", self.captum("KernelShap", 1, **coalitions), "captum KernelShap", 1),
         }  # fmt: skip
         pairs: dict[str, tuple[Work, Work, str, int]] = {}
         for name, (method, theirs, peer, count) in cams.items():
-            arguments = {"window": 56, "stride": 28} if method == "occlusion" else {}
+            arguments = OPTIONS.get(method, {})
             same = self.forward(False) if name == "cam_vs_forward" else theirs
             ours = self.method(method, True, count, **arguments)
             in_float32 = self.method(method, False, count, **arguments)
@@ -171,7 +185,7 @@ class Bench:
 
 
 def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Record:
-    slow = "scorecam" in name or "occlusion" in name
+    slow = name.startswith(("scorecam", "occlusion", "lime", "kernel_shap"))
     if not slow:
         ours(), theirs()  # warm-up
     rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(1 if slow else ROUNDS)]
