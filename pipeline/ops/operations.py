@@ -65,7 +65,7 @@ OTHER_NAMES = {
     "clip": "clamp", "concat": "cat", "concatenate": "cat", "divide": "div", "iadd": "add",
     "imul": "mul", "ipow": "pow", "isub": "sub", "itruediv": "div", "multiply": "mul",
     "radd": "add", "rmul": "mul", "rtruediv": "rdiv", "subtract": "sub", "true_divide": "div",
-    "truediv": "div",
+    "truediv": "div", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 IN_PLACE_OPERATORS = frozenset(("__iadd__", "__imul__", "__isub__", "__itruediv__", "__ipow__"))
 # Nodes that only a rule may make, or whose operation only a rule may have seen.
@@ -114,12 +114,17 @@ class Operation:
             return self.args[position]
         return self.kwargs.get(name, default)
 
+    @property
+    def reads_several(self) -> bool:
+        """Whether more than its first argument reads the image."""
+        return any(map(reads_image, iterate_tensors((self.args[1:], dict(self.kwargs)))))
+
     def with_first(self, tensor: Tensor) -> Operation:
         """Return the call with another first argument."""
         return replace(self, args=(tensor, *self.args[1:]))
 
 
-class Refusal(Exception):  # noqa: N818  (it becomes a UserError that names the method)
+class Refusal(Exception):
     """Why an operation has no rule."""
 
 
@@ -164,6 +169,8 @@ class BackwardRules(TorchFunctionMode, ABC):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation, by its rule if it reads the image."""
+        if getattr(func, "__name__", "") == "__set__":
+            return func(*args)
         if _is_attribute(func):
             value = func(*args)
             if not isinstance(value, Tensor) or not reads_image(args[0]):
@@ -370,5 +377,8 @@ def _find_inplace(func: Callable[..., Any]) -> int | None:
     """Return the position of the argument `inplace`; None where there is none."""
     if not inspect.isfunction(func):
         return None
-    names = list(inspect.signature(func).parameters)
+    try:
+        names = list(inspect.signature(func).parameters)
+    except ValueError:  # an operator that wraps a method without a signature
+        return None
     return names.index("inplace") if "inplace" in names else None

@@ -141,7 +141,8 @@ class RelevanceRules(BackwardRules):
 
     def overwrite(self, target: Tensor, result: Tensor) -> Tensor:
         """Copy the result of an operation in place to its target, which is then no longer what
-        it was."""
+        it was.
+        """
         for known in (self._waiting, self._pixels, self._gates):
             known.pop(target, None)
         if result in self._gates:
@@ -316,5 +317,4 @@ def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def divide_safely(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return a quotient, and 0 where the denominator is 0."""
-    zero = denominator == 0
-    return numerator.masked_fill(zero, 0) / denominator.masked_fill(zero, 1)
+    return torch.where(denominator == 0, 0, numerator / denominator)

@@ -59,6 +59,7 @@ OTHERS = "methods for any network: gradient_times_input, integrated_gradients, g
 # Smooth functions: below this difference of z from z', on a scale of 1, f' halfway between them is
 # more exact in float32 than the quotient.
 SMALL_DIFFERENCE = 1e-3
+ROUNDING = 1e-5  # relative, between equal values that were computed differently
 # Smooth functions that change on the scale of their argument.
 POWERS = frozenset(("exp", "log", "pow", "reciprocal", "rsqrt", "sqrt", "square"))
 LINEAR = MOVES | AVERAGES | WEIGHTED | {"add", "sub", "rsub", "neg", "negative"}
@@ -175,11 +176,9 @@ def _needs_reference(operation: Operation) -> bool:
         raise Refusal(f"computes the weights of {name} from the image, which has no rule")
     if name == "batch_norm" and operation.argument(5, "training", False):
         raise Refusal("normalizes by the batch itself, which has no rule")
-    if name in ("clamp", "pow", "clamp_min", "clamp_max"):
-        if any(map(reads_image, operation.args[1:])) or not reads_image(operation.args[0]):
-            raise Refusal(f"has {name} with a second operand that reads the image, without a rule")
-        return True
     if name in ACTIVATIONS or name in MAX_POOLS:
+        if operation.reads_several:
+            raise Refusal(f"has {name} with a second operand that reads the image, without a rule")
         return True
     if name in LINEAR or name == "batch_norm":
         return False
@@ -251,8 +250,6 @@ def _as_constant(value: Any) -> Any:
 
 def _pool(operation: Operation, reference: Operation) -> Tensor:
     """Compute max pooling: the difference of the maxima belongs to where they are."""
-    if operation.argument(6, "return_indices", False):
-        raise Refusal("uses the positions of a max pooling, which has no rule")
     pool = getattr(F, operation.name)
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     if operation.name.startswith("adaptive"):
@@ -271,7 +268,8 @@ def _split_maxima(x: Tensor, start: Tensor, pooled: Pooled, pooled_start: Pooled
     """Return the maxima y of the image, with DeepLIFT's multipliers.
 
     y - y' is split at M = max(y, y'): M - y' belongs to the maximum of the image, y - M to that of
-    the baseline.
+    the baseline. A baseline of one colour has equal maxima: of these it is the one where the image
+    has its maximum, as rounding would choose otherwise.
 
     Args:
         x: the image's values, with their graph.
@@ -280,11 +278,13 @@ def _split_maxima(x: Tensor, start: Tensor, pooled: Pooled, pooled_start: Pooled
         pooled_start: the same in `start`.
     """
     (value, at), (value_start, at_start) = pooled, pooled_start
-    at_start = at_start.expand_as(at).contiguous()
     plain, shape = x.detach(), x.shape
     largest = torch.maximum(value, value_start)
+    there = _gather(start.expand_as(plain), at)
+    equal = there >= value_start - ROUNDING * value_start.abs()
+    at_start = torch.where(equal, at, at_start)
     # By how much the value at each of the two positions differs.
-    risen = value - _gather(start.expand_as(plain), at)
+    risen = value - there
     fallen = _gather(plain, at_start) - value_start
     same = ((risen == 0) & (value == value_start)).to(value.dtype)
     first = torch.where(risen == 0, same, (largest - value_start) / risen)

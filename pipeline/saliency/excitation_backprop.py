@@ -29,8 +29,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.ops.operations import AVERAGES, Operation, Refusal, choose_operands, reads_image
-from pipeline.ops.operations import replace_gradient
+from pipeline.ops.operations import (
+    AVERAGES,
+    Operation,
+    Refusal,
+    choose_operands,
+    replace_gradient,
+)
 from pipeline.ops.precision import full_precision
 from pipeline.ops.relevance import (
     GATES,
@@ -163,7 +168,7 @@ class _Winners(RelevanceRules):
             return result
         probe = torch.tensor([-1.0, -1e-3, 0.0, 1e-3], dtype=x.dtype, device=x.device)
         if name not in GATES:
-            if name in ("prelu", "rrelu") or any(map(reads_image, operation.args[1:])):
+            if name in ("prelu", "rrelu") or operation.reads_several:
                 raise Refusal(f"has another activation than ReLU, {name}")
             wanted = probe.clamp(min=0)
             # Compared by what it computes: a clamp from 0 on is a ReLU.

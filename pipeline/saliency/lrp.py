@@ -32,8 +32,14 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.ops.operations import AVERAGES, Operation, Refusal, reads_image, replace_backward
-from pipeline.ops.operations import replace_gradient, run_normalization
+from pipeline.ops.operations import (
+    AVERAGES,
+    Operation,
+    Refusal,
+    replace_backward,
+    replace_gradient,
+    run_normalization,
+)
 from pipeline.ops.precision import full_precision
 from pipeline.ops.relevance import RelevanceRules, WeightedLayer, divide_safely, port, split_signs
 from pipeline.protocols import Network
@@ -147,7 +153,7 @@ class _Propagation(RelevanceRules):
         if name == "relu":
             result: Tensor = operation()
             return result
-        if any(map(reads_image, operation.args[1:])):
+        if operation.reads_several:
             raise Refusal(f"has {name} with a second operand that reads the image, without a rule")
         values = x.detach()
         value = operation.apply(values)
@@ -254,7 +260,7 @@ def propagate_flat(layer: WeightedLayer, value: Tensor) -> Tensor:
 
 
 def _run_with_constants(operation: Operation) -> Any:
-    """Run a quotient, a softmax or attention, of which the denominator and weights are constants."""
+    """Run a quotient with a constant denominator, or attention with constant weights."""
     name, args = operation.name, list(operation.args)
     if name == "softmax":
         return operation().detach()
