@@ -140,7 +140,7 @@ class BackwardRules(TorchFunctionMode, ABC):
         super().__init__()
         self.method = method
         self.others = others
-        self._seen: set[Node] = set()
+        self.seen: set[Node | None] = set()  # nodes that rules have made
 
     @abstractmethod
     def run_operation(self, operation: Operation) -> Any:
@@ -205,15 +205,14 @@ class BackwardRules(TorchFunctionMode, ABC):
         for node in walk_graph(logits):
             hidden = describe_hidden_work(node, Replaced.__name__)
             kind = node.name().partition("Backward")[0]
-            if not hidden and kind in RULED_NODES and node not in self._seen:
+            if not hidden and kind in RULED_NODES and node not in self.seen:
                 hidden = f"hides work in compiled code, {kind}"
             if hidden:
                 raise UserError(f"saliency={self.method}: the network {hidden}; {self.others}")
 
     def see(self, tensor: Tensor) -> Tensor:
         """Remember that a rule has made the operation behind a tensor; return the tensor."""
-        if tensor.grad_fn is not None:
-            self._seen.add(tensor.grad_fn)
+        self.seen.add(tensor.grad_fn)
         return tensor
 
     def _remember(self, result: Any) -> Any:
@@ -345,9 +344,9 @@ def run_normalization(operation: Operation, constant_scale: bool) -> Tensor:
         weight, bias = (None if t is None else t.view(shape) for t in (weight, bias))
     else:
         parts, dims = x, list(range(-len(tuple(groups)), 0))
-    centred = parts - parts.mean(dims, keepdim=True)
+    centred: Tensor = parts - parts.mean(dims, keepdim=True)
     values = centred.detach() if constant_scale else centred
-    normalized = centred * ((values * values).mean(dims, keepdim=True) + eps).rsqrt()
+    normalized: Tensor = centred * ((values * values).mean(dims, keepdim=True) + eps).rsqrt()
     if operation.name == "group_norm":
         normalized = normalized.flatten(1, 2)
     normalized = normalized if weight is None else normalized * weight

@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pipeline.ops.operations import (
-    AVERAGES,
     MAX_POOLS,
     MOVES,
     PIECEWISE,
@@ -140,20 +139,19 @@ class RelevanceRules(BackwardRules):
         return not any(t in self._waiting or self.is_pixels(t) for t in tensors)
 
     def overwrite(self, target: Tensor, result: Tensor) -> Tensor:
-        """Copy the result of an operation in place to its target, which is then no longer what
-        it was.
-        """
+        """Copy the result of an operation in place to its target, and forget what that was."""
         for known in (self._waiting, self._pixels, self._gates):
-            known.pop(target, None)
+            if target in known:
+                del known[target]
         if result in self._gates:
             self._gates[target] = True
         return super().overwrite(target, result)
 
     def resolve(self, tensor: Tensor) -> Tensor:
         """Return a tensor with the graph of its rule, also where it still waits for one."""
-        waiting = self._waiting.get(tensor)
-        if waiting is None:
+        if tensor not in self._waiting:
             return tensor
+        waiting: _Waiting = self._waiting[tensor]
         if waiting.ruled is None:
             waiting.ruled = self._rule(waiting.layer, tensor, waiting.reads_pixels)
         return waiting.ruled
@@ -178,7 +176,10 @@ class RelevanceRules(BackwardRules):
             return shifted
         if name in WEIGHTED:
             return self._weight(operation)
-        operation = self._enter(operation)
+        return self._run_unweighted(self._enter(operation))
+
+    def _run_unweighted(self, operation: Operation) -> Any:
+        name = operation.name
         if name == "batch_norm":
             return self.run_batch_norm(operation)
         if name in GATES or name in PIECEWISE or name in SMOOTH:
@@ -188,8 +189,8 @@ class RelevanceRules(BackwardRules):
             return result
         if name in ("mul", "matmul", "bmm"):
             return self._multiply(operation)
-        if name in AVERAGES and operation.argument(1, "dim") is None and name in ("mean", "sum"):
-            raise Refusal(f"computes {name} over all images of a batch")
+        if name in ("mean", "sum") and operation.argument(1, "dim") is None:
+            raise Refusal(f"computes the {name} over all images of a batch")
         return operation() if name in MAX_POOLS else self.run_other(operation)
 
     def _rule(self, layer: WeightedLayer, plain: Tensor, reads_pixels: bool) -> Tensor:
@@ -208,8 +209,12 @@ class RelevanceRules(BackwardRules):
             operation, pixels = self._enter(operation), False
         options = {k: v for k, v in operation.kwargs.items() if k not in ("weight", "bias")}
 
+        seen = self.seen  # and not the mode itself: the cycle would keep the graph alive
+
         def combine(values: Tensor, weights: Tensor) -> Tensor:
-            return self.see(operation.run(values, weights, None, *operation.args[3:], **options))
+            sums: Tensor = operation.run(values, weights, None, *operation.args[3:], **options)
+            seen.add(sums.grad_fn)
+            return sums
 
         z = self.see(operation())
         layer = WeightedLayer(operation.name, operation.args[0], weight, bias, combine)

@@ -251,7 +251,7 @@ def _as_constant(value: Any) -> Any:
 def _pool(operation: Operation, reference: Operation) -> Tensor:
     """Compute max pooling: the difference of the maxima belongs to where they are."""
     pool = getattr(F, operation.name)
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    names: tuple[str, ...] = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     if operation.name.startswith("adaptive"):
         names = ("output_size",)
     options = {**dict(zip(names, operation.args[1:], strict=False)), **operation.kwargs}

@@ -5,7 +5,8 @@
 Zhang et al., "Top-Down Neural Attention by Excitation Backprop", ECCV 2016 and IJCV 2018: p is the
 marginal winning probability, 1 at the class, and the map its sum over the channels of a layer. x is
 not negative, and biases take no part. Probabilities of a map add up to 1, unless a winner has no
-positive input, and then to less.
+positive input, and then to less. At what a GAP head reads it is CAM with positive weights, divided
+by its sum.
 
 `contrastive=true` subtracts the map of the dual of the class, whose weights are the negative ones
 of the last layer, and keeps what is positive: it is specific to the class, and the plain map

@@ -18,7 +18,6 @@ from tests.saliency.test_relu_rules import (
     RELU6,
     RELUS,
     Logits,
-    Written,
     classes,
     on_a_view,
     picture,
@@ -31,22 +30,48 @@ ACTIVATIONS: dict[str, Any] = {
     "relu": nn.ReLU, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU, "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh, "softplus": nn.Softplus,
 }  # fmt: skip
+
+
+def weigh_channels(x: Tensor) -> Tensor:
+    """Compute products of matrices that both depend on the image, as linear attention does."""
+    maps = x.flatten(2)
+    return (maps @ maps.mT) @ maps.mean(2, keepdim=True) * maps.mean(1, keepdim=True)
+
+
 OTHER_ACTIVATIONS: dict[str, Any] = {
-    "abs": torch.abs, "celu": nn.CELU(), "clamp": lambda x: x.clamp(-0.3, 0.4),
-    "clamp_max": lambda x: x.clamp(max=0.2), "erf": torch.erf, "exp": torch.exp,
-    "gelu": nn.GELU(), "gelu, tanh": nn.GELU("tanh"), "hardshrink": nn.Hardshrink(0.1),
-    "hardsigmoid": nn.Hardsigmoid(), "hardswish": nn.Hardswish(inplace=True),
-    "hardtanh": nn.Hardtanh(), "log": lambda x: (x.abs() + 1).log(), "logsigmoid": nn.LogSigmoid(),
-    "mish": nn.Mish(), "pow": lambda x: x**2, "prelu": nn.PReLU(8), "rsqrt": lambda x: (x**2 + 1).rsqrt(),
-    "selu": nn.SELU(inplace=True), "silu": nn.SiLU(inplace=True), "softshrink": nn.Softshrink(),
-    "softsign": F.softsign, "sqrt": lambda x: (x.relu() + 0.1).sqrt(),
-    "silu in place on a view": on_a_view(nn.SiLU(inplace=True)), "tanhshrink": nn.Tanhshrink(),
-    "swish written out": lambda x: x * x.sigmoid(), "hard swish written out": lambda x: x * F.relu6(x + 3) / 6,
-    "quotient": lambda x: x / (1 + x.abs()), "inverse": lambda x: 2 / (1 + x.abs()),
-    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "abs": torch.abs,
+    "celu": nn.CELU(),
+    "clamp": lambda x: x.clamp(-0.3, 0.4),
+    "clamp_max": lambda x: x.clamp(max=0.2),
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "gelu": nn.GELU(),
+    "gelu, tanh": nn.GELU("tanh"),
     "group norm": lambda x: F.group_norm(x, 2, torch.full((x.shape[1],), 2.0)),
-    "attention of channels": lambda x: (x.flatten(2) @ x.flatten(2).mT) @ x.mean((2, 3))[..., None] * x.flatten(2).mean(2, keepdim=True) * x.flatten(2),
-}  # fmt: skip
+    "hard swish written out": lambda x: x * F.relu6(x + 3) / 6,
+    "hardshrink": nn.Hardshrink(0.1),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardswish": nn.Hardswish(inplace=True),
+    "hardtanh": nn.Hardtanh(),
+    "inverse": lambda x: 2 / (1 + x.abs()),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "log": lambda x: (x.abs() + 1).log(),
+    "logsigmoid": nn.LogSigmoid(),
+    "mish": nn.Mish(),
+    "pow": lambda x: x**2,
+    "prelu": nn.PReLU(8),
+    "products of matrices": weigh_channels,
+    "quotient": lambda x: x / (1 + x.abs()),
+    "rsqrt": lambda x: (x**2 + 1).rsqrt(),
+    "selu": nn.SELU(inplace=True),
+    "silu": nn.SiLU(inplace=True),
+    "silu in place on a view": on_a_view(nn.SiLU(inplace=True)),
+    "softshrink": nn.Softshrink(),
+    "softsign": F.softsign,
+    "sqrt": lambda x: (x.relu() + 0.1).sqrt(),
+    "swish written out": lambda x: x * x.sigmoid(),
+    "tanhshrink": nn.Tanhshrink(),
+}
 
 
 def difference(net: Any, x: Tensor, chosen: Tensor, baseline: Any = "mean") -> Tensor:
@@ -84,8 +109,10 @@ def test_it_is_captum_s(activation: str, baseline: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
 def test_max_pooling_is_captum_s() -> None:
-    """Without biases the baseline is 0 in all layers, so that it does not matter where its maximum
-    is: a baseline of one colour has no single maximum, and captum takes what rounding makes it."""
+    """Compare without biases: the baseline is then 0 in all layers, wherever its maximum is.
+
+    A baseline of one colour has no single maximum, and captum takes what rounding makes of it.
+    """
     torch.manual_seed(0)
     body = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, bias=False),
@@ -174,9 +201,9 @@ def test_the_rescale_rule_by_hand() -> None:
 
 @pytest.mark.parametrize("name", OTHER_ACTIVATIONS)
 def test_completeness_with_activations_that_captum_does_not_know(name: str) -> None:
-    net, x = written(lambda z: z), picture(2, 3, 12, 20)
-    body = nn.Sequential(nn.Conv2d(3, 8, 3), Applied(OTHER_ACTIVATIONS[name]), nn.Flatten(2),
-                         nn.Unflatten(2, (10, -1)) if "attention" not in name else Applied(lambda z: z[..., None]),
+    x = picture(2, 3, 12, 20)
+    function = OTHER_ACTIVATIONS[name]
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), Applied(lambda z: function(z).flatten(2)[..., None]),
                          nn.Conv2d(8, 6, 1), nn.SiLU())  # fmt: skip
     net = Classifier(body, MeanLinear(6, 5), "abcde").eval().requires_grad_(False)
     explanation = DeepLIFT((-0.5, 0.2, 0.0))(net, x, classes(1, 4))
@@ -297,7 +324,10 @@ def test_the_baseline_runs_once_for_all_images() -> None:
         (lambda x: x.softmax(1), "attention or another softmax, softmax"),
         (lambda x: F.scaled_dot_product_attention(x, x, x), "scaled_dot_product_attention"),
         (lambda x: x.cumsum(1), "no rule for, cumsum"),
-        (lambda x: x.relu() if float(x.detach()[0, 0].std()) > 0.01 else x.sigmoid(), "other operations for the im"),
+        (
+            lambda x: x.relu() if float(x.detach()[0, 0].std()) > 0.01 else x.sigmoid(),
+            "other operations for the im",
+        ),
         (lambda x: F.batch_norm(x, None, None, training=True), "normalizes by the batch itself"),
         (lambda x: F.conv2d(x, x[:1, :, :3, :3]), "weights of conv2d from the image"),
         (lambda x: x.clamp(min=x.mean(1, keepdim=True)), "clamp with a second operand"),
