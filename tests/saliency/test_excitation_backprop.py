@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.api.wrapping import as_network
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.torchvision import Torchvision
 from pipeline.saliency.excitation_backprop import ExcitationBackprop
 from tests.saliency.networks import KINDS, SIDE, build_network
 from tests.saliency.test_deeplift import Applied
-from tests.saliency.test_lrp import matrix
+from tests.saliency.test_lrp import Sequential, explain_by_captum, matrix
 from tests.saliency.test_relu_rules import RELU6, RELUS, classes, picture, same, written
 
 
@@ -120,6 +122,21 @@ def test_at_what_a_gap_head_reads_it_is_cam_with_positive_weights() -> None:
     features = net(x, at=("last",)).activations["last"]
     maps = (net.class_weights[1].clamp(min=0)[:, None, None] * features).sum(1)
     same(explanation.maps[:, 0], maps / maps.sum((1, 2), keepdim=True), 1e-5)
+
+
+def test_it_is_captum_s_lrp_with_positive_weights_alone() -> None:
+    """Hold it against alpha-1-beta-0, of an image whose least values are 0, up to the score."""
+    net, x = Sequential(bias=0.3), picture(2, 3, 24, 28)
+    x -= x.amin((2, 3), keepdim=True)
+
+    def rule() -> Alpha1_Beta0_Rule:
+        return Alpha1_Beta0_Rule(set_bias_to_zero=True)
+
+    explanation = ExcitationBackprop("input")(as_network(net), x, classes(3, 1))
+    for column, label in enumerate((3, 1)):
+        wanted = explain_by_captum(net, x, label, rule, rule).sum(1)
+        wanted = wanted / wanted.sum((1, 2), keepdim=True)
+        same(explanation.maps[:, column], wanted, 1e-4)
 
 
 def test_the_dual_class_is_subtracted() -> None:
