@@ -314,7 +314,7 @@ def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
     Args:
         x: with its graph.
     """
-    if not bool((x.detach() < 0).any()):
+    if not x.is_meta and not bool((x.detach() < 0).any()):
         return x, None
     positive = (x.detach() > 0).to(x.dtype)
     return x * positive, x * (1 - positive)

@@ -200,7 +200,7 @@ def _rescale(operation: Operation, reference: Operation) -> Tensor:
         close = difference.abs() < SMALL_DIFFERENCE * scale
     if operation.name == "relu":
         multiplier = torch.where(close, (x > 0).to(x.dtype), multiplier)
-    elif bool(close.any()):
+    elif not x.is_meta and bool(close.any()):
         halfway = (x + start) / 2
         # A slope for each channel, as PReLU has it, needs the whole tensor.
         whole = operation.name == "prelu"

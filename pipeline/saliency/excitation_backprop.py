@@ -167,16 +167,8 @@ class _Winners(RelevanceRules):
         if name == "relu":
             result: Tensor = operation()
             return result
-        probe = torch.tensor([-1.0, -1e-3, 0.0, 1e-3], dtype=x.dtype, device=x.device)
-        if name not in GATES:
-            if name in ("prelu", "rrelu") or operation.reads_several:
-                raise Refusal(f"has another activation than ReLU, {name}")
-            wanted = probe.clamp(min=0)
-            # Compared by what it computes: a clamp from 0 on is a ReLU.
-            if name not in ("relu6", "hardtanh", "clamp", "clamp_min", "threshold") or not bool(
-                torch.equal(operation.apply(probe), wanted)
-            ):
-                raise Refusal(f"has another activation than ReLU, {name}")
+        if name not in GATES and not _is_relu(operation):
+            raise Refusal(f"has another activation than ReLU, {name}")
         return _pass_on(operation, x)
 
     def run_product(self, operation: Operation, u: Tensor, v: Tensor) -> Tensor:
@@ -191,6 +183,18 @@ class _Winners(RelevanceRules):
         if name in ("add", "sub", "div") and choose_operands(operation) == (True, False):
             return _pass_on(operation, operation.args[0])
         raise Refusal(f"has an operation that excitation backprop has no rule for, {name}")
+
+
+def _is_relu(operation: Operation) -> bool:
+    """Return whether an activation is ReLU or ReLU6, by what it computes: clamp(min=0) is."""
+    if operation.name not in ("relu6", "hardtanh", "clamp", "clamp_min", "threshold"):
+        return False
+    if any(
+        isinstance(bound, Tensor) for bound in (*operation.args[1:], *operation.kwargs.values())
+    ):
+        return False
+    probe = torch.tensor([-1.0, -1e-3, 0.0, 1e-3], device="cpu")  # x may be on the meta device
+    return torch.equal(operation.apply(probe), probe.clamp(min=0))
 
 
 def _read_values(layer: WeightedLayer, is_first: bool) -> Tensor:

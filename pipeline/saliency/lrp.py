@@ -138,7 +138,8 @@ class _Propagation(RelevanceRules):
                 raise Refusal("reads no image of 3 channels, as low= and high= take it")
             shape = (1, 3, 1, 1)
             bounds = x.new_tensor(low).view(shape), x.new_tensor(high).view(shape)
-            if bool((x < bounds[0]).any() or (x > bounds[1]).any()):
+            outside = (x < bounds[0]) | (x > bounds[1])
+            if not x.is_meta and bool(outside.any()):
                 raise UserError(
                     f"saliency.low={low} saliency.high={high}: an image has values from "
                     f"{float(x.min()):.4g} to {float(x.max()):.4g}; expected bounds of all"
@@ -157,9 +158,7 @@ class _Propagation(RelevanceRules):
             raise Refusal(f"has {name} with a second operand that reads the image, without a rule")
         values = x.detach()
         value = operation.apply(values)
-        if name in FIXED_AT_ZERO or bool(
-            (operation.apply(torch.zeros_like(values[:1])) == 0).all()
-        ):
+        if name in FIXED_AT_ZERO or x.is_meta or _is_zero_at_zero(operation):
             return replace_gradient(value, (x, divide_safely(value, values)))
         limit = torch.where(values < 0, -SMALLEST_INPUT, SMALLEST_INPUT)
         return replace_gradient(value, (x, value / (values + limit)))
@@ -257,6 +256,11 @@ def propagate_flat(layer: WeightedLayer, value: Tensor) -> Tensor:
     ones = torch.ones_like(layer.x)
     counts = layer.combine(port(layer.x, ones), torch.ones_like(layer.weight))
     return replace_gradient(value, (counts, value / counts.detach()))
+
+
+def _is_zero_at_zero(operation: Operation) -> bool:
+    zeros = torch.zeros_like(operation.args[0][:1])
+    return not bool(operation.apply(zeros).any())
 
 
 def _run_with_constants(operation: Operation) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from pipeline.saliency.deeplift import DeepLIFT
 from pipeline.saliency.excitation_backprop import ExcitationBackprop
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.lrp import LRP
-from tests.saliency.networks import SIDE, build_network
+from tests.saliency.networks import KINDS, SIDE, build_network
+from tests.saliency.test_every_method import NO_RELU
 from tests.saliency.test_relu_rules import Fails, classes, picture, same, state, written
 
 METHODS: dict[str, SaliencyMethod] = {
@@ -101,6 +103,25 @@ def test_weights_that_learn_change_nothing_and_get_no_gradient(name: str) -> Non
     net.requires_grad_(True)
     same(METHODS[name](net, x, classes(1)).maps, wanted)
     assert all(weight.grad is None for weight in net.parameters())
+
+
+class Accepted(Exception):
+    pass
+
+
+def accept(logits: Tensor) -> Tensor:
+    raise Accepted
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refusal_is_known_from_the_shapes_alone(kind: str, name: str) -> None:
+    """Check that a run refuses at start, where networks are tried on the meta device."""
+    refused = {"deeplift": {"transformer"}, "excitation": NO_RELU, "contrastive": NO_RELU}
+    net = deepcopy(build_network(kind)).to("meta")
+    wanted = UserError if kind in refused.get(name, set()) else Accepted
+    with torch.device("meta"), pytest.raises(wanted):
+        METHODS[name](net, torch.zeros(1, 3, SIDE, SIDE), accept)
 
 
 class Swish(torch.autograd.Function):

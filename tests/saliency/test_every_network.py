@@ -19,7 +19,8 @@ SIDES = {"vit_b_16": 224, "alexnet": 96, "inception_v3": 128}
 METHODS: dict[str, dict[str, Any]] = {
     "cam": {}, "gradcam": {}, "layercam_below": {}, "layercam_multiscale": {"scales": [1.0]},
     "hirescam": {"layers": ["below", "last"]}, "eigencam": {}, "gradient": {}, "deconvnet": {},
-    "guided_backprop": {}, "guided_gradcam": {}, "fullgrad": {}, "deeplift": {}, "lrp": {}, "excitation_backprop": {},
+    "guided_backprop": {}, "guided_gradcam": {}, "fullgrad": {},
+    "deeplift": {}, "lrp": {}, "excitation_backprop": {},
     "occlusion": {"window": 48, "stride": 48}, "rise": {"masks": 2},
 }  # fmt: skip
 NOT_GAP = {"alexnet", "vgg16", "mobilenet_v3_large", "convnext_tiny", "vit_b_16"}
