@@ -314,7 +314,7 @@ def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
     Args:
         x: with its graph.
     """
-    if not x.is_meta and not bool((x.detach() < 0).any()):
+    if not x.is_meta and bool(x.detach().amin() >= 0):
         return x, None
     positive = (x.detach() > 0).to(x.dtype)
     return x * positive, x * (1 - positive)
@@ -322,4 +322,4 @@ def split_signs(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def divide_safely(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return a quotient, and 0 where the denominator is 0."""
-    return torch.where(denominator == 0, 0, numerator / denominator)
+    return (numerator / denominator).masked_fill_(denominator == 0, 0)

@@ -208,13 +208,12 @@ def propagate_gamma(layer: WeightedLayer, plain: Tensor, gamma: float) -> Tensor
     """
     z, bias = plain.detach(), layer.shape_bias()
     positive, negative = split_signs(layer.x)
-    enlarged = layer.combine(positive, layer.weight + gamma * layer.weight.clamp(min=0))
+    enlarged = layer.combine(positive, _enlarge(layer.weight, gamma))
     if negative is not None:
-        falling = layer.weight + gamma * layer.weight.clamp(max=0)
-        enlarged = enlarged + layer.combine(negative, falling)
+        enlarged = enlarged + layer.combine(negative, -_enlarge(-layer.weight, gamma))
     sums = enlarged.detach()
-    above = sums + (bias + gamma * bias.clamp(min=0))
-    below = (2 + gamma) * (z - bias) - sums + (bias + gamma * bias.clamp(max=0))
+    above = sums + _enlarge(bias, gamma)
+    below = torch.add(-_enlarge(-bias, gamma) - (2 + gamma) * bias, z, alpha=2 + gamma).sub_(sums)
     is_below = z < 0
     factor = divide_safely(z, torch.where(is_below, below, above))
 
@@ -226,6 +225,11 @@ def propagate_gamma(layer: WeightedLayer, plain: Tensor, gamma: float) -> Tensor
         return [signal - 2 * against, (2 + gamma) * against]
 
     return replace_backward(z, propagate, enlarged, plain)
+
+
+def _enlarge(values: Tensor, gamma: float) -> Tensor:
+    """Return values + gamma * their positive parts."""
+    return torch.add(values, values.clamp(min=0), alpha=gamma)
 
 
 def propagate_zb(layer: WeightedLayer, value: Tensor, low: Tensor, high: Tensor) -> Tensor:
