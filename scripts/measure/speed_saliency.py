@@ -147,7 +147,7 @@ class Bench:
             def work() -> object:
                 for module in theirs.modules():
                     if isinstance(module, nn.Conv2d | nn.Linear):
-                        module.rule = rule()  # type: ignore[assignment]
+                        module.rule = rule()
                 return LRP(theirs).attribute(images.clone().requires_grad_(), target=classes)
 
             return work
