@@ -1,10 +1,12 @@
 """Saliency maps per second, compared with a bare forward pass and with other implementations.
 
 resnet50 with random weights (speed does not depend on the weights), 224x224, batch 16, all cores of
-the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. The peers
-run as their users run them: float32, contiguous. Ours runs as in the project: channels_last, bf16
-where a method allows it. A record whose name ends in _float32 has ours in float32 beside the same
-peer. Rounds alternate in the same process; a ratio is the median of the ratios of the rounds.
+the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. DeepLIFT, LRP
+and excitation backprop run on vgg16, four images: captum's DeepLIFT and LRP refuse a network that
+uses a module twice, as resnet50 does each ReLU. The peers run as their users run them: float32,
+contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A record
+whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the same
+process; a ratio is the median of the ratios of the rounds.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.api.wrapping import as_network
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
@@ -128,8 +132,49 @@ class Bench:
 
         return work
 
+    def propagation_pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
+        """Return the pairs of methods that change backward rules, on vgg16, float32."""
+        import torchvision
+        from captum.attr import LRP, DeepLift
+        from captum.attr._utils import lrp_rules
+
+        theirs = torchvision.models.vgg16(weights=None, init_weights=False).eval()
+        ours = as_network(deepcopy(theirs).to(memory_format=torch.channels_last))
+        for module in theirs.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # captum needs what a ReLU read
+        images, last, classes = self.images[:4], self.last[:4], self.classes[:4]
+
+        def explain(name: str, **arguments: Any) -> Work:
+            method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
+            return lambda: method(ours, last, lambda logits: torch.tensor(classes)[:, None])
+
+        def deeplift() -> object:
+            return DeepLift(theirs).attribute(images.clone(), target=classes)
+
+        def lrp(rule: Callable[[], Any]) -> Work:
+            def work() -> object:
+                for module in theirs.modules():
+                    if isinstance(module, nn.Conv2d | nn.Linear):
+                        module.rule = rule()
+                return LRP(theirs).attribute(images.clone().requires_grad_(), target=classes)
+
+            return work
+
+        return {
+            "deeplift_vs_captum": (explain("deeplift"), deeplift, "captum DeepLift", 4),
+            "lrp_epsilon_vs_captum": (
+                explain("lrp", rule="epsilon"), lrp(lrp_rules.EpsilonRule), "captum LRP", 4),
+            "lrp_gamma_vs_captum": (
+                explain("lrp", rule="gamma"), lrp(lrp_rules.GammaRule), "captum LRP", 4),
+            "excitation_backprop_vs_captum": (
+                explain("excitation_backprop", layer="input"), lrp(lrp_rules.Alpha1_Beta0_Rule),
+                "captum LRP, alpha 1 beta 0", 4),
+        }  # fmt: skip
+
     def pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
         """Return name -> ours, theirs, the name of the peer, and images per call."""
+        shap = {"baselines": torch.randn(5, 3, 224, 224), "n_samples": 5}
         window = {"sliding_window_shapes": (3, 56, 56), "strides": (3, 28, 28), "baselines": 0}
         cells = torch.from_numpy(build_grid((224, 224), 49))[None, None]
         coalitions = {"feature_mask": cells, "n_samples": SAMPLES, "perturbations_per_eval": BATCH}
@@ -164,7 +209,13 @@ class Bench:
                 pairs[name] = ours, theirs, peer, count
                 note = f"{peer.replace('bf16', 'float32')}, both float32"
                 pairs[f"{name}_float32"] = in_float32, same, note, count
-        return pairs
+        pairs["gradient_shap_vs_captum"] = (
+            self.method("gradient_shap", False, 4, samples=5),
+            self.captum("GradientShap", 4, **shap),
+            "captum GradientShap, both float32",
+            4,
+        )
+        return pairs | self.propagation_pairs()
 
     def in_bf16(self, method: str) -> Work:
         """Return the work of a gradient method that is forced to compute in bfloat16."""

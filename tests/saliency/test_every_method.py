@@ -33,6 +33,8 @@ REFUSED = {
     "guided_gradcam": (NO_RELU, "another activation"),
     "fullgrad": ({"transformer"}, "bias is not known"),
     "average": ({"transformer"}, "bias is not known"),
+    "deeplift": ({"transformer"}, "attention or another softmax.*gradcam"),
+    "excitation_backprop": (NO_RELU, "another activation than ReLU|no rule for.*gradcam"),
     "foreground": (NO_BRANCH, "no branch 'foreground'"),
     "refined": (NO_BRANCH, "no branch 'foreground'"),
     "attention_rollout": (NO_ATTENTION, "no self-attention.*gradcam"),
