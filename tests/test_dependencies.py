@@ -24,6 +24,7 @@ MODULES = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
 }
 # Declared, and used by a name in a command or a configuration, or by another package.
 NOT_IMPORTED = {

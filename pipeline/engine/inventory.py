@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pipeline.engine.completion import CONFIG_FILE
 from pipeline.engine.store import DONE, LOCK, LOGS, USES, is_temporary, read_done
 from pipeline.formats import results_folder
+from pipeline.formats.files import find_below
 
 RUNS = "runs"
 DELETED = ".deleted-"  # begins the name of a folder that is being deleted
@@ -120,25 +121,28 @@ def read_inventory(outputs: Path) -> Inventory:
 
 def _list_run_folders(root: Path) -> Iterator[Path]:
     """Yield the folders of runs: those with a configuration, or with the marker alone."""
-    for folder in sorted(_list_folders(root / RUNS, "*/*")):
+    for folder in sorted(_list_folders(root / RUNS)):
         if (folder / CONFIG_FILE).is_file() or (folder / results_folder.MARKER).is_file():
             yield folder
 
 
 def _list_result_folders(root: Path) -> Iterator[Path]:
     """Yield the folders of results: named by a key, with a record of it or empty."""
-    for folder in sorted(_list_folders(root, "*/*")):
+    for folder in sorted(_list_folders(root)):
         if folder.parent.name == RUNS or not KEY_PATTERN.fullmatch(folder.name):
             continue
-        names = os.listdir(folder)
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue  # another process has removed it
         is_empty = all(name in (LOCK, USES, results_folder.MARKER) for name in names)
         if is_empty or any(name in results_folder.STORE_KEYS for name in names):
             yield folder
 
 
-def _list_folders(root: Path, pattern: str) -> Iterator[Path]:
-    """Yield the folders that a pattern of two levels names; neither links nor hidden ones."""
-    for path in root.glob(pattern):
+def _list_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders two levels below a folder; neither links nor hidden ones."""
+    for path in find_below(root, "*/*"):
         steps = (path.parent, path)
         is_hidden = any(step.is_symlink() or step.name.startswith(".") for step in steps)
         if not is_hidden and path.is_dir():
@@ -295,9 +299,10 @@ def _select_superseded(
 def _list_leftovers(root: Path) -> dict[Path, int]:
     """Return folders and links that a killed process was deleting or making."""
     leftovers = {}
-    for folder in (*root.glob(f"*/{DELETED}*"), *root.glob(f"{DELETED}*")):
+    for folder in (*find_below(root, f"*/{DELETED}*"), *find_below(root, f"{DELETED}*")):
         leftovers[folder] = sum(_walk(folder)[0].values())
     for link in root.glob(".latest.*.tmp"):
-        if link.is_symlink() and link.lstat().st_mtime <= time.time() - STALE:
-            leftovers[link] = 0
+        with suppress(OSError):  # it is gone by now
+            if link.is_symlink() and link.lstat().st_mtime <= time.time() - STALE:
+                leftovers[link] = 0
     return leftovers

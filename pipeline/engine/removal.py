@@ -26,6 +26,7 @@ from pipeline.engine.inventory import (
 from pipeline.engine.latest import LATEST
 from pipeline.engine.sizes import format_size, parse_size
 from pipeline.engine.store import LOCK, Store
+from pipeline.formats.files import find_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +206,9 @@ def _relink_latest(root: Path) -> None:
     latest = root / LATEST
     if not latest.is_symlink() or latest.exists():
         return
-    runs = [path for path in (root / RUNS).glob("[!.]*/[!.]*") if path.is_dir()]
-    newest = max(runs, key=lambda run: run.stat().st_mtime_ns, default=None)
     with suppress(OSError):
+        runs = [path for path in find_below(root / RUNS, "*/*") if path.is_dir()]
+        newest = max(runs, key=lambda run: run.stat().st_mtime_ns, default=None)
         latest.unlink()
         if newest is not None:
             latest.symlink_to(os.path.relpath(newest, root))

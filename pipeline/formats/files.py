@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -60,6 +61,18 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.strip()
+
+
+def find_below(folder: Path, pattern: str) -> list[Path]:
+    """List the paths below a folder that match a pattern, also while others remove some of them.
+
+    Path.glob of Python 3.11 raises FileNotFoundError where a folder is removed meanwhile.
+
+    Args:
+        folder: The folder; one that is not there has none.
+        pattern: As of `glob.glob`, relative to the folder: `*` matches no hidden name.
+    """
+    return [folder / name for name in glob.iglob(pattern, root_dir=folder)]
 
 
 def find_spelling(path: Path) -> Path:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.metric.compiled import njit
+from pipeline.ops.compiled import njit
 
 if TYPE_CHECKING:
     pass

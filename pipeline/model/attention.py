@@ -8,6 +8,8 @@ definitions, so that A is part of the graph; where a network computes its softma
 result of that. No module is replaced: it does not matter who wrote the network.
 
 A block is the outermost module that contains one attention matrix and gives the tokens [b, n, K].
+Of Swin it gives a grid of tokens, and has a matrix for each window (pipeline/model/windows.py); how
+far the grid is shifted is seen from the `torch.roll` that runs before.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import UserError
 from pipeline.model.evaluation import HOOKS_LOCK
 from pipeline.model.forms import first_tensor, infer_token_grid, replace_first_tensor
-from pipeline.types import Attentions
+from pipeline.model.windows import infer_windows, read_shift
+from pipeline.types import Attentions, AttentionWindows, Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,7 +46,9 @@ class _Block:
 
     matrix: Tensor
     shape: tuple[int, ...]
+    shift: Size
     name: str = ""
+    windows: AttentionWindows | None = None
     read: Tensor | None = None
     tokens: Tensor | None = None
     given: Tensor | None = None  # what the network goes on with: a copy of the tokens
@@ -63,42 +68,46 @@ class _Recorder:
     """Record matrices and tokens of a forward pass.
 
     Args:
-        batch: the number of images.
+        images: the shape of the images.
         reduce: see `record_attentions`.
     """
 
-    batch: int
+    images: tuple[int, ...]
     reduce: Reduce | None
+    shift: Size = (0, 0)  # of the grid, since the last matrix
     blocks: list[_Block] = field(default_factory=list)
     running: list[_Running] = field(default_factory=list)
 
     def record(self, matrix: Tensor) -> Tensor:
         """Record a matrix and return what the network goes on with."""
-        shape = tuple(matrix.shape)
+        shape, shift = tuple(matrix.shape), self.shift
+        self.shift = (0, 0)
         if self.reduce is not None:
             torch.set_grad_enabled(False)
-            self.blocks.append(_Block(self.reduce(matrix), shape))
+            self.blocks.append(_Block(self.reduce(matrix), shape, shift))
             return matrix
         torch.set_grad_enabled(True)
         if not matrix.requires_grad:
             matrix = matrix.detach().requires_grad_()
-        self.blocks.append(_Block(matrix, shape))
+        self.blocks.append(_Block(matrix, shape, shift))
         return matrix
 
     def start(self, name: str, read: Any) -> None:
         """Record that a module starts."""
         self.running.append(_Running(name, read, len(self.blocks)))
 
-    def end(self, output: Any) -> Any:
+    def end(self, module: nn.Module, output: Any) -> Any:
         """Record that the module that started last ends, and return its output, or a copy."""
         call = self.running.pop()
         tokens = first_tensor(output)
         if len(self.blocks) - call.before != 1 or not isinstance(tokens, Tensor):
             return output
         block = self.blocks[-1]
-        if tokens.ndim != 3 or tokens.shape[:2] != (self.batch, block.shape[-1]):
+        windows = infer_windows(module, tokens, block.shape, block.shift, self.images)
+        is_whole = tokens.ndim == 3 and tokens.shape[:2] == (self.images[0], block.shape[-1])
+        if windows is None and not is_whole:
             return output
-        block.name, block.read = call.name, call.read
+        block.name, block.read, block.windows = call.name, call.read, windows
         block.tokens = tokens if self.reduce is None else tokens.detach().requires_grad_()
         torch.set_grad_enabled(True)
         # A copy: what runs behind may change it in place.
@@ -122,6 +131,8 @@ class _OpenAttention(TorchFunctionMode):
             return self._attend(*args, **kwargs)
         if name == "multi_head_attention_forward":
             return self._attend_packed(func, args, kwargs)
+        if name == "roll":
+            self.recorder.shift = read_shift(args, kwargs) or self.recorder.shift
         result = func(*args, **kwargs)
         if name == "softmax" and _is_attention(result):
             return self.recorder.record(result)
@@ -211,9 +222,10 @@ def record_attentions(
             starts at the first of them.
 
     Raises:
-        UserError: the network has no self-attention, or not between all tokens of an image.
+        UserError: the network has no self-attention between all tokens of an image, or within
+            Swin's windows.
     """
-    recorder = _Recorder(len(images), reduce)
+    recorder = _Recorder(tuple(images.shape), reduce)
     enabled = torch.is_grad_enabled()
     handles = []
     try:
@@ -230,14 +242,19 @@ def record_attentions(
                 handle.remove()
     tokens = _check_chain(recorder)
     last = recorder.blocks[-1]
-    others, grid = infer_token_grid(last.name, tokens[-1], (images.shape[2], images.shape[3]))
+    windows = [block.windows for block in recorder.blocks if block.windows is not None]
+    others, grid = (
+        (0, windows[0].grid)
+        if windows
+        else infer_token_grid(last.name, tokens[-1], (images.shape[2], images.shape[3]))
+    )
 
     def read(replaced: Tensor) -> Tensor:
         with _replace_tokens(body.get_submodule(last.name), replaced):
             return compute_logits(images[:1])
 
     matrices = [block.matrix for block in recorder.blocks]
-    return Attentions(logits, matrices, tokens, others, grid, read)
+    return Attentions(logits, matrices, tokens, others, grid, read, windows)
 
 
 def _watch(name: str, module: nn.Module, recorder: _Recorder) -> list[Any]:
@@ -249,7 +266,7 @@ def _watch(name: str, module: nn.Module, recorder: _Recorder) -> list[Any]:
             recorder.start(name, first_tensor([*args, *kwargs.values()]))
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return recorder.end(output) if threading.get_ident() == thread else None
+        return recorder.end(module, output) if threading.get_ident() == thread else None
 
     return [
         module.register_forward_pre_hook(before, with_kwargs=True),
@@ -270,21 +287,36 @@ def _check_chain(recorder: _Recorder) -> list[Tensor]:
             "the network has no self-attention between tokens, as a vision transformer has, which "
             f"this method reads. {OTHER_METHODS}"
         )
-    shapes = sorted({block.shape for block in blocks})
     tokens = [block.tokens for block in blocks if block.tokens is not None]
-    if len({(shape[0], shape[2]) for shape in shapes}) > 1 or len(tokens) < len(blocks):
+    if len(tokens) < len(blocks) or not (_share_tokens(blocks) or _halve_grids(blocks)):
+        shapes = sorted({block.shape for block in blocks})
         raise UserError(
-            "the network's attention is not between the same tokens in all blocks, as it is within "
-            f"windows (Swin) or after pooling: its matrices are {', '.join(map(_show, shapes))}; "
+            "the network's attention is neither between the same tokens in all blocks nor within "
+            f"windows as Swin's: its matrices are {', '.join(map(_show, shapes))}; "
             f"this method is defined on products of them. {OTHER_METHODS}"
         )
     for block, after in pairwise(blocks):
-        if after.read is not block.given:
+        is_merged = block.windows and after.windows and block.windows.grid != after.windows.grid
+        if after.read is not block.given and not is_merged:
             raise UserError(
                 f"block {after.name!r} does not read what block {block.name!r} gives, so that "
                 f"their attention cannot be chained. {OTHER_METHODS}"
             )
     return tokens
+
+
+def _share_tokens(blocks: list[_Block]) -> bool:
+    """Return whether attention is between the same tokens in all blocks."""
+    same = len({(block.shape[0], block.shape[2]) for block in blocks}) == 1
+    return same and not any(block.windows for block in blocks)
+
+
+def _halve_grids(blocks: list[_Block]) -> bool:
+    """Return whether attention is within windows of grids that stay or become half as large."""
+    grids = [block.windows.grid for block in blocks if block.windows is not None]
+    return len(grids) == len(blocks) and all(
+        after in (grid, tuple(-(-side // 2) for side in grid)) for grid, after in pairwise(grids)
+    )
 
 
 def _show(shape: tuple[int, ...]) -> str:

@@ -75,7 +75,9 @@ def find_layers(
     if call is None:
         return Layers("", "", None, _describe_problem(trace, tried))
     head = find_gap_head(trace, call, logits) if last is None or call.name == last else None
-    name = last or (head.last if head is not None else trace.name_of(call.output) or call.name)
+    name = last or (
+        head.last if head is not None else trace.name_of(call.output, call.end) or call.name
+    )
     if below is None:
         below = _find_below(trace, name) or ""
     return Layers(name, below, head)
@@ -122,21 +124,32 @@ def _describe_problem(trace: Trace, tried: list[str]) -> str:
 
 
 def _list_candidates(trace: Trace) -> list[Call]:
-    """List the calls that may give the last feature maps, the likeliest first."""
+    """List the calls that may give the last feature maps, the likeliest first.
+
+    Of calls that give the same tensor the outermost is listed, and others only where something ran
+    between their ends: a model that returns its maps beside what it pooled of them (Hugging Face)
+    is listed, and the encoder in it.
+    """
     candidates: list[Call] = []
-    seen: set[int] = set()
+    listed: dict[int, Call] = {}
     for call in reversed(trace.calls):
         form = trace.form_of(call)
         if form is None or not call.name or isinstance(call.module, POOLING):
             continue
-        if id(call.output) in seen:
+        outer = listed.get(id(call.output))
+        if outer is not None and not _runs_between(trace, call, outer):
             continue
-        seen.add(id(call.output))
+        listed[id(call.output)] = call
         # Of tokens, only a norm's: within attention the tokens are those of queries and keys.
         if form == "tokens" and "norm" not in type(call.module).__name__.lower():
             continue
         candidates.append(call)
     return candidates
+
+
+def _runs_between(trace: Trace, first: Call, second: Call) -> bool:
+    """Return whether a module starts after the end of a call and before that of another."""
+    return any(first.end < call.start < second.end for call in trace.calls)
 
 
 def _answer_depends(
@@ -163,7 +176,9 @@ def _find_below(trace: Trace, last: str) -> str | None:
     """Return the layer that the last block reads; None where none was recognised."""
     (call, *_) = [call for call in reversed(trace.calls) if call.name == last]
     if trace.form_of(call) == "tokens" and "norm" in type(call.module).__name__.lower():
-        return _find_previous_block(trace, last)
+        previous = _find_previous_block(trace, last)
+        if previous is not None:
+            return previous
     block = _find_last_block(trace, call)
     if block is None or block.read is None:
         return None
@@ -186,7 +201,8 @@ def _find_last_block(trace: Trace, last: Call) -> Call | None:
         if not mixing:
             return block
         block = mixing[-1]
-        if not _is_chain(block.module):
+        contains_last = block.start < last.start and last.end < block.end
+        if not contains_last and not _is_chain(block.module):
             return block
         scope = block
 

@@ -73,7 +73,7 @@ def find_gap_head(trace: Trace, last: Call, logits: Float[Tensor, "b C"]) -> Gap
     if not _same(linear.output.flatten(1), logits):
         return None
     maps = trace.maps_of(last)
-    name = trace.name_of(last.output)
+    name = trace.name_of(last.output, last.end)
     if name is None:
         return None
     read = linear.read.flatten(1)

@@ -62,13 +62,21 @@ class Trace:
     image: Size
     default: Form | None = None
 
-    def name_of(self, tensor: Tensor | None) -> str | None:
+    def name_of(self, tensor: Tensor | None, until: int | None = None) -> str | None:
         """Return the outermost and then last module that gave a tensor; None: no module did.
 
         Of modules at one level the last is meant, as a ReLU in place gives the tensor that it read;
         but none that does nothing in evaluation mode.
+
+        Args:
+            tensor: an output.
+            until: modules that end later are not meant.
         """
-        givers = [call for call in self.calls if call.output is tensor and call.name]
+        givers = [
+            call
+            for call in self.calls
+            if call.output is tensor and call.name and (until is None or call.end <= until)
+        ]
         working = [call for call in givers if not isinstance(call.module, PASSING)] or givers
         best = min(working, key=lambda call: (call.name.count("."), -call.end), default=None)
         return None if best is None else best.name

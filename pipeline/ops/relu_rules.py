@@ -103,7 +103,7 @@ def apply_relu_rule(logits: Tensor, rule: Rule) -> None:
         UserError: If the graph has an activation that is no ReLU, or no ReLU at all.
     """
     relus = []
-    for node in _walk_graph(logits):
+    for node in walk_graph(logits):
         if obstacle := _describe_obstacle(node):
             raise _refusal(obstacle)
         if _is_relu(node):
@@ -139,8 +139,12 @@ class OutOfPlaceActivations(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _walk_graph(tensor: Tensor) -> Iterator[Node]:
-    """Yield each node of the graph behind a tensor once."""
+def walk_graph(tensor: Tensor) -> Iterator[Node]:
+    """Yield each node of the graph behind a tensor once.
+
+    Args:
+        tensor: the result of a forward pass.
+    """
     waiting = [tensor.grad_fn]
     seen: set[Node] = set()
     while waiting:
@@ -174,14 +178,25 @@ def _bounds(node: Any) -> tuple[Any, Any]:
 
 def _describe_obstacle(node: Any) -> str:
     """Say why the rules do not hold at a node: another activation, or hidden work; else empty."""
+    if hidden := describe_hidden_work(node):
+        return hidden
+    name = _name_activation(node)
+    return f"has another activation, {name}" if name else ""
+
+
+def describe_hidden_work(node: Any, allowed: str = "") -> str:
+    """Say in which function or compiled code a node hides its operations; empty: in none.
+
+    Args:
+        node: of autograd's graph.
+        allowed: the name of an autograd function that hides nothing.
+    """
     kind = _kind(node)
     if isinstance(node, BackwardCFunction):
         # A user's full backward hook is recorded as a function that changes nothing.
-        return "" if kind == "BackwardHookFunction" else f"hides work in a function, {kind}"
-    if "DifferentiableGraph" in kind:
-        return "hides work in compiled code"
-    name = _name_activation(node)
-    return f"has another activation, {name}" if name else ""
+        known = kind in ("BackwardHookFunction", allowed)
+        return "" if known else f"hides work in a function, {kind}"
+    return "hides work in compiled code" if "DifferentiableGraph" in kind else ""
 
 
 def _name_activation(node: Any) -> str:

@@ -130,7 +130,8 @@ class Network(Protocol):
                 it, and the graph starts at the first block's attention.
 
         Raises:
-            UserError: the network has no self-attention between all tokens of an image.
+            UserError: the network has no self-attention between all tokens of an image, or within
+                Swin's windows.
         """
 
     @property

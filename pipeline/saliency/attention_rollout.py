@@ -46,7 +46,8 @@ class AttentionRollout:
         """Compute maps at the resolution of the patches, the same for all classes of an image.
 
         Raises:
-            UserError: If the network has no self-attention between all tokens of an image.
+            UserError: If the network has no self-attention between all tokens of an image, or
+                within Swin's windows.
         """
         answer = network.attentions(images, self._fuse)
         logits = answer.logits.detach()
@@ -55,7 +56,7 @@ class AttentionRollout:
             with torch.enable_grad():
                 score = answer.logits.float().square().sum()
             (gradients,) = torch.autograd.grad(score, answer.tokens[-1])
-            relevance = multiply_rows(select_read_tokens(gradients), answer.matrices)
+            relevance = multiply_rows(answer, select_read_tokens(gradients), answer.matrices)
         maps = answer.to_maps(relevance[:, None]).expand(-1, classes.shape[1], -1, -1)
         return Explanation(maps, classes, logits)
 

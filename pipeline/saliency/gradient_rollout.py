@@ -37,7 +37,8 @@ class GradientRollout:
         """Compute maps of the chosen classes at the resolution of the patches.
 
         Raises:
-            UserError: If the network has no self-attention between all tokens of an image.
+            UserError: If the network has no self-attention between all tokens of an image, or
+                within Swin's windows.
         """
         with full_precision(images):
             answer = network.attentions(images)
@@ -60,9 +61,12 @@ def _propagate(
     gradients = compute_gradients(answer.logits, classes, tensors, keep_graph)
     with torch.no_grad():
         rows = select_read_tokens(gradients.pop()[:, 0])
-        identity = torch.eye(rows.shape[1], device=rows.device)
         matrices = [
-            (gradient[:, 0] * matrix).relu_().mean(1) + identity
+            _add_identity((gradient[:, 0] * matrix).relu_().mean(1))
             for gradient, matrix in zip(gradients, answer.matrices, strict=True)
         ]
-        return multiply_rows(rows, matrices)
+        return multiply_rows(answer, rows, matrices)
+
+
+def _add_identity(matrix: Float[Tensor, "_ m m"]) -> Float[Tensor, "_ m m"]:
+    return matrix + torch.eye(matrix.shape[1], device=matrix.device)

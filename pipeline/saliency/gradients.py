@@ -116,7 +116,7 @@ def compute_modified_gradients(
 
 def sum_gradients(
     network: Network,
-    points: Iterable[tuple[float, Float[Tensor, "b 3 H W"]]],
+    points: Iterable[tuple[float | Tensor, Float[Tensor, "b 3 H W"]]],
     classes: Int[Tensor, "b t"],
     power: int = 1,
 ) -> Float[Tensor, "b t 3 H W"]:
@@ -127,7 +127,8 @@ def sum_gradients(
 
     Args:
         network: The classifier.
-        points: At least one pair of a weight and a version of the images.
+        points: At least one pair of a weight and a version of the images. A weight may be a tensor
+            that broadcasts to [b, t, 3, H, W].
         classes: The classes to differentiate, for each image.
         power: Exponent of each gradient before it is weighted.
 

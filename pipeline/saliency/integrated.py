@@ -72,21 +72,10 @@ class IntegratedGradients:
         with full_precision(images, graph=False):
             logits = network(images).logits
         classes = choose(logits)
-        difference = images - self.build_baseline(images)
+        difference = images - build_baseline(images, self.baseline)
         total = sum_gradients(network, self.interpolate(images, difference), classes)
         colour = total * difference[:, None]
         return Explanation(reduce_channels(colour, self.channels), classes, logits, colour)
-
-    def build_baseline(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "#b 3 1 1"]:
-        """Return x', the baseline, in the units of the network's input.
-
-        Args:
-            images: x, normalized by mean and std.
-        """
-        if self.baseline == "image_mean":
-            return images.mean((2, 3), keepdim=True)
-        numbers = (0.0, 0.0, 0.0) if self.baseline == "mean" else self.baseline
-        return images.new_tensor(numbers)[None, :, None, None]
 
     def interpolate(
         self, images: Float[Tensor, "b 3 H W"], difference: Float[Tensor, "b 3 H W"]
@@ -109,3 +98,19 @@ class IntegratedGradients:
             positions, weights = last - np.arange(n) / n, np.full(n, 1 / n)
         for position, weight in zip(positions.tolist(), weights.tolist(), strict=True):
             yield weight, images - (1 - position) * difference
+
+
+def build_baseline(
+    images: Float[Tensor, "b 3 H W"],
+    baseline: Literal["mean", "image_mean"] | tuple[float, float, float],
+) -> Float[Tensor, "#b 3 1 1"]:
+    """Return x', the baseline, in the units of the network's input.
+
+    Args:
+        images: x, normalized by mean and std.
+        baseline: The mean colour of training, each image's own, or a colour.
+    """
+    if baseline == "image_mean":
+        return images.mean((2, 3), keepdim=True)
+    numbers = (0.0, 0.0, 0.0) if baseline == "mean" else baseline
+    return images.new_tensor(numbers)[None, :, None, None]

@@ -52,6 +52,12 @@ class LeGrad:
         """
         with full_precision(images):
             answer = network.attentions(images)
+            if answer.windows:
+                raise UserError(
+                    "the head cannot be applied to the tokens of all blocks, as LeGrad does: their "
+                    "attention is within windows, and stages differ in width (Swin). "
+                    "gradient_rollout and attention_rollout can explain it"
+                )
             logits = answer.logits.detach()
             classes = choose(logits)
             first = max(0, len(answer.tokens) - (self.blocks or len(answer.tokens)))

@@ -38,6 +38,7 @@ from pipeline.types.exports import (
 from pipeline.types.notes import Note
 from pipeline.types.records import (
     Attentions,
+    AttentionWindows,
     Boxes,
     ClassSelector,
     Crowds,
@@ -64,6 +65,7 @@ from pipeline.types.subjects import (
 )
 
 __all__ = [
+    "AttentionWindows",
     "Attentions",
     "AuditBatch",
     "AuditNumber",

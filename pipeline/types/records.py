@@ -236,26 +236,42 @@ class NetworkOutput:
 
 
 @dataclass(frozen=True)
+class AttentionWindows:
+    """Where the tokens lie between which a block has attention, as in Swin.
+
+    Attributes:
+        grid: height and width of the grid of tokens.
+        places: the token of each place of each window, in raster order; -1: padding.
+    """
+
+    grid: Size
+    places: Int[Tensor, "w m"]
+
+
+@dataclass(frozen=True)
 class Attentions:
     """What a vision transformer computed, block by block.
 
     Attributes:
         logits: of the network.
         matrices: the attention of each block, softmax(q k^T / sqrt(d)), a row for each query; or
-            what was kept of it.
-        tokens: what each block gives.
+            what was kept of it. Within windows: of all windows of the first image, then of the
+            second, ...
+        tokens: what each block gives, [b, n, K] or [b, h, w, K].
         others: how many tokens are before those of the patches: class token and registers.
         grid: height and width of the grid of patches.
         read: from tokens in the place of those that the last block gives to the logits that
             follow. All that is behind it runs on them; the blocks run on a single image.
+        windows: of each block; empty: attention is between all tokens.
     """
 
     logits: Float[Tensor, "b C"]
-    matrices: Sequence[Float[Tensor, "b heads n n"]]
-    tokens: Sequence[Float[Tensor, "b n K"]]
+    matrices: Sequence[Float[Tensor, "_ heads n n"]]
+    tokens: Sequence[Float[Tensor, "b ... K"]]
     others: int
     grid: Size
     read: Callable[[Float[Tensor, "m n K"]], Float[Tensor, "m C"]]
+    windows: Sequence[AttentionWindows] = ()
 
     def to_maps(self, values: Float[Tensor, "b t n"]) -> Float[Tensor, "b t h w"]:
         """Return the values of the patches' tokens as maps.

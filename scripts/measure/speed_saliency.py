@@ -1,7 +1,9 @@
 """Saliency maps per second, compared with a bare forward pass and with other implementations.
 
 resnet50 with random weights (speed does not depend on the weights), 224x224, batch 16, all cores of
-the process; Score-CAM on a single image. The peers run as their users run them: float32,
+the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. DeepLIFT, LRP
+and excitation backprop run on vgg16, four images: captum's DeepLIFT and LRP refuse a network that
+uses a module twice, as resnet50 does each ReLU. The peers run as their users run them: float32,
 contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A record
 whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the same
 process; a ratio is the median of the ratios of the rounds.
@@ -12,19 +14,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pipeline.api.wrapping import as_network
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
+from pipeline.saliency.superpixels import build_grid
 from scripts.measure.records import Record
 
 ROUNDS = 5
 BATCH = 16
+SAMPLES = 64
+COALITIONS = {"samples": SAMPLES, "segments": 49, "superpixels": "grid", "batch": BATCH}
+WITH_GRADIENTS = ("Saliency", "GuidedBackprop")  # of captum's classes that are compared
+OPTIONS: dict[str, dict[str, Any]] = {
+    "occlusion": {"window": 56, "stride": 28},
+    "lime": COALITIONS,
+    "kernel_shap": COALITIONS,
+}
 Work = Callable[[], object]
 
 
@@ -113,15 +126,58 @@ class Bench:
         from captum import attr
 
         def work() -> object:
-            images = self.images[:count].clone().requires_grad_(kind != "Occlusion")
+            images = self.images[:count].clone().requires_grad_(kind in WITH_GRADIENTS)
             method = getattr(attr, kind)(self.theirs)
             return method.attribute(images, target=self.classes[:count], **arguments)
 
         return work
 
+    def propagation_pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
+        """Return the pairs of methods that change backward rules, on vgg16, float32."""
+        import torchvision
+        from captum.attr import LRP, DeepLift
+        from captum.attr._utils import lrp_rules
+
+        theirs = torchvision.models.vgg16(weights=None, init_weights=False).eval()
+        ours = as_network(deepcopy(theirs).to(memory_format=torch.channels_last))
+        for module in theirs.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False  # captum needs what a ReLU read
+        images, last, classes = self.images[:4], self.last[:4], self.classes[:4]
+
+        def explain(name: str, **arguments: Any) -> Work:
+            method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
+            return lambda: method(ours, last, lambda logits: torch.tensor(classes)[:, None])
+
+        def deeplift() -> object:
+            return DeepLift(theirs).attribute(images.clone(), target=classes)
+
+        def lrp(rule: Callable[[], Any]) -> Work:
+            def work() -> object:
+                for module in theirs.modules():
+                    if isinstance(module, nn.Conv2d | nn.Linear):
+                        module.rule = rule()
+                return LRP(theirs).attribute(images.clone().requires_grad_(), target=classes)
+
+            return work
+
+        return {
+            "deeplift_vs_captum": (explain("deeplift"), deeplift, "captum DeepLift", 4),
+            "lrp_epsilon_vs_captum": (
+                explain("lrp", rule="epsilon"), lrp(lrp_rules.EpsilonRule), "captum LRP", 4),
+            "lrp_gamma_vs_captum": (
+                explain("lrp", rule="gamma"), lrp(lrp_rules.GammaRule), "captum LRP", 4),
+            "excitation_backprop_vs_captum": (
+                explain("excitation_backprop", layer="input"), lrp(lrp_rules.Alpha1_Beta0_Rule),
+                "captum LRP, alpha 1 beta 0", 4),
+        }  # fmt: skip
+
     def pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
         """Return name -> ours, theirs, the name of the peer, and images per call."""
+        shap = {"baselines": torch.randn(5, 3, 224, 224), "n_samples": 5}
         window = {"sliding_window_shapes": (3, 56, 56), "strides": (3, 28, 28), "baselines": 0}
+        cells = torch.from_numpy(build_grid((224, 224), 49))[None, None]
+        coalitions = {"feature_mask": cells, "n_samples": SAMPLES, "perturbations_per_eval": BATCH}
         cams = {
             "cam_vs_forward": ("cam", self.forward(True), "the bare forward pass, bf16", BATCH),
             "cam_vs_torchcam": ("cam", self.torchcam("CAM"), "torchcam CAM", BATCH),
@@ -135,10 +191,13 @@ class Bench:
                 "scorecam", self.grad_cam("ScoreCAM", 1), "pytorch-grad-cam ScoreCAM", 1),
             "occlusion_vs_captum": (
                 "occlusion", self.captum("Occlusion", 4, **window), "captum Occlusion", 4),
+            "lime_vs_captum": ("lime", self.captum("Lime", 1, **coalitions), "captum Lime", 1),
+            "kernel_shap_vs_captum": (
+                "kernel_shap", self.captum("KernelShap", 1, **coalitions), "captum KernelShap", 1),
         }  # fmt: skip
         pairs: dict[str, tuple[Work, Work, str, int]] = {}
         for name, (method, theirs, peer, count) in cams.items():
-            arguments = {"window": 56, "stride": 28} if method == "occlusion" else {}
+            arguments = OPTIONS.get(method, {})
             same = self.forward(False) if name == "cam_vs_forward" else theirs
             ours = self.method(method, True, count, **arguments)
             in_float32 = self.method(method, False, count, **arguments)
@@ -150,7 +209,13 @@ class Bench:
                 pairs[name] = ours, theirs, peer, count
                 note = f"{peer.replace('bf16', 'float32')}, both float32"
                 pairs[f"{name}_float32"] = in_float32, same, note, count
-        return pairs
+        pairs["gradient_shap_vs_captum"] = (
+            self.method("gradient_shap", False, 4, samples=5),
+            self.captum("GradientShap", 4, **shap),
+            "captum GradientShap, both float32",
+            4,
+        )
+        return pairs | self.propagation_pairs()
 
     def in_bf16(self, method: str) -> Work:
         """Return the work of a gradient method that is forced to compute in bfloat16."""
@@ -171,7 +236,7 @@ class Bench:
 
 
 def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Record:
-    slow = "scorecam" in name or "occlusion" in name
+    slow = name.startswith(("scorecam", "occlusion", "lime", "kernel_shap"))
     if not slow:
         ours(), theirs()  # warm-up
     rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(1 if slow else ROUNDS)]

@@ -101,6 +101,67 @@ def test_channels_last_is_read_as_such() -> None:
     check_cam_adds_up_to_the_logits(wrapped, images)
 
 
+class Block(nn.Module):
+    """x + f(x), with the sum in the block's own code."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, 1, 1) for _ in range(2))
+        self.activation = nn.ReLU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.second(self.activation(self.first(maps))) + maps)
+        return out
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([Block(6), Block(6)])
+
+    def forward(self, maps: Tensor) -> dict[str, Tensor]:
+        for stage in self.stages:
+            maps = stage(maps)
+        return {"last_hidden_state": maps}
+
+
+class Backbone(nn.Module):
+    """Maps beside what it pooled of them, in one output, as Hugging Face's models return them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedder = nn.Conv2d(3, 6, 3, 2, 1)
+        self.encoder, self.pooler = Encoder(), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps = self.encoder(self.embedder(images))["last_hidden_state"]
+        return {"last_hidden_state": maps, "pooler_output": self.pooler(maps)}
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = Backbone()
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(6, 4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.backbone(images)["pooler_output"])
+        return out
+
+
+def test_a_model_that_returns_its_maps_beside_their_mean_has_them_within() -> None:
+    torch.manual_seed(0)
+    network, images = Pooled().eval(), torch.randn(2, 3, 32, 32)
+    layers = find_layers(network, images, read)
+    assert layers.last == "backbone.encoder"
+    assert layers.below == "backbone.encoder.stages.0"
+    assert layers.head is not None
+    wrapped = Wrapped(network, "abcd", layers, read)
+    maps = wrapped(images, at=("last",)).activations["last"]
+    weights, bias = wrapped.class_weights, network.classifier[1].bias
+    torch.testing.assert_close(maps.mean((2, 3)) @ weights.T + bias, network(images))
+
+
 def test_a_wrong_name_lists_layers_that_give_maps() -> None:
     network, images = ChannelsLast(), torch.randn(2, 3, 25, 25)
     with pytest.raises(

@@ -147,7 +147,9 @@ def test_the_foreground_is_from_zero_to_one(name: str, batch: tuple[Tensor, Tens
 def test_all_saliency_methods_still_work(name: str, batch: tuple[Tensor, Tensor]) -> None:
     network = trained(name, batch).eval().requires_grad_(False)
     images = batch[0][:1]
-    quick = {"rise": {"masks": 8}, "occlusion": {"step": 16}, "smoothgrad": {"samples": 2}}
+    quick = {"rise": {"masks": 8}, "occlusion": {"step": 16}, "smoothgrad": {"samples": 2},
+             "lime": {"samples": 8}, "kernel_shap": {"samples": 8},
+             "extremal_perturbation": {"steps": 2}, "xrai": {"steps": 2}}  # fmt: skip
     for choice in list_choices("saliency"):
         node = fill_defaults(choice, read_choice("saliency", choice))
         asked = {key: value for key, value in quick.get(choice, {}).items() if key in node}

@@ -16,7 +16,9 @@ from tests.saliency.networks import KINDS, SIDE, build_network
 METHODS = list_choices("saliency")
 # Arguments that make a method quick, of those that it takes.
 QUICK: dict[str, Any] = {"masks": 6, "cells": 3, "samples": 2, "steps": 4, "window": 16,
-                         "stride": 16, "scales": [1.0, 1.5]}  # fmt: skip
+                         "stride": 16, "scales": [1.0, 1.5], "segments": 6,
+                         "iterations": 20}  # fmt: skip
+QUICK_OF: dict[str, dict[str, Any]] = {"lime": {"samples": 20}, "kernel_shap": {"samples": 20}}
 
 NO_CLASS_WEIGHTS = {"connected_head", "transformer"}
 NO_RELU = {"squeeze_excitation", "transformer"}
@@ -31,6 +33,8 @@ REFUSED = {
     "guided_gradcam": (NO_RELU, "another activation"),
     "fullgrad": ({"transformer"}, "bias is not known"),
     "average": ({"transformer"}, "bias is not known"),
+    "deeplift": ({"transformer"}, "attention or another softmax.*gradcam"),
+    "excitation_backprop": (NO_RELU, "another activation than ReLU|no rule for.*gradcam"),
     "foreground": (NO_BRANCH, "no branch 'foreground'"),
     "refined": (NO_BRANCH, "no branch 'foreground'"),
     "attention_rollout": (NO_ATTENTION, "no self-attention.*gradcam"),
@@ -58,7 +62,7 @@ def network_for(name: str) -> Any:
 def build(name: str) -> Any:
     node = fill_defaults(name, read_choice("saliency", name))
     quick = {key: value for key, value in QUICK.items() if key in node}
-    return instantiate(name, {**node, **quick})
+    return instantiate(name, {**node, **quick, **QUICK_OF.get(name, {})})
 
 
 def images() -> Tensor:

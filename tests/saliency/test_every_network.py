@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "cam": {}, "gradcam": {}, "layercam_below": {}, "layercam_multiscale": {"scales": [1.0]},
     "hirescam": {"layers": ["below", "last"]}, "eigencam": {}, "gradient": {}, "deconvnet": {},
     "guided_backprop": {}, "guided_gradcam": {}, "fullgrad": {},
+    "deeplift": {}, "lrp": {}, "excitation_backprop": {},
     "occlusion": {"window": 48, "stride": 48}, "rise": {"masks": 2},
 }  # fmt: skip
 NOT_GAP = {"alexnet", "vgg16", "mobilenet_v3_large", "convnext_tiny", "vit_b_16"}
@@ -29,6 +30,8 @@ REFUSED = {
     "deconvnet": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
     "guided_backprop": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
     "guided_gradcam": (NOT_RELU, "another activation, (GELU|SiLU|Hardswish).*gradcam"),
+    "deeplift": ({"vit_b_16"}, "attention or another softmax.*gradcam"),
+    "excitation_backprop": (NOT_RELU, "another activation than ReLU|no rule for.*gradcam"),
     "fullgrad": ({"convnext_tiny", "vit_b_16"}, "bias is not known.*gradcam"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`numba.njit` as this family uses it: compiled once, kept on disk, free of the GIL, typed."""
+"""`numba.njit` as this package uses it: compiled once, kept on disk, free of the GIL, typed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,185 @@
+"""What LIME and KernelSHAP share: scores of an image of which a part of the superpixels is kept.
+
+    f(z) = s_c(image where z is 1, cover where z is 0)        map(i, j) = w of its superpixel
+
+z has a 0 or 1 for each superpixel. A method draws coalitions z, and fits weights w to their scores.
+The coalitions come from a seed and from the number of superpixels of the image alone, so that an
+image has the same map whatever batch it is in. All classes of an image share the forward passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.protocols import Network
+from pipeline.saliency.superpixels import Superpixels, segment_superpixels
+from pipeline.types import ClassSelector, Explanation
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Float64, Int
+
+Draw = Callable[[int], np.ndarray]
+"""From d, the number of superpixels, to coalitions [n, d]: whether each superpixel is kept."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of the coalitions of an image, for each class.
+
+    Attributes:
+        sampled: f of each coalition.
+        whole: f of the image.
+        empty: f of the cover alone.
+    """
+
+    sampled: Float64[np.ndarray, "n t"]
+    whole: Float64[np.ndarray, "t"]
+    empty: Float64[np.ndarray, "t"]
+
+
+Fit = Callable[[np.ndarray, Scores], np.ndarray]
+"""From coalitions [n, d] and their scores to the weights of superpixels for each class, [d, t]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covering:
+    """How an image is divided, covered and scored.
+
+    Args:
+        superpixels: segments by colour, or the cells of a grid.
+        segments: superpixels, about.
+        compactness: of slic: how much nearness counts beside colour.
+        value: the cover; the mean colour of the image, or of the superpixel.
+        score: of which of the network's answers f is.
+        batch: covered copies in a forward pass.
+
+    Raises:
+        UserError: An option is out of its range.
+    """
+
+    superpixels: Superpixels
+    segments: int
+    compactness: float
+    value: float | Literal["mean", "segment"]
+    score: Literal["logit", "probability"]
+    batch: int
+
+    def __post_init__(self) -> None:
+        for name, count in {"segments": self.segments, "batch": self.batch}.items():
+            if count < 1:
+                raise UserError(f"saliency.{name}={count}: expected at least 1")
+        if not self.compactness >= 0:
+            raise UserError(f"saliency.compactness={self.compactness}: expected 0 or more")
+        if isinstance(self.value, float | int) and not math.isfinite(self.value):
+            raise UserError(
+                f"saliency.value={self.value}: expected a finite number, mean or segment"
+            )
+
+    def segment(self, image: Float[Tensor, "c H W"]) -> Int[np.ndarray, "H W"]:
+        """Return the superpixel of each pixel.
+
+        Args:
+            image: As the network sees it.
+        """
+        return segment_superpixels(image, self.superpixels, self.segments, self.compactness)
+
+    def score_coalitions(
+        self,
+        network: Network,
+        image: Float[Tensor, "c H W"],
+        labels: Int[Tensor, "H W"],
+        coalitions: Bool[np.ndarray, "n d"],
+        classes: Int[Tensor, "t"],
+    ) -> Float64[np.ndarray, "n t"]:
+        """Compute the scores of an image of which each coalition's superpixels are kept.
+
+        Args:
+            network: The classifier.
+            image: As the network sees it.
+            labels: The superpixel of each pixel, on the image's device.
+            coalitions: Whether each superpixel is kept.
+            classes: Whose scores are computed.
+        """
+        cover = self._build_cover(image, labels)
+        scores = []
+        for kept in torch.split(torch.from_numpy(coalitions).to(image.device), self.batch):
+            copies = torch.where(kept[:, labels][:, None], image, cover)
+            copies = copies.contiguous(memory_format=torch.channels_last)
+            scores.append(self.select(network(copies).logits, classes))
+        return torch.cat(scores).double().cpu().numpy()
+
+    def select(
+        self, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
+    ) -> Float[Tensor, "n t"]:
+        """Return the scores of the classes.
+
+        Args:
+            logits: Of the network.
+            classes: Whose scores are returned.
+        """
+        logits = logits.float()
+        return (logits if self.score == "logit" else logits.softmax(1))[:, classes]
+
+    def _build_cover(
+        self, image: Float[Tensor, "c H W"], labels: Int[Tensor, "H W"]
+    ) -> Float[Tensor, "c #H #W"]:
+        """Return what is seen where a superpixel is covered."""
+        if self.value == "segment":
+            places = labels.flatten()
+            sums = image.new_zeros((len(image), int(labels.max()) + 1))
+            means = sums.index_add(1, places, image.flatten(1)) / places.bincount()
+            return means[:, labels]
+        if self.value == "mean":
+            return image.mean((1, 2), keepdim=True)
+        return image.new_tensor(self.value).expand(len(image), 1, 1)
+
+
+@torch.no_grad()
+def explain_coalitions(
+    network: Network,
+    images: Float[Tensor, "b 3 H W"],
+    choose: ClassSelector,
+    covering: Covering,
+    draw: Draw,
+    fit: Fit,
+) -> Explanation:
+    """Compute maps of the weights of superpixels, at the resolution of the image.
+
+    Args:
+        network: The classifier.
+        images: Images as the network sees them.
+        choose: Selects the classes from the logits.
+        covering: How an image is divided, covered and scored.
+        draw: Draws the coalitions of an image.
+        fit: Fits the weights to their scores.
+    """
+    logits = network(images).logits
+    classes = choose(logits)
+    maps = images.new_zeros((*classes.shape, *images.shape[2:]), dtype=torch.float32)
+    for image, row, targets, target_maps in zip(images, logits, classes, maps, strict=True):
+        segments = covering.segment(image)
+        labels = torch.from_numpy(segments).to(images.device)
+        coalitions = draw(int(segments.max()) + 1)
+        nothing = np.zeros((1, coalitions.shape[1]), bool)
+        scored = np.concatenate([coalitions, nothing])
+        scores = covering.score_coalitions(network, image, labels, scored, targets)
+        whole = covering.select(row[None], targets)[0].double().cpu().numpy()
+        weights = fit(coalitions, Scores(scores[:-1], whole, scores[-1]))
+        target_maps += torch.from_numpy(weights.T[:, segments]).to(target_maps)
+    return Explanation(maps, classes, logits)
+
+
+def check_sampling(samples: int, seed: int) -> None:
+    """Raise UserError where there are no samples, or the seed is negative."""
+    if samples < 1:
+        raise UserError(f"saliency.samples={samples}: expected at least 1")
+    if seed < 0:
+        raise UserError(f"saliency.seed={seed}: expected 0 or more")
