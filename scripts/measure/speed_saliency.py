@@ -1,12 +1,12 @@
 """Saliency maps per second, compared with a bare forward pass and with other implementations.
 
 resnet50 with random weights (speed does not depend on the weights), 224x224, batch 16, all cores of
-the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. DeepLIFT, LRP
-and excitation backprop run on vgg16, four images: captum's DeepLIFT and LRP refuse a network that
-uses a module twice, as resnet50 does each ReLU. The peers run as their users run them: float32,
-contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A record
-whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the same
-process; a ratio is the median of the ratios of the rounds.
+the process; Score-CAM, LIME and KernelSHAP (64 samples of 49 cells) on a single image. DeepLIFT,
+LRP and excitation backprop run on vgg16, four images: captum's DeepLIFT and LRP refuse a network
+that uses a module twice, as resnet50 does each ReLU. The peers run as their users run them:
+float32, contiguous. Ours runs as in the project: channels_last, bf16 where a method allows it. A
+record whose name ends in _float32 has ours in float32 beside the same peer. Rounds alternate in the
+same process; a ratio is the median of the ratios of the rounds.
 """
 
 from __future__ import annotations

@@ -166,9 +166,9 @@ def test_wrong_arguments_of_a_picture_are_refused(explained: Any, tmp_path: Path
         pipeline.show(result, paths[0])
     boxes = pipeline.localize(result)
     with pytest.raises(TypeError, match="boxes of localize are given as boxes="):
-        pipeline.show(paths[0], boxes)
+        pipeline.show(paths[0], boxes)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected what localize returned, got list"):
-        pipeline.show(paths[0], result, boxes=[])
+        pipeline.show(paths[0], result, boxes=[])  # type: ignore[arg-type]
     for several in (paths, torch.zeros(3, 3, 32, 48)):
         with pytest.raises(UserError, match=r"3 images, and show draws one: show\(images\[0\]"):
             pipeline.show(several, result)

@@ -91,7 +91,7 @@ def test_the_run_s_precision_layout_and_grad_mode_change_nothing(name: str) -> N
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         explanation = METHODS[name](net, x, classes(1, 2))
     assert torch.equal(explanation.maps, wanted.maps)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(memory_format=torch.channels_last)
     last = METHODS[name](net, x.contiguous(memory_format=torch.channels_last), classes(1, 2))
     same(last.maps, wanted.maps, 1e-4)
 
@@ -131,7 +131,7 @@ class Swish(torch.autograd.Function):
         return x * x.sigmoid()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         return g * ctx.saved_tensors[0].sigmoid()
 
 
@@ -178,7 +178,7 @@ def test_the_graph_is_freed_at_once(name: str) -> None:
 def test_calls_are_described_alike_however_they_are_written(
     call: Any, name: str, in_place: bool
 ) -> None:
-    seen = []
+    seen: list[tuple[str, Any, Any]] = []
 
     class Spy(TorchFunctionMode):
         def __torch_function__(

@@ -41,7 +41,7 @@ def test_the_definition_on_matrices(layer: str, contrastive: bool) -> None:
     one, norm, two = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3)
     nn.init.uniform_(norm.weight, -1, 1)
     nn.init.normal_(norm.bias)
-    norm.running_var.uniform_(0.3, 2)  # type: ignore[union-attr]
+    norm.running_var.uniform_(0.3, 2)
     body = nn.Sequential(one, norm, nn.ReLU(inplace=True), nn.MaxPool2d(2), two,
                          nn.ReLU(inplace=True), nn.Identity())  # fmt: skip
     net = Classifier(body, MeanLinear(5, 3), "abc").eval().requires_grad_(False)
@@ -159,7 +159,7 @@ def test_negative_scores_and_scores_of_a_convolution() -> None:
     torch.testing.assert_close(sums, torch.ones(2, 3), rtol=0, atol=1e-5)
     body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
     head = ConvMean(6, 2)
-    nn.init.constant_(head.conv.bias, 1.0)  # type: ignore[arg-type]
+    nn.init.constant_(head.conv.bias, 1.0)
     net = Classifier(body, head, "ab").eval().requires_grad_(False)
     x = picture(1, 3, 8, 8)
     explanation = ExcitationBackprop("last")(net, x, classes(1))

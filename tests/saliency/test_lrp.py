@@ -76,7 +76,7 @@ def explain_by_captum(net: nn.Module, x: Tensor, label: int, conv: Any, linear: 
     net = copy.deepcopy(net)
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            module.rule = conv() if isinstance(module, nn.Conv2d) else linear()  # type: ignore[assignment]
+            module.rule = conv() if isinstance(module, nn.Conv2d) else linear()
     wanted: Tensor = CaptumLRP(net).attribute(x.clone().requires_grad_(), target=label)
     return wanted.detach()
 
@@ -89,6 +89,7 @@ def test_epsilon_is_captum_s(epsilon: float, norm: bool, residual: bool) -> None
     explanation = LRP("epsilon", epsilon)(as_network(net), x, classes(3, 1))
     fused = copy.deepcopy(net)
     if norm:  # captum gives batch norm its own epsilon; ours is of both, which fusing makes one
+        block: Any
         for block in (fused.first, fused.second):
             block[0] = fuse_conv_bn_eval(block[0], block[1])
             del block[1]
@@ -232,6 +233,7 @@ def test_with_epsilon_0_a_relu_network_has_gradient_times_input() -> None:
 def test_batch_norm_is_folded(rule: str) -> None:
     net, x = Sequential(True, True, 0.3), picture(2, 3, 24, 28)
     fused = copy.deepcopy(net)
+    block: Any
     for block in (fused.first, fused.second):
         block[0] = fuse_conv_bn_eval(block[0], block[1])
         block[1] = nn.Identity()
@@ -248,7 +250,7 @@ def test_a_convolution_whose_result_is_read_twice() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-            self.norm.running_var.fill_(0.25)  # type: ignore[union-attr]
+            self.norm.running_var.fill_(0.25)
 
         def forward(self, x: Tensor) -> Tensor:
             z = self.conv(x)
@@ -272,7 +274,7 @@ def remove_biases(net: nn.Module) -> None:
         if isinstance(bias, Tensor):
             nn.init.zeros_(bias)
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.zeros_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.zeros_(module.running_mean)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -382,7 +384,7 @@ def test_attention_and_deviations_count_as_constants() -> None:
         (lambda: LRP(gamma=-1.0), "saliency.gamma=-1.0: expected 0 or more"),
         (lambda: LRP(low=(0.0, 0.0, 0.0)), "saliency.low and saliency.high: expected both"),
         (
-            lambda: LRP(low=(0.0,) * 3, high=(1.0,) * 3)(  # type: ignore[arg-type]
+            lambda: LRP(low=(0.0,) * 3, high=(1.0,) * 3)(
                 build_network("plain"), picture(1, 3, SIDE, SIDE), classes(0)
             ),
             "saliency.low=.*an image has values from -.*expected bounds of all",
