@@ -215,7 +215,66 @@ class Bench:
             "captum GradientShap, both float32",
             4,
         )
-        return pairs | self.propagation_pairs()
+        path = {"n_steps": 8, "method": "gausslegendre", "internal_batch_size": BATCH}
+        pairs["integrated_gradients_vs_captum"] = (
+            self.method("integrated_gradients", False, 4, steps=8),
+            self.captum("IntegratedGradients", 4, **path),
+            "captum IntegratedGradients, both float32",
+            4,
+        )
+        pairs["smoothgrad_vs_captum"] = (
+            self.method("smoothgrad", False, 4, samples=8),
+            self.noise_tunnel(4, 8),
+            "captum NoiseTunnel of Saliency, both float32",
+            4,
+        )
+        return pairs | self.propagation_pairs() | self.attention_pairs()
+
+    def noise_tunnel(self, count: int, samples: int) -> Work:
+        """Return the work of captum's SmoothGrad."""
+        from captum import attr
+
+        method = attr.NoiseTunnel(attr.Saliency(self.theirs))
+        arguments = {"nt_type": "smoothgrad", "nt_samples": samples, "stdevs": 0.15}
+        arguments |= {"nt_samples_batch_size": BATCH // count, "target": self.classes[:count]}
+        return lambda: method.attribute(self.images[:count].clone().requires_grad_(), **arguments)
+
+    def attention_pairs(self) -> dict[str, tuple[Work, Work, str, int]]:
+        """Return attention rollout of timm's ViT beside what people write: hooks and products.
+
+        No peer that pip installs has rollout. timm's fused attention, which gives no weights, is
+        off for the hooks.
+        """
+        import timm
+
+        theirs = timm.create_model("vit_small_patch16_224", pretrained=False).eval()
+        ours = as_network(deepcopy(theirs))
+        images, classes = self.images[:4], torch.tensor(self.classes[:4])[:, None]
+        method = instantiate("saliency", read_choice("saliency", "attention_rollout"))
+        for block in theirs.blocks:
+            block.attn.fused_attn = False
+
+        @torch.no_grad()
+        def roll_out() -> object:
+            seen: list[Tensor] = []
+            hooks = [
+                block.attn.attn_drop.register_forward_hook(
+                    lambda module, given, weights: seen.append(weights)
+                )
+                for block in theirs.blocks
+            ]
+            theirs(images)
+            for hook in hooks:
+                hook.remove()
+            identity = torch.eye(seen[0].shape[-1])
+            rolled = identity
+            for weights in seen:
+                mixed = weights.mean(1) + identity
+                rolled = (mixed / mixed.sum(-1, keepdim=True)) @ rolled
+            return rolled[:, 0, 1:]
+
+        work: Work = lambda: method(ours, images, lambda logits: classes)  # noqa: E731
+        return {"attention_rollout_vs_hooks": (work, roll_out, "hooks, both float32", 4)}
 
     def in_bf16(self, method: str) -> Work:
         """Return the work of a gradient method that is forced to compute in bfloat16."""
