@@ -89,6 +89,16 @@ HEADS: dict[str, type[MeanLinear] | type[ConvMean]] = {
 
 
 @runtime_checkable
+class HasClassWeights(Protocol):
+    """A head that averages the feature maps and is linear then, whoever wrote it."""
+
+    @property
+    def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
+        ...
+
+
+@runtime_checkable
 class ComparedBranch(Protocol):
     """A branch whose map was compared with the map that it was trained on."""
 
@@ -158,7 +168,12 @@ class Classifier(nn.Module):
         Raises:
             UserError: The head is another.
         """
-        return self.gap.class_weights
+        weights: Tensor = (
+            self.head.class_weights
+            if isinstance(self.head, HasClassWeights)
+            else self.gap.class_weights
+        )
+        return weights
 
     @property
     def stands_alone(self) -> bool:

@@ -109,10 +109,10 @@ def _keep_head(
 
 def _can_keep(head: nn.Module | None, wanted: str, notes: list[str]) -> bool:
     """Return whether a pretrained head is kept where its classes fit; if not, add a note."""
-    from pipeline.model.classifier import HEADS
+    from pipeline.model.classifier import HasClassWeights
 
     # A head without global average pooling is kept on request only: CAM cannot use it.
-    if head is not None and (wanted == "own" or isinstance(head, tuple(HEADS.values()))):
+    if head is not None and (wanted == "own" or isinstance(head, HasClassWeights)):
         return True
     notes.append(
         "train: the pretrained head has no global average pooling with one linear layer, which "
