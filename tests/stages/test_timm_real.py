@@ -32,7 +32,7 @@ def test_cam_and_best_run_on_a_timm_network(
     command = (
         f"+experiment={experiment}", "model=timm", "model.name=tf_efficientnet_lite0",
         f"model.weights={weights}", "data=folder", f"data.root={tmp_path / 'few'}",
-        "data.size=112", f"train.head={head}", "train.epochs=4", f"stages=[{stages}]", *QUICK,
+        "data.size=112", f"train.head={head}", "train.epochs=40", f"stages=[{stages}]", *QUICK,
     )  # fmt: skip
     assert cli(*command) == 0
     latest = Path("outputs/latest")
