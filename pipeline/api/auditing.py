@@ -16,7 +16,6 @@ from pipeline.api.catalogue import NEEDS_FITTING, build_method
 from pipeline.api.explaining import as_batch
 from pipeline.api.images import ImageInfo, list_images, read_batch
 from pipeline.api.localizing import build_segmenter, read_example
-from pipeline.api.preprocessing import Preprocessing, device_of
 from pipeline.api.targets import read_score, read_targets
 from pipeline.api.wrapping import AnyNetwork, as_network
 from pipeline.audit.pictures import to_pixels
@@ -28,6 +27,7 @@ from pipeline.engine.options import check_options
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classifier import Classifier
+from pipeline.model.preprocessing import Preprocessing, device_of
 from pipeline.protocols import AuditTest, SaliencyMethod, Segmenter
 from pipeline.results.audit_table import format_audit
 from pipeline.results.computed import Computed

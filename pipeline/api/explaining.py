@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from pipeline.api.catalogue import build_method
 from pipeline.api.images import ImageInfo, is_network_input, list_images, read_batch
-from pipeline.api.preprocessing import device_of
 from pipeline.api.targets import Targets, read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, as_network, make_score_reader
+from pipeline.api.wrapping import AnyNetwork, as_network
 from pipeline.engine import runtime
 from pipeline.engine.compute import batch_size
 from pipeline.errors import UserError
+from pipeline.model.answers import make_score_reader
 from pipeline.model.classifier import INPUT, Classifier
+from pipeline.model.preprocessing import device_of
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Explanation
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from pipeline.api.preprocessing import Preprocessing
 from pipeline.engine.checkpoint import to_tensor
 from pipeline.errors import UserError
 from pipeline.formats import in_memory, photo
+from pipeline.model.preprocessing import Preprocessing
 from pipeline.types import Size
 
 if TYPE_CHECKING:

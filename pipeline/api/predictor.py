@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -39,6 +39,7 @@ from pipeline.types import Example, SaliencyMap
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
+    from torch import nn
 
     from pipeline.api.images import Image
 
@@ -188,6 +189,7 @@ def load(
     segmenter: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    model: nn.Module | Callable[[], nn.Module] | str | None = None,
 ) -> Predictor:
     """Return a predictor that uses the network of a run or of a checkpoint.
 
@@ -202,16 +204,20 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bf16, or auto: bf16 on a GPU that multiplies it, float32 elsewhere. A
             run's own precision is not taken; its config.yaml names it.
+        model: of a run with model=module: the module, which is copied and gets the run's weights,
+            the function that makes it, or its name, `mymodule:build`. A name that only a file has
+            is never called.
 
     Raises:
         UserError: there is no checkpoint, no such choice or precision, or the run chose no
-            threshold.
+            threshold; or the network is one of model=module, and `model` is missing.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r}: choices: {', '.join(PRECISIONS)}")
     folder = Path(where)
     torch_device = runtime.select_device(device)
-    trained = checkpoint.load(checkpoint.find(folder), torch_device)
+    found = checkpoint.find(folder)
+    trained = checkpoint.load(found, torch_device, _read_model(model, found))
     config = read_run_config(folder)
     method = config.get("saliency") if saliency is None else read_choice("saliency", saliency)
     method = method or read_choice("saliency", "cam")
@@ -237,6 +243,30 @@ def load(
         runtime.select_precision(precision, torch_device),
         None if models is None else models.alone,
     )
+
+
+def _read_model(
+    model: nn.Module | Callable[[], nn.Module] | str | None, folder: Path
+) -> Callable[[], nn.Module] | None:
+    """Return the function that gives the module of a network; None where none is given.
+
+    Raises:
+        UserError: it is a name, and the run called that with arguments.
+    """
+    from torch import nn
+
+    from pipeline.model.importing import import_function
+
+    if isinstance(model, nn.Module):
+        return lambda: model
+    if not isinstance(model, str):
+        return model
+    if arguments := checkpoint.read_card(folder)["model"].get("arguments"):
+        raise UserError(
+            f"model={model!r}: the run called it with {arguments}; give a function without "
+            "arguments that does so: model=lambda: build(...)"
+        )
+    return import_function(model)
 
 
 def _load_validation_threshold(

@@ -9,7 +9,7 @@ with a norm between (ConvNeXt, Swin) stays as it is, and gives its class weights
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,8 @@ from pipeline.model.torchvision import MEAN, STD, load_fitted
 from pipeline.model.wrapped import Wrapped
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float
 
 PROBE_SIDE = 128  # of the images that layers are found with, where the network reads any size
@@ -207,7 +209,8 @@ class Timm(Weighted):
         """Let a network return its feature maps, channels first; its layers keep their names."""
         features = network.forward_features
         is_last = find_parts(self.name).form == "channels_last"
-        network.forward = (lambda x: features(x).permute(0, 3, 1, 2)) if is_last else features
+        # A partial, as copies of the network are to run their own weights.
+        network.forward = partial(_put_channels_first, features) if is_last else features
         body: nn.Module = network
         return body
 
@@ -269,6 +272,11 @@ def _import_timm() -> Any:
             "model=timm: timm is not installed; pip install 'label2box[timm]'"
         ) from None
     return timm
+
+
+def _put_channels_first(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Compute feature maps [b, K, h, w] by a function that gives [b, h, w, K]."""
+    return features(images).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=16)
