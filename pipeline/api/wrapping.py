@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from pipeline.engine.checkpoint import Checkpoint
+from pipeline.engine.negatives import FIELD
 from pipeline.errors import UserError
 from pipeline.model.answers import (
     make_probe,
@@ -59,6 +61,30 @@ class AnyNetwork(Wrapped):
             UserError: when it is called, `score` gives anything else.
         """
         return AnyNetwork(self.body, (), self.layers, make_score_reader(score), self.preprocessing)
+
+
+class OwnNetwork(Classifier):
+    """A network that was trained here, with how its images are prepared: `load(RUN).network`.
+
+    It shares all modules with the checkpoint's.
+
+    Args:
+        trained: the checkpoint.
+
+    Attributes:
+        preprocessing: how images that are no tensors are scaled and normalized.
+        negatives: names of the classes without an object.
+    """
+
+    def __init__(self, trained: Checkpoint) -> None:
+        network = trained.network
+        super().__init__(network.body, network.head, network.classes, network.last, network.below)
+        self.branches = network.branches
+        self.preprocessing = Preprocessing(
+            trained.size, trained.mean, trained.std, trained.intensity
+        )
+        self.negatives = frozenset(trained.card.get(FIELD, ()))
+        self.eval()
 
 
 def wrap(

@@ -1,4 +1,4 @@
-"""The parts of a network that is used as it is: heads that read its answer, and its feature maps."""
+"""Parts of a network that is used as it is: heads that read its answer, and its feature maps."""
 
 from __future__ import annotations
 
