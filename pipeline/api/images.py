@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         | Shaped[np.ndarray, "H W *channels"]
         | Tensor
     )
-    Images: TypeAlias = Image | Iterable[Image]
+    Images: TypeAlias = Image | Iterable[Image] | Iterable["Photograph"]
 
 
 @dataclass(frozen=True)
