@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.answers import make_probe, make_reader, read_own_names, unwrap
@@ -280,7 +280,25 @@ class Module(Builder):
         if known.layers.problem is not None:
             raise UserError(f"model.of={self.of}: {_name_layer(known.layers.problem)}")
         body.forward = partial(end_at, body.forward, body, self.last, known.form)
+        if not any(tensor.is_meta for tensor in body.parameters()):
+            self._freeze_unused(body)
         return body
+
+    def _freeze_unused(self, body: nn.Module) -> None:
+        """Freeze what lies behind the last feature maps: no step of training would reach it."""
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            maps = body(self._make_probe(body, self._know().preprocessing))
+        learned = [parameter for parameter in body.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(maps.square().sum(), learned, allow_unused=True)
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            parameter.requires_grad_(gradient is not None)
+
+    def _make_probe(self, module: nn.Module, prepared: Preprocessing | None) -> Tensor:
+        """Return two images of noise, of the size that is given or that the module says."""
+        probe = make_probe(module, prepared)
+        if self._size is not None and prepared is None:
+            return torch.randn(2, probe.shape[1], *self._size)
+        return probe
 
     def _read_head(self, module: nn.Module, classes: int) -> ModuleHead:
         gap, read = self._know().layers.head, make_reader(self.output)
@@ -360,9 +378,7 @@ class Module(Builder):
             prepared = read_preprocessing(module)
             if self._size is not None and prepared is not None:
                 prepared = Preprocessing(self._size, prepared.mean, prepared.std)
-            probe = make_probe(module, prepared)
-            if self._size is not None and prepared is None:
-                probe = torch.randn(2, probe.shape[1], *self._size)
+            probe = self._make_probe(module, prepared)
             read = make_reader(self.output)
             layers = find_layers(module, probe, read, self._last, self._below)
             wrapped = Wrapped(module, (), layers, read)

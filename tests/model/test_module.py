@@ -142,6 +142,9 @@ def test_a_new_head_reads_the_last_feature_maps(of: str) -> None:
     with torch.no_grad():
         expected = own(x, at=("last",)).activations["last"]
     body = builder.features(builder.load()[0])
+    last = "fc." if of == "mynets:Net" else "6."
+    frozen = {name for name, part in body.named_parameters() if not part.requires_grad}
+    assert frozen == {f"{last}weight", f"{last}bias"}  # behind the feature maps
     _, channels = builder.body()
     net = Classifier(body, MeanLinear(channels, 2), "ab", builder.last, builder.below).eval()
     answer = net(x, at=("last",))
