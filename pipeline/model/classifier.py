@@ -309,8 +309,7 @@ class Classifier(nn.Module):
             reduce: what is kept of each block's attention; None: all of it, and its graph.
 
         Raises:
-            UserError: The network has no self-attention between all tokens of an image, or within
-                Swin's windows.
+            UserError: It has no self-attention between all tokens, or within Swin's windows.
         """
         return record_attentions(
             self.body, lambda batch: self.forward(batch).logits, images, reduce
