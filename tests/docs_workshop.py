@@ -32,7 +32,8 @@ FILE_ON_PAGE = re.compile(r"`(?P<path>[\w./]+)`:\n\n```\w+\n(?P<content>.*?)^```
 
 
 def furnish(folder: Path) -> None:
-    write_files_of_page(ROOT / "docs/outside.md", folder)
+    for page in ("outside", "networks"):
+        write_files_of_page(ROOT / f"docs/{page}.md", folder)
     (folder / "docs").symlink_to(ROOT / "docs")
     photos(folder / "photos")
     (folder / "imagenette").symlink_to("photos")
@@ -47,6 +48,7 @@ def furnish(folder: Path) -> None:
     for root in (folder / "FOLDER", folder / ".cache/label2box"):
         digits(root / "MNIST/raw")
     weights(folder)
+    own_network(folder)
 
 
 def write_files_of_page(page: Path, folder: Path) -> None:
@@ -196,3 +198,11 @@ def weights(folder: Path) -> None:
         torch.save(network.state_dict(), checkpoints / Path(known.url).name)
         if name == "mobilenet_v2":
             (folder / "mobilenet_v2_imagenet.pth").symlink_to(checkpoints / Path(known.url).name)
+
+
+def own_network(folder: Path) -> None:
+    """The weights of the network that docs/networks.md defines."""
+    names: dict[str, Any] = {}
+    exec((folder / "mynet.py").read_text(), names)
+    torch.manual_seed(0)
+    torch.save(names["Net"]().state_dict(), folder / "mine.pth")

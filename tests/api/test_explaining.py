@@ -151,7 +151,7 @@ def test_any_integer_is_a_class(network: Network, images: Tensor, target: Any) -
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("cta", "no class has this name; did you mean 'cat'"),
+        ("cta", "target=cta: neither a rule nor a class; did you mean 'cat'"),
         (4, "target=4: no class has this index; the network has 4 classes, with the indices 0 to"),
         ([0, 1], "target: 2 given for 3 images"),
         ("top9", "target=top9: the network has 4 classes; give top4"),
