@@ -25,7 +25,7 @@ def build(name: str, **options: Any) -> Any:
     """The builder, without weights where it could have some."""
     node = read_choice("model", name)
     takes = inspect.signature(locate("model", str(node["_target_"]))).parameters
-    weights = {"weights": None} if "weights" in takes else {}
+    weights: dict[str, Any] = {"weights": None} if "weights" in takes else {}
     if "of" in takes:
         weights["of"] = OF
         allow(OF)

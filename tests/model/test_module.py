@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -213,7 +214,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
 # -- what a file names is not called
 
 
-def save(folder: Path, **options: object) -> Path:
+def save(folder: Path, **options: Any) -> Path:
     builder = build(**options)
     node = {"_target_": "pipeline.model.module.Module", "of": builder.of, "weights": "built",
             "arguments": builder.arguments, **builder.recorded()}  # fmt: skip
