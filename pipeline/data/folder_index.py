@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -305,5 +306,5 @@ def _load(path: Path) -> dict[str, Folder]:
             )  # fmt: skip
             at, letter = at + count, letter + length
         return folders if at == len(sizes) == len(times) and letter == len(names) else {}
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return {}

@@ -159,8 +159,11 @@ class Listing:
     def take(self, positions: Int[np.ndarray, m]) -> Listing:
         """Return the files at some positions."""
         chosen = positions.tolist()
-        packed = isinstance(self.files, PackedFiles)
-        files = self.files.take(positions) if packed else [self.files[n] for n in chosen]
+        files: Sequence[File]
+        if isinstance(self.files, PackedFiles):
+            files = self.files.take(positions)
+        else:
+            files = [self.files[n] for n in chosen]
         return Listing(files, [self.labels[n] for n in chosen], self.classes)
 
     def __add__(self, other: Listing) -> Listing:

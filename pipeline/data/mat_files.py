@@ -43,5 +43,4 @@ def read_mat(path: Path, name: str, option: str) -> Sequence[Any]:
         ) from None
     if name not in content:
         raise UserError(f"{path}: holds no variable {name!r}; unpack the set again")
-    values: Sequence[Any] = np.atleast_1d(content[name])
-    return values
+    return list(np.atleast_1d(content[name]))

@@ -124,7 +124,7 @@ class WsolEvaluation(Published):
         """Images, classes and annotations of the splits that have annotations."""
         folders: dict[Split, Path | None] = {"val": self._scored, "calibration": self._calibration}
         return {
-            split: wsolevaluation.read(folder, masks=self._mask_folder)
+            split: wsolevaluation.read(folder, mask_folder=self._mask_folder)
             for split, folder in folders.items()
             if folder is not None
         }
@@ -133,7 +133,7 @@ class WsolEvaluation(Published):
     def _lists(self) -> Lists:
         notes: list[str] = []
         ids: dict[str, Sequence[str]] = {part: m.ids for part, m in self._metadata.items()}
-        labels = {part: m.labels for part, m in self._metadata.items()}
+        labels: dict[str, dict[str, int]] = {part: m.labels for part, m in self._metadata.items()}
         train = self._folder(TRAIN)
         if train is None:
             notes.append(f"{self.root}: no train-weaksup/ nor train/: nothing can be trained on")

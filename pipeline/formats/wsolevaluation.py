@@ -123,13 +123,13 @@ def read_labels(folder: Path) -> tuple[list[str], dict[str, int], list[str]]:
     return ids, labels, [*notes, *label_notes]
 
 
-def read(folder: Path, max_images: int | None = None, masks: Path | None = None) -> Metadata:
+def read(folder: Path, max_images: int | None = None, mask_folder: Path | None = None) -> Metadata:
     """Read a metadata folder.
 
     Args:
         folder: With the files that this module's docstring lists.
         max_images: Read only the first images of image_ids.txt, at most so many; None: all.
-        masks: The folder that paths of masks are below; None: that of the metadata.
+        mask_folder: What paths of masks are below; None: the folder of the metadata.
 
     Raises:
         UserError: A file is missing, or no line of it can be used.
@@ -151,7 +151,7 @@ def read(folder: Path, max_images: int | None = None, masks: Path | None = None)
     else:
         notes.append("class_labels.txt is not there: no number is given for each class")
     localization = _read_localization(
-        folder / "localization.txt", known, sizes, folder if masks is None else masks
+        folder / "localization.txt", known, sizes, folder if mask_folder is None else mask_folder
     )
     boxes, masks = localization.boxes, localization.masks
     if without := [id for id in ids if id not in boxes and id not in masks]:
