@@ -115,14 +115,16 @@ class FileTable(PackedFiles):
         """Return these files and the others after them.
 
         Args:
-            other: A table of the same columns.
+            other: A table, of the same or of other columns.
 
         Raises:
-            TypeError: It is of other columns.
+            TypeError: The others are packed in another way.
         """
-        if not isinstance(other, FileTable) or other.columns is not self.columns:
-            raise TypeError("tables of several columns cannot be joined")
-        return FileTable(self.columns, np.concatenate([self.rows, other.rows]))
+        if not isinstance(other, FileTable):
+            raise TypeError(f"{type(other).__name__} cannot be joined with a FileTable")
+        if other.columns is self.columns:
+            return FileTable(self.columns, np.concatenate([self.rows, other.rows]))
+        return join_tables([self, other])
 
     def list_ids(self) -> list[str]:
         """Return the id of each file."""
@@ -150,3 +152,88 @@ def join_names(names: Iterable[str]) -> bytes:
         names: As the system spells them.
     """
     return b"\0".join(map(os.fsencode, names))
+
+
+# -- from lists, and back
+
+MIN_PACKED = 256
+"""Files of a class below which a list is as small: columns have a fixed size of some kilobytes."""
+
+
+def pack(files: Sequence[File], least: int = MIN_PACKED) -> Sequence[File]:
+    """Return files as a table where they are many; as they are where their ids are unusual.
+
+    Args:
+        files: With ids that end as their paths do.
+        least: How many files are many.
+    """
+    if len(files) < max(least, 1) or isinstance(files, FileTable):
+        return files
+    root = files[0].path.removesuffix(files[0].id)
+    folders: dict[str, int] = {}
+    numbers, names = list[int](), list[str]()
+    for file in files:
+        if file.path != root + file.id:
+            return files  # of several roots, or with an id that is not the path
+        folder, name = os.path.split(file.id)
+        numbers.append(folders.setdefault(folder, len(folders)))
+        names.append(name)
+    stamps = np.array([file.stamp for file in files], np.int64)
+    columns = FileColumns(
+        root, [*folders], np.array(numbers, np.int32), join_names(names),
+        stamps[:, 0].copy(), stamps[:, 1].copy(),
+    )  # fmt: skip
+    return FileTable(columns, np.arange(len(files), dtype=np.int32))
+
+
+def list_ids(files: Sequence[File]) -> list[str]:
+    """Return the id of each file.
+
+    Args:
+        files: A list or a table.
+    """
+    return files.list_ids() if isinstance(files, PackedFiles) else [file.id for file in files]
+
+
+def join_files(groups: Sequence[Sequence[File]]) -> Sequence[File]:
+    """Return the files of all groups: a table where one of them is, and all are of the same root.
+
+    Args:
+        groups: Lists and tables.
+    """
+    if any(isinstance(group, FileTable) for group in groups):
+        packed = [pack(group, 1) for group in groups if len(group)]
+        tables = [group for group in packed if isinstance(group, FileTable)]
+        if len(tables) == len(packed) and len({table.columns.root for table in tables}) == 1:
+            return join_tables(tables)
+    return [file for group in groups for file in group]
+
+
+def join_tables(tables: Sequence[FileTable]) -> FileTable:
+    """Return the files of tables of one root as a table with new columns.
+
+    Args:
+        tables: At least one.
+
+    Raises:
+        ValueError: They are of several roots.
+    """
+    root = tables[0].columns.root
+    folders: list[str] = []
+    numbers, names = list[np.ndarray](), list[bytes]()
+    for table in tables:
+        columns = table.columns
+        if columns.root != root:
+            raise ValueError(f"tables of several roots: {root}, {columns.root}")
+        numbers.append(columns.folder[table.rows] + np.int32(len(folders)))
+        folders += columns.folders
+        is_whole = len(table.rows) == len(columns.sizes) and bool((np.diff(table.rows) == 1).all())
+        listed = columns.list_names() if not is_whole else []
+        names.append(columns.names if is_whole else join_names(listed[n] for n in table.rows))
+    stamps = np.concatenate([table.stamps() for table in tables])
+    joined = FileColumns(
+        root, folders, np.concatenate(numbers).astype(np.int32),
+        b"\0".join(part for part, number in zip(names, numbers, strict=True) if len(number)),
+        stamps[:, 0].copy(), stamps[:, 1].copy(),
+    )  # fmt: skip
+    return FileTable(joined, np.arange(len(stamps), dtype=np.int32))

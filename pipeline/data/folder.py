@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from pipeline.data import image_search, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
+from pipeline.data.file_table import join_files
 from pipeline.data.intensity import RangeOption
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
@@ -355,8 +356,8 @@ class Contents:
     splits: Splits
 
 
-def _all_files(parts: Parts, part: str) -> list[File]:
-    return [file for files in parts.get(part, {}).values() for file in files]
+def _all_files(parts: Parts, part: str) -> Iterator[File]:
+    return (file for files in parts.get(part, {}).values() for file in files)
 
 
 def _find_annotations(root: Path, *splits: str) -> Path | None:
@@ -411,5 +412,5 @@ def _describe_share(scored: int, total: int, share: float) -> str:
 
 
 def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:
-    labels = [n for n, files in enumerate(by_class) for _ in files]
-    return Listing([file for files in by_class for file in files], labels, classes)
+    labels = [n for n, files in enumerate(by_class) for _ in range(len(files))]
+    return Listing(join_files(by_class), labels, classes)

@@ -39,6 +39,7 @@ ENDINGS = """
     qoi ras rgb rgba sgi tga tif tiff vda vst webp xbm xpm
 """
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
+PART = 50_000  # files that are hashed at once: their text takes some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class PackedFiles(Sequence[File]):
         """Return the endings that the files may have, in lower case."""
 
 
-def make_ids_unique(files: Sequence[File]) -> tuple[list[File], list[str]]:
+def make_ids_unique(files: Sequence[File]) -> tuple[Sequence[File], list[str]]:
     """Give files whose names are the same in NFC ids that differ.
 
     A file whose name is in NFC, else the first, keeps its id. The others get the path with an
@@ -100,7 +101,7 @@ def make_ids_unique(files: Sequence[File]) -> tuple[list[File], list[str]]:
     """
     counts = Counter(file.id for file in files)
     if len(counts) == len(files):
-        return list(files), []
+        return files, []
     raw = ["/".join(Path(file.path).parts[-file.id.count("/") - 1 :]) for file in files]
     keeps: dict[str, int] = {}
     for n, file in enumerate(files):
@@ -141,9 +142,12 @@ class Listing:
         """Hash the class names, and id, label, size and time of each file; not where they are."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
         if isinstance(self.files, PackedFiles):
-            digest.update("\0".join(["", *self.ids]).encode())
-            digest.update(np.asarray(self.labels, "<i8").tobytes())
-            digest.update(self.files.stamps().astype("<i8").tobytes())
+            stamps = self.files.stamps()
+            for start in range(0, len(stamps), PART):
+                part = slice(start, start + PART)
+                rows = zip(self.ids[part], self.labels[part], stamps[part].tolist(), strict=True)
+                texts = [f"\0{id}\0{label}\0({size}, {time})" for id, label, (size, time) in rows]
+                digest.update("".join(texts).encode())
             return digest.hexdigest()[:16]
         for file, label in zip(self.files, self.labels, strict=True):
             digest.update(f"\0{file.id}\0{label}\0{file.stamp}".encode())
