@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from pipeline.data.listing import File, PackedFiles
+from pipeline.data.listing import PART, File, PackedFiles
 from pipeline.ops.text import printable
 
 if TYPE_CHECKING:
@@ -53,12 +53,22 @@ class FileColumns:
     @cached_property
     def suffixes(self) -> frozenset[str]:
         """The endings of all files, in lower case."""
-        names = self.list_names()
-        return frozenset(os.path.splitext(name)[1].lower() for name in names)
+        found = set[str]()
+        for names in self.iterate_names(np.arange(len(self.sizes))):
+            found |= {os.path.splitext(name)[1].lower() for name in os.fsdecode(names).split("\0")}
+        return frozenset(found)
 
-    def list_names(self) -> list[str]:
-        """Return the name of each file in its folder, as the system spells it."""
-        return os.fsdecode(self.names).split("\0") if len(self.sizes) else []
+    def iterate_names(self, rows: Int[np.ndarray, m]) -> Iterator[bytes]:
+        """Yield the names of some files, PART of them at a time with a null byte between.
+
+        Args:
+            rows: Which files; all of their names at once would take much memory.
+        """
+        for start in range(0, len(rows), PART):
+            part = rows[start : start + PART]
+            first = np.where(part > 0, self.ends[part - 1] + 1, 0).tolist()
+            last = self.ends[part].tolist()
+            yield b"\0".join([self.names[a:b] for a, b in zip(first, last, strict=True)])
 
     def name(self, row: int) -> str:
         """Return the name of a file in its folder.
@@ -128,12 +138,13 @@ class FileTable(PackedFiles):
 
     def list_ids(self) -> list[str]:
         """Return the id of each file."""
-        names, prefixes = self.columns.list_names(), self.columns.prefixes
-        numbers = self.columns.folder[self.rows].tolist()
-        return [
-            prefixes[number] + printable(names[row])
-            for number, row in zip(numbers, self.rows.tolist(), strict=True)
-        ]
+        prefixes, ids = self.columns.prefixes, list[str]()
+        for names in self.columns.iterate_names(self.rows):
+            part = self.rows[len(ids) : len(ids) + PART]
+            numbers = self.columns.folder[part].tolist()
+            texts = os.fsdecode(names).split("\0")
+            ids += [prefixes[n] + printable(name) for n, name in zip(numbers, texts, strict=True)]
+        return ids
 
     def stamps(self) -> Int64[np.ndarray, "m 2"]:
         """Return the size in bytes and the time of change in ns of each file."""
@@ -196,7 +207,7 @@ def list_ids(files: Sequence[File]) -> list[str]:
 
 
 def join_files(groups: Sequence[Sequence[File]]) -> Sequence[File]:
-    """Return the files of all groups: a table where one of them is, and all are of the same root.
+    """Return the files of all groups: a table where they are many, and all are of the same root.
 
     Args:
         groups: Lists and tables.
@@ -206,7 +217,7 @@ def join_files(groups: Sequence[Sequence[File]]) -> Sequence[File]:
         tables = [group for group in packed if isinstance(group, FileTable)]
         if len(tables) == len(packed) and len({table.columns.root for table in tables}) == 1:
             return join_tables(tables)
-    return [file for group in groups for file in group]
+    return pack([file for group in groups for file in group])
 
 
 def join_tables(tables: Sequence[FileTable]) -> FileTable:
@@ -227,13 +238,11 @@ def join_tables(tables: Sequence[FileTable]) -> FileTable:
             raise ValueError(f"tables of several roots: {root}, {columns.root}")
         numbers.append(columns.folder[table.rows] + np.int32(len(folders)))
         folders += columns.folders
-        is_whole = len(table.rows) == len(columns.sizes) and bool((np.diff(table.rows) == 1).all())
-        listed = columns.list_names() if not is_whole else []
-        names.append(columns.names if is_whole else join_names(listed[n] for n in table.rows))
+        names += columns.iterate_names(table.rows)
     stamps = np.concatenate([table.stamps() for table in tables])
     joined = FileColumns(
         root, folders, np.concatenate(numbers).astype(np.int32),
-        b"\0".join(part for part, number in zip(names, numbers, strict=True) if len(number)),
+        b"\0".join(names),
         stamps[:, 0].copy(), stamps[:, 1].copy(),
     )  # fmt: skip
     return FileTable(joined, np.arange(len(stamps), dtype=np.int32))

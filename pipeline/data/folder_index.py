@@ -2,7 +2,7 @@
 
 A folder is searched again where its time of change is another one than when it was searched: files
 were added, removed or renamed. Changes of a file in place do not change the folder. They are found
-when the file is read (`IndexedFiles.check`), and the kept index is removed then.
+when the file is read (`check_unchanged`), and the kept index is removed then.
 
 The index is kept in `$XDG_CACHE_HOME/label2box/` or ~/.cache/label2box/, a file for each root.
 """
@@ -25,6 +25,7 @@ import numpy as np
 
 from pipeline.data.file_table import FileColumns, FileTable, join_names
 from pipeline.data.image_search import MAX_FOLDER_DEPTH, is_image_name
+from pipeline.data.listing import File
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write
 from pipeline.ops.text import printable, to_nfc
@@ -87,30 +88,30 @@ class IndexedFiles:
         """Return some rows as files."""
         return FileTable(self.columns, rows.astype(np.int32))
 
-    def check(self, path: str, stamp: tuple[int, int], name: str) -> None:
-        """Compare a file with the index before it is read.
 
-        Args:
-            path: The file.
-            stamp: Its size and time of change in the index.
-            name: What messages call it.
+def check_unchanged(file: File, kept: Path | None) -> None:
+    """Compare a file with the index that it is listed in, before it is read.
 
-        Raises:
-            UserError: It was changed since. The kept index is removed, so that the next run sees
-                the change.
-        """
-        try:
-            now = os.stat(path)
-        except OSError:
-            return  # the reader of the image says what is wrong
-        if (now.st_size, now.st_mtime_ns) != stamp:
-            if self.kept is not None:
-                self.kept.unlink(missing_ok=True)
-            raise UserError(
-                f"{name}: the file was changed after its folder was indexed, so results would "
-                "stand under the old image; its index is removed: run again, and what was "
-                "computed from the changed images is computed anew"
-            )
+    Args:
+        file: As the index has it.
+        kept: Where the index is kept; None: it is not.
+
+    Raises:
+        UserError: It was changed since. The kept index is removed, so that the next run sees the
+            change.
+    """
+    try:
+        now = os.stat(file.path)
+    except OSError:
+        return  # the reader of the image says what is wrong
+    if (now.st_size, now.st_mtime_ns) != file.stamp:
+        if kept is not None:
+            kept.unlink(missing_ok=True)
+        raise UserError(
+            f"{file.id}: the file was changed after its folder was indexed, so results would "
+            "stand under the old image; its index is removed: run again, and what was computed "
+            "from the changed images is computed anew"
+        )
 
 
 def find_cache() -> Path | None:

@@ -128,6 +128,7 @@ def _walk(
             why = f"more than {MAX_FOLDER_DEPTH} folders deep, not looked into"
             left_out.add_unsearched(Reason("folder", why), name)
             return
+        left_out.searched[folder] = stat.st_mtime_ns
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:

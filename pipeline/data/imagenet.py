@@ -29,7 +29,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.folder_index import IndexedFiles, find_cache, find_double_ids, index_files
+from pipeline.data.folder_index import (
+    IndexedFiles,
+    check_unchanged,
+    find_cache,
+    find_double_ids,
+    index_files,
+)
 from pipeline.data.imagenet_names import SYNSET, name_synsets
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing
@@ -244,8 +250,7 @@ class ImageNet(Published):
             SkippedImage: The image cannot be read.
             UserError: The file was changed after it was indexed.
         """
-        file = self.splits[split].files[position]
-        self._indexed.check(file.path, file.stamp, file.id)
+        check_unchanged(self.splits[split].files[position], self._indexed.kept)
         return super().example(split, position, at=at, at_least=at_least)
 
     # -- annotations

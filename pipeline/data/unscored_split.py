@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.data import image_search
 from pipeline.data.doubtful_files import count_doubtful
+from pipeline.data.file_table import pack
 from pipeline.data.layout import Layout
 from pipeline.data.left_out import SAME_NAME, LeftOut
 from pipeline.data.listing import File, Listing, make_ids_unique
@@ -36,7 +37,7 @@ def list_unscored(folder: Path, classes: Sequence[str], left_out: LeftOut) -> Li
     files, given = make_ids_unique([file for files in groups.values() for file in files])
     left_out.add_all(SAME_NAME, given)
     count_doubtful((file.id for file in files), left_out)
-    return Listing(files, labels, classes)
+    return Listing(pack(files), labels, classes)
 
 
 def describe_unscored(layout: Layout, listing: Listing) -> list[str]:
