@@ -55,8 +55,8 @@ class FileColumns:
         """The endings of all files, in lower case."""
         found = set[str]()
         for names in self.iterate_names(np.arange(len(self.sizes))):
-            found |= {os.path.splitext(name)[1].lower() for name in os.fsdecode(names).split("\0")}
-        return frozenset(found)
+            found |= {name[name.rfind(".") :] for name in os.fsdecode(names).split("\0")}
+        return frozenset(ending.lower() for ending in found)
 
     def iterate_names(self, rows: Int[np.ndarray, m]) -> Iterator[bytes]:
         """Yield the names of some files, PART of them at a time with a null byte between.

@@ -168,7 +168,10 @@ class Listing:
             files = self.files.take(positions)
         else:
             files = [self.files[n] for n in chosen]
-        return Listing(files, [self.labels[n] for n in chosen], self.classes)
+        taken = Listing(files, [self.labels[n] for n in chosen], self.classes)
+        if "ids" in self.__dict__:  # they are there already: of a million files they take a second
+            taken.__dict__["ids"] = [self.ids[n] for n in chosen]
+        return taken
 
     def __add__(self, other: Listing) -> Listing:
         """Return the files of both, in this order, with the class names of the first."""
