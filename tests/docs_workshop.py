@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 
 from pipeline.data.shapes import Shapes
 from tests.conftest import ROOT
+from tests.data import drawn_sets
 
 DRAWN = Shapes(images=48, val_images=12, held_back=0)
 NETWORKS = ("mobilenet_v2", "squeezenet1_0", "resnet18")
@@ -45,6 +47,7 @@ def furnish(folder: Path) -> None:
     score_maps(folder)
     birds(folder / "CUB_200_2011")
     (folder / "CUB15").symlink_to("CUB_200_2011")
+    openimages(folder)
     for root in (folder / "FOLDER", folder / ".cache/label2box"):
         digits(root / "MNIST/raw")
     weights(folder)
@@ -107,6 +110,16 @@ def photos(root: Path) -> None:
             (root / "instances_val.json").write_text(json.dumps(boxes))
         else:
             (root.parent / "my50.json").write_text(json.dumps(boxes))
+
+
+def openimages(folder: Path) -> None:
+    """OpenImages30k in the folders of wsolevaluation, masks beside their images."""
+    drawn_sets.openimages(folder / "drawn")
+    for name, place in (("metadata", "metadata/OpenImages"), ("dataset", "dataset/OpenImages")):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / "drawn" / name).rename(folder / place)
+    shutil.copytree(folder / "drawn/masks", folder / "dataset/OpenImages", dirs_exist_ok=True)
+    shutil.rmtree(folder / "drawn")
 
 
 def theirs(folder: Path) -> None:

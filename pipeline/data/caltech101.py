@@ -96,17 +96,17 @@ class Caltech101(Published):
     def _lists(self) -> Lists:
         images = self._folder / IMAGES
         folders = sorted(path for path in images.iterdir() if path.is_dir())
-        found = {
+        listed = {
             path.name: sorted(filter(is_image_name, os.listdir(path)))
             for path in folders
             if path.name != BACKGROUND
         }
-        used = [folder for folder, names in found.items() if names]
+        used = [folder for folder, names in listed.items() if names]
         if not used:
             raise UserError(f"{images}: no image in a folder of a class; {LAYOUT}")
         classes = check_unique(used, str(images))
         records = [
-            Record(f"{folder}/{name}", n) for n, folder in enumerate(used) for name in found[folder]
+            Record(f"{folder}/{name}", n) for n, folder in enumerate(used) for name in listed[folder]
         ]
         everything, notes = find_images(images, records, classes, IMAGES)
         train, val = listing.set_apart(everything, self.val, "val")

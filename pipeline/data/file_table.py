@@ -53,10 +53,10 @@ class FileColumns:
     @cached_property
     def suffixes(self) -> frozenset[str]:
         """The endings of all files, in lower case."""
-        found = set[str]()
+        endings = set[str]()
         for names in self.iterate_names(np.arange(len(self.sizes))):
-            found |= {name[name.rfind(".") :] for name in os.fsdecode(names).split("\0")}
-        return frozenset(ending.lower() for ending in found)
+            endings |= {name[name.rfind(".") :] for name in os.fsdecode(names).split("\0")}
+        return frozenset(ending.lower() for ending in endings)
 
     def iterate_names(self, rows: Int[np.ndarray, m]) -> Iterator[bytes]:
         """Yield the names of some files, PART of them at a time with a null byte between.

@@ -143,12 +143,12 @@ class Folder(OnDisk):
     def _contents(self) -> KeptSplits:
         """What is in the folders; of a large set as it was kept, where no folder changed."""
         path = self._kept_file
-        found = None if path is None else kept_splits.load(path, self.root)
-        if found is None:
-            found, left_out = self._search()
+        content = None if path is None else kept_splits.load(path, self.root)
+        if content is None:
+            content, left_out = self._search()
             if path is not None:
-                kept_splits.save(path, self.root, found, left_out)
-        return found
+                kept_splits.save(path, self.root, content, left_out)
+        return content
 
     @cached_property
     def _kept_file(self) -> Path | None:

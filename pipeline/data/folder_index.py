@@ -133,16 +133,16 @@ def index_files(root: Path, tops: Sequence[str], cache: Path | None) -> IndexedF
     """
     kept = None if cache is None else cache / f"files-{_key(root, tops)}.npz"
     known = {} if kept is None else _load(kept)
-    found: list[Folder] = []
+    contents: list[Folder] = []
     searched = 0
     for top in tops:
         for folder, is_new in _walk(root, top, known, frozenset()):
-            found.append(folder)
+            contents.append(folder)
             searched += is_new
-    if kept is not None and (searched or len(found) != len(known)):
+    if kept is not None and (searched or len(contents) != len(known)):
         with suppress(OSError):  # without it the folders are searched again, which costs time alone
-            _save(kept, found)
-    return _assemble(root, found, kept, searched)
+            _save(kept, contents)
+    return _assemble(root, contents, kept, searched)
 
 
 def _key(root: Path, tops: Sequence[str]) -> str:
@@ -218,34 +218,34 @@ def _search(place: str, path: str, changed: int) -> Folder:
 
 
 def _assemble(
-    root: Path, found: Sequence[Folder], kept: Path | None, searched: int
+    root: Path, contents: Sequence[Folder], kept: Path | None, searched: int
 ) -> IndexedFiles:
     """Return the files of all folders, and notes on what was left out."""
-    counts = [len(folder.sizes) for folder in found]
+    counts = [len(folder.sizes) for folder in contents]
     starts = [0, *np.cumsum(counts, dtype=np.int64).tolist()]
     empty = np.zeros(0, np.int64)
     columns = FileColumns(
         os.fspath(root),
-        [folder.path for folder in found],
-        np.repeat(np.arange(len(found), dtype=np.int32), counts),
-        b"\0".join(folder.names for folder in found if len(folder.sizes)),
-        np.concatenate([empty, *(folder.sizes for folder in found)]),
-        np.concatenate([empty, *(folder.times for folder in found)]),
+        [folder.path for folder in contents],
+        np.repeat(np.arange(len(contents), dtype=np.int32), counts),
+        b"\0".join(folder.names for folder in contents if len(folder.sizes)),
+        np.concatenate([empty, *(folder.sizes for folder in contents)]),
+        np.concatenate([empty, *(folder.times for folder in contents)]),
     )
-    return IndexedFiles(columns, starts, _describe(found), kept, searched)
+    return IndexedFiles(columns, starts, _describe(contents), kept, searched)
 
 
-def _describe(found: Sequence[Folder]) -> list[str]:
+def _describe(contents: Sequence[Folder]) -> list[str]:
     """Return notes on what is no image and what cannot be looked at."""
     notes: list[str] = []
     others = Counter[str]()
-    for folder in found:
+    for folder in contents:
         others.update(folder.others)
     if total := others.total():
         kinds = ", ".join(f"{n} {name or 'without an ending'}" for name, n in others.most_common())
         text = f"{total} other file{'s' * (total != 1)} beside the images, not read: {kinds}"
         notes.append(Note(text, [], total))
-    if names := [printable(name) for folder in found for name in folder.unreadable]:
+    if names := [printable(name) for folder in contents for name in folder.unreadable]:
         count = f"{len(names)} file{'s' * (len(names) != 1)} or folders"
         notes.append(Note(f"{count} cannot be looked at, left out: {names[0]}", names))
     return notes
@@ -269,13 +269,13 @@ def find_double_ids(columns: FileColumns) -> dict[str, int]:
 # -- the kept file
 
 
-def _save(path: Path, found: Sequence[Folder]) -> None:
+def _save(path: Path, contents: Sequence[Folder]) -> None:
     """Write an index."""
     head = {
         "version": VERSION,
         "folders": [
             [f.path, f.changed, len(f.sizes), len(f.names), [*f.folders], f.others, [*f.unreadable]]
-            for f in found
+            for f in contents
         ],
     }
     text = json.dumps(head).encode()
@@ -284,9 +284,9 @@ def _save(path: Path, found: Sequence[Folder]) -> None:
         np.savez(
             file,
             head=np.frombuffer(text, np.uint8),
-            names=np.frombuffer(b"".join(f.names for f in found), np.uint8),
-            sizes=np.concatenate([empty, *(f.sizes for f in found)]),
-            times=np.concatenate([empty, *(f.times for f in found)]),
+            names=np.frombuffer(b"".join(f.names for f in contents), np.uint8),
+            sizes=np.concatenate([empty, *(f.sizes for f in contents)]),
+            times=np.concatenate([empty, *(f.times for f in contents)]),
         )
 
 

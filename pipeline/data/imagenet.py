@@ -321,17 +321,17 @@ def _read_solution(path: Path, notes: list[str]) -> dict[str, str]:
 
 def _read_numbers(path: Path, synsets: Mapping[int, str], notes: list[str]) -> dict[str, str]:
     """Return the WordNet ids of the devkit's list: line n has the class number of image n."""
-    found: dict[str, str] = {}
+    by_stem: dict[str, str] = {}
     odd, total = OddRecords(path.name, "line"), 0
     for number, line in read_lines(path):
         total += 1
         if line.isdecimal() and int(line) in synsets:
-            found[f"ILSVRC2012_val_{number:08d}"] = synsets[int(line)]
+            by_stem[f"ILSVRC2012_val_{number:08d}"] = synsets[int(line)]
         else:
             odd.leave_out(f"line {number}", "that is no ILSVRC2012_ID of meta.mat")
-    odd.check_usable(path, total, len(found))
+    odd.check_usable(path, total, len(by_stem))
     notes += odd.notes()
-    return found
+    return by_stem
 
 
 def _read_meta(path: Path) -> dict[int, str]:

@@ -101,7 +101,7 @@ def load(path: Path, root: str) -> KeptSplits | None:
     )
 
 
-def save(path: Path, root: str, found: KeptSplits, left_out: LeftOut) -> None:
+def save(path: Path, root: str, content: KeptSplits, left_out: LeftOut) -> None:
     """Keep the splits of a root, if they are large and can be relied on.
 
     Links are not kept: what they lead to may change without a folder of the root.
@@ -109,10 +109,10 @@ def save(path: Path, root: str, found: KeptSplits, left_out: LeftOut) -> None:
     Args:
         path: Where they are kept.
         root: Option `data.root`.
-        found: The splits.
+        content: The splits.
         left_out: What the searches left out, and the folders that were searched.
     """
-    splits = found.splits
+    splits = content.splits
     listings = [getattr(splits, part) for part in PARTS]
     counts = [len(listing.files) for listing in listings]
     if sum(counts) < MIN_KEPT or left_out.links:
@@ -129,7 +129,7 @@ def save(path: Path, root: str, found: KeptSplits, left_out: LeftOut) -> None:
     columns, rows = files.columns, files.rows
     text = json.dumps({
         "stamps": stamps, "below": [*columns.folders], "counts": counts,
-        "folders": [*found.folders], "classes": [*found.classes],
+        "folders": [*content.folders], "classes": [*content.classes],
         "notes": [_to_plain(note) for note in splits.notes],
     })  # fmt: skip
     with suppress(OSError), atomic_write(path) as temporary, open(temporary, "wb") as file:
