@@ -106,7 +106,9 @@ class Caltech101(Published):
             raise UserError(f"{images}: no image in a folder of a class; {LAYOUT}")
         classes = check_unique(used, str(images))
         records = [
-            Record(f"{folder}/{name}", n) for n, folder in enumerate(used) for name in listed[folder]
+            Record(f"{folder}/{name}", n)
+            for n, folder in enumerate(used)
+            for name in listed[folder]
         ]
         everything, notes = find_images(images, records, classes, IMAGES)
         train, val = listing.set_apart(everything, self.val, "val")

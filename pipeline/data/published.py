@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import listing
-from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.file_table import join_files, pack
+from pipeline.data.listing import PART, File, Listing, OnDisk, Splits
 from pipeline.data.published_truth import Annotation, read_truth
 from pipeline.errors import UserError
 from pipeline.formats.files import find_spelling
@@ -88,7 +89,7 @@ def find_images(
         The images that are there, in the order of the list, and notes on the others.
     """
     places = [folders] if isinstance(folders, Path) else folders
-    files, labels = list[File](), list[int]()
+    files, groups, labels = list[File](), list[Sequence[File]](), list[int]()
     missing, double, seen = list[str](), list[str](), set[str]()
     for record in records:
         id = printable(record.id)
@@ -102,6 +103,9 @@ def find_images(
             continue
         files.append(file)
         labels.append(record.label)
+        if len(files) == PART:  # a list of a million files would take half a gigabyte
+            groups.append(pack(files))
+            files = []
     notes = []
     if double:
         why = "named twice: the first line counts"
@@ -110,14 +114,16 @@ def find_images(
         why = f"of {len(seen)} not in {' or '.join(map(str, places))}: left out"
         remedy = "unpack or download the images again, or drop their lines"
         notes.append(count_note(missing, "image", why, where=where, remedy=remedy))
-    return Listing(files, labels, classes), notes
+    return Listing(join_files([*groups, files]), labels, classes), notes
 
 
 def _find_file(folders: Sequence[Path], record: Record, id: str) -> File | None:
     """Return the file of an image in the first folder that has it; None where none has."""
+    name = record.path or record.id
     for folder in folders:
         with suppress(OSError, ValueError):  # ValueError: a null byte in the name
-            return File.from_path(id, str(find_spelling(folder / (record.path or record.id))))
+            path = os.path.join(folder, name)
+            return File.from_path(id, path if name.isascii() else str(find_spelling(Path(path))))
     return None
 
 

@@ -146,9 +146,9 @@ class WsolEvaluation(Published):
         listings = {}
         for part, images in ids.items():
             where = f"{self._name(part)}/image_ids.txt"
-            records = [Record(id, labels[part][id]) for id in images if id in labels[part]]
-            if part == "train" and len(records) < len(images):
-                without = [id for id in images if id not in labels[part]]
+            records = (Record(id, labels[part][id]) for id in images if id in labels[part])
+            without = [id for id in images if id not in labels[part]]
+            if part == "train" and without:
                 notes.append(count_note(without, "image", "have no class: left out", where=where))
             listings[part], more = find_images(self._image_folders, records, classes, where)
             notes += more
