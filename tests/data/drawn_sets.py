@@ -84,13 +84,13 @@ def wsolevaluation(root: Path, has_masks: bool = False, names: tuple[str, ...] =
                 write_mask(root / "masks" / f"{stem}_a.png", object_mask())
                 write_mask(root / "masks" / f"{stem}_ignore.png", border)
                 places.append(f"{id},{stem}_a.png,{stem}_ignore.png")
-        folder = root / "metadata" / name
-        write_lines(folder / "image_ids.txt", ids)
-        write_lines(folder / "class_labels.txt", labels)
+        lists = root / "metadata" / name
+        write_lines(lists / "image_ids.txt", ids)
+        write_lines(lists / "class_labels.txt", labels)
         if split != "train":
-            write_lines(folder / "localization.txt", places)
+            write_lines(lists / "localization.txt", places)
             if not has_masks:
-                write_lines(folder / "image_sizes.txt", sizes)
+                write_lines(lists / "image_sizes.txt", sizes)
 
 
 def openimages(root: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from pipeline.data.file_table import FileTable, join_files, list_ids, pack
 from pipeline.data.folder import Folder
 from pipeline.data.listing import File, Listing, set_apart
+from pipeline.types import Split
 
 
 @pytest.fixture
@@ -75,8 +76,9 @@ def test_a_folder_of_many_files_has_the_same_listing(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(n))
     plain = Folder(str(tmp_path))
-    ids = {split: plain.ids(split) for split in ("train", "held_back", "val", "all")}
-    prints = {split: plain.fingerprint(split) for split in ("train", "val")}
+    splits: tuple[Split, ...] = ("train", "held_back", "val", "all")
+    ids = {split: plain.ids(split) for split in splits}
+    prints = {split: plain.fingerprint(split) for split in splits}
     monkeypatch.setattr("pipeline.data.file_table.MIN_PACKED", 1)
     monkeypatch.setattr(pack, "__defaults__", (1,))
     packed = Folder(str(tmp_path))

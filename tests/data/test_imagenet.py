@@ -160,11 +160,14 @@ def test_the_index_is_kept_and_only_changed_folders_are_searched(root, cache, mo
     assert first._indexed.searched == 5  # train/ with three folders, and val/
     assert len([*cache.iterdir()]) == 1
     again = ImageNet(str(root))
-    searched = []
+    searched: list[str] = []
     search = folder_index._search
-    monkeypatch.setattr(
-        folder_index, "_search", lambda *given: searched.append(given[1]) or search(*given)
-    )
+
+    def note_search(place: str, path: str, changed: int) -> folder_index.Folder:
+        searched.append(path)
+        return search(place, path, changed)
+
+    monkeypatch.setattr(folder_index, "_search", note_search)
     assert (again.ids("train"), again.fingerprint("train")) == (ids, fingerprint)
     assert searched == []
     drawn_sets.paint(root / "train" / SYNSETS[1] / "new.JPEG", 77)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.data import kept_splits
 from pipeline.data.folder import Folder
+from pipeline.data.left_out import LeftOut
 from pipeline.errors import UserError
+from pipeline.types import Split
 from tests.data import drawn_sets
 
 
@@ -41,12 +44,17 @@ def settle(root: Path) -> None:
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The roots that were searched."""
     search, seen = Folder._search, list[str]()
-    monkeypatch.setattr(Folder, "_search", lambda self: seen.append(self.root) or search(self))
+
+    def note_search(self: Folder) -> tuple[kept_splits.KeptSplits, LeftOut]:
+        seen.append(self.root)
+        return search(self)
+
+    monkeypatch.setattr(Folder, "_search", note_search)
     return seen
 
 
-def describe(data: Folder) -> list:
-    parts = ("train", "held_back", "calibration", "val", "test")
+def describe(data: Folder) -> list[Any]:
+    parts: tuple[Split, ...] = ("train", "held_back", "calibration", "val", "test")
     of_parts = [(p, data.ids(p), data.labels(p).tolist(), data.fingerprint(p)) for p in parts]
     notes = [(str(note), getattr(note, "names", ())) for note in data.notes()]
     stamps = [data.stamp("all", n) for n in range(len(data.ids("all")))]

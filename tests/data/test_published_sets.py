@@ -29,7 +29,7 @@ HALF_OPEN = [BOX[0], BOX[1], BOX[2] + 1, BOX[3] + 1]
 Draw = Callable[[Path], None]
 
 # What draws a set, its class, how many images are trained on and scored, its classes.
-SETS: dict[str, tuple[Draw, type[Published], int, int, tuple[str, ...]]] = {
+SETS: dict[str, tuple[Draw, Callable[..., Published], int, int, tuple[str, ...]]] = {
     "pets": (drawn_sets.pets, Pets, 10, 6, ("Abyssinian", "american bulldog")),
     "dogs": (drawn_sets.stanford_dogs, StanfordDogs, 10, 6, ("Chihuahua", "Japanese spaniel")),
     "cars": (drawn_sets.cars, Cars, 10, 6, ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from pycocotools import mask as coco_mask
 from pipeline.data.wsolevaluation import WsolEvaluation
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.errors import UserError
+from pipeline.protocols import AnnotatedDataSet
+from pipeline.types import Split
 from tests.data import drawn_sets
 from tests.data.drawn_sets import BOX, SIZE
 
@@ -52,7 +55,7 @@ def test_the_threshold_is_chosen_on_train_fullsup(tmp_path):
             file.writelines(f"{id}{value}\n" for id in more)
         for n, id in enumerate(more):
             drawn_sets.paint(tmp_path / "dataset" / id, 100 + n)
-    boxed = find_boxed_images(open_set(tmp_path))
+    boxed = find_boxed_images(cast(AnnotatedDataSet, open_set(tmp_path)))
     assert (boxed.split, boxed.source, len(boxed.truth)) == ("calibration", "split", 14)
 
 
@@ -170,7 +173,9 @@ def test_names_of_classes(tmp_path):
 @pytest.mark.parametrize("name", ["cubv2", "ilsvrc", "openimages30k"])
 def test_presets_compare_with_the_published_counts(tmp_path, name):
     drawn_sets.wsolevaluation(tmp_path, has_masks=name == "openimages30k")
-    options = {"root": str(tmp_path / "metadata"), "images": str(tmp_path / "dataset")}
+    options: dict[str, Any] = {
+        "root": str(tmp_path / "metadata"), "images": str(tmp_path / "dataset")
+    }  # fmt: skip
     data = instantiate("data", {**read_choice("data", name), **options})
     published = read_choice("data", name)["published"]
     notes = "\n".join(data.notes())
@@ -201,7 +206,8 @@ def test_cub_of_the_shared_folder_in_this_form_is_the_same_set(shared, tmp_path)
     from pipeline.data.cub import Cub
 
     cub = Cub(str(shared / "data/cub30"))
-    for split, name in (("train", "train"), ("val", "test")):
+    parts: tuple[tuple[Split, str], ...] = (("train", "train"), ("val", "test"))
+    for split, name in parts:
         ids = [*cub.ids(split)][:150]
         truth, folder = cub.truth(split), tmp_path / "metadata" / name
         labels = dict(zip(cub.ids(split), cub.labels(split).tolist(), strict=True))
