@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -103,8 +104,7 @@ def images() -> torch.Tensor:
 
 @pytest.mark.parametrize("of", ["mynets:Net", "mynets.py:Net", "mynets:chain"])
 def test_the_network_is_the_module(of: str) -> None:
-    import mynets  # type: ignore[import-not-found]
-
+    mynets = importlib.import_module("mynets")
     builder, x = build(of), images()
     net = whole(builder)
     module = getattr(mynets, of.rpartition(":")[2])().eval()
@@ -254,8 +254,7 @@ def test_a_function_that_only_a_file_names_is_not_called(
 def test_load_takes_the_module_the_function_or_its_name(tmp_path: Path) -> None:
     folder, x = save(tmp_path / "net"), images()
     expected = whole(build())(x).logits.detach()
-    from mynets import Net
-
+    Net = importlib.import_module("mynets").Net
     module = Net()
     nn.init.zeros_(module.fc.weight)
     for model in (module, Net, lambda: module, "mynets:Net", "mynets.py:Net"):
