@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from PIL import Image
 
 from pipeline.data.shapes import Shapes
 from tests.conftest import ROOT
+from tests.data import drawn_sets
 
 DRAWN = Shapes(images=48, val_images=12, held_back=0)
 NETWORKS = ("mobilenet_v2", "squeezenet1_0", "resnet18")
@@ -32,7 +34,8 @@ FILE_ON_PAGE = re.compile(r"`(?P<path>[\w./]+)`:\n\n```\w+\n(?P<content>.*?)^```
 
 
 def furnish(folder: Path) -> None:
-    write_files_of_page(ROOT / "docs/outside.md", folder)
+    for page in ("outside", "networks"):
+        write_files_of_page(ROOT / f"docs/{page}.md", folder)
     (folder / "docs").symlink_to(ROOT / "docs")
     photos(folder / "photos")
     (folder / "imagenette").symlink_to("photos")
@@ -44,9 +47,11 @@ def furnish(folder: Path) -> None:
     score_maps(folder)
     birds(folder / "CUB_200_2011")
     (folder / "CUB15").symlink_to("CUB_200_2011")
+    openimages(folder)
     for root in (folder / "FOLDER", folder / ".cache/label2box"):
         digits(root / "MNIST/raw")
     weights(folder)
+    own_network(folder)
 
 
 def write_files_of_page(page: Path, folder: Path) -> None:
@@ -105,6 +110,16 @@ def photos(root: Path) -> None:
             (root / "instances_val.json").write_text(json.dumps(boxes))
         else:
             (root.parent / "my50.json").write_text(json.dumps(boxes))
+
+
+def openimages(folder: Path) -> None:
+    """OpenImages30k in the folders of wsolevaluation, masks beside their images."""
+    drawn_sets.openimages(folder / "drawn")
+    for name, place in (("metadata", "metadata/OpenImages"), ("dataset", "dataset/OpenImages")):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / "drawn" / name).rename(folder / place)
+    shutil.copytree(folder / "drawn/masks", folder / "dataset/OpenImages", dirs_exist_ok=True)
+    shutil.rmtree(folder / "drawn")
 
 
 def theirs(folder: Path) -> None:
@@ -196,3 +211,11 @@ def weights(folder: Path) -> None:
         torch.save(network.state_dict(), checkpoints / Path(known.url).name)
         if name == "mobilenet_v2":
             (folder / "mobilenet_v2_imagenet.pth").symlink_to(checkpoints / Path(known.url).name)
+
+
+def own_network(folder: Path) -> None:
+    """The weights of the network that docs/networks.md defines."""
+    names: dict[str, Any] = {}
+    exec((folder / "mynet.py").read_text(), names)
+    torch.manual_seed(0)
+    torch.save(names["Net"]().state_dict(), folder / "mine.pth")

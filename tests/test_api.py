@@ -113,6 +113,24 @@ def test_from_python_as_from_the_command_line(cli: Cli, trained: Path, photos: P
     assert predict(array, "star")[0].label == "star"
 
 
+def test_the_network_of_a_run_is_explained_as_any_other(trained: Path, photos: Path) -> None:
+    predict = pipeline.load(trained, device="cpu", precision="float32")
+    files = [photos / "a.png", photos / "sub/a.png"]
+    predictions = predict(files, "top3")
+    result = pipeline.explain(predict.network, files, predict.saliency, target="top3")
+    boxes = pipeline.localize(result, segmenter=predict.segmenter)
+    assert boxes.images == list(map(str, files))
+    for mine, theirs in zip(predictions, boxes, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert (one.label, one.probability) == (other.label, other.probability)
+            np.testing.assert_array_equal(one.map.values, other.map.values)
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.confidences, other.confidences)
+    assert pipeline.show(files[1], result, boxes=boxes).size[0] > 0
+    with pytest.raises(UserError, match="last: the network is wrapped already"):
+        pipeline.explain(predict.network, files, last="block7")
+
+
 def test_maps_from_python_are_averaged_over_the_views_of_the_run(
     cli: Cli, photos: Path, tmp_path: Path
 ) -> None:

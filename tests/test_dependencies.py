@@ -88,7 +88,7 @@ def test_what_the_package_imports_is_declared() -> None:
     required = {module_of(name) for name in declared(PROJECT["dependencies"])}
     optional = {
         module_of(name)
-        for key in ("timm", "wandb", "heif", "parquet", "onnx")
+        for key in ("timm", "wandb", "heif", "parquet", "onnx", "mat")
         for name in declared(EXTRAS[key])
     }
     assert at_run_time <= required | optional

@@ -7,6 +7,7 @@ process, on small images and random weights; REPLACED names what they would wait
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from pipeline.ops.bootstrap import resampled
 from pipeline.types import Rows
 from scripts.measure.__main__ import SPEED, STUDIES
 from scripts.measure.accuracy import SETS
-from scripts.pages import gallery
+from scripts.pages import gallery, notebook
 from scripts.pages.commands import Block, blocks
 from tests.conftest import ROOT
 from tests.docs_workshop import furnish
@@ -55,6 +57,7 @@ QUICK_DATA = {
     "folder": ("data.size=64",),
     "images": ("data.size=64",),
     "cub": ("data.size=64",),
+    "openimages30k": ("data.size=64",),
 }
 # What a command says, what it is run with instead, and why.
 REPLACED = {
@@ -79,7 +82,7 @@ NOT_RUN = {
 SCRIPTS = {
     "demo": (),
     "test": ("tools", "faults"),
-    "docs": ("build", "serve", "gallery"),
+    "docs": ("build", "serve", "notebook", "gallery"),
     "accuracy": ("NAME", *SETS, *STUDIES),
     "bench": ("NAME", *SPEED),
 }
@@ -184,7 +187,8 @@ def test_every_command_of_a_page_runs(
         try:
             for words in block.commands:
                 run(words)
-            if block.language == "python":
+            # Those of a page with a notebook are run as its cells.
+            if block.language == "python" and page not in notebook.PAGES:
                 code = compile(block.text, str(page), "exec", dont_inherit=True)
                 exec(code, {"__name__": "__main__"})
         except Exception as error:
@@ -192,6 +196,42 @@ def test_every_command_of_a_page_runs(
             pytest.fail(
                 f"{page.relative_to(ROOT)}:{block.line}: {block.text.strip()}\n{error}\n{told}"
             )
+
+
+PEERS = re.compile(r"^(?:from|import) (pytorch_grad_cam|torchcam|captum)\b", re.M)
+
+
+@pytest.mark.parametrize("page", notebook.PAGES, ids=lambda page: page.name)
+def test_a_notebook_is_made_of_its_page_and_runs(
+    page: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells run in their order, one after another in one namespace."""
+    path = notebook.PAGES[page]
+    text = path.read_text(encoding="utf-8")
+    assert text == notebook.make_notebook(page.read_text(encoding="utf-8")), (
+        f"{path.name} is older than {page.name}: ./scripts/docs notebook"
+    )
+    monkeypatch.chdir(workshop.folder)
+    begin(workshop)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == []
+        peer = PEERS.search(source)
+        if peer is not None and find_spec(peer[1]) is None:
+            continue  # the example of a tool that is not installed
+        try:
+            exec(compile(source, str(path), "exec", dont_inherit=True), names)
+        except Exception as error:
+            pytest.fail(f"{path.name}: {source}\n{type(error).__name__}: {error}")
+
+
+def test_notebooks_are_what_jupyter_reads() -> None:
+    nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+    for path in notebook.PAGES.values():
+        nbformat.validate(nbformat.read(path, as_version=4))
 
 
 def begin(workshop: Workshop) -> None:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from pipeline.api.catalogue import NEEDS_FITTING, build_method
 from pipeline.api.explaining import as_batch
 from pipeline.api.images import ImageInfo, list_images, read_batch
-from pipeline.api.localizing import build_segmenter, read_example
-from pipeline.api.preprocessing import Preprocessing, device_of
+from pipeline.api.localizing import build_segmenter, find_photograph
 from pipeline.api.targets import read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, as_network
+from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network
 from pipeline.audit.pictures import to_pixels
 from pipeline.engine import runtime
 from pipeline.engine.checkpoint import Checkpoint, to_tensor
@@ -28,6 +27,7 @@ from pipeline.engine.options import check_options
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classifier import Classifier
+from pipeline.model.preprocessing import Preprocessing, device_of
 from pipeline.protocols import AuditTest, SaliencyMethod, Segmenter
 from pipeline.results.audit_table import format_audit
 from pipeline.results.computed import Computed
@@ -239,8 +239,8 @@ def _prepare(
             raise UserError(f"{', '.join(given)}: a trained network of ours says this itself")
         return model
     network = as_network(model, batch, **options)
-    if not isinstance(network, AnyNetwork):
-        raise UserError("model: give load(...).trained, which says how its images are normalized")
+    if not isinstance(network, AnyNetwork | OwnNetwork):
+        raise UserError("model: give load(...).network, which says how its images are normalized")
     prepared = network.preprocessing
     if prepared is None:
         raise UserError(
@@ -256,7 +256,7 @@ def _prepare(
 
 def _name_network(model: nn.Module | Checkpoint) -> str:
     network = model.network if isinstance(model, Checkpoint) else model
-    inner = network.body if isinstance(network, AnyNetwork) else network
+    inner = network.body if isinstance(network, AnyNetwork | OwnNetwork) else network
     return type(inner).__name__
 
 
@@ -293,7 +293,8 @@ class _Images:
         """Segment the map of an image into boxes."""
         info = self.known[position]
         item = info.name if isinstance(self.items, Tensor) else self.items[position]
-        _, _, example = read_example(item, info.name, info.size, self.segmenter)
+        photograph = find_photograph(item, info, self.segmenter)
+        example = None if photograph is None else photograph.example(self.segmenter)
         return self.segmenter(saliency, example)
 
 

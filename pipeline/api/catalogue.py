@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from pipeline.api.preprocessing import count_channels
 from pipeline.api.wrapping import as_network
 from pipeline.engine.choices import instantiate, list_choices, locate, read_choice
 from pipeline.engine.methods import needs_fitting
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.evaluation import HOOKS_LOCK
+from pipeline.model.preprocessing import count_channels
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Size
 

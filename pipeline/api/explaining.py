@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from pipeline.api.catalogue import build_method
 from pipeline.api.images import ImageInfo, is_network_input, list_images, read_batch
-from pipeline.api.preprocessing import device_of
 from pipeline.api.targets import Targets, read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, as_network, make_score_reader
+from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network
 from pipeline.engine import runtime
 from pipeline.engine.compute import batch_size
 from pipeline.errors import UserError
+from pipeline.model.answers import make_score_reader
 from pipeline.model.classifier import INPUT, Classifier
+from pipeline.model.preprocessing import device_of
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Explanation
 
@@ -43,6 +44,8 @@ class Explained:
         method: the name of the method, or of its class.
         size: height and width of the network's input.
         colour: the values of red, green and blue, of methods that reach the image.
+        negatives: names of classes without an object, of a network that was trained here: their
+            maps have no boxes.
     """
 
     maps: Float[Tensor, "b *t h w"]
@@ -53,6 +56,7 @@ class Explained:
     method: str
     size: tuple[int, int]
     colour: Float[Tensor, "b *t 3 H W"] | None = None
+    negatives: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -104,7 +108,7 @@ def explain(
     """Compute where a network looked.
 
     Args:
-        model: any module that gives logits, or what `wrap` or `load(...).trained.network` is. It
+        model: any module that gives logits; or what `wrap` returns, or `load(RUN).network` is. It
             is as it was afterwards, also where an error is raised: weights, gradients, hooks, mode.
         images: tensors of floats [b, 3, H, W] or [3, H, W], or a list of the latter, as the
             network reads them: normalized; or photographs, one or a list: paths, Pillow images,
@@ -158,7 +162,7 @@ def explain(
         network = network.with_scores(targets.score)
     device = device_of(network)
     count = batch or (batch_size(None, device) if batch_given is None else len(items))
-    prepared = network.preprocessing if isinstance(network, AnyNetwork) else None
+    prepared = network.preprocessing if isinstance(network, AnyNetwork | OwnNetwork) else None
     parts, infos, size = [], [], (0, 0)
     with runtime.autocast(device, runtime.select_precision(precision, device)):
         for start in range(0, len(items), count):
@@ -172,7 +176,10 @@ def explain(
                 raise
             infos.extend(known)
     name = method if isinstance(method, str) else type(method).__name__
-    return _join(parts, infos, targets, network.classes, name, size)
+    result = _join(parts, infos, targets, network.classes, name, size)
+    return (
+        replace(result, negatives=network.negatives) if isinstance(network, OwnNetwork) else result
+    )
 
 
 def _check_gradient(

@@ -13,11 +13,14 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from pipeline.api.preprocessing import Preprocessing
 from pipeline.engine.checkpoint import to_tensor
 from pipeline.errors import UserError
 from pipeline.formats import in_memory, photo
-from pipeline.types import Size
+from pipeline.model.preprocessing import Preprocessing
+from pipeline.ops.intensity import IntensityRanges
+from pipeline.ops.maps import frame_size
+from pipeline.protocols import Segmenter
+from pipeline.types import Example, Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped, UInt8
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
         | Shaped[np.ndarray, "H W *channels"]
         | Tensor
     )
-    Images: TypeAlias = Image | Iterable[Image]
+    Images: TypeAlias = Image | Iterable[Image] | Iterable["Photograph"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,95 @@ class ImageInfo:
 
     name: str
     size: Size
+
+
+class Photograph:
+    """A photograph of a file or in memory, read at the sizes that are asked for.
+
+    Everything in this package that reads a photograph reads it here.
+
+    Args:
+        image: a path, a Pillow image, an array or a tensor.
+        name: what messages call an image in memory; a file is called by its path.
+        ranges: that images of more than 8 bits are scaled from; None: each by its own values.
+
+    Raises:
+        UserError: the shape, type or values of an array or tensor are others.
+        TypeError: it is none of these.
+        SkippedImage: Pillow cannot decode it.
+    """
+
+    def __init__(self, image: Any, name: str, ranges: IntensityRanges | None = None) -> None:
+        self._ranges = ranges
+        self._path = Path(image) if isinstance(image, str | os.PathLike) else None
+        self._pixels = in_memory.read(image, name, ranges) if self._path is None else None
+        self.name = name if self._path is None else str(image)
+        self._size = None if self._pixels is None else self._pixels.shape[:2]
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the upright image."""
+        if self._size is None:
+            assert self._path is not None
+            self._size = photo.read_size(self._path)
+        return self._size
+
+    def at(self, size: Size) -> UInt8[np.ndarray, "h w 3"]:
+        """Read the whole image, scaled to a size.
+
+        Args:
+            size: height and width.
+
+        Raises:
+            SkippedImage: the file cannot be read.
+        """
+        if self._path is not None:
+            scaled = photo.read(self._path, at=size, ranges=self._ranges)
+            self._size = scaled.size
+            return scaled.pixels
+        resized = Pillow.fromarray(self.read()).resize(size[::-1], Pillow.Resampling.BILINEAR)
+        return np.array(resized)
+
+    def read(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Read the image at its own size.
+
+        Raises:
+            SkippedImage: the file cannot be read.
+        """
+        if self._pixels is not None:
+            return self._pixels
+        assert self._path is not None
+        return photo.read(self._path, ranges=self._ranges).pixels
+
+    def example(self, segmenter: Segmenter) -> Example | None:
+        """Read the image as a segmenter reads it; None where it reads none.
+
+        Args:
+            segmenter: what the pixels are for.
+
+        Raises:
+            SkippedImage: the file cannot be read.
+        """
+        side = segmenter.needs_image
+        if not side:
+            return None
+        of_file = self._path is not None
+        pixels = self.at(frame_size(self.size, side)) if of_file else self.read()
+        return Example(self.name, pixels, -1, self.size)
+
+
+def open_photograph(image: Any, name: str, ranges: IntensityRanges | None = None) -> Photograph:
+    """Return an image as a photograph, one that is open already as it is.
+
+    Args:
+        image: see `Photograph`.
+        name: see `Photograph`.
+        ranges: see `Photograph`.
+
+    Raises:
+        UserError: as `Photograph` does.
+    """
+    return image if isinstance(image, Photograph) else Photograph(image, name, ranges)
 
 
 def is_image(value: Any) -> bool:
@@ -114,20 +206,10 @@ def read_batch(
             "preprocessing={'size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, "
             "0.225)} with its own numbers, or a tensor [b, 3, H, W] that is normalized already"
         )
-    read = [_read(image, f"image {n}", preprocessing) for n, image in enumerate(images, first + 1)]
-    pixels = np.stack([pixels for pixels, _ in read])
+    photographs = [
+        open_photograph(image, f"image {n}", preprocessing.ranges)
+        for n, image in enumerate(images, first + 1)
+    ]
+    pixels = np.stack([photograph.at(preprocessing.size) for photograph in photographs])
     tensor = to_tensor(pixels, preprocessing.mean, preprocessing.std, device)
-    return tensor, [info for _, info in read]
-
-
-def _read(
-    image: Any, name: str, preprocessing: Preprocessing
-) -> tuple[UInt8[np.ndarray, "h w 3"], ImageInfo]:
-    """Return a photograph at the network's size, and its own name and size."""
-    if isinstance(image, str | os.PathLike):
-        scaled = photo.read(Path(image), at=preprocessing.size)
-        return scaled.pixels, ImageInfo(str(image), scaled.size)
-    pixels = in_memory.read(image, name)
-    height, width = preprocessing.size
-    resized = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
-    return np.array(resized), ImageInfo(name, (pixels.shape[0], pixels.shape[1]))
+    return tensor, [ImageInfo(photograph.name, photograph.size) for photograph in photographs]

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pipeline.api.images import is_network_input, list_images
+from pipeline.api.images import (
+    ImageInfo,
+    Photograph,
+    is_network_input,
+    list_images,
+    open_photograph,
+)
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.errors import UserError
-from pipeline.formats import in_memory, photo
-from pipeline.ops.maps import frame_size
 from pipeline.protocols import Segmenter
 from pipeline.segmenter.confidence import ConfidenceModel, default_model
 from pipeline.segmenter.confidence_features import measure_features
@@ -102,27 +106,18 @@ def localize(
         (1, 4)
     """
     segments = build_segmenter(segmenter, options)
-    photographs: Sequence[Any] | None = None
-    if images is not None:
-        photographs = list_images(images)
-        if len(photographs) != len(result):
-            raise UserError(f"images: {len(photographs)} for {len(result)} that were explained")
-    maps = result.maps if result.maps.ndim == 4 else result.maps[:, None]
-    classes = (result.classes if result.classes.ndim == 2 else result.classes[:, None]).tolist()
-    values = maps.cpu().numpy()
-    probabilities = result.logits.softmax(1).cpu().numpy()
+    if images is None:
+        given: Sequence[Any] = [info.name for info in result.images]
+    else:
+        given = list_images(images)
+        if len(given) != len(result):
+            raise UserError(f"images: {len(given)} for {len(result)} that were explained")
+    photographs = [
+        find_photograph(image, info, segments)
+        for image, info in zip(given, result.images, strict=True)
+    ]
     confidence = default_model("classifier", with_agreement=False)
-    predictions = []
-    for n, info in enumerate(result.images):
-        given = info.name if photographs is None else photographs[n]
-        example = read_example(given, info.name, info.size, segments)
-        predictions.append(
-            [
-                _predict(values[n, t], label, probabilities[n], example, segments, confidence,
-                         result.names)
-                for t, label in enumerate(classes[n])
-            ]
-        )  # fmt: skip
+    predictions = segment_maps(result, photographs, segments, confidence)
     return Localized([info.name for info in result.images], predictions)
 
 
@@ -144,56 +139,60 @@ def build_segmenter(segmenter: str | Segmenter, options: Mapping[str, Any]) -> S
     return cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter."))
 
 
-def read_example(
-    image: Any, name: str, size: tuple[int, int], segmenter: Segmenter
-) -> tuple[str, tuple[int, int], Example | None]:
-    """Return the name and the size of an image, and its pixels where the segmenter reads them.
+def find_photograph(image: Any, info: ImageInfo, segmenter: Segmenter) -> Photograph | None:
+    """Return the photograph that was explained; None of a tensor, where the segmenter reads none.
 
     Args:
-        image: a photograph: a path, or an image in memory; or the name of a tensor.
-        name: of the image.
-        size: height and width of what was explained.
+        image: a photograph, or the name of what was explained.
+        info: of what was explained.
         segmenter: what the pixels are for.
 
     Raises:
         UserError: the segmenter reads pixels, and there are none.
     """
-    side = segmenter.needs_image
     if is_network_input(image):
         raise UserError("images: expected photographs; a tensor of floats is what a network reads")
-    if isinstance(image, str) and image == name and not Path(image).is_file():
-        if side:
+    if isinstance(image, str) and image == info.name and not Path(image).is_file():
+        if segmenter.needs_image:
             raise UserError(
                 "images: this segmenter reads the photograph; give localize(result, images) paths, "
                 "Pillow images or arrays of uint8"
             )
-        return name, size, None
-    if isinstance(image, str | Path):
-        full = photo.read_size(Path(image))
-        if not side:
-            return name, full, None
-        pixels = photo.read(Path(image), at=frame_size(full, side)).pixels
-        return name, full, Example(name, pixels, -1, full)
-    pixels = in_memory.read(image, name)
-    full = (pixels.shape[0], pixels.shape[1])
-    return name, full, Example(name, pixels, -1, full) if side else None
+        return None
+    return open_photograph(image, info.name)
 
 
-def _predict(
-    values: Float32[np.ndarray, "h w"],
-    label: int,
-    probabilities: Float32[np.ndarray, C],
-    image: tuple[str, tuple[int, int], Example | None],
+def segment_maps(
+    result: Explained,
+    photographs: Sequence[Photograph | None],
     segmenter: Segmenter,
     confidence: ConfidenceModel,
-    names: Sequence[str],
-) -> Prediction:
-    name, size, example = image
-    saliency = SaliencyMap.of(
-        name, label, int(probabilities.argmax()), float(probabilities[label]), values, size
-    )
-    text = names[label] if names else f"score {label}"
-    return segment_map(saliency, text, example, segmenter, confidence)
+) -> list[list[Prediction]]:
+    """Segment the maps of each image into boxes, and compute their confidences.
+
+    Args:
+        result: of `explain`.
+        photographs: of each image; None of one that was explained as a tensor.
+        segmenter: makes the boxes.
+        confidence: computes the confidences.
+    """
+    maps = result.maps if result.maps.ndim == 4 else result.maps[:, None]
+    classes = (result.classes if result.classes.ndim == 2 else result.classes[:, None]).tolist()
+    values = maps.cpu().numpy()
+    probabilities = result.logits.softmax(1).cpu().numpy()
+    predictions = []
+    for n, (info, photograph) in enumerate(zip(result.images, photographs, strict=True)):
+        size = info.size if photograph is None else photograph.size
+        example = None if photograph is None else photograph.example(segmenter)
+        of_image, predicted = [], int(probabilities[n].argmax())
+        for row, label in zip(values[n], classes[n], strict=True):
+            score = float(probabilities[n][label])
+            saliency = SaliencyMap.of(info.name, label, predicted, score, row, size)
+            name = result.names[label] if result.names else f"score {label}"
+            has_object = name not in result.negatives
+            of_image.append(segment_map(saliency, name, example, segmenter, confidence, has_object))
+        predictions.append(of_image)
+    return predictions
 
 
 def segment_map(

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
-import numpy as np
-from PIL import Image as Pillow
-
-from pipeline.api.images import is_image
-from pipeline.api.localizing import Prediction, segment_map
+from pipeline.api.explaining import explain
+from pipeline.api.images import Photograph, is_image, open_photograph
+from pipeline.api.localizing import Prediction, segment_maps
+from pipeline.api.targets import read_targets
+from pipeline.api.wrapping import OwnNetwork
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
 from pipeline.engine.compute import batch_size
-from pipeline.engine.methods import (
-    average_over_views,
-    is_of_localization_head,
-    parse_targets,
-)
-from pipeline.engine.negatives import FIELD
+from pipeline.engine.methods import average_over_views, is_of_localization_head
 from pipeline.errors import UserError
-from pipeline.formats import in_memory, photo
-from pipeline.ops.maps import frame_size
+from pipeline.formats import in_memory
 from pipeline.protocols import RefiningSegmenter, SaliencyMethod, Segmenter
 from pipeline.results.confidence import describe_maps, find_models
 from pipeline.results.thresholds import (
@@ -33,12 +27,10 @@ from pipeline.results.thresholds import (
     load_thresholds,
     select_thresholds,
 )
-from pipeline.saliency.targets import class_selector
 from pipeline.segmenter.confidence import ConfidenceModel, MapKind, default_model
-from pipeline.types import Example, SaliencyMap
 
 if TYPE_CHECKING:
-    from jaxtyping import UInt8
+    from torch import nn
 
     from pipeline.api.images import Image
 
@@ -75,6 +67,11 @@ class Predictor:
         """The names of the network's classes."""
         return self.trained.classes
 
+    @property
+    def network(self) -> OwnNetwork:
+        """The network, for `pipeline.explain` and all that follows it, with any method."""
+        return OwnNetwork(self.trained)
+
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, image: Image, target: str | int = "predicted"
@@ -109,9 +106,9 @@ class Predictor:
                 the shape, type or values of an array or tensor are others.
             TypeError: `image` is none of these.
         """
-        (wanted,) = parse_targets(str(target), self.classes, are_labelled=False, option="target")
+        read_targets(str(target), 1, self.classes)  # refuses it before any image is read
         if is_image(image):
-            return self._predict([self._read(image, "image")], wanted)[0]
+            return self._predict([self._open(image, "image")], str(target))[0]
         if not isinstance(image, Iterable) or isinstance(image, Mapping | bytes | bytearray):
             raise TypeError(f"image: {in_memory.EXPECTED}; got {type(image).__name__}")
         batch = batch_size(None, checkpoint.network_device(self.trained.network))
@@ -119,67 +116,21 @@ class Predictor:
         return [
             predictions
             for items in runtime.split_into_batches(named, batch)
-            for predictions in self._predict([self._read(*item) for item in items], wanted)
+            for predictions in self._predict([self._open(*item) for item in items], str(target))
         ]
 
-    def _predict(
-        self, images: Sequence[tuple[Example, UInt8[np.ndarray, "h w 3"]]], target: str
-    ) -> list[list[Prediction]]:
+    def _open(self, image: Any, name: str) -> Photograph:
+        return open_photograph(image, name, self.trained.intensity)
+
+    def _predict(self, photographs: Sequence[Photograph], target: str) -> list[list[Prediction]]:
         """Compute the predictions of each image of a batch.
 
-        Args:
-            images: each for the segmenter, and at the network's input size.
-            target: which classes.
+        Negatives are not given to the rule: where one is predicted, it is what the prediction says.
         """
-        import torch
-
-        tensor = self.trained.tensor(np.stack([network_input for _, network_input in images]))
-        labels = torch.full((len(images),), -1, device=tensor.device)
-        # Negatives are not given here: where one is predicted, it is what the prediction says.
-        choose = class_selector([target], self.classes, labels)
-        with runtime.autocast(tensor.device, self.precision):
-            explained = self.saliency(self.trained.network, tensor, choose)
-        probabilities = explained.logits.detach().float().softmax(1).cpu().numpy()
-        maps = explained.maps.detach().float().cpu().numpy()
-        return [
-            [
-                self._segment(values, int(label), probabilities[n], example)
-                for values, label in zip(maps[n], explained.classes[n].tolist(), strict=True)
-            ]
-            for n, (example, _) in enumerate(images)
-        ]
-
-    def _read(self, image: Any, name: str) -> tuple[Example, UInt8[np.ndarray, "h w 3"]]:
-        """Return the image for the segmenter, and the image at the network's input size.
-
-        Args:
-            image: a path, or an image in memory.
-            name: what messages call an image in memory.
-        """
-        if not isinstance(image, str | os.PathLike):
-            pixels = in_memory.read(image, name, self.trained.intensity)
-            height, width = self.trained.size
-            resized = Pillow.fromarray(pixels).resize((width, height), Pillow.Resampling.BILINEAR)
-            return Example(name, pixels, -1, pixels.shape[:2]), np.array(resized)
-        ranges = self.trained.intensity
-        scaled = photo.read(Path(image), at=self.trained.size, ranges=ranges)
-        side = self.segmenter.needs_image
-        frame = frame_size(scaled.size, side)
-        framed = photo.read(Path(image), at=frame, ranges=ranges) if side else scaled
-        return Example(str(image), framed.pixels, -1, scaled.size), scaled.pixels
-
-    def _segment(
-        self, values: np.ndarray, label: int, probabilities: np.ndarray, example: Example
-    ) -> Prediction:
-        saliency = SaliencyMap.of(
-            example.id, label, int(probabilities.argmax()), float(probabilities[label]), values,
-            example.size,
-        )  # fmt: skip
-        name = self.classes[label]
-        return segment_map(
-            saliency, name, example if self.segmenter.needs_image else None, self.segmenter,
-            self.confidence, has_object=name not in self.trained.card.get(FIELD, ()),
-        )  # fmt: skip
+        result = explain(
+            self.network, photographs, self.saliency, target=target, precision=self.precision
+        )
+        return segment_maps(result, photographs, self.segmenter, self.confidence)
 
 
 def load(
@@ -188,6 +139,7 @@ def load(
     segmenter: str | None = None,
     device: str = "auto",
     precision: str = "auto",
+    model: nn.Module | Callable[[], nn.Module] | str | None = None,
 ) -> Predictor:
     """Return a predictor that uses the network of a run or of a checkpoint.
 
@@ -202,16 +154,20 @@ def load(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: float32, bf16, or auto: bf16 on a GPU that multiplies it, float32 elsewhere. A
             run's own precision is not taken; its config.yaml names it.
+        model: of a run with model=module: the module, which is copied and gets the run's weights,
+            the function that makes it, or its name, `mymodule:build`. A name that only a file has
+            is never called.
 
     Raises:
         UserError: there is no checkpoint, no such choice or precision, or the run chose no
-            threshold.
+            threshold; or the network is one of model=module, and `model` is missing.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r}: choices: {', '.join(PRECISIONS)}")
     folder = Path(where)
     torch_device = runtime.select_device(device)
-    trained = checkpoint.load(checkpoint.find(folder), torch_device)
+    found = checkpoint.find(folder)
+    trained = checkpoint.load(found, torch_device, _read_model(model, found))
     config = read_run_config(folder)
     method = config.get("saliency") if saliency is None else read_choice("saliency", saliency)
     method = method or read_choice("saliency", "cam")
@@ -237,6 +193,30 @@ def load(
         runtime.select_precision(precision, torch_device),
         None if models is None else models.alone,
     )
+
+
+def _read_model(
+    model: nn.Module | Callable[[], nn.Module] | str | None, folder: Path
+) -> Callable[[], nn.Module] | None:
+    """Return the function that gives the module of a network; None where none is given.
+
+    Raises:
+        UserError: it is a name, and the run called that with arguments.
+    """
+    from torch import nn
+
+    from pipeline.model.importing import import_function
+
+    if isinstance(model, nn.Module):
+        return lambda: model
+    if not isinstance(model, str):
+        return model
+    if arguments := checkpoint.read_card(folder)["model"].get("arguments"):
+        raise UserError(
+            f"model={model!r}: the run called it with {arguments}; give a function without "
+            "arguments that does so: model=lambda: build(...)"
+        )
+    return import_function(model)
 
 
 def _load_validation_threshold(

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as Pillow
 
-from pipeline.api.images import is_network_input
+from pipeline.api.images import is_network_input, open_photograph
 from pipeline.errors import UserError
-from pipeline.formats import in_memory, photo
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import draw_box
 from pipeline.plotting.colours import overlay_map, resize_to_frame, scale_positive
@@ -129,10 +128,8 @@ def _find_place(image: Any, result: Explained, place: int | None) -> int:
 
 def _read(image: Any) -> UInt8[np.ndarray, "H W 3"]:
     """Return an image as pixels; a tensor of floats scaled from its least to its greatest value."""
-    if isinstance(image, str | os.PathLike):
-        return photo.read(Path(image)).pixels
     if not is_network_input(image):
-        return in_memory.read(image, "image")
+        return open_photograph(image, "image").read()
     values = image.detach().float().cpu().numpy()
     values = values[0] if values.ndim == 4 else values
     span = max(float(values.max() - values.min()), 1e-9)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.engine.methods import parse_targets
 from pipeline.errors import UserError, suggest_choices
 from pipeline.saliency.targets import class_selector, find_class, top_count
 from pipeline.types import ClassSelector
@@ -120,15 +121,10 @@ def _read_one(target: Any, count: int, names: Sequence[str]) -> Targets:
     Raises:
         UserError: the network has no such class, or fewer classes than `topN` says.
     """
-    rule = "predicted" if target is None else str(target)
-    top = top_count(rule)
-    if top > len(names):
-        raise UserError(
-            f"target={rule}: the network has {len(names)} classes; give top{len(names)}"
-        )
-    if rule == "predicted" or top:
-        return Targets(rule, is_single=not top)
-    return Targets(classes=[[_find(target, names)]] * count)
+    if isinstance(target, Integral):
+        return Targets(classes=[[_find(target, names)]] * count)
+    rule = _parse("predicted" if target is None else str(target), names)
+    return Targets(rule, is_single=rule in names or not top_count(rule))
 
 
 def _find(item: Any, names: Sequence[str]) -> int:
@@ -143,10 +139,16 @@ def _find(item: Any, names: Sequence[str]) -> int:
                 f"with the indices 0 to {len(names) - 1}"
             )
         return index
-    found = find_class(item, names)
-    if found is None:
+    index_of_name = find_class(_parse(item, names), names)
+    if index_of_name is None:
         raise UserError(f"target={item!r}: no class has this name; {suggest_choices(item, names)}")
-    return found
+    return index_of_name
+
+
+def _parse(target: str, names: Sequence[str]) -> str:
+    """Return a rule or the name of a class, read as `explain.target` of the command line is."""
+    (rule,) = parse_targets(target, names, are_labelled=False, option="target")
+    return rule
 
 
 def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:

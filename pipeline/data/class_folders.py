@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.data import image_search
 from pipeline.data.doubtful_files import count_doubtful
+from pipeline.data.file_table import list_ids, pack
 from pipeline.data.left_out import EMPTY_CLASS, LOOSE, SAME_NAME, LeftOut, Reason
 from pipeline.data.listing import File, make_ids_unique
 from pipeline.errors import UserError
@@ -18,7 +19,7 @@ from pipeline.ops.text import printable, spell_out
 INSTANCES = re.compile(r"instances_.*\.json")  # COCO files, which are read by their names
 
 
-def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, list[File]]:
+def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, Sequence[File]]:
     """Return the image files in each class folder.
 
     Args:
@@ -31,7 +32,7 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
     """
     entries = _list_entries(folder)
     is_link, names = folder.is_symlink(), {entry.name for entry in entries}
-    files: dict[str, list[File]] = {}
+    files: dict[str, Sequence[File]] = {}
     spellings: dict[str, list[str]] = {}
     for entry in entries:
         name = printable(entry.name)
@@ -40,7 +41,7 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
             if image_search.is_searched(entry, path, left_out):
                 through_link = is_link or entry.is_symlink()
                 images = _search_class(entry.path, path, left_out, through_link)
-                files.setdefault(name, []).extend(images)
+                files[name] = [*files[name], *images] if name in files else pack(images)
                 spellings.setdefault(name, []).append(spell_out(entry.name))
         else:
             _count_loose(entry, path, names, left_out)
@@ -50,13 +51,13 @@ def list_by_class(folder: Path, prefix: str, left_out: LeftOut) -> dict[str, lis
         if of_class
     }
     unique = image_search.drop_repeated(joined, left_out)
-    count_doubtful((file.id for files in unique.values() for file in files), left_out)
+    count_doubtful((id for files in unique.values() for id in list_ids(files)), left_out)
     return unique
 
 
 def _join_spellings(
-    name: str, files: list[File], spellings: Sequence[str], left_out: LeftOut
-) -> list[File]:
+    name: str, files: Sequence[File], spellings: Sequence[str], left_out: LeftOut
+) -> Sequence[File]:
     """Return the files of a class with ids that differ.
 
     Args:

@@ -18,16 +18,19 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import image_search, listing
+from pipeline.data import image_search, kept_splits, listing
 from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
+from pipeline.data.file_table import join_files
+from pipeline.data.folder_index import check_unchanged
 from pipeline.data.intensity import RangeOption
+from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
@@ -38,7 +41,7 @@ from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
-from pipeline.types import CocoIds, GroundTruth, Split
+from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,48 @@ class Folder(OnDisk):
         return read_layout(Path(self.root), self.calibration, self.val_folder)
 
     @cached_property
-    def _contents(self) -> Contents:
+    def _contents(self) -> KeptSplits:
+        """What is in the folders; of a large set as it was kept, where no folder changed."""
+        path = self._kept_file
+        content = None if path is None else kept_splits.load(path, self.root)
+        if content is None:
+            content, left_out = self._search()
+            if path is not None:
+                kept_splits.save(path, self.root, content, left_out)
+        return content
+
+    @cached_property
+    def _kept_file(self) -> Path | None:
+        boxes = None if self.boxes is None else os.path.abspath(self.boxes)
+        options = [boxes, self.val, self.held_back, self.calibration, self.val_folder]
+        return kept_splits.find_file(self.root, options)
+
+    @cached_property
+    def _may_be_kept(self) -> bool:
+        parts = [getattr(self.splits, part) for part in kept_splits.PARTS]
+        return sum(len(part.files) for part in parts) >= kept_splits.MIN_KEPT
+
+    def example(
+        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
+    ) -> Example:
+        """Read an image; see `OnDisk.example`.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+            at: The (height, width) to scale to. None: not scaled.
+            at_least: Without `at`: the smallest (height, width) that is needed.
+
+        Raises:
+            SkippedImage: The image cannot be read.
+            UserError: It is of a large set whose list is kept, and was changed since.
+        """
+        if self._may_be_kept:
+            check_unchanged(self.splits[split].files[position], self._kept_file)
+        return super().example(split, position, at=at, at_least=at_least)
+
+    def _search(self) -> tuple[KeptSplits, LeftOut]:
+        """Return what is in the folders, and what the search of them left out."""
         root, layout = Path(self.root), self._layout
         boxes = [] if self.boxes is None else [os.path.abspath(find_spelling(Path(self.boxes)))]
         left_out = LeftOut(tables={*find_tables(root), *boxes})
@@ -173,7 +217,8 @@ class Folder(OnDisk):
         notes += [*names.notes, *_layout_notes(parts, folders)]
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
-        return Contents(folders, classes, replace(splits, test=replace(test, classes=classes)))
+        splits = replace(splits, test=replace(test, classes=classes))
+        return KeptSplits(folders, classes, splits), left_out
 
     def class_folders(self) -> Sequence[str]:
         """Return the name of the folder of each class, in the order of `classes`."""
@@ -340,23 +385,8 @@ Parts = Mapping[str, Mapping[str, Sequence[File]]]
 """Image files by the split that a folder is of, and by the name of the class folder."""
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What was read from the root folder.
-
-    Attributes:
-        folders: Names of the class folders that have images, sorted: a class each.
-        classes: The class names.
-        splits: The listings.
-    """
-
-    folders: Sequence[str]
-    classes: tuple[str, ...]
-    splits: Splits
-
-
-def _all_files(parts: Parts, part: str) -> list[File]:
-    return [file for files in parts.get(part, {}).values() for file in files]
+def _all_files(parts: Parts, part: str) -> Iterator[File]:
+    return (file for files in parts.get(part, {}).values() for file in files)
 
 
 def _find_annotations(root: Path, *splits: str) -> Path | None:
@@ -411,5 +441,5 @@ def _describe_share(scored: int, total: int, share: float) -> str:
 
 
 def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:
-    labels = [n for n, files in enumerate(by_class) for _ in files]
-    return Listing([file for files in by_class for file in files], labels, classes)
+    labels = [n for n, files in enumerate(by_class) for _ in range(len(files))]
+    return Listing(join_files(by_class), labels, classes)

@@ -128,6 +128,7 @@ def _walk(
             why = f"more than {MAX_FOLDER_DEPTH} folders deep, not looked into"
             left_out.add_unsearched(Reason("folder", why), name)
             return
+        left_out.searched[folder] = stat.st_mtime_ns
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
@@ -269,7 +270,7 @@ def is_image_content(
 
 def drop_repeated(
     groups: Mapping[str, Sequence[File]], left_out: LeftOut, is_certain: bool = False
-) -> dict[str, list[File]]:
+) -> dict[str, Sequence[File]]:
     """Leave each file once, of those that links list several times.
 
     The path that no symbolic link leads to is kept, or else the first. Where a file is in several
@@ -285,7 +286,7 @@ def drop_repeated(
         The files by class, in their order.
     """
     if not (is_certain or left_out.links):
-        return {name: list(files) for name, files in groups.items()}
+        return dict(groups)
     places: dict[tuple[int, int], list[tuple[str, File]]] = {}
     for name, files in groups.items():
         for file in files:

@@ -114,8 +114,8 @@ class Images(OnDisk):
         # Ids are paths below the folder that all have in common, so files of equal names differ.
         common = os.path.commonpath([source.folder for source in sources if source.files])
         start = len(common.rstrip("/")) + 1
-        files = [File(printable(file.path[start:]), file.path, file.stamp) for file in files]
-        files, same_names = listing.make_ids_unique(files)
+        named = [File(printable(file.path[start:]), file.path, file.stamp) for file in files]
+        files, same_names = listing.make_ids_unique(named)
         left_out.add_all(SAME_NAME, same_names)
         notes = left_out.notes()
         empty = Listing([], [], ())
@@ -152,7 +152,7 @@ class Source:
     files: Sequence[File]
 
 
-def _list_once(sources: Sequence[Source], left_out: LeftOut) -> list[File]:
+def _list_once(sources: Sequence[Source], left_out: LeftOut) -> Sequence[File]:
     """Return the files of all sources, each once, whichever paths and links name it."""
     by_path: dict[str, File] = {}
     for file in (file for source in sources for file in source.files):

@@ -207,6 +207,8 @@ def _take_sample(splits: Splits, no_data: Sequence[float], finds_no_data: bool =
 def _draw(listing: Listing) -> list[File]:
     """Return files that may have more than 8 bits, of each ending some, drawn with a fixed seed."""
     groups: dict[str, list[File]] = defaultdict(list)
+    if listing.has_only(EIGHT_BIT_SUFFIXES):
+        return []
     for file in listing.files:
         suffix = _suffix(file)
         if suffix not in EIGHT_BIT_SUFFIXES:

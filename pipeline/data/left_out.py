@@ -106,6 +106,7 @@ class LeftOut:
             have several hard links where none did.
         unsearched: How many folders could not be searched, or hold results.
         tables: Absolute paths of files that are read though they are no images: boxes, class names.
+        searched: The folders that were searched, and their times of change in ns before.
     """
 
     names: dict[Reason, list[str]] = field(default_factory=dict)
@@ -114,6 +115,7 @@ class LeftOut:
     links: dict[str, bool] = field(default_factory=dict)
     unsearched: int = 0
     tables: Collection[str] = ()
+    searched: dict[str, int] = field(default_factory=dict)
     _results: dict[str, str | None] = field(default_factory=dict)
 
     def add(self, reason: Reason, name: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ ENDINGS = """
     qoi ras rgb rgba sgi tga tif tiff vda vst webp xbm xpm
 """
 SUFFIXES = frozenset(f".{ending}" for ending in ENDINGS.split())
+PART = 50_000  # files that are hashed at once: their text takes some megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,31 @@ class File:
         return cls(id, path, (stat.st_size, stat.st_mtime_ns))
 
 
-def make_ids_unique(files: Sequence[File]) -> tuple[list[File], list[str]]:
+class PackedFiles(Sequence[File]):
+    """Files held in arrays, each made when it is asked for: what a list of a million cannot be."""
+
+    @abstractmethod
+    def take(self, positions: Int[np.ndarray, m]) -> PackedFiles:
+        """Return the files at some positions."""
+
+    @abstractmethod
+    def join(self, other: PackedFiles) -> PackedFiles:
+        """Return these files and the others after them."""
+
+    @abstractmethod
+    def list_ids(self) -> list[str]:
+        """Return the id of each file."""
+
+    @abstractmethod
+    def stamps(self) -> Int[np.ndarray, "n 2"]:
+        """Return the size in bytes and the time of change in ns of each file."""
+
+    @abstractmethod
+    def suffixes(self) -> frozenset[str]:
+        """Return the endings that the files may have, in lower case."""
+
+
+def make_ids_unique(files: Sequence[File]) -> tuple[Sequence[File], list[str]]:
     """Give files whose names are the same in NFC ids that differ.
 
     A file whose name is in NFC, else the first, keeps its id. The others get the path with an
@@ -76,7 +101,7 @@ def make_ids_unique(files: Sequence[File]) -> tuple[list[File], list[str]]:
     """
     counts = Counter(file.id for file in files)
     if len(counts) == len(files):
-        return list(files), []
+        return files, []
     raw = ["/".join(Path(file.path).parts[-file.id.count("/") - 1 :]) for file in files]
     keeps: dict[str, int] = {}
     for n, file in enumerate(files):
@@ -105,11 +130,25 @@ class Listing:
     @cached_property
     def ids(self) -> list[str]:
         """The id of each file."""
+        if isinstance(self.files, PackedFiles):
+            return self.files.list_ids()
         return [file.id for file in self.files]
+
+    def has_only(self, suffixes: Collection[str]) -> bool:
+        """Return whether packed files are known to have some endings alone; False for a list."""
+        return isinstance(self.files, PackedFiles) and self.files.suffixes() <= set(suffixes)
 
     def fingerprint(self) -> str:
         """Hash the class names, and id, label, size and time of each file; not where they are."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
+        if isinstance(self.files, PackedFiles):
+            stamps = self.files.stamps()
+            for start in range(0, len(stamps), PART):
+                part = slice(start, start + PART)
+                rows = zip(self.ids[part], self.labels[part], stamps[part].tolist(), strict=True)
+                texts = [f"\0{id}\0{label}\0({size}, {time})" for id, label, (size, time) in rows]
+                digest.update("".join(texts).encode())
+            return digest.hexdigest()[:16]
         for file, label in zip(self.files, self.labels, strict=True):
             digest.update(f"\0{file.id}\0{label}\0{file.stamp}".encode())
         return digest.hexdigest()[:16]
@@ -117,14 +156,35 @@ class Listing:
     def split(self, apart: Bool[np.ndarray, n]) -> tuple[Listing, Listing]:
         """Return the files that are not set apart, and those that are."""
         kept, taken = (
-            Listing([self.files[n] for n in chosen], [self.labels[n] for n in chosen], self.classes)
-            for chosen in (np.flatnonzero(~apart).tolist(), np.flatnonzero(apart).tolist())
+            self.take(chosen) for chosen in (np.flatnonzero(~apart), np.flatnonzero(apart))
         )
         return kept, taken
 
+    def take(self, positions: Int[np.ndarray, m]) -> Listing:
+        """Return the files at some positions."""
+        chosen = positions.tolist()
+        files: Sequence[File]
+        if isinstance(self.files, PackedFiles):
+            files = self.files.take(positions)
+        else:
+            files = [self.files[n] for n in chosen]
+        taken = Listing(files, [self.labels[n] for n in chosen], self.classes)
+        if "ids" in self.__dict__:  # they are there already: of a million files they take a second
+            taken.__dict__["ids"] = [self.ids[n] for n in chosen]
+        return taken
+
     def __add__(self, other: Listing) -> Listing:
         """Return the files of both, in this order, with the class names of the first."""
-        return Listing([*self.files, *other.files], [*self.labels, *other.labels], self.classes)
+        files: Sequence[File]
+        if isinstance(self.files, PackedFiles) and isinstance(other.files, PackedFiles):
+            files = self.files.join(other.files)
+        elif not other.files and isinstance(self.files, PackedFiles):
+            files = self.files
+        elif not self.files and isinstance(other.files, PackedFiles):
+            files = other.files
+        else:
+            files = [*self.files, *other.files]
+        return Listing(files, [*self.labels, *other.labels], self.classes)
 
 
 @dataclass(frozen=True)
@@ -307,13 +367,12 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
     Returns:
         The images that are kept, and those that are set apart.
     """
-    fractions = np.array([hash_to_fraction(id, salt) for id in listing.ids])
+    fractions = np.fromiter((hash_to_fraction(id, salt) for id in listing.ids), np.float64)
     labels = np.asarray(listing.labels, np.int64)
     apart = fractions < share
-    for label in np.unique(labels[apart]):
+    for label in np.setdiff1d(labels[apart], labels[~apart]):
         of_class = np.flatnonzero(labels == label)
-        if apart[of_class].all():
-            apart[of_class[fractions[of_class].argmax()]] = False
+        apart[of_class[fractions[of_class].argmax()]] = False
     if share > 0 and len(labels) and not apart.any():
         spare = np.bincount(labels)[labels] > 1
         if spare.any():

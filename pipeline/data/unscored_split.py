@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.data import image_search
 from pipeline.data.doubtful_files import count_doubtful
+from pipeline.data.file_table import pack
 from pipeline.data.layout import Layout
 from pipeline.data.left_out import SAME_NAME, LeftOut
 from pipeline.data.listing import File, Listing, make_ids_unique
@@ -31,12 +32,12 @@ def list_unscored(folder: Path, classes: Sequence[str], left_out: LeftOut) -> Li
     for file in image_search.search(folder, prefix, left_out).files:
         above, _, below = file.id.removeprefix(f"{prefix}/").partition("/")
         groups.setdefault(above if below else "", []).append(file)
-    groups = image_search.drop_repeated(groups, left_out)
-    labels = [number.get(name, -1) for name, files in groups.items() for _ in files]
-    files, given = make_ids_unique([file for files in groups.values() for file in files])
+    unique = image_search.drop_repeated(groups, left_out)
+    labels = [number.get(name, -1) for name, files in unique.items() for _ in files]
+    files, given = make_ids_unique([file for files in unique.values() for file in files])
     left_out.add_all(SAME_NAME, given)
     count_doubtful((file.id for file in files), left_out)
-    return Listing(files, labels, classes)
+    return Listing(pack(files), labels, classes)
 
 
 def describe_unscored(layout: Layout, listing: Listing) -> list[str]:

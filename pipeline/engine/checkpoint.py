@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from pipeline.engine.choices import choice_name, instantiate, may_be_named
 from pipeline.engine.latest import find_newest_run
+from pipeline.engine.named_functions import hash_function, names_function
 from pipeline.engine.sources import hash_sources
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, read_json, write_json
@@ -32,6 +33,7 @@ from pipeline.types import Size, Supervision
 if TYPE_CHECKING:
     import torch
     from jaxtyping import UInt8
+    from torch import nn
 
     from pipeline.model.classifier import Classifier
 
@@ -114,7 +116,7 @@ def describe(
         segmenter: the completed node of the segmenter.
     """
     card = read_card(folder)
-    model = card["model"].get("name") or choice_name("model", str(card["model"]["_target_"]))
+    model = network_name(folder)
     path = given.resolve()
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     threshold = f", boxes segmented at {segmenter['threshold']}" if "threshold" in segmenter else ""
@@ -141,6 +143,11 @@ def save(
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        if tensor.data_ptr() in seen:  # tied weights, which a file of safetensors has twice
+            state[name] = tensor.clone()
+        seen.add(tensor.data_ptr())
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file(state, str(temporary))
     # The weights are in the file beside the card, the names of classes in the card itself.
@@ -208,6 +215,8 @@ def fingerprint(folder: Path) -> str:
     if _build_wrapping_objective(folder / CARD, card) is not None:
         target = str(card["objective"]["_target_"])
         parts += [card["objective"], hash_sources([target.rpartition(".")[0]])]
+    if names_function(card["model"]):
+        parts.append(hash_function(card["model"]))
     return hash_of(parts)
 
 
@@ -297,7 +306,8 @@ def network_name(folder: Path) -> str:
         folder: of its files.
     """
     model = read_card(folder)["model"]
-    return str(model.get("name", choice_name("model", str(model["_target_"]))))
+    name = model.get("name") or (model["of"] if names_function(model) else None)
+    return str(name or choice_name("model", str(model["_target_"])))
 
 
 def read_supervision(folder: Path) -> Supervision:
@@ -309,12 +319,20 @@ def read_supervision(folder: Path) -> Supervision:
     return cast(Supervision, read_card(folder).get("supervision", "image labels"))
 
 
-def load(folder: Path, device: torch.device) -> Checkpoint:
+def load(
+    folder: Path, device: torch.device, make: Callable[[], nn.Module] | None = None
+) -> Checkpoint:
     """Load the network of a checkpoint, in eval mode, channels_last, its weights frozen.
+
+    Args:
+        folder: of its files.
+        device: where the network is.
+        make: makes the module of a network of `model=module`; None: the function that the user's
+            command names, where the card names the same.
 
     Raises:
         UserError: a file is missing or incomplete, the two do not belong together, or the card
-            names a class from outside this project.
+            names a class from outside this project, or a function that the user did not name.
     """
     import torch
     from safetensors import SafetensorError
@@ -333,17 +351,13 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
     except (SafetensorError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a whole file of safetensors ({error})") from error
     check_finite(state, str(path))
-    builder = _build_builder(folder / CARD, card["model"])
+    builder = _build_builder(folder / CARD, card["model"], make)
     with torch.device("meta"):  # drawing random weights would only cost time
-        network = _build_network(folder / CARD, builder, card)
-        objective = _build_wrapping_objective(folder / CARD, card)
-        if objective is not None:
-            network = objective.wrap(network)
-        for name, node in card.get("branches", {}).items():
-            network.branches[name] = instantiate(
-                f"{folder / CARD}: branches.{name}", node, within="pipeline.model."
-            )
+        network = _build_whole(folder / CARD, builder, card)
     load_strictly(network, state, str(path), f"the network of {CARD}")
+    if any(buffer.is_meta for buffer in network.buffers()):  # that no file has, as Swin's indices
+        network = _build_whole(folder / CARD, builder, card)
+        load_strictly(network, state, str(path), f"the network of {CARD}")
     if hashlib.sha256(content).hexdigest()[:16] != card["fingerprint"]:
         raise UserError(f"{path}: not the weights that {CARD} was written with; train again")
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -354,6 +368,19 @@ def load(folder: Path, device: torch.device) -> Checkpoint:
         tuple(card["std"]),
         card,
     )
+
+
+def _build_whole(path: Path, builder: NetworkBuilder, card: Mapping[str, Any]) -> Classifier:
+    """Build the network of a card with all that its objective and its branches add."""
+    network = _build_network(path, builder, card)
+    objective = _build_wrapping_objective(path, card)
+    if objective is not None:
+        network = cast("Classifier", objective.wrap(network))
+    for name, node in card.get("branches", {}).items():
+        network.branches[name] = instantiate(
+            f"{path}: branches.{name}", node, within="pipeline.model."
+        )
+    return network
 
 
 def _build_network(path: Path, builder: NetworkBuilder, card: Mapping[str, Any]) -> Classifier:
@@ -381,8 +408,13 @@ def _build_wrapping_objective(path: Path, card: Mapping[str, Any]) -> WrappingOb
     return objective if isinstance(objective, WrappingObjective) else None
 
 
-def _build_builder(path: Path, model: Mapping[str, Any]) -> NetworkBuilder:
-    """Build what the card's `model` names; refuse what is not a network builder of this project."""
+def _build_builder(
+    path: Path, model: Mapping[str, Any], make: Callable[[], nn.Module] | None
+) -> NetworkBuilder:
+    """Build what the card's `model` names; refuse what is not a network builder of this project.
+
+    A function that the card names is called only where the user names it, or gives `make`.
+    """
     target = str(model.get("_target_"))
     module, _, name = target.rpartition(".")
     kind = None
@@ -398,4 +430,12 @@ def _build_builder(path: Path, model: Mapping[str, Any]) -> NetworkBuilder:
             f"{path}: model._target_={target}: refused; a card may only name a model of "
             "pipeline.model, so that opening a checkpoint never runs what it brings along"
         )
-    return cast(NetworkBuilder, instantiate(f"{path}: model", model))
+    builder = instantiate(f"{path}: model", model)
+    if names_function(model):
+        builder = builder if make is None else builder.made_by(make)
+        builder.check_allowed(str(path))
+    elif make is not None:
+        raise UserError(
+            f"{path.parent}: model=: its network is one of this project ({target}); leave it away"
+        )
+    return cast(NetworkBuilder, builder)

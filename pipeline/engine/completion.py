@@ -22,6 +22,7 @@ from pipeline.engine.choices import (
 )
 from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
 from pipeline.engine.latest import find_newest_run
+from pipeline.engine.named_functions import allow_named, names_function
 from pipeline.errors import UserError
 from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import rename_keys
@@ -49,12 +50,15 @@ def complete_config(
     """
     check_config(config)
     config = {**to_plain(config)}
+    allow_named(config["model"])  # as it was composed: no file of a run has a say in it
     if config["run"] is not None:
         config, chosen = use_run_settings(config, named)
     if config["checkpoint"] is not None:
         if chosen.get("experiment") == PREDICT_EXPERIMENT:
             config, chosen = _use_checkpoint_settings(config, chosen, named)
+        _check_same_function(config)
         config = _drop_training(config)
+    config = _use_model_size(config)
     for family in FAMILIES:
         config[family] = fill_defaults(family, config[family])
     for key in nested_choices():
@@ -181,7 +185,8 @@ def use_run_settings(
         newest = find_newest_run(folder, [CONFIG_FILE])
         hint = "" if newest is None else f"; the newest run is {newest}"
         raise UserError(f"run={folder}: no folder of a run, which has {CONFIG_FILE}{hint}")
-    _refuse_choices(named, folder, config["stages"])
+    allowed = {"model"} if names_function(recorded["model"]) else set()
+    _refuse_choices(named, folder, {*config["stages"], *allowed})
     for family in FAMILIES:
         _refuse_foreign_targets(folder, family, recorded[family])
     kept = ("stages", "name", "run", "corrections", "human_boxes", "outputs", "runtime", "store")
@@ -210,7 +215,7 @@ def _refuse_foreign_targets(run: Path, family: str, node: Mapping[str, Any]) -> 
             )
 
 
-def _refuse_choices(named: Collection[str], run: Path, stages: Sequence[str]) -> None:
+def _refuse_choices(named: Collection[str], run: Path, stages: Collection[str]) -> None:
     """Refuse what the run that run= names has chosen already.
 
     Raises:
@@ -266,6 +271,31 @@ def _drop_training(config: dict[str, Any]) -> dict[str, Any]:
     if {"range", "no_data"} <= {*parameters} and "range" not in data:
         data = {**card.get(checkpoint.INTENSITY, {}), **data}
     return {**config, "data": data, "stages": stages}
+
+
+def _check_same_function(config: Mapping[str, Any]) -> None:
+    """Raise UserError where model.of names another function than the checkpoint."""
+    card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))["model"]
+    given, known = config["model"], card.get("of")
+    if names_function(given) and names_function(card) and given["of"] != known:
+        raise UserError(
+            f"model.of={given['of']}: the network of checkpoint={config['checkpoint']} is that of "
+            f"model.of={known}"
+        )
+
+
+def _use_model_size(config: dict[str, Any]) -> dict[str, Any]:
+    """Scale images to the size that a network of the user's reads, unless data.size is given.
+
+    A run or a checkpoint has its own.
+    """
+    if config["run"] or config["checkpoint"] or not names_function(config["model"]):
+        return config
+    parameters = inspect.signature(locate("data", str(config["data"]["_target_"]))).parameters
+    if "size" not in parameters:
+        return config
+    size = instantiate("model", config["model"]).size
+    return config if size is None else {**config, "data": {"size": size, **config["data"]}}
 
 
 def _check_options_used(main: str, names: Sequence[str], node: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from pipeline.engine.methods import (
     try_on_shapes,
     untrained_network,
 )
+from pipeline.engine.named_functions import hash_function
 from pipeline.engine.negatives import find_negatives
 from pipeline.engine.progress import show_stage
 from pipeline.engine.recorded import check_same_images, find_recorded
@@ -181,8 +182,9 @@ class Run:
 
     def targets(self) -> list[str]:
         """Return the classes to explain, as rules and names (see `parse_targets`)."""
-        labelled = bool(self.data.classes)  # without a label the predicted class is explained
-        return parse_targets(self.config["explain"]["target"], self.classes, labelled)
+        # Without a label the predicted class is explained.
+        target = self.config["explain"]["target"]
+        return parse_targets(target, self.classes, bool(self.data.classes))
 
     @property
     def fit(self) -> MethodFit:
@@ -218,8 +220,8 @@ class Run:
     def _untrained_network(self) -> Network:
         """Return the network that the stages train and refine will train, without weights."""
         size = self.size if "refine" in self.config["stages"] else None
-        has_own_head = self.config["train"]["head"] == "own"
-        return untrained_network(self.model(), self.objective(), self.classes, has_own_head, size)
+        own = self.config["train"]["head"] == "own"
+        return untrained_network(self.model(), self.objective(), self.classes, own, size)
 
     @property
     def split(self) -> Split:
@@ -258,10 +260,8 @@ class Run:
 
     def coco_names(self) -> CocoIds:
         """Return the ids and file names that COCO files use for images and classes."""
-        names = self.data.coco_names(self.split)
-        if self.data.classes:
-            return names
-        return replace(names, category_ids=range(1, len(self.classes) + 1))
+        names, ids = self.data.coco_names(self.split), range(1, len(self.classes) + 1)
+        return names if self.data.classes else replace(names, category_ids=ids)
 
     # -- how it is computed
 
@@ -278,8 +278,7 @@ class Run:
     @property
     def workers(self) -> int:
         """The threads of this process: runtime.workers, or its share of the machine's cores."""
-        wanted = self.config["runtime"]["workers"]
-        if wanted is not None:
+        if (wanted := self.config["runtime"]["workers"]) is not None:
             return runtime.count_workers(wanted)
         return max(1, runtime.count_workers(None) // ranks.current_world().local_size)
 
@@ -318,7 +317,8 @@ class Run:
             for family in families
         ]
         targets = [name.rpartition(".")[0] for node in nodes for name in list_targets(node)]
-        return hash_sources([module, *targets], drawing)
+        named = hash_function(self.config["model"]) if "model" in families else {}
+        return {**hash_sources([module, *targets], drawing), **named}
 
     def cache_key(self, stage: str) -> dict[str, Any]:
         """Return all that can change a stage's result, computed once for each method and split."""
@@ -425,9 +425,9 @@ class Run:
         if folder is None:
             stages = [*self.config["stages"]]
             raise UserError(
-                f"stage {stage} has no result for this configuration under {self.outputs}/, and "
-                f"is not among stages={stages}: run it first, with "
-                f"'stages=[{','.join(stages_between(stage, stages))}]', or leave stages= away"
+                f"stage {stage} has no result for this configuration under {self.outputs}/, and is "
+                f"not among stages={stages}: run it first, with 'stages=["
+                f"{','.join(stages_between(stage, stages))}]', or leave stages= away"
             )
         return folder
 

@@ -98,6 +98,37 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
     return dict(sorted(hashes.items()))
 
 
+def hash_folder_source(path: Path) -> dict[str, str]:
+    """Hash the source of a file, and of the files beside it that it imports, recursively.
+
+    Args:
+        path: of a Python file.
+
+    Returns:
+        file name -> 16 hex digits, or "built-in" where there is no such file, sorted by name.
+    """
+    known, hashes, todo = open_cache(), dict[str, str](), {path}
+    while todo:
+        file = todo.pop()
+        name = os.path.relpath(file, path.parent)
+        if name in hashes:
+            continue
+        if not file.is_file():
+            hashes[name] = NO_SOURCE
+            continue
+        source = known.read(file.absolute())
+        hashes[name] = source.digest
+        for written in source.imports:
+            parts = written.lstrip(".").split(".")
+            places = (path.parent.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))
+            files = (
+                f for place in places for f in (place.with_suffix(".py"), place / "__init__.py")
+            )
+            todo.update(f for f in files if f.is_file())
+    known.save()
+    return dict(sorted(hashes.items()))
+
+
 def forget_sources() -> None:
     """Let sources that this process has read already be read anew."""
     for function in (open_cache, _list_project_modules, _find_foreign):

@@ -24,38 +24,25 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.coco_boxes import SizeCheck, describe_swapped_sizes
 from pipeline.formats.coco_values import parse_key, parse_number
 from pipeline.formats.files import content_hash, find_spelling, read_lines
+from pipeline.formats.mask_files import Masks
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64, UInt8
+    from jaxtyping import Float, Float32, Float64
 
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
-IGNORE = 255  # in a mask: pixels that count neither as object nor as background
-
-
-@dataclass(frozen=True)
-class Masks:
-    """The mask files of an image.
-
-    Attributes:
-        objects: A mask for each object.
-        ignore: A mask of what is not counted; None: all is counted.
-    """
-
-    objects: Sequence[Path]
-    ignore: Path | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +90,10 @@ def check(folder: Path) -> None:
     Args:
         folder: The folder of the metadata.
     """
-    for name in (name for name in FILES if name != "class_labels.txt"):
+    needed = [name for name in FILES if name != "class_labels.txt"]
+    if _has_masks_alone(folder / "localization.txt"):
+        needed.remove("image_sizes.txt")
+    for name in needed:
         if not (folder / name).is_file():
             raise UserError(
                 f"metadata={folder}: {name} is not there; the metadata of wsolevaluation is "
@@ -111,12 +101,35 @@ def check(folder: Path) -> None:
             )
 
 
-def read(folder: Path, max_images: int | None = None) -> Metadata:
+def _has_masks_alone(path: Path) -> bool:
+    """Return whether a localization file names masks, which need no sizes, as its first line."""
+    return path.is_file() and any(_split_mask_line(line) for _, line in islice(read_lines(path), 1))
+
+
+def read_labels(folder: Path) -> tuple[list[str], dict[str, int], list[str]]:
+    """Read the images and classes of a metadata folder, without sizes and annotations.
+
+    Args:
+        folder: With image_ids.txt and class_labels.txt.
+
+    Returns:
+        The images in their order, the class of each that has one, and notes.
+
+    Raises:
+        UserError: A file is missing, or no line of it can be used.
+    """
+    ids, notes = _read_ids(folder / "image_ids.txt")
+    labels, label_notes = _read_labels(folder / "class_labels.txt", set(ids))
+    return ids, labels, [*notes, *label_notes]
+
+
+def read(folder: Path, max_images: int | None = None, mask_folder: Path | None = None) -> Metadata:
     """Read a metadata folder.
 
     Args:
         folder: With the files that this module's docstring lists.
         max_images: Read only the first images of image_ids.txt, at most so many; None: all.
+        mask_folder: What paths of masks are below; None: the folder of the metadata.
 
     Raises:
         UserError: A file is missing, or no line of it can be used.
@@ -125,9 +138,11 @@ def read(folder: Path, max_images: int | None = None) -> Metadata:
     ids, notes = _read_ids(folder / "image_ids.txt")
     ids = ids[:max_images]
     known = set(ids)
-    sizes, size_notes = _read_sizes(folder / "image_sizes.txt", known)
+    sizes: dict[str, Size] = {}
     labels: dict[str, int] = {}
-    notes += size_notes
+    if (folder / "image_sizes.txt").is_file():
+        sizes, size_notes = _read_sizes(folder / "image_sizes.txt", known)
+        notes += size_notes
     if (folder / "class_labels.txt").is_file():
         labels, label_notes = _read_labels(folder / "class_labels.txt", known)
         notes += label_notes
@@ -135,7 +150,9 @@ def read(folder: Path, max_images: int | None = None) -> Metadata:
             notes.append(count_note(without, "image", "have no class", where="class_labels.txt"))
     else:
         notes.append("class_labels.txt is not there: no number is given for each class")
-    localization = _read_localization(folder / "localization.txt", known, sizes)
+    localization = _read_localization(
+        folder / "localization.txt", known, sizes, folder if mask_folder is None else mask_folder
+    )
     boxes, masks = localization.boxes, localization.masks
     if without := [id for id in ids if id not in boxes and id not in masks]:
         scored = len(ids) - len(without)
@@ -321,12 +338,14 @@ class _Localization:
         return notes
 
 
-def _read_localization(path: Path, known: set[str], sizes: dict[str, Size]) -> _Localization:
+def _read_localization(
+    path: Path, known: set[str], sizes: dict[str, Size], masks: Path
+) -> _Localization:
     """Read boxes and masks. Raise UserError where no line can be used."""
     localization, total = _Localization(), 0
     for total, (number, text) in enumerate(read_lines(path), 1):  # noqa: B007
         try:
-            _add_line(localization, path.parent, text, f"line {number}", known, sizes)
+            _add_line(localization, masks, text, f"line {number}", known, sizes)
         except BadRecord as error:
             localization.odd.leave_out(f"line {number}", str(error))
     usable = total - sum(map(len, localization.odd.left_out.values()))
@@ -383,7 +402,7 @@ def _find_fault(box: Sequence[float], size: Size | None) -> str | None:
     return None
 
 
-# -- maps and masks
+# -- maps
 
 
 def map_path(folder: Path, id: str) -> Path:
@@ -443,43 +462,3 @@ def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
     known = {name for id in forms for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
     return sorted(name for name in names if to_nfc(name) not in known)
-
-
-def read_masks(masks: Masks, size: Size | None = None) -> UInt8[np.ndarray, "h w"]:
-    """Read the masks of an image into one.
-
-    Args:
-        masks: Its files.
-        size: (height, width) to scale to, by the nearest pixel; None: not scaled.
-
-    Returns:
-        1 for objects, 0 for background, 255 (IGNORE) for what is ignored and is no object.
-
-    Raises:
-        SkippedImage: A file cannot be read, or the sizes differ.
-    """
-    objects = [_read_mask(path, size) for path in masks.objects]
-    if any(mask.shape != objects[0].shape for mask in objects):
-        raise SkippedImage("have masks of several sizes")
-    covered = np.asarray(np.any(objects, 0), bool)
-    combined: UInt8[np.ndarray, "h w"] = covered.astype(np.uint8)
-    if masks.ignore is not None:
-        ignored = _read_mask(masks.ignore, size)
-        if ignored.shape != covered.shape:
-            raise SkippedImage("have masks of several sizes")
-        combined[ignored & ~covered] = IGNORE
-    return combined
-
-
-def _read_mask(path: Path, size: Size | None) -> np.ndarray:
-    """Return a boolean mask: True where the image file is not black."""
-    try:
-        data = np.fromfile(path, np.uint8)
-        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if len(data) else None
-    except (OSError, cv2.error):
-        mask = None
-    if mask is None:
-        raise SkippedImage("have a mask that cannot be read")
-    if size is not None:
-        mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
-    return np.asarray(mask > 0)

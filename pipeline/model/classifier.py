@@ -89,6 +89,26 @@ HEADS: dict[str, type[MeanLinear] | type[ConvMean]] = {
 
 
 @runtime_checkable
+class HasClassWeights(Protocol):
+    """A head that averages the feature maps and is linear then, whoever wrote it."""
+
+    @property
+    def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
+        ...
+
+
+@runtime_checkable
+class ReadsRelu(Protocol):
+    """A head that may read the ReLU of a layer's feature maps."""
+
+    @property
+    def relu_of(self) -> str | None:
+        """The layer; None: it reads the maps themselves."""
+        ...
+
+
+@runtime_checkable
 class ComparedBranch(Protocol):
     """A branch whose map was compared with the map that it was trained on."""
 
@@ -158,7 +178,7 @@ class Classifier(nn.Module):
         Raises:
             UserError: The head is another.
         """
-        return self.gap.class_weights
+        return (self.head if isinstance(self.head, HasClassWeights) else self.gap).class_weights
 
     @property
     def stands_alone(self) -> bool:
@@ -232,7 +252,8 @@ class Classifier(nn.Module):
 
     def _read_maps(self, name: str, maps: Tensor) -> Tensor:
         """Return the activation of a layer as what is behind the layer reads it."""
-        return maps
+        reads = isinstance(self.head, ReadsRelu) and self._resolve_path(name) == self.head.relu_of
+        return maps.relu() if reads else maps
 
     def _order_branches(self, at: Sequence[str]) -> dict[str, Any]:
         """Return the branches among `at` and those that they read, each after what it reads."""
@@ -288,8 +309,7 @@ class Classifier(nn.Module):
             reduce: what is kept of each block's attention; None: all of it, and its graph.
 
         Raises:
-            UserError: The network has no self-attention between all tokens of an image, or within
-                Swin's windows.
+            UserError: It has no self-attention between all tokens, or within Swin's windows.
         """
         return record_attentions(
             self.body, lambda batch: self.forward(batch).logits, images, reduce
@@ -320,7 +340,7 @@ class Classifier(nn.Module):
         after: list[nn.Module] = []
         within: nn.Module = self.body
         for part in filter(None, self._resolve_path(name).split(".")):
-            if type(within).forward is not nn.Sequential.forward:
+            if "forward" in vars(within) or type(within).forward is not nn.Sequential.forward:
                 return before, within, after
             names, steps = zip(*within._modules.items(), strict=True)
             place = names.index(part)
@@ -338,6 +358,11 @@ class Classifier(nn.Module):
                 raise UserError(
                     "the network has no branch 'foreground', which was trained to localize: "
                     "+experiment=best and stages=[train,refine,...] train one"
+                ) from None
+            if name == BELOW:
+                raise UserError(
+                    "layer 'below': which layer the last block reads is not known; name it: "
+                    "model.below=NAME of model=module, or as in saliency.layers=[NAME]"
                 ) from None
             known = [layer for layer, _ in self.body.named_modules() if layer]
             close = difflib.get_close_matches(name, known, n=8, cutoff=0.5)

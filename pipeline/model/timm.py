@@ -1,14 +1,16 @@
 """timm's networks by name: `model=timm model.name=resnet50.a1_in1k`; an extra, `label2box[timm]`.
 
-The body is what timm calls forward_features, the head what it calls forward_head. A head that is a
-mean and one linear layer becomes a GAP head, which CAM reads; this is decided by comparing the
-logits of both.
+The body is what timm calls forward_features, the head what it calls forward_head. The layers
+`last` and `below` and the kind of the head are found by what the network computes
+(pipeline/model/discovery.py). A head that is a mean and one linear layer becomes a GAP head. One
+with a norm between (ConvNeXt, Swin) stays as it is, and gives its class weights to CAM.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +18,35 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes, number_classes
 from pipeline.model.classifier import MeanLinear
+from pipeline.model.discovery import Layers, find_layers
+from pipeline.model.evaluation import evaluation_mode
+from pipeline.model.forms import Form, default_form, infer_form
+from pipeline.model.gap import GapHead
 from pipeline.model.pretrained import Target, Weighted
 from pipeline.model.torchvision import MEAN, STD, load_fitted
+from pipeline.model.wrapped import Wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Float
+
+PROBE_SIDE = 128  # of the images that layers are found with, where the network reads any size
+PROBE_CLASSES = 10
 
 
 class OwnHead(nn.Module):
-    """The head of a timm network: its forward_head. The weights belong to the body."""
+    """The head of a timm network: its forward_head. The weights belong to the body.
 
-    def __init__(self, network: Any) -> None:
+    Args:
+        network: the network.
+        form: of what its forward_features gives; the body gives channels first.
+    """
+
+    def __init__(self, network: Any, form: Form) -> None:
         super().__init__()
         self._network = (network,)  # in a tuple: its weights are the body's, not this module's
+        self._form = form
 
     @property
     def last_layer(self) -> nn.Module:
@@ -35,8 +56,45 @@ class OwnHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Compute logits from what the body gives."""
-        logits: Tensor = self._network[0].forward_head(features)
+        given = features.permute(0, 2, 3, 1) if self._form == "channels_last" else features
+        logits: Tensor = self._network[0].forward_head(given)
         return logits
+
+
+class OwnGapHead(OwnHead):
+    """The head of a timm network that averages the feature maps and is linear then.
+
+    Args:
+        network: the network.
+        form: of what its forward_features gives.
+        gap: where its class weights are.
+    """
+
+    def __init__(self, network: Any, form: Form, gap: GapHead) -> None:
+        super().__init__(network, form)
+        self._gap = gap
+
+    @property
+    def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
+        return self._gap.class_weights(self._network[0])
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is known of a timm network by its name.
+
+    Attributes:
+        form: of what forward_features gives.
+        last: the layer of the last feature maps; empty: the body's output.
+        below: the layer that the last block reads; empty: none was recognised.
+        head: where the class weights are; None: the head is no GAP head of the feature maps.
+    """
+
+    form: Form
+    last: str
+    below: str
+    head: GapHead | None
 
 
 @dataclass(frozen=True)
@@ -56,8 +114,6 @@ class Timm(Weighted):
     name: str = "resnet50"
     weights: str | None = "imagenet"
     classes: str | tuple[str, ...] | None = None
-
-    below = ""
 
     def __post_init__(self) -> None:
         timm = _import_timm()
@@ -91,31 +147,33 @@ class Timm(Weighted):
 
     @property
     def last(self) -> str:
-        """The layer of the last feature maps: the body's output; in a transformer, a layer."""
-        with torch.device("meta"):
-            network = self._build(IMAGENET_CLASSES)
-        blocks = getattr(network, "blocks", None)
-        tokens = hasattr(network, "patch_embed") and isinstance(blocks, nn.Sequential)
-        return f"blocks.{len(blocks) - 1}.norm1" if tokens and blocks is not None else ""
+        """The layer of the last feature maps; empty: the body's output."""
+        return find_parts(self.name).last
+
+    @property
+    def below(self) -> str:
+        """The layer that the last block reads; empty where none was recognised."""
+        return find_parts(self.name).below
 
     def body(self) -> tuple[nn.Module, int]:
         """Return the part that computes feature maps, with random weights, and its channels.
 
         Raises:
-            UserError: The network is a transformer, or gives its channels last.
+            UserError: The network gives tokens.
         """
-        if self.last:
+        if find_parts(self.name).form == "tokens":
             raise UserError(
                 f"model.name={self.name}: a transformer gives tokens, which no GAP head reads; "
                 "train.head=own keeps its own, or choose a CNN"
             )
         network = self._build(0)
-        return _keep_features(network), int(network.num_features)
+        return self._keep_features(network), int(network.num_features)
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
         """Return body and timm's head for so many classes, with random weights."""
         network = self._build(classes)
-        return _keep_features(network), OwnHead(network)
+        head = self._extract_head(network)
+        return self._keep_features(network), head
 
     def load(self) -> tuple[nn.Module, nn.Module | None, tuple[str, ...]]:
         """Return the body with its pretrained weights, the pretrained head, and its classes.
@@ -129,15 +187,32 @@ class Timm(Weighted):
         """
         network = self._download() if self.weight_file is None else self._load_network()
         if network.num_classes == 0:
-            return _keep_features(network), None, ()
+            return self._keep_features(network), None, ()
         classes = self.known if self.weight_file else _name_classes(network.num_classes)
-        linear = network.get_classifier()
-        head: nn.Module = OwnHead(network)
-        if not self.last and _is_gap_head(network, linear):
-            head = MeanLinear(linear.in_features, linear.out_features)
-            head.linear = linear
-            network.reset_classifier(0)
-        return _keep_features(network), head, classes
+        head = self._extract_head(network)
+        return self._keep_features(network), head, classes
+
+    def _extract_head(self, network: Any) -> nn.Module:
+        """Return the head of a network, which keeps its weights."""
+        parts, linear = find_parts(self.name), network.get_classifier()
+        if parts.head is None:
+            return OwnHead(network, parts.form)
+        is_plain = not parts.last and parts.head.norm is None and isinstance(linear, nn.Linear)
+        if not is_plain:
+            return OwnGapHead(network, parts.form, parts.head)
+        head = MeanLinear(linear.in_features, linear.out_features)
+        head.linear = linear
+        network.reset_classifier(0)
+        return head
+
+    def _keep_features(self, network: Any) -> nn.Module:
+        """Let a network return its feature maps, channels first; its layers keep their names."""
+        features = network.forward_features
+        is_last = find_parts(self.name).form == "channels_last"
+        # A partial, as copies of the network are to run their own weights.
+        network.forward = partial(_put_channels_first, features) if is_last else features
+        body: nn.Module = network
+        return body
 
     def _load_network(self) -> Any:
         """Return the network with the weights of the file, without a head where that is dropped."""
@@ -171,11 +246,6 @@ class Timm(Weighted):
 
     def _build(self, classes: int) -> Any:
         network = _import_timm().create_model(self.name, pretrained=False, num_classes=classes)
-        if str(getattr(network, "output_fmt", "")).endswith("NHWC"):
-            raise UserError(
-                f"model.name={self.name}: gives its feature maps channels last, which is not "
-                "supported; choose a CNN or a plain vision transformer"
-            )
         return network.eval()
 
     def _download(self) -> Any:
@@ -204,18 +274,65 @@ def _import_timm() -> Any:
     return timm
 
 
-def _keep_features(network: Any) -> nn.Module:
-    """Let a network return its feature maps; its layers keep their names."""
-    network.forward = network.forward_features
-    body: nn.Module = network
-    return body
+def _put_channels_first(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Compute feature maps [b, K, h, w] by a function that gives [b, h, w, K]."""
+    return features(images).permute(0, 3, 1, 2)
 
 
-def _is_gap_head(network: Any, linear: Any) -> bool:
-    """Return whether the head is the mean of the feature maps and one linear layer."""
-    if not isinstance(linear, nn.Linear) or linear.in_features != network.num_features:
+@lru_cache(maxsize=16)
+def find_parts(name: str) -> Parts:
+    """Find the layers and the head of a network by running it with random weights.
+
+    Args:
+        name: as in timm.list_models().
+
+    Raises:
+        UserError: What the network gives is neither feature maps nor tokens.
+    """
+    # On the CPU also where shapes alone are computed; no random number of the caller is used.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _import_timm().create_model(name, pretrained=False, num_classes=PROBE_CLASSES)
+        _fill_zeros(network)
+        images = torch.randn(2, *_find_input_size(network))
+        layers = find_layers(network, images, _read_logits)
+        with torch.no_grad(), evaluation_mode(network):
+            features = network.forward_features(images)
+            size = (images.shape[2], images.shape[3])
+            form = infer_form("", network, features, size, default_form(network))
+            head = layers.head if layers.head is not None and not layers.head.relu else None
+            if form == "tokens":
+                return Parts(form, layers.last, layers.below, head)
+            maps = features.permute(0, 3, 1, 2) if form == "channels_last" else features
+            is_output = _gives(network, layers, images, maps)
+    return Parts(form, "", layers.below, head if is_output else None)
+
+
+def _find_input_size(network: Any) -> tuple[int, int, int]:
+    """Return channels, height and width of images that a network reads, small where any do."""
+    settings = network.pretrained_cfg
+    channels, height, width = settings["input_size"]
+    if settings.get("fixed_input_size"):
+        return channels, height, width
+    return channels, min(height, PROBE_SIDE), min(width, PROBE_SIDE)
+
+
+def _fill_zeros(network: nn.Module) -> None:
+    """Fill weights that start at zero, through which an answer would depend on nothing."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+
+
+def _gives(network: nn.Module, layers: Layers, images: Tensor, maps: Tensor) -> bool:
+    """Return whether the last feature maps that were found are these maps."""
+    if layers.problem is not None:
         return False
-    features = torch.randn(2, linear.in_features, 3, 4, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits, expected = network.forward_head(features), linear(features.mean((2, 3)))
-    return logits.shape == expected.shape and torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    wrapped = Wrapped(network, (), layers, _read_logits)
+    last = wrapped(images, at=("last",)).activations["last"]
+    return last.shape == maps.shape and torch.allclose(last, maps, rtol=1e-4, atol=1e-5)
+
+
+def _read_logits(output: Any) -> Tensor:
+    logits: Tensor = output
+    return logits

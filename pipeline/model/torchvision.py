@@ -269,6 +269,15 @@ class HasLastLayer(Protocol):
         ...
 
 
+@runtime_checkable
+class SelectsClasses(Protocol):
+    """A head that reduces itself to some classes."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep the logits at these positions, in their order."""
+        ...
+
+
 def _wrap_gap_head(layer: nn.Module) -> MeanLinear | ConvMean:
     """Wrap the last layer of a network, which keeps its weights, as a GAP head."""
     if isinstance(layer, nn.Linear):
@@ -292,6 +301,9 @@ def select_classes(head: nn.Module, rows: Sequence[int]) -> nn.Module:
         The same head.
     """
     last: Any
+    if isinstance(head, SelectsClasses):
+        head.select(rows)
+        return head
     if isinstance(head, HasLastLayer):
         last = head.last_layer
     else:

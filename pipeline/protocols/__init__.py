@@ -12,7 +12,13 @@ from pipeline.protocols.data import (
 )
 from pipeline.protocols.exporter import Exporter
 from pipeline.protocols.metric import Metric
-from pipeline.protocols.network import Network, NetworkBuilder, RebuildableBranch, TrainedNetwork
+from pipeline.protocols.network import (
+    BuildsFeatures,
+    Network,
+    NetworkBuilder,
+    RebuildableBranch,
+    TrainedNetwork,
+)
 from pipeline.protocols.objective import Objective, WrappingObjective
 from pipeline.protocols.saliency import FittableMethod, SaliencyMethod
 from pipeline.protocols.segmenter import RefiningSegmenter, Segmenter
@@ -21,6 +27,7 @@ from pipeline.protocols.visualize import View
 __all__ = [
     "AnnotatedDataSet",
     "AuditTest",
+    "BuildsFeatures",
     "DataSet",
     "Exporter",
     "FittableMethod",

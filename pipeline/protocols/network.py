@@ -84,6 +84,21 @@ class NetworkBuilder(Protocol):
         """Return the network with the stride that it was trained at."""
 
 
+@runtime_checkable
+class BuildsFeatures(Protocol):
+    """A builder whose body, with the head of its own, gives the answer and not feature maps."""
+
+    def features(self, body: nn.Module) -> nn.Module:
+        """Let a body that was built with the head of its own return its last feature maps.
+
+        Args:
+            body: it is changed.
+        """
+
+    def recorded(self) -> dict[str, Any]:
+        """Return arguments that were found out, which a checkpoint names besides those given."""
+
+
 class Network(Protocol):
     """A classifier that answers with its activations."""
 

@@ -151,7 +151,7 @@ def test_any_integer_is_a_class(network: Network, images: Tensor, target: Any) -
 @pytest.mark.parametrize(
     ("target", "told"),
     [
-        ("cta", "no class has this name; did you mean 'cat'"),
+        ("cta", "target=cta: neither a rule nor a class; did you mean 'cat'"),
         (4, "target=4: no class has this index; the network has 4 classes, with the indices 0 to"),
         ([0, 1], "target: 2 given for 3 images"),
         ("top9", "target=top9: the network has 4 classes; give top4"),
@@ -273,12 +273,13 @@ def test_photographs_of_all_kinds(network: Network, tmp_path: Path) -> None:
     maps = [pipeline.explain(wrapped, image).maps for image in (path, picture, pixels, tensor)]
     for other in maps[1:]:
         torch.testing.assert_close(other, maps[0], atol=1e-2, rtol=1e-2)
-    several = pipeline.explain(wrapped, [str(path), picture, pixels], batch=2)
+    mixed: list[Any] = [str(path), picture, pixels]
+    several = pipeline.explain(wrapped, mixed, batch=2)
     assert several.maps.shape == (3, 8, 12)
     assert [info.size for info in several.images] == [(64, 96)] * 3
     assert several.images[0].name == str(path)
     with pytest.raises(UserError, match="cannot be in one call"):
-        pipeline.explain(wrapped, [pixels, torch.rand(3, 32, 48)])
+        pipeline.explain(wrapped, [*mixed, torch.rand(3, 32, 48)])
 
 
 def test_options_and_layers_that_a_method_has_not_are_refused(

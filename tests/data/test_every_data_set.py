@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.types import Example, Split
 from tests import docs_workshop
+from tests.data import drawn_sets
 
 DATA_SETS = list_choices("data")
 SPLITS = get_args(Split)
@@ -29,6 +30,8 @@ def photos_with_test(root: Path) -> None:
         docs_workshop.save(root / place / "later.jpg", number)
 
 
+WSOL = {"root": "metadata", "images": "dataset", "size": "32"}
+
 # The arguments that a data set needs, and what writes the files that it reads.
 BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "shapes": (None, {"images": "40", "val_images": "6", "size": "32", "held_back": "0.3"}),
@@ -37,11 +40,28 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "cub": (docs_workshop.birds, {"root": ".", "size": "32"}),
     "folder": (photos_with_test, {"root": ".", "size": "[32,48]", "held_back": "0.3"}),
     "images": (docs_workshop.photos, {"paths": "train", "size": "32"}),
+    "wsolevaluation": (drawn_sets.wsolevaluation, {**WSOL, "held_back": "0.3"}),
+    "cubv2": (drawn_sets.wsolevaluation, WSOL),
+    "ilsvrc": (drawn_sets.wsolevaluation, WSOL),
+    "openimages30k": (drawn_sets.openimages, {**WSOL, "masks": "masks"}),
+    "imagenet": (drawn_sets.imagenet, {"root": ".", "size": "32", "held_back": "0.3"}),
+    "tiny_imagenet": (drawn_sets.tiny_imagenet, {"root": ".", "size": "32"}),
+    "pets": (drawn_sets.pets, {"root": ".", "size": "32"}),
+    "stanford_dogs": (drawn_sets.stanford_dogs, {"root": ".", "size": "32"}),
+    "cars": (drawn_sets.cars, {"root": ".", "size": "32"}),
+    "aircraft": (drawn_sets.aircraft, {"root": ".", "size": "32"}),
+    "caltech101": (drawn_sets.caltech101, {"root": ".", "size": "32"}),
 }
 
 
 def test_every_choice_has_a_builder() -> None:
     assert {*BUILDERS} == {*DATA_SETS}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep indexes of folders in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +79,8 @@ def build(name: str, root: Path, **options: str) -> DataSet:
     """The data set; arguments are as they stand on a command line."""
     texts = {**BUILDERS[name][1], **options}
     given: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items()}
-    for key in ("root", "paths"):
-        if key in given:
+    for key in ("root", "paths", "images", "masks"):
+        if isinstance(given.get(key), str):
             given[key] = str(root / given[key])
     data: DataSet = instantiate("data", {**read_choice("data", name), **given})
     return data

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats import wsolevaluation
+from pipeline.formats import mask_files, wsolevaluation
 
 Form = Literal["NFC", "NFD"]
 
@@ -185,11 +185,11 @@ def test_masks_are_objects_together_and_ignore_elsewhere(tmp_path: Path) -> None
     expected = np.zeros((4, 4), np.uint8)
     expected[0, 0] = expected[1, 1] = 1
     expected[3, 3] = 255
-    np.testing.assert_array_equal(wsolevaluation.read_masks(masks), expected)
-    assert wsolevaluation.read_masks(masks, (8, 8))[7, 7] == 255
+    np.testing.assert_array_equal(mask_files.read_masks(masks), expected)
+    assert mask_files.read_masks(masks, (8, 8))[7, 7] == 255
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(SkippedImage, match="a mask that cannot be read"):
-        wsolevaluation.read_masks(masks)
+        mask_files.read_masks(masks)
 
 
 def test_what_was_read_has_a_name_that_follows_its_content(tmp_path: Path) -> None:
@@ -227,6 +227,6 @@ def test_names_are_the_same_in_any_unicode_form(
     assert (metadata.labels, metadata.sizes) == ({id: 4}, {id: (80, 100)})
     assert list(metadata.boxes) == list(metadata.masks) == [id]
     assert metadata.notes == []
-    assert wsolevaluation.read_masks(metadata.masks[id]).all()
+    assert mask_files.read_masks(metadata.masks[id]).all()
     assert wsolevaluation.read_map(tmp_path / "maps", id).shape == (2, 3)
     assert wsolevaluation.find_unknown_maps(tmp_path / "maps", [text(lists, id)]) == []

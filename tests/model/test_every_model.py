@@ -12,10 +12,12 @@ from torch import nn
 from pipeline.engine.choices import instantiate, list_choices, locate, read_choice
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.model.importing import allow
 from pipeline.protocols import NetworkBuilder
 
 MODELS = list_choices("model")
 SIDE, CLASSES = 224, "abcde"
+OF = "torchvision.models:resnet18"  # what model=module makes
 MEMBERS = [name for name in vars(NetworkBuilder) if not name.startswith("_")]
 
 
@@ -23,7 +25,10 @@ def build(name: str, **options: Any) -> Any:
     """The builder, without weights where it could have some."""
     node = read_choice("model", name)
     takes = inspect.signature(locate("model", str(node["_target_"]))).parameters
-    weights = {"weights": None} if "weights" in takes else {}
+    weights: dict[str, Any] = {"weights": None} if "weights" in takes else {}
+    if "of" in takes:
+        weights["of"] = OF
+        allow(OF)
     return instantiate("model", {**node, **weights, **options})
 
 

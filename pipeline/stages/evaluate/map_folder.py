@@ -20,7 +20,7 @@ import numpy as np
 from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats import map_files, wsolevaluation
+from pipeline.formats import map_files, mask_files, wsolevaluation
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.components import THRESHOLDS
 from pipeline.metric.measurement import FRAME, pyramid_curves
@@ -158,9 +158,9 @@ class MapFolder:
     def _not_found(self, id: str) -> Evidence:
         """Return the evidence of an annotated image without a usable map."""
         if id in self.metadata.masks:
-            whole = wsolevaluation.read_masks(self.metadata.masks[id])
+            whole = mask_files.read_masks(self.metadata.masks[id])
             frame = self.scale.choose_frame((whole.shape[0], whole.shape[1]))
-            mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
+            mask = mask_files.read_masks(self.metadata.masks[id], frame)
             return self._evidence(id, pointing=MISS, **pixels_not_found(mask))
         size, true = self.metadata.sizes[id], self.metadata.get_half_open_boxes(id)
         fields = boxes_not_found(self._exact(id, true), size, self.scale)
@@ -190,13 +190,13 @@ class MapFolder:
 
     def _against_masks(self, position: int, values: np.ndarray) -> Measured:
         id = self.metadata.ids[position]
-        whole = wsolevaluation.read_masks(self.metadata.masks[id])
+        whole = mask_files.read_masks(self.metadata.masks[id])
         size = whole.shape[0], whole.shape[1]
         scaled, was_resized = self._scaled(values, size)
         frame = scaled.shape[0], scaled.shape[1]
-        mask = wsolevaluation.read_masks(self.metadata.masks[id], frame)
+        mask = mask_files.read_masks(self.metadata.masks[id], frame)
         nothing = np.zeros((0, 4))
-        counted = np.where(mask == wsolevaluation.IGNORE, 0, scaled)
+        counted = np.where(mask == mask_files.IGNORE, 0, scaled)
         evidence = self._evidence(
             id,
             pointing=(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
-from pipeline.model.classifier import FOREGROUND, OWN
+from pipeline.model.classifier import FOREGROUND, HasClassWeights
 from pipeline.saliency.cam import CAM
 from pipeline.saliency.foreground import Foreground
 from pipeline.saliency.refined import Refined
@@ -43,7 +43,7 @@ def choose_map(network: Classifier, method: SaliencyMethod, name: str) -> tuple[
         method = method.method
     if FOREGROUND in network.branches and isinstance(method, Foreground | Refined):
         return "foreground", [*notes, *_describe_foreground(network, method)]
-    if network.head_kind == OWN:
+    if not isinstance(network.head, HasClassWeights):
         raise UserError(
             f"onnx: saliency={name} needs gradients or many passes, which an ONNX file does not "
             "compute, and the network has neither a localization head nor a head with class "

@@ -26,7 +26,7 @@ from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import ScalesDeepImages, WrappingObjective
+from pipeline.protocols import BuildsFeatures, ScalesDeepImages, WrappingObjective
 from pipeline.results.notes import load_notes, skipped_note, write_notes
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.recipe import Settings, Trained
@@ -54,11 +54,10 @@ class Train(Stage):
         """Return everything that can change the result."""
         model = run.model()
         node = _without_files(run.config["model"])
-        weights = model.weights if model.weight_file is None else hash_file(model.weight_file)
         return {
             "source": run.sources(__name__, "data", "model", "objective"),
             "model": node,
-            "weights": weights,
+            "weights": _identify_weights(model),
             "head": _list_given_classes(model),
             "objective": run.config["objective"],
             "train": {k: v for k, v in run.config["train"].items() if k not in UNHASHED},
@@ -154,7 +153,8 @@ class Train(Stage):
             "best": max(trained.history, key=lambda epoch: epoch["held_back_top1"], default=None),
             "seconds": round(time.time() - started, 1),
         }
-        checkpoint.save(folder, network, run.config["model"], card)
+        found = model.recorded() if isinstance(model, BuildsFeatures) else {}
+        checkpoint.save(folder, network, {**run.config["model"], **found}, card)
         write_json(folder / "history.json", trained.history, indent=1)
         write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
         ids = [run.images(split).ids for split in ("train", "held_back")]
@@ -236,13 +236,25 @@ class Train(Stage):
         return head.learn(context, folder, network, run.store, key)
 
 
+def _identify_weights(model: NetworkBuilder) -> str | None:
+    """Return what the values of the weights follow from: their name, or a hash of them."""
+    from pipeline.model.module import BUILT, Module
+
+    if isinstance(model, Module) and model.weights == BUILT:
+        return model.content
+    return model.weights if model.weight_file is None else hash_file(model.weight_file)
+
+
 def _list_given_classes(model: NetworkBuilder) -> tuple[str, ...]:
     """Return what the classes of the head of a file follow from, besides the file itself.
 
     model.classes may be a file, so that its value does not stand for the names.
     """
+    from pipeline.model.module import Module
     from pipeline.model.pretrained import Weighted
 
+    if isinstance(model, Module) and model.pretrained:
+        return model.known
     if model.weight_file is None:
         return ()
     return model.given_classes if isinstance(model, Weighted) else model.known

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.ops.text import list_some
-from pipeline.protocols import NetworkBuilder
+from pipeline.protocols import BuildsFeatures, NetworkBuilder
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.head_check import HeadCheck
 
@@ -77,6 +77,8 @@ def build_network(
             if is_kept:
                 return Start(network, "own" if frozen else "finetune", tuple(notes), check)
     channels = model.body()[1]
+    if isinstance(model, BuildsFeatures):
+        body = model.features(body)
     network = Classifier(body, MeanLinear(channels, len(classes)), classes, model.last, model.below)
     return Start(network, "head" if frozen else "finetune", tuple(notes), check)
 
@@ -109,10 +111,10 @@ def _keep_head(
 
 def _can_keep(head: nn.Module | None, wanted: str, notes: list[str]) -> bool:
     """Return whether a pretrained head is kept where its classes fit; if not, add a note."""
-    from pipeline.model.classifier import HEADS
+    from pipeline.model.classifier import HasClassWeights
 
     # A head without global average pooling is kept on request only: CAM cannot use it.
-    if head is not None and (wanted == "own" or isinstance(head, tuple(HEADS.values()))):
+    if head is not None and (wanted == "own" or isinstance(head, HasClassWeights)):
         return True
     notes.append(
         "train: the pretrained head has no global average pooling with one linear layer, which "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.ops.intensity import IntensityRanges
 from pipeline.types import Size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -29,11 +30,13 @@ class Preprocessing:
         size: height and width of the network's input.
         mean: of red, green and blue, for pixels from 0 to 1.
         std: of red, green and blue, for pixels from 0 to 1.
+        ranges: that images of more than 8 bits are scaled from.
     """
 
     size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    ranges: IntensityRanges = field(default_factory=IntensityRanges)
 
 
 def read_preprocessing(model: nn.Module, given: Any = None) -> Preprocessing | None:

@@ -1,0 +1,163 @@
+"""Modules of anybody's: the module itself, where its answer has the logits, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.model.classes import number_classes
+from pipeline.model.forms import first_tensor
+from pipeline.model.preprocessing import Preprocessing, count_channels
+
+PROBE_SIDE = 224  # of the images that a network is tried on where nobody says its size
+NOTE = "The function of"  # begins the note on an error of the caller's own
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module that DataParallel and torch.compile wrap.
+
+    Args:
+        model: a module, wrapped or not.
+
+    Raises:
+        TypeError: it is no torch.nn.Module.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model: a TorchScript module has no layers that can be observed; give the module that "
+            "it was made from"
+        )
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    inner = getattr(model, "_orig_mod", None)  # of torch.compile
+    return unwrap(inner) if isinstance(inner, nn.Module) else model
+
+
+def make_reader(output: str | int | Callable[[Any], Tensor] | None) -> Callable[[Any], Tensor]:
+    """Return the function from what a module gives to logits [b, C].
+
+    Args:
+        output: as `wrap` has it.
+
+    Raises:
+        UserError: when it is called, the output has no logits.
+    """
+
+    def read_logits(given: Any) -> Tensor:
+        logits = _find_logits(given, output)
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise UserError(f"output: {_describe(given)} has no logits there; {_NAME_OUTPUT}")
+        if logits.ndim == 1:
+            return logits[:, None]
+        if logits.ndim != 2:
+            raise UserError(
+                f"output: {list(logits.shape)} are no logits [b, C], a row for each image; "
+                f"{_NAME_OUTPUT}"
+            )
+        return logits
+
+    return read_logits
+
+
+def make_score_reader(score: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """Return the function from what a module gives to scores [b, t] of the caller's own.
+
+    Args:
+        score: from the module's output to scores [b] or [b, t].
+
+    Raises:
+        UserError: when it is called, `score` gives anything else.
+    """
+
+    def read_scores(output: Any) -> Tensor:
+        scores = _call(score, output, "target")
+        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(
+                f"target: a function gives a score of each image, [b] or [b, t]; got {got}"
+            )
+        return scores[:, None] if scores.ndim == 1 else scores
+
+    return read_scores
+
+
+_NAME_OUTPUT = (
+    "say where they are: output='key', output=0, or output=lambda given: logits; or explain a "
+    "score of your own: target=lambda given: scores"
+)
+
+
+def _call(function: Callable[[Any], Any], given: Any, option: str) -> Any:
+    """Return what a function of the caller's gives; its own errors say which option it is of."""
+    try:
+        return function(given)
+    except Exception as error:
+        if not any(note.startswith(NOTE) for note in getattr(error, "__notes__", ())):
+            error.add_note(f"{NOTE} {option}= raised this; it was given {_describe(given)}.")
+        raise
+
+
+def _has_place(given: Any, place: int) -> bool:
+    return place in given if isinstance(given, Mapping) else -len(given) <= place < len(given)
+
+
+def _find_logits(given: Any, output: str | int | Callable[[Any], Tensor] | None) -> Any:
+    if callable(output):
+        return _call(output, given, "output")
+    if isinstance(output, int):
+        if not isinstance(given, tuple | list | Mapping) or not _has_place(given, output):
+            raise UserError(f"output={output}: {_describe(given)} has none there; {_NAME_OUTPUT}")
+        return given[output]
+    if isinstance(output, str):
+        if isinstance(given, Mapping):
+            return given.get(output)
+        return getattr(given, output, None)
+    if isinstance(given, Tensor):
+        return given
+    logits = given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", None)
+    return first_tensor(given) if logits is None else logits
+
+
+def _describe(given: Any) -> str:
+    """Return what a module gave, for an error."""
+    if isinstance(given, Tensor):
+        return f"a tensor {list(given.shape)}"
+    if isinstance(given, Mapping):
+        return f"a mapping with {', '.join(map(str, list(given)[:8]))}"
+    if isinstance(given, tuple | list):
+        return f"a {type(given).__name__} of {', '.join(type(part).__name__ for part in given[:8])}"
+    return type(given).__name__
+
+
+def make_probe(module: nn.Module, prepared: Preprocessing | None) -> Tensor:
+    """Return two images of noise as a module reads them, on its device.
+
+    Args:
+        module: the network.
+        prepared: how its images are prepared; None: unknown.
+    """
+    side = getattr(getattr(module, "config", None), "image_size", None) or PROBE_SIDE
+    size = (side, side) if prepared is None else prepared.size
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, count_channels(module), *size, generator=generator)
+    parameter = next(module.parameters(), noise)
+    return noise.to(parameter.device, parameter.dtype)
+
+
+def read_own_names(module: nn.Module, count: int) -> tuple[str, ...]:
+    """Return the names that a module of Hugging Face's has for its logits, else numbers.
+
+    Args:
+        module: the network.
+        count: of its logits.
+    """
+    names = getattr(getattr(module, "config", None), "id2label", None)
+    if isinstance(names, Mapping) and len(names) == count:
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+    return number_classes(count)
