@@ -16,6 +16,7 @@ An image without a label is in `test`: it gets boxes, and is neither trained on 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,7 @@ from pipeline.data.split_names import find_split_part
 from pipeline.data.table_boxes import TableTruth, build_truth
 from pipeline.data.table_columns import ColumnOptions, choose_columns
 from pipeline.data.table_files import open_table
-from pipeline.data.table_images import TableImages, TableSource, read_images
+from pipeline.data.table_images import TableSource, read_images
 from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError
@@ -108,19 +109,22 @@ class Table(OnDisk):
         if self.root is not None:
             object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
             if not Path(self.root).is_dir():
+                is_file = Path(self.root).exists()
+                what = "a file (unpack an archive first)" if is_file else "no such folder"
                 raise UserError(
-                    f"data.root={self.root}: no such folder; expected the one that paths of "
+                    f"data.root={self.root}: {what}; expected the folder that paths of "
                     f"data.table={self.table} are relative to"
                 )
-        image_search.refuse_results("data.root", self._folder)
+        given = f"data.table={self.table}" if self.root is None else f"data.root={self.root}"
+        image_search.refuse_results(given, self._folder)
 
     @property
     def _folder(self) -> str:
         """The folder that paths are relative to, and that ids begin below."""
         if self.root is not None:
-            return str(Path(self.root).absolute())
-        table = Path(self.table).absolute()
-        return str(table if table.is_dir() else table.parent)
+            return os.path.abspath(self.root)
+        table = os.path.abspath(self.table)
+        return table if os.path.isdir(table) else os.path.dirname(table)
 
     # -- images and labels
 
@@ -140,12 +144,8 @@ class Table(OnDisk):
         path = Path(self.table)
         return [(path, None)] if path.is_file() else find_metadata(path)
 
-    @cached_property
-    def _images(self) -> TableImages:
-        return read_images(self._sources, None if self.root is None else Path(self.root))
-
-    @cached_property
-    def _sources(self) -> list[TableSource]:
+    def _open(self) -> list[TableSource]:
+        """Open the tables and choose their columns."""
         boxes = [self.box_column] if isinstance(self.box_column, str) else self.box_column
         options = ColumnOptions(
             path=self.path_column,
@@ -161,7 +161,8 @@ class Table(OnDisk):
 
     @cached_property
     def _contents(self) -> TableContents:
-        images = self._images
+        sources = self._open()
+        images = read_images(sources, None if self.root is None else Path(self.root))
         options = SplitOptions(
             val=self.val,
             held_back=self.held_back,
@@ -169,15 +170,13 @@ class Table(OnDisk):
             calibration=None if self.calibration is None else str(self.calibration),
             several=self.several,
         )
-        order = [name for source in self._sources for name in source.table.class_order]
-        return sort_images(
-            list(images.images.values()), self._name, self._folder, order, options, images.notes
-        )
+        order = [name for source in sources for name in source.table.class_order]
+        return sort_images(images, self._name, self._folder, order, options)
 
     @property
     def _name(self) -> str:
         """What notes call the table."""
-        return printable(Path(self.table).absolute().name)
+        return printable(os.path.basename(os.path.abspath(self.table)))
 
     def negative_classes(self) -> Sequence[str]:
         """Return the names of the classes whose images show no object.
@@ -216,10 +215,10 @@ class Table(OnDisk):
         """Return what was unusual about the boxes of scored and calibration images, a line each."""
         contents = self._contents
         if not contents.boxes:
-            return list(self._images.box_notes)
+            return list(contents.box_notes)
         splits: tuple[Split, ...] = ("val", "calibration")
         return [
-            *self._images.box_notes,
+            *contents.box_notes,
             *(note for split in splits for note in self._get_truth(split).notes),
         ]
 

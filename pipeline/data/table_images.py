@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,6 @@ class TableImage:
         splits: The values of the split column.
         boxes: Its boxes.
         is_contradictory: Whether rows that stand for the image alone give it different labels.
-        named: How many rows name it.
     """
 
     file: FoundFile
@@ -54,7 +54,6 @@ class TableImage:
     splits: tuple[str, ...] = ()
     boxes: list[TableBox] = field(default_factory=list)
     is_contradictory: bool = False
-    named: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,15 +113,16 @@ class _Reader:
 
     def __init__(self, source: TableSource, root: Path | None, result: TableImages) -> None:
         self.table, self.columns, self.split = source.table, source.columns, source.split
-        beside = self.table.path.absolute().parent
-        self.folders = [
-            str(folder) for folder in dict.fromkeys([(root or beside).absolute(), beside])
-        ]
+        beside = os.path.dirname(os.path.abspath(self.table.path))
+        first = beside if root is None else os.path.abspath(root)
+        self.folders = list(dict.fromkeys([first, beside]))
         self.finder = PathFinder(self.folders)
         self.result = result
         self.odd, self.missing = self.table.odd, list[str]()
         self.odd_boxes = OddRecords(self.table.path.name, self.odd.what)
         self.repeated: list[str] = []
+        self.labels: dict[str, tuple[str, ...]] = {}  # of texts that were parsed already
+        self.splits: dict[str, tuple[str, ...]] = {}
         self.box_count = self.fraction_count = 0
 
     def read_all(self) -> None:
@@ -157,22 +157,26 @@ class _Reader:
     def _add(self, row: str, values: Sequence[Any]) -> None:
         """Add the image of a row. Raise BadRecord where it cannot be used."""
         text = _parse_path(values[0])
-        labels = parse_labels(values[1])
+        labels = self._parse_labels(values[1])
         file = self.finder.find(text)
         if file is None:
             self.missing.append(f"{row}: {text}")
             return
         if file.how != AS_WRITTEN:
             self.odd.repair(f"{row}: {text}", file.how)
-        splits = tuple(self._parse_split(values))
+        splits = self._parse_split(values)
         boxes = list(self._parse_boxes(row, values[-len(self.columns.boxes) :]))
         known = self.result.images.get(file.path)
         if known is None:
             self.result.images[file.path] = TableImage(file, row, labels, splits, boxes)
             return
-        known.named += 1
         known.splits = tuple(dict.fromkeys([*known.splits, *splits]))
-        known.boxes += boxes
+        there = {(box.box, box.label) for box in known.boxes}
+        for box in boxes:
+            if (box.box, box.label) in there:
+                self.odd_boxes.leave_out(row, "with a box that another row has, too")
+            else:
+                known.boxes.append(box)
         if labels != known.labels:
             # Where rows are boxes, an image has as many labels as classes of its boxes.
             known.is_contradictory |= not self.columns.boxes and bool(labels and known.labels)
@@ -180,14 +184,22 @@ class _Reader:
         elif not self.columns.boxes:
             self.repeated.append(f"{row}: {text}")
 
-    def _parse_split(self, values: Sequence[Any]) -> Iterator[str]:
-        """Yield the split of a row; an empty text where its column is empty."""
-        if self.columns.split is not None:
-            value = values[2]
-            whole = isinstance(value, float) and value.is_integer()
-            yield "" if is_missing(value) else str(int(value) if whole else value).strip()
-        elif self.split is not None:
-            yield self.split
+    def _parse_labels(self, value: Any) -> tuple[str, ...]:
+        """Return the labels of a row; the same tuple for all rows with the same text."""
+        if not isinstance(value, str):
+            return parse_labels(value)
+        if value not in self.labels:
+            self.labels[value] = parse_labels(value)
+        return self.labels[value]
+
+    def _parse_split(self, values: Sequence[Any]) -> tuple[str, ...]:
+        """Return the split of a row, if any; an empty text where its column is empty."""
+        if self.columns.split is None:
+            return () if self.split is None else (self.split,)
+        value = values[2]
+        whole = isinstance(value, float) and value.is_integer()
+        text = "" if is_missing(value) else str(int(value) if whole else value).strip()
+        return self.splits.setdefault(text, (text,))
 
     def _parse_boxes(self, row: str, values: Sequence[Any]) -> Iterator[TableBox]:
         """Yield the boxes of a row; count those that cannot be right."""

@@ -28,7 +28,7 @@ BY_END = "with a path of another place: found by its end below data.root"
 WITHOUT_ENDING = "without the ending of the file: found with it"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoundFile:
     """A file that a table names.
 
@@ -62,6 +62,9 @@ class PathFinder:
         """
         if not text or "\0" in text:
             return None
+        place = self._place(self.folders[0], text)  # nearly all are there
+        if (stamp := _get_stamp(place)) is not None:
+            return FoundFile(place, stamp, AS_WRITTEN)
         spellings = list(_spell(text))
         for spelling in spellings:
             for place in self._places(spelling):
@@ -85,7 +88,14 @@ class PathFinder:
 
     def _places(self, spelling: str) -> Iterator[str]:
         for folder in self.folders:
-            yield os.path.normpath(os.path.join(folder, os.path.expanduser(spelling)))
+            yield self._place(folder, spelling)
+
+    @staticmethod
+    def _place(folder: str, spelling: str) -> str:
+        """Return the path, without `..`, so that a file has a single path."""
+        if spelling[0] in "/~." or "/." in spelling or "//" in spelling:
+            return os.path.normpath(os.path.join(folder, os.path.expanduser(spelling)))
+        return f"{folder}/{spelling}"
 
     def _find_end(self, spelling: str) -> FoundFile | None:
         """Return the file below a folder that the path of another place ends in."""

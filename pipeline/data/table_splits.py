@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.data import listing
 from pipeline.data.listing import File, Listing, Splits
-from pipeline.data.table_images import TableBox, TableImage, describe_several
+from pipeline.data.table_images import TableBox, TableImage, TableImages, describe_several
 from pipeline.data.table_values import assign_splits, name_classes, split_joined, suggest_split
 from pipeline.errors import UserError
 from pipeline.ops.text import count_note, fold_name, printable
@@ -55,12 +55,14 @@ class TableContents:
         splits: The listings.
         boxes: Boxes by image id; images without any are not there.
         class_of: The class of each label.
+        box_notes: What was left out of the boxes, a line each.
     """
 
     classes: tuple[str, ...]
     splits: Splits
     boxes: Mapping[str, Sequence[TableBox]]
     class_of: Mapping[str, int]
+    box_notes: Sequence[str] = ()
 
 
 @dataclass
@@ -74,28 +76,27 @@ class _Sorted:
 
 
 def sort_images(
-    images: Sequence[TableImage],
+    read: TableImages,
     where: str,
     root: str,
     class_order: Sequence[str],
     options: SplitOptions,
-    notes: Sequence[str],
 ) -> TableContents:
     """Sort the images of tables into classes and splits.
 
     Args:
-        images: The images.
+        read: The images, and what was said of the tables already.
         where: The table, for messages.
         root: The folder that ids are relative to where all images are below it.
         class_order: Labels whose order is given.
         options: How they are sorted.
-        notes: What was said of the tables already.
 
     Raises:
         UserError: No image is left, some have several labels and that is not allowed, or an option
             names a split that is not there.
     """
-    sorted_images = _Sorted(notes=list(notes))
+    sorted_images = _Sorted(notes=list(read.notes))
+    images = list(read.images.values())
     usable = _leave_out_unclear(images, where, options.several, sorted_images)
     _assign(usable, where, options, sorted_images)
     labelled = {
@@ -126,7 +127,7 @@ def sort_images(
         for of_split in sorted_images.by_split.values() for image in of_split if image.boxes
     }  # fmt: skip
     splits = _split(parts, where, options, sorted_images.notes)
-    return TableContents(classes, splits, boxes, class_of)
+    return TableContents(classes, splits, boxes, class_of, read.box_notes)
 
 
 def _leave_out_unclear(
@@ -195,6 +196,11 @@ def _move_unlabelled(result: _Sorted, where: str, class_of: Mapping[str, int]) -
         remedy = "explain.split=all gives boxes to all images, explain.split=test to these"
         rows = [image.row for image in unlabelled]
         result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
+    unknown = [i for i in result.by_split["test"] if i.labels and i.labels[0] not in class_of]
+    if unknown:
+        names = sorted({image.labels[0] for image in unknown})
+        why = "of images that are not scored, which train and val do not have: without label there"
+        result.notes.append(count_note(names, "class", why, where=where))
     result.by_split["test"] += unlabelled
     strange = [i for i in result.by_split["calibration"] if i.labels[0] not in class_of]
     if strange:

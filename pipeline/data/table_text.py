@@ -23,12 +23,13 @@ from pipeline.data.listing import SUFFIXES
 from pipeline.data.path_list import BYTE_ORDER_MARKS
 from pipeline.errors import UserError
 from pipeline.formats.odd_records import BadRecord, OddRecords
-from pipeline.ops.text import to_nfc
+from pipeline.ops.text import count_note, to_nfc
 
 SEPARATORS = ("\t", ",", ";", "|")
 WHITE_SPACE = " "
 SAMPLE_LINES = 200  # that the separator is chosen by
 MAX_QUOTED_LINES = 100  # of a field; more are a quote that nobody closed
+UNUSED_IN_CP1252 = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
 UNCLOSED = "with a quote that is not closed"
 
 
@@ -91,7 +92,7 @@ class TextTable:
 
 
 def decode_text(path: Path, data: bytes) -> tuple[str, list[str]]:
-    """Decode a text file: Unicode with or without a mark, else Windows-1252.
+    """Decode a text file: Unicode with or without a mark; lines that are none as Windows-1252.
 
     Args:
         path: The file, for messages.
@@ -115,16 +116,26 @@ def decode_text(path: Path, data: bytes) -> tuple[str, list[str]]:
         return _refuse_binary(path, data.decode(encoding, "replace")), []
     try:
         return _refuse_binary(path, data.decode("utf-8")), []
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        note = (
-            f"{path.name}, line {line}: not UTF-8, so the file is read as Windows-1252; if names "
-            "look wrong, save it as UTF-8"
-        )
+    except UnicodeDecodeError:
+        text, odd = _decode_lines(data)
+    why = "are not UTF-8: read as Windows-1252"
+    remedy = "if names look wrong there, save the table as UTF-8"
+    note = count_note(odd, "line", why, where=path.name, remedy=remedy)
+    return _refuse_binary(path, text), [note]
+
+
+def _decode_lines(data: bytes) -> tuple[str, list[str]]:
+    """Decode each line as UTF-8, else as Windows-1252; return the text and the names of those."""
+    texts, odd = list[str](), list[str]()
+    for number, line in enumerate(data.split(b"\n"), 1):
         try:
-            return _refuse_binary(path, data.decode("cp1252")), [note]
+            texts.append(line.decode("utf-8"))
         except UnicodeDecodeError:
-            return _refuse_binary(path, data.decode("latin-1")), [note]
+            odd.append(f"line {number}")
+            # Of the bytes that this code page does not have, Latin-1 has a control character.
+            is_complete = not {*line} & UNUSED_IN_CP1252
+            texts.append(line.decode("cp1252" if is_complete else "latin-1"))
+    return "\n".join(texts), odd
 
 
 def _refuse_binary(path: Path, text: str) -> str:

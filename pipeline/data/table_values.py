@@ -137,7 +137,7 @@ def assign_splits(
         calibration: The value whose boxes choose the threshold; None: none.
 
     Raises:
-        UserError: No row has a value that an option names.
+        UserError: No row has a value that an option names, or both options name the same.
 
     Examples:
         >>> assign_splits({"training", "test"}, None, None)
@@ -149,6 +149,11 @@ def assign_splits(
                 f"data.{option}={wanted}: no row is of this split; "
                 f"{suggest_choices(wanted, values) if values else 'the table has no splits'}"
             )
+    if scored is not None and scored == calibration:
+        raise UserError(
+            f"data.calibration={calibration}: the split that is scored (data.val_split) chooses no "
+            "threshold; name another"
+        )
     parts = {value: find_split_part(value) for value in sorted(values)}
     chosen: dict[str, Split] = {}
     has_val = scored is not None or "val" in parts.values()

@@ -243,7 +243,11 @@ def test_names_of_another_code_page(folder, write, paint):
     text = lines() + "é.png,robin,train\n"
     data = Table(str(write(text.encode("cp1252"))))
     assert summarize(data)["é.png"] == "train:robin"
-    assert has_note(data, "line 14: not UTF-8", "Windows-1252")
+    assert has_note(data, "1 line ('line 14') is not UTF-8", "Windows-1252")
+    mixed = (
+        lines().encode() + "é.png,robin,train\n".encode() + "7.png,schön,test\n".encode("cp1252")
+    )
+    assert summarize(Table(str(write(mixed))))["é.png"] == "train:robin", "line by line"
 
 
 def test_a_list_without_header(write):
@@ -343,6 +347,8 @@ def test_root_is_where_paths_begin(folder, write, tmp_path):
     assert summarize(Table(str(table), root=str(folder))) == EXPECTED
     with pytest.raises(UserError, match="no such folder"):
         Table(str(table), root=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"a file \(unpack an archive first"):
+        Table(str(table), root=str(table))
     with pytest.raises(UserError, match="no such file"):
         Table(str(tmp_path / "nowhere.csv"))
 
@@ -424,6 +430,10 @@ def test_names_of_splits(write):
     scored = Table(str(write(text)), val_split="test")
     assert scored.ids("val") == ["11.png"]
     assert "9.png" in scored.ids("test")
+    text = text.replace("11.png,wren,test", "11.png,owl,test")
+    strange = Table(str(write(text)))
+    assert summarize(strange)["11.png"] == "test:None"
+    assert has_note(strange, "1 class ('owl')", "without label there")
     with pytest.raises(UserError, match=r"data\.val_split=tset: .*did you mean 'test'"):
         _ = Table(str(write(text)), val_split="tset").classes
 
@@ -451,6 +461,8 @@ def test_a_split_that_only_chooses_a_threshold(write):
     assert data.truth("calibration")["2.png"].boxes.tolist() == [[1, 2, 11, 22]]
     assert list(data.truth("calibration")) == ["2.png"]
     assert not {"2.png", "3.png"} & {*data.ids("train"), *data.ids("held_back"), *data.ids("val")}
+    with pytest.raises(UserError, match=r"data\.calibration=val: the split that is scored"):
+        _ = Table(data.table, calibration="val", val_split="val").classes
     with pytest.raises(UserError, match=r"data\.calibration=x: no row"):
         _ = Table(data.table, calibration="x").classes
 
@@ -500,6 +512,9 @@ def test_a_row_for_each_box(write):
     data = Table(str(write("\n".join(rows))))
     assert data.truth("val")["8.png"].boxes.tolist() == [[0, 1, 9, 9], [1, 1, 10, 9]]
     assert data.notes() == []
+    twice = Table(str(write("\n".join([*rows, rows[-1]]))))
+    assert len(twice.truth("val")["11.png"].boxes) == 2
+    assert any("line 26" in note and "another row has" in note for note in twice.truth_notes())
     rows.append("0.png,b,train,1,1,5,5")
     with pytest.raises(UserError, match="has several labels"):
         _ = Table(str(write("\n".join(rows)))).classes
