@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.table_text import decode_text, read_text_table
+from pipeline.data.table_values import to_text
 from pipeline.errors import UserError
 from pipeline.formats.coco import NAME_FIELDS
 from pipeline.formats.coco_values import Key, parse_flag, parse_key
 from pipeline.formats.foreign_json import name_tool
 from pipeline.formats.odd_records import OddRecords
-from pipeline.ops.text import to_nfc
 
 PARQUET_MARK = b"PAR1"
 REMEDY = "python -m pip install 'label2box[parquet]', or save the table as CSV"
@@ -174,13 +174,13 @@ def _make_object_table(
     notes: Sequence[str],
 ) -> TableFile:
     """Return the table of objects whose fields are its columns."""
-    columns = tuple(dict.fromkeys(name for _, record in objects for name in record))
+    columns = {to_text(name): name for _, record in objects for name in record}
 
     def read(names: Sequence[str]) -> Rows:
         for number, record in objects:
-            yield number, [record.get(name) for name in names]
+            yield number, [record.get(columns[name]) for name in names]
 
-    return TableFile(path, columns, unit, read, odd, notes=notes)
+    return TableFile(path, tuple(columns), unit, read, odd, notes=notes)
 
 
 # -- COCO
@@ -206,7 +206,7 @@ def _open_coco(path: Path, content: Mapping[str, Any], notes: Sequence[str]) -> 
             if key is not None and name == "images":
                 wanted[key] = record
             elif key is not None:
-                lists.categories[key] = to_nfc(str(record.get("name") or key))
+                lists.categories[key] = to_text(record.get("name") or key)
     if not lists.images:
         raise UserError(f"{path}: a COCO file without images that have an id; write it again")
     rows = list(_list_coco_rows(content, lists, odd))

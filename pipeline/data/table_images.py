@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.data.table_columns import Columns
 from pipeline.data.table_files import TableFile
 from pipeline.data.table_paths import AS_WRITTEN, FoundFile, PathFinder
-from pipeline.data.table_values import is_missing, parse_box, parse_boxes, parse_labels
+from pipeline.data.table_values import is_missing, parse_box, parse_boxes, parse_labels, to_text
 from pipeline.errors import UserError
 from pipeline.formats.coco_boxes import Box, is_fraction
 from pipeline.formats.odd_records import BadRecord, OddRecords
@@ -198,7 +198,7 @@ class _Reader:
             return () if self.split is None else (self.split,)
         value = values[2]
         whole = isinstance(value, float) and value.is_integer()
-        text = "" if is_missing(value) else str(int(value) if whole else value).strip()
+        text = "" if is_missing(value) else to_text(int(value) if whole else value)
         return self.splits.setdefault(text, (text,))
 
     def _parse_boxes(self, row: str, values: Sequence[Any]) -> Iterator[TableBox]:
@@ -236,7 +236,7 @@ def _parse_path(value: Any) -> str:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRecord("whose path is no text")
-    return str(value).strip()
+    return str(value).encode("utf-8", "backslashreplace").decode().strip()
 
 
 def describe_several(images: Sequence[TableImage], total: int, is_left_out: bool) -> str:

@@ -53,6 +53,7 @@ class PathFinder:
 
     folders: Sequence[str]
     _prefix: str = field(default="", init=False)
+    _are_folders: dict[str, bool] = field(default_factory=dict, init=False)
 
     def find(self, text: str) -> FoundFile | None:
         """Return the file that a path stands for; None where there is none.
@@ -90,6 +91,11 @@ class PathFinder:
         for folder in self.folders:
             yield self._place(folder, spelling)
 
+    def _is_folder(self, path: str) -> bool:
+        if path not in self._are_folders:
+            self._are_folders[path] = os.path.isdir(path)
+        return self._are_folders[path]
+
     @staticmethod
     def _place(folder: str, spelling: str) -> str:
         """Return the path, without `..`, so that a file has a single path."""
@@ -106,9 +112,13 @@ class PathFinder:
             end = spelling[start:]
             for folder in self.folders:
                 place = os.path.normpath(os.path.join(folder, end))
-                if (stamp := _get_stamp(place)) is not None:
-                    self._prefix = spelling[:start]
-                    return FoundFile(place, stamp, BY_END)
+                if (stamp := _get_stamp(place)) is None:
+                    continue
+                dropped = spelling[:start].rstrip("/").rpartition("/")[2]
+                if dropped and self._is_folder(os.path.join(folder, dropped)):
+                    return None  # val/1.png, which is not there, is not 1.png
+                self._prefix = spelling[:start]
+                return FoundFile(place, stamp, BY_END)
         return None
 
 

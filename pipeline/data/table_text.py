@@ -209,9 +209,7 @@ def _count_lines(lines: Sequence[str], start: int, separator: str) -> int:
     """Return how many lines the record takes that begins at a position."""
     if '"' not in lines[start] or separator == WHITE_SPACE:
         return 1
-    reader = _make_reader(lines, start, separator)
-    next(reader)
-    return int(reader.line_num)
+    return max(1, _read_quoted(lines, start, separator)[1])
 
 
 def _split_records(

@@ -40,6 +40,15 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def to_text(value: Any) -> str:
+    r"""Return the text of a value without white space around it, in NFC and as UTF-8 can have it.
+
+    Args:
+        value: Text, in which JSON allows lone surrogates, which become `\uNNNN`; or a number.
+    """
+    return to_nfc(str(value).encode("utf-8", "backslashreplace").decode().strip())
+
+
 def parse_labels(value: Any) -> tuple[str, ...]:
     """Return the different labels of a field, none where it is empty.
 
@@ -63,7 +72,7 @@ def parse_labels(value: Any) -> tuple[str, ...]:
         return (str(value),)
     if not isinstance(value, str):
         raise BadRecord(f"whose label is of the type {type(value).__name__}")
-    text = to_nfc(value.strip())
+    text = to_text(value)
     if text[0] + text[-1] in ("[]", "()") and isinstance(listed := _parse_list(text), list | tuple):
         return parse_labels(listed)
     return tuple(dict.fromkeys(filter(None, LABEL_MARKS.split(text))))
@@ -249,7 +258,7 @@ def _parse_objects(
     if len(listed) != len(boxes):
         raise BadRecord("with another count of categories than of boxes")
     # A number is the place in a list of classes that the table does not have.
-    texts = [label if isinstance(label, str) and label else None for label in listed]
+    texts = [to_text(label) if isinstance(label, str) and label else None for label in listed]
     return list(zip(boxes, texts, strict=True))
 
 
