@@ -38,6 +38,7 @@ def furnish(folder: Path) -> None:
         write_files_of_page(ROOT / f"docs/{page}.md", folder)
     (folder / "docs").symlink_to(ROOT / "docs")
     photos(folder / "photos")
+    labels(folder / "labels.csv")
     (folder / "imagenette").symlink_to("photos")
     save(folder / "photo.jpg", 0)
     for number in (1, 2):
@@ -120,6 +121,15 @@ def openimages(folder: Path) -> None:
         (folder / "drawn" / name).rename(folder / place)
     shutil.copytree(folder / "drawn/masks", folder / "dataset/OpenImages", dirs_exist_ok=True)
     shutil.rmtree(folder / "drawn")
+
+
+def labels(table: Path) -> None:
+    """A table of the photographs beside it, with the splits of their folders."""
+    paths = sorted((table.parent / "photos").glob("*/*/*.jpg"))
+    rows = [
+        f"{path.relative_to(table.parent)},{path.parent.name},{path.parts[-3]}" for path in paths
+    ]
+    table.write_text("\n".join(["path,label,split", *rows]), encoding="utf-8")
 
 
 def theirs(folder: Path) -> None:

@@ -58,6 +58,7 @@ QUICK_DATA = {
     "images": ("data.size=64",),
     "cub": ("data.size=64",),
     "openimages30k": ("data.size=64",),
+    "table": ("data.size=64",),
 }
 # What a command says, what it is run with instead, and why.
 REPLACED = {

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.types import Example, Split
 from tests import docs_workshop
-from tests.data import drawn_sets
+from tests.data import drawn_sets, table_layouts
 
 DATA_SETS = list_choices("data")
 SPLITS = get_args(Split)
@@ -51,6 +51,10 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "cars": (drawn_sets.cars, {"root": ".", "size": "32"}),
     "aircraft": (drawn_sets.aircraft, {"root": ".", "size": "32"}),
     "caltech101": (drawn_sets.caltech101, {"root": ".", "size": "32"}),
+    "table": (
+        table_layouts.write_photos,
+        {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
+    ),
 }
 
 
@@ -79,7 +83,7 @@ def build(name: str, root: Path, **options: str) -> DataSet:
     """The data set; arguments are as they stand on a command line."""
     texts = {**BUILDERS[name][1], **options}
     given: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items()}
-    for key in ("root", "paths", "images", "masks"):
+    for key in ("root", "paths", "images", "masks", "table"):
         if isinstance(given.get(key), str):
             given[key] = str(root / given[key])
     data: DataSet = instantiate("data", {**read_choice("data", name), **given})

@@ -1,0 +1,295 @@
+"""Tables of path and label: CSV, TSV, Parquet, JSON Lines, COCO with image labels, imagefolder.
+
+    data.table=labels.csv
+        path,label,split          split is optional; without it a fifth is scored, by hash
+        birds/1.png,robin,train
+        birds/2.png,wren,val
+    data.table=labels.json        COCO: each image's category is its label
+    data.table=photos/            Hugging Face's imagefolder: metadata.csv, .jsonl or .parquet
+        train/metadata.jsonl      in the folder, or in a folder for each split
+        validation/metadata.jsonl
+
+Columns are found by their names, or named by options. Paths are relative to `data.root`, or to the
+table. Boxes (bbox; xmin, ymin, xmax, ymax; x, y, w, h) measure results, and nothing else uses them.
+An image without a label is in `test`: it gets boxes, and is neither trained on nor scored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.data import image_search, listing
+from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.intensity import RangeOption
+from pipeline.data.listing import OnDisk, Splits
+from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.split_names import find_split_part
+from pipeline.data.table_boxes import TableTruth, build_truth
+from pipeline.data.table_columns import ColumnOptions, choose_columns
+from pipeline.data.table_files import open_table
+from pipeline.data.table_images import TableSource, read_images
+from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
+from pipeline.data.table_values import BoxFormat
+from pipeline.errors import UserError
+from pipeline.formats import coco
+from pipeline.formats.coco_records import CrowdRule
+from pipeline.formats.files import find_spelling
+from pipeline.ops.hashing import hash_of
+from pipeline.ops.text import printable, to_nfc
+from pipeline.types import CocoIds, GroundTruth, Split
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` looks for them
+
+
+@dataclass(frozen=True)
+class Table(OnDisk):
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) of a table of paths and labels.
+
+    Args:
+        table: A CSV, TSV, Parquet, JSON Lines or JSON file, or a folder with metadata.csv.
+        root: The folder that paths are relative to; None: that of the table.
+        size: What images are scaled to in pixels: a side of a square, or height and width.
+        path_column: The column of paths; None: found by its name, as for those below.
+        label_column: The column of labels.
+        split_column: The column of splits.
+        box_column: The column of boxes, or four columns of numbers.
+        box_format: What four numbers of a box are: `xywh`, a corner, width and height, or `xyxy`,
+            two corners; in pixels, half-open. None: as the column's name says.
+        val_split: The split that is scored; None: validation, or else the test.
+        val: Share of the images that is scored where no split is, from 0 to below 1.
+        held_back: Share of the train images that selects the best epoch, from 0 to below 1.
+        calibration: A split whose boxes choose the threshold; None: no such split.
+        several: What is done where images have several labels: `refuse`, the table is not used;
+            `leave_out`, these images are not.
+        range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
+            0.5 and 99.5 percentiles of training images.
+        no_data: Values of such pixels that stand for no measurement, and become black.
+        negatives: Names of the classes whose images show no object: they are learned as classes,
+            and have no box.
+        crowds: What annotations marked `iscrowd` are in a file of drawn boxes: `ignore`, regions
+            that are not counted, or `objects` as all others.
+
+    Raises:
+        UserError: An option is out of range, a file or column is missing, or, once they are read,
+            no row can be used.
+    """
+
+    table: str
+    root: str | None = None
+    size: int | tuple[int, int] = 224
+    path_column: str | None = None
+    label_column: str | None = None
+    split_column: str | None = None
+    box_column: str | Sequence[str] | None = None
+    box_format: BoxFormat | None = None
+    val_split: str | int | None = None
+    val: float = 0.2
+    held_back: float = 0.1
+    calibration: str | int | None = None
+    several: SeveralRule = "refuse"
+    range: RangeOption = None
+    no_data: float | Sequence[float] = ()
+    negatives: Sequence[str] = ()
+    crowds: CrowdRule = "ignore"
+
+    def __post_init__(self) -> None:
+        self._parse_image_options()
+        listing.check_share("val", self.val)
+        listing.check_share("held_back", self.held_back)
+        object.__setattr__(self, "table", str(find_spelling(Path(self.table))))
+        if not Path(self.table).exists():
+            raise UserError(
+                f"data.table={self.table}: no such file; expected a table of paths and labels "
+                "(CSV, TSV, JSON Lines, Parquet, COCO), or a folder with metadata.csv"
+            )
+        if self.root is not None:
+            object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
+            if not Path(self.root).is_dir():
+                is_file = Path(self.root).exists()
+                what = "a file (unpack an archive first)" if is_file else "no such folder"
+                raise UserError(
+                    f"data.root={self.root}: {what}; expected the folder that paths of "
+                    f"data.table={self.table} are relative to"
+                )
+        given = f"data.table={self.table}" if self.root is None else f"data.root={self.root}"
+        image_search.refuse_results(given, self._folder)
+
+    @property
+    def _folder(self) -> str:
+        """The folder that paths are relative to, and that ids begin below."""
+        if self.root is not None:
+            return os.path.abspath(self.root)
+        table = os.path.abspath(self.table)
+        return table if os.path.isdir(table) else os.path.dirname(table)
+
+    # -- images and labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted; numbers as numbers, and those of a COCO file in its order."""
+        return self._contents.classes
+
+    @property
+    def splits(self) -> Splits:
+        """The splits as the table has them, or by hash of the ids."""
+        return self._contents.splits
+
+    @cached_property
+    def _files(self) -> list[tuple[Path, str | None]]:
+        """The tables, each with the split that its folder is, if any."""
+        path = Path(self.table)
+        return [(path, None)] if path.is_file() else find_metadata(path)
+
+    def _open(self) -> list[TableSource]:
+        """Open the tables and choose their columns."""
+        boxes = [self.box_column] if isinstance(self.box_column, str) else self.box_column
+        options = ColumnOptions(
+            path=self.path_column,
+            label=self.label_column,
+            split=self.split_column,
+            box=boxes,
+            box_format=self.box_format,
+        )
+        tables = [(open_table(path), split) for path, split in self._files]
+        return [
+            TableSource(table, choose_columns(table, options), split) for table, split in tables
+        ]
+
+    @cached_property
+    def _contents(self) -> TableContents:
+        sources = self._open()
+        images = read_images(sources, None if self.root is None else Path(self.root))
+        options = SplitOptions(
+            val=self.val,
+            held_back=self.held_back,
+            val_split=None if self.val_split is None else str(self.val_split),
+            calibration=None if self.calibration is None else str(self.calibration),
+            several=self.several,
+        )
+        order = [name for source in sources for name in source.table.class_order]
+        return sort_images(images, self._name, self._folder, order, options)
+
+    @property
+    def _name(self) -> str:
+        """What notes call the table."""
+        return printable(os.path.basename(os.path.abspath(self.table)))
+
+    def negative_classes(self) -> Sequence[str]:
+        """Return the names of the classes whose images show no object.
+
+        Raises:
+            UserError: A name is of no class, or no class with an object is left.
+        """
+        return find_negative_classes(self.negatives, self.classes, self.classes)
+
+    def coco_names(self, split: Split) -> CocoIds:
+        """Return image and category numbers from 1 on, and ids as file names."""
+        ids = self.ids(split)
+        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+
+    # -- annotations: for evaluate and calibrate
+
+    @cached_property
+    def _truths(self) -> dict[Split, TableTruth]:
+        """Annotations of the splits that were asked for."""
+        return {}
+
+    def _get_truth(self, split: Split) -> TableTruth:
+        """Return the annotations of a split; read each image's size once."""
+        if split not in self._truths:
+            contents = self._contents
+            self._truths[split] = build_truth(
+                contents.splits[split], contents.boxes, contents.class_of, self._name
+            )
+        return self._truths[split]
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Return annotations by image id; images without a box in the table are left out."""
+        return self._get_truth(split).truth
+
+    def truth_notes(self) -> list[str]:
+        """Return what was unusual about the boxes of scored and calibration images, a line each."""
+        contents = self._contents
+        if not contents.boxes:
+            return list(contents.box_notes)
+        splits: tuple[Split, ...] = ("val", "calibration")
+        return [
+            *contents.box_notes,
+            *(note for split in splits for note in self._get_truth(split).notes),
+        ]
+
+    def truth_fingerprint(self, split: Split) -> str:
+        """Hash the boxes of a split, with their labels; `none` where there are none."""
+        contents = self._contents
+        ids = [id for id in contents.splits[split].ids if id in contents.boxes]
+        if not ids:
+            return "none"
+        listed = [[id, [[*box.box, box.label] for box in contents.boxes[id]]] for id in ids]
+        return hash_of([list(contents.classes), listed])
+
+    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
+        """Return boxes that somebody drew on any of the images, by image id, for `calibrate`.
+
+        Args:
+            file: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
+        return self._match_drawn(file).truth
+
+    def drawn_notes(self, file: Path) -> list[str]:
+        """Return what was odd about boxes that somebody drew, a line each.
+
+        Args:
+            file: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
+        return self._match_drawn(file).notes
+
+    @cached_property
+    def _drawn_boxes(self) -> dict[Path, MatchedAnnotations]:
+        """Files of boxes that somebody drew, as far as they were read."""
+        return {}
+
+    def _match_drawn(self, file: Path) -> MatchedAnnotations:
+        """Match boxes that somebody drew with all images; read each file once."""
+        if file not in self._drawn_boxes:
+            by_name = {name: n for n, name in enumerate(self.classes)}
+            every = self.splits.all
+            self._drawn_boxes[file] = MatchedAnnotations(
+                coco.read(file, self.crowds), every.ids, every, by_name, takes_predictions=False
+            )
+        return self._drawn_boxes[file]
+
+
+def find_metadata(folder: Path) -> list[tuple[Path, str | None]]:
+    """Return the metadata files of an imagefolder, each with the split that its folder is.
+
+    Args:
+        folder: With a metadata file, or with a folder for each split that has one.
+
+    Raises:
+        UserError: There is none.
+    """
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
+    places = [(folder, None), *((each, to_nfc(each.name)) for each in inside)]
+    files = [
+        (place / name, split)
+        for place, split in places
+        if split is None or find_split_part(split) is not None
+        for name in METADATA
+        if (place / name).is_file()
+    ]
+    if not files:
+        raise UserError(
+            f"data.table={folder}: a folder without {', '.join(METADATA)}, also in folders named "
+            f"train, validation or test; for class folders: data=folder data.root={folder}"
+        )
+    return files

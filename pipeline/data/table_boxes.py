@@ -1,0 +1,86 @@
+"""The boxes of a table as annotations: read by evaluate and calibrate alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.data.listing import Listing
+from pipeline.data.table_images import TableBox
+from pipeline.errors import SkippedImage
+from pipeline.formats import photo
+from pipeline.formats.coco_boxes import clip
+from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.text import count_note
+from pipeline.types import GroundTruth
+
+
+@dataclass
+class TableTruth:
+    """The annotations of images.
+
+    Attributes:
+        truth: By image id.
+        notes: What was unusual about the boxes, a line each.
+    """
+
+    truth: dict[str, GroundTruth] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def build_truth(
+    images: Listing,
+    boxes: Mapping[str, Sequence[TableBox]],
+    class_of: Mapping[str, int],
+    where: str,
+) -> TableTruth:
+    """Clip boxes to their images, whose sizes are read from the files.
+
+    Args:
+        images: The images.
+        boxes: Boxes by image id.
+        class_of: The class of each label.
+        where: The table, for messages.
+    """
+    result, odd = TableTruth(), OddRecords(where, "box")
+    clipped, strange, total = list[str](), list[str](), 0
+    for file, label in zip(images.files, images.labels, strict=True):
+        if file.id not in boxes:
+            continue  # counted and named by evaluate, as images without annotation
+        try:
+            size = photo.read_size(file.path, name=file.id)
+        except SkippedImage:
+            continue  # counted and named by the stages that read the image
+        kept, classes = [], list[int]()
+        for box in boxes[file.id]:
+            total += 1
+            try:
+                inside, was_clipped = clip(box.box, size)
+            except BadRecord as error:
+                odd.leave_out(box.row, str(error))
+                continue
+            clipped += [box.row] if was_clipped else []
+            strange += [f"{box.row}: {box.label}"] if box.label not in (None, *class_of) else []
+            kept.append(inside)
+            classes.append(label if box.label is None else class_of.get(box.label, -1))
+        if kept:
+            result.truth[file.id] = GroundTruth(
+                file.id, label, size, np.asarray(kept, np.float32), np.asarray(classes, np.int64)
+            )
+    result.notes += odd.notes()
+    if strange:
+        why = "of a category that is no class of the data set: found for no class"
+        result.notes.append(count_note(strange, "box", why, where=where))
+    if clipped:
+        result.notes.append(_describe_clipped(where, clipped, total))
+    return result
+
+
+def _describe_clipped(where: str, rows: Sequence[str], total: int) -> str:
+    """Return a note on clipped boxes, which asks for their format where most stick out."""
+    is_usual = total > 3 and len(rows) * 2 > total
+    remedy = "are the four numbers what data.box_format says, xywh or xyxy?" if is_usual else ""
+    ending = "its image and was clipped" if len(rows) == 1 else "their images and were clipped"
+    return count_note(rows, "box", f"of {total} stuck out of {ending}", where=where, remedy=remedy)

@@ -1,0 +1,276 @@
+"""The images of tables by class and split; what cannot be used is left out and counted."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from pipeline.data import listing
+from pipeline.data.listing import File, Listing, Splits
+from pipeline.data.table_images import TableBox, TableImage, TableImages, describe_several
+from pipeline.data.table_values import assign_splits, name_classes, split_joined, suggest_split
+from pipeline.errors import UserError
+from pipeline.ops.text import count_note, fold_name, printable
+from pipeline.types import Split
+
+SeveralRule = Literal["refuse", "leave_out"]
+"""What is done where images have several labels: the table is refused, or they are left out."""
+
+# The split of an image that rows name in several: the first of these, so that no scored image, and
+# none whose boxes choose the threshold, is learned from.
+ORDER: tuple[Split, ...] = ("val", "calibration", "test", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """How images are sorted into splits.
+
+    Attributes:
+        val: Share of the images that is scored where the table has no split that is.
+        held_back: Share of the train images that selects the best epoch.
+        val_split: The value of the split column that is scored; None: by its name.
+        calibration: The value whose boxes choose the threshold; None: none.
+        several: What is done with images of several labels.
+    """
+
+    val: float
+    held_back: float
+    val_split: str | None
+    calibration: str | None
+    several: SeveralRule
+
+
+@dataclass(frozen=True)
+class TableContents:
+    """What was read from the tables.
+
+    Attributes:
+        classes: The class names.
+        splits: The listings.
+        boxes: Boxes by image id; images without any are not there.
+        class_of: The class of each label.
+        box_notes: What was left out of the boxes, a line each.
+    """
+
+    classes: tuple[str, ...]
+    splits: Splits
+    boxes: Mapping[str, Sequence[TableBox]]
+    class_of: Mapping[str, int]
+    box_notes: Sequence[str] = ()
+
+
+@dataclass
+class _Sorted:
+    """Images by split, and notes."""
+
+    by_split: dict[Split, list[TableImage]] = field(
+        default_factory=lambda: {split: [] for split in ORDER}
+    )
+    notes: list[str] = field(default_factory=list)
+
+
+def sort_images(
+    read: TableImages,
+    where: str,
+    root: str,
+    class_order: Sequence[str],
+    options: SplitOptions,
+) -> TableContents:
+    """Sort the images of tables into classes and splits.
+
+    Args:
+        read: The images, and what was said of the tables already.
+        where: The table, for messages.
+        root: The folder that ids are relative to where all images are below it.
+        class_order: Labels whose order is given.
+        options: How they are sorted.
+
+    Raises:
+        UserError: No image is left, some have several labels and that is not allowed, or an option
+            names a split that is not there.
+    """
+    sorted_images = _Sorted(notes=list(read.notes))
+    images = list(read.images.values())
+    usable = _leave_out_unclear(images, where, options.several, sorted_images)
+    _assign(usable, where, options, sorted_images)
+    labelled = {
+        split: {image.labels[0] for image in of_split if image.labels}
+        for split, of_split in sorted_images.by_split.items()
+    }
+    names = name_classes(labelled["train"] | labelled["val"], class_order)
+    classes = tuple(names.values())
+    class_of = {label: n for n, label in enumerate(names)}
+    _move_unlabelled(sorted_images, where, class_of)
+    if not classes:
+        shown = "".join(f"\n  {note}" for note in sorted_images.notes[:10])
+        raise UserError(
+            f"{where}: no image with a label can be used; images without labels are given by "
+            f"images={where}{shown}"
+        )
+    ids = _name_images([image for each in ORDER for image in sorted_images.by_split[each]], root)
+    parts = {
+        split: Listing(
+            [File(ids[image.file.path], image.file.path, image.file.stamp) for image in of_split],
+            [class_of.get(image.labels[0], -1) if image.labels else -1 for image in of_split],
+            classes,
+        )
+        for split, of_split in sorted_images.by_split.items()
+    }
+    boxes = {
+        ids[image.file.path]: image.boxes
+        for of_split in sorted_images.by_split.values() for image in of_split if image.boxes
+    }  # fmt: skip
+    splits = _split(parts, where, options, sorted_images.notes)
+    return TableContents(classes, splits, boxes, class_of, read.box_notes)
+
+
+def _leave_out_unclear(
+    images: Sequence[TableImage], where: str, several_rule: SeveralRule, result: _Sorted
+) -> list[TableImage]:
+    """Return the images with at most a label. Raise UserError where several are not allowed."""
+    alone = {image.labels[0] for image in images if len(image.labels) == 1}
+    for image in images:
+        if len(image.labels) == 1 and "," in image.labels[0]:
+            image.labels = split_joined(image.labels[0], alone)
+    contradictory = [image for image in images if image.is_contradictory]
+    several = [image for image in images if len(image.labels) > 1 and not image.is_contradictory]
+    if several:
+        text = describe_several(several, len(images), several_rule == "leave_out")
+        if several_rule == "refuse":
+            raise UserError(f"{where}: {text}")
+        result.notes.append(f"{where}: {text}")
+    if contradictory:
+        rows = [f"{image.row}: {', '.join(image.labels[:4])}" for image in contradictory]
+        why = "with another label in another row: left out"
+        remedy = "keep the row that is right"
+        result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
+    return [image for image in images if len(image.labels) < 2]
+
+
+def _assign(
+    images: Sequence[TableImage], where: str, options: SplitOptions, result: _Sorted
+) -> None:
+    """Sort images into splits by the values of the split column. Count those of no split."""
+    values = Counter(value for image in images for value in image.splits)
+    chosen = assign_splits(
+        [value for value in values if value], options.val_split, options.calibration
+    )
+    if not values:
+        result.by_split["train"] += images
+        return
+    shared = list[str]()
+    strange: dict[str, list[str]] = {}
+    for image in images:
+        splits = {chosen[value] for value in image.splits if value in chosen}
+        if not splits:
+            strange.setdefault(image.splits[0], []).append(image.row)
+            continue
+        shared += [image.row] if len(splits) > 1 else []
+        result.by_split[next(split for split in ORDER if split in splits)].append(image)
+    for value, rows in strange.items():
+        why = (
+            f"of split {value!r}, which is none: left out" if value else "without a split: left out"
+        )
+        remedy = suggest_split(value) if value else "name the split of each, or of none"
+        result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
+    if shared:
+        why = "are named in several splits: used for the scored one alone, never learned from"
+        result.notes.append(count_note(shared, "image", why, where=where))
+
+
+def _move_unlabelled(result: _Sorted, where: str, class_of: Mapping[str, int]) -> None:
+    """Move images without a label into test, and leave out those that calibrate no class."""
+    unlabelled: list[TableImage] = []
+    for split in ("train", "val", "calibration"):
+        of_split = result.by_split[split]
+        unlabelled += [image for image in of_split if not image.labels]
+        result.by_split[split] = [image for image in of_split if image.labels]
+    if unlabelled:
+        why = "without a label: neither trained on nor scored"
+        remedy = "explain.split=all gives boxes to all images, explain.split=test to these"
+        rows = [image.row for image in unlabelled]
+        result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
+    unknown = [i for i in result.by_split["test"] if i.labels and i.labels[0] not in class_of]
+    if unknown:
+        names = sorted({image.labels[0] for image in unknown})
+        why = "of images that are not scored, which train and val do not have: without label there"
+        result.notes.append(count_note(names, "class", why, where=where))
+    result.by_split["test"] += unlabelled
+    strange = [i for i in result.by_split["calibration"] if i.labels[0] not in class_of]
+    if strange:
+        names = sorted({image.labels[0] for image in strange})
+        why = "of the calibration images that train and val do not have: its images are left out"
+        result.notes.append(count_note(names, "class", why, where=where))
+        result.by_split["calibration"] = [
+            image for image in result.by_split["calibration"] if image.labels[0] in class_of
+        ]
+
+
+def _name_images(images: Sequence[TableImage], root: str) -> dict[str, str]:
+    """Return an id for each path: the part below the root, or below the folder that all share."""
+    paths = [image.file.path for image in images]
+    folder = root
+    if any(not path.startswith(f"{root.rstrip('/')}/") for path in paths):
+        folder = os.path.commonpath([os.path.dirname(path) for path in paths])
+    start = len(folder.rstrip("/")) + 1
+    files = [
+        File(printable(image.file.path[start:]), image.file.path, image.file.stamp)
+        for image in images
+    ]
+    unique, _ = listing.make_ids_unique(files)
+    return {file.path: file.id for file in unique}
+
+
+def _split(
+    parts: Mapping[Split, Listing], where: str, options: SplitOptions, notes: list[str]
+) -> Splits:
+    """Return the splits; where nothing is scored, a share of the train images is."""
+    train, val = parts["train"], parts["val"]
+    if not val.files:
+        total = len(train.files)
+        train, val = listing.set_apart(train, options.val, "val")
+        scored = f"{len(val.files)} of {total} images, chosen by hash of their names,"
+        notes.append(
+            f"{where}: no split that is scored: {scored} are scored and not trained on "
+            f"(data.val={options.val:g})"
+            if val.files else
+            f"{where}: no split that is scored, and data.val={options.val:g}: no image is scored"
+        )  # fmt: skip
+    notes += _describe_classes(where, train, val, has_splits=bool(parts["val"].files))
+    kept, held_back = listing.set_apart(train, options.held_back, "held_back")
+    return Splits(kept, held_back, val, notes, parts["calibration"], parts["test"])
+
+
+def _describe_classes(where: str, train: Listing, val: Listing, has_splits: bool) -> list[str]:
+    """Return notes on classes that look like a mistake: alike, alone, or in one split only."""
+    classes, notes = train.classes, list[str]()
+    if len(classes) == 1:
+        notes.append(f"{where}: all images are of one class, {classes[0]!r}")
+    folded: dict[str, list[str]] = {}
+    for name in classes:
+        folded.setdefault(fold_name(name), []).append(name)
+    if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
+        notes.append(
+            f"{where}: {alike[0]} differ by case, spaces or hyphens alone and are different "
+            "classes; write them alike if they are the same"
+            + (f" (and {len(alike) - 1} more)" if len(alike) > 1 else "")
+        )
+    if has_splits and train.files:
+        learned, scored = (np.unique(each.labels).tolist() for each in (train, val))
+        unlearned = [classes[n] for n in scored if n not in set(learned)]
+        unscored = [classes[n] for n in learned if n not in set(scored)]
+        if unlearned:
+            why = "with images that are scored but none to train on: not learned"
+            near = difflib.get_close_matches(unlearned[0], unscored, 1, cutoff=0.8)
+            remedy = f"is {unlearned[0]!r} meant to be {near[0]!r}?" if near else ""
+            notes.append(count_note(unlearned, "class", why, where=where, remedy=remedy))
+        if unscored:
+            why = "with images to train on but none that are scored"
+            notes.append(count_note(unscored, "class", why, where=where))
+    return notes
