@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine import checkpoint, runtime
-from pipeline.engine.shards import ShardPlan, concatenate_parts, single_threaded_torch, write_shards
+from pipeline.engine.shard_parts import concatenate_parts
+from pipeline.engine.shards import ShardPlan, single_threaded_torch, write_shards
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.shards import Arrays, Skipped, list_shards

@@ -127,13 +127,13 @@ def check_labels(
             "put images into train/<class>/, or repair those that cannot be read"))  # fmt: skip
         return findings
     here = np.bincount(labels[labels >= 0], minlength=len(classes))[: len(classes)]
-    if unlearned := [classes[n] for n in np.flatnonzero((counts == 0) & (here > 0))]:
+    if unlearned := [classes[n] for n in np.flatnonzero((counts == 0) & (here > 0)).tolist()]:
         findings.append(Finding.of(
             "class_without_training_image", "error", unlearned, "class",
             "have no image to train on that can be read, but images elsewhere: they can never be "
             "predicted", "add images of them to train/, or remove the class"))  # fmt: skip
     if (counts > 0).sum() == 1:
-        (only,) = (classes[n] for n in np.flatnonzero(counts))
+        (only,) = (classes[n] for n in np.flatnonzero(counts).tolist())
         findings.append(Finding(
             "single_class", "error", f"all images to train on are of one class, {only!r}: there is "
             "nothing to tell it from", "add a class, such as images without the object "

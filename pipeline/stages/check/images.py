@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from pipeline.engine import runtime
-from pipeline.engine.shards import ShardPlan, concatenate_parts, write_shards
+from pipeline.engine.shard_parts import concatenate_parts
+from pipeline.engine.shards import ShardPlan, write_shards
 from pipeline.errors import SkippedImage
 from pipeline.formats import photo
 from pipeline.formats.arrays import read_arrays
@@ -222,7 +223,7 @@ def load_measured(folder: Path, count: int) -> Measured:
             if shard:
                 values[shard["image"]] = shard[name]
     assert set(arrays) == {field.name for field in fields(Measured)} - {"reasons"}
-    return Measured(**arrays, reasons=reasons)  # type: ignore[arg-type]
+    return Measured(**arrays, reasons=reasons)
 
 
 def count_by_class(
