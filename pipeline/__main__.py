@@ -21,7 +21,7 @@ from pipeline.engine import interrupt, ranks, terminal
 from pipeline.engine.choices import conf_folder
 from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
-from pipeline.errors import UserError
+from pipeline.errors import RefusedRun, UserError
 
 if TYPE_CHECKING:  # with the store, cv2 and others that --help has no use for
     from pathlib import Path
@@ -80,6 +80,9 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
             folder.publish(stage, method, result)
             notes = find_stage(stage).notes(run.for_method(method), result)
             folder.add_notes(stage, run.for_method(method).noted_method, notes)
+            if why := find_stage(stage).refuse(run.for_method(method), result):
+                folder.finish(is_complete=stage == stages[-1])
+                raise RefusedRun(why)
         folder.finish()
     _limit_store(run.outputs, run.config["store"]["limit"])
     return folder
@@ -114,10 +117,15 @@ def _overridden_keys() -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; print a UserError as a message without traceback, and exit with 2."""
+    """Run the command line; print a UserError as a message without traceback, and exit with 2.
+
+    The code is 1 where a stage ended the run on purpose.
+    """
     import_from_current_folder()
     try:
         _run_command(sys.argv[1:])
+    except RefusedRun as refusal:
+        _fail(str(refusal), 1)
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:

@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class RefusedRun(UserError):
+    """A run that a stage ended on purpose, after its result was published: exit code 1."""
+
+
 class SkippedImage(UserError):
     """An image that cannot be used: it is counted and named, and the run goes on without it."""
 

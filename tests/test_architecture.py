@@ -51,8 +51,10 @@ which learns from them, and calibrate, which does not measure with them."""
 
 MAY_SEE_GROUND_TRUTH = (
     "types/", "protocols/", "formats/", "data/", "metric/",
-    "stages/evaluate/", "stages/calibrate/",
+    "stages/evaluate/", "stages/calibrate/", "stages/check/",
 )  # fmt: skip
+"""Who reads annotated boxes: who measures with them, and stage check, which says what is wrong with
+their file, and whose result no other stage reads."""
 
 
 def imports(path: Path) -> set[str]:

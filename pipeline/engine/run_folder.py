@@ -3,6 +3,7 @@
 config.yaml  notes.json  boxes.json  predictions.json  metrics.json  report/index.html
 comparison.json  differences from another run and between methods, with their significance
 explained/   each image's maps as pictures, and its sheet, where stage picture was run
+check/       what is wrong with the data set, and check.json, where stage check was run
 audit.json   whether the maps can be trusted, and audit.txt, the table, where stage audit was run
 inspected/   what the network looks for, where stage inspect was run
 pictures/    each image with its boxes, where stage draw was run
@@ -174,22 +175,32 @@ class RunFolder:
         added = records if isinstance(records, list) else [records]
         write_json(path, [*before, *added], indent=1)
 
-    def finish(self) -> None:
-        """Complete the folder, let `outputs/latest` link to it, and print where the results are."""
+    def finish(self, is_complete: bool = True) -> None:
+        """Complete the folder, let `outputs/latest` link to it, and print where the results are.
+
+        Args:
+            is_complete: whether all stages ran; else a stage ended the run, which does not become
+                the latest.
+        """
         for name in list_stages():
-            if name in self.run.config["stages"]:
+            if name in self.run.config["stages"] and (is_complete or self._has_result(name)):
                 for line in find_stage(name).finish(self.run, self.path):
                     terminal.print_line(line)
         has_report = (self.path / REPORT).is_file()  # its own
         self._link_recorded()
         results_folder.mark(self.path)  # the folders of further methods, too
-        if all(find_stage(name).becomes_latest(self.run) for name in self.run.config["stages"]):
+        stages = self.run.config["stages"]
+        if is_complete and all(find_stage(name).becomes_latest(self.run) for name in stages):
             self._link_latest()
         if self.notes:
             count = f"{len(self.notes)} note{'s' * (len(self.notes) > 1)}"
             file = self.path / NOTES_FILE
             terminal.print_line(f"{'notes':<10} {count}, with their names, in {file}")
         terminal.print_line(f"results    {self.path / REPORT if has_report else self.path}")
+
+    def _has_result(self, stage: str) -> bool:
+        """Return whether a stage's result was published."""
+        return (self.path / "stages" / stage).is_symlink()
 
     def _link_recorded(self) -> None:
         """Link the results of the run that run= names, and its pages.

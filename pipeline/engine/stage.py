@@ -123,6 +123,17 @@ class Stage(ABC):
         """
         return load_notes(result)
 
+    def refuse(self, run: Run, result: Path) -> str | None:
+        """Return why the run must not go on, once the result is published; None: it goes on.
+
+        The run then ends with exit code 1.
+
+        Args:
+            run: the run, for the method of the job.
+            result: the folder of the stage's result.
+        """
+        return None
+
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
         """Return lines to print when the result is published in the run's folder.
 

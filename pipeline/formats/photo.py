@@ -252,6 +252,28 @@ def has_deep_pixels(path: Path | str) -> bool:
         return False
 
 
+def read_mode(path: Path | str, *, name: str | None = None) -> tuple[str, bool]:
+    """Return Pillow's mode of an image, and whether it has more than 8 bits in a channel.
+
+    No pixel is decoded. An image that OpenCV decodes has the mode `other`.
+
+    Args:
+        path: The file.
+        name: What messages call the file; None: its path.
+
+    Raises:
+        SkippedImage: Its header cannot be read.
+    """
+    shown = name if name is not None else printable(os.fspath(path))
+    try:
+        with _open_image(path, shown) as image:
+            return image.mode, deep.is_deep(image, path)
+    except _UnidentifiedImage:
+        if not deep.is_unidentified_deep(path):
+            raise
+        return "other", True
+
+
 class _UnidentifiedImage(SkippedImage):
     """A file that Pillow does not identify; it may still be a TIFF that OpenCV decodes."""
 

@@ -76,7 +76,7 @@ class DataSet(Protocol):
 class AnnotatedDataSet(DataSet, Protocol):
     """A data set with annotated boxes.
 
-    Only the stages evaluate and calibrate may import this type: a test holds that.
+    Only the stages evaluate, calibrate and check may import this type: a test holds that.
     """
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:

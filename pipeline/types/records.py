@@ -75,7 +75,7 @@ class Crowds:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Annotated boxes of an image; only the stages evaluate and calibrate read them.
+    """Annotated boxes of an image; only the stages evaluate, calibrate and check read them.
 
     Attributes:
         id: the name of the image.

@@ -47,6 +47,7 @@ class Train(Stage):
     """From images and labels to a checkpoint."""
 
     name = "train"
+    after = ("check",)
     distributed = True
     options = TrainOptions
 

@@ -1,0 +1,1 @@
+"""Stage check: what is wrong with a data set, before anybody trains on it."""

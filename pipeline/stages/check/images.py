@@ -1,0 +1,244 @@
+"""What is measured of each image of all splits: its size, its kind of pixels, its hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from pipeline.engine import runtime
+from pipeline.engine.shard_parts import concatenate_parts
+from pipeline.engine.shards import ShardPlan, write_shards
+from pipeline.errors import SkippedImage
+from pipeline.formats import photo
+from pipeline.formats.arrays import read_arrays
+from pipeline.ops.hashing import hash_file
+from pipeline.ops.perceptual_hash import SIDE, hash_image, measure_colour_range, measure_contrast
+from pipeline.protocols import DataSet, HasFiles
+from pipeline.results.shards import Arrays, Skipped, list_shards
+from pipeline.types import Example, Size, Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float32, Int, Int32, Int64, UInt8, UInt64
+
+SPLITS: tuple[Split, ...] = ("train", "held_back", "calibration", "val", "test")
+LEARNED: tuple[Split, ...] = ("train", "held_back")
+MODES = (
+    "other", "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB",
+    "HSV", "I", "F", "I;16", "I;16L", "I;16B", "I;16N",
+)  # fmt: skip
+"""Pillow's modes; shards hold the position of a mode here."""
+GREY_SIDE = 8  # pixels of the grey image by which near duplicates are verified
+PIECE = 16  # images that a thread measures at a time
+
+
+class CheckedImages:
+    """The images of all splits, one after the other.
+
+    Attributes:
+        data: the data set.
+        ids: the name of each image.
+        labels: the class of each image; -1 where it has none.
+        splits: the split of each image, as its position in SPLITS.
+        places: the position of each image in its split.
+    """
+
+    def __init__(self, data: DataSet) -> None:
+        """Read the lists of a data set."""
+        self.data = data
+        self.ids: list[str] = [id for split in SPLITS for id in data.ids(split)]
+        counts = [len(data.ids(split)) for split in SPLITS]
+        labels = [np.asarray(data.labels(split), np.int64) for split in SPLITS]
+        self.labels: Int64[np.ndarray, n] = np.concatenate(labels)
+        self.splits: Int64[np.ndarray, n] = np.repeat(np.arange(len(SPLITS)), counts)
+        self.places: Int64[np.ndarray, n] = np.concatenate([np.arange(k) for k in counts])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, number: int) -> Split:
+        """Return the split of an image."""
+        return SPLITS[int(self.splits[number])]
+
+    def is_in(self, *splits: Split) -> Bool[np.ndarray, n]:
+        """Return whether each image is in one of some splits."""
+        return np.isin(self.splits, [SPLITS.index(split) for split in splits])
+
+    def path(self, number: int) -> Path | None:
+        """Return the file of an image; None where images are no files."""
+        if not isinstance(self.data, HasFiles):
+            return None
+        return self.data.path(self.split(number), int(self.places[number]))
+
+    def read(self, number: int, at: Size | None = None) -> Example:
+        """Read an image.
+
+        Args:
+            number: of the image.
+            at: scale it to exactly this size; None: leave it as it is.
+
+        Raises:
+            SkippedImage: it cannot be read.
+        """
+        return self.data.example(self.split(number), int(self.places[number]), at=at)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of each image; 0 where it cannot be read.
+
+    Attributes:
+        height: of the upright image, in pixels.
+        width: of the upright image, in pixels.
+        mode: position of Pillow's mode in MODES.
+        is_deep: whether it has more than 8 bits in a channel.
+        is_first_of_several: whether its file has further pages or frames.
+        contrast: standard deviation of its grey values, from 0 to 127.5.
+        colour_range: largest difference of two pixels in a channel, from 0 to 255.
+        content: hash of its file; of its pixels where it is no file.
+        perceptual: its perceptual hash.
+        grey: its grey values at GREY_SIDE x GREY_SIDE pixels.
+        reasons: why images cannot be read, by the number of the image.
+    """
+
+    height: Int32[np.ndarray, n]
+    width: Int32[np.ndarray, n]
+    mode: Int32[np.ndarray, n]
+    is_deep: Bool[np.ndarray, n]
+    is_first_of_several: Bool[np.ndarray, n]
+    contrast: Float32[np.ndarray, n]
+    colour_range: Int32[np.ndarray, n]
+    content: Int64[np.ndarray, n]
+    perceptual: UInt64[np.ndarray, n]
+    grey: UInt8[np.ndarray, "n 64"]
+    reasons: dict[int, str]
+
+    @property
+    def is_read(self) -> Bool[np.ndarray, n]:
+        """Whether each image can be read."""
+        return np.asarray(self.height > 0)
+
+    def describe_mode(self, number: int) -> str:
+        """Return the mode of an image, and whether it has more than 8 bits."""
+        bits = ", more than 8 bits" if self.is_deep[number] else ""
+        return f"{MODES[int(self.mode[number])]}{bits}"
+
+
+def measure_images(
+    images: CheckedImages, folder: Path, shard: int, workers: int, has_hashes: bool
+) -> None:
+    """Measure all images and write the shards that are missing.
+
+    Args:
+        images: of all splits.
+        folder: of the result.
+        shard: images in a shard.
+        workers: threads.
+        has_hashes: whether the hashes are computed, which duplicates are found by.
+    """
+
+    def measure_piece(positions: range) -> tuple[Arrays, Skipped]:
+        rows, skipped = [], []
+        for number in positions:
+            try:
+                rows.append({"image": number, **_measure(images, number, has_hashes)})
+            except SkippedImage as problem:
+                skipped.append((number, str(problem)))
+        names = rows[0] if rows else ()
+        return {name: np.array([row[name] for row in rows]) for name in names}, skipped
+
+    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+        return runtime.map_in_threads(measure_piece, pieces, workers)
+
+    plan = ShardPlan(count=len(images), size=shard, piece=min(PIECE, shard))
+    write_shards(folder, "check", plan, flow, concatenate_parts)
+
+
+def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, Any]:
+    """Measure an image. Raise SkippedImage where it cannot be read."""
+    path, content = images.path(number), 0
+    if path is None:
+        example = images.read(number)
+        pixels = np.ascontiguousarray(example.image)
+        small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        mode, is_deep = "RGB", False
+        if has_hashes:
+            digest = hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes())
+            content = _to_int64(digest.hexdigest())
+    else:
+        example = images.read(number, (SIDE, SIDE))
+        small = example.image
+        mode, is_deep = photo.read_mode(path, name=images.ids[number])
+        content = _to_int64(hash_file(path)) if has_hashes else 0
+    grey = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (GREY_SIDE, GREY_SIDE), interpolation=cv2.INTER_AREA)
+    return {
+        "height": np.int32(example.size[0]),
+        "width": np.int32(example.size[1]),
+        "mode": np.int32(MODES.index(mode) if mode in MODES else 0),
+        "is_deep": is_deep,
+        "is_first_of_several": example.is_first_of_several,
+        "contrast": np.float32(measure_contrast(small)),
+        "colour_range": np.int32(measure_colour_range(small)),
+        "content": np.int64(content),
+        "perceptual": np.uint64(hash_image(small) if has_hashes else 0),
+        "grey": grey.ravel() if has_hashes else np.zeros(GREY_SIDE**2, np.uint8),
+    }
+
+
+def _to_int64(digest: str) -> int:
+    """Return 63 bits of a hash."""
+    return int(digest[:16], 16) >> 1
+
+
+def load_measured(folder: Path, count: int) -> Measured:
+    """Return what `measure_images` wrote.
+
+    Args:
+        folder: of the result.
+        count: number of images.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "height": np.zeros(count, np.int32),
+        "width": np.zeros(count, np.int32),
+        "mode": np.zeros(count, np.int32),
+        "is_deep": np.zeros(count, bool),
+        "is_first_of_several": np.zeros(count, bool),
+        "contrast": np.zeros(count, np.float32),
+        "colour_range": np.zeros(count, np.int32),
+        "content": np.zeros(count, np.int64),
+        "perceptual": np.zeros(count, np.uint64),
+        "grey": np.zeros((count, GREY_SIDE**2), np.uint8),
+    }
+    reasons: dict[int, str] = {}
+    for path in list_shards(folder):
+        shard, notes = read_arrays(path)
+        reasons |= {int(number): reason for number, reason in notes["set_aside"]}
+        for name, values in arrays.items():
+            if shard:
+                values[shard["image"]] = shard[name]
+    assert set(arrays) == {field.name for field in fields(Measured)} - {"reasons"}
+    return Measured(**arrays, reasons=reasons)
+
+
+def count_by_class(
+    images: CheckedImages, classes: Sequence[str]
+) -> dict[Split, Int[np.ndarray, c]]:
+    """Return how many images each class has, by split; splits without images are left out.
+
+    Args:
+        images: of all splits.
+        classes: the names of the classes.
+    """
+    counts: dict[Split, Int[np.ndarray, c]] = {}
+    for split in SPLITS:
+        labels = images.labels[images.is_in(split)]
+        if len(labels):
+            known = labels[(labels >= 0) & (labels < len(classes))]
+            counts[split] = np.bincount(known, minlength=len(classes))
+    return counts
