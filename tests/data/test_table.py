@@ -55,7 +55,7 @@ def lines(separator: str = ",", header: str = "path,label,split") -> str:
 
 def summarize(data: Table) -> dict[str, str]:
     """The split and class of each image."""
-    splits = ("train", "held_back", "calibration", "val", "test")
+    splits: tuple[Any, ...] = ("train", "held_back", "calibration", "val", "test")
     return {
         id: f"{'train' if split == 'held_back' else split}:"
         f"{data.classes[label] if label >= 0 else None}"
@@ -317,7 +317,7 @@ def test_columns_by_name(write, header):
 
 def test_columns_as_given_and_missing_ones(write):
     path = str(write(lines(header="where,bird,part")))
-    given = {"path_column": "where", "label_column": "bird", "split_column": "part"}
+    given: dict[str, Any] = {"path_column": "where", "label_column": "bird", "split_column": "part"}
     assert summarize(Table(path, **given)) == EXPECTED
     with pytest.raises(UserError, match=r"data\.path_column=NAME; .*choices: bird, part, where"):
         _ = Table(path).classes

@@ -256,7 +256,12 @@ def test_a_killed_check_goes_on_from_its_shards(
     shards = ("runtime.shard=8", "runtime.workers=0")
     monkeypatch.setattr(module, "_measure", fail_late)
     assert cli(*command(photos, *shards)) != 0
-    monkeypatch.setattr(module, "_measure", lambda *given: (seen.append(given[1]), real(*given))[1])
+
+    def note(images: Any, number: int, has_hashes: bool) -> Any:
+        seen.append(number)
+        return real(images, number, has_hashes)
+
+    monkeypatch.setattr(module, "_measure", note)
     seen.clear()
     assert cli(*command(photos, *shards)) == 0
     assert min(seen) == 24, "the shards of the first 24 images are there"
@@ -396,7 +401,8 @@ def test_what_is_measured_of_real_photographs(shared: Path, tmp_path: Path) -> N
             shutil.copy(path, target)
     copied = sorted((root / "train").rglob("*.JPEG"))[5]
     change(copied, root / "val" / copied.parent.name / "copy.jpg")
-    images = CheckedImages(Folder(str(root)))
+    data: Any = Folder(str(root))
+    images = CheckedImages(data)
     measure_images(images, tmp_path, 16, 0, True)
     (group,) = find_duplicates(load_measured(tmp_path, len(images)), 8).near
     assert {Path(images.ids[n]).name for n in group} == {copied.name, "copy.jpg"}
