@@ -41,7 +41,8 @@ def test_the_bits_are_those_of_the_cosine_transform() -> None:
     grey = np.asarray(Image.fromarray(pixels).convert("L"), float)  # as OpenCV, up to rounding
     n = np.arange(SIDE)
     basis = np.cos(np.pi * np.outer(n, 2 * n + 1) / (2 * SIDE))
-    basis *= np.where(n == 0, np.sqrt(1 / SIDE), np.sqrt(2 / SIDE)).reshape(-1, 1)
+    basis *= np.sqrt(2 / SIDE)
+    basis[0] /= np.sqrt(2)
     spectrum = basis @ grey @ basis.T
     low = spectrum[:8, :8].ravel().copy()
     low[0] = spectrum[8, 0]
