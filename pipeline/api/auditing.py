@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pipeline.api.catalogue import NEEDS_FITTING, build_method
 from pipeline.api.explaining import as_batch
-from pipeline.api.images import ImageInfo, list_images, read_batch
+from pipeline.api.images import ImageInfo, check_logits, list_images, read_batch
 from pipeline.api.localizing import build_segmenter, find_photograph
 from pipeline.api.targets import read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network
+from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network, with_gradients
 from pipeline.audit.pictures import to_pixels
 from pipeline.engine import runtime
 from pipeline.engine.checkpoint import Checkpoint, to_tensor
@@ -27,7 +27,7 @@ from pipeline.engine.options import check_options
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classifier import Classifier
-from pipeline.model.preprocessing import Preprocessing, device_of
+from pipeline.model.preprocessing import Preprocessing, device_of, dtype_of
 from pipeline.protocols import AuditTest, SaliencyMethod, Segmenter
 from pipeline.results.audit_table import format_audit
 from pipeline.results.computed import Computed
@@ -122,6 +122,7 @@ class Audited(Mapping[str, float]):
         return self._draw[test]()
 
 
+@with_gradients
 def audit_maps(
     model: nn.Module | Checkpoint,
     images: Images,
@@ -241,6 +242,12 @@ def _prepare(
     network = as_network(model, batch, **options)
     if not isinstance(network, AnyNetwork | OwnNetwork):
         raise UserError("model: give load(...).network, which says how its images are normalized")
+    if network.answers == "independent":
+        raise UserError(
+            "multi_label: the tests read probabilities of classes that exclude each other; test "
+            "one class at a time, of which a single logit is read: wrap(model, output=lambda "
+            "given: given[:, [3]], ...) and target=0"
+        )
     prepared = network.preprocessing
     if prepared is None:
         raise UserError(
@@ -280,6 +287,7 @@ class _Images:
         prepared = Preprocessing(trained.size, trained.mean, trained.std)
         for start in range(0, len(self.items), PIECE):
             images, infos = read_batch(self.items[start : start + PIECE], start, prepared, device)
+            images = images.to(dtype_of(trained.network))
             self.known.extend(infos)
             yield ImageBatch(
                 ids=[info.name for info in infos],
@@ -315,6 +323,7 @@ def _measure(
     parts: dict[str, list[Arrays]] = {name: [] for name in tests}
     for number, given in enumerate(source.read()):
         select = targets.selector(given.positions[0], len(given.ids), subject.trained.classes)
+        select = check_logits(select, source.known[given.positions[0] :][: len(given.ids)])
         batch = builder.build(given, select, SHOWN if number < SHARDS_SHOWN else 0)
         for name, test in tests.items():
             parts[name].append(measure_batch(test, subject, batch))

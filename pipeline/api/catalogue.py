@@ -9,17 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
-from pipeline.api.wrapping import as_network
+from pipeline.api.wrapping import (
+    AnyNetwork,
+    OwnNetwork,
+    as_network,
+    detach_images,
+    with_gradients,
+)
 from pipeline.engine.choices import instantiate, list_choices, locate, read_choice
 from pipeline.engine.methods import needs_fitting
 from pipeline.errors import UserError, suggest_choices
+from pipeline.model.answers import PROBE_SIDES, find_size, make_noise
 from pipeline.model.evaluation import HOOKS_LOCK
-from pipeline.model.preprocessing import count_channels
+from pipeline.model.preprocessing import device_of, dtype_of
 from pipeline.protocols import SaliencyMethod
-from pipeline.types import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +61,7 @@ class Method:
         return self.refusal is None
 
 
+@with_gradients
 def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
     """List all saliency methods, and of a network which can explain it.
 
@@ -70,7 +76,7 @@ def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
         ['ablationcam', 'cam']
     """
     network = None if model is None else as_network(model, **options)
-    trial = None if network is None else _make_trial(network)
+    trial = None if network is None else _make_trial(network, options.get("images"))
     listed = []
     for name in list_choices("saliency"):
         node = read_choice("saliency", name)
@@ -174,27 +180,19 @@ def _try(network: Any, name: str, image: Tensor) -> str | None:
         return str(error)
     except _EnoughPassesError:
         return None
+    except Exception as error:  # of a network of others: the rest of the list is still of use
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     finally:
         with HOOKS_LOCK:
             handle.remove()
     return None
 
 
-def _make_trial(network: Any) -> Tensor:
-    """Return an image of noise, small where the network reads any size."""
-    small = _make_noise(network, (TRIAL_SIDE, TRIAL_SIDE))
-    prepared = getattr(network, "preprocessing", None)
-    try:
-        with torch.no_grad():
-            network(small)
-    except Exception:  # whatever a network of others raises for a size that it does not read
-        return small if prepared is None else _make_noise(network, prepared.size)
-    return small
-
-
-def _make_noise(network: Any, size: Size) -> Tensor:
-    """Return an image of noise of a size."""
-    parameter = next(network.parameters())
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, count_channels(network), *size, generator=generator)
-    return noise.to(parameter.device, parameter.dtype)
+def _make_trial(network: Any, images: Tensor | None) -> Tensor:
+    """Return an image: one that is given, else noise, small where the network reads any size."""
+    if images is not None:
+        return detach_images(images[:1]).to(device_of(network), dtype_of(network))
+    prepared = network.preprocessing if isinstance(network, AnyNetwork | OwnNetwork) else None
+    others = [(side, side) for side in PROBE_SIDES] if prepared is None else [prepared.size]
+    return make_noise(network, 1, find_size(network, [(TRIAL_SIDE, TRIAL_SIDE), *others]))

@@ -11,15 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.api.catalogue import build_method
-from pipeline.api.images import ImageInfo, is_network_input, list_images, read_batch
+from pipeline.api.images import (
+    ImageInfo,
+    check_logits,
+    is_network_input,
+    list_images,
+    read_batch,
+)
 from pipeline.api.targets import Targets, read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network
+from pipeline.api.wrapping import (
+    AnyNetwork,
+    OwnNetwork,
+    as_network,
+    detach_images,
+    with_gradients,
+)
 from pipeline.engine import runtime
 from pipeline.engine.compute import batch_size
 from pipeline.errors import UserError
 from pipeline.model.answers import make_score_reader
 from pipeline.model.classifier import INPUT, Classifier
-from pipeline.model.preprocessing import device_of
+from pipeline.model.preprocessing import count_channels, device_of, dtype_of
+from pipeline.ops.probabilities import Answers, compute_probabilities
 from pipeline.protocols import SaliencyMethod
 from pipeline.types import Explanation
 
@@ -46,6 +59,8 @@ class Explained:
         colour: the values of red, green and blue, of methods that reach the image.
         negatives: names of classes without an object, of a network that was trained here: their
             maps have no boxes.
+        answers: what the logits mean: `exclusive` classes, of which an image has one;
+            `independent` ones; or `scores` of the caller's own.
     """
 
     maps: Float[Tensor, "b *t h w"]
@@ -57,6 +72,7 @@ class Explained:
     size: tuple[int, int]
     colour: Float[Tensor, "b *t 3 H W"] | None = None
     negatives: frozenset[str] = frozenset()
+    answers: Answers = "exclusive"
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -72,6 +88,14 @@ class Explained:
             return self.names[index] if self.names else f"score {index}"
 
         return [name(index) for index in indices]
+
+    @property
+    def probabilities(self) -> Float[Tensor, "b C"]:
+        """The softmax of exclusive classes, the sigmoid of independent ones or of a single one.
+
+        Scores of the caller's own have no probability: they are as they are.
+        """
+        return compute_probabilities(self.logits, self.answers)
 
     def upsampled(self, size: tuple[int, int] | None = None) -> Float[Tensor, "b *t H W"]:
         """Upsample the maps bilinearly, with half-pixel centres.
@@ -90,6 +114,7 @@ class Explained:
         return (self.maps - low) / torch.where(span > 0, span, 1)
 
 
+@with_gradients
 def explain(
     model: nn.Module,
     images: Images,
@@ -103,6 +128,7 @@ def explain(
     preprocessing: Any = None,
     last: str | None = None,
     classes: Sequence[str] | None = None,
+    multi_label: bool | None = None,
     **options: Any,
 ) -> Explained:
     """Compute where a network looked.
@@ -127,6 +153,7 @@ def explain(
         preprocessing: see `wrap`.
         last: see `wrap`.
         classes: see `wrap`.
+        multi_label: see `wrap`.
         **options: of the method, as its YAML file has them.
 
     Returns:
@@ -154,7 +181,7 @@ def explain(
     if score is not None and not isinstance(model, Classifier):
         output, classes = make_score_reader(score), None  # it need not have logits
     network = as_network(model, batch_given, output=output, preprocessing=preprocessing, last=last,
-                         classes=classes)  # fmt: skip
+                         classes=classes, multi_label=multi_label)  # fmt: skip
     targets = read_targets(target, len(items), network.classes)
     if targets.score is not None:
         if not isinstance(network, AnyNetwork):
@@ -167,19 +194,33 @@ def explain(
     with runtime.autocast(device, runtime.select_precision(precision, device)):
         for start in range(0, len(items), count):
             tensor, known = read_batch(items[start : start + count], start, prepared, device)
+            tensor = tensor.to(dtype_of(network))
             size = (tensor.shape[2], tensor.shape[3])
-            choose = targets.selector(start, len(known), network.classes)
+            choose = check_logits(targets.selector(start, len(known), network.classes), known)
             try:
                 parts.append(computes(network, tensor, choose))
             except (RuntimeError, UserError) as error:
+                _check_channels(network, tensor, error)
                 _check_gradient(network, tensor, score is not None, error)
                 raise
             infos.extend(known)
     name = method if isinstance(method, str) else type(method).__name__
     result = _join(parts, infos, targets, network.classes, name, size)
-    return (
-        replace(result, negatives=network.negatives) if isinstance(network, OwnNetwork) else result
-    )
+    negatives = network.negatives if isinstance(network, OwnNetwork) else frozenset()
+    return replace(result, negatives=negatives, answers=network.answers)
+
+
+def _check_channels(network: Classifier, images: Tensor, error: Exception) -> None:
+    """Raise UserError after an error where the network's first layer reads other channels."""
+    wanted, given = count_channels(network), images.shape[1]
+    if isinstance(error, UserError) or "channels" not in str(error) or wanted == given:
+        return
+    raise UserError(
+        f"images: they have {given} channel{'' if given == 1 else 's'}, and the network's first "
+        f"convolution reads {wanted}; photographs are prepared by preprocessing={{'size': ..., "
+        "'mean': ..., 'std': ...}, with a mean and a std for each channel: of one number for a "
+        "network of grey images"
+    ) from error
 
 
 def _check_gradient(
@@ -239,7 +280,7 @@ def as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
         UserError: tensors are of several shapes.
     """
     if is_network_input(images):
-        tensor: Tensor = images
+        tensor = detach_images(images)
         return tensor if tensor.ndim == 4 else tensor[None]
     if isinstance(images, list | tuple) and images and all(map(is_network_input, images)):
         shapes = sorted({tuple(image.shape) for image in images})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,7 +20,7 @@ from pipeline.model.preprocessing import Preprocessing
 from pipeline.ops.intensity import IntensityRanges
 from pipeline.ops.maps import frame_size
 from pipeline.protocols import Segmenter
-from pipeline.types import Example, Size
+from pipeline.types import ClassSelector, Example, Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped, UInt8
@@ -192,12 +192,15 @@ def read_batch(
         device: of the network.
 
     Raises:
-        UserError: nobody says how photographs are normalized, or one cannot be read.
+        UserError: a value is NaN or infinite, nobody says how photographs are normalized, or one
+            cannot be read.
     """
     if isinstance(images, Tensor):
         size = (images.shape[2], images.shape[3])
         names = (f"image {n}" for n in range(first + 1, first + len(images) + 1))
-        return images.detach().to(device), [ImageInfo(name, size) for name in names]
+        infos = [ImageInfo(name, size) for name in names]
+        _check_finite(images, infos)
+        return images.detach().to(device), infos
     if any(is_network_input(image) for image in images):
         raise UserError("images: tensors of floats and photographs cannot be in one call")
     if preprocessing is None:
@@ -211,5 +214,59 @@ def read_batch(
         for n, image in enumerate(images, first + 1)
     ]
     pixels = np.stack([photograph.at(preprocessing.size) for photograph in photographs])
+    if len(preprocessing.mean) == 1:
+        pixels = _to_grey(pixels)
+    elif len(preprocessing.mean) != 3:
+        raise UserError(
+            f"preprocessing: a mean of {len(preprocessing.mean)} channels; photographs are for "
+            "networks of 1 or 3 channels; give others a tensor [b, c, H, W]"
+        )
     tensor = to_tensor(pixels, preprocessing.mean, preprocessing.std, device)
     return tensor, [ImageInfo(photograph.name, photograph.size) for photograph in photographs]
+
+
+def _to_grey(pixels: UInt8[np.ndarray, "b H W 3"]) -> UInt8[np.ndarray, "b H W 1"]:
+    """Return the luma of pixels by ITU-R 601, as Pillow's mode L has it."""
+    weights = np.array([19595, 38470, 7471], np.uint32)  # 0.299, 0.587, 0.114 times 2 ** 16
+    luma = (pixels.astype(np.uint32) @ weights + 0x8000) >> 16
+    return luma.astype(np.uint8)[..., None]
+
+
+def _check_finite(images: Tensor, infos: Sequence[ImageInfo]) -> None:
+    """Raise UserError where a value of an image is NaN or infinite."""
+    counts = (~images.isfinite()).flatten(1).sum(1).tolist()
+    bad = [(info.name, count) for info, count in zip(infos, counts, strict=True) if count]
+    if bad:
+        name, count = bad[0]
+        more = f", and so have {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(
+            f"images: {name} has {count} value{'' if count == 1 else 's'} NaN or infinite{more}; "
+            "look at how it was normalized"
+        )
+
+
+def check_logits(select: ClassSelector, infos: Sequence[ImageInfo]) -> ClassSelector:
+    """Return the function that selects classes, and refuses logits that are no numbers.
+
+    Minus infinity is allowed: networks use it for classes that are switched off.
+
+    Args:
+        select: from logits [b, C] to classes [b, t].
+        infos: of the images of the batch.
+
+    Raises:
+        UserError: when it is called, a logit is NaN or infinite.
+    """
+
+    def select_checked(logits: Tensor) -> Tensor:
+        bad = (logits.isnan() | (logits == float("inf"))).any(1).nonzero()[:, 0].tolist()
+        if bad:
+            name = infos[bad[0]].name if len(logits) == len(infos) else "an image"
+            more = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise UserError(
+                f"model: its output for {name}{more} is NaN or infinite; look at its weights, at "
+                "how the images are normalized, and at its precision (float16 ends at 65504)"
+            )
+        return select(logits)
+
+    return select_checked

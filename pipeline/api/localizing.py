@@ -36,7 +36,8 @@ class Prediction:
 
     Attributes:
         label: the name of the class.
-        probability: that the network gives the class.
+        probability: that the network gives the class; 1 where a score of the caller's own was
+            explained, which has none.
         boxes: xyxy in pixels of the upright image, half-open, best score first.
         scores: the score of each box.
         masks: the mask of each box as COCO RLE, where the segmenter makes masks.
@@ -179,14 +180,15 @@ def segment_maps(
     maps = result.maps if result.maps.ndim == 4 else result.maps[:, None]
     classes = (result.classes if result.classes.ndim == 2 else result.classes[:, None]).tolist()
     values = maps.cpu().numpy()
-    probabilities = result.logits.softmax(1).cpu().numpy()
+    probabilities = result.probabilities.cpu().numpy()
     predictions = []
     for n, (info, photograph) in enumerate(zip(result.images, photographs, strict=True)):
         size = info.size if photograph is None else photograph.size
         example = None if photograph is None else photograph.example(segmenter)
         of_image, predicted = [], int(probabilities[n].argmax())
         for row, label in zip(values[n], classes[n], strict=True):
-            score = float(probabilities[n][label])
+            # A score of the caller's own has no probability, which would weigh its boxes.
+            score = 1.0 if result.answers == "scores" else float(probabilities[n][label])
             saliency = SaliencyMap.of(info.name, label, predicted, score, row, size)
             name = result.names[label] if result.names else f"score {label}"
             has_object = name not in result.negatives

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.model.answers import (
 )
 from pipeline.model.classifier import Classifier
 from pipeline.model.discovery import Layers, find_layers
-from pipeline.model.preprocessing import Preprocessing, read_preprocessing
+from pipeline.model.preprocessing import Preprocessing, dtype_of, read_preprocessing
 from pipeline.model.wrapped import Wrapped
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class AnyNetwork(Wrapped):
         Raises:
             UserError: when it is called, `score` gives anything else.
         """
-        return AnyNetwork(self.body, (), self.layers, make_score_reader(score), self.preprocessing)
+        reader = make_score_reader(score)
+        other = AnyNetwork(self.body, (), self.layers, reader, self.preprocessing)
+        other.answers = "scores"
+        return other
 
 
 class OwnNetwork(Classifier):
@@ -87,6 +91,30 @@ class OwnNetwork(Classifier):
         self.eval()
 
 
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+
+def with_gradients(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Return the function so that it leaves torch.inference_mode() for the time of a call.
+
+    Tensors that are made there never have gradients, which methods need.
+
+    Args:
+        function: anything that runs a network.
+    """
+
+    @wraps(function)
+    def call(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **options)
+        with torch.inference_mode(False):
+            return function(*args, **options)
+
+    return call
+
+
+@with_gradients
 def wrap(
     model: nn.Module,
     *,
@@ -96,6 +124,7 @@ def wrap(
     output: str | int | Callable[[Any], Tensor] | None = None,
     preprocessing: Any = None,
     images: Float[Tensor, "b c H W"] | None = None,
+    multi_label: bool | None = None,
 ) -> AnyNetwork:
     """Return a network that all methods take, from any module that gives logits.
 
@@ -110,19 +139,28 @@ def wrap(
             function from the output to logits [b, C]; None: `.logits`, or the first tensor.
         preprocessing: see `read_preprocessing`; None: the module's own, if it says.
         images: to try the module on, as it reads them; None: noise of its own size.
+        multi_label: whether an image may have several of the classes: their probability is then the
+            sigmoid of each logit, not the softmax of all.
 
     Raises:
         UserError: the output has no logits, or no layer gives feature maps.
         TypeError: `model` is no torch.nn.Module.
     """
     module = unwrap(model)
+    if any(parameter.is_inference() for parameter in module.parameters()):
+        raise UserError(
+            "model: its weights were made within torch.inference_mode(), where nothing has "
+            "gradients; build and load it outside, torch.no_grad() is allowed"
+        )
     reader = make_reader(output)
     prepared = read_preprocessing(module, preprocessing)
     layers, count = _layers_of(module, reader, output, last, below, images, prepared)
     names = tuple(classes) if classes is not None else read_own_names(module, count)
     if len(names) != count:
         raise UserError(f"classes: {len(names)} names, but the network gives {count} logits")
-    return AnyNetwork(module, names, layers, reader, prepared)
+    network = AnyNetwork(module, names, layers, reader, prepared)
+    network.answers = "independent" if multi_label else "exclusive"
+    return network
 
 
 # Names of layers only: nothing here keeps a module or a tensor.
@@ -146,6 +184,7 @@ def _layers_of(
         if len(known) >= MAX_REMEMBERED:
             known.clear()
         probe = make_probe(module, prepared) if images is None else _two_images(images)
+        probe = probe.to(dtype_of(module))
         layers = find_layers(module, probe, reader, last, below)
         with torch.no_grad():
             count = AnyNetwork(module, (), layers, reader)(probe[:1]).logits.shape[1]
@@ -155,8 +194,17 @@ def _layers_of(
 
 def _two_images(images: Tensor) -> Tensor:
     """Return two different images of a batch; of a single one also its mirror image."""
-    first = images[:2].detach()
+    first = detach_images(images[:2])
     return first if len(first) == 2 else torch.cat((first, first.flip(3)))
+
+
+def detach_images(images: Tensor) -> Tensor:
+    """Return images without a graph, of which gradients can be computed: no inference tensor.
+
+    Args:
+        images: a batch.
+    """
+    return images.clone() if images.is_inference() else images.detach()
 
 
 def as_network(model: nn.Module, images: Tensor | None = None, **options: Any) -> Any:

@@ -4,7 +4,8 @@
                 low is good
     insertion   pixels are put into a blurred image, the most important first; area under p_c, high
                 is good
-                Petsiuk et al., "RISE", BMVC 2018, section 4.1. p_c is the softmax of the class.
+                Petsiuk et al., "RISE", BMVC 2018, section 4.1. p_c is the softmax of the class,
+                or the sigmoid of a single logit.
     road        removed pixels are interpolated from their neighbours, with a little noise, so that
                 the shape of the gap carries no information; most relevant first (MoRF, low is good)
                 and least relevant first (LeRF, high is good): is the class still predicted?
@@ -37,6 +38,7 @@ from torch.nn import functional as F
 
 from pipeline.audit.likeness import enlarge, normalize_min_max, order_by_importance
 from pipeline.audit.pictures import WIDTH, Arrays, format_mean, mean_line, write_heading
+from pipeline.ops.probabilities import compute_probabilities, predict_classes
 from pipeline.ops.tensors import to_numpy
 from pipeline.plotting.chart import BLUE, RED, Axes, Sheet, draw_chart
 from pipeline.types import AuditBatch, AuditNumber, AuditSubject, PartValues
@@ -175,8 +177,8 @@ def measure_faithfulness(
 def compute_probability(
     logits: Float[Tensor, "b C"], classes: Int[Tensor, "b"]
 ) -> Float[Tensor, "b"]:
-    """Return the softmax of each image's class."""
-    return logits.float().softmax(1).gather(1, classes[:, None])[:, 0]
+    """Return the probability of each image's class."""
+    return compute_probabilities(logits.float()).gather(1, classes[:, None])[:, 0]
 
 
 # -- insertion and deletion ----------------------------------------------------------------------
@@ -311,7 +313,7 @@ def measure_road(
         gone.scatter_(1, order[:, : int(order.shape[1] * share)], True)
         gone = gone.view(len(images), *images.shape[2:])
         answer = logits(impute(images, gone, seeds, settings.noise))
-        kept.append((answer.argmax(1) == classes).float())
+        kept.append((predict_classes(answer) == classes).float())
         probability.append(compute_probability(answer, classes))
     return torch.stack(kept, 1), torch.stack(probability, 1)
 

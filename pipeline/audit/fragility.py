@@ -50,6 +50,7 @@ from pipeline.audit.pictures import (
 )
 from pipeline.ops.iou import pairwise_iou
 from pipeline.ops.precision import disable_autocast
+from pipeline.ops.probabilities import predict_classes
 from pipeline.ops.tensors import to_numpy
 from pipeline.plotting.chart import Sheet
 from pipeline.plotting.sheet import FAINT
@@ -278,7 +279,7 @@ class Original:
     @classmethod
     def of(cls, network: Network, batch: AuditBatch) -> Original:
         """Compute the predicted classes, maps and orders of importance of a batch."""
-        predicted = batch.logits_of(network, batch.images).argmax(1)
+        predicted = predict_classes(batch.logits_of(network, batch.images))
         maps = batch.maps_of(network, batch.images)
         large = enlarge(maps, batch.images.shape[2:])
         return cls(network, batch, maps, predicted, order_by_importance(large, batch.seeds))
@@ -315,7 +316,7 @@ class Original:
         maps = self.batch.maps_of(self.network, images)
         large = enlarge(maps, images.shape[2:])
         shared = compare_top_k(self.order, order_by_importance(large, self.batch.seeds), self.top)
-        same = self.batch.logits_of(self.network, images).argmax(1) == self.predicted
+        same = predict_classes(self.batch.logits_of(self.network, images)) == self.predicted
         take = same & (shared < best.top_k)
 
         def choose(new: Tensor, old: Tensor) -> Tensor:
@@ -338,7 +339,7 @@ class Original:
         """
         with torch.enable_grad():
             answer = self.network(images, at=("input", "last"))
-        lost = answer.logits.argmax(1) != self.predicted
+        lost = predict_classes(answer.logits) != self.predicted
         back = self._margin_gradient(answer) if lost.any() else None
         if self.has_fine_maps:
             down = self._descent_of_gradient(images, answer, bounds)
@@ -350,8 +351,11 @@ class Original:
         """Return the gradient of the predicted class's logit minus the highest other logit."""
         column = self.predicted[:, None]
         with torch.enable_grad():
-            others = answer.logits.scatter(1, column, -torch.inf).amax(1)
-            margin = (answer.logits.gather(1, column)[:, 0] - others).sum()
+            if answer.logits.shape[1] == 1:  # a single class, predicted where its logit is positive
+                margin = torch.where(column < 0, -answer.logits, answer.logits).sum()
+            else:
+                others = answer.logits.scatter(1, column, -torch.inf).amax(1)
+                margin = (answer.logits.gather(1, column)[:, 0] - others).sum()
             pixels = answer.activations["input"]
             (back,) = torch.autograd.grad(margin, pixels, retain_graph=True)
         return back

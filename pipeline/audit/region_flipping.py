@@ -14,7 +14,7 @@ pixels. Tomsett et al., "Sanity Checks for Saliency Metrics", AAAI 2020, measure
 that the two disagree on which map is better, and that the replacement decides much.
 
 A region's relevance is the mean of the map over it, so that narrower ones at the right and lower
-border count as others do. p_c is the softmax of the class.
+border count as others do. p_c is the softmax of the class, of a single logit its sigmoid.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.classes import number_classes
+from pipeline.model.evaluation import evaluation_mode
 from pipeline.model.forms import first_tensor
 from pipeline.model.preprocessing import Preprocessing, count_channels
+from pipeline.types import Size
 
-PROBE_SIDE = 224  # of the images that a network is tried on where nobody says its size
+# Of the images that a network is tried on where nobody says its size. 224 is also the last one, on
+# which a network that reads none raises its own error.
+PROBE_SIDES = (224, 64, 96, 32, 28, 128, 160, 192, 256, 299, 384, 448, 512, 224)
 NOTE = "The function of"  # begins the note on an error of the caller's own
 
 
@@ -142,12 +146,43 @@ def make_probe(module: nn.Module, prepared: Preprocessing | None) -> Tensor:
         module: the network.
         prepared: how its images are prepared; None: unknown.
     """
-    side = getattr(getattr(module, "config", None), "image_size", None) or PROBE_SIDE
-    size = (side, side) if prepared is None else prepared.size
+    if prepared is not None:
+        return make_noise(module, 2, prepared.size)
+    side = getattr(getattr(module, "config", None), "image_size", None)
+    if side is not None:
+        return make_noise(module, 2, (side, side) if isinstance(side, int) else tuple(side))
+    return make_noise(module, 2, find_size(module, [(side, side) for side in PROBE_SIDES]))
+
+
+def make_noise(module: nn.Module, count: int, size: Size) -> Tensor:
+    """Return images of noise, with the channels, dtype and device of a module's own.
+
+    Args:
+        module: the network.
+        count: how many images.
+        size: their height and width.
+    """
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, count_channels(module), *size, generator=generator)
-    parameter = next(module.parameters(), noise)
+    noise = torch.randn(count, count_channels(module), *size, generator=generator)
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), noise)
     return noise.to(parameter.device, parameter.dtype)
+
+
+def find_size(module: nn.Module, sizes: Sequence[Size]) -> Size:
+    """Return the first size that a module reads; the last of all where it reads none.
+
+    Args:
+        module: the network.
+        sizes: height and width of images.
+    """
+    for size in sizes[:-1]:
+        try:
+            with torch.no_grad(), evaluation_mode(module):
+                module(make_noise(module, 1, size))
+        except Exception:  # whatever a network of others raises for a size that it does not read
+            continue
+        return size
+    return sizes[-1]
 
 
 def read_own_names(module: nn.Module, count: int) -> tuple[str, ...]:

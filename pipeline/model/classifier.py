@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.model.attention import record_attentions
 from pipeline.model.evaluation import HOOKS_LOCK
 from pipeline.model.forms import Form, to_maps
+from pipeline.ops.probabilities import HasProbabilities
 from pipeline.types import Attentions, NetworkOutput
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ class HasClassWeights(Protocol):
     @property
     def class_weights(self) -> Float[Tensor, "C K"]:
         """The weight of each feature map for each class."""
-        ...
 
 
 @runtime_checkable
@@ -105,7 +105,6 @@ class ReadsRelu(Protocol):
     @property
     def relu_of(self) -> str | None:
         """The layer; None: it reads the maps themselves."""
-        ...
 
 
 @runtime_checkable
@@ -115,10 +114,9 @@ class ComparedBranch(Protocol):
     @property
     def alone(self) -> bool:
         """Whether its map is better alone than in the mean with the map that it was trained on."""
-        ...
 
 
-class Classifier(nn.Module):
+class Classifier(HasProbabilities, nn.Module):
     """A body, a head and further branches; satisfies `pipeline.protocols.Network`.
 
     A layer is named by its path within the body, as in `body.named_modules()`. Four names have a

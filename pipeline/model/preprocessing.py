@@ -54,21 +54,21 @@ def read_preprocessing(model: nn.Module, given: Any = None) -> Preprocessing | N
         UserError: `given` is none of these.
     """
     if given is not None:
-        return _read_given(given)
+        return _read_given(given, model)
     configuration = _attribute(model, "pretrained_cfg") or _attribute(model, "default_cfg")
     if isinstance(configuration, Mapping) and {"mean", "std", "input_size"} <= set(configuration):
-        return _from_mapping(configuration)
+        return _from_mapping(configuration, model)
     if type(model).__module__.startswith("torchvision.models."):
         side = int(_attribute(model, "image_size") or 224)
         return Preprocessing((side, side), IMAGENET_MEAN, IMAGENET_STD)
     return None
 
 
-def _read_given(given: Any) -> Preprocessing:
+def _read_given(given: Any, model: nn.Module) -> Preprocessing:
     if isinstance(given, Preprocessing):
         return given
     if isinstance(given, Mapping):
-        return _from_mapping(given)
+        return _from_mapping(given, model)
     transforms = _attribute(given, "transforms")
     if callable(transforms):  # an entry of torchvision's enumeration of weights
         given = transforms()
@@ -81,13 +81,27 @@ def _read_given(given: Any) -> Preprocessing:
     raise UserError(f"preprocessing={type(given).__name__}: {EXPECTED}")
 
 
-def _from_mapping(given: Mapping[str, Any]) -> Preprocessing:
-    size = given.get("size", given.get("input_size"))
+def _from_mapping(given: Mapping[str, Any], model: nn.Module) -> Preprocessing:
+    size = given.get("size")
+    if size is None:
+        # timm's configuration is that of the weights; the network may have been built for another.
+        size = find_fixed_size(model) or given.get("input_size")
     missing = [key for key in ("mean", "std") if key not in given]
     if size is None or missing:
         absent = ", ".join([*(["size"] if size is None else []), *missing])
         raise UserError(f"preprocessing: no {absent}; {EXPECTED}")
     return _checked(_size(size), given["mean"], given["std"])
+
+
+def find_fixed_size(model: nn.Module) -> Size | None:
+    """Return the only size that a transformer of timm's reads; None of any other network.
+
+    Args:
+        model: the network.
+    """
+    patches = _attribute(model, "patch_embed")
+    size = _attribute(patches, "img_size")
+    return None if size is None or not _attribute(patches, "strict_img_size") else _size(size)
 
 
 def _size(given: Any) -> Size:
@@ -128,3 +142,13 @@ def device_of(model: nn.Module) -> torch.device:
     """
     tensors = [*model.parameters(), *model.buffers()][:1]
     return tensors[0].device if tensors else torch.device("cpu")
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a network's first parameter of floats; float32 without any.
+
+    Args:
+        model: the network.
+    """
+    floats = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    return next(floats, torch.float32)

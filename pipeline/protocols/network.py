@@ -120,6 +120,13 @@ class Network(Protocol):
             UserError: the network has no such layer.
         """
 
+    def probabilities(self, logits: Float[Tensor, "n C"]) -> Float[Tensor, "n C"]:
+        """Return the probability of each class; scores of a caller's own as they are.
+
+        Args:
+            logits: of this network, or of parts of it.
+        """
+
     def behind(
         self, layer: str, features: Float[Tensor, "n K h w"], image: Float[Tensor, "m 3 H W"]
     ) -> Float[Tensor, "n C"]:

@@ -113,20 +113,21 @@ class Covering:
         for kept in torch.split(torch.from_numpy(coalitions).to(image.device), self.batch):
             copies = torch.where(kept[:, labels][:, None], image, cover)
             copies = copies.contiguous(memory_format=torch.channels_last)
-            scores.append(self.select(network(copies).logits, classes))
+            scores.append(self.select(network, network(copies).logits, classes))
         return torch.cat(scores).double().cpu().numpy()
 
     def select(
-        self, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
+        self, network: Network, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
     ) -> Float[Tensor, "n t"]:
         """Return the scores of the classes.
 
         Args:
-            logits: Of the network.
+            network: The classifier.
+            logits: Its logits.
             classes: Whose scores are returned.
         """
         logits = logits.float()
-        return (logits if self.score == "logit" else logits.softmax(1))[:, classes]
+        return (logits if self.score == "logit" else network.probabilities(logits))[:, classes]
 
     def _build_cover(
         self, image: Float[Tensor, "c H W"], labels: Int[Tensor, "H W"]
@@ -171,7 +172,7 @@ def explain_coalitions(
         nothing = np.zeros((1, coalitions.shape[1]), bool)
         scored = np.concatenate([coalitions, nothing])
         scores = covering.score_coalitions(network, image, labels, scored, targets)
-        whole = covering.select(row[None], targets)[0].double().cpu().numpy()
+        whole = covering.select(network, row[None], targets)[0].double().cpu().numpy()
         weights = fit(coalitions, Scores(scores[:-1], whole, scores[-1]))
         target_maps += torch.from_numpy(weights.T[:, segments]).to(target_maps)
     return Explanation(maps, classes, logits)

@@ -109,8 +109,17 @@ def build_baseline(
     Args:
         images: x, normalized by mean and std.
         baseline: The mean colour of training, each image's own, or a colour.
+
+    Raises:
+        UserError: If the colour has not as many numbers as the images have channels.
     """
     if baseline == "image_mean":
         return images.mean((2, 3), keepdim=True)
-    numbers = (0.0, 0.0, 0.0) if baseline == "mean" else baseline
+    channels = images.shape[1]
+    numbers = (0.0,) * channels if baseline == "mean" else baseline
+    if len(numbers) != channels:
+        raise UserError(
+            f"saliency.baseline={list(numbers)}: {len(numbers)} numbers, but the network's images "
+            f"have {channels} channel{'' if channels == 1 else 's'}; baseline=mean fits any"
+        )
     return images.new_tensor(numbers)[None, :, None, None]

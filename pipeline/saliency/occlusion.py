@@ -73,7 +73,7 @@ class Occlusion:
             classes = choose(logits)
             drops = torch.stack(
                 [
-                    self._select_scores(row[None], targets)
+                    self._select_scores(network, row[None], targets)
                     - self._score_covered(network, image, corners, targets)
                     for image, row, targets in zip(images, logits, classes, strict=True)
                 ]
@@ -94,7 +94,7 @@ class Occlusion:
     ) -> Float[Tensor, "p t"]:
         """Compute class scores of an image with the patch at each corner (y, x) covered."""
         cover = image.mean((1, 2)) if self.value == "mean" else image.new_tensor(self.value)
-        cover = cover.expand(3)[:, None, None]
+        cover = cover.expand(len(image))[:, None, None]
         scores = []
         for start in range(0, len(corners), self.batch):
             patches = corners[start : start + self.batch]
@@ -103,14 +103,14 @@ class Occlusion:
             )
             for copy, (y, x) in zip(copies, patches, strict=True):
                 copy[:, y : y + self.window, x : x + self.window] = cover
-            scores.append(self._select_scores(network(copies).logits, classes))
+            scores.append(self._select_scores(network, network(copies).logits, classes))
         return torch.cat(scores)
 
     def _select_scores(
-        self, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
+        self, network: Network, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]
     ) -> Float[Tensor, "n t"]:
         logits = logits.float()
-        return (logits if self.score == "logit" else logits.softmax(1))[:, classes]
+        return (logits if self.score == "logit" else network.probabilities(logits))[:, classes]
 
     def _list_starts(self, side: int) -> list[int]:
         return [n * self.stride for n in range(math.ceil((side - self.window) / self.stride) + 1)]

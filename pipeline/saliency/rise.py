@@ -7,8 +7,9 @@ than the image and cropped at a random position. Petsiuk et al., "RISE: Randomiz
 for Explanation of Black-box Models", BMVC 2018, section 3: 4000 masks of 7 x 7 cells, half of them
 open. What is hidden becomes 0, the mean colour in the normalised units of a network.
 
-P is the softmax. The masks come from `seed` alone: each image gets the same masks, whatever
-batch it is in. It needs forward passes only, shared by all classes; few masks are held at a time.
+P is the softmax, or the sigmoid of a single logit. The masks come from `seed` alone: each image
+gets the same masks, whatever batch it is in. It needs forward passes only, shared by all classes;
+few masks are held at a time.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class RISE:
                 masks = masks.to(images.device)
                 for image, targets, total in zip(images, classes, maps, strict=True):
                     masked = (image * masks[:, None]).contiguous(memory_format=torch.channels_last)
-                    probabilities = network(masked).logits.float().softmax(1)[:, targets]
+                    logits_masked = network(masked).logits.float()
+                    probabilities = network.probabilities(logits_masked)[:, targets]
                     with torch.autocast(images.device.type, enabled=False):
                         total += (probabilities.T @ masks.flatten(1)).view_as(total)
             maps /= self.masks * self.probability

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from pipeline.ops.probabilities import compute_probabilities
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
 from pipeline.plotting.grids import Cell, draw_grid, fit_longer_side
@@ -38,7 +39,7 @@ class Top5:
             subject.trained.tensor(pixels), lambda logits: logits.topk(count, dim=1).indices
         )
         with torch.no_grad():
-            probabilities = explanation.logits.float().softmax(1)
+            probabilities = compute_probabilities(explanation.logits.float())
             probabilities = probabilities.gather(1, explanation.classes)
         maps = explanation.maps.detach().float().cpu().numpy()
         classes, shares = explanation.classes.cpu().numpy(), probabilities.cpu().numpy()

@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
+from pipeline.ops.probabilities import HasProbabilities
 from pipeline.saliency.rise import RISE
 
 
@@ -66,7 +67,7 @@ def test_equals_the_definition(count, cells, probability, size):
 def test_finds_the_only_thing_that_counts():
     """Check a score that reads a corner only: with enough masks the map is largest there."""
 
-    class Corner(nn.Module):
+    class Corner(HasProbabilities, nn.Module):
         classes = ("seen", "not")
 
         def forward(self, images, at=()):

@@ -19,6 +19,7 @@ from pipeline.model.classifier import INPUT
 from pipeline.saliency.ddt import DDT
 from pipeline.saliency.layercam import LayerCAM
 from pipeline.saliency.views import Views
+from scripts.measure.runs import compose
 from tests.conftest import TINY, Cli
 
 STAGES = "stages=[train,explain]"
@@ -187,6 +188,15 @@ def test_a_pretrained_network_needs_no_training_and_no_labels(
     assert card["recipe"] == "own"
     shard = sorted(result(tmp_path, "explain").glob("shard-*"))[0]
     assert len(read_arrays(shard)[0]["row_class"]) == 3 * 8
+
+
+def test_predict_with_a_pretrained_network_needs_no_run_before_it(
+    folder_of_images: Path,
+) -> None:
+    given = ("model=resnet18", f"images={folder_of_images}/val", "train.head=own")
+    assert compose("predict", *given).config["stages"][:2] == ["train", "explain"]
+    named = compose("predict", *given, "stages=[explain]")
+    assert named.config["stages"] == ["explain"]
 
 
 def test_a_network_without_weights_has_nothing_to_explain(

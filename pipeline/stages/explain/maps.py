@@ -44,7 +44,7 @@ def explain_batch(
     labels = shards.stack_labels(batch, images.device)
     choose = class_selector(targets, trained.classes, labels, negatives)
     explained = method(trained.network, images, choose)
-    probabilities = explained.logits.detach().float().softmax(1)
+    probabilities = trained.network.probabilities(explained.logits.detach().float())
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)
     scores = probabilities.gather(1, explained.classes).cpu().numpy()
     maps, classes = explained.maps.detach().float().cpu().numpy(), explained.classes.cpu().numpy()

@@ -5,7 +5,8 @@
     map     [b, h, w]   the foreground, or the CAM of the class of the highest logit
     maps    [b, C, h, w]                              the CAMs of all classes, where CAM is the map
     box     [b, 4]      xyxy, half-open, from 0 to 1: around the pixels with v >= t
-    score   [b]         mean of v over these pixels times softmax(logits) of that class
+    score   [b]         mean of v over these pixels times softmax(logits) of that class (of a
+                        single logit: sigmoid)
 
     v = minmax(up(map))      bilinear, at H x W            t a number, or by the rule `size`
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.model.classifier import FOREGROUND, LAST, OBJECT_CLASS, Classifier
+from pipeline.ops.probabilities import compute_probabilities
 from pipeline.segmenter.auto import (
     CORE,
     MAX_SIZE_THRESHOLD,
@@ -95,7 +97,7 @@ class ExportedNetwork(nn.Module):
             chosen = logits.argmax(1)[:, None, None, None].expand(-1, 1, *every.shape[2:])
             values = every.gather(1, chosen)[:, 0]
         box, mean = self.find_box(values)
-        score = mean * logits.softmax(1).amax(1)
+        score = mean * compute_probabilities(logits).amax(1)
         outputs = (logits, values, box, score)
         return outputs if every is None else (*outputs, every)
 
