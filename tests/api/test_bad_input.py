@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -145,7 +147,8 @@ def test_photographs_are_made_grey_for_networks_of_grey_images() -> None:
     photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
     grey, network = Image.fromarray(photo).convert("L"), Grey()
     prepared = {"size": (32, 48), "mean": (0.5,), "std": (0.25,)}
-    result = pipeline.explain(network, [photo, grey], preprocessing=prepared)
+    photos: list[Any] = [photo, grey]
+    result = pipeline.explain(network, photos, preprocessing=prepared)
     tensor = (torch.from_numpy(np.array(grey))[None, None] / 255 - 0.5) / 0.25
     torch.testing.assert_close(result.logits, network(tensor).detach().expand(2, -1))
     with pytest.raises(UserError, match=r"have 3 channels, and the network's first .* reads 1"):
@@ -156,7 +159,7 @@ def test_photographs_are_made_grey_for_networks_of_grey_images() -> None:
 
 def test_inference_mode_is_left(network: Network, images: Tensor) -> None:
     methods = ("gradcam", "gradient", "lrp", "rise")
-    options = [{"masks": 8} if method == "rise" else {} for method in methods]
+    options: list[dict[str, Any]] = [{"masks": 8} if method == "rise" else {} for method in methods]
     expected = [pipeline.explain(Network(), images, "gradcam").maps.shape]
     with torch.inference_mode():
         made = images.clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,7 +60,8 @@ def single() -> Single:
 @pytest.mark.parametrize("method", METHODS)
 def test_scores_of_the_callers_own_are_no_logits(images: Tensor, method: str) -> None:
     torch.manual_seed(0)
-    network, options = Network(), METHODS[method]
+    network: Network = Network()
+    options: Any = METHODS[method]
 
     def explain(target: object) -> Tensor:
         return pipeline.explain(network, images, method, target=target, **options).maps
@@ -76,7 +79,7 @@ def test_scores_of_the_callers_own_are_no_logits(images: Tensor, method: str) ->
 def test_a_single_logit_is_explained_as_the_first_of_two_classes(
     single: Single, images: Tensor, method: str
 ) -> None:
-    options = METHODS[method]
+    options: Any = METHODS[method]
     maps = pipeline.explain(single, images, method, **options).maps
     both = pipeline.explain(Both(single), images, method, target=0, **options).maps
     assert maps.std() > 0
@@ -95,7 +98,7 @@ def test_the_probability_of_a_single_logit_is_its_sigmoid(single: Single, images
 def test_a_single_logit_is_audited_as_the_first_of_two_classes(
     single: Single, images: Tensor
 ) -> None:
-    options = {"layer": "network.top", "preprocessing": PREPARED, "target": 0}
+    options: dict[str, Any] = {"layer": "network.top", "preprocessing": PREPARED, "target": 0}
     both = Both(single)
     audited = pipeline.audit_maps(single, images, "gradcam", ["faithfulness"], **options)
     options["layer"] = "single.network.top"
@@ -108,7 +111,7 @@ def test_the_classes_of_a_network_may_be_independent(images: Tensor) -> None:
     torch.manual_seed(0)
     network = Network()
     network.fc.weight.data.mul_(9)
-    options = {"target": "top4", "multi_label": True}
+    options: dict[str, Any] = {"target": "top4", "multi_label": True}
     result = pipeline.explain(network, images, "gradcam", **options)
     expected = result.logits.sigmoid().gather(1, result.classes)
     found = [[one.probability for one in image] for image in pipeline.localize(result)]
