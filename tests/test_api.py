@@ -224,8 +224,9 @@ def test_a_class_in_another_unicode_form(trained: Path, photos: Path) -> None:
     ("arguments", "message"),
     [
         (["checkpoint=/nowhere", "images=x"], "no checkpoint there"),
-        (["images=x"], "checkpoint is missing: give checkpoint=..."),
+        (["images=x", "train.head=new"], "checkpoint is missing: give checkpoint=..."),
         (["checkpoint=outputs/latest", "images=/nowhere/*.jpg"], "no image"),
+        (["images=photos"], "checkpoint is missing: model=small has no weights"),
         (["checkpoint=outputs/latest"], "images is missing: give images=..."),
         (["checkpoint=outputs/latest", "images=photos", "explain.target=true"], "no labels"),
     ],

@@ -313,3 +313,20 @@ def test_the_command_line_trains_explains_and_asks_for_the_name(
         assert cli(*predict, stages, "model=module", "model.of=mynets:chain") == 2
         assert "is that of model.of=mynets.py:Net" in capsys.readouterr().err
         assert cli(*predict, stages, *model[:3]) == 0
+
+
+def test_boxes_are_predicted_with_its_own_head_without_any_earlier_run(
+    cli: Cli, folder_of_images: Path
+) -> None:
+    assert cli("+experiment=predict", f"images={folder_of_images}/val/red", "model=module",
+               "model.of=mynets.py:Net", "model.arguments={classes: 2}", "model.classes=[red,blue]",
+               "model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]", "model.size=32",
+               "runtime.workers=1") == 0  # fmt: skip
+    latest = Path("outputs/latest")
+    assert json.loads((latest / "stages/train/card.json").read_text())["recipe"] == "own"
+    predictions = json.loads((latest / "predictions.json").read_text())
+    assert [category["name"] for category in predictions["categories"]] == ["red", "blue"]
+    assert {box["image_id"] for box in predictions["annotations"]} == {
+        image["id"] for image in predictions["images"]
+    }
+    assert len(predictions["images"]) == 4

@@ -205,7 +205,7 @@ def test_a_network_without_weights_has_nothing_to_explain(
     command = ("+experiment=predict", "stages=[train,explain]", "train.head=own", "model=resnet18",
                "model.weights=null", f"images={folder_of_images}/val")  # fmt: skip
     assert cli(*command) == 2
-    assert "train.head=own: model=resnet18 has no weights" in capsys.readouterr().err
+    assert "checkpoint is missing: model=resnet18 has no weights" in capsys.readouterr().err
 
 
 def test_the_image_is_a_layer() -> None:

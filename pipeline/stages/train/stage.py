@@ -85,8 +85,10 @@ class Train(Stage):
             )
         learns_own_head = bool(run.data.classes) and model.own_head_from_scratch
         if options.head == "own" and not model.pretrained and not learns_own_head:
+            unlabelled = "paths" in run.config["data"]  # nobody need have said train.head=own
             raise UserError(
-                f"train.head=own: model={run.config['model'].get('name', 'small')} has no weights; "
+                f"{'checkpoint is missing' if unlabelled else 'train.head=own'}: "
+                f"model={run.config['model'].get('name', 'small')} has no weights; "
                 "choose a pretrained network (model=mobilenet_v2, model.weights=imagenet or a "
                 "file), or give a trained one, as in checkpoint=outputs/latest"
             )
