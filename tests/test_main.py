@@ -190,6 +190,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (["stages=[localise]"], ["unknown stage 'localise'", "did you mean 'localize'"]),
         (["data=folder"], ["data.root is missing", "data.root=..."]),
         (["data=folder", "data.root=/a=b"], ["Hydra's grammar", "\"data.root='/a=b'\""]),
+        (["'model.classes=[a,b]'"], ["leave them away, as in model.classes=[a,b], or"]),
         (["data=folder", "data.root=/nope"], ["data.root=/nope", "no such folder"]),
         (["model=resnet18", "model.weights=/nope.pth"], ["model.weights=/nope.pth", "imagenet"]),
         (["model=mobilenet_v2", "model.stride=8"], ["model.stride=8", "32 or 16"]),

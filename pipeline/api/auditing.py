@@ -97,6 +97,9 @@ class Audited(Mapping[str, float]):
     _draw: Mapping[str, Callable[[], Pillow.Image]] = field(repr=False)
 
     def __getitem__(self, name: str) -> float:
+        if name not in self.per_image:
+            known = suggest_choices(str(name), self.per_image)
+            raise KeyError(f"{name}: no such number in the tests that were done; {known}")
         return float(self.per_image[name].mean())
 
     def __iter__(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from pipeline.api.peers import find_method, suggest_argument
 from pipeline.api.wrapping import (
     AnyNetwork,
     OwnNetwork,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LAYER_OPTIONS = ("layers", "layer")
+OWN = ("layer", "target", "precision", "output", "preprocessing", "last", "classes")  # no method's
 TRIAL_PASSES = 12  # of the network, after which a method is taken to work
 TRIAL_SIDE = 64  # of the image that a network is tried on, where it reads any size
 NEEDS_FITTING = (
@@ -88,7 +90,10 @@ def methods(model: nn.Module | None = None, **options: Any) -> list[Method]:
 
 
 def build_method(
-    method: str | SaliencyMethod, layer: str | Sequence[str] | None, options: dict[str, Any]
+    method: str | SaliencyMethod,
+    layer: str | Sequence[str] | None,
+    options: dict[str, Any],
+    own: Sequence[str] = OWN,
 ) -> SaliencyMethod:
     """Return a method by its name, with its options, or an object that is one.
 
@@ -96,6 +101,7 @@ def build_method(
         method: a choice of conf/saliency/, or a method.
         layer: the layer or layers that it reads; None: its own.
         options: of the method.
+        own: arguments of the function that was called, which suggestions name.
 
     Raises:
         UserError: there is no such method or option, or it reads no layer.
@@ -110,6 +116,7 @@ def build_method(
                 "method=GradCAM(layers=('layer4',))"
             )
         return method
+    _check_method(method)
     node = dict(read_choice("saliency", method))
     parameters = _parameters(node)
     if layer is not None:
@@ -125,10 +132,20 @@ def build_method(
         if name not in parameters:
             raise UserError(
                 f"{name}=: {method} has no such option; "
-                f"{suggest_choices(name, list(parameters)) if parameters else 'it has none'}"
+                f"{suggest_argument(name, list(parameters), own)}"
             )
     built = instantiate("saliency", {**node, **options}, within="pipeline.saliency.")
     return cast(SaliencyMethod, built)
+
+
+def _check_method(method: str) -> None:
+    """Raise UserError unless there is a method of this name."""
+    choices = list_choices("saliency")
+    if method in choices:
+        return
+    meant = find_method(method, choices)
+    hint = suggest_choices(method, choices) if meant is None else f"did you mean {meant!r}?"
+    raise UserError(f"method={method!r}: no such method; {hint}")
 
 
 def _check_names(layers: Sequence[Any]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline.api.explaining import Explained
 from pipeline.api.localizing import Localized
 from pipeline.engine.metrics import list_numbers, load_metrics
-from pipeline.errors import UserError
+from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import write_json
@@ -43,7 +44,10 @@ class Scores(Mapping[str, float]):
         return {score.name: score.value for score in overall if score.iou in (None, 0.5)}
 
     def __getitem__(self, name: str) -> float:
-        return self._headlines()[name]
+        numbers = self._headlines()
+        if name not in numbers:
+            raise KeyError(f"{name}: no such number; {suggest_choices(str(name), numbers)}")
+        return numbers[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._headlines())
@@ -75,13 +79,31 @@ def evaluate(
 
     Raises:
         UserError: a file cannot be read, or no image or class is that of an annotation.
+        TypeError: `boxes` or `annotations` are of another type.
     """
+    _check_types(boxes, annotations)
     if isinstance(boxes, Localized):
         with TemporaryDirectory() as folder:
             results = Path(folder) / "boxes.json"
             write_json(results, _list_results(boxes, Path(annotations), crowds))
             return _evaluate(results, Path(annotations), tuple(ious), seed, crowds)
     return _evaluate(Path(boxes), Path(annotations), tuple(ious), seed, crowds)
+
+
+def _check_types(boxes: Any, annotations: Any) -> None:
+    """Raise TypeError unless they are boxes, or a file of them, and a file of annotations."""
+    if isinstance(boxes, Explained):
+        raise TypeError("boxes: these are maps; evaluate(localize(result), annotations)")
+    if not isinstance(boxes, Localized | str | os.PathLike):
+        raise TypeError(
+            "boxes: expected what localize returned, or the path of a COCO results file, got "
+            f"{type(boxes).__name__}"
+        )
+    if not isinstance(annotations, str | os.PathLike):
+        raise TypeError(
+            "annotations: expected the path of a COCO data set (JSON), got "
+            f"{type(annotations).__name__}; a dictionary is written with json.dump"
+        )
 
 
 def _evaluate(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.api.catalogue import build_method
+from pipeline.api.catalogue import OWN, build_method
 from pipeline.api.images import (
     ImageInfo,
     check_logits,
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
 
     from pipeline.api.images import Images
 
+SHOWN = 3  # images whose labels a result prints
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Explained:
     """Maps of one or several classes of each image.
 
@@ -76,6 +78,15 @@ class Explained:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __repr__(self) -> str:
+        labels = ", ".join(map(repr, self.labels[:SHOWN]))
+        more = ", ..." if len(self) > SHOWN else ""
+        return (
+            f"Explained(method={self.method!r}, maps={[*self.maps.shape]}, "
+            f"labels=[{labels}{more}], {len(self.names)} classes, "
+            f"input={self.size[0]}x{self.size[1]})"
+        )
 
     @property
     def labels(self) -> list[Any]:
@@ -172,7 +183,7 @@ def explain(
         >>> result.maps.shape, result.classes.tolist()
         (torch.Size([2, 3, 3]), [3, 4])
     """
-    computes = build_method(method, layer, options)
+    computes = build_method(method, layer, options, own=(*OWN, "batch", "multi_label"))
     batch_given = as_batch(images)
     items = list_images(images) if batch_given is None else batch_given
     if not len(items):

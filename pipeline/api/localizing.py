@@ -57,7 +57,10 @@ class Prediction:
     confidence_kind: str
 
 
-@dataclass(frozen=True)
+SHOWN = 3  # images whose predictions are printed
+
+
+@dataclass(frozen=True, repr=False)
 class Localized(Sequence[list[Prediction]]):
     """The predictions of each image, in the order of the images.
 
@@ -77,6 +80,15 @@ class Localized(Sequence[list[Prediction]]):
 
     def __iter__(self) -> Iterator[list[Prediction]]:
         return iter(self.predictions)
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name!r}: " + ", ".join(f"{p.label!r} with {len(p.boxes)} boxes" for p in of[:SHOWN])
+            + (", ..." if len(of) > SHOWN else "")
+            for name, of in zip(self.images[:SHOWN], self.predictions, strict=False)
+        ]  # fmt: skip
+        more = "; ..." if len(self) > SHOWN else ""
+        return f"Localized({len(self)} images; {'; '.join(shown)}{more})"
 
 
 def localize(

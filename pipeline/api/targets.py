@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.engine.methods import parse_targets
 from pipeline.errors import UserError, suggest_choices
+from pipeline.model.classes import IMAGENET_CLASSES, are_numbered, list_imagenet_classes
 from pipeline.saliency.targets import class_selector, find_class, top_count
 from pipeline.types import ClassSelector
 
@@ -19,6 +20,7 @@ EXPECTED = (
     "expected a class (its index or name), 'predicted', 'topN', a class for each image, a list of "
     "classes for each image, or a function from the network's output to scores [b] or [b, t]"
 )
+RULES = ("predicted", "true")  # `true` is refused by parse_targets, as nothing has a label
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,35 @@ def _find(item: Any, names: Sequence[str]) -> int:
 
 
 def _parse(target: str, names: Sequence[str]) -> str:
-    """Return a rule or the name of a class, read as `explain.target` of the command line is."""
+    """Return a rule or the name of a class, read as `explain.target` of the command line is.
+
+    Raises:
+        UserError: it is neither; of classes without names, it says how to give them.
+    """
+    if are_numbered(names) and not (target in RULES or target in names or _is_number(target)):
+        raise UserError(f"target={target!r}: {_name_classes(target, names)}")
     (rule,) = parse_targets(target, names, are_labelled=False, option="target")
     return rule
+
+
+def _is_number(target: str) -> bool:
+    return bool(top_count(target)) or target.removeprefix("-").isdecimal()
+
+
+def _name_classes(target: str, names: Sequence[str]) -> str:
+    """Return how to explain a class by name where the network does not say what its classes are."""
+    index, known = "281", list_imagenet_classes() if len(names) == IMAGENET_CLASSES else ()
+    hint = ""
+    if known:
+        hint = ", as in torchvision's weights.meta['categories'] if they are ImageNet's"
+        index = str(known.index(target)) if target in known else index
+    elif len(names) <= int(index):
+        index = str(len(names) - 1)
+    told = f"target={index}" + (", which it is among ImageNet's" if target in known else "")
+    return (
+        f"the network's {len(names)} classes have numbers and no names; give their names, "
+        f"classes=[...]{hint}, or the index of the class, {told}; or 'predicted' or 'topN'"
+    )
 
 
 def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tensor]:

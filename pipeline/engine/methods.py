@@ -57,15 +57,18 @@ def parse_targets(
     items = target if isinstance(target, list) else [target]
     names = ["true" if item is True else str(item) for item in items]  # YAML's true is a bool
     spelling = {to_nfc(name): name for name in classes}
-    targets = [_parse_target(spelling.get(to_nfc(name), name), classes, option) for name in names]
+    rules = ["true"] * are_labelled + ["predicted", "top5"]
+    targets = [
+        _parse_target(spelling.get(to_nfc(name), name), classes, option, rules) for name in names
+    ]
     if "true" in targets and not are_labelled:
         raise UserError(f"{option}=true: the images have no labels; use predicted or top5")
     if not targets:
-        raise UserError(f"{option}=[]: name at least one; true, predicted, top5 or a class")
+        raise UserError(f"{option}=[]: name at least one; {', '.join(rules)} or a class")
     return targets
 
 
-def _parse_target(name: str, classes: Sequence[str], option: str) -> str:
+def _parse_target(name: str, classes: Sequence[str], option: str, suggested: Sequence[str]) -> str:
     """Return a rule as it is, and a class by its name where that is the first of that name."""
     rules = ("true", "predicted")
     if name in (*rules, *classes):
@@ -83,7 +86,7 @@ def _parse_target(name: str, classes: Sequence[str], option: str) -> str:
             f"top{len(classes)} for all of them"
         )
     if not top_count(name):
-        known = suggest_choices(name, ["true", "predicted", "top5", *classes])
+        known = suggest_choices(name, [*suggested, *classes])
         raise UserError(f"{option}={name}: neither a rule nor a class; {known}")
     return name
 

@@ -64,6 +64,11 @@ def _check_override(argument: str) -> str:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    if argument[:1] in ("'", '"') and argument[-1:] == argument[:1] and "=" in argument:
+        raise UserError(
+            f"{argument}: the quotes around it were not taken by a shell; leave them away, as in "
+            f"{argument[1:-1]}, or give double quotes in cmd.exe"
+        )
     text, equals, value = argument.partition("=")
     key = text.lstrip("+~")
     try:

@@ -114,12 +114,19 @@ def _find_last(
 
 
 def _describe_problem(trace: Trace, tried: list[str]) -> str:
-    """Return why no layer was found, and how to name one."""
+    """Return why no layer was found, and how to name one, if a layer gives maps at all."""
+    maps = list(dict.fromkeys(c.name for c in trace.calls if c.name and trace.form_of(c)))
+    if not maps:
+        return (
+            "no layer of the network gives feature maps [b, K, h, w] of several cells, which this "
+            "method reads; methods that read the image alone can explain it, as 'gradient', "
+            "'integrated_gradients' and 'occlusion'"
+        )
     return (
         "no layer of the network gives feature maps [b, K, h, w] on which its answer depends at "
         "most cells (a head of zeros depends on none)"
         f"{'; tried: ' + ', '.join(tried) if tried else ''}; name one: last=NAME, of "
-        f"{', '.join(list(dict.fromkeys(c.name for c in trace.calls if c.name))[-8:])}"
+        f"{', '.join(maps[-8:])}"
     )
 
 

@@ -74,7 +74,7 @@ class Wrapped(Classifier):
         if name == BELOW and not self.below:
             raise UserError(
                 "layer 'below': which layer the last block reads was not recognised; name it: "
-                "below=NAME"
+                "below=NAME of wrap(model, below=NAME), or layer=NAME of explain"
             )
         return super()._resolve_path(name)
 

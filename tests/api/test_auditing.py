@@ -130,6 +130,8 @@ def test_photographs_and_a_test_that_cannot_be_done(images: Tensor) -> None:
     )  # fmt: skip
     assert audited.labels == ["dog", "fox"]
     assert sorted(audited) == ["adcc", "arcc", "coherency", "complexity"]
+    with pytest.raises(KeyError, match="adcx: no such number in the tests that were done"):
+        _ = audited["adcx"]
     (note,) = audited.notes
     assert note.startswith("input_shift: not done; the first layer")
     with pytest.raises(UserError, match="none can be done; input_shift: not done"):

@@ -165,6 +165,26 @@ def test_a_wrong_target_is_told_as_what_it_is(
     with pytest.raises(UserError) as error:
         pipeline.explain(network, images, target=target, classes=NAMES)
     assert told in str(error.value)
+    assert "true" not in str(error.value)  # of images without labels
+
+
+@pytest.mark.parametrize(
+    ("target", "count", "told"),
+    [
+        ("tabby", 4, r"4 classes have numbers and no names; .* classes=\[...\], or .* target=3;"),
+        ("tabby", 1000, r"weights.meta\['categories'\] .*, target=281, which it is among ImageNet"),
+        ("tabyb", 1000, r"the index of the class, target=281; or 'predicted'"),
+        ("true", 4, "the images have no labels"),
+    ],
+)
+def test_a_name_where_classes_have_numbers_alone_says_how_to_give_names(
+    network: Network, images: Tensor, target: str, count: int, told: str
+) -> None:
+    network.fc = nn.Linear(10, count)
+    with pytest.raises(UserError, match=told):
+        pipeline.explain(network, images, target=target)
+    assert pipeline.explain(network, images, target="class 3").labels == ["class 3"] * 3
+    assert pipeline.explain(network, images, target="2").labels == ["class 2"] * 3
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradient", "fullgrad", "scorecam"])

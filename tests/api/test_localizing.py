@@ -125,6 +125,36 @@ def test_images_and_classes_that_are_not_annotated_are_refused(
         pipeline.evaluate(in_memory, annotations)
 
 
+def test_wrong_types_and_names_of_numbers_say_the_remedy(explained: Any, tmp_path: Path) -> None:
+    result, _ = explained
+    annotations = write_annotations(tmp_path / "instances.json")
+    with pytest.raises(TypeError, match=r"these are maps; evaluate\(localize\(result\)"):
+        pipeline.evaluate(result, annotations)
+    with pytest.raises(TypeError, match=r"expected what localize returned, .* got list"):
+        pipeline.evaluate([], annotations)  # type: ignore[arg-type]
+    boxes = pipeline.localize(result)
+    with pytest.raises(TypeError, match=r"expected the path of a COCO data set .* got dict"):
+        pipeline.evaluate(boxes, json.loads(annotations.read_text()))
+    scores = pipeline.evaluate(boxes, annotations)
+    with pytest.raises(KeyError, match="gtknown: no such number; did you mean 'gt_known_loc'"):
+        _ = scores["gtknown"]
+    assert "gtknown" not in scores
+
+
+def test_results_print_what_they_are_on_a_line(explained: Any) -> None:
+    result, paths = explained
+    assert repr(result) == (
+        "Explained(method='gradcam', maps=[3, 8, 12], labels=['cat', 'dog', 'fox'], 4 classes, "
+        "input=32x48)"
+    )
+    boxes = repr(pipeline.localize(result))
+    assert boxes.startswith(f"Localized(3 images; '{paths[0]}': 'cat' with 1 box")
+    network = pipeline.wrap(Network(), classes=NAMES)
+    several = pipeline.explain(network, torch.randn(9, 3, 32, 48), target="top2")
+    assert "..." in repr(several)
+    assert max(len(repr(several)), len(repr(pipeline.localize(several)))) < 400
+
+
 def test_pictures_have_a_panel_for_each_class(explained: Any, tmp_path: Path) -> None:
     result, paths = explained
     picture = pipeline.show(paths[0], result, boxes=pipeline.localize(result))
@@ -186,4 +216,6 @@ def test_methods_say_what_a_network_can_have() -> None:
     listed = {method.name: method for method in pipeline.methods(
         bare, preprocessing={**PREPARED, "size": 64})}  # fmt: skip
     assert listed["gradient"].works
-    assert "no layer of the network gives feature maps" in (listed["gradcam"].refusal or "")
+    refusal = listed["gradcam"].refusal or ""
+    assert "no layer of the network gives feature maps" in refusal
+    assert "last=NAME" not in refusal  # no name can help

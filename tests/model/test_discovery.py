@@ -178,5 +178,5 @@ def test_a_network_without_feature_maps_can_be_explained_at_its_input_alone() ->
     assert layers.problem is not None
     wrapped = Wrapped(network, (), layers, read)
     assert wrapped(torch.randn(1, 3, 8, 8), at=("input",)).logits.shape == (1, 4)
-    with pytest.raises(UserError, match="name one: last=NAME"):
+    with pytest.raises(UserError, match=r"of several cells, which this method reads; .*'gradient'"):
         wrapped(torch.randn(1, 3, 8, 8), at=("last",))

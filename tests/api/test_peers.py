@@ -1,0 +1,74 @@
+"""What a user of captum, pytorch-grad-cam or torchcam types, and what is said then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import pipeline
+from pipeline.api.peers import ARGUMENTS, METHODS, find_method
+from pipeline.engine.choices import list_choices
+from pipeline.errors import UserError
+from pipeline.saliency.gradcam import GradCAM
+from pipeline.saliency.views import Views
+from tests.api.test_explaining import Network
+
+IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("target_layers", "layer='layer4', a path in model.named_modules"),
+        ("targets", "target=281, 'tabby' or a function"),
+        ("reshape_transform", "nothing, as tokens and grids"),
+        ("aug_smooth", r"method=Views\(GradCAM\(\)\) of pipeline.saliency.views"),
+        (
+            "tagret",
+            r"did you mean 'target'\? choices: batch, classes, last, layer, layers, multi_label",
+        ),
+    ],
+)
+def test_an_argument_of_the_peers_is_told_as_it_is_here(name: str, told: str) -> None:
+    given: dict[str, Any] = {name: 281}
+    with pytest.raises(UserError, match=f"{name}=: gradcam has no such option; .*{told}"):
+        pipeline.explain(Network(), IMAGES, "gradcam", **given)
+
+
+def test_what_is_named_instead_works() -> None:
+    assert pipeline.explain(Network(), IMAGES, Views(GradCAM())).maps.shape == (2, 8, 12)
+    with_baselines = pipeline.explain(Network(), IMAGES, "gradient_shap", baselines="mean")
+    assert with_baselines.maps.shape == (2, 32, 48)  # a method's own option keeps its meaning
+    assert "baselines" in ARGUMENTS
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("GradCAM++", "gradcam_plus_plus"),
+        ("gradcam++", "gradcam_plus_plus"),
+        ("GradCAMpp", "gradcam_plus_plus"),
+        ("SmoothGradCAMpp", "smooth_gradcam_plus_plus"),
+        ("Grad-CAM", "gradcam"),
+        ("Layer CAM", "layercam"),
+        ("GuidedGradCam", "guided_gradcam"),
+        ("IntegratedGradients", "integrated_gradients"),
+        ("InputXGradient", "gradient_times_input"),
+        ("Saliency", "gradient"),
+        ("KernelShap", "kernel_shap"),
+    ],
+)
+def test_a_method_by_the_name_of_the_peers(given: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        pipeline.explain(Network(), IMAGES, given)
+
+
+def test_a_method_that_nobody_has() -> None:
+    with pytest.raises(UserError, match=r"method='gradcm': no such method; did you mean 'gradcam'"):
+        pipeline.explain(Network(), IMAGES, "gradcm")
+    choices = list_choices("saliency")
+    assert set(METHODS.values()) <= set(choices)
+    assert {find_method(choice, choices) for choice in choices} == set(choices)
+    assert find_method("nothing", choices) is None
