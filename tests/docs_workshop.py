@@ -146,7 +146,7 @@ def theirs(folder: Path) -> None:
 
 def corrected(folder: Path) -> None:
     """What Label Studio exports: submitted annotations of two photographs and two drawn images."""
-    photographs = [(f"photos/val/{CLASSES[0]}/val_{n}.jpg", n, CLASSES[0]) for n in range(2)]
+    photographs = [(f"photos/val/{CLASSES[0]}/val_{n}.jpg", 16 + n, CLASSES[0]) for n in range(2)]
     drawn = [(DRAWN.ids("val")[n], n, DRAWN.classes[DRAWN.labels("val")[n]]) for n in range(2)]
     tasks = []
     for name, number, label in (*photographs, *drawn):

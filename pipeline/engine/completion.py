@@ -58,7 +58,6 @@ def complete_config(
             config, chosen = _use_checkpoint_settings(config, chosen, named)
         _check_same_function(config)
         config = _drop_training(config)
-    config = _add_pretrained(config, named)
     config = _use_model_size(config)
     for family in FAMILIES:
         config[family] = fill_defaults(family, config[family])
@@ -156,18 +155,6 @@ def _use_checkpoint_settings(
         if f"explain.{view}" not in named:
             config["explain"][view] = run_config["explain"][view]
     return config, chosen
-
-
-def _add_pretrained(config: dict[str, Any], named: Collection[str]) -> dict[str, Any]:
-    """Let stage train write the checkpoint of a pretrained network that nothing trains.
-
-    Only a network with its own head (train.head=own) explains images without labels untrained.
-    """
-    has_network = config["checkpoint"] is not None or config["run"] is not None
-    is_untrained = "paths" in config["data"] and config["train"]["head"] == "own"
-    if has_network or not is_untrained or {"train", "stages"} & {*config["stages"], *named}:
-        return config
-    return {**config, "stages": ["train", *config["stages"]]}
 
 
 def use_run_settings(
