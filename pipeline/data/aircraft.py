@@ -32,7 +32,7 @@ from pipeline.data.published import (
     find_images,
     find_root,
 )
-from pipeline.data.published_truth import Annotation, BadAnnotation
+from pipeline.data.published_truth import Annotation, BadAnnotation, box_of_corners
 from pipeline.formats.coco_values import parse_number
 from pipeline.formats.files import read_lines
 from pipeline.formats.odd_records import OddRecords
@@ -138,10 +138,7 @@ class Aircraft(Published):
         numbers = [value for value in values if value is not None]
         if len(numbers) != 4 or len(values) != 4:
             raise BadAnnotation(where, "of another form than image, x0, y0, x1, y1")
-        x0, y0, x1, y1 = numbers
-        if not (x1 >= x0 and y1 >= y0):
-            raise BadAnnotation(where, "whose box is reversed or not finite")
-        return Annotation(where, [(x0 - 1, y0 - 1, x1, y1)])
+        return box_of_corners(where, numbers, first_pixel=1)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
         return [self._folder / "images_box.txt"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -275,6 +277,47 @@ class MatchedAnnotations:
             self._to_classes([crowd.category for crowd in crowds]),
             [crowd.mask for crowd in crowds],
         )
+
+
+class ReadsDrawn(ABC):
+    """The part of a data set that reads boxes which somebody drew on its images."""
+
+    @abstractmethod
+    def _read_drawn(self, file: Path) -> MatchedAnnotations:
+        """Read a file of boxes that somebody drew, and match it with all images."""
+
+    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
+        """Return boxes that somebody drew on any of the images, by image id, for `calibrate`.
+
+        Args:
+            file: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
+        return self._match_drawn(file).truth
+
+    def drawn_notes(self, file: Path) -> list[str]:
+        """Return what was odd about boxes that somebody drew, a line each.
+
+        Args:
+            file: COCO JSON.
+
+        Raises:
+            UserError: The file cannot be read, or does not fit the images or classes.
+        """
+        return self._match_drawn(file).notes
+
+    @cached_property
+    def _drawn_boxes(self) -> dict[Path, MatchedAnnotations]:
+        """Files of boxes that somebody drew, as far as they were read."""
+        return {}
+
+    def _match_drawn(self, file: Path) -> MatchedAnnotations:
+        """Return the matched boxes of a file, which is read once."""
+        if file not in self._drawn_boxes:
+            self._drawn_boxes[file] = self._read_drawn(file)
+        return self._drawn_boxes[file]
 
 
 def _describe_strangers(

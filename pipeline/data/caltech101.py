@@ -35,7 +35,7 @@ from pipeline.data.published import (
     find_images,
     find_root,
 )
-from pipeline.data.published_truth import Annotation, BadAnnotation
+from pipeline.data.published_truth import Annotation, BadAnnotation, box_of_corners
 from pipeline.errors import UserError
 from pipeline.types import Split
 
@@ -140,9 +140,7 @@ class Caltech101(Published):
         if len(values) != 4:
             raise BadAnnotation(where, "whose box_coord is not four numbers")
         y0, y1, x0, x1 = values
-        if not (x1 >= x0 and y1 >= y0):
-            raise BadAnnotation(where, "whose box is reversed or not finite")
-        return Annotation(where, [(x0 - 1, y0 - 1, x1, y1)])
+        return box_of_corners(where, (x0, y0, x1, y1), first_pixel=1)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
         return map(self._annotation, self.ids(split))

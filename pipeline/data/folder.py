@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, kept_splits, listing
-from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
 from pipeline.data.file_table import join_files
@@ -45,7 +45,7 @@ from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 
 @dataclass(frozen=True)
-class Folder(OnDisk):
+class Folder(ReadsDrawn, OnDisk):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of a folder of images for each class.
 
     Args:
@@ -333,40 +333,8 @@ class Folder(OnDisk):
         truth = {} if matched is None else matched.truth
         return {id: truth[id] for id in self.ids(split) if id in truth}
 
-    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
-        """Return boxes that somebody drew on any of the images, by image id, for `calibrate`.
-
-        Args:
-            file: COCO JSON.
-
-        Raises:
-            UserError: The file cannot be read, or does not fit the images or classes.
-        """
-        return self._match_drawn(file).truth
-
-    def drawn_notes(self, file: Path) -> list[str]:
-        """Return what was odd about boxes that somebody drew, a line each.
-
-        Args:
-            file: COCO JSON.
-
-        Raises:
-            UserError: The file cannot be read, or does not fit the images or classes.
-        """
-        return self._match_drawn(file).notes
-
-    @cached_property
-    def _drawn_boxes(self) -> dict[Path, MatchedAnnotations]:
-        """Files of boxes that somebody drew, as far as they were read."""
-        return {}
-
-    def _match_drawn(self, file: Path) -> MatchedAnnotations:
-        """Match boxes that somebody drew with all images; read each file once."""
-        if file not in self._drawn_boxes:
-            self._drawn_boxes[file] = self._match(
-                file, self.splits.all.ids, takes_predictions=False
-            )
-        return self._drawn_boxes[file]
+    def _read_drawn(self, file: Path) -> MatchedAnnotations:
+        return self._match(file, self.splits.all.ids, takes_predictions=False)
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""

@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,6 @@ from pipeline.errors import UserError
 from pipeline.formats.files import find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Note, Split
-
-if TYPE_CHECKING:
-    pass
 
 ANNOTATED: tuple[Split, ...] = ("train", "held_back", "calibration", "val")
 

@@ -65,6 +65,24 @@ class Annotation:
     faults: Sequence[str] = ()
 
 
+def box_of_corners(where: str, corners: Sequence[float], first_pixel: int) -> Annotation:
+    """Return the annotation of a box whose last pixel belongs to it.
+
+    Args:
+        where: The file, and the line where it has several images.
+        corners: x0, y0, x1, y1: the first and the last pixel.
+        first_pixel: What the file calls the first column and the first row, 0 or 1.
+
+    Raises:
+        BadAnnotation: The box is reversed or not finite.
+    """
+    x0, y0, x1, y1 = corners
+    if not (x1 >= x0 and y1 >= y0):
+        raise BadAnnotation(where, "whose box is reversed or not finite")
+    end = 1 - first_pixel
+    return Annotation(where, [(x0 - first_pixel, y0 - first_pixel, x1 + end, y1 + end)])
+
+
 def read_truth(
     part: Listing, annotate: Callable[[File, int], Annotation | None], root: Path
 ) -> tuple[dict[str, GroundTruth], list[str]]:

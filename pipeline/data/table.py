@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, listing
-from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import OnDisk, Splits
 from pipeline.data.negative_classes import find_negative_classes
@@ -46,7 +46,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `dataset
 
 
 @dataclass(frozen=True)
-class Table(OnDisk):
+class Table(ReadsDrawn, OnDisk):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of a table of paths and labels.
 
     Args:
@@ -231,42 +231,12 @@ class Table(OnDisk):
         listed = [[id, [[*box.box, box.label] for box in contents.boxes[id]]] for id in ids]
         return hash_of([list(contents.classes), listed])
 
-    def drawn(self, file: Path) -> Mapping[str, GroundTruth]:
-        """Return boxes that somebody drew on any of the images, by image id, for `calibrate`.
-
-        Args:
-            file: COCO JSON.
-
-        Raises:
-            UserError: The file cannot be read, or does not fit the images or classes.
-        """
-        return self._match_drawn(file).truth
-
-    def drawn_notes(self, file: Path) -> list[str]:
-        """Return what was odd about boxes that somebody drew, a line each.
-
-        Args:
-            file: COCO JSON.
-
-        Raises:
-            UserError: The file cannot be read, or does not fit the images or classes.
-        """
-        return self._match_drawn(file).notes
-
-    @cached_property
-    def _drawn_boxes(self) -> dict[Path, MatchedAnnotations]:
-        """Files of boxes that somebody drew, as far as they were read."""
-        return {}
-
-    def _match_drawn(self, file: Path) -> MatchedAnnotations:
-        """Match boxes that somebody drew with all images; read each file once."""
-        if file not in self._drawn_boxes:
-            by_name = {name: n for n, name in enumerate(self.classes)}
-            every = self.splits.all
-            self._drawn_boxes[file] = MatchedAnnotations(
-                coco.read(file, self.crowds), every.ids, every, by_name, takes_predictions=False
-            )
-        return self._drawn_boxes[file]
+    def _read_drawn(self, file: Path) -> MatchedAnnotations:
+        by_name = {name: n for n, name in enumerate(self.classes)}
+        every = self.splits.all
+        return MatchedAnnotations(
+            coco.read(file, self.crowds), every.ids, every, by_name, takes_predictions=False
+        )
 
 
 def find_metadata(folder: Path) -> list[tuple[Path, str | None]]:

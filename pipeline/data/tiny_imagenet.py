@@ -34,7 +34,7 @@ from pipeline.data.published import (
     find_images,
     find_root,
 )
-from pipeline.data.published_truth import Annotation, BadAnnotation
+from pipeline.data.published_truth import Annotation, BadAnnotation, box_of_corners
 from pipeline.errors import UserError
 from pipeline.formats.coco_values import parse_number
 from pipeline.formats.files import read_lines
@@ -139,10 +139,7 @@ class TinyImageNet(Published):
         numbers = [value for value in values if value is not None]
         if len(numbers) != 4:
             raise BadAnnotation(where, "whose last fields are not x0, y0, x1, y1")
-        x0, y0, x1, y1 = numbers
-        if not (x1 >= x0 and y1 >= y0):
-            raise BadAnnotation(where, "whose box is reversed or not finite")
-        return Annotation(where, [(x0, y0, x1 + 1, y1 + 1)])
+        return box_of_corners(where, numbers, first_pixel=0)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
         return {self._box_file(id) for id in self.ids(split)}

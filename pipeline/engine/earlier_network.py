@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.engine.checkpoint import read_card
 from pipeline.engine.completion import read_run_config
 from pipeline.errors import UserError
+from pipeline.formats.files import find_below
 from pipeline.ops.hashing import to_plain
 
 RECIPE = ("data", "model", "objective", "train", "refine", "seed", "precision")
@@ -103,7 +104,7 @@ def find_earlier_network(
     if retrain == ALWAYS:
         return None, ""
     runs = sorted(
-        Path(config["outputs"]).glob(f"runs/{config['name']}/[!.]*/"),
+        find_below(Path(config["outputs"]), f"runs/{config['name']}/[!.]*/"),
         key=lambda path: -_changed(path),
     )
     for run in runs:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.formats.files import find_below
 
 LATEST = "latest"  # in the folder of outputs; it links to the newest run
 MAX_LINKS = 40  # of a chain, as many as the kernel of Linux follows
@@ -109,7 +110,9 @@ def find_newest_run(near: Path, files: Sequence[str]) -> Path | None:
     runs = next((f / "runs" for f in (resolved, *resolved.parents) if (f / "runs").is_dir()), None)
     if runs is None:
         return None
-    having = [run for run in runs.glob("*/*") if any((run / file).is_file() for file in files)]
+    having = [
+        run for run in find_below(runs, "*/*") if any((run / file).is_file() for file in files)
+    ]
     newest = max(having, key=lambda run: run.stat().st_mtime_ns, default=None)
     if newest is None or not newest.is_relative_to(Path.cwd()):
         return newest

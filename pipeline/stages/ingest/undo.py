@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.formats import human_boxes
+from pipeline.formats.files import find_below
 from pipeline.formats.review_history import Review, TakenBack, identify, take_back
 from pipeline.results.human import FILE
 from pipeline.types import HumanBoxes
@@ -25,7 +26,7 @@ def check_undo(folder: Path, outputs: Path) -> None:
         UserError: it is none, or of another folder of outputs.
     """
     if not (folder / FILE).is_file():
-        ingests = sorted(path.parent for path in outputs.glob(f"runs/*/*/{FILE}"))
+        ingests = sorted(path.parent for path in find_below(outputs, f"runs/*/*/{FILE}"))
         names = ", ".join(map(str, ingests[-SHOWN:])) or f"there is none under {outputs}/runs/"
         raise UserError(
             f"ingest.undo={folder}: no folder of an ingest, which has {FILE}; the latest: {names}"
