@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.api.explaining import Explained
 from pipeline.api.localizing import Localized
@@ -18,6 +18,7 @@ from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import write_json
 from pipeline.results.computed import Computed
 from pipeline.results.table import format_table
+from pipeline.stages.evaluate.not_found import Missing
 from pipeline.stages.evaluate.others import Named
 from pipeline.stages.evaluate.outcome import score_source
 from pipeline.types import Score
@@ -66,6 +67,7 @@ def evaluate(
     ious: Sequence[float] = (0.3, 0.5, 0.7),
     seed: int = 0,
     crowds: CrowdRule = "ignore",
+    missing: Missing = "not_found",
 ) -> Scores:
     """Score boxes against annotated boxes: the numbers of the command line.
 
@@ -76,18 +78,27 @@ def evaluate(
         ious: the IoUs that a box must reach.
         seed: of the bootstrap.
         crowds: what annotations marked `iscrowd` are.
+        missing: `not_found`: an annotated image that was not explained counts as not found, as one
+            without a box does; `skip`: only the images that were explained are scored. Of a results
+            file these are the images that have a box there. A note counts what is left out.
 
     Raises:
-        UserError: a file cannot be read, or no image or class is that of an annotation.
+        UserError: a file cannot be read, no image or class is that of an annotation, or an option
+            has another value.
         TypeError: `boxes` or `annotations` are of another type.
     """
     _check_types(boxes, annotations)
-    if isinstance(boxes, Localized):
-        with TemporaryDirectory() as folder:
-            results = Path(folder) / "boxes.json"
-            write_json(results, _list_results(boxes, Path(annotations), crowds))
-            return _evaluate(results, Path(annotations), tuple(ious), seed, crowds)
-    return _evaluate(Path(boxes), Path(annotations), tuple(ious), seed, crowds)
+    if missing not in get_args(Missing):
+        raise UserError(f"missing={missing!r}: choices: {', '.join(get_args(Missing))}")
+    named = Named(annotations=str(annotations), ious=tuple(ious), seed=seed, crowds=crowds,
+                  missing=missing)  # fmt: skip
+    if not isinstance(boxes, Localized):
+        return _evaluate(replace(named, boxes=str(Path(boxes))))
+    with TemporaryDirectory() as folder:
+        results = Path(folder) / "boxes.json"
+        records, images = _list_results(boxes, Path(annotations), crowds)
+        write_json(results, records)
+        return _evaluate(replace(named, boxes=str(results), images=images))
 
 
 def _check_types(boxes: Any, annotations: Any) -> None:
@@ -106,11 +117,7 @@ def _check_types(boxes: Any, annotations: Any) -> None:
         )
 
 
-def _evaluate(
-    results: Path, annotations: Path, ious: tuple[float, ...], seed: int, crowds: CrowdRule
-) -> Scores:
-    named = Named(boxes=str(results), annotations=str(annotations), ious=ious, seed=seed,
-                  crowds=crowds)  # fmt: skip
+def _evaluate(named: Named) -> Scores:
     named.check()
     sources, notes = named.open_sources(workers=0)
     metrics = load_metrics()
@@ -120,8 +127,10 @@ def _evaluate(
     return Scores(tuple(outcome.scores), table, (*notes, *outcome.notes()))
 
 
-def _list_results(boxes: Localized, annotations: Path, crowds: CrowdRule) -> list[dict[str, Any]]:
-    """Return boxes as records of a COCO results file for a data set.
+def _list_results(
+    boxes: Localized, annotations: Path, crowds: CrowdRule
+) -> tuple[list[dict[str, Any]], frozenset[int]]:
+    """Return boxes as records of a COCO results file for a data set, and the ids of their images.
 
     Raises:
         UserError: an image is not in the data set, or no class is one of its categories.
@@ -140,7 +149,7 @@ def _list_results(boxes: Localized, annotations: Path, crowds: CrowdRule) -> lis
             f"({', '.join(unknown[:UNKNOWN_SHOWN])}); name the network's classes: "
             "explain(..., classes=[...])"
         )
-    return [
+    records = [
         {
             "image_id": image,
             "category_id": categories[p.label],
@@ -152,6 +161,7 @@ def _list_results(boxes: Localized, annotations: Path, crowds: CrowdRule) -> lis
         if p.label in categories
         for n, ((x0, y0, x1, y1), score) in enumerate(zip(p.boxes, p.scores, strict=True))
     ]
+    return records, frozenset(file.image_keys[key].id for key in images)
 
 
 def _match_images(names: Sequence[str], known: Mapping[str, Any], annotations: Path) -> list[Any]:

@@ -80,7 +80,7 @@ class Base:
     against: str | None = option(None, "a run to compare with; for evaluate: others' boxes or maps")
     missing: str = option(
         "not_found",
-        "not_found | skip: annotated images without a usable map",
+        "not_found | skip: annotated images without a box or a usable map",
         choices=("not_found", "skip"),
     )
     protocol: str = option(

@@ -25,11 +25,19 @@ MIN_CELL_WIDTH = 132  # so that the names above the columns can be read
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures of one row of a sheet, its name, and a note beside the name."""
+    """Pictures of one row of a sheet, its name, and a note beside the name.
+
+    Args:
+        name: The line above the pictures.
+        note: Beside the name.
+        panels: The pictures.
+        captions: What stands above each picture in the place of the column's name; empty: that.
+    """
 
     name: str
     note: str
     panels: Sequence[UInt8[np.ndarray, "h w 3"]]
+    captions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class ContactSheet:
     """Pictures in rows and columns with their names.
 
     Args:
-        title: The first line of the sheet.
+        title: The first line of the sheet; empty: none.
         note: The line below the title; empty: none.
         columns: The name of each column.
         rows: The rows, each with a panel for each column.
@@ -77,8 +85,9 @@ class ContactSheet:
 
     @property
     def named_rows(self) -> list[int]:
-        """The rows below column names: the first alone where all columns fit side by side."""
-        return [n for n in range(len(self.rows)) if n == 0 or len(self.lines) > 1]
+        """The rows below names: the first alone where all share them and all columns fit."""
+        is_long = len(self.lines) > 1
+        return [n for n, row in enumerate(self.rows) if n == 0 or is_long or row.captions]
 
     @property
     def row_heights(self) -> list[int]:
@@ -88,7 +97,8 @@ class ContactSheet:
     def draw(self) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the sheet."""
         across = min(self.max_columns, len(self.columns))
-        head = MARGIN + TITLE + 10 + (SMALL + 8 if self.note else 0)
+        below_title = MARGIN + (TITLE + 10 if self.title else 0)
+        head = below_title + (SMALL + 8 if self.note else 0)
         lines = len(self.lines)
         of_rows = [ROW + 22 + lines * (height + GAP) for height in self.row_heights]
         foot = (2 * SMALL + 8 if self.legend else 0) + MARGIN
@@ -101,7 +111,7 @@ class ContactSheet:
         title = shorten_to_width(self.title, TITLE, room)
         draw_text(pen, (MARGIN, MARGIN), title, INK, TITLE, "lt")
         note = shorten_to_width(self.note, SMALL, room)
-        draw_text(pen, (MARGIN, MARGIN + TITLE + 10), note, FAINT, SMALL, "lt")
+        draw_text(pen, (MARGIN, below_title), note, FAINT, SMALL, "lt")
         y = head
         for n in range(len(self.rows)):
             y = self._draw_row(sheet, pen, n, y)
@@ -121,7 +131,8 @@ class ContactSheet:
         for line in self.lines:
             if n in self.named_rows:
                 for place, column in enumerate(line):
-                    text = shorten_to_width(self.columns[column], SMALL, self.cell_width)
+                    called = row.captions[column] if row.captions else self.columns[column]
+                    text = shorten_to_width(called, SMALL, self.cell_width)
                     position = (MARGIN + place * step, y + SMALL)
                     draw_text(pen, position, text, FAINT, SMALL, "ls")
                 y += SMALL + 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 import pipeline
 from pipeline.errors import UserError
+from pipeline.plotting.colours import apply_diverging, resize_to_frame, scale_signed
+from pipeline.plotting.sheet import GAP, MARGIN, ROW, SMALL, ContactSheet
 from tests.api.test_explaining import NAMES, PREPARED, Network
 from tests.conftest import Cli
 
@@ -125,6 +128,28 @@ def test_images_and_classes_that_are_not_annotated_are_refused(
         pipeline.evaluate(in_memory, annotations)
 
 
+def test_numbers_of_the_explained_images_alone(explained: Any, tmp_path: Path) -> None:
+    result, paths = explained
+    annotations = write_annotations(tmp_path / "instances.json")
+    every = pipeline.evaluate(pipeline.localize(result), annotations)
+    network = pipeline.wrap(Network(), classes=NAMES, preprocessing=PREPARED)
+    some = pipeline.localize(pipeline.explain(network, paths[:2], "gradcam", target=[0, 1]))
+    counted = pipeline.evaluate(some, annotations)
+    assert "1 annotated image ('photos/2.png') has no box: counted as not found" in str(counted)
+    scores = pipeline.evaluate(some, annotations, missing="skip")
+    assert {s.n for s in scores.all if s.name == "mean_iou" and s.group is None} == {2}
+    assert scores["mean_iou"] == pytest.approx(counted["mean_iou"] * 3 / 2)
+    assert "1 annotated image ('photos/2.png') of 3 not scored (missing=skip)" in str(scores)
+    again = pipeline.evaluate(pipeline.localize(result), annotations, missing="skip")
+    assert dict(again) == dict(every)
+    none_found = replace(some, predictions=[some[0], []])  # looked at, and nothing there
+    half = pipeline.evaluate(none_found, annotations, missing="skip")
+    assert {s.n for s in half.all if s.name == "mean_iou" and s.group is None} == {2}
+    assert "1 annotated image ('photos/1.png') has no box: counted as not found" in str(half)
+    with pytest.raises(UserError, match="missing='drop': choices: not_found, skip"):
+        pipeline.evaluate(some, annotations, missing="drop")  # type: ignore[arg-type]
+
+
 def test_wrong_types_and_names_of_numbers_say_the_remedy(explained: Any, tmp_path: Path) -> None:
     result, _ = explained
     annotations = write_annotations(tmp_path / "instances.json")
@@ -157,19 +182,72 @@ def test_results_print_what_they_are_on_a_line(explained: Any) -> None:
 
 def test_pictures_have_a_panel_for_each_class(explained: Any, tmp_path: Path) -> None:
     result, paths = explained
-    picture = pipeline.show(paths[0], result, boxes=pipeline.localize(result))
-    assert picture.size == (2 * 60, 40)
+    picture = pipeline.show(paths[0], result, boxes=pipeline.localize(result), longer_side=300)
+    two = 2 * MARGIN + 2 * 300 + GAP
+    assert picture.width == two
     network = pipeline.wrap(Network(), classes=NAMES)
     tensor = torch.randn(1, 3, 32, 48)
     several = pipeline.explain(network, tensor, target=[[0, 1, 2]])
-    assert pipeline.show(tensor, several, save=tmp_path / "a.png").size == (4 * 48, 32)
-    assert Image.open(tmp_path / "a.png").size == (4 * 48, 32)
+    shown = pipeline.show(tensor, several, save=tmp_path / "a.png", longer_side=200)
+    assert shown.width == 2 * MARGIN + 4 * 200 + 3 * GAP
+    assert Image.open(tmp_path / "a.png").size == shown.size
     with pytest.raises(UserError, match="place=3: 3 images were explained"):
         pipeline.show(paths[0], result, 3)
     second = pipeline.show(paths[1], result)
     assert second.tobytes() == pipeline.show(paths[1], result, 1).tobytes()
     with pytest.raises(UserError, match=r"3 images were explained .* say which: place=0"):
         pipeline.show(Image.open(paths[1]), result)
+
+
+def test_a_picture_has_a_row_for_each_image(explained: Any) -> None:
+    result, paths = explained
+    alone = [pipeline.show(path, result, longer_side=64).height for path in paths]
+    together = pipeline.show(paths, result, longer_side=64)
+    extra = together.height - sum(alone)
+    assert extra == pytest.approx(-2 * (alone[0] - (ROW + 22 + 43 + GAP + SMALL + 8)))
+    opened = [Image.open(path) for path in paths]
+    assert pipeline.show(opened, result, longer_side=64).tobytes() == together.tobytes()
+    backwards = pipeline.show(paths[::-1], result, longer_side=64)
+    assert backwards.tobytes() == pipeline.show(paths[::-1], result, [2, 1, 0],
+                                                longer_side=64).tobytes()  # fmt: skip
+    assert backwards.tobytes() != together.tobytes()
+    tensors = torch.rand(2, 3, 32, 48)
+    maps = pipeline.explain(Network(), tensors)
+    assert pipeline.show(tensors, maps).tobytes() == pipeline.show(list(tensors), maps).tobytes()
+    with pytest.raises(UserError, match=r"place: 1 for 2 images; give a place for each"):
+        pipeline.show(paths[:2], result, 0)
+    with pytest.raises(UserError, match=r"these are none of them by path; .* place=\[0, 1\]"):
+        pipeline.show([paths[0], paths[0].with_name("other.png")], result)
+    with pytest.raises(UserError, match="images: none given"):
+        pipeline.show([], result)
+
+
+def test_panels_are_captioned_and_signed_maps_have_two_colours(
+    explained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[ContactSheet] = []
+    monkeypatch.setattr(ContactSheet, "draw", lambda sheet: drawn.append(sheet) or np.zeros(
+        (9, 9, 3), np.uint8))  # fmt: skip
+    result, paths = explained
+    pipeline.show(paths[:2], result)
+    of_class = [f"{float(p):.1%}".replace("%", " %") for p in result.probabilities.diag()]
+    predicted = result.logits.argmax(1).tolist()
+    for n, row in enumerate(drawn[0].rows):
+        tail = ", predicted" * (predicted[n] == n)
+        assert row.captions == ["image", f"{NAMES[n]}, {of_class[n]}{tail}"]
+        assert (row.name, row.note) == (f"{n}.png", "gradcam")
+    tensor = torch.randn(1, 3, 32, 48)
+    fine = pipeline.explain(Network(), tensor, "gradient_times_input")
+    pipeline.show(tensor, fine)
+    panel = drawn[1].rows[0].panels[1]
+    wanted = apply_diverging(
+        scale_signed(resize_to_frame(fine.maps[0].numpy(), panel.shape[:2]), 99.0)
+    )
+    np.testing.assert_array_equal(panel, wanted)
+    assert [scale.low for scale in drawn[1].legend] == ["against"]
+    own = pipeline.explain(Network(), tensor, target=lambda output: output[:, 0] * 0 + 2.5)
+    pipeline.show(tensor, own)
+    assert drawn[2].rows[0].captions == ["image", "score 0, 2.5"]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +277,6 @@ def test_wrong_arguments_of_a_picture_are_refused(explained: Any, tmp_path: Path
         pipeline.show(paths[0], boxes)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected what localize returned, got list"):
         pipeline.show(paths[0], result, boxes=[])  # type: ignore[arg-type]
-    for several in (paths, torch.zeros(3, 3, 32, 48)):
-        with pytest.raises(UserError, match=r"3 images, and show draws one: show\(images\[0\]"):
-            pipeline.show(several, result)
 
 
 def test_methods_say_what_a_network_can_have() -> None:

@@ -126,6 +126,31 @@ def test_boxes_by_hand(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "evaluate   kept" in capsys.readouterr().out
 
 
+def test_images_without_a_box_can_be_left_out(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = annotate(tmp_path, BOXES)
+    theirs = [result(1, 3, [10, 10, 40, 40], 0.9), result(2, 5, [0, 0, 20, 10], 0.8)]
+    boxes = write(tmp_path / "theirs.json", theirs)
+    run = (EVALUATE, f"boxes={boxes}", f"annotations={truth}")
+    assert cli(*run) == 0
+    assert metrics(tmp_path)["gt_known_loc", 0.5, None, None]["value"] == pytest.approx(2 / 3)
+    assert "has no box: counted as not found; missing=skip leaves" in capsys.readouterr().out
+    assert cli(*run, "missing=skip") == 0
+    found = metrics(tmp_path)
+    assert found["gt_known_loc", 0.5, None, None]["value"] == 1
+    assert found["gt_known_loc", 0.5, None, None]["n"] == 2
+    # By hand: cat is found; of the two dogs of image 2 one is, the first of the results.
+    assert found["coco_box_ap", 0.5, None, "cat"]["value"] == 1
+    assert found["coco_box_ap", 0.5, None, "dog"]["value"] == pytest.approx(51 / 101)
+    told = capsys.readouterr().out
+    assert "1 annotated image ('3.jpg') of 3 not scored (missing=skip)" in told
+    assert "no annotation" not in told  # image 4 has neither boxes nor annotations
+    nothing = write(tmp_path / "none.json", [])
+    assert cli(EVALUATE, f"boxes={nothing}", f"annotations={truth}", "missing=skip") == 2
+    assert "none of its 3 annotated images is among the 0" in capsys.readouterr().err
+
+
 def test_no_box_at_all_is_nothing_found(cli: Cli, tmp_path: Path) -> None:
     boxes = write(tmp_path / "b.json", [])
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={annotate(tmp_path, BOXES)}") == 0
@@ -642,7 +667,6 @@ def test_our_own_run_scored_again_gives_its_own_numbers(cli: Cli, tmp_path: Path
         (["boxes=b.json", "maps=m"], ["boxes=b.json, maps=m", "leave one away"]),
         (["boxes=b.json", "annotations=a.json", "metadata=m"], ["metadata=m", "leave it away"]),
         (["boxes=b.json", "annotations=a.json", "protocol=wsolevaluation"], ["protocol="]),
-        (["boxes=b.json", "annotations=a.json", "missing=skip"], ["missing=skip", "leave it away"]),
         (["maps=.", "missing=none"], ["missing=none", "choices: not_found, skip"]),
         (["maps=m", "annotations=a.json"], ["annotations=a.json", "metadata=FOLDER"]),
         (["maps=nowhere"], ["maps=nowhere: no such folder"]),

@@ -1,13 +1,15 @@
 """A COCO results file with a COCO data set as a source, whoever made it.
 
 A unit is one class in one annotated image, and its box the best-scored of that class; a unit
-without a box counts as not found. COCO's numbers are pycocotools' own, on all images listed.
+without a box counts as not found. `missing=skip` leaves out images without any box, or where it is
+known which images were looked at, all others. COCO's numbers are pycocotools' own, on all images
+that are left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from pipeline.formats import coco_results
 from pipeline.formats.coco_records import CocoFile
 from pipeline.ops.iou import best_iou
 from pipeline.ops.text import count_note
+from pipeline.stages.evaluate.not_found import Missing
 from pipeline.stages.evaluate.source import Blocks, Item, Offer
 from pipeline.types import CocoRecords, EvaluationSettings, Evidence, Note, Ranking
 
@@ -81,6 +84,26 @@ class Annotations:
         """Return whether no image has boxes of two classes."""
         return all(len(units) == 1 for units in self.units.values())
 
+    def select(self, ids: Collection[int]) -> tuple[Annotations, list[str]]:
+        """Return the annotations of some images, and the names of annotated ones left out.
+
+        Args:
+            ids: of the images, as the annotations number them.
+
+        Raises:
+            UserError: none of them is annotated.
+        """
+        annotated = [self.file.images[place] for place in self.units]
+        left_out = [image.name for image in annotated if image.id not in ids]
+        if len(left_out) == len(annotated):
+            raise UserError(
+                f"{self.file.path}: missing=skip leaves no image to score: none of its "
+                f"{len(annotated)} annotated images is among the {len(ids)} that boxes were given "
+                "of"
+            )
+        kept = {key: image for key, image in self.file.image_keys.items() if image.id in ids}
+        return Annotations(replace(self.file, notes=[], image_keys=kept)), left_out
+
 
 def _distinct(categories: Mapping[int, str]) -> list[str]:
     """Return the names of classes; with the number where a name is there twice."""
@@ -102,20 +125,60 @@ class CocoResults:
     first_compared: Sequence[str] = ()
 
     def __init__(
-        self, path: Path, name: str, known: Annotations, settings: EvaluationSettings
+        self,
+        path: Path,
+        name: str,
+        known: Annotations,
+        settings: EvaluationSettings,
+        missing: Missing = "not_found",
+        images: Collection[int] | None = None,
     ) -> None:
-        """Read the file. Raises UserError where none of its records can be scored."""
-        self.path, self.name, self.known, self.settings = path, name, known, settings
-        self.unit = "images" if known.one_class_each else "units (a class in an image, each)"
+        """Read the file.
+
+        Args:
+            path: of the file.
+            name: what the table calls it.
+            known: what it is scored against.
+            settings: what the metrics are told.
+            missing: whether annotated images that are not among `images` count as not found.
+            images: ids of the images that were looked at; None: those that have a box.
+
+        Raises:
+            UserError: None of its records can be scored, or no image is left.
+        """
+        self.path, self.name, self.settings = path, name, settings
         self.given = coco_results.read(path, known.file, name)
         self._by_image = self.given.group_by_image()
         self._notes = list(self.given.notes)
+        if missing == "skip":
+            known = self._skip_missing(known, self._by_image if images is None else images)
+        self.known = known
+        self.unit = "images" if known.one_class_each else "units (a class in an image, each)"
         self.places = self._ranking_places()
         without = [known.file.images[place].name for place in known.units
                    if not self._found(place)]  # fmt: skip
         if without:
             why = "have no box: counted as not found"
-            self._notes.append(count_note(without, "annotated image", why, where=name))
+            remedy = "missing=skip leaves them out" if missing == "not_found" else ""
+            self._notes.append(
+                count_note(without, "annotated image", why, where=name, remedy=remedy)
+            )
+
+    def _skip_missing(self, known: Annotations, images: Collection[int]) -> Annotations:
+        """Return the annotations of the images that were looked at; note what is left out."""
+        kept, left_out = known.select(images)
+        self._notes += kept.notes
+        if left_out:
+            self._notes.append(
+                count_note(
+                    left_out,
+                    "annotated image",
+                    f"of {len(known.units)} not scored (missing=skip)",
+                    where=self.name,
+                    remedy="missing=not_found counts them as not found",
+                )
+            )
+        return kept
 
     @property
     def total(self) -> int | None:

@@ -32,7 +32,8 @@ class Named:
         metadata: what maps are scored against; None: it lies with the maps.
         against: what the result is compared with.
         protocol: how maps are measured.
-        missing: whether an annotated image without a usable map counts as not found.
+        missing: whether an annotated image without a box or a usable map counts as not found.
+        images: ids of the images that `boxes` are of; None: it does not say, those with a box.
         ious: the IoUs that a box must reach.
         seed: of the bootstrap.
         threshold: that of the segmenter, which maps are cut at if it is fixed.
@@ -46,6 +47,7 @@ class Named:
     against: str | None = None
     protocol: Protocol = "default"
     missing: Missing = "not_found"
+    images: frozenset[int] | None = None
     ious: tuple[float, ...] = (0.3, 0.5, 0.7)
     seed: int = 0
     threshold: Mapping[str, Any] = field(default_factory=dict)
@@ -87,11 +89,6 @@ class Named:
             raise UserError(
                 f"protocol={self.protocol}: it measures maps, boxes= has none; leave it away"
             )
-        if self.missing != "not_found":
-            raise UserError(
-                f"missing={self.missing}: it is about maps; with boxes= an annotated image without "
-                "a box always counts as not found; leave it away"
-            )
         for key, value in (
             ("boxes", self.boxes), ("annotations", self.annotations), ("against", self.against)
         ):  # fmt: skip
@@ -108,7 +105,7 @@ class Named:
         if self.boxes is not None:
             files = (("boxes", self.boxes), ("annotations", self.annotations))
             compared = None if self.against is None else hash_file(Path(self.against))
-            key |= {"against": compared, "crowds": self.crowds}
+            key |= {"against": compared, "crowds": self.crowds, "missing": self.missing}
             return {**key, **{n: hash_file(Path(str(f))) for n, f in files}}
         folders = (("maps", self.maps), ("against", self.against))
         return {
@@ -146,7 +143,11 @@ class Named:
             settings = EvaluationSettings(
                 ious=self.ious, seed=self.seed, classes=known.classes, category_ids=known.numbers
             )
-            return [CocoResults(path, name, known, settings) for path, name in paths], known.notes
+            sources = [
+                CocoResults(path, name, known, settings, self.missing, self.images)
+                for path, name in paths
+            ]
+            return list(sources), known.notes if self.missing == "not_found" else file.notes
         metadata = wsolevaluation.read(self.metadata_folder)
         settings = map_settings(metadata, fixed_threshold(self.threshold), self.ious, self.seed)
         scale = MapScale(self.protocol, settings.cuts)

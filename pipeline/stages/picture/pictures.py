@@ -1,6 +1,6 @@
 """The pictures of one image: a file for each map, and a sheet with all methods.
 
-How values become colours is in plotting/colours.py, how pictures become a sheet in
+How values become pictures is in plotting/map_pictures.py, how pictures become a sheet in
 plotting/sheet.py.
 """
 
@@ -27,7 +27,8 @@ from pipeline.formats.files import (
 from pipeline.ops.maps import scale_size
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
-from pipeline.plotting.sheet import ContactSheet, Row, Scale
+from pipeline.plotting.map_pictures import choose_kind, draw_map, is_signed, list_scales
+from pipeline.plotting.sheet import ContactSheet, Row
 from pipeline.results.shards import list_shards
 from pipeline.stages.picture.config import PictureOptions
 
@@ -102,7 +103,7 @@ class ClassMap:
     @property
     def signed(self) -> bool:
         """Whether the map has evidence against the class: negative values."""
-        return bool((self.values < 0).any())
+        return is_signed(self.values)
 
     def has(self, kind: str) -> bool:
         """Return whether the map has a picture of this kind."""
@@ -120,18 +121,10 @@ class ClassMap:
             image: The image.
             clip: The percentile of the map that is brightest.
         """
-        frame = image.shape[:2]
         if kind == "colour" and self.channels is not None:
+            frame = image.shape[:2]
             return colours.colour_channels(colours.resize_to_frame(self.channels, frame), clip)
-        values = colours.resize_to_frame(self.values, frame)
-        if kind == "signed":
-            return colours.apply_diverging(colours.scale_signed(values, clip))
-        if kind == "signed_over":
-            return colours.overlay_signed_map(image, colours.scale_signed(values, clip))
-        unit = colours.scale_positive(values, clip)
-        if kind == "over":
-            return colours.overlay_map(image, unit)
-        return colours.apply_grey(unit) if kind == "grey" else colours.apply_inferno(unit)
+        return draw_map(self.values, kind, image, clip)
 
 
 # -- one image -----------------------------------------------------------------------------------
@@ -160,13 +153,11 @@ class Drawing:
     options: PictureOptions
 
     def kind_shown(self, shown: ClassMap) -> str:
-        """Return the kind of picture on a sheet: a coarse map over the image, a fine map alone."""
+        """Return the kind of picture on a sheet: the one that is wanted, if the map has it."""
         wanted = self.options.shown
         if wanted != "auto" and shown.has(wanted):
             return wanted
-        if 2 * shown.values.shape[0] < self.images.size[0]:
-            return "over"
-        return "signed" if shown.signed else "map"
+        return choose_kind(shown.values, self.images.size[0])
 
 
 @dataclass(frozen=True)
@@ -314,20 +305,6 @@ def draw_overview(
         max_columns=drawing.options.columns,
     )
     return sheet.draw()
-
-
-def list_scales(kinds: set[str], clip: float) -> list[Scale]:
-    """Return the colour bars for the kinds of pictures that are on a sheet."""
-    up = np.linspace(0, 1, 120, dtype=np.float32)[None]
-    high = f"brightest {100 - clip:g} % of a map" if clip < 100 else "a map's maximum"
-    scales = []
-    if kinds & {"map", "over"}:
-        scales.append(Scale(colours.apply_inferno(up), "0", high))
-    if "grey" in kinds:
-        scales.append(Scale(colours.apply_grey(up), "0", high))
-    if kinds & {"signed", "signed_over"}:
-        scales.append(Scale(colours.apply_diverging(2 * up - 1), "against", "for the class"))
-    return scales
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> None:
