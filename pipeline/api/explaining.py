@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -155,9 +156,10 @@ def explain(
             is called as `pipeline.protocols.SaliencyMethod` is.
         layer: the layer, or several, by path in `model.named_modules()`; `last` and `below` are
             the last feature maps and those that the last block reads. None: the method's own.
-        target: `predicted`; `topN`; a class by index or name, for all images; a list with a class
-            for each image; a list of lists with several; a function from the network's output to
-            scores [b] or [b, t]; or a list of functions, each to [b].
+        target: `predicted`; `topN` (`top5` of fewer classes explains all, with a warning); a class
+            by index or name, for all images; a list with a class for each image; a list of lists
+            with several; a function from the network's output to scores [b] or [b, t]; or a list
+            of functions, each to [b]: all of them are explained of each image.
         batch: images at once; None: all of a tensor, or what suits the device.
         precision: float32, bf16, or auto.
         output: see `wrap`.
@@ -194,6 +196,8 @@ def explain(
     network = as_network(model, batch_given, output=output, preprocessing=preprocessing, last=last,
                          classes=classes, multi_label=multi_label)  # fmt: skip
     targets = read_targets(target, len(items), network.classes)
+    if targets.cut:
+        warnings.warn(f"target={targets.cut}", stacklevel=3)  # past the decorator
     if targets.score is not None:
         if not isinstance(network, AnyNetwork):
             raise UserError("target: a function explains networks of others, not one trained here")

@@ -123,9 +123,7 @@ def _list_captions(result: Explained, place: int, width: int) -> list[str]:
     classes = result.classes[place].reshape(-1).tolist()
     labels = result.labels[place]
     captions = []
-    for index, label in zip(
-        classes, labels if isinstance(labels, list) else [labels], strict=True
-    ):
+    for index, label in zip(classes, labels if isinstance(labels, list) else [labels], strict=True):
         if result.answers == "scores":
             value = f"{float(result.logits[place, index]):.4g}"
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.engine.methods import parse_targets
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classes import IMAGENET_CLASSES, are_numbered, list_imagenet_classes
-from pipeline.saliency.targets import class_selector, find_class, top_count
+from pipeline.saliency.targets import class_selector, describe_cut, find_class, top_count
 from pipeline.types import ClassSelector
 
 EXPECTED = (
@@ -31,6 +31,7 @@ class Targets:
         rule: `predicted`, `topN` or a class, the same for all images; None: `classes` says.
         classes: the classes of each image, in the order of the images.
         score: the caller's own scores, in the place of logits.
+        cut: what `top5` means where there are fewer classes; else empty.
         is_single: whether there is one map an image, without an axis for targets.
     """
 
@@ -38,6 +39,7 @@ class Targets:
     classes: Sequence[Sequence[int]] | None = None
     score: Callable[[Any], Tensor] | None = None
     is_single: bool = True
+    cut: str = ""
 
     def selector(self, first: int, count: int, names: Sequence[str]) -> ClassSelector:
         """Return the function that selects the classes of a batch.
@@ -126,7 +128,8 @@ def _read_one(target: Any, count: int, names: Sequence[str]) -> Targets:
     if isinstance(target, Integral):
         return Targets(classes=[[_find(target, names)]] * count)
     rule = _parse("predicted" if target is None else str(target), names)
-    return Targets(rule, is_single=rule in names or not top_count(rule))
+    is_single = rule in names or not top_count(rule)
+    return Targets(rule, is_single=is_single, cut=describe_cut([rule], names))
 
 
 def _find(item: Any, names: Sequence[str]) -> int:

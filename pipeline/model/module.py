@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.model.answers import make_probe, make_reader, read_own_names, unwrap
+from pipeline.model.answers import (
+    PROBE_SIDES,
+    make_probe,
+    make_reader,
+    read_own_names,
+    unwrap,
+)
 from pipeline.model.builder import Builder
 from pipeline.model.classes import (
     IMAGENET_CLASSES,
@@ -33,7 +39,13 @@ from pipeline.model.classifier import load_strictly
 from pipeline.model.discovery import Layers, find_layers
 from pipeline.model.forms import Form, default_form
 from pipeline.model.importing import identify, import_function, is_allowed
-from pipeline.model.module_parts import ModuleGapHead, ModuleHead, end_at
+from pipeline.model.module_parts import (
+    ModuleGapHead,
+    ModuleHead,
+    end_body_at,
+    read_colour_as_grey,
+    reads_grey,
+)
 from pipeline.model.preprocessing import Preprocessing, read_preprocessing
 from pipeline.model.pretrained import find_prefix
 from pipeline.model.weights import read_weights
@@ -85,7 +97,8 @@ class Module(Builder):
         arguments: of the function.
         classes: names of the logits in their order; or a file of these names, a line each; null:
             those of the file of weights or of the module, else ImageNet's for 1000 logits.
-        mean: of red, green and blue, for pixels from 0 to 1; null: the module's own.
+        mean: of red, green and blue, for pixels from 0 to 1, or one number for all, as of a network
+            of grey images, which then reads the luma; null: the module's own.
         std: likewise.
         size: height and width of the images, or one side; null: the module's own, else data.size.
         output: where the logits are in what the module gives, a key or an index; null: `.logits`,
@@ -106,15 +119,15 @@ class Module(Builder):
         below: str | None = None,
         arguments: dict[str, Any] | None = None,
         classes: str | tuple[str, ...] | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
+        mean: float | tuple[float, ...] | None = None,
+        std: float | tuple[float, ...] | None = None,
         size: int | tuple[int, int] | None = None,
         output: str | int | None = None,
     ) -> None:
         self.of, self.weights = of or "", weights
         self.arguments, self.output = arguments, output
         self._last, self._below, self.classes = last, below, classes
-        self._mean, self._std = mean, std
+        self._mean, self._std = _for_colours(mean, "mean"), _for_colours(std, "std")
         self._size = (size, size) if isinstance(size, int) else size
         self._make: Make | None = None
         self._known: Known | None = None
@@ -179,12 +192,12 @@ class Module(Builder):
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean of red, green and blue, from 0 to 1."""
-        return self._mean or self._prepared("mean").mean
+        return self._mean or _for_colours(self._prepared("mean").mean, "mean") or ()
 
     @property
     def std(self) -> tuple[float, ...]:
         """Deviation of red, green and blue, from 0 to 1."""
-        return self._std or self._prepared("std").std
+        return self._std or _for_colours(self._prepared("std").std, "std") or ()
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -279,19 +292,9 @@ class Module(Builder):
         known = self._know()
         if known.layers.problem is not None:
             raise UserError(f"model.of={self.of}: {_name_layer(known.layers.problem)}")
-        body.forward = partial(end_at, body.forward, body, self.last, known.form)
-        if not any(tensor.is_meta for tensor in body.parameters()):
-            self._freeze_unused(body)
-        return body
-
-    def _freeze_unused(self, body: nn.Module) -> None:
-        """Freeze what lies behind the last feature maps: no step of training would reach it."""
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            maps = body(self._make_probe(body, self._know().preprocessing))
-        learned = [parameter for parameter in body.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(maps.square().sum(), learned, allow_unused=True)
-        for parameter, gradient in zip(learned, gradients, strict=True):
-            parameter.requires_grad_(gradient is not None)
+        with torch.device("cpu"):
+            probe = self._make_probe(body, known.preprocessing)
+        return end_body_at(body, self.last, known.form, probe)
 
     def _make_probe(self, module: nn.Module, prepared: Preprocessing | None) -> Tensor:
         """Return two images of noise, of the size that is given or that the module says."""
@@ -308,10 +311,11 @@ class Module(Builder):
 
     def _prepared(self, option: str) -> Preprocessing:
         prepared = self._know().preprocessing
-        if prepared is None or len(prepared.mean) != 3:
+        if prepared is None or len(prepared.mean) not in (1, 3):
             raise UserError(
                 f"model.{option}: {self.of} does not say how its images are normalized; give "
-                "model.mean=[0.485,0.456,0.406] model.std=[0.229,0.224,0.225] with its own numbers"
+                "model.mean=[0.485,0.456,0.406] model.std=[0.229,0.224,0.225] with its own "
+                "numbers, or model.mean=0.5 model.std=0.5 of a network of grey images"
             )
         return prepared
 
@@ -336,7 +340,12 @@ class Module(Builder):
         if self._make is not None or module in _GIVEN:  # a module that somebody keeps
             module = copy.deepcopy(module)
         _GIVEN.add(module)
-        return module.cpu().float().eval()
+        module = module.cpu().float().eval()
+        sizes = [self._size] if self._size is not None else [(n, n) for n in PROBE_SIDES]
+        if reads_grey(module, sizes):
+            module = copy.deepcopy(module)
+            read_colour_as_grey(module)
+        return module
 
     def _load_weights(self, module: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Load the file of weights, if one is named; return notes, and the classes it names."""
@@ -402,6 +411,26 @@ class Module(Builder):
 # Modules that functions gave: one that gives the same again keeps it, and gets it back as it was.
 _GIVEN: WeakSet[nn.Module] = WeakSet()
 _KNOWN: dict[tuple[Any, ...], Known] = {}
+
+
+def _for_colours(
+    given: float | Sequence[float] | None, option: str
+) -> tuple[float, float, float] | None:
+    """Return a number for each of red, green and blue; None where none is given.
+
+    Raises:
+        UserError: It is neither one number nor three.
+    """
+    if given is None:
+        return None
+    numbers = tuple(given) if isinstance(given, Sequence) else (given,)
+    if len(numbers) not in (1, 3):
+        raise UserError(
+            f"model.{option}={list(numbers)}: expected a number for each of red, green and blue, "
+            "or one for all"
+        )
+    red, green, blue = numbers if len(numbers) == 3 else numbers * 3
+    return red, green, blue
 
 
 def _make_module(make: Make, of: str) -> nn.Module:

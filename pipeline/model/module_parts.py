@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.model.evaluation import HOOKS_LOCK
+from pipeline.model.evaluation import HOOKS_LOCK, evaluation_mode
 from pipeline.model.forms import Form, to_maps
 from pipeline.model.gap import GapHead
+from pipeline.model.preprocessing import count_channels
+from pipeline.types import Size
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -71,6 +74,73 @@ class ModuleGapHead(ModuleHead):
     def relu_of(self) -> str | None:
         """The layer whose ReLU the head reads; None: the head reads the maps themselves."""
         return self._gap.last if self._gap.relu else None
+
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey, as Pillow has it (ITU-R 601)
+
+
+def reads_grey(module: nn.Module, sizes: Sequence[Size]) -> bool:
+    """Return whether a network reads images of one channel and none of three.
+
+    Args:
+        module: the network.
+        sizes: height and width of images to try, until it reads one.
+    """
+    if count_channels(module) != 1:
+        return False
+    for size in sizes:
+        for channels in (3, 1):
+            try:
+                with torch.no_grad(), evaluation_mode(module):
+                    module(torch.zeros(1, channels, *size))
+            except Exception:  # whatever a network of others raises for what it does not read
+                continue
+            return channels == 1
+    return False
+
+
+def read_colour_as_grey(module: nn.Module) -> None:
+    """Let a network of grey images read images of three channels, by their luma.
+
+    Args:
+        module: is changed.
+    """
+    module.forward = partial(_forward_grey, module.forward)
+
+
+def _forward_grey(forward: Callable[[Tensor], Any], images: Float[Tensor, "b c H W"]) -> Any:
+    if images.shape[1] == 1:
+        return forward(images)
+    luma = images.new_tensor(LUMA)[:, None, None]
+    return forward((luma * images).sum(1, keepdim=True))
+
+
+def end_body_at(
+    body: nn.Module, name: str, default: Form | None, images: Float[Tensor, "b 3 H W"]
+) -> nn.Module:
+    """Let a network return the feature maps of a layer, and freeze what lies behind that layer.
+
+    No step of training would reach the weights behind it.
+
+    Args:
+        body: is changed.
+        name: of the layer.
+        default: the form of the layer where its shape does not tell.
+        images: of a size that it reads.
+
+    Returns:
+        The same network.
+    """
+    body.forward = partial(end_at, body.forward, body, name, default)
+    if any(tensor.is_meta for tensor in body.parameters()):
+        return body
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        maps = body(images)
+    learned = [parameter for parameter in body.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(maps.square().sum(), learned, allow_unused=True)
+    for parameter, gradient in zip(learned, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+    return body
 
 
 def end_at(

@@ -3,7 +3,8 @@
 The body is what timm calls forward_features, the head what it calls forward_head. The layers
 `last` and `below` and the kind of the head are found by what the network computes
 (pipeline/model/discovery.py). A head that is a mean and one linear layer becomes a GAP head. One
-with a norm between (ConvNeXt, Swin) stays as it is, and gives its class weights to CAM.
+with a norm between (ConvNeXt, Swin) stays as it is, and gives its class weights to CAM. A new GAP
+head of a transformer reads the patches' tokens of `last`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pipeline.model.discovery import Layers, find_layers
 from pipeline.model.evaluation import evaluation_mode
 from pipeline.model.forms import Form, default_form, infer_form
 from pipeline.model.gap import GapHead
+from pipeline.model.module_parts import end_body_at
 from pipeline.model.pretrained import Target, Weighted
 from pipeline.model.torchvision import MEAN, STD, load_fitted
 from pipeline.model.wrapped import Wrapped
+from pipeline.types import Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,12 +92,16 @@ class Parts:
         last: the layer of the last feature maps; empty: the body's output.
         below: the layer that the last block reads; empty: none was recognised.
         head: where the class weights are; None: the head is no GAP head of the feature maps.
+        channels: of the last feature maps; 0 where no layer was found.
+        size: height and width of images that it reads.
     """
 
     form: Form
     last: str
     below: str
     head: GapHead | None
+    channels: int
+    size: Size
 
 
 @dataclass(frozen=True)
@@ -159,15 +166,35 @@ class Timm(Weighted):
         """Return the part that computes feature maps, with random weights, and its channels.
 
         Raises:
-            UserError: The network gives tokens.
+            UserError: The network gives tokens, and no layer whose tokens are a grid was found.
         """
-        if find_parts(self.name).form == "tokens":
+        network, parts = self._build(0), find_parts(self.name)
+        channels = parts.channels if parts.form == "tokens" else int(network.num_features)
+        return self.features(self._keep_features(network)), channels
+
+    def features(self, body: nn.Module) -> nn.Module:
+        """Let a network that gives tokens return those of the layer `last` as a grid.
+
+        Args:
+            body: as `load` returns it; it is changed.
+
+        Raises:
+            UserError: No layer whose tokens are a grid was found.
+        """
+        parts = find_parts(self.name)
+        if parts.form != "tokens":
+            return body
+        if not parts.last:
             raise UserError(
-                f"model.name={self.name}: a transformer gives tokens, which no GAP head reads; "
-                "train.head=own keeps its own, or choose a CNN"
+                f"model.name={self.name}: gives tokens that are no grid, which no GAP head reads; "
+                "train.head=own keeps its own head where that knows the classes, or choose another "
+                "network"
             )
-        network = self._build(0)
-        return self._keep_features(network), int(network.num_features)
+        return end_body_at(body, parts.last, None, torch.zeros(2, 3, *parts.size, device="cpu"))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return nothing, as the name of the network tells its layers."""
+        return {}
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
         """Return body and timm's head for so many classes, with random weights."""
@@ -302,10 +329,12 @@ def find_parts(name: str) -> Parts:
             form = infer_form("", network, features, size, default_form(network))
             head = layers.head if layers.head is not None and not layers.head.relu else None
             if form == "tokens":
-                return Parts(form, layers.last, layers.below, head)
+                channels = _count_channels(network, layers, images)
+                return Parts(form, layers.last, layers.below, head, channels, size)
             maps = features.permute(0, 3, 1, 2) if form == "channels_last" else features
             is_output = _gives(network, layers, images, maps)
-    return Parts(form, "", layers.below, head if is_output else None)
+    head = head if is_output else None
+    return Parts(form, "", layers.below, head, int(maps.shape[1]), size)
 
 
 def _find_input_size(network: Any) -> tuple[int, int, int]:
@@ -322,6 +351,14 @@ def _fill_zeros(network: nn.Module) -> None:
     for parameter in network.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.02)
+
+
+def _count_channels(network: nn.Module, layers: Layers, images: Tensor) -> int:
+    """Return the channels of the last feature maps that were found; 0 where none were."""
+    if layers.problem is not None:
+        return 0
+    wrapped = Wrapped(network, (), layers, _read_logits)
+    return int(wrapped(images, at=("last",)).activations["last"].shape[1])
 
 
 def _gives(network: nn.Module, layers: Layers, images: Tensor, maps: Tensor) -> bool:

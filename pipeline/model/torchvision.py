@@ -22,8 +22,9 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,9 @@ from torch.nn import functional as F
 from pipeline.errors import UserError, suggest_choices
 from pipeline.model.classes import IMAGENET_CLASSES, list_imagenet_classes
 from pipeline.model.classifier import ConvMean, MeanLinear, load_strictly
+from pipeline.model.gap import GapHead, find_gap_head
 from pipeline.model.layouts import LAYOUTS
+from pipeline.model.module_parts import end_body_at
 from pipeline.model.pretrained import (
     Fitted,
     Target,
@@ -41,10 +44,17 @@ from pipeline.model.pretrained import (
     find_missing,
     fit_tensors,
 )
+from pipeline.model.trace import record_trace
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # Of red, green and blue of ImageNet's images, from 0 to 1.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+
+MAPS = "maps"  # what a head reads, in a trial of it
+PROBE_CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -106,17 +116,24 @@ class Torchvision(Weighted):
         return replace(self, stride=None)
 
     def body(self) -> tuple[nn.Module, int]:
-        """Return the part that computes feature maps, with random weights, and its channels.
+        """Return the part that computes feature maps, with random weights, and its channels."""
+        body = self._extract_body(self._build(IMAGENET_CLASSES))
+        return self.features(body), LAYOUTS[self.name].channels
 
-        Raises:
-            UserError: The network is a transformer, whose class token no GAP head can read.
+    def features(self, body: nn.Module) -> nn.Module:
+        """Let a transformer, which gives its class token, return the patches' tokens as a grid.
+
+        Args:
+            body: as `load` returns it; it is changed.
         """
-        if LAYOUTS[self.name].last:
-            raise UserError(
-                f"model={self.name}: a transformer's classifier reads a class token, which no GAP "
-                "head can; train.head=own keeps its own, or choose a CNN"
-            )
-        return self._extract_body(self._build(IMAGENET_CLASSES)), LAYOUTS[self.name].channels
+        last = LAYOUTS[self.name].last
+        if not last:
+            return body
+        return end_body_at(body, last, None, torch.zeros(2, 3, 224, 224, device="cpu"))
+
+    def recorded(self) -> dict[str, Any]:
+        """Return nothing, as the name of the network tells its layers."""
+        return {}
 
     def own(self, classes: int) -> tuple[nn.Module, nn.Module]:
         """Return body and torchvision's head for so many classes, with random weights."""
@@ -202,11 +219,64 @@ class Torchvision(Weighted):
         layout = LAYOUTS[self.name]
         if layout.head is not None:
             return _wrap_gap_head(network.get_submodule(layout.head))
-        steps = OrderedDict(
-            (name, nn.Flatten(1) if name == "flatten" else network.get_submodule(name))
-            for name in layout.tail
-        )
-        return nn.Sequential(steps)
+        steps = _list_head_steps(network, self.name)
+        gap = _find_gap_in_head(self.name)
+        return nn.Sequential(steps) if gap is None else GapSequential(steps, gap)
+
+
+class GapSequential(nn.Sequential):
+    """A head of several modules that averages the feature maps and is linear then (ConvNeXt).
+
+    Args:
+        steps: its modules by name.
+        gap: where its class weights are.
+    """
+
+    def __init__(self, steps: OrderedDict[str, nn.Module], gap: GapHead) -> None:
+        super().__init__(steps)
+        self._gap = gap
+
+    @property
+    def class_weights(self) -> Float[Tensor, "C K"]:
+        """The weight of each feature map for each class."""
+        return self._gap.class_weights(self)
+
+
+def _list_head_steps(network: nn.Module, name: str) -> OrderedDict[str, nn.Module]:
+    """Return the modules of a network's head, where that is no single layer, by name."""
+    return OrderedDict(
+        (step, nn.Flatten(1) if step == "flatten" else network.get_submodule(step))
+        for step in LAYOUTS[name].tail
+    )
+
+
+@cache
+def _find_gap_in_head(name: str) -> GapHead | None:
+    """Find where a head of several modules has class weights, by what it computes of random maps.
+
+    Args:
+        name: a key of LAYOUTS.
+
+    Returns:
+        The names of its layers within the head; None: it is no GAP head.
+    """
+    layout = LAYOUTS[name]
+    with torch.device("meta"):
+        network = Torchvision(name, None)._build(PROBE_CLASSES)
+    steps = _list_head_steps(network, name)
+    # Of two linear layers no head is linear; VGG's would take a second to run.
+    linear = [m for step in steps.values() for m in step.modules() if isinstance(m, nn.Linear)]
+    if layout.last or len(linear) != 1:
+        return None
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = nn.Sequential(OrderedDict([(MAPS, nn.Identity()), *steps.items()]))
+        head = head.to_empty(device="cpu").eval()
+        for parameter in head.parameters():
+            nn.init.normal_(parameter)
+        trace = record_trace(head, torch.randn(2, layout.channels, 3, 4))
+    (maps,) = [call for call in trace.calls if call.name == MAPS]
+    return find_gap_head(trace, maps, trace.output)
 
 
 class TransformInput(nn.Module):

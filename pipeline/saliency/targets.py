@@ -49,6 +49,32 @@ def find_class(target: str, classes: Sequence[str]) -> int | None:
     return index
 
 
+def describe_cut(
+    targets: Sequence[str], classes: Sequence[str], negatives: Collection[int] = ()
+) -> str:
+    """Return which targets `topN` ask for more classes than there are; empty: none does.
+
+    Args:
+        targets: rules and names of classes.
+        classes: the names of all classes.
+        negatives: classes without an object, which no rule selects.
+
+    Examples:
+        >>> describe_cut(["predicted", "top5"], ["cat", "dog"])
+        'top5: the network has 2 classes, all of which are explained'
+        >>> describe_cut(["top2"], ["cat", "dog"])
+        ''
+    """
+    count = len(classes) - len(negatives)
+    cut = [name for name in targets if name not in classes and top_count(name) > count]
+    if not cut:
+        return ""
+    has = "has 1 class" if count == 1 else f"has {count} classes"
+    objects = " with an object" if negatives else ""
+    explained = "which is explained" if count == 1 else "all of which are explained"
+    return f"{', '.join(cut)}: the network {has}{objects}, {explained}"
+
+
 def class_selector(
     wanted: Sequence[str],
     classes: Sequence[str],

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import pipeline
@@ -63,6 +65,21 @@ def chain():
     torch.manual_seed(1)
     return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+def grey():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+
+
+class ToGrey(nn.Module):
+    def forward(self, x):
+        return (x * torch.tensor([0.5, 0.25, 0.25])[:, None, None]).sum(1, keepdim=True)
+
+
+def own_grey():
+    return nn.Sequential(ToGrey(), *grey())
 
 
 def number():
@@ -123,6 +140,34 @@ def test_the_network_is_the_module(of: str) -> None:
         assert few.class_weights.shape[0] == 2
     assert builder.known == ("class 0", "class 1", "class 2")
     assert builder.weights == "built"
+
+
+@pytest.mark.parametrize("given", [0.5, (0.5,), (0.5, 0.5, 0.5)])
+def test_a_network_of_grey_images_reads_the_luma(given: Any) -> None:
+    builder = build("mynets:grey", mean=given, std=given)
+    assert builder.mean == builder.std == (0.5, 0.5, 0.5)
+    net, mynets = whole(builder), importlib.import_module("mynets")
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    luma = (pixels * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    with torch.no_grad():
+        answer = net((pixels - 0.5) / 0.5, at=("last",))
+        torch.testing.assert_close(answer.logits, mynets.grey()((luma - 0.5) / 0.5))
+    assert answer.activations["last"].shape == (2, 6, 8, 8)
+    own = build("mynets:own_grey", mean=given, std=given)
+    with torch.no_grad():  # reads colour, though its first convolution has one channel
+        torch.testing.assert_close(whole(own)(pixels).logits, mynets.own_grey()(pixels))
+    with pytest.raises(UserError, match=r"model.mean=\[0.1, 0.2\]: expected a number for each of"):
+        build("mynets:grey", mean=(0.1, 0.2))
+
+
+def test_grey_networks_on_the_command_line(tmp_path: Path, cli: Cli) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    run = ("+experiment=explain", f"images={tmp_path / 'a.png'}", "model=module",
+           "model.of=mynets:grey", "model.size=32", "saliency=cam")  # fmt: skip
+    assert cli(*run, "model.mean=[0.5]", "model.std=0.5") == 0
+    assert cli(*run) == 2
 
 
 def test_a_functional_relu_before_the_mean_is_read_as_the_head_does() -> None:

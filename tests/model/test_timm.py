@@ -67,8 +67,30 @@ def test_clear_errors(tmp_path):
         Timm("resnet81")
     with pytest.raises(UserError, match=r"model.weights=.*none.pth: no such file"):
         Timm("resnet18", str(tmp_path / "none.pth"))
-    with pytest.raises(UserError, match="a transformer gives tokens"):
-        Timm("vit_tiny_patch16_224", None).body()
+
+
+def test_a_new_head_of_a_transformer_reads_its_tokens_as_a_grid():
+    builder = Timm("vit_tiny_patch16_224", None)
+    body, channels = builder.body()
+    assert channels == 192
+    net = Classifier(body, MeanLinear(channels, 3), "abc", builder.last, builder.below).eval()
+    x = images(224)
+    tokens = {}
+    layer = body.get_submodule("blocks.11.norm1")
+    handle = layer.register_forward_hook(lambda m, i, output: tokens.update(last=output))
+    with torch.no_grad():
+        answer = net(x, at=("last",))
+        handle.remove()
+        grid = tokens["last"][:, 1:].mT.reshape(2, 192, 14, 14)
+        torch.testing.assert_close(answer.activations["last"], grid)
+        cam = torch.einsum("ck,bkhw->bchw", net.class_weights, grid)
+        logits = cam.mean((2, 3)) + net.head.bias
+        torch.testing.assert_close(answer.logits, logits, rtol=1e-4, atol=1e-5)
+    trained = {name for name, part in body.named_parameters() if part.requires_grad}
+    assert "blocks.11.norm1.weight" in trained
+    assert not {"norm.weight", "blocks.11.attn.qkv.weight"} & trained
+    with torch.device("meta"):
+        assert builder.body()[0](torch.zeros(1, 3, 224, 224)).shape == (1, 192, 14, 14)
 
 
 def test_no_network_is_said_with_the_remedy(monkeypatch):

@@ -131,6 +131,32 @@ def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeyp
     assert all(maps.ndim == 4 for maps in answer.activations.values())
 
 
+def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
+    """Of ConvNeXt, cam sums up to the logit, but for the image's own scale and a constant."""
+    torch.manual_seed(0)
+    body, head = Torchvision("convnext_tiny", None).own(5)
+    norm, linear = head.get_submodule("classifier.0"), head.get_submodule("classifier.2")
+    for parameter in (norm.weight, norm.bias, linear.weight, linear.bias):
+        nn.init.normal_(parameter)
+    maps = torch.randn(3, 768, 2, 3)
+    with torch.no_grad():
+        logits, mean = head(maps), maps.mean((2, 3))
+        scale = (mean.var(1, correction=0) + norm.eps).sqrt()[:, None]
+        constant = linear.weight @ norm.bias + linear.bias
+        close(mean @ head.class_weights.T / scale + constant, logits)
+        chosen = select_classes(head, [4, 1])
+        close(chosen(maps), logits[:, [4, 1]])
+        assert chosen.class_weights.shape == (2, 768)
+    net = Classifier(body, head, "eb").eval()
+    assert net.head_kind == "own"
+    assert copy.deepcopy(net).class_weights.shape == (2, 768)
+    with torch.device("meta"):  # where methods are tried on shapes
+        assert Torchvision("convnext_tiny", None).own(5)[1].class_weights.shape == (5, 768)
+    for name in ("alexnet", "vgg16", "mobilenet_v3_small", "vit_b_16"):
+        with torch.device("meta"):
+            assert type(Torchvision(name, None).own(5)[1]) is nn.Sequential
+
+
 def test_tokens_come_as_a_grid_without_the_class_token():
     vit = randomize(VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=3))
     x = images(32, 32)
@@ -151,9 +177,14 @@ def test_tokens_come_as_a_grid_without_the_class_token():
     close(gradients, wanted[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4))
 
 
-def test_a_transformer_has_no_place_for_a_gap_head():
-    with pytest.raises(UserError, match=r"class token, which no GAP head can.*train\.head=own"):
-        Torchvision("vit_b_16", None).body()
+def test_a_new_head_of_a_transformer_reads_its_tokens_as_a_grid():
+    with torch.device("meta"):
+        builder = Torchvision("vit_b_16", None)
+        body, channels = builder.body()
+        net = Classifier(body, MeanLinear(channels, 3), "abc", builder.last, builder.below).eval()
+        answer = net(torch.zeros(2, 3, 224, 224), at=("last",))
+    assert answer.activations["last"].shape == (2, 768, 14, 14)
+    assert answer.logits.shape == (2, 3)
 
 
 def close(ours, theirs):

@@ -23,7 +23,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "deeplift": {}, "lrp": {}, "excitation_backprop": {},
     "occlusion": {"window": 48, "stride": 48}, "rise": {"masks": 2},
 }  # fmt: skip
-NOT_GAP = {"alexnet", "vgg16", "mobilenet_v3_large", "convnext_tiny", "vit_b_16"}
+NOT_GAP = {"alexnet", "vgg16", "mobilenet_v3_large", "vit_b_16"}
 NOT_RELU = {"mobilenet_v3_large", "efficientnet_b0", "convnext_tiny", "vit_b_16"}
 REFUSED = {
     "cam": (NOT_GAP, "it has no class weights.*gradcam"),

@@ -19,6 +19,7 @@ from pipeline.results.computed import Computed, write_taught
 from pipeline.results.maps import OWN_RANGE, SEVERAL, find_marked, load_skipped
 from pipeline.results.notes import reading_notes, skipped_note
 from pipeline.results.shards import list_shards
+from pipeline.saliency.targets import describe_cut
 from pipeline.stages.explain.config import ExplainOptions
 
 if TYPE_CHECKING:
@@ -132,8 +133,10 @@ class Explain(Stage):
             [images.ids[position] for position in find_marked(result, mark)]
             for mark in (SEVERAL, OWN_RANGE)
         )
+        cut = describe_cut(run.targets(), run.classes, run.negatives)
         return [
             *self._unlabelled_note(run),
+            *([f"explain.target={cut}"] if cut else []),
             *skipped_note("explain", reasons, len(images), "have no map"),
             *reading_notes("explain", len(images), several, own_range),
         ]
