@@ -17,7 +17,18 @@ def __getattr__(name: str) -> Any:
         from pipeline import api
 
         return vars(api)[name]
-    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}{_suggest_method(name)}")
+
+
+def _suggest_method(name: str) -> str:
+    """Return how to call a method that a peer has a class of this name for; else nothing."""
+    if not any(letter.isupper() for letter in name):  # of a submodule: nothing is imported for it
+        return ""
+    from pipeline.api.peers import find_method
+    from pipeline.engine.choices import list_choices
+
+    method = find_method(name, list_choices("saliency"))
+    return "" if method is None else f"; pipeline.explain(model, images, method={method!r})"
 
 
 def __dir__() -> list[str]:

@@ -16,8 +16,17 @@ from pipeline.api.catalogue import NEEDS_FITTING, build_method
 from pipeline.api.explaining import as_batch
 from pipeline.api.images import ImageInfo, check_logits, list_images, read_batch
 from pipeline.api.localizing import build_segmenter, find_photograph
+from pipeline.api.peers import read_peers_targets
 from pipeline.api.targets import read_score, read_targets
-from pipeline.api.wrapping import AnyNetwork, OwnNetwork, as_network, with_gradients
+from pipeline.api.wrapping import (
+    AnyNetwork,
+    Layer,
+    OwnNetwork,
+    as_network,
+    check_order,
+    name_layers,
+    with_gradients,
+)
 from pipeline.audit.pictures import to_pixels
 from pipeline.engine import runtime
 from pipeline.engine.checkpoint import Checkpoint, to_tensor
@@ -132,7 +141,7 @@ def audit_maps(
     method: str | SaliencyMethod = "gradcam",
     tests: Sequence[str] | None = None,
     *,
-    layer: str | Sequence[str] | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
     target: Any = "predicted",
     test_options: Mapping[str, Any] | None = None,
     segmenter: str | Segmenter = "threshold",
@@ -140,7 +149,7 @@ def audit_maps(
     precision: str = "float32",
     output: str | int | Callable[[Any], Tensor] | None = None,
     preprocessing: Any = None,
-    last: str | None = None,
+    last: Layer | None = None,
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Audited:
@@ -186,7 +195,9 @@ def audit_maps(
         (['adcc', 'arcc', 'coherency', 'complexity'], (2,))
     """
     built = _build_tests(tests, test_options or {})
-    computes = build_method(method, layer, options)
+    check_order(model, images)
+    target = read_peers_targets(target)
+    computes = build_method(method, name_layers(model, layer), options)
     name = method if isinstance(method, str) else type(method).__name__
     if needs_fitting(computes):
         raise UserError(f"method={name}: {NEEDS_FITTING.format(name=name)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
-from pipeline.api.peers import find_method, suggest_argument
+from pipeline.api.peers import check_own, find_method, suggest_argument
 from pipeline.api.wrapping import (
     AnyNetwork,
     OwnNetwork,
@@ -107,6 +107,7 @@ def build_method(
         UserError: there is no such method or option, or it reads no layer.
     """
     if not isinstance(method, str):
+        check_own(method, list_choices("saliency"))
         if layer is not None or options:
             given = ", ".join([*options, *(["layer"] if layer is not None else [])])
             raise UserError(f"{given}: the method is built already; give it these options itself")
@@ -124,7 +125,6 @@ def build_method(
         if key is None:
             raise UserError(f"layer={layer!r}: {method} reads no layer that can be chosen")
         several = list(layer) if isinstance(layer, list | tuple) else [layer]
-        _check_names(several)
         if key == "layer" and len(several) != 1:
             raise UserError(f"layer={layer!r}: {method} reads one layer")
         node[key] = several if key == "layers" else several[0]
@@ -146,16 +146,6 @@ def _check_method(method: str) -> None:
     meant = find_method(method, choices)
     hint = suggest_choices(method, choices) if meant is None else f"did you mean {meant!r}?"
     raise UserError(f"method={method!r}: no such method; {hint}")
-
-
-def _check_names(layers: Sequence[Any]) -> None:
-    """Raise UserError where a module, as the peers take it, stands for a layer's name."""
-    for layer in layers:
-        if not isinstance(layer, str):
-            raise UserError(
-                f"layer: expected a name, got {type(layer).__name__}; name it by its path in "
-                "model.named_modules(): layer='layer4'"
-            )
 
 
 def _parameters(node: Mapping[str, Any]) -> dict[str, Any]:

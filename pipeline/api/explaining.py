@@ -19,12 +19,16 @@ from pipeline.api.images import (
     list_images,
     read_batch,
 )
+from pipeline.api.peers import read_peers_targets
 from pipeline.api.targets import Targets, read_score, read_targets
 from pipeline.api.wrapping import (
     AnyNetwork,
+    Layer,
     OwnNetwork,
     as_network,
+    check_order,
     detach_images,
+    name_layers,
     with_gradients,
 )
 from pipeline.engine import runtime
@@ -80,6 +84,13 @@ class Explained:
     def __len__(self) -> int:
         return len(self.maps)
 
+    def __getitem__(self, place: Any) -> Any:
+        """Raise TypeError, as the peers' functions return an array in the place of this."""
+        raise TypeError(
+            "what explain returned is no array: result.maps[0] is the first image's map, "
+            "result.upsampled()[0] that at the size of the network's input, .cpu().numpy() an array"
+        )
+
     def __repr__(self) -> str:
         labels = ", ".join(map(repr, self.labels[:SHOWN]))
         more = ", ..." if len(self) > SHOWN else ""
@@ -132,13 +143,13 @@ def explain(
     images: Images,
     method: str | SaliencyMethod = "gradcam",
     *,
-    layer: str | Sequence[str] | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
     target: Any = "predicted",
     batch: int | None = None,
     precision: str = "float32",
     output: str | int | Callable[[Any], Tensor] | None = None,
     preprocessing: Any = None,
-    last: str | None = None,
+    last: Layer | None = None,
     classes: Sequence[str] | None = None,
     multi_label: bool | None = None,
     **options: Any,
@@ -154,8 +165,9 @@ def explain(
             normalized as `preprocessing` says.
         method: a choice of conf/saliency/, as `pipeline.methods()` lists them, or an object that
             is called as `pipeline.protocols.SaliencyMethod` is.
-        layer: the layer, or several, by path in `model.named_modules()`; `last` and `below` are
-            the last feature maps and those that the last block reads. None: the method's own.
+        layer: the layer, or several, by path in `model.named_modules()` or as modules; `last` and
+            `below` are the last feature maps and those that the last block reads. None: the
+            method's own.
         target: `predicted`; `topN` (`top5` of fewer classes explains all, with a warning); a class
             by index or name, for all images; a list with a class for each image; a list of lists
             with several; a function from the network's output to scores [b] or [b, t]; or a list
@@ -185,7 +197,10 @@ def explain(
         >>> result.maps.shape, result.classes.tolist()
         (torch.Size([2, 3, 3]), [3, 4])
     """
-    computes = build_method(method, layer, options, own=(*OWN, "batch", "multi_label"))
+    check_order(model, images)
+    target = read_peers_targets(target)
+    own = (*OWN, "batch", "multi_label")
+    computes = build_method(method, name_layers(model, layer), options, own)
     batch_given = as_batch(images)
     items = list_images(images) if batch_given is None else batch_given
     if not len(items):

@@ -83,12 +83,16 @@ class Localized(Sequence[list[Prediction]]):
 
     def __repr__(self) -> str:
         shown = [
-            f"{name!r}: " + ", ".join(f"{p.label!r} with {len(p.boxes)} boxes" for p in of[:SHOWN])
+            f"{name!r}: " + ", ".join(f"{p.label!r} with {_count_boxes(p)}" for p in of[:SHOWN])
             + (", ..." if len(of) > SHOWN else "")
             for name, of in zip(self.images[:SHOWN], self.predictions, strict=False)
         ]  # fmt: skip
         more = "; ..." if len(self) > SHOWN else ""
         return f"Localized({len(self)} images; {'; '.join(shown)}{more})"
+
+
+def _count_boxes(prediction: Prediction) -> str:
+    return "1 box" if len(prediction.boxes) == 1 else f"{len(prediction.boxes)} boxes"
 
 
 def localize(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from pipeline.errors import suggest_choices
+from pipeline.errors import UserError, suggest_choices
 
-LAYER = "layer='layer4', a path in model.named_modules(), in the place of a module"
+LAYER = "layer='layer4', a path in model.named_modules(), or layer=model.layer4, the module"
 TARGET = (
     "target=281, 'tabby' or a function of the output, the same for all images; target=[281, 207], "
     "a class for each image"
@@ -45,6 +46,20 @@ ARGUMENTS = {
     "sliding_window_shapes": "window=32 of method='occlusion', in pixels",
     "strides": "stride=16 of method='occlusion', in pixels",
     "attribute_to_layer_input": LAYER,
+    "fc_layer": "nothing, as the class weights are found by what the network computes",
+    "input_shape": "nothing, as the layers are found by running the network on the images",
+    "scores": "nothing, as the network is run by explain; its answer is result.logits",
+    "normalized": "result.normalized()",
+    "batch_size": BATCH,
+    "num_samples": "samples=8 of method='smooth_gradcam_plus_plus' and others that draw samples",
+    "feature_mask": "superpixels='grid' or 'slic' and segments=50 of method='lime' and "
+    "'kernel_shap'",
+    "additional_forward_args": "a module that has them: pipeline.explain(Wrapper(model), images)",
+    "forward_func": "a module, whose output target= and output= read",
+    "return_convergence_delta": "nothing; the sum of result.maps is that of the attributions",
+    "relu_attributions": "relu=True of methods that have it",
+    "abs": "result.maps.abs()",
+    "show_progress": "nothing, as explain prints nothing",
 }
 """What an argument of the peers is here."""
 
@@ -61,6 +76,67 @@ METHODS = {
     "layerwiserelevancepropagation": "lrp",
 }
 """Choices of conf/saliency/ by those names of the peers, folded, that are not spelled like them."""
+
+
+PACKAGES = ("pytorch_grad_cam", "torchcam", "captum")
+CLASSIFIER_TARGET = "ClassifierOutputTarget"  # pytorch-grad-cam's class by index
+
+
+def name_package(thing: Any) -> str | None:
+    """Return the peer that a class or an object is of; None: it is of none."""
+    kind = thing if isinstance(thing, type) else type(thing)
+    package = kind.__module__.partition(".")[0]
+    return package if package in PACKAGES else None
+
+
+def check_own(method: Any, choices: Sequence[str]) -> None:
+    """Check that a method is none of a peer's.
+
+    Args:
+        method: what stands in the place of a method.
+        choices: the names of methods here.
+
+    Raises:
+        UserError: it is one, with the name that it has here.
+    """
+    package = name_package(method)
+    if package is None:
+        return
+    name = method.__name__ if isinstance(method, type) else type(method).__name__
+    known = find_method(name, choices)
+    remedy = "pipeline.methods() lists them" if known is None else f"here it is method={known!r}"
+    raise UserError(
+        f"method: {name} is {package}'s, which is called otherwise; methods are named here, and "
+        f"{remedy}"
+    )
+
+
+def read_peers_targets(target: Any) -> Any:
+    """Return pytorch-grad-cam's targets, one for each image, as classes; any other as it is.
+
+    Its targets are functions, too, but of the output of a single image.
+
+    Args:
+        target: see `explain`.
+
+    Raises:
+        UserError: it is a target of pytorch-grad-cam that is no class.
+    """
+    items = target if isinstance(target, list | tuple) else [target]
+    of_peers = [item for item in items if name_package(item) is not None]
+    if not of_peers:
+        return target
+    others = [item for item in of_peers if type(item).__name__ != CLASSIFIER_TARGET]
+    if others or len(of_peers) < len(items):
+        read = (others or of_peers)[0]
+        raise UserError(
+            f"target: {type(read).__name__} is {name_package(read)}'s, and reads the output of one "
+            "image; here a function reads the output of the whole batch, and gives a score of each "
+            "image: target=lambda output: output[:, 281]; a class for each image is "
+            "target=[281, 207]"
+        )
+    classes = [item.category for item in of_peers]
+    return classes if isinstance(target, list | tuple) else classes[0]
 
 
 def suggest_argument(name: str, options: Sequence[str], own: Sequence[str]) -> str:

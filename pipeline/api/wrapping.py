@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -67,6 +67,64 @@ class AnyNetwork(Wrapped):
         return other
 
 
+def check_order(model: Any, images: Any) -> None:
+    """Check that the network comes first, and the images second.
+
+    Args:
+        model: what was given first.
+        images: what was given second.
+
+    Raises:
+        TypeError: they are swapped.
+    """
+    if isinstance(images, nn.Module) and not isinstance(model, nn.Module):
+        raise TypeError("model, images: they are swapped; first the network, then the images")
+
+
+Layer: TypeAlias = str | nn.Module
+"""A layer, by its path in `model.named_modules()`, or the module itself."""
+
+
+def name_layers(model: Any, layers: Layer | Sequence[Layer] | None, option: str = "layer") -> Any:
+    """Return layers by their paths, of which some may be given as modules of the network.
+
+    Args:
+        model: the network, wrapped or not.
+        layers: one, several or None.
+        option: what messages call them.
+
+    Returns:
+        A name, a list of names, or None, as `layers` is.
+
+    Raises:
+        UserError: one is neither a name nor a module of the network.
+    """
+    if layers is None or isinstance(layers, str):
+        return layers
+    is_list = isinstance(layers, Sequence) and not isinstance(layers, nn.Module)
+    several: list[Any] = list(layers) if is_list else [layers]  # type: ignore[arg-type]
+    if all(isinstance(layer, str) for layer in several):
+        return several
+    network = model.network if isinstance(model, Checkpoint) else model
+    body = network.body if isinstance(network, Classifier) else unwrap(network)
+    paths = {id(module): path for path, module in body.named_modules() if path}
+    names = []
+    for layer in several:
+        name = layer if isinstance(layer, str) else paths.get(id(layer))
+        if name is None:
+            what = type(layer).__name__
+            told = (
+                f"this {what} is no module within the network"
+                if isinstance(layer, nn.Module)
+                else f"expected a name or a module, got {what}"
+            )
+            raise UserError(
+                f"{option}: {told}; name it by its path in model.named_modules(): {option}='layer4'"
+            )
+        names.append(name)
+    return names if is_list else names[0]
+
+
 class OwnNetwork(Classifier):
     """A network that was trained here, with how its images are prepared: `load(RUN).network`.
 
@@ -118,8 +176,8 @@ def with_gradients(function: Callable[Arguments, Returned]) -> Callable[Argument
 def wrap(
     model: nn.Module,
     *,
-    last: str | None = None,
-    below: str | None = None,
+    last: Layer | None = None,
+    below: Layer | None = None,
     classes: Sequence[str] | None = None,
     output: str | int | Callable[[Any], Tensor] | None = None,
     preprocessing: Any = None,
@@ -132,7 +190,8 @@ def wrap(
 
     Args:
         model: a module, also compiled or DataParallel. It stays as it is, also its mode.
-        last: the layer of the last feature maps, by its path in `model.named_modules()`.
+        last: the layer of the last feature maps: its path in `model.named_modules()`, or the
+            module.
         below: the layer that the last block reads.
         classes: names of the logits; None: the module's own (`config.id2label`), else numbers.
         output: where the logits are in what the module gives: a key, an attribute or an index, or a
@@ -147,6 +206,7 @@ def wrap(
         TypeError: `model` is no torch.nn.Module.
     """
     module = unwrap(model)
+    last, below = name_layers(module, last, "last"), name_layers(module, below, "below")
     if any(parameter.is_inference() for parameter in module.parameters()):
         raise UserError(
             "model: its weights were made within torch.inference_mode(), where nothing has "

@@ -316,11 +316,25 @@ def test_options_and_layers_that_a_method_has_not_are_refused(
             theirs(network, [network.top])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="expected names of layers, got Sequential"):
         GradCAM([network.top])  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="expected a name, got Sequential; name it by its path"):
-        pipeline.explain(network, images, layer=network.top)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="this Linear is no module within the network; name it by"):
+        pipeline.explain(network, images, layer=nn.Linear(2, 2))
+    with pytest.raises(UserError, match="expected a name or a module, got int; name it by"):
+        pipeline.explain(network, images, layer=[4])  # type: ignore[list-item]
     signed = pipeline.explain(network, images, relu=False, layer=["stem", "top"])
     assert signed.maps.amin() < 0
     assert signed.maps.shape == (3, 16, 24)
+
+
+def test_a_layer_may_be_given_as_the_module(network: Network, images: Tensor) -> None:
+    named = pipeline.explain(network, images, layer=["stem", "top.2"], target=1)
+    given = pipeline.explain(network, images, layer=[network.stem, network.top[2]], target=1)
+    assert torch.equal(given.maps, named.maps)
+    wrapped = pipeline.wrap(network, last=network.stem)
+    assert wrapped.last == "stem"
+    inside = pipeline.explain(wrapped, images, layer=network.top, target=1)
+    assert torch.equal(inside.maps, pipeline.explain(wrapped, images, layer="top", target=1).maps)
+    parallel = nn.DataParallel(network)
+    assert pipeline.explain(parallel, images, layer=network.stem).maps.shape == (3, 16, 24)
 
 
 def test_calls_keep_nothing(network: Network, images: Tensor) -> None:

@@ -21,7 +21,7 @@ IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("target_layers", "layer='layer4', a path in model.named_modules"),
+        ("target_layers", "layer='layer4', a path in model.named_modules.*layer=model.layer4"),
         ("targets", "target=281, 'tabby' or a function"),
         ("reshape_transform", "nothing, as tokens and grids"),
         ("aug_smooth", r"method=Views\(GradCAM\(\)\) of pipeline.saliency.views"),
@@ -72,3 +72,40 @@ def test_a_method_that_nobody_has() -> None:
     assert set(METHODS.values()) <= set(choices)
     assert {find_method(choice, choices) for choice in choices} == set(choices)
     assert find_method("nothing", choices) is None
+
+
+def test_targets_of_pytorch_grad_cam_are_classes_of_each_image() -> None:
+    targets = pytest.importorskip("pytorch_grad_cam.utils.model_targets")
+    network, several = Network(), [targets.ClassifierOutputTarget(n) for n in (3, 1)]
+    result = pipeline.explain(network, IMAGES, target=several)
+    assert result.classes.tolist() == [3, 1]
+    assert result.maps.shape == (2, 8, 12)
+    assert pipeline.explain(network, IMAGES, target=several[0]).classes.tolist() == [3, 3]
+    with pytest.raises(UserError, match="target: 1 given for 2 images"):
+        pipeline.explain(network, IMAGES, target=several[:1])
+    for other in (targets.ClassifierOutputSoftmaxTarget(1), [targets.RawScoresOutputTarget()] * 2):
+        with pytest.raises(UserError, match="reads the output of one image; here a function reads"):
+            pipeline.explain(network, IMAGES, target=other)
+
+
+def test_methods_of_the_peers_are_named_as_they_are_here() -> None:
+    captum = pytest.importorskip("captum.attr")
+    network = Network()
+    with pytest.raises(UserError, match=r"IntegratedGradients is captum's.*'integrated_gradients'"):
+        pipeline.explain(network, IMAGES, captum.IntegratedGradients)
+    with pytest.raises(UserError, match=r"LayerGradCam is captum's.*method='gradcam'"):
+        pipeline.explain(network, IMAGES, captum.LayerGradCam(network, network.top))
+    with pytest.raises(UserError, match=r"FeatureAblation is captum's.*pipeline.methods"):
+        pipeline.explain(network, IMAGES, captum.FeatureAblation)
+
+
+def test_what_is_returned_or_swapped_says_where_the_maps_are() -> None:
+    network = Network()
+    with pytest.raises(TypeError, match=r"what explain returned is no array: result.maps\[0\]"):
+        _ = pipeline.explain(network, IMAGES)[0]
+    with pytest.raises(TypeError, match="model, images: they are swapped"):
+        pipeline.explain(IMAGES, network)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=r"pipeline.explain\(model, images, method='gradcam'"):
+        _ = pipeline.GradCAM
+    with pytest.raises(AttributeError, match=r"no attribute 'Nothing'$"):
+        _ = pipeline.Nothing
