@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
+import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -152,9 +154,8 @@ NESTED_FAMILIES = {SaliencyMethod: "saliency", Segmenter: "segmenter"}
 
 def _complete_nested_choices(where: str, target: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that are choices of a family, completed: each a node or a tuple."""
-    subject = target if inspect.isfunction(target) else target.__init__
     completed: dict[str, Any] = {}
-    for key, hint in typing.get_type_hints(subject).items():
+    for key, hint in read_argument_hints(target).items():
         is_tuple = typing.get_origin(hint) is tuple
         family = NESTED_FAMILIES.get(typing.get_args(hint)[0] if is_tuple else hint)
         if family is None or key not in given:
@@ -223,8 +224,7 @@ def check_arguments(
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     parameters = inspect.signature(target).parameters
-    subject = target if inspect.isfunction(target) else target.__init__
-    hints = typing.get_type_hints(subject)
+    hints = read_argument_hints(target)
     checked = {}
     for key, value in given.items():
         if key not in parameters:
@@ -249,6 +249,34 @@ def check_arguments(
                 f"{where}.{key} is missing: give {where}.{key}=... ({describe_type(hints[key])})"
             )
     return checked
+
+
+def read_argument_hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of a target's arguments, each resolved where it was written.
+
+    The `__init__` of a dataclass has the annotations of inherited fields as text. They name what
+    the module of the base class imports, which that of the class itself need not.
+
+    Args:
+        target: a class or a function.
+
+    Returns:
+        The annotation of each argument that has one, by name.
+    """
+    if inspect.isfunction(target):
+        return typing.get_type_hints(target)
+    owner = next(kind for kind in target.__mro__ if "__init__" in vars(kind))
+    settings = vars(owner).get("__dataclass_params__")
+    if settings is None or not settings.init:
+        return typing.get_type_hints(owner.__init__)
+    arguments, hints = inspect.signature(target).parameters, {}
+    for kind in reversed(owner.__mro__):
+        own = {key: hint for key, hint in vars(kind).get("__annotations__", {}).items()
+               if key in arguments}  # fmt: skip
+        written = types.SimpleNamespace(__annotations__=own)
+        module = vars(sys.modules[kind.__module__])
+        hints.update(typing.get_type_hints(written, module, dict(vars(kind))))
+    return hints
 
 
 def describe_type(hint: Any) -> str:

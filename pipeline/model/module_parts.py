@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.model.evaluation import HOOKS_LOCK, evaluation_mode
 from pipeline.model.forms import Form, to_maps
 from pipeline.model.gap import GapHead
-from pipeline.model.preprocessing import count_channels
+from pipeline.model.preprocessing import count_channels, device_of
 from pipeline.types import Size
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def reads_grey(module: nn.Module, sizes: Sequence[Size]) -> bool:
         for channels in (3, 1):
             try:
                 with torch.no_grad(), evaluation_mode(module):
-                    module(torch.zeros(1, channels, *size))
+                    module(torch.zeros(1, channels, *size, device=device_of(module)))
             except Exception:  # whatever a network of others raises for what it does not read
                 continue
             return channels == 1

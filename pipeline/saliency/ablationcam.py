@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
 from pipeline.saliency.fused import check_layer, weight_features
+from pipeline.saliency.option_checks import check_counts
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class AblationCAM:
 
     def __post_init__(self) -> None:
         check_layer(self.layer)
-        if self.batch < 1:
-            raise UserError(f"saliency.batch={self.batch}: expected at least 1 channel at once")
+        check_counts(batch=self.batch)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
 from pipeline.protocols import Network
 from pipeline.saliency.fused import check_layer, weight_features
 from pipeline.types import ClassSelector, Explanation
@@ -70,17 +69,6 @@ class ChannelScoreMethod(ABC):
             features: A_k, the layer's feature maps of the image.
             classes: The classes to explain.
         """
-
-
-def check_counts(**counts: int) -> None:
-    """Raise UserError where an option is below 1.
-
-    Args:
-        **counts: Values by the option's name.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"saliency.{name}={count}: expected at least 1")
 
 
 def build_masks(features: Float[Tensor, "n h w"], size: torch.Size) -> Float[Tensor, "n 1 H W"]:

@@ -10,7 +10,7 @@ image has the same map whatever batch it is in. All classes of an image share th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,14 +20,12 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 from pipeline.saliency.superpixels import Superpixels, segment_superpixels
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int
-
-Draw = Callable[[int], np.ndarray]
-"""From d, the number of superpixels, to coalitions [n, d]: whether each superpixel is kept."""
 
 
 @dataclass(frozen=True)
@@ -45,43 +43,68 @@ class Scores:
     empty: Float64[np.ndarray, "t"]
 
 
-Fit = Callable[[np.ndarray, Scores], np.ndarray]
-"""From coalitions [n, d] and their scores to the weights of superpixels for each class, [d, t]."""
+@dataclass(frozen=True)
+class CoalitionMethod(ABC):
+    """A method that fits weights of superpixels to the scores of coalitions.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Covering:
-    """How an image is divided, covered and scored.
-
-    Args:
-        superpixels: segments by colour, or the cells of a grid.
-        segments: superpixels, about.
-        compactness: of slic: how much nearness counts beside colour.
-        value: the cover; the mean colour of the image, or of the superpixel.
-        score: of which of the network's answers f is.
-        batch: covered copies in a forward pass.
-
-    Raises:
-        UserError: An option is out of its range.
+    A subclass draws the coalitions, and fits the weights.
     """
 
-    superpixels: Superpixels
-    segments: int
-    compactness: float
-    value: float | Literal["mean", "segment"]
-    score: Literal["logit", "probability"]
-    batch: int
+    samples: int = 1000  # coalitions, a forward pass each
+    superpixels: Superpixels = "slic"  # segments by colour, or the cells of a grid
+    segments: int = 50  # superpixels, about
+    compactness: float = 1.0  # of slic: how much nearness counts beside colour
+    value: float | Literal["mean", "segment"] = "segment"  # cover, or whose mean colour
+    score: Literal["logit", "probability"] = "probability"  # what the weights explain
+    seed: int = 0  # of the coalitions
+    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        for name, count in {"segments": self.segments, "batch": self.batch}.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
-        if not self.compactness >= 0:
-            raise UserError(f"saliency.compactness={self.compactness}: expected 0 or more")
+        check_counts(samples=self.samples, segments=self.segments, batch=self.batch)
+        check_not_negative(seed=self.seed, compactness=self.compactness)
         if isinstance(self.value, float | int) and not math.isfinite(self.value):
             raise UserError(
                 f"saliency.value={self.value}: expected a finite number, mean or segment"
             )
+
+    @abstractmethod
+    def draw(self, count: int) -> Bool[np.ndarray, "n d"]:
+        """Draw coalitions: whether each superpixel is kept.
+
+        Args:
+            count: d, the number of superpixels.
+        """
+
+    @abstractmethod
+    def fit(
+        self, coalitions: Bool[np.ndarray, "n d"], scores: Scores
+    ) -> Float64[np.ndarray, "d t"]:
+        """Fit the weights of the superpixels for each class.
+
+        Args:
+            coalitions: As `draw` returns them.
+            scores: Of these, of the image and of the cover.
+        """
+
+    @torch.no_grad()
+    def __call__(
+        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
+    ) -> Explanation:
+        """Compute signed maps of the chosen classes at the resolution of the image."""
+        logits = network(images).logits
+        classes = choose(logits)
+        maps = images.new_zeros((*classes.shape, *images.shape[2:]), dtype=torch.float32)
+        for image, row, targets, target_maps in zip(images, logits, classes, maps, strict=True):
+            segments = self.segment(image)
+            labels = torch.from_numpy(segments).to(images.device)
+            coalitions = self.draw(int(segments.max()) + 1)
+            nothing = np.zeros((1, coalitions.shape[1]), bool)
+            scored = np.concatenate([coalitions, nothing])
+            scores = self.score_coalitions(network, image, labels, scored, targets)
+            whole = self.select(network, row[None], targets)[0].double().cpu().numpy()
+            weights = self.fit(coalitions, Scores(scores[:-1], whole, scores[-1]))
+            target_maps += torch.from_numpy(weights.T[:, segments]).to(target_maps)
+        return Explanation(maps, classes, logits)
 
     def segment(self, image: Float[Tensor, "c H W"]) -> Int[np.ndarray, "H W"]:
         """Return the superpixel of each pixel.
@@ -141,46 +164,3 @@ class Covering:
         if self.value == "mean":
             return image.mean((1, 2), keepdim=True)
         return image.new_tensor(self.value).expand(len(image), 1, 1)
-
-
-@torch.no_grad()
-def explain_coalitions(
-    network: Network,
-    images: Float[Tensor, "b 3 H W"],
-    choose: ClassSelector,
-    covering: Covering,
-    draw: Draw,
-    fit: Fit,
-) -> Explanation:
-    """Compute maps of the weights of superpixels, at the resolution of the image.
-
-    Args:
-        network: The classifier.
-        images: Images as the network sees them.
-        choose: Selects the classes from the logits.
-        covering: How an image is divided, covered and scored.
-        draw: Draws the coalitions of an image.
-        fit: Fits the weights to their scores.
-    """
-    logits = network(images).logits
-    classes = choose(logits)
-    maps = images.new_zeros((*classes.shape, *images.shape[2:]), dtype=torch.float32)
-    for image, row, targets, target_maps in zip(images, logits, classes, maps, strict=True):
-        segments = covering.segment(image)
-        labels = torch.from_numpy(segments).to(images.device)
-        coalitions = draw(int(segments.max()) + 1)
-        nothing = np.zeros((1, coalitions.shape[1]), bool)
-        scored = np.concatenate([coalitions, nothing])
-        scores = covering.score_coalitions(network, image, labels, scored, targets)
-        whole = covering.select(network, row[None], targets)[0].double().cpu().numpy()
-        weights = fit(coalitions, Scores(scores[:-1], whole, scores[-1]))
-        target_maps += torch.from_numpy(weights.T[:, segments]).to(target_maps)
-    return Explanation(maps, classes, logits)
-
-
-def check_sampling(samples: int, seed: int) -> None:
-    """Raise UserError where there are no samples, or the seed is negative."""
-    if samples < 1:
-        raise UserError(f"saliency.samples={samples}: expected at least 1")
-    if seed < 0:
-        raise UserError(f"saliency.seed={seed}: expected 0 or more")

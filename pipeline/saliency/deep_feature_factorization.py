@@ -28,6 +28,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.protocols import Network
 from pipeline.saliency.fused import check_layer
+from pipeline.saliency.option_checks import check_counts
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class DeepFeatureFactorization:
 
     def __post_init__(self) -> None:
         check_layer(self.layer)
-        for name, count in {"concepts": self.concepts, "iterations": self.iterations}.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
+        check_counts(concepts=self.concepts, iterations=self.iterations)
 
     @torch.no_grad()
     def __call__(

@@ -36,6 +36,7 @@ from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
 from pipeline.saliency.gradients import compute_gradients
+from pipeline.saliency.option_checks import check_counts
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ class ExtremalPerturbation:
     batch: int = 8  # masks in a pass
 
     def __post_init__(self) -> None:
-        for name, count in {"steps": self.steps, "cells": self.cells, "batch": self.batch}.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
+        check_counts(steps=self.steps, cells=self.cells, batch=self.batch)
         for name, size in {"blur": self.blur, "sigma": self.sigma}.items():
             if not 0 < size < math.inf:
                 raise UserError(f"saliency.{name}={size}: expected more than 0")

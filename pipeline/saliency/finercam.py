@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.saliency.fused import RectifiedLayerMethod
 from pipeline.saliency.gradcam import weight_by_mean_gradient
 from pipeline.saliency.gradients import compute_gradients
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -41,10 +42,8 @@ class FinerCAM(RectifiedLayerMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.strength < 0:
-            raise UserError(f"saliency.strength={self.strength}: expected 0 or more")
-        if self.compared < 1:
-            raise UserError(f"saliency.compared={self.compared}: expected at least 1 class")
+        check_not_negative(strength=self.strength)
+        check_counts(compared=self.compared)
 
     def compute_maps(
         self, features: Float[Tensor, "b K h w"], gradients: Float[Tensor, "b t K h w"]

@@ -31,6 +31,7 @@ from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
 from pipeline.saliency.gradients import reduce_channels, sum_gradients
 from pipeline.saliency.integrated import build_baseline
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ class GradientSHAP:
     seed: int = 0  # of all draws
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"saliency.samples={self.samples}: expected at least 1")
-        if self.noise < 0:
-            raise UserError(f"saliency.noise={self.noise}: expected 0 or more")
+        check_counts(samples=self.samples)
+        check_not_negative(noise=self.noise)
         colours = () if isinstance(self.baselines, str) else self.baselines
         if not self.baselines or any(len(colour) != 3 for colour in colours):
             raise UserError(

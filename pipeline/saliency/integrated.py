@@ -29,6 +29,7 @@ from pipeline.saliency.gradients import (
     reduce_channels,
     sum_gradients,
 )
+from pipeline.saliency.option_checks import check_counts
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class IntegratedGradients:
     channels: Literal["abs_max", "abs_sum", "sum"] = "sum"  # of R, G and B; sum is signed
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"saliency.steps={self.steps}: expected at least 1")
+        check_counts(steps=self.steps)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector

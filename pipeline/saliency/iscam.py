@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from pipeline.protocols import Network
-from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks, check_counts
+from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks
+from pipeline.saliency.option_checks import check_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -21,54 +21,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import Tensor
 
-from pipeline.protocols import Network
-from pipeline.saliency.coalitions import (
-    Covering,
-    Scores,
-    check_sampling,
-    explain_coalitions,
-)
-from pipeline.saliency.superpixels import Superpixels
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.coalitions import CoalitionMethod, Scores
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int
+    from jaxtyping import Bool, Float64, Int
 
 
 @dataclass(frozen=True)
-class KernelSHAP:
-    """KernelSHAP: Shapley values of superpixels."""
+class KernelSHAP(CoalitionMethod):
+    """KernelSHAP: Shapley values of superpixels; `samples` should be several times `segments`."""
 
-    samples: int = 1000  # coalitions, a forward pass each; several times `segments`
-    superpixels: Superpixels = "slic"  # segments by colour, or the cells of a grid
-    segments: int = 50  # superpixels, about
-    compactness: float = 1.0  # of slic: how much nearness counts beside colour
     value: float | Literal["mean", "segment"] = 0.0  # cover, or whose mean colour
     score: Literal["logit", "probability"] = "logit"  # what the weights explain
-    seed: int = 0  # of the coalitions
-    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
-
-    def __post_init__(self) -> None:
-        check_sampling(self.samples, self.seed)
-        self._covering()
-
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute signed maps of the chosen classes at the resolution of the image."""
-        return explain_coalitions(network, images, choose, self._covering(), self.draw, self.fit)
-
-    def _covering(self) -> Covering:
-        return Covering(
-            superpixels=self.superpixels,
-            segments=self.segments,
-            compactness=self.compactness,
-            value=self.value,
-            score=self.score,
-            batch=self.batch,
-        )
 
     def draw(self, count: int) -> Bool[np.ndarray, "n d"]:
         """Draw coalitions by the Shapley kernel, or return all where there are few.

@@ -20,65 +20,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import Tensor
 
 from pipeline.errors import UserError
-from pipeline.protocols import Network
-from pipeline.saliency.coalitions import (
-    Covering,
-    Scores,
-    check_sampling,
-    explain_coalitions,
-)
-from pipeline.saliency.superpixels import Superpixels
-from pipeline.types import ClassSelector, Explanation
+from pipeline.saliency.coalitions import CoalitionMethod, Scores
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64
+    from jaxtyping import Bool, Float64
 
 MAX_SWEEPS = 10_000  # of coordinate descent over all superpixels
 PRECISION = 1e-9  # change of the weights, as a share of the largest, at which descent ends
 
 
 @dataclass(frozen=True)
-class LIME:
+class LIME(CoalitionMethod):
     """LIME: weights of a linear model of the presence of superpixels."""
 
-    samples: int = 1000  # coalitions, a forward pass each
-    superpixels: Superpixels = "slic"  # segments by colour, or the cells of a grid
-    segments: int = 50  # superpixels, about
-    compactness: float = 1.0  # of slic: how much nearness counts beside colour
-    value: float | Literal["mean", "segment"] = "segment"  # cover, or whose mean colour
-    score: Literal["logit", "probability"] = "probability"  # what the weights explain
     width: float = 0.25  # of the kernel: how near the whole image a sample must be to count
     penalty: Literal["ridge", "lasso"] = "ridge"  # lasso: weights of few superpixels are not 0
     strength: float = 0.002  # of the penalty
-    seed: int = 0  # of the coalitions
-    batch: int = 8  # covered copies in a forward pass; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        check_sampling(self.samples, self.seed)
-        self._covering()
+        super().__post_init__()
         if not self.width > 0:
             raise UserError(f"saliency.width={self.width}: expected more than 0")
         if not 0 < self.strength < math.inf:
             raise UserError(f"saliency.strength={self.strength}: expected more than 0")
-
-    def __call__(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector
-    ) -> Explanation:
-        """Compute signed maps of the chosen classes at the resolution of the image."""
-        return explain_coalitions(network, images, choose, self._covering(), self.draw, self.fit)
-
-    def _covering(self) -> Covering:
-        return Covering(
-            superpixels=self.superpixels,
-            segments=self.segments,
-            compactness=self.compactness,
-            value=self.value,
-            score=self.score,
-            batch=self.batch,
-        )
 
     def draw(self, count: int) -> Bool[np.ndarray, "n d"]:
         """Draw coalitions that keep each superpixel with probability 1/2; the first keeps all.

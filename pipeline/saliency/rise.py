@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.protocols import Network
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -41,16 +42,12 @@ class RISE:
     batch: int = 8  # masked copies in a forward pass; more are faster on an accelerator
 
     def __post_init__(self) -> None:
-        counts = {"masks": self.masks, "cells": self.cells, "batch": self.batch}
-        for name, count in counts.items():
-            if count < 1:
-                raise UserError(f"saliency.{name}={count}: expected at least 1")
+        check_counts(masks=self.masks, cells=self.cells, batch=self.batch)
         if not 0 < self.probability <= 1:
             raise UserError(
                 f"saliency.probability={self.probability}: expected more than 0, at most 1"
             )
-        if self.seed < 0:
-            raise UserError(f"saliency.seed={self.seed}: expected 0 or more")
+        check_not_negative(seed=self.seed)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.ops.precision import full_precision
 from pipeline.protocols import Network
 from pipeline.saliency.gradients import reduce_channels, sum_gradients
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ class SmoothGrad:
     seed: int = 0  # of the noise
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"saliency.samples={self.samples}: expected at least 1")
-        if self.noise < 0:
-            raise UserError(f"saliency.noise={self.noise}: expected 0 or more")
+        check_counts(samples=self.samples)
+        check_not_negative(noise=self.noise)
 
     def __call__(
         self, network: Network, images: Float[Tensor, "b 3 H W"], choose: ClassSelector

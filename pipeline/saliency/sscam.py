@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.protocols import Network
-from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks, check_counts
+from pipeline.saliency.channel_scores import ChannelScoreMethod, build_masks
+from pipeline.saliency.option_checks import check_counts, check_not_negative
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -42,8 +42,7 @@ class SSCAM(ChannelScoreMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(samples=self.samples, batch=self.batch)
-        if self.noise < 0:
-            raise UserError(f"saliency.noise={self.noise}: expected 0 or more")
+        check_not_negative(noise=self.noise)
 
     def score_channels(
         self,

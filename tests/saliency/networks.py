@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,37 @@ from torch.nn import functional
 
 from pipeline.model.classifier import Classifier, ConvMean, MeanLinear
 from pipeline.model.foreground import build_foreground_head
+from pipeline.protocols import Network, SaliencyMethod
+from pipeline.types import ClassSelector
 
 SIDE, CLASSES, CHANNELS = 32, "abc", 8
+
+
+def check_threads(
+    network: Network,
+    images: Tensor,
+    methods: Mapping[str, SaliencyMethod],
+    choose: ClassSelector,
+    rounds: int,
+) -> None:
+    """Check that methods give the same maps at once, each in a thread, as one after another."""
+    wanted = {name: method(network, images, choose).maps for name, method in methods.items()}
+    results: dict[str, list[Tensor]] = {name: [] for name in methods}
+    start = threading.Barrier(len(methods))
+
+    def work(name: str) -> None:
+        start.wait()
+        for _ in range(rounds):
+            results[name].append(methods[name](network, images, choose).maps)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in methods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, maps in results.items():
+        assert len(maps) == rounds
+        assert all(torch.equal(result, wanted[name]) for result in maps)
 
 
 def convolution(channels: int, out: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from copy import deepcopy
 from typing import Any
 
@@ -20,7 +19,7 @@ from pipeline.saliency.deeplift import DeepLIFT
 from pipeline.saliency.excitation_backprop import ExcitationBackprop
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.lrp import LRP
-from tests.saliency.networks import KINDS, SIDE, build_network
+from tests.saliency.networks import KINDS, SIDE, build_network, check_threads
 from tests.saliency.test_every_method import NO_RELU
 from tests.saliency.test_relu_rules import Fails, classes, picture, same, state, written
 
@@ -32,24 +31,7 @@ METHODS: dict[str, SaliencyMethod] = {
 
 def test_two_threads_on_one_network_do_not_mix() -> None:
     net, x = written(nn.ReLU(inplace=True)), picture(2, 3, 16, 20)
-    methods: dict[str, SaliencyMethod] = {"gradient": Gradient(), **METHODS}
-    wanted = {name: method(net, x, classes(1)).maps for name, method in methods.items()}
-    results: dict[str, list[Tensor]] = {name: [] for name in methods}
-    start = threading.Barrier(len(methods))
-
-    def work(name: str) -> None:
-        start.wait()
-        for _ in range(5):
-            results[name].append(methods[name](net, x, classes(1)).maps)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in methods]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name, maps in results.items():
-        assert len(maps) == 5
-        assert all(torch.equal(result, wanted[name]) for result in maps)
+    check_threads(net, x, {"gradient": Gradient(), **METHODS}, classes(1), 5)
 
 
 @pytest.mark.parametrize("name", METHODS)

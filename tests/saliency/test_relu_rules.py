@@ -1,7 +1,6 @@
 """The rule holds for all ReLUs, however written; nothing is left behind; others are refused."""
 
 import gc
-import threading
 from types import FunctionType
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipeline.saliency.deconvnet import Deconvnet
 from pipeline.saliency.gradient import Gradient
 from pipeline.saliency.guided_backprop import GuidedBackprop
 from pipeline.saliency.guided_gradcam import GuidedGradCAM
+from tests.saliency.networks import check_threads
 
 METHODS: dict[str, SaliencyMethod] = {"deconvnet": Deconvnet(), "guided": GuidedBackprop()}
 
@@ -356,24 +356,7 @@ def test_gates_and_guards_beside_relus_are_no_activations():
 
 def test_two_threads_on_one_network_do_not_mix():
     net, x = written(nn.ReLU(inplace=True)), picture(2, 3, 24, 32)
-    methods: dict[str, SaliencyMethod] = {"gradient": Gradient(), **METHODS}
-    wanted = {name: method(net, x, classes(1)).maps for name, method in methods.items()}
-    results: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
-    start = threading.Barrier(len(methods))
-
-    def work(name):
-        start.wait()
-        for _ in range(20):
-            results[name].append(methods[name](net, x, classes(1)).maps)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in methods]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name, maps in results.items():
-        assert len(maps) == 20
-        assert all(torch.equal(result, wanted[name]) for result in maps)
+    check_threads(net, x, {"gradient": Gradient(), **METHODS}, classes(1), 20)
 
 
 class Fails(nn.Module):
