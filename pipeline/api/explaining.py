@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
     from pipeline.api.images import Images
 
+NO_ARRAY = (
+    "what explain returned is no array: result.maps[0] is the first image's map, "
+    "result.upsampled()[0] that at the size of the network's input, .cpu().numpy() makes an array"
+)
 SHOWN = 3  # images whose labels a result prints
 
 
@@ -86,17 +91,25 @@ class Explained:
 
     def __getitem__(self, place: Any) -> Any:
         """Raise TypeError, as the peers' functions return an array in the place of this."""
-        raise TypeError(
-            "what explain returned is no array: result.maps[0] is the first image's map, "
-            "result.upsampled()[0] that at the size of the network's input, .cpu().numpy() an array"
-        )
+        raise TypeError(NO_ARRAY)
+
+    if not TYPE_CHECKING:  # a checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, which says where the maps are for names of tensors."""
+            is_tensors = not name.startswith("_") and hasattr(Tensor, name)
+            hint = f"; {NO_ARRAY}" if is_tensors else ""
+            raise AttributeError(f"'Explained' object has no attribute {name!r}{hint}")
 
     def __repr__(self) -> str:
         labels = ", ".join(map(repr, self.labels[:SHOWN]))
         more = ", ..." if len(self) > SHOWN else ""
+        count = self.logits.shape[1]
+        kind = "score" if self.answers == "scores" else "class"
+        plural = "" if count == 1 else "s" if kind == "score" else "es"
         return (
             f"Explained(method={self.method!r}, maps={[*self.maps.shape]}, "
-            f"labels=[{labels}{more}], {len(self.names)} classes, "
+            f"labels=[{labels}{more}], {count} {kind}{plural}, "
             f"input={self.size[0]}x{self.size[1]})"
         )
 
@@ -317,7 +330,19 @@ def as_batch(images: Any) -> Float[Tensor, "b c H W"] | None:
         if len(shapes) > 1 or len(shapes[0]) == 4:
             raise UserError(f"images: a list of tensors [3, H, W] of one shape, got {shapes}")
         return torch.stack(list(images))
+    _check_array(images)
     return None
+
+
+def _check_array(images: Any) -> None:
+    """Raise UserError for an array of floats with channels first: is it what a network reads?"""
+    if not isinstance(images, np.ndarray) or images.dtype.kind != "f" or images.ndim not in (3, 4):
+        return
+    if images.shape[-3] in (1, 3) and images.shape[-1] not in (1, 3, 4):
+        raise UserError(
+            f"images: an array {list(images.shape)} of floats; what the network reads, normalized, "
+            "is given as a tensor: torch.from_numpy(images); photographs are arrays [H, W, 3]"
+        )
 
 
 def _join(

@@ -207,7 +207,8 @@ def read_batch(
         raise UserError(
             "preprocessing: this network does not say how its images are normalized; give "
             "preprocessing={'size': 224, 'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, "
-            "0.225)} with its own numbers, or a tensor [b, 3, H, W] that is normalized already"
+            "0.225)} with its own numbers, torchvision's weights, timm's configuration or Hugging "
+            "Face's image processor; or a tensor [b, 3, H, W] that is normalized already"
         )
     photographs = [
         open_photograph(image, f"image {n}", preprocessing.ranges)

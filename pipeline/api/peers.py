@@ -56,7 +56,8 @@ ARGUMENTS = {
     "'kernel_shap'",
     "additional_forward_args": "a module that has them: pipeline.explain(Wrapper(model), images)",
     "forward_func": "a module, whose output target= and output= read",
-    "return_convergence_delta": "nothing; the sum of result.maps is that of the attributions",
+    "return_convergence_delta": "nothing: the sum of result.maps is that of the attributions",
+    "device": DEVICE,
     "relu_attributions": "relu=True of methods that have it",
     "abs": "result.maps.abs()",
     "show_progress": "nothing, as explain prints nothing",
@@ -104,10 +105,10 @@ def check_own(method: Any, choices: Sequence[str]) -> None:
         return
     name = method.__name__ if isinstance(method, type) else type(method).__name__
     known = find_method(name, choices)
-    remedy = "pipeline.methods() lists them" if known is None else f"here it is method={known!r}"
+    named = "as pipeline.methods() lists them" if known is None else f"method={known!r}"
     raise UserError(
-        f"method: {name} is {package}'s, which is called otherwise; methods are named here, and "
-        f"{remedy}"
+        f"method: {name} of {package} is built with a network of its own, and cannot be called "
+        f"here; give the name of a method, {named}"
     )
 
 
@@ -130,13 +131,30 @@ def read_peers_targets(target: Any) -> Any:
     if others or len(of_peers) < len(items):
         read = (others or of_peers)[0]
         raise UserError(
-            f"target: {type(read).__name__} is {name_package(read)}'s, and reads the output of one "
-            "image; here a function reads the output of the whole batch, and gives a score of each "
+            f"target: {type(read).__name__} of {name_package(read)} reads the output of one image; "
+            "here a function reads the output of the whole batch, and gives a score of each "
             "image: target=lambda output: output[:, 281]; a class for each image is "
             "target=[281, 207]"
         )
     classes = [item.category for item in of_peers]
     return classes if isinstance(target, list | tuple) else classes[0]
+
+
+def answer_call(error: TypeError, given: Sequence[str]) -> TypeError:
+    """Return the error of a call that does not fit a function, with what to say instead.
+
+    Args:
+        error: as Python has it.
+        given: the arguments that were given by name.
+
+    Examples:
+        >>> print(answer_call(TypeError("missing a required argument: 'images'"), ["inputs"]))
+        missing a required argument: 'images'; inputs=: the images are the second argument: ...
+    """
+    told = [f"{name}=: {ARGUMENTS[name]}" for name in given if name in ARGUMENTS]
+    if "positional" in str(error):
+        told.append("options are given by name: explain(model, images, 'gradcam', target=281)")
+    return TypeError("; ".join([str(error), *told]))
 
 
 def suggest_argument(name: str, options: Sequence[str], own: Sequence[str]) -> str:

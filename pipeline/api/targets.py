@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -50,7 +51,7 @@ class Targets:
             names: of the classes.
         """
         if self.score is not None:
-            return _select_all
+            return partial(_select_all, count)
         if self.classes is not None:
             chosen = torch.tensor(self.classes[first : first + count])
             return lambda logits: chosen.to(logits.device)
@@ -201,5 +202,12 @@ def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tenso
     return scores
 
 
-def _select_all(logits: Tensor) -> Tensor:
+def _select_all(count: int, logits: Tensor) -> Tensor:
+    """Return all scores of each image; raise UserError where they are not of so many images."""
+    if len(logits) != count:
+        raise UserError(
+            f"target: a function gives a score of each image, [b] or [b, t]; got [{len(logits)}] "
+            f"for {count} image{'' if count == 1 else 's'}; the images are the first axis of the "
+            "network's output, as in lambda output: output[:, 3]"
+        )
     return torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
@@ -10,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from pipeline.api.peers import answer_call
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.engine.negatives import FIELD
 from pipeline.errors import UserError
@@ -156,14 +158,20 @@ Returned = TypeVar("Returned")
 def with_gradients(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """Return the function so that it leaves torch.inference_mode() for the time of a call.
 
-    Tensors that are made there never have gradients, which methods need.
+    Tensors that are made there never have gradients, which methods need. A call that does not fit
+    the function is answered with what users of the peers mean by it.
 
     Args:
         function: anything that runs a network.
     """
+    signature = inspect.signature(function)
 
     @wraps(function)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Returned:
+        try:
+            signature.bind(*args, **options)
+        except TypeError as error:
+            raise answer_call(error, list(options)) from None
         if not torch.is_inference_mode_enabled():
             return function(*args, **options)
         with torch.inference_mode(False):

@@ -129,6 +129,8 @@ def test_targets(network: Network, images: Tensor) -> None:
     assert explain(["cat", "dog", "owl"]).labels == ["cat", "dog", "owl"]
     top = explain("top2")
     assert top.classes.tolist() == top.logits.topk(2).indices.tolist()
+    with pytest.warns(UserWarning, match="target=top5: the network has 4 classes, all of which"):
+        assert explain("top5").maps.shape == (3, 4, 8, 12)
     predicted = explain("predicted").classes
     assert predicted.tolist() == top.logits.argmax(1).tolist()
     for wrong in (4, "cow", [0, 1], [[0], [1, 2], [3]], 1.5, [True, False, True]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -91,11 +92,11 @@ def test_targets_of_pytorch_grad_cam_are_classes_of_each_image() -> None:
 def test_methods_of_the_peers_are_named_as_they_are_here() -> None:
     captum = pytest.importorskip("captum.attr")
     network = Network()
-    with pytest.raises(UserError, match=r"IntegratedGradients is captum's.*'integrated_gradients'"):
+    with pytest.raises(UserError, match=r"IntegratedGradients of captum.*'integrated_gradients'"):
         pipeline.explain(network, IMAGES, captum.IntegratedGradients)
-    with pytest.raises(UserError, match=r"LayerGradCam is captum's.*method='gradcam'"):
+    with pytest.raises(UserError, match=r"LayerGradCam of captum.*method='gradcam'"):
         pipeline.explain(network, IMAGES, captum.LayerGradCam(network, network.top))
-    with pytest.raises(UserError, match=r"FeatureAblation is captum's.*pipeline.methods"):
+    with pytest.raises(UserError, match=r"FeatureAblation of captum.*pipeline.methods"):
         pipeline.explain(network, IMAGES, captum.FeatureAblation)
 
 
@@ -103,6 +104,19 @@ def test_what_is_returned_or_swapped_says_where_the_maps_are() -> None:
     network = Network()
     with pytest.raises(TypeError, match=r"what explain returned is no array: result.maps\[0\]"):
         _ = pipeline.explain(network, IMAGES)[0]
+    with pytest.raises(AttributeError, match=r"no attribute 'detach'; what explain returned is no"):
+        _ = pipeline.explain(network, IMAGES).detach()  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"no attribute 'map'$"):
+        _ = pipeline.explain(network, IMAGES).map  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(pipeline.explain(network, IMAGES))).maps.shape == (2, 8, 12)
+    with pytest.raises(TypeError, match="too many positional arguments; options are given by name"):
+        pipeline.explain(network, IMAGES, "gradcam", 1)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="'images'; input_tensor=: the images are the second"):
+        pipeline.explain(model=network, input_tensor=IMAGES)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"given as a tensor: torch.from_numpy\(images\)"):
+        pipeline.explain(network, IMAGES.numpy())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"a score of each image.* got \[4\] for 2 images"):
+        pipeline.explain(network, IMAGES, target=lambda output: output[0])
     with pytest.raises(TypeError, match="model, images: they are swapped"):
         pipeline.explain(IMAGES, network)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match=r"pipeline.explain\(model, images, method='gradcam'"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from captum.attr import KernelShap
 
+from pipeline.engine.choices import instantiate, read_choice
 from pipeline.errors import UserError
 from pipeline.saliency.kernel_shap import KernelSHAP
 from pipeline.saliency.superpixels import segment_superpixels
@@ -154,3 +155,9 @@ def test_a_part_that_no_score_reads_has_no_value():
 def test_wrong_arguments():
     with pytest.raises(UserError, match=r"saliency.samples=0"):
         KernelSHAP(samples=0)
+    node = read_choice("saliency", "kernel_shap")
+    # The annotation of an inherited option names what the module of the base class imports.
+    built = instantiate("saliency", {**node, "superpixels": "grid", "batch": "4"})
+    assert built == KernelSHAP(superpixels="grid", batch=4)
+    with pytest.raises(UserError, match=r"saliency.superpixels=hexagons: .*'slic' or 'grid'"):
+        instantiate("saliency", {**node, "superpixels": "hexagons"})

@@ -287,9 +287,11 @@ def test_what_changes_a_picture_changes_its_name_and_no_map(
 
 
 def test_one_image_needs_no_overview(
-    cli: Cli, asked: list[str], photos: Path, tmp_path: Path
+    cli: Cli, asked: list[str], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli(*asked, f"images={photos}/a.b.png", "explain.target=top4") == 0
+    assert cli(*asked, f"images={photos}/a.b.png", "explain.target=top5") == 0
+    told = capsys.readouterr().out
+    assert told.count("explain.target=top5: the network has 4 classes, all of which are") == 1
     folder = tmp_path / "outputs/latest/explained"
     assert sorted(path.name for path in folder.glob("[!.]*")) == ["000001-a.b"]
     assert len([path for path in (folder / "000001-a.b").iterdir() if path.is_dir()]) == 4
