@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.engine.methods import parse_targets
 from pipeline.errors import UserError, suggest_choices
+from pipeline.model.answers import check_rows
 from pipeline.model.classes import IMAGENET_CLASSES, are_numbered, list_imagenet_classes
 from pipeline.saliency.targets import class_selector, describe_cut, find_class, top_count
 from pipeline.types import ClassSelector
@@ -204,10 +205,5 @@ def _join(functions: Sequence[Callable[[Any], Tensor]]) -> Callable[[Any], Tenso
 
 def _select_all(count: int, logits: Tensor) -> Tensor:
     """Return all scores of each image; raise UserError where they are not of so many images."""
-    if len(logits) != count:
-        raise UserError(
-            f"target: a function gives a score of each image, [b] or [b, t]; got [{len(logits)}] "
-            f"for {count} image{'' if count == 1 else 's'}; the images are the first axis of the "
-            "network's output, as in lambda output: output[:, 3]"
-        )
+    check_rows(logits, count)
     return torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)

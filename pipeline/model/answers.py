@@ -91,6 +91,24 @@ def make_score_reader(score: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]
     return read_scores
 
 
+def check_rows(answer: Tensor, count: int) -> None:
+    """Check that an answer has a row for each image.
+
+    Args:
+        answer: logits, or scores of the caller's own, [b, C].
+        count: how many images there are.
+
+    Raises:
+        UserError: it has another number of rows.
+    """
+    if len(answer) != count:
+        raise UserError(
+            f"output, target: a score of each image is expected, or a row of logits; got "
+            f"[{len(answer)}] for {count} image{'' if count == 1 else 's'}; the images are the "
+            "first axis of what the network gives, as in target=lambda output: output[:, 3]"
+        )
+
+
 _NAME_OUTPUT = (
     "say where they are: output='key', output=0, or output=lambda given: logits; or explain a "
     "score of your own: target=lambda given: scores"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.model.answers import check_rows
 from pipeline.model.gap import GapHead, find_gap_head
 from pipeline.model.trace import Call, Trace, record_trace
 
@@ -62,10 +63,12 @@ def find_layers(
         image need none.
 
     Raises:
-        UserError: the layer that is named gives no feature maps.
+        UserError: the layer that is named gives no feature maps, or the answer has no row for each
+            image.
     """
     trace = record_trace(network, images)
     logits = read_logits(trace.output)
+    check_rows(logits, len(images))
     call: Call | None
     tried: list[str] = []
     if last is not None:
