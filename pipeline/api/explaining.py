@@ -212,8 +212,8 @@ def explain(
     """
     check_order(model, images)
     target = read_peers_targets(target)
-    own = (*OWN, "batch", "multi_label")
-    computes = build_method(method, name_layers(model, layer), options, own)
+    arguments = (*OWN, "batch", "multi_label")
+    computes = build_method(method, name_layers(model, layer), options, arguments)
     batch_given = as_batch(images)
     items = list_images(images) if batch_given is None else batch_given
     if not len(items):

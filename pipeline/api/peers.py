@@ -151,10 +151,10 @@ def answer_call(error: TypeError, given: Sequence[str]) -> TypeError:
         >>> print(answer_call(TypeError("missing a required argument: 'images'"), ["inputs"]))
         missing a required argument: 'images'; inputs=: the images are the second argument: ...
     """
-    told = [f"{name}=: {ARGUMENTS[name]}" for name in given if name in ARGUMENTS]
+    hints = [f"{name}=: {ARGUMENTS[name]}" for name in given if name in ARGUMENTS]
     if "positional" in str(error):
-        told.append("options are given by name: explain(model, images, 'gradcam', target=281)")
-    return TypeError("; ".join([str(error), *told]))
+        hints.append("options are given by name: explain(model, images, 'gradcam', target=281)")
+    return TypeError("; ".join([str(error), *hints]))
 
 
 def suggest_argument(name: str, options: Sequence[str], own: Sequence[str]) -> str:

@@ -115,13 +115,14 @@ def name_layers(model: Any, layers: Layer | Sequence[Layer] | None, option: str 
         name = layer if isinstance(layer, str) else paths.get(id(layer))
         if name is None:
             what = type(layer).__name__
-            told = (
+            reason = (
                 f"this {what} is no module within the network"
                 if isinstance(layer, nn.Module)
                 else f"expected a name or a module, got {what}"
             )
             raise UserError(
-                f"{option}: {told}; name it by its path in model.named_modules(): {option}='layer4'"
+                f"{option}: {reason}; name it by its path in model.named_modules(), as "
+                f"{option}='layer4'"
             )
         names.append(name)
     return names if is_list else names[0]

@@ -271,11 +271,11 @@ def read_argument_hints(target: Any) -> dict[str, Any]:
         return typing.get_type_hints(owner.__init__)
     arguments, hints = inspect.signature(target).parameters, {}
     for kind in reversed(owner.__mro__):
-        own = {key: hint for key, hint in vars(kind).get("__annotations__", {}).items()
-               if key in arguments}  # fmt: skip
-        written = types.SimpleNamespace(__annotations__=own)
+        texts = {key: hint for key, hint in vars(kind).get("__annotations__", {}).items()
+                 if key in arguments}  # fmt: skip
+        annotated = types.SimpleNamespace(__annotations__=texts)
         module = vars(sys.modules[kind.__module__])
-        hints.update(typing.get_type_hints(written, module, dict(vars(kind))))
+        hints.update(typing.get_type_hints(annotated, module, dict(vars(kind))))
     return hints
 
 
