@@ -215,7 +215,7 @@ def wrap(
         TypeError: `model` is no torch.nn.Module.
     """
     module = unwrap(model)
-    last, below = name_layers(module, last, "last"), name_layers(module, below, "below")
+    named = name_layers(module, last, "last"), name_layers(module, below, "below")
     if any(parameter.is_inference() for parameter in module.parameters()):
         raise UserError(
             "model: its weights were made within torch.inference_mode(), where nothing has "
@@ -223,7 +223,7 @@ def wrap(
         )
     reader = make_reader(output)
     prepared = read_preprocessing(module, preprocessing)
-    layers, count = _layers_of(module, reader, output, last, below, images, prepared)
+    layers, count = _layers_of(module, reader, output, *named, images, prepared)
     names = tuple(classes) if classes is not None else read_own_names(module, count)
     if len(names) != count:
         raise UserError(f"classes: {len(names)} names, but the network gives {count} logits")
