@@ -75,7 +75,7 @@ def test_a_new_head_of_a_transformer_reads_its_tokens_as_a_grid():
     assert channels == 192
     net = Classifier(body, MeanLinear(channels, 3), "abc", builder.last, builder.below).eval()
     x = images(224)
-    tokens = {}
+    tokens: dict[str, torch.Tensor] = {}
     layer = body.get_submodule("blocks.11.norm1")
     handle = layer.register_forward_hook(lambda m, i, output: tokens.update(last=output))
     with torch.no_grad():

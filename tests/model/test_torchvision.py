@@ -4,6 +4,7 @@ import copy
 import pickle
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,8 @@ def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
     """Of ConvNeXt, cam sums up to the logit, but for the image's own scale and a constant."""
     torch.manual_seed(0)
     body, head = Torchvision("convnext_tiny", None).own(5)
-    norm, linear = head.get_submodule("classifier.0"), head.get_submodule("classifier.2")
+    norm: Any = head.get_submodule("classifier.0")
+    linear: Any = head.get_submodule("classifier.2")
     for parameter in (norm.weight, norm.bias, linear.weight, linear.bias):
         nn.init.normal_(parameter)
     maps = torch.randn(3, 768, 2, 3)
