@@ -215,6 +215,13 @@ class Bench:
             "captum GradientShap, both float32",
             4,
         )
+        for batch in (8, 32):
+            pairs[f"occlusion_batch{batch}_vs_captum"] = (
+                self.method("occlusion", False, 4, batch=batch, **OPTIONS["occlusion"]),
+                self.captum("Occlusion", 4, perturbations_per_eval=batch // 4, **window),
+                f"captum Occlusion, both float32, {batch} copies in a pass",
+                4,
+            )
         path = {"n_steps": 8, "method": "gausslegendre", "internal_batch_size": BATCH}
         pairs["integrated_gradients_vs_captum"] = (
             self.method("integrated_gradients", False, 4, steps=8),

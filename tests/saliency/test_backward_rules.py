@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
@@ -50,6 +51,18 @@ def test_two_threads_on_one_network_do_not_mix() -> None:
     for name, maps in results.items():
         assert len(maps) == 5
         assert all(torch.equal(result, wanted[name]) for result in maps)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_backward_pass_runs_each_convolution_once(name: str) -> None:
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    body = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
+    net = Classifier(body, MeanLinear(8, 4), "abcd").eval()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        METHODS[name](net, picture(2, 3, 12, 12), classes(1))
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    # The rule z^B of the first layer has three sums.
+    assert counts["aten::convolution_backward"] == (4 if name == "composite" else 2)
 
 
 @pytest.mark.parametrize("name", METHODS)
