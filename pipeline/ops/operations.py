@@ -174,7 +174,7 @@ class BackwardRules(TorchFunctionMode, ABC):
         """Run an operation, by its rule if it reads the image."""
         if getattr(func, "__name__", "") == "__set__":
             return func(*args)
-        if _is_attribute(func):
+        if is_attribute(func):
             value = func(*args)
             if not isinstance(value, Tensor) or not reads_image(args[0]):
                 return value
@@ -324,6 +324,15 @@ def read_operation(
     return Operation(name, func, args, kwargs, args[0])
 
 
+def is_attribute(func: Callable[..., Any]) -> bool:
+    """Return whether what torch passes to a mode reads an attribute, as x.T or x.shape.
+
+    Args:
+        func: what torch passes to a mode.
+    """
+    return getattr(func, "__name__", "") == "__get__"
+
+
 def choose_operands(operation: Operation) -> tuple[bool, bool]:
     """Return whether the first and the second operand read the image."""
     second = operation.argument(1, "other")
@@ -358,10 +367,6 @@ def run_normalization(operation: Operation, constant_scale: bool) -> Tensor:
 
 def _freeze(tensor: Tensor) -> Tensor:
     return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
-
-
-def _is_attribute(func: Callable[..., Any]) -> bool:
-    return getattr(func, "__name__", "") == "__get__"
 
 
 def _read_attribute(getter: Callable[..., Any]) -> Callable[..., Any]:
