@@ -223,7 +223,7 @@ def can_run_locally(network: object) -> bool:
     """Return whether all operations of a network can be seen: it is a module, not compiled.
 
     torch leaves its compiled multi-head attention out where a mode holds; a network that has one
-    runs whole passes sooner.
+    runs whole passes sooner. Hooks get whole passes: they may keep what they see.
 
     Args:
         network: Any classifier.
@@ -232,6 +232,8 @@ def can_run_locally(network: object) -> bool:
         isinstance(module, torch.jit.ScriptModule | nn.MultiheadAttention)
         or module._compiled_call_impl is not None
         or hasattr(module, "_orig_mod")
+        or module._forward_hooks
+        or module._forward_pre_hooks
         for module in network.modules()
     )
 
@@ -244,11 +246,10 @@ def _find_rule(operation: Operation, others: Sequence[Tensor]) -> Rule | None:
     name = operation.name
     if name == "batch_norm":
         return None if operation.argument(5, "training", False) else _run_aligned
-    if name in DROPOUTS:
-        return None if operation.argument(2, "training", True) else _run_aligned
     if name in ELEMENTWISE:
         # What else it reads is the same at all positions.
-        return _run_aligned if all(map(_is_constant, others)) else None
+        is_aligned = all(map(_is_constant, others)) and "out" not in operation.kwargs
+        return _run_aligned if is_aligned else None
     if name == "cat":
         return _run_aligned if operation.argument(1, "dim", 0) in (1, -3) and not others else None
     return {"conv2d": _run_convolution, "max_pool2d": _run_max_pool,
@@ -424,10 +425,13 @@ def _is_constant(tensor: Tensor) -> bool:
 
 
 def _asks(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a call asks for a shape, a type or a place, not for values."""
+    """Return whether a call needs no values: it asks for a shape or gives back what it got."""
     if is_attribute(func):
         return not isinstance(func(*args), Tensor)
-    return read_operation(func, args, kwargs).name in QUERIES
+    operation = read_operation(func, args, kwargs)
+    if operation.name in DROPOUTS:
+        return not operation.argument(2, "training", True)
+    return operation.name in QUERIES
 
 
 def _is_most(size: tuple[int, int], base: Tensor) -> bool:

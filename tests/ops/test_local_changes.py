@@ -93,6 +93,7 @@ LOCAL: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "clamp": lambda x: x.clamp(-0.2, 0.3),
     "dropout": nn.Dropout(0.5).eval(),
+    "dropout that is overwritten": lambda x: F.dropout(x, 0.5, False).relu_() + x,
     "constants": lambda x: (x * 2 - torch.arange(8.0).view(1, 8, 1, 1)) / torch.tensor(3.0),
     "sum in place": add_in_place,
     "product": lambda x: x * convolve(kernel_size=3, padding=1)(x).sigmoid(),
@@ -187,12 +188,15 @@ def test_code_that_is_not_seen_is_noticed(operation: Any) -> None:
     assert LocalChanges(image).run(Applied(operation), crops, corners) is None
 
 
-def test_compiled_modules_are_known() -> None:
+def test_what_needs_whole_passes() -> None:
     assert not can_run_locally(nn.Sequential(torch.jit.script(nn.ReLU())))
     compiled = nn.Sequential(nn.ReLU())
     compiled.compile()
     assert not can_run_locally(compiled)
     assert not can_run_locally(torch.relu)
+    hooked = nn.Sequential(nn.ReLU())
+    hooked[0].register_forward_hook(lambda module, given, result: None)
+    assert not can_run_locally(hooked)
     # Its own compiled code, which torch leaves out where a mode holds.
     assert not can_run_locally(nn.Sequential(nn.MultiheadAttention(4, 2)))
 
