@@ -159,6 +159,8 @@ class BackwardRules(TorchFunctionMode, ABC):
 
     def overwrite(self, target: Tensor, result: Tensor) -> Tensor:
         """Copy the result of an operation in place to its target, and return the target."""
+        if result is target:  # of dropout, which does nothing
+            return target
         if target.grad_fn is not None and not target._is_view():
             # Else the backward pass goes on with zeros through all that made the old values.
             target.detach_()

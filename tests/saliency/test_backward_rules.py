@@ -66,6 +66,18 @@ def test_the_backward_pass_runs_each_convolution_once(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_dropout_in_place_changes_nothing(name: str) -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True)]
+    x, maps = picture(2, 3, 12, 12), []
+    for added in ([], [nn.Dropout(inplace=True)]):
+        net = Classifier(nn.Sequential(*layers, *added), MeanLinear(8, 4), "abcd").eval()
+        torch.nn.init.constant_(net.head.linear.weight, 0.5)
+        torch.nn.init.zeros_(net.head.linear.bias)
+        maps.append(METHODS[name](net, x, classes(1)).maps)
+    assert torch.equal(*maps)
+
+
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("where", ["forward", "choose", "refusal", "nothing"])
 def test_nothing_is_left_behind(name: str, where: str) -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
