@@ -159,6 +159,11 @@ class BackwardRules(TorchFunctionMode, ABC):
 
     def overwrite(self, target: Tensor, result: Tensor) -> Tensor:
         """Copy the result of an operation in place to its target, and return the target."""
+        if result is target:  # of dropout, which does nothing
+            return target
+        if target.grad_fn is not None and not target._is_view():
+            # Else the backward pass goes on with zeros through all that made the old values.
+            target.detach_()
         return target.copy_(result)
 
     def __torch_function__(
@@ -171,7 +176,7 @@ class BackwardRules(TorchFunctionMode, ABC):
         """Run an operation, by its rule if it reads the image."""
         if getattr(func, "__name__", "") == "__set__":
             return func(*args)
-        if _is_attribute(func):
+        if is_attribute(func):
             value = func(*args)
             if not isinstance(value, Tensor) or not reads_image(args[0]):
                 return value
@@ -321,6 +326,15 @@ def read_operation(
     return Operation(name, func, args, kwargs, args[0])
 
 
+def is_attribute(func: Callable[..., Any]) -> bool:
+    """Return whether what torch passes to a mode reads an attribute, as x.T or x.shape.
+
+    Args:
+        func: what torch passes to a mode.
+    """
+    return getattr(func, "__name__", "") == "__get__"
+
+
 def choose_operands(operation: Operation) -> tuple[bool, bool]:
     """Return whether the first and the second operand read the image."""
     second = operation.argument(1, "other")
@@ -355,10 +369,6 @@ def run_normalization(operation: Operation, constant_scale: bool) -> Tensor:
 
 def _freeze(tensor: Tensor) -> Tensor:
     return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor
-
-
-def _is_attribute(func: Callable[..., Any]) -> bool:
-    return getattr(func, "__name__", "") == "__get__"
 
 
 def _read_attribute(getter: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,11 +17,9 @@ layer; from there on the signal is R itself, since rules for pixels, which may b
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -44,6 +42,19 @@ GATES = frozenset(("hardsigmoid", "sigmoid"))  # they scale what they are multip
 CONSTANT_SHIFTS = frozenset(("add", "sub", "mul", "div"))
 
 
+class Combine(Protocol):
+    """The operation of a layer, of other values and weights."""
+
+    def __call__(self, values: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the sums of values times weights, plus the bias.
+
+        Args:
+            values: in the shape of what the layer reads.
+            weights: in the shape of the layer's.
+            bias: [K]; None: without.
+        """
+
+
 @dataclass(frozen=True)
 class WeightedLayer:
     """A convolution or linear layer, together with the batch norm behind it.
@@ -53,20 +64,14 @@ class WeightedLayer:
         x: what it reads, with its graph.
         weight: of both.
         bias: of both, [K], or None.
-        combine: the sums of values times weights, without bias.
+        combine: the sums of values times weights, plus a bias [K] where one is given.
     """
 
     name: str
     x: Tensor
     weight: Tensor
     bias: Tensor | None
-    combine: Callable[[Tensor, Tensor], Tensor]
-
-    def shape_bias(self) -> Tensor:
-        """Return the bias in a shape that broadcasts to the result; 0 where there is none."""
-        if self.bias is None:
-            return torch.zeros((), dtype=self.x.dtype, device=self.x.device)
-        return self.bias if self.name == "linear" else self.bias.view(-1, *[1] * (self.x.ndim - 2))
+    combine: Combine
 
 
 @dataclass
@@ -211,8 +216,8 @@ class RelevanceRules(BackwardRules):
 
         seen = self.seen  # and not the mode itself: the cycle would keep the graph alive
 
-        def combine(values: Tensor, weights: Tensor) -> Tensor:
-            sums: Tensor = operation.run(values, weights, None, *operation.args[3:], **options)
+        def combine(values: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+            sums: Tensor = operation.run(values, weights, bias, *operation.args[3:], **options)
             seen.add(sums.grad_fn)
             return sums
 

@@ -83,7 +83,7 @@ class ExcitationBackprop:
             rules.check_graph(scores)
             logits = answer.logits.detach()
             classes = choose(logits)
-            top = _find_top(rules)
+            top = _find_top(rules, self.contrastive)
             columns = [self._propagate(scores, top, start, column) for column in classes.T]
         values = torch.stack(columns, 1)
         if self.layer != "input":
@@ -104,13 +104,12 @@ class ExcitationBackprop:
         winners = signal * top.result.detach().clamp(min=0) if top.result.ndim > 2 else signal
         total = winners.flatten(1).sum(1).view(-1, *[1] * (winners.ndim - 1))
         winners = divide_safely(winners, total)
-        sums = [top.excited, *([top.inhibited] if self.contrastive else [])]
         signs = (1.0, -1.0)
         signals = [
             sign * divide_safely(winners, values.detach())
-            for sign, values in zip(signs, sums, strict=False)
+            for sign, values in zip(signs, top.sums, strict=False)
         ]
-        (values,) = torch.autograd.grad(sums, start, signals, retain_graph=True)
+        (values,) = torch.autograd.grad(top.sums, start, signals, retain_graph=True)
         return values
 
 
@@ -120,16 +119,15 @@ class _Top:
 
     Attributes:
         result: what it computes, with the graph that leads to the scores.
-        excited: the sums of inputs times positive weights, with the graph to the inputs.
-        inhibited: the same of the dual, with the negative weights.
+        sums: of inputs times positive weights, with the graph to the inputs; of the dual, with
+            the negative weights, where it is subtracted.
     """
 
     result: Tensor
-    excited: Tensor
-    inhibited: Tensor
+    sums: list[Tensor]
 
 
-def _find_top(rules: _Winners) -> _Top:
+def _find_top(rules: _Winners, with_dual: bool) -> _Top:
     if rules.top is None:
         raise UserError(
             "saliency=excitation_backprop: there is no convolution or linear layer between the "
@@ -137,11 +135,10 @@ def _find_top(rules: _Winners) -> _Top:
         )
     layer, result = rules.top
     values, weight = _read_values(layer, rules.is_pixels(layer.x)), layer.weight
-    return _Top(
-        rules.resolve(result),
-        layer.combine(values, weight.clamp(min=0)),
-        layer.combine(values, -weight.clamp(max=0)),
-    )
+    sums = [layer.combine(values, weight.clamp(min=0))]
+    if with_dual:
+        sums.append(layer.combine(values, -weight.clamp(max=0)))
+    return _Top(rules.resolve(result), sums)
 
 
 class _Winners(RelevanceRules):

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.ops.operations import (
@@ -201,35 +202,40 @@ def propagate_gamma(layer: WeightedLayer, plain: Tensor, gamma: float) -> Tensor
     through y + gamma p where z > 0, and through y + gamma n = (2 + gamma) y - (y + gamma p) where
     z < 0. There usually is no signal there, behind a ReLU; then the second branch is not computed.
 
+    A factor of all weights of a layer cancels out. So that one pass over the weights makes them,
+    y + gamma p is computed divided by 1 + gamma: positive weights as they are, negative ones less.
+
     Args:
         layer: a convolution or linear layer.
         plain: z, with autograd's graph.
         gamma: how much products of the sign of z are enlarged.
     """
-    z, bias = plain.detach(), layer.shape_bias()
+    z, bias = plain.detach(), layer.bias
     positive, negative = split_signs(layer.x)
-    enlarged = layer.combine(positive, _enlarge(layer.weight, gamma))
+    # With the enlarged bias, which takes no part in gradients.
+    enlarged = layer.combine(
+        positive, _favour(layer.weight, gamma), None if bias is None else _favour(bias, gamma)
+    )
     if negative is not None:
-        enlarged = enlarged + layer.combine(negative, -_enlarge(-layer.weight, gamma))
-    sums = enlarged.detach()
-    above = sums + _enlarge(bias, gamma)
-    below = torch.add(-_enlarge(-bias, gamma) - (2 + gamma) * bias, z, alpha=2 + gamma).sub_(sums)
-    is_below = z < 0
-    factor = divide_safely(z, torch.where(is_below, below, above))
+        enlarged = enlarged + layer.combine(negative, -_favour(-layer.weight, gamma))
+    factor, is_below = divide_safely(z, enlarged.detach()), z < 0
 
     def propagate(signal: Tensor) -> list[Tensor | None]:
-        signal = signal * factor
         against = signal.where(is_below, 0)
         if not bool(against.any()):
-            return [signal, None]
-        return [signal - 2 * against, (2 + gamma) * against]
+            return [signal * factor, None]
+        # z / (z + gamma (n + bias-)), from z / (z + gamma (p + bias+)) and without cancellation.
+        inverse = divide_safely(factor.new_ones(()), factor)
+        against = against / ((2 + gamma) - (1 + gamma) * inverse)
+        towards = (signal * factor).masked_fill_(is_below, 0)
+        return [towards - (1 + gamma) * against, (2 + gamma) * against]
 
     return replace_backward(z, propagate, enlarged, plain)
 
 
-def _enlarge(values: Tensor, gamma: float) -> Tensor:
-    """Return values + gamma * their positive parts."""
-    return torch.add(values, values.clamp(min=0), alpha=gamma)
+def _favour(values: Tensor, gamma: float) -> Tensor:
+    """Return positive values as they are, and negative ones divided by 1 + gamma."""
+    return F.leaky_relu(values, 1 / (1 + gamma))
 
 
 def propagate_zb(layer: WeightedLayer, value: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.ops.local_changes import LocalChanges, can_run_locally
 from pipeline.protocols import Network
 from pipeline.types import ClassSelector, Explanation
 
@@ -95,16 +96,51 @@ class Occlusion:
         """Compute class scores of an image with the patch at each corner (y, x) covered."""
         cover = image.mean((1, 2)) if self.value == "mean" else image.new_tensor(self.value)
         cover = cover.expand(len(image))[:, None, None]
+        # An accelerator computes whole copies sooner than many small parts are cut and pasted.
+        is_local = image.device.type == "cpu" and can_run_locally(network)
+        local = LocalChanges(image) if is_local else None
         scores = []
         for start in range(0, len(corners), self.batch):
             patches = corners[start : start + self.batch]
-            copies = image.expand(len(patches), *image.shape).clone(
-                memory_format=torch.channels_last
-            )
-            for copy, (y, x) in zip(copies, patches, strict=True):
-                copy[:, y : y + self.window, x : x + self.window] = cover
-            scores.append(self._select_scores(network, network(copies).logits, classes))
+            logits = None if local is None else self._run_locally(local, network, patches, cover)
+            if logits is None:
+                local = None
+                logits = network(self._cover_copies(image, patches, cover)).logits
+            scores.append(self._select_scores(network, logits, classes))
         return torch.cat(scores)
+
+    def _cover_copies(
+        self,
+        image: Float[Tensor, "3 H W"],
+        patches: list[tuple[int, int]],
+        cover: Float[Tensor, "3 1 1"],
+    ) -> Float[Tensor, "n 3 H W"]:
+        """Return a copy of the image for each patch, which is covered."""
+        copies = image.expand(len(patches), *image.shape).clone(memory_format=torch.channels_last)
+        for copy, (y, x) in zip(copies, patches, strict=True):
+            copy[:, y : y + self.window, x : x + self.window] = cover
+        return copies
+
+    def _run_locally(
+        self,
+        local: LocalChanges,
+        network: Network,
+        patches: list[tuple[int, int]],
+        cover: Float[Tensor, "3 1 1"],
+    ) -> Float[Tensor, "n C"] | None:
+        """Compute the logits of the copies where they change; None: the network hides its work."""
+        height, width = local.image.shape[1:]
+        # Of the size of the window also where it stands out of the image.
+        corners = [(min(y, height - self.window), min(x, width - self.window)) for y, x in patches]
+        crops = torch.stack(
+            [
+                local.image[:, top : top + self.window, left : left + self.window]
+                for top, left in corners
+            ]
+        ).contiguous(memory_format=torch.channels_last)
+        for crop, (top, left), (y, x) in zip(crops, corners, patches, strict=True):
+            crop[:, y - top :, x - left :] = cover
+        return local.run(lambda images: network(images).logits, crops, corners)
 
     def _select_scores(
         self, network: Network, logits: Float[Tensor, "n C"], classes: Int[Tensor, "t"]

@@ -29,6 +29,7 @@ from pipeline.saliency.superpixels import build_grid
 from scripts.measure.records import Record
 
 ROUNDS = 5
+SLOW = {"scorecam": 1, "occlusion": 3, "lime": 3, "kernel_shap": 3}  # rounds, without warm-up
 BATCH = 16
 SAMPLES = 64
 COALITIONS = {"samples": SAMPLES, "segments": 49, "superpixels": "grid", "batch": BATCH}
@@ -215,6 +216,13 @@ class Bench:
             "captum GradientShap, both float32",
             4,
         )
+        for batch in (8, 32):
+            pairs[f"occlusion_batch{batch}_vs_captum"] = (
+                self.method("occlusion", False, 4, batch=batch, **OPTIONS["occlusion"]),
+                self.captum("Occlusion", 4, perturbations_per_eval=batch // 4, **window),
+                f"captum Occlusion, both float32, {batch} copies in a pass",
+                4,
+            )
         path = {"n_steps": 8, "method": "gausslegendre", "internal_batch_size": BATCH}
         pairs["integrated_gradients_vs_captum"] = (
             self.method("integrated_gradients", False, 4, steps=8),
@@ -295,10 +303,10 @@ class Bench:
 
 
 def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Record:
-    slow = name.startswith(("scorecam", "occlusion", "lime", "kernel_shap"))
-    if not slow:
+    count_rounds = next((n for prefix, n in SLOW.items() if name.startswith(prefix)), ROUNDS)
+    if count_rounds == ROUNDS:
         ours(), theirs()  # warm-up
-    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(1 if slow else ROUNDS)]
+    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(count_rounds)]
     ratio = median(t / o for o, t in rounds)
     return Record(name, count / median(o for o, _ in rounds), count / median(t for _, t in rounds),
                   ratio, "images/s", f"{peer}, torch {torch.__version__}")  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
@@ -32,6 +33,30 @@ METHODS: dict[str, SaliencyMethod] = {
 def test_two_threads_on_one_network_do_not_mix() -> None:
     net, x = written(nn.ReLU(inplace=True)), picture(2, 3, 16, 20)
     check_threads(net, x, {"gradient": Gradient(), **METHODS}, classes(1), 5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_backward_pass_runs_each_convolution_once(name: str) -> None:
+    first, second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    body = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
+    net = Classifier(body, MeanLinear(8, 4), "abcd").eval()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        METHODS[name](net, picture(2, 3, 12, 12), classes(1))
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    # The rule z^B of the first layer has three sums.
+    assert counts["aten::convolution_backward"] == (4 if name == "composite" else 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dropout_in_place_changes_nothing(name: str) -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3), nn.ReLU(inplace=True)]
+    x, maps = picture(2, 3, 12, 12), []
+    for added in ([], [nn.Dropout(inplace=True)]):
+        net = Classifier(nn.Sequential(*layers, *added), MeanLinear(8, 4), "abcd").eval()
+        torch.nn.init.constant_(net.head.linear.weight, 0.5)
+        torch.nn.init.zeros_(net.head.linear.bias)
+        maps.append(METHODS[name](net, x, classes(1)).maps)
+    assert torch.equal(*maps)
 
 
 @pytest.mark.parametrize("name", METHODS)
