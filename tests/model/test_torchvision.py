@@ -135,7 +135,8 @@ def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeyp
 def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
     """Of ConvNeXt, cam sums up to the logit, but for the image's own scale and a constant."""
     torch.manual_seed(0)
-    body, head = Torchvision("convnext_tiny", None).own(5)
+    body, built = Torchvision("convnext_tiny", None).own(5)
+    head: Any = built
     norm: Any = head.get_submodule("classifier.0")
     linear: Any = head.get_submodule("classifier.2")
     for parameter in (norm.weight, norm.bias, linear.weight, linear.bias):
@@ -146,7 +147,7 @@ def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
         scale = (mean.var(1, correction=0) + norm.eps).sqrt()[:, None]
         constant = linear.weight @ norm.bias + linear.bias
         close(mean @ head.class_weights.T / scale + constant, logits)
-        chosen = select_classes(head, [4, 1])
+        chosen: Any = select_classes(head, [4, 1])
         close(chosen(maps), logits[:, [4, 1]])
         assert chosen.class_weights.shape == (2, 768)
     net = Classifier(body, head, "eb").eval()
