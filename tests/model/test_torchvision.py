@@ -154,7 +154,8 @@ def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
     assert net.head_kind == "own"
     assert copy.deepcopy(net).class_weights.shape == (2, 768)
     with torch.device("meta"):  # where methods are tried on shapes
-        assert Torchvision("convnext_tiny", None).own(5)[1].class_weights.shape == (5, 768)
+        on_meta: Any = Torchvision("convnext_tiny", None).own(5)[1]
+        assert on_meta.class_weights.shape == (5, 768)
     for name in ("alexnet", "vgg16", "mobilenet_v3_small", "vit_b_16"):
         with torch.device("meta"):
             assert type(Torchvision(name, None).own(5)[1]) is nn.Sequential
