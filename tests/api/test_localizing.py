@@ -226,8 +226,12 @@ def test_panels_are_captioned_and_signed_maps_have_two_colours(
     explained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[ContactSheet] = []
-    monkeypatch.setattr(ContactSheet, "draw", lambda sheet: drawn.append(sheet) or np.zeros(
-        (9, 9, 3), np.uint8))  # fmt: skip
+
+    def keep(sheet: ContactSheet) -> np.ndarray:
+        drawn.append(sheet)
+        return np.zeros((9, 9, 3), np.uint8)
+
+    monkeypatch.setattr(ContactSheet, "draw", keep)
     result, paths = explained
     pipeline.show(paths[:2], result)
     of_class = [f"{float(p):.1%}".replace("%", " %") for p in result.probabilities.diag()]

@@ -110,11 +110,11 @@ def test_what_is_returned_or_swapped_says_where_the_maps_are() -> None:
         _ = pipeline.explain(network, IMAGES).map  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(pipeline.explain(network, IMAGES))).maps.shape == (2, 8, 12)
     with pytest.raises(TypeError, match="too many positional arguments; options are given by name"):
-        pipeline.explain(network, IMAGES, "gradcam", 1)  # type: ignore[misc]
+        pipeline.explain(network, IMAGES, "gradcam", 1)  # type: ignore[call-arg, arg-type]
     with pytest.raises(TypeError, match="'images'; input_tensor=: the images are the second"):
         pipeline.explain(model=network, input_tensor=IMAGES)  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"given as a tensor: torch.from_numpy\(images\)"):
-        pipeline.explain(network, IMAGES.numpy())  # type: ignore[arg-type]
+        pipeline.explain(network, IMAGES.numpy())
     with pytest.raises(UserError, match=r"a score of each image.* got \[4\] for 2 images"):
         pipeline.explain(network, IMAGES, target=lambda output: output[0])
     with pytest.raises(TypeError, match="model, images: they are swapped"):

@@ -135,7 +135,8 @@ def test_own_heads_give_torchvision_s_logits_and_layers_their_maps(name, monkeyp
 def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
     """Of ConvNeXt, cam sums up to the logit, but for the image's own scale and a constant."""
     torch.manual_seed(0)
-    body, head = Torchvision("convnext_tiny", None).own(5)
+    body, built = Torchvision("convnext_tiny", None).own(5)
+    head: Any = built
     norm: Any = head.get_submodule("classifier.0")
     linear: Any = head.get_submodule("classifier.2")
     for parameter in (norm.weight, norm.bias, linear.weight, linear.bias):
@@ -146,14 +147,15 @@ def test_heads_with_a_norm_between_mean_and_linear_have_class_weights():
         scale = (mean.var(1, correction=0) + norm.eps).sqrt()[:, None]
         constant = linear.weight @ norm.bias + linear.bias
         close(mean @ head.class_weights.T / scale + constant, logits)
-        chosen = select_classes(head, [4, 1])
+        chosen: Any = select_classes(head, [4, 1])
         close(chosen(maps), logits[:, [4, 1]])
         assert chosen.class_weights.shape == (2, 768)
     net = Classifier(body, head, "eb").eval()
     assert net.head_kind == "own"
     assert copy.deepcopy(net).class_weights.shape == (2, 768)
     with torch.device("meta"):  # where methods are tried on shapes
-        assert Torchvision("convnext_tiny", None).own(5)[1].class_weights.shape == (5, 768)
+        on_meta: Any = Torchvision("convnext_tiny", None).own(5)[1]
+        assert on_meta.class_weights.shape == (5, 768)
     for name in ("alexnet", "vgg16", "mobilenet_v3_small", "vit_b_16"):
         with torch.device("meta"):
             assert type(Torchvision(name, None).own(5)[1]) is nn.Sequential
