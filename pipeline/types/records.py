@@ -127,7 +127,7 @@ class GroundTruth:
             label: the class.
         """
         classes = np.full(len(self.boxes), self.label) if self.classes is None else self.classes
-        return self.boxes[classes == label]
+        return np.asarray(self.boxes[classes == label])
 
 
 @dataclass(frozen=True)
