@@ -121,7 +121,10 @@ class PseudoLabeler:
         images = self.trained.tensor(shards.stack_pixels(batch))
         several = self.images.is_multi_label
         labels = self._list_classes(batch)
-        rows, values = self._teach(images, labels)
+        rows = [n for n, each in enumerate(labels) for _ in each]
+        classes = [label for each in labels for label in each]
+        shown = images[rows] if several else images  # an image for each class
+        values = self._teach(shown, classes, len(batch))
         # On a CPU each batch has a worker already; on an accelerator the threads are free here.
         threads = 0 if self.compute.is_cpu else self.compute.workers
         of_row = [batch[n] for n in rows]
@@ -133,7 +136,7 @@ class PseudoLabeler:
         views: dict[View, Tensor] = {
             "plain": images,
             "mirrored": images.flip(3),
-            "cropped": crop_to_boxes(images[rows], torch.from_numpy(windows)),
+            "cropped": crop_to_boxes(shown, torch.from_numpy(windows)),
         }
         features: shards.Arrays = {}
         for view, seen in views.items():
@@ -143,10 +146,9 @@ class PseudoLabeler:
                 of_images = _half(maps_of[name])
                 is_of_rows = view == "cropped" or not several
                 features[f"{view}{n}"] = of_images if is_of_rows else of_images[rows]
-        classes = np.array([label for each in labels for label in each], np.int32)
         return {
             "image": shards.stack_positions(of_row),
-            **({"class": classes} if several else {}),
+            **({"class": np.array(classes, np.int32)} if several else {}),
             "window": windows,
             "map": np.stack([target.map for target in targets]).astype(np.float16),
             "mask": masks.astype(np.float16),
@@ -165,22 +167,19 @@ class PseudoLabeler:
         ]
 
     def _teach(
-        self, images: Tensor, labels: Sequence[tuple[int, ...]]
-    ) -> tuple[list[int], Float32[np.ndarray, "n h w"]]:
-        """Compute the teacher's maps of the classes of each image.
-
-        Returns:
-            The place in the batch of each map's image, and the maps.
-        """
+        self, images: Tensor, classes: Sequence[int], size: int
+    ) -> Float32[np.ndarray, "n h w"]:
+        """Compute the teacher's map of a class of each image, so many images at a time."""
         import torch
 
-        most = max(map(len, labels))
-        filled = [(*each, *[each[0]] * (most - len(each))) for each in labels]
-        classes = torch.tensor(filled, device=images.device)
-        maps = self.teacher(self.trained.network, images, lambda _: classes).maps
-        wanted = [(n, k) for n, each in enumerate(labels) for k in range(len(each))]
-        rows, columns = (list(each) for each in zip(*wanted, strict=True))
-        return rows, maps.detach().float()[rows, columns].cpu().numpy()
+        wanted = torch.tensor(classes, device=images.device)[:, None]
+
+        def explain(part: slice) -> Float32[np.ndarray, "b h w"]:
+            answer = self.teacher(self.trained.network, images[part], lambda _: wanted[part])
+            return np.asarray(answer.maps[:, 0].detach().float().cpu().numpy())
+
+        starts = range(0, len(images), size)
+        return np.concatenate([explain(slice(start, start + size)) for start in starts])
 
     def _refine(self, item: tuple[Example, Float32[np.ndarray, "h w"]]) -> Target:
         return refine_target(self.segmenter, *item)

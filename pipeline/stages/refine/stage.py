@@ -55,7 +55,7 @@ PSEUDO_LABELS = "pipeline.stages.refine.pseudo_labels"
 OBJECT_CLASS = "pipeline.stages.refine.object_class"
 NO_OBJECT_CLASS = (
     "refine: refine.object_class=true has no effect: what is on the object tells one class of an "
-    "image, and an image of this data set may have several; classes are predicted by the head"
+    "image, and the classes of this network do not exclude each other: its head predicts them"
 )
 
 
@@ -125,7 +125,7 @@ class Refine(Stage):
             **self._describe_teaching(run, labels),
             **self._fit_folds(run, trained, fitter, fitted.head.alone),
         }
-        several = is_multi_label(run.data)
+        several = trained.network.answers == "independent"
         is_fitted = options.object_class and not several
         classes = self._fit_classes(run, trained, labels) if is_fitted else None
         refined = {

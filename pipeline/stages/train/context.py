@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.protocols import Objective
@@ -45,11 +43,3 @@ class Context:
     def score_name(self) -> str:
         """What the score of an epoch is called in its record."""
         return MEAN_AP if self.learns_sets else TOP1
-
-    def labels_of(self, images: SplitImages) -> np.ndarray:
-        """Return what the objective learns of each image: its class [n], or its classes [n, C].
-
-        Args:
-            images: of a split.
-        """
-        return images.label_sets if self.learns_sets else images.labels

@@ -101,7 +101,7 @@ def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray
 
     Each image is drawn once. With balanced classes as many images are drawn, the counts of classes
     differ by 1 at most, as do the counts of the images of a class. An image of several classes is
-    drawn for each of them.
+    drawn for each of them, and one of none is not drawn.
 
     Args:
         labels: The class of each image [n], or its classes [n, C].
