@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 
 PRECISIONS = ("auto", *runtime.PRECISIONS)
+MIN_PROBABILITY = 0.5  # of a class that is predicted, where an image may have several
 
 
 class Predictor:
@@ -93,8 +94,9 @@ class Predictor:
                 floats from 0 to 1. Where the network was trained on integers or floats of more
                 than 8 bits, those of Pillow images, arrays and tensors are scaled as its training
                 images were. Images of an iterable may differ in size and kind.
-            target: which classes: `predicted`, `topK` as in `top5`, the name of a class, or its
-                index from 0, unless a class has that number as its name.
+            target: which classes: `predicted`, the most probable one, or of a network whose images
+                may have several each with a probability of at least 0.5; `topK` as in `top5`, the
+                name of a class, or its index from 0, unless a class has that number as its name.
 
         Returns:
             A prediction for each class; of `topK`, the most likely class first. For an iterable a
@@ -127,10 +129,31 @@ class Predictor:
 
         Negatives are not given to the rule: where one is predicted, it is what the prediction says.
         """
+        if target == "predicted" and self.trained.network.answers == "independent":
+            return self._predict_several(photographs)
         result = explain(
             self.network, photographs, self.saliency, target=target, precision=self.precision
         )
         return segment_maps(result, photographs, self.segmenter, self.confidence)
+
+    def _predict_several(self, photographs: Sequence[Photograph]) -> list[list[Prediction]]:
+        """Compute the predictions of each class that an image has, the most probable first."""
+        options: dict[str, Any] = {"precision": self.precision}
+        first = explain(self.network, photographs, self.saliency, target="predicted", **options)
+        present = [_list_present(row) for row in first.probabilities.tolist()]
+        most = max(map(len, present))
+        if most == 1:
+            return segment_maps(first, photographs, self.segmenter, self.confidence)
+        filled = [[*each, *[each[0]] * (most - len(each))] for each in present]
+        result = explain(self.network, photographs, self.saliency, target=filled, **options)
+        predictions = segment_maps(result, photographs, self.segmenter, self.confidence)
+        return [of[: len(each)] for of, each in zip(predictions, present, strict=True)]
+
+
+def _list_present(probabilities: Sequence[float]) -> list[int]:
+    """Return the classes of at least MIN_PROBABILITY, or else the most probable one."""
+    order = sorted(range(len(probabilities)), key=lambda n: -probabilities[n])
+    return [n for n in order if probabilities[n] >= MIN_PROBABILITY] or order[:1]
 
 
 def load(

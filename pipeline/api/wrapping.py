@@ -145,6 +145,7 @@ class OwnNetwork(Classifier):
         network = trained.network
         super().__init__(network.body, network.head, network.classes, network.last, network.below)
         self.branches = network.branches
+        self.answers = network.answers
         self.preprocessing = Preprocessing(
             trained.size, trained.mean, trained.std, trained.intensity
         )

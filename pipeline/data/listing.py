@@ -25,11 +25,12 @@ from pipeline.data.intensity import (
 from pipeline.errors import UserError
 from pipeline.formats import photo
 from pipeline.ops.hashing import hash_of
+from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
 
 # What Pillow reads, without what photo.NOT_READ names. Listed here because asking Pillow would
 # import all its formats at every start; a test compares the lists.
@@ -119,13 +120,15 @@ class Listing:
 
     Attributes:
         files: In a fixed order.
-        labels: Class of each file; -1 where an image has none.
+        labels: Class of each file, the first of several; -1 where an image has none.
         classes: Class names.
+        others: The other classes of each file, ascending; None: a file has one class at most.
     """
 
     files: Sequence[File]
     labels: Sequence[int]
     classes: Sequence[str]
+    others: Sequence[tuple[int, ...]] | None = None
 
     @cached_property
     def ids(self) -> list[str]:
@@ -139,8 +142,10 @@ class Listing:
         return isinstance(self.files, PackedFiles) and self.files.suffixes() <= set(suffixes)
 
     def fingerprint(self) -> str:
-        """Hash the class names, and id, label, size and time of each file; not where they are."""
+        """Hash the class names, and id, labels, size and time of each file; not where they are."""
         digest = hashlib.sha256("\0".join(self.classes).encode())
+        if self.others is not None:
+            digest.update(f"\0{list(self.others)}".encode())
         if isinstance(self.files, PackedFiles):
             stamps = self.files.stamps()
             for start in range(0, len(stamps), PART):
@@ -168,7 +173,8 @@ class Listing:
             files = self.files.take(positions)
         else:
             files = [self.files[n] for n in chosen]
-        taken = Listing(files, [self.labels[n] for n in chosen], self.classes)
+        others = None if self.others is None else [self.others[n] for n in chosen]
+        taken = Listing(files, [self.labels[n] for n in chosen], self.classes, others)
         if "ids" in self.__dict__:  # they are there already: of a million files they take a second
             taken.__dict__["ids"] = [self.ids[n] for n in chosen]
         return taken
@@ -184,7 +190,18 @@ class Listing:
             files = other.files
         else:
             files = [*self.files, *other.files]
-        return Listing(files, [*self.labels, *other.labels], self.classes)
+        others = None
+        if self.others is not None or other.others is not None:
+            others = [each for part in (self, other) for each in part.list_others()]
+        return Listing(files, [*self.labels, *other.labels], self.classes, others)
+
+    def list_others(self) -> Sequence[tuple[int, ...]]:
+        """Return the other classes of each file; none of any where it has one class at most."""
+        return [()] * len(self.labels) if self.others is None else self.others
+
+    def label_sets(self) -> Bool[np.ndarray, "n C"]:
+        """Return which classes each file is labelled with."""
+        return pack_label_sets(self.labels, self.list_others(), len(self.classes))
 
 
 @dataclass(frozen=True)
@@ -280,8 +297,23 @@ class OnDisk(ABC):
         return self.intensity.ranges.describe()
 
     def labels(self, split: Split) -> Int[np.ndarray, n]:
-        """Return the class of each image, by position; -1 where an image has none."""
+        """Return the first class of each image, by position; -1 where an image has none."""
         return np.asarray(self.splits[split].labels, np.int64)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes; known without reading the listings."""
+        return False
+
+    def label_sets(self, split: Split) -> Bool[np.ndarray, "n C"]:
+        """Return which classes each image of a split is labelled with.
+
+        Args:
+            split: The split.
+        """
+        listing = self.splits[split]
+        classes = len(self.splits.train.classes)  # those of an absent split are not known
+        return pack_label_sets(listing.labels, listing.list_others(), classes)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
@@ -308,6 +340,7 @@ class OnDisk(ABC):
             size=read.size,
             is_first_of_several=read.is_first_of_several,
             has_own_range=read.has_own_range,
+            other_labels=() if listing.others is None else listing.others[position],
         )
 
     @cached_property
@@ -370,6 +403,8 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
     fractions = np.fromiter((hash_to_fraction(id, salt) for id in listing.ids), np.float64)
     labels = np.asarray(listing.labels, np.int64)
     apart = fractions < share
+    if listing.others is not None:
+        return listing.split(_keep_each_class(listing.label_sets(), fractions, apart, share))
     for label in np.setdiff1d(labels[apart], labels[~apart]):
         of_class = np.flatnonzero(labels == label)
         apart[of_class[fractions[of_class].argmax()]] = False
@@ -378,6 +413,26 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         if spare.any():
             apart[np.where(spare, fractions, 1).argmin()] = True
     return listing.split(apart)
+
+
+def _keep_each_class(
+    sets: Bool[np.ndarray, "n C"],
+    fractions: Float[np.ndarray, n],
+    apart: Bool[np.ndarray, n],
+    share: float,
+) -> Bool[np.ndarray, n]:
+    """Return which images of several classes are set apart, so that each class keeps an image."""
+    apart = apart.copy()
+    for label in np.flatnonzero(sets[apart].any(0) & ~sets[~apart].any(0)):
+        if not sets[~apart, label].any():  # not kept with a class before
+            of_class = np.flatnonzero(sets[:, label])
+            apart[of_class[fractions[of_class].argmax()]] = False
+    if share > 0 and len(sets) and not apart.any():
+        alone = sets & (sets.sum(0) < 2)  # the only image of a class
+        spare = ~alone.any(1) & sets.any(1)
+        if spare.any():
+            apart[np.where(spare, fractions, 1).argmin()] = True
+    return apart
 
 
 # -- checks that data sets share

@@ -12,6 +12,10 @@
 Columns are found by their names, or named by options. Paths are relative to `data.root`, or to the
 table. Boxes (bbox; xmin, ymin, xmax, ymax; x, y, w, h) measure results, and nothing else uses them.
 An image without a label is in `test`: it gets boxes, and is neither trained on nor scored.
+
+    data.several=keep             an image may have several labels: a row for each, or a list
+        path,label
+        birds/3.png,robin|wren
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from pipeline.data.split_names import find_split_part
 from pipeline.data.table_boxes import TableTruth, build_truth
 from pipeline.data.table_columns import ColumnOptions, choose_columns
 from pipeline.data.table_files import open_table
-from pipeline.data.table_images import TableSource, read_images
+from pipeline.data.table_images import TableBox, TableSource, read_images
 from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError
@@ -63,8 +67,9 @@ class Table(ReadsDrawn, OnDisk):
         val: Share of the images that is scored where no split is, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A split whose boxes choose the threshold; None: no such split.
-        several: What is done where images have several labels: `refuse`, the table is not used;
-            `leave_out`, these images are not.
+        several: What is done where images have several labels, in several rows or as a list:
+            `refuse`, the table is not used; `leave_out`, these images are not; `keep`, an image
+            may have several classes, and each class is learned for itself.
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of training images.
         no_data: Values of such pixels that stand for no measurement, and become black.
@@ -106,6 +111,12 @@ class Table(ReadsDrawn, OnDisk):
                 f"data.table={self.table}: no such file; expected a table of paths and labels "
                 "(CSV, TSV, JSON Lines, Parquet, COCO), or a folder with metadata.csv"
             )
+        if self.is_multi_label and self.negatives:
+            raise UserError(
+                f"data.negatives={list(self.negatives)}: with data.several=keep an image shows all "
+                "that its labels name, so no class stands for images without an object; leave "
+                "these classes, or data.several=keep, away"
+            )
         if self.root is not None:
             object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
             if not Path(self.root).is_dir():
@@ -132,6 +143,11 @@ class Table(ReadsDrawn, OnDisk):
     def classes(self) -> tuple[str, ...]:
         """Class names, sorted; numbers as numbers, and those of a COCO file in its order."""
         return self._contents.classes
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes, and none excludes another."""
+        return self.several == "keep"
 
     @property
     def splits(self) -> Splits:
@@ -228,8 +244,14 @@ class Table(ReadsDrawn, OnDisk):
         ids = [id for id in contents.splits[split].ids if id in contents.boxes]
         if not ids:
             return "none"
-        listed = [[id, [[*box.box, box.label] for box in contents.boxes[id]]] for id in ids]
+        listed = [
+            [id, [[*box.box, self._label_of(box)] for box in contents.boxes[id]]] for id in ids
+        ]
         return hash_of([list(contents.classes), listed])
+
+    def _label_of(self, box: TableBox) -> str | None:
+        """Return the label of a box where it is not that of the image."""
+        return box.own_label if self.is_multi_label else box.label
 
     def _read_drawn(self, file: Path) -> MatchedAnnotations:
         by_name = {name: n for n, name in enumerate(self.classes)}

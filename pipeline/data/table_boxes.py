@@ -46,7 +46,8 @@ def build_truth(
     """
     result, odd = TableTruth(), OddRecords(where, "box")
     clipped, strange, total = list[str](), list[str](), 0
-    for file, label in zip(images.files, images.labels, strict=True):
+    unclear, others = list[str](), images.list_others()
+    for file, label, more in zip(images.files, images.labels, others, strict=True):
         if file.id not in boxes:
             continue  # counted and named by evaluate, as images without annotation
         try:
@@ -64,12 +65,19 @@ def build_truth(
             clipped += [box.row] if was_clipped else []
             strange += [f"{box.row}: {box.label}"] if box.label not in (None, *class_of) else []
             kept.append(inside)
-            classes.append(label if box.label is None else class_of.get(box.label, -1))
+            own = box.own_label if more else box.label
+            unclear += [box.row] if more and own is None else []
+            no_label = -1 if more else label
+            classes.append(no_label if own is None else class_of.get(own, -1))
         if kept:
             result.truth[file.id] = GroundTruth(
                 file.id, label, size, np.asarray(kept, np.float32), np.asarray(classes, np.int64)
             )
     result.notes += odd.notes()
+    if unclear:
+        why = "without a label of its own in an image of several classes: found for no class"
+        remedy = "give each box a row with its label, or a list of objects with bbox and category"
+        result.notes.append(count_note(unclear, "box", why, where=where, remedy=remedy))
     if strange:
         why = "of a category that is no class of the data set: found for no class"
         result.notes.append(count_note(strange, "box", why, where=where))

@@ -26,13 +26,27 @@ class TableBox:
 
     Attributes:
         box: Half-open `xyxy` in pixels, not clipped.
-        label: The label that stands beside the box alone; None: that of the image.
+        label: The label that stands beside the box alone; None: that of the row, or of the image.
         row: The row that it stands in, for messages.
+        row_labels: The labels of that row.
     """
 
     box: Box
     label: str | None
     row: str
+    row_labels: tuple[str, ...] = ()
+
+    @property
+    def own_label(self) -> str | None:
+        """The label of the box, or the only one of its row; None: neither says it."""
+        if self.label is None and len(self.row_labels) == 1:
+            return self.row_labels[0]
+        return self.label
+
+    def is_same(self, other: TableBox) -> bool:
+        """Return whether two boxes of an image are one, as far as their labels tell."""
+        labels = {self.own_label, other.own_label} - {None}
+        return (self.box, self.label) == (other.box, other.label) and len(labels) < 2
 
 
 @dataclass(slots=True)
@@ -165,15 +179,15 @@ class _Reader:
         if file.how != AS_WRITTEN:
             self.odd.repair(f"{row}: {text}", file.how)
         splits = self._parse_split(values)
-        boxes = list(self._parse_boxes(row, values[-len(self.columns.boxes) :]))
+        boxes = list(self._parse_boxes(row, labels, values[-len(self.columns.boxes) :]))
         known = self.result.images.get(file.path)
         if known is None:
             self.result.images[file.path] = TableImage(file, row, labels, splits, boxes)
             return
         known.splits = tuple(dict.fromkeys([*known.splits, *splits]))
-        there = {(box.box, box.label) for box in known.boxes}
+        there = tuple(known.boxes)
         for box in boxes:
-            if (box.box, box.label) in there:
+            if any(box.is_same(other) for other in there):
                 self.odd_boxes.leave_out(row, "with a box that another row has, too")
             else:
                 known.boxes.append(box)
@@ -201,7 +215,9 @@ class _Reader:
         text = "" if is_missing(value) else to_text(int(value) if whole else value)
         return self.splits.setdefault(text, (text,))
 
-    def _parse_boxes(self, row: str, values: Sequence[Any]) -> Iterator[TableBox]:
+    def _parse_boxes(
+        self, row: str, labels: tuple[str, ...], values: Sequence[Any]
+    ) -> Iterator[TableBox]:
         """Yield the boxes of a row; count those that cannot be right."""
         columns, box_format = self.columns.boxes, self.columns.box_format
         boxes: list[tuple[Box, str | None]]
@@ -219,7 +235,7 @@ class _Reader:
         for box, label in boxes:
             self.box_count += 1
             self.fraction_count += is_fraction(box)
-            yield TableBox(box, label, row)
+            yield TableBox(box, label, row, labels)
 
 
 def _parse_path(value: Any) -> str:
@@ -252,5 +268,6 @@ def describe_several(images: Sequence[TableImage], total: int, is_left_out: bool
         return count_note(names, "image", f"of {total} have several labels: left out")
     return count_note(
         names, "image", f"of {total} have several labels, and an image is to have one",
-        remedy="give each the label of its object, or leave them out by data.several=leave_out",
+        remedy="data.several=keep learns each of them as an image of all its classes; or give each "
+        "the label of its object, or leave them out by data.several=leave_out",
     )  # fmt: skip

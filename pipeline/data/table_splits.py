@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from pipeline.data import listing
 from pipeline.data.listing import File, Listing, Splits
 from pipeline.data.table_images import TableBox, TableImage, TableImages, describe_several
@@ -19,8 +17,9 @@ from pipeline.errors import UserError
 from pipeline.ops.text import count_note, fold_name, printable
 from pipeline.types import Split
 
-SeveralRule = Literal["refuse", "leave_out"]
-"""What is done where images have several labels: the table is refused, or they are left out."""
+SeveralRule = Literal["refuse", "leave_out", "keep"]
+"""What is done where images have several labels: the table is refused, they are left out, or they
+are images of several classes."""
 
 # The split of an image that rows name in several: the first of these, so that no scored image, and
 # none whose boxes choose the threshold, is learned from.
@@ -100,7 +99,7 @@ def sort_images(
     usable = _leave_out_unclear(images, where, options.several, sorted_images)
     _assign(usable, where, options, sorted_images)
     labelled = {
-        split: {image.labels[0] for image in of_split if image.labels}
+        split: {label for image in of_split for label in image.labels}
         for split, of_split in sorted_images.by_split.items()
     }
     names = name_classes(labelled["train"] | labelled["val"], class_order)
@@ -115,11 +114,7 @@ def sort_images(
         )
     ids = _name_images([image for each in ORDER for image in sorted_images.by_split[each]], root)
     parts = {
-        split: Listing(
-            [File(ids[image.file.path], image.file.path, image.file.stamp) for image in of_split],
-            [class_of.get(image.labels[0], -1) if image.labels else -1 for image in of_split],
-            classes,
-        )
+        split: _list(of_split, ids, classes, class_of, options.several)
         for split, of_split in sorted_images.by_split.items()
     }
     boxes = {
@@ -130,14 +125,35 @@ def sort_images(
     return TableContents(classes, splits, boxes, class_of, read.box_notes)
 
 
+def _list(
+    images: Sequence[TableImage],
+    ids: Mapping[str, str],
+    classes: tuple[str, ...],
+    class_of: Mapping[str, int],
+    several_rule: SeveralRule,
+) -> Listing:
+    """Return the images as a listing; labels that are no class are left out."""
+    numbers = [
+        sorted({class_of[label] for label in image.labels if label in class_of}) for image in images
+    ]
+    return Listing(
+        [File(ids[image.file.path], image.file.path, image.file.stamp) for image in images],
+        [each[0] if each else -1 for each in numbers],
+        classes,
+        [tuple(each[1:]) for each in numbers] if several_rule == "keep" else None,
+    )
+
+
 def _leave_out_unclear(
     images: Sequence[TableImage], where: str, several_rule: SeveralRule, result: _Sorted
 ) -> list[TableImage]:
-    """Return the images with at most a label. Raise UserError where several are not allowed."""
+    """Return the images that may be used. Raise UserError where several labels are not allowed."""
     alone = {image.labels[0] for image in images if len(image.labels) == 1}
     for image in images:
         if len(image.labels) == 1 and "," in image.labels[0]:
             image.labels = split_joined(image.labels[0], alone)
+    if several_rule == "keep":
+        return list(images)
     contradictory = [image for image in images if image.is_contradictory]
     several = [image for image in images if len(image.labels) > 1 and not image.is_contradictory]
     if several:
@@ -196,19 +212,19 @@ def _move_unlabelled(result: _Sorted, where: str, class_of: Mapping[str, int]) -
         remedy = "explain.split=all gives boxes to all images, explain.split=test to these"
         rows = [image.row for image in unlabelled]
         result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
-    unknown = [i for i in result.by_split["test"] if i.labels and i.labels[0] not in class_of]
+    unknown = {label for i in result.by_split["test"] for label in i.labels} - set(class_of)
     if unknown:
-        names = sorted({image.labels[0] for image in unknown})
+        names = sorted(unknown)
         why = "of images that are not scored, which train and val do not have: without label there"
         result.notes.append(count_note(names, "class", why, where=where))
     result.by_split["test"] += unlabelled
-    strange = [i for i in result.by_split["calibration"] if i.labels[0] not in class_of]
+    calibration = result.by_split["calibration"]
+    strange = {label for image in calibration for label in image.labels} - set(class_of)
     if strange:
-        names = sorted({image.labels[0] for image in strange})
         why = "of the calibration images that train and val do not have: its images are left out"
-        result.notes.append(count_note(names, "class", why, where=where))
+        result.notes.append(count_note(sorted(strange), "class", why, where=where))
         result.by_split["calibration"] = [
-            image for image in result.by_split["calibration"] if image.labels[0] in class_of
+            image for image in calibration if set(image.labels).intersection(class_of)
         ]
 
 
@@ -262,7 +278,7 @@ def _describe_classes(where: str, train: Listing, val: Listing, has_splits: bool
             + (f" (and {len(alike) - 1} more)" if len(alike) > 1 else "")
         )
     if has_splits and train.files:
-        learned, scored = (np.unique(each.labels).tolist() for each in (train, val))
+        learned, scored = (_list_classes(each) for each in (train, val))
         unlearned = [classes[n] for n in scored if n not in set(learned)]
         unscored = [classes[n] for n in learned if n not in set(scored)]
         if unlearned:
@@ -274,3 +290,8 @@ def _describe_classes(where: str, train: Listing, val: Listing, has_splits: bool
             why = "with images to train on but none that are scored"
             notes.append(count_note(unscored, "class", why, where=where))
     return notes
+
+
+def _list_classes(images: Listing) -> list[int]:
+    """Return the classes that images have, ascending."""
+    return sorted({*images.labels, *(n for others in images.list_others() for n in others)} - {-1})

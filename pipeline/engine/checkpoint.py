@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.model.classifier import Classifier
+    from pipeline.ops.probabilities import Answers
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 1
 INTENSITY = "intensity"  # the card's field on images of more than 8 bits, absent where all have 8
+ANSWERS = "answers"  # the card's field on what logits mean, absent where classes are exclusive
 # The fields that save() derives from the network; they are not copied from another card.
-DERIVED_FIELDS = ("format", "model", "head", "channels", "classes", "branches", "fingerprint")
+DERIVED_FIELDS = (
+    "format", "model", "head", "channels", "classes", "branches", "fingerprint", ANSWERS,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,7 @@ def save(
             if isinstance(branch, RebuildableBranch)
         },
         "fingerprint": hash_file(folder / WEIGHTS),
+        **({} if network.answers == "exclusive" else {ANSWERS: network.answers}),
         **card,
     }
     _check_card(folder / CARD, content)
@@ -217,6 +222,8 @@ def fingerprint(folder: Path) -> str:
         parts += [card["objective"], hash_sources([target.rpartition(".")[0]])]
     if names_function(card["model"]):
         parts.append(hash_function(card["model"]))
+    if (answers := card.get(ANSWERS, "exclusive")) != "exclusive":
+        parts.append(answers)
     return hash_of(parts)
 
 
@@ -281,6 +288,7 @@ def _card_model() -> Any:
         intensity: Intensity | None = None
         negatives: list[str] = []
         supervision: Supervision = "image labels"
+        answers: Literal["exclusive", "independent"] = "exclusive"
 
     return Card
 
@@ -317,6 +325,15 @@ def read_supervision(folder: Path) -> Supervision:
         folder: of its files.
     """
     return cast(Supervision, read_card(folder).get("supervision", "image labels"))
+
+
+def read_answers(folder: Path) -> Answers:
+    """Return what the logits of a checkpoint mean: exclusive classes, or each for itself.
+
+    Args:
+        folder: of its files.
+    """
+    return cast("Answers", read_card(folder).get(ANSWERS, "exclusive"))
 
 
 def load(
@@ -361,6 +378,7 @@ def load(
     if hashlib.sha256(content).hexdigest()[:16] != card["fingerprint"]:
         raise UserError(f"{path}: not the weights that {CARD} was written with; train again")
     network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    network.answers = read_answers(folder)
     return Checkpoint(
         network.requires_grad_(False),
         (card["size"][0], card["size"][1]),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SkippedImage
+from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.maps import frame_size
-from pipeline.protocols import DataSet, HasFiles, Segmenter
+from pipeline.protocols import DataSet, HasFiles, HasSeveralLabels, Segmenter
 from pipeline.types import Boxes, Example, ImageSource, Part, SaliencyMap, Size, Split
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int, UInt8
+    from jaxtyping import Bool, Int, UInt8
 
 
 PARTS: dict[Split, Part] = {
@@ -51,8 +53,40 @@ class SplitImages:
 
     @property
     def labels(self) -> Int[np.ndarray, n]:
-        """The class of each image; -1 where it has none."""
+        """The class of each image, the first of several; -1 where it has none."""
         return self.data.labels(self.split)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return is_multi_label(self.data)
+
+    @property
+    def label_sets(self) -> Bool[np.ndarray, "n C"]:
+        """Which classes each image is labelled with."""
+        if isinstance(self.data, HasSeveralLabels):
+            return self.data.label_sets(self.split)
+        labels = self.labels.tolist()
+        return pack_label_sets(labels, [()] * len(labels), len(self.data.classes))
+
+    def classes_of(self, position: int) -> tuple[int, ...]:
+        """Return the classes of an image, ascending; none where it has none.
+
+        Args:
+            position: of the image in the split.
+        """
+        if self.is_multi_label:
+            return tuple(self._sets[position].nonzero()[0].tolist())
+        label = int(self._labels[position])
+        return () if label < 0 else (label,)
+
+    @cached_property
+    def _labels(self) -> Int[np.ndarray, n]:
+        return self.labels
+
+    @cached_property
+    def _sets(self) -> Bool[np.ndarray, "n C"]:
+        return self.label_sets
 
     @property
     def size(self) -> Size:
@@ -79,6 +113,15 @@ class SplitImages:
             return self.data.example(self.split, position, at=at)
         except SkippedImage as problem:
             return problem
+
+
+def is_multi_label(data: DataSet) -> bool:
+    """Return whether an image of a data set may have several classes.
+
+    Args:
+        data: the data set.
+    """
+    return isinstance(data, HasSeveralLabels) and data.is_multi_label
 
 
 def image_source(data: DataSet, split: Split) -> ImageSource:

@@ -257,7 +257,11 @@ def _sum_statistics(
 
     def work(batch: shards.PositionedExamples) -> shards.Arrays:
         pixels = trained.tensor(shards.stack_pixels(batch))
-        labels = shards.stack_labels(batch, pixels.device)
+        labels = (
+            shards.stack_label_sets(batch, len(trained.classes), pixels.device)
+            if images.is_multi_label
+            else shards.stack_labels(batch, pixels.device)
+        )
         return {
             f"{n}/{name}": values.cpu().numpy()
             for n, part in enumerate(to_fit)

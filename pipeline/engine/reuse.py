@@ -45,7 +45,7 @@ class Stamps:
         size: of the file, in bytes.
         time: of the last change of the file, in ns.
         content: hash of the file; UNKNOWN as long as it was not computed.
-        label: the class of the image.
+        label: the class of the image; a hash of all where it may have several.
     """
 
     name: Int64[np.ndarray, n]
@@ -135,7 +135,7 @@ def find_earlier(
     stat = [images.data.stamp(images.split, position) for position in range(len(images))]
     size, time = np.array(stat, np.int64).reshape(-1, 2).T
     name = np.array([int(hash_of(id), 16) >> 1 for id in images.ids], np.int64)
-    label = np.asarray(images.labels, np.int64)
+    label = _number_labels(images)
     with store.Store(results.parent).lock():  # none is removed meanwhile, nor what is used now
         folder = _newest(results, without_images(key))
     then = None if folder is None else Stamps.read(folder)
@@ -159,6 +159,13 @@ def find_earlier(
     if folder is None or not (positions >= 0).any():
         return None, stamps
     return EarlierImages(folder, positions), stamps
+
+
+def _number_labels(images: SplitImages) -> Int64[np.ndarray, n]:
+    """Return the class of each image; where it may have several, a hash of all."""
+    if not images.is_multi_label:
+        return np.asarray(images.labels, np.int64)
+    return np.array([int(hash_of(row.tolist()), 16) >> 1 for row in images.label_sets], np.int64)
 
 
 def without_images(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pipeline.engine.methods import (
 )
 from pipeline.engine.named_functions import hash_function
 from pipeline.engine.negatives import find_negatives
+from pipeline.engine.objectives import build_objective
 from pipeline.engine.progress import show_stage
 from pipeline.engine.recorded import check_same_images, find_recorded
 from pipeline.engine.sources import hash_sources
@@ -157,8 +158,8 @@ class Run:
         return cast(NetworkBuilder, instantiate("model", self.config["model"]))
 
     def objective(self) -> Objective:
-        """Build the training objective."""
-        return cast(Objective, instantiate("objective", self.config["objective"]))
+        """Build the training objective, one for sets where an image may have several labels."""
+        return build_objective(self.config["objective"], self.data)
 
     def saliency(self) -> SaliencyMethod:
         """Build the saliency method, averaged over the views that explain.flips and scales name."""
@@ -182,7 +183,6 @@ class Run:
 
     def targets(self) -> list[str]:
         """Return the classes to explain, as rules and names (see `parse_targets`)."""
-        # Without a label the predicted class is explained.
         target = self.config["explain"]["target"]
         return parse_targets(target, self.classes, bool(self.data.classes))
 

@@ -26,6 +26,7 @@ from pipeline.engine.shard_parts import concatenate_parts
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json, write_json
+from pipeline.ops.label_sets import pack_label_sets
 from pipeline.results.shards import Arrays, Skipped, list_shards, shard_path
 from pipeline.types import Example
 
@@ -265,3 +266,12 @@ def stack_labels(batch: PositionedExamples, device: torch.device) -> torch.Tenso
     import torch
 
     return torch.tensor([example.label for _, example in batch], device=device)
+
+
+def stack_label_sets(batch: PositionedExamples, classes: int, device: torch.device) -> torch.Tensor:
+    """Return which classes each image of a batch has, as bool [b, C] on a device."""
+    import torch
+
+    labels = [example.label for _, example in batch]
+    others = [example.other_labels for _, example in batch]
+    return torch.from_numpy(pack_label_sets(labels, others, classes)).to(device)

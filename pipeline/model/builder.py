@@ -23,11 +23,13 @@ class Builder:
         weights: the name or the file of the pretrained weights; None: random weights.
         has_own_head: whether `own` builds a head that differs from a new GAP head.
         own_head_from_scratch: whether that head can be trained without pretrained weights.
+        is_multi_label: whether the pretrained head tells each class for itself, by the sigmoid.
     """
 
     weights: str | None = None
     has_own_head = False
     own_head_from_scratch = False
+    is_multi_label = False
 
     @property
     def pretrained(self) -> bool:

@@ -195,6 +195,7 @@ class Classifier(HasProbabilities, nn.Module):
         other = Classifier(self.body, self.head, self.classes, self.last, self.below)
         for name, module in self.branches.items():
             other.branches[name] = self.branches[branch] if name == FOREGROUND else module
+        other.answers = self.answers
         return other.train(self.training)
 
     @property

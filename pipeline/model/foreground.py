@@ -10,6 +10,9 @@ With an extent head (extent.py), which predicts the box of the object, the map i
 
     map = ((sigmoid(logits) + P(in the box)) / 2) ^ 1.25
 
+Where an image may have several labels, the head has a map for each class: the last convolution has
+a row for each, and the extent head reads the map of each class.
+
 The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose
 constants were chosen for heads without one, suits these maps, which are flatter inside the box.
 """
@@ -29,7 +32,7 @@ from pipeline.model.extent import ExtentHead
 from pipeline.types import Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from pipeline.model.classifier import Classifier
 
@@ -47,6 +50,7 @@ class ForegroundHead(nn.Module):
         depth: number of its 3x3 convolutions.
         alone: whether its map is better alone than in the mean with the map it was trained on.
         extent: whether it has an extent head.
+        classes: for how many classes it has a map of its own; 1: one map for all.
 
     Attributes:
         node: the arguments, as a checkpoint stores them to build the head again.
@@ -60,6 +64,7 @@ class ForegroundHead(nn.Module):
         depth: int = 2,
         alone: bool = True,
         extent: bool = False,
+        classes: int = 1,
     ) -> None:
         super().__init__()
         self.reads = tuple(reads)
@@ -71,10 +76,11 @@ class ForegroundHead(nn.Module):
             "depth": depth,
             "alone": alone,
             "extent": extent,
+            **({"classes": classes} if classes > 1 else {}),
         }
         self.sides = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
         self.steps = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
-        self.out = nn.Conv2d(width, 1, 1)
+        self.out = nn.Conv2d(width, classes, 1)
         self.extent = ExtentHead(width) if extent else None
         for n, count in enumerate(channels):
             self.register_buffer(f"mean{n}", torch.zeros(count))
@@ -105,7 +111,7 @@ class ForegroundHead(nn.Module):
             self.get_buffer(f"mean{n}").copy_(maps.float().mean((0, 2, 3)))
             self.get_buffer(f"std{n}").copy_(maps.float().std((0, 2, 3)) + 1e-3)
 
-    def logits(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b 1 h w"]:
+    def logits(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C h w"]:
         """Compute the map before the sigmoid, at the resolution of the first features.
 
         Args:
@@ -142,14 +148,30 @@ class ForegroundHead(nn.Module):
             x = x + step(x).relu()
         return x
 
-    def forward(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b 1 h w"]:
+    def forward(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C h w"]:
         """Compute the foreground map, from 0 to 1, at the resolution of the first features."""
         hidden = self.hidden(*features)
         logits: Tensor = self.out(hidden)
         if self.extent is None:
             return logits.sigmoid()
-        inside: Tensor = self.extent(hidden, logits)
+        of_class = [logits[:, n : n + 1] for n in range(logits.shape[1])]
+        inside = torch.cat([self.extent(hidden, each) for each in of_class], 1)
         return ((logits.sigmoid() + inside) / 2) ** EXTENT_POWER
+
+
+def select_class(
+    maps: Float[Tensor, "b C h w"], classes: Int[Tensor, b]
+) -> Float[Tensor, "b 1 h w"]:
+    """Return the map of a class of each image; the only one where there is one for all classes.
+
+    Args:
+        maps: of each class.
+        classes: the class of each image.
+    """
+    if maps.shape[1] == 1:
+        return maps
+    index = classes.to(maps.device)[:, None, None, None].expand(-1, 1, *maps.shape[2:])
+    return maps.gather(1, index)
 
 
 def build_foreground_head(network: Classifier, size: Size, width: int = 64) -> ForegroundHead:

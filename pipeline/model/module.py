@@ -103,6 +103,8 @@ class Module(Builder):
         size: height and width of the images, or one side; null: the module's own, else data.size.
         output: where the logits are in what the module gives, a key or an index; null: `.logits`,
             or the first tensor.
+        multi_label: whether an image may have several of the classes: the probability of each is
+            the sigmoid of its logit, and not the softmax of all.
 
     Raises:
         UserError: The name has another form, or the file of weights is not there.
@@ -123,9 +125,10 @@ class Module(Builder):
         std: float | tuple[float, ...] | None = None,
         size: int | tuple[int, int] | None = None,
         output: str | int | None = None,
+        multi_label: bool = False,
     ) -> None:
         self.of, self.weights = of or "", weights
-        self.arguments, self.output = arguments, output
+        self.arguments, self.output, self.is_multi_label = arguments, output, multi_label
         self._last, self._below, self.classes = last, below, classes
         self._mean, self._std = _for_colours(mean, "mean"), _for_colours(std, "std")
         self._size = (size, size) if isinstance(size, int) else size

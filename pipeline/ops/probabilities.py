@@ -10,6 +10,7 @@ is the sigmoid.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -46,6 +47,24 @@ def predict_classes(logits: Float[Tensor, "n C"]) -> Int[Tensor, "n"]:
     if logits.shape[1] == 1:
         return torch.where(logits[:, 0] < 0, -1, 0)
     return logits.argmax(1)
+
+
+def to_least_logit(answers: Answers, probability: float) -> float | None:
+    """Return the logit from which on a class is predicted; None: only the greatest one is.
+
+    Args:
+        answers: what the logits mean.
+        probability: of a class that is predicted, where classes do not exclude each other.
+
+    Examples:
+        >>> to_least_logit("independent", 0.5), to_least_logit("exclusive", 0.5)
+        (0.0, None)
+    """
+    if answers != "independent":
+        return None
+    if not 0 < probability < 1:
+        return -math.inf if probability <= 0 else math.inf
+    return math.log(probability / (1 - probability))
 
 
 class HasProbabilities:

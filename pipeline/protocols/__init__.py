@@ -7,6 +7,7 @@ from pipeline.protocols.data import (
     HasClassFolders,
     HasFiles,
     HasNegatives,
+    HasSeveralLabels,
     ReadsDrawnBoxes,
     ScalesDeepImages,
 )
@@ -19,7 +20,7 @@ from pipeline.protocols.network import (
     RebuildableBranch,
     TrainedNetwork,
 )
-from pipeline.protocols.objective import Objective, WrappingObjective
+from pipeline.protocols.objective import LearnsLabelSets, Objective, WrappingObjective
 from pipeline.protocols.saliency import FittableMethod, SaliencyMethod
 from pipeline.protocols.segmenter import RefiningSegmenter, Segmenter
 from pipeline.protocols.visualize import View
@@ -34,6 +35,8 @@ __all__ = [
     "HasClassFolders",
     "HasFiles",
     "HasNegatives",
+    "HasSeveralLabels",
+    "LearnsLabelSets",
     "Metric",
     "Network",
     "NetworkBuilder",

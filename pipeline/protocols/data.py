@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
     from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
@@ -131,6 +131,22 @@ class ScalesDeepImages(Protocol):
 
         Returns:
             `range` and `no_data` of the data set; empty where the training images have 8 bits.
+        """
+
+
+@runtime_checkable
+class HasSeveralLabels(Protocol):
+    """A data set whose images may have several classes each; `labels` gives the first of each."""
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether its images are labelled so: even where each has one, a class excludes none."""
+
+    def label_sets(self, split: Split) -> Bool[np.ndarray, "n C"]:
+        """Return which classes each image of a split is labelled with; none where it has none.
+
+        Args:
+            split: the split.
         """
 
 

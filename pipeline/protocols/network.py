@@ -49,6 +49,10 @@ class NetworkBuilder(Protocol):
         """Whether the architecture's head needs no weights to start from."""
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether the pretrained head tells each class for itself: the sigmoid of its logit."""
+
+    @property
     def mean(self) -> Sequence[float]:
         """The mean of red, green and blue, for pixels from 0 to 1."""
 

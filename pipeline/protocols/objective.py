@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from pipeline.types import NetworkOutput
@@ -31,17 +31,30 @@ class Objective(Protocol):
         self,
         network: Callable[[Float[Tensor, "b ..."]], NetworkOutput],
         inputs: Float[Tensor, "b ..."],
-        labels: Int[Tensor, "b"],
+        labels: Any,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b C"]]:
         """Compute the loss to minimize, and the logits.
 
         Args:
             network: from inputs to logits and activations.
             inputs: images [b, 3, H, W], or features where `needs_images` is False.
-            labels: the class of each.
+            labels: the class of each, [b]; of an objective for several labels, 1 where it has a
+                class and 0 where not, [b, C].
 
         Returns:
             The loss, and the logits of the network without what the objective adds to them.
+        """
+
+
+@runtime_checkable
+class LearnsLabelSets(Protocol):
+    """An objective that learns each class for itself, as an image may have several."""
+
+    def with_shares(self, shares: Sequence[float]) -> Objective:
+        """Return the objective for a data set.
+
+        Args:
+            shares: the share of the training images that have each class.
         """
 
 

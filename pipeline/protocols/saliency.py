@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from pipeline.protocols.network import Network
@@ -44,14 +44,15 @@ class FittableMethod(Protocol):
     """
 
     def statistics(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
+        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Tensor
     ) -> Mapping[str, Tensor]:
         """Compute sums over a batch, by name; the caller adds up those of all batches.
 
         Args:
             network: the classifier.
             images: training images, normalized by mean and std.
-            labels: the class of each.
+            labels: the class of each, int [b]; or where an image may have several, which it has,
+                bool [b, C].
         """
 
     def fitted(self, statistics: Mapping[str, Tensor]) -> SaliencyMethod:

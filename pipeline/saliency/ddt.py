@@ -31,7 +31,7 @@ from pipeline.protocols import Network
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float64, Int
+    from jaxtyping import Float, Float64
 
 LARGEST = 4 * 2**30  # bytes that the sums may take
 
@@ -44,14 +44,14 @@ class DDT:
     layer: str = "last"  # whose features are read
 
     def statistics(
-        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Int[Tensor, "b"]
+        self, network: Network, images: Float[Tensor, "b 3 H W"], labels: Tensor
     ) -> Mapping[str, Tensor]:
         """Sum 1, f and f f^T over the features f at all positions of a batch, in float64.
 
         Args:
             network: The classifier.
             images: Training images as the network sees them.
-            labels: Their classes.
+            labels: Their classes [b]; or which classes each has [b, C], of which each counts.
 
         Returns:
             `count` [], `sum` [K] and `outer` [K, K]. With `per_class` those of each class, as
@@ -66,10 +66,14 @@ class DDT:
         if not self.per_class:
             return _sum_descriptors(features)
         _check_size(len(network.classes), features.shape[1])
+        has = {
+            label: labels == label if labels.ndim == 1 else labels[:, label]
+            for label in _list_present(labels)
+        }
         return {
             f"{label}.{name}": value
-            for label in sorted(set(labels.tolist()))
-            for name, value in _sum_descriptors(features[labels == label]).items()
+            for label, chosen in has.items()
+            for name, value in _sum_descriptors(features[chosen]).items()
         }
 
     def fitted(self, statistics: Mapping[str, Tensor]) -> Projection:
@@ -140,6 +144,12 @@ class Projection:
             with torch.autocast(features.device.type, enabled=False):
                 maps = torch.einsum("btk,bkhw->bthw", components.to(features), features) - offset
         return Explanation(maps, classes, answer.logits)
+
+
+def _list_present(labels: Tensor) -> list[int]:
+    """Return the classes that images have: of labels [b] or [b, C]."""
+    present = labels if labels.ndim == 1 else labels.any(0).nonzero()[:, 0]
+    return sorted(set(present.tolist()))
 
 
 def _sum_descriptors(features: Float[Tensor, "b K h w"]) -> dict[str, Tensor]:

@@ -80,6 +80,7 @@ def class_selector(
     classes: Sequence[str],
     labels: Tensor,
     negatives: Collection[int] = (),
+    least_logit: float | None = None,
 ) -> ClassSelector:
     """Return the function that selects the classes to explain from the logits.
 
@@ -88,13 +89,16 @@ def class_selector(
             or their indices.
         classes: The names of all classes, in the order of the logits.
         labels: The true class of each image, [b], on the device of the logits; -1 where an image
-            has none: for it, `true` is the predicted class.
+            has none: for it, `true` is the predicted class. Or which classes each has, [b, C],
+            perhaps none.
         negatives: Classes without an object. No rule selects them: `true` of their images is, as
             `predicted` is of all, the most probable other class.
+        least_logit: Where classes do not exclude each other, of a class that is predicted; the
+            most probable class always is. None: it is the only one.
 
     Returns:
         A function from logits [b, C] to classes [b, t] in the order of `wanted`. A class may occur
-        twice.
+        twice: where images have different numbers of classes, the first of an image fills its row.
     """
     import torch
 
@@ -105,7 +109,14 @@ def class_selector(
         objects = logits.index_fill(1, empty, float("-inf")) if len(empty) else logits
         predicted = objects.argmax(1)
         for target in wanted:
-            if target == "true":
+            if target == "true" and labels.ndim == 2:
+                true = labels.bool().index_fill(1, empty, False)
+                alone = ~true.any(1)
+                true[alone] = _list_predicted(objects, least_logit)[alone]
+                columns.append(_select_sets(true, objects))
+            elif target == "predicted" and least_logit is not None:
+                columns.append(_select_sets(_list_predicted(objects, least_logit), objects))
+            elif target == "true":
                 columns.append(
                     torch.where((labels < 0) | torch.isin(labels, empty), predicted, labels)[
                         :, None
@@ -121,3 +132,16 @@ def class_selector(
         return torch.cat(columns, 1)
 
     return choose
+
+
+def _list_predicted(logits: Tensor, least_logit: float | None) -> Tensor:
+    """Return which classes are predicted, [b, C]: the most probable, and all above the least."""
+    predicted = logits == logits.amax(1, keepdim=True)
+    return predicted if least_logit is None else predicted | (logits >= least_logit)
+
+
+def _select_sets(chosen: Tensor, logits: Tensor) -> Tensor:
+    """Return the classes of each image, the most probable first, which fills shorter rows."""
+    most = int(chosen.sum(1).max())
+    classes = logits.masked_fill(~chosen, float("-inf")).topk(most, dim=1).indices
+    return classes.where(chosen.gather(1, classes), classes[:, :1])

@@ -30,16 +30,17 @@ Rle = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """An image and the class that it is labelled with; without boxes, as supervision is weak.
+    """An image and the classes that it is labelled with; without boxes, as supervision is weak.
 
     Attributes:
         id: the name of the image.
         image: RGB pixels, upright.
-        label: the class; -1 where the image has none.
+        label: the class, or the first of several; -1 where the image has none.
         size: height and width of the original image, of which `image` may be a scaled copy.
         is_first_of_several: whether its file has further pages or frames, which are not used.
         has_own_range: whether it has more than 8 bits and is scaled from the range of its own
             values, unlike the other images of the data set.
+        other_labels: where an image may have several classes: its others, ascending.
     """
 
     id: str
@@ -48,6 +49,12 @@ class Example:
     size: Size
     is_first_of_several: bool = False
     has_own_range: bool = False
+    other_labels: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All classes of the image, ascending; empty where it has none."""
+        return () if self.label < 0 else (self.label, *self.other_labels)
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[2] != 3:
@@ -79,7 +86,7 @@ class GroundTruth:
 
     Attributes:
         id: the name of the image.
-        label: the class of the image.
+        label: the class of the image, or the first of several.
         size: height and width of the image.
         boxes: xyxy in pixels.
         classes: the class of each box; None: `label` for all.
@@ -111,7 +118,16 @@ class GroundTruth:
 
     def of_label(self) -> Float32[np.ndarray, "m 4"]:
         """Return the boxes of the image's class, which localization is measured on."""
-        return self.boxes if self.classes is None else self.boxes[self.classes == self.label]
+        return self.of_class(self.label)
+
+    def of_class(self, label: int) -> Float32[np.ndarray, "m 4"]:
+        """Return the boxes of a class.
+
+        Args:
+            label: the class.
+        """
+        classes = np.full(len(self.boxes), self.label) if self.classes is None else self.classes
+        return np.asarray(self.boxes[classes == label])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipeline.formats.files import unique_file_names
-from pipeline.ops.probabilities import compute_probabilities
 from pipeline.ops.sampling import spread_evenly
 from pipeline.ops.text import printable, to_nfc
 from pipeline.types import ViewResult, ViewSubject
@@ -50,7 +49,7 @@ class Classes(AscentView):
 
         def probability(image: Tensor, which: int) -> float:
             with torch.no_grad():
-                return float(compute_probabilities(network(image[None]).logits.float())[0, which])
+                return float(network.probabilities(network(image[None]).logits.float())[0, which])
 
         titles = [printable(names[n]) for n in numbers]
         goal = Goal(

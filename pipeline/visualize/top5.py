@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from pipeline.ops.probabilities import compute_probabilities
 from pipeline.ops.text import format_probability, printable
 from pipeline.plotting import colours
 from pipeline.plotting.grids import Cell, draw_grid, fit_longer_side
+from pipeline.protocols import HasSeveralLabels
 from pipeline.types import ViewResult, ViewSubject
 from pipeline.visualize.photos import read_photos
 
@@ -39,7 +39,7 @@ class Top5:
             subject.trained.tensor(pixels), lambda logits: logits.topk(count, dim=1).indices
         )
         with torch.no_grad():
-            probabilities = compute_probabilities(explanation.logits.float())
+            probabilities = subject.trained.network.probabilities(explanation.logits.float())
             probabilities = probabilities.gather(1, explanation.classes)
         maps = explanation.maps.detach().float().cpu().numpy()
         classes, shares = explanation.classes.cpu().numpy(), probabilities.cpu().numpy()
@@ -66,8 +66,12 @@ class Top5:
 def _describe(subject: ViewSubject, position: int) -> tuple[str, str]:
     """Return an image's name, and that of its label where it has one."""
     image = printable(subject.data.ids(subject.split)[position])
-    label = int(subject.data.labels(subject.split)[position]) if subject.data.classes else -1
-    return image, printable(subject.trained.classes[label]) if label >= 0 else ""
+    if not subject.data.classes:
+        return image, ""
+    labels = [int(subject.data.labels(subject.split)[position])]
+    if isinstance(subject.data, HasSeveralLabels) and subject.data.is_multi_label:
+        labels = np.flatnonzero(subject.data.label_sets(subject.split)[position]).tolist()
+    return image, printable(", ".join(subject.trained.classes[n] for n in labels if n >= 0))
 
 
 def _show_classes(

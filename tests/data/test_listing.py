@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -60,6 +62,30 @@ def test_fingerprint_of_a_listing():
     assert some.fingerprint() != Listing(some.files, some.labels, ["0", "2"]).fingerprint()
     moved = [File(file.id, "/elsewhere" + file.path, file.stamp) for file in some.files]
     assert some.fingerprint() == Listing(moved, some.labels, some.classes).fingerprint()
+
+
+def test_the_other_classes_of_images_go_with_them():
+    """They change the fingerprint, and a listing without them has that of before."""
+    several = replace(files(40, 2), others=[(1,) if n % 4 == 0 else () for n in range(40)])
+    assert several.fingerprint() != files(40, 2).fingerprint()
+    assert files(5, 2).fingerprint() == "dd28f4fd897b4832"
+    assert several.label_sets()[:2].tolist() == [[True, True], [False, True]]
+    kept, apart = listing.set_apart(several, 0.3, "x")
+    again = kept + apart
+    place = [again.ids.index(id) for id in several.ids]
+    assert (again.label_sets()[place] == several.label_sets()).all()
+    joined = files(2) + several
+    assert joined.others is not None
+    assert len(joined.others) == 42
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_each_of_several_classes_keeps_an_image(share):
+    others = [(1,) if n < 3 else (2,) if n == 5 else () for n in range(12)]
+    several = replace(files(12), labels=[0] * 12, classes="abc", others=others)
+    kept, apart = listing.set_apart(several, share, "x")
+    assert kept.label_sets().any(0).all()
+    assert apart.ids
 
 
 # -- small things

@@ -15,6 +15,7 @@ import pytest
 from pipeline.data.shapes import Shapes
 from pipeline.data.table import Table
 from pipeline.errors import UserError
+from pipeline.protocols import HasSeveralLabels
 from tests.data import table_layouts
 
 SHAPES = Shapes(images=40, val_images=12, size=32, held_back=0.2)
@@ -409,6 +410,63 @@ def test_several_labels_are_refused_or_left_out(write, both):
     data = Table(path, several="leave_out")
     assert summarize(data) == {id: text for id, text in EXPECTED.items() if id != "3.png"}
     assert has_note(data, "1 image", "has several labels: left out")
+
+
+def test_several_labels_are_kept(write):
+    text = lines().replace("3.png,wren", "3.png,wren|robin").replace("9.png,wren", "9.png,crow")
+    path = write(text + "8.png,wren,val\n8.png,crow,val\n")
+    data = Table(str(path), several="keep")
+    assert isinstance(data, HasSeveralLabels)
+    assert data.is_multi_label
+    assert data.classes == ("crow", "robin", "wren")
+    sets = {
+        id: row.astype(int).tolist()
+        for split in ("train", "held_back", "val")
+        for id, row in zip(data.ids(split), data.label_sets(split), strict=True)
+    }
+    assert [sets[f"{n}.png"] for n in (3, 8, 9)] == [[0, 1, 1], [1, 1, 1], [1, 0, 0]]
+    position = data.ids("val").index("8.png")
+    example = data.example("val", position)
+    assert example.labels == (0, 1, 2)
+    assert example.label == data.labels("val")[position] == 0
+    fewer = Table(str(write(text + "8.png,wren,val\n")), several="keep")
+    assert fewer.fingerprint("val") != data.fingerprint("val"), "all labels are part of it"
+    assert fewer.fingerprint("train") == data.fingerprint("train")
+
+
+def test_single_labels_are_the_same_whatever_several_says(write):
+    path = str(write(lines()))
+    plain, kept = Table(path), Table(path, several="keep")
+    assert plain.splits.train.others is None
+    assert not plain.is_multi_label
+    assert plain.fingerprint("val") == Table(path, several="leave_out").fingerprint("val")
+    assert plain.label_sets("val").tolist() == kept.label_sets("val").tolist()
+    assert plain.label_sets("calibration").shape == (0, 2)
+    assert summarize(plain) == summarize(kept)
+
+
+def test_boxes_of_several_classes_have_the_label_of_their_row(write):
+    rows = ["file,label,split,xmin,ymin,xmax,ymax"]
+    for n in NUMBERS:
+        split = "train" if n < 8 else "val"
+        rows += [f"{n}.png,{'ab'[k % 2]},{split},{k},1,{k + 9},9" for k in range(1 + n % 3)]
+    rows.append("10.png,b,val,0,1,9,9")
+    data = Table(str(write("\n".join(rows))), several="keep")
+    truth = data.truth("val")
+    assert truth["8.png"].of_class(0).tolist() == [[0, 1, 9, 9], [2, 1, 11, 9]]
+    assert truth["8.png"].of_class(1).tolist() == [[1, 1, 10, 9]]
+    assert truth["10.png"].classes.tolist() == [0, 1, 1], "the same box, of another class"
+    path = write(
+        "\n".join(
+            [
+                "file,label,split,bbox",
+                *(f'{n}.png,a|b,{"train" if n < 8 else "val"},"1,1,5,5"' for n in NUMBERS),
+            ]
+        )
+    )
+    unclear = Table(str(path), several="keep", box_format="xywh")
+    assert unclear.truth("val")["8.png"].classes.tolist() == [-1]
+    assert any("without a label of its own" in note for note in unclear.truth_notes())
 
 
 def test_a_comma_may_be_part_of_a_name(write):

@@ -32,6 +32,7 @@ def built(name: str) -> Any:
 
 TRANSFORMERS = ("attention_rollout", "gradient_rollout", "legrad")
 WRAPPING = [name for name in OBJECTIVES if isinstance(built(name), WrappingObjective)]
+ON_FEATURES = ["binary_cross_entropy", "cross_entropy"]
 WITH_MAPS = ["acol", "bas", "spg"]
 
 
@@ -55,7 +56,7 @@ def trained(name: str, batch: tuple[Tensor, Tensor], steps: int = 3) -> Any:
 
 def test_those_that_change_the_network_are_known() -> None:
     assert {*WRAPPING} == {"adl", *WITH_MAPS}
-    assert [name for name in OBJECTIVES if not built(name).needs_images] == ["cross_entropy"]
+    assert [name for name in OBJECTIVES if not built(name).needs_images] == ON_FEATURES
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -256,7 +257,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
         np.testing.assert_array_equal(resumed[key], tensor, err_msg=key)
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name != "cross_entropy"])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ON_FEATURES])
 def test_a_frozen_backbone_is_refused_at_start(
     name: str, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

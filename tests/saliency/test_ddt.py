@@ -81,6 +81,19 @@ def test_per_class_equals_its_definition(batch):
         np.testing.assert_allclose(explanation.maps[:, t].numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_an_image_of_several_classes_counts_for_each():
+    net, (x, labels) = network(), images()
+    sets = torch.nn.functional.one_hot(labels, 4).bool()
+    sets[::2, 1] = True
+    asked = torch.tensor([[0, 1, 2]]).expand(len(x), 3)
+    explanation = fit(DDT(per_class=True), net, x, sets, 5)(net, x, lambda logits: asked)
+    features = net.features(x).numpy()
+    for label in range(3):
+        mean, component = by_numpy(features, sets[:, label].numpy())
+        wanted = np.einsum("bkhw,k->bhw", features - mean[:, None, None], component)
+        np.testing.assert_allclose(explanation.maps[:, label].numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_the_map_grows_with_the_sum_of_the_features():
     net, (x, labels) = network(), images()
     for per_class in (False, True):

@@ -22,3 +22,18 @@ def test_no_rule_selects_a_class_without_an_object() -> None:
     assert LOGITS[0, 1] == 5, "the logits stay as they were"
     by_name = class_selector(["empty"], CLASSES, labels, {1})
     assert by_name(LOGITS).tolist() == [[1], [1], [1]]
+
+
+def test_an_image_may_have_several_classes() -> None:
+    """Its own, the most probable first; without any those that are predicted; the first fills."""
+    sets = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    choose = class_selector(["true"], CLASSES, sets, least_logit=0.5)
+    assert choose(LOGITS).tolist() == [[2, 0], [1, 1], [2, 0]]
+    predicted = class_selector(["predicted"], CLASSES, sets, least_logit=1.0)
+    assert predicted(LOGITS).tolist() == [[1, 2, 0], [0, 2, 0], [2, 0, 2]]
+    alone = class_selector(["predicted", "true"], CLASSES, sets, least_logit=9.0)
+    assert alone(LOGITS).tolist() == [[1, 2, 0], [0, 1, 1], [2, 2, 2]]
+    exclusive = class_selector(["true", "predicted", "top2"], CLASSES, sets)
+    assert exclusive(LOGITS).tolist() == [[2, 0, 1, 1, 2], [1, 1, 0, 0, 2], [2, 2, 2, 2, 0]]
+    without = class_selector(["true"], CLASSES, sets, {2}, least_logit=0.5)
+    assert without(LOGITS).tolist() == [[0], [1], [0]]

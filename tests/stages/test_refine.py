@@ -36,6 +36,11 @@ def test_refine_to_boxes_without_a_true_one(
     assert cli(*BEST) == 0
     card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
     assert list(card["branches"]) == ["foreground"]
+    # What images with several labels add is not there, so that keys are what they were.
+    assert "answers" not in card
+    assert "classes" not in card["branches"]["foreground"]
+    for stage, name in (("train", "label_sets"), ("explain", "min_probability")):
+        assert name not in json.loads((result(tmp_path, stage) / "cache_key.json").read_text())
     assert card["refine"]["teacher"]["_target_"].endswith("CAM")
     assert len(card["refine"]["losses"]) == 10
     arrays, _ = read_arrays(next(result(tmp_path, "explain").glob("shard-*")))

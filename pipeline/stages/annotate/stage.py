@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.earlier_network import is_frozen
+from pipeline.engine.images import is_multi_label
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
 from pipeline.formats.files import read_json, write_json
@@ -137,7 +138,7 @@ class Annotate(Stage):
         from pipeline.engine.shards import single_threaded_torch
         from pipeline.stages.annotate import page, sheets
 
-        classes, labels = run.classes, run.images().labels
+        classes, labels, several = run.classes, run.images().labels, is_multi_label(run.data)
         pictures, review_folder = self._pictures(run, folder), folder / "review"
         assert detections.review is not None, "stage rank ranks the images"
         review = detections.review
@@ -148,7 +149,9 @@ class Annotate(Stage):
                 return None
             label = int(labels[image.position])
             name = classes[label] if label >= 0 else "no class"
-            name = detections.classes[image.boxes[0].label] if image.boxes else name
+            named = [detections.classes[box.label] for box in image.boxes]
+            if named:
+                name = ", ".join(dict.fromkeys(named)) if several else named[0]
             rank, is_random = (
                 int(review.ranks[image.position]),
                 bool(review.sampled[image.position]),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.images import is_multi_label
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
@@ -65,6 +66,15 @@ class Audit(Stage):
         if "explain" not in run.config["stages"]:
             run.check_methods()
         build_choices("audit", run.config["audit"]["tests"], run.config["audit"])
+        given = run.config["checkpoint"]
+        is_known = given is not None and "train" not in run.config["stages"]
+        answers = checkpoint.read_answers(run.classifier) if is_known else "exclusive"
+        if is_multi_label(run.data) or run.model().is_multi_label or answers == "independent":
+            raise UserError(
+                "stage audit: its tests read probabilities of classes that exclude each other, and "
+                "an image of this network may have several; take audit out of stages; "
+                "pipeline.audit tests one class at a time, as its message says"
+            )
 
     def run(self, run: Run, folder: Path) -> None:
         """Apply all tests to the maps of a method, and write the results.

@@ -11,8 +11,8 @@ The boxes are the first of these that exist:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,12 +126,19 @@ class MeasuredImage:
         auto: the threshold that the rule without boxes chooses for the map.
         chosen_by_doubt: whether the image was annotated because its box was doubtful.
         is_own_prediction: whether an annotated box is one that this map gives, to the last digit.
+        others: where an image may have several classes: the same of the maps of its others.
     """
 
     iou: Float64[np.ndarray, 1000]
     auto: float
     chosen_by_doubt: bool = False
     is_own_prediction: bool = False
+    others: tuple[MeasuredImage, ...] = ()
+
+    def join(self, other: MeasuredImage) -> MeasuredImage:
+        """Return this with what was measured of the map of another class of the image."""
+        is_own = self.is_own_prediction or other.is_own_prediction
+        return replace(self, is_own_prediction=is_own, others=(*self.others, other))
 
 
 def measure_maps(
@@ -155,12 +162,14 @@ def measure_maps(
     Returns:
         What was measured, by image id.
     """
-    ids, labels = images.ids, images.labels
+    ids = images.ids
 
     def measure(item: tuple[int, SaliencyMap]) -> tuple[str, MeasuredImage | None]:
         position, saliency = item
         known = truth[saliency.id]
-        if saliency.explained != labels[position] or not len(known.of_label()):
+        is_labelled = saliency.explained in images.classes_of(position)
+        boxes = known.of_class(saliency.explained)
+        if not is_labelled or not len(boxes):
             return saliency.id, None
         if refining is None:
             scaled: np.ndarray = scale_map(saliency.raw(), saliency.size, protocol)
@@ -169,7 +178,7 @@ def measure_maps(
             if isinstance(example, SkippedImage):
                 return saliency.id, None
             scaled = refine_map(refining, saliency, example, protocol)
-        return saliency.id, measure_map(scaled, known, protocol)
+        return saliency.id, measure_map(scaled, known, boxes, protocol)
 
     items: Iterator[tuple[int, SaliencyMap]] = (
         item
@@ -178,25 +187,33 @@ def measure_maps(
         if item[1].id in truth
     )
     measured = runtime.map_in_threads(measure, items, workers)
-    return {id: image for id, image in measured if image is not None}
+    result: dict[str, MeasuredImage] = {}
+    for id, image in measured:
+        if image is not None:
+            result[id] = result[id].join(image) if id in result else image
+    return result
 
 
 def measure_map(
-    scaled: Float[np.ndarray, "h w"], known: GroundTruth, protocol: Protocol
+    scaled: Float[np.ndarray, "h w"],
+    known: GroundTruth,
+    boxes: Float32[np.ndarray, "m 4"],
+    protocol: Protocol,
 ) -> MeasuredImage:
-    """Measure a map against the boxes of its image's class.
+    """Measure a map against the boxes of its class.
 
     Args:
         scaled: the map in [0, 1], as it is measured.
-        known: the annotated boxes.
+        known: the annotations of the image.
+        boxes: those of the class.
         protocol: how maps are measured.
     """
-    curves = map_curves(scaled, known.of_label(), known.size, protocol)
+    curves = map_curves(scaled, boxes, known.size, protocol)
     return MeasuredImage(
         curves.largest,
         auto_threshold(np.asarray(scaled, np.float32)),
         known.chosen_by_doubt,
-        not known.is_reviewed and bool(find_written_boxes(known.of_label(), curves.boxes).any()),
+        not known.is_reviewed and bool(find_written_boxes(boxes, curves.boxes).any()),
     )
 
 
@@ -230,14 +247,16 @@ def choose_thresholds(
         The contents of thresholds.json: for each IoU a list of a single threshold, or of one for
         each half; `source` is None where there are too few images.
     """
-    ids, images = list(measured), list(measured.values())
-    if len(ids) < MIN_BOXED_IMAGES:
-        return {"source": None, "n": len(ids), "images": [], "thresholds": {},
+    if len(measured) < MIN_BOXED_IMAGES:
+        return {"source": None, "n": len(measured), "images": [], "thresholds": {},
                 "elsewhere": {}}  # fmt: skip
+    pairs = [(id, each) for id, image in measured.items() for each in (image, *image.others)]
+    ids, images = [id for id, _ in pairs], [image for _, image in pairs]
     rows = np.stack([image.iou for image in images])
     prior = round(float(np.median([image.auto for image in images])), 3)
     doubtful = np.array([image.chosen_by_doubt for image in images])
-    halves, folds = np.array([fold_of_image(id) for id in ids]), divide_into_folds(ids)
+    fold_of = dict(zip(measured, divide_into_folds(list(measured)).tolist(), strict=True))
+    halves, folds = (np.array([of[id] for id in ids]) for of in (_list_halves(measured), fold_of))
     thresholds, elsewhere, expected = {}, {}, {}
     foldings = [folds, halves] if source == "two_fold" else [folds]
     for iou in ious:
@@ -251,15 +270,19 @@ def choose_thresholds(
         expected[name] = expected_accuracy(rows, iou, gains, folds, doubtful)
     return {
         "source": source,
-        "n": len(ids),
+        "n": len(measured),
         # Images on which the threshold was chosen are not scored with it.
-        "images": ids if source == "user" else [],
+        "images": list(measured) if source == "user" else [],
         "thresholds": thresholds,
         # For an image that is in neither half.
         "elsewhere": elsewhere,
         "prior": {"rule": "auto", "threshold": prior, "strength": STRENGTH},
         "expected": expected,
     }
+
+
+def _list_halves(ids: Iterable[str]) -> dict[str, int]:
+    return {id: fold_of_image(id) for id in ids}
 
 
 def divide_into_folds(ids: Sequence[str]) -> Int[np.ndarray, n]:

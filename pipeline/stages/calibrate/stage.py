@@ -115,6 +115,12 @@ class Calibrate(Stage):
             result["refined"] = choose_thresholds(refined, ious, boxed.source)
         self._collect_examples(run, boxed, measured, result).write(folder)
         notes = _notes(boxed, result["source"], len(measured), predictions)
+        if run.images().is_multi_label and measured:
+            notes.append(
+                f"calibrate: confidences are fitted on the map of the first label of each of "
+                f"{len(measured)} images, in the order of the classes; the threshold is chosen on "
+                "the maps of all"
+            )
         if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
             explained, maps = self._explained(run, boxed)
             notes += find_stage("explain").notes(explained, maps)

@@ -117,16 +117,15 @@ def check_labels(
         measured: of each image: those that cannot be read are not learned from.
         classes: the names of the classes.
     """
-    labels, is_learned = images.labels, images.is_in(*LEARNED)
+    is_learned = images.is_in(*LEARNED) & measured.is_read
     findings = _check_label_values(images, len(classes))
-    is_learned &= measured.is_read & (labels >= 0) & (labels < len(classes))
-    counts = np.bincount(labels[is_learned], minlength=len(classes))[: len(classes)]
+    counts = images.count_classes(is_learned, len(classes))
     if not counts.sum():
         findings.append(Finding(
             "no_training_image", "error", "no image to train on has a class and can be read",
             "put images into train/<class>/, or repair those that cannot be read"))  # fmt: skip
         return findings
-    here = np.bincount(labels[labels >= 0], minlength=len(classes))[: len(classes)]
+    here = images.count_classes(np.ones(len(images), bool), len(classes))
     if unlearned := [classes[n] for n in np.flatnonzero((counts == 0) & (here > 0)).tolist()]:
         findings.append(Finding.of(
             "class_without_training_image", "error", unlearned, "class",
@@ -151,7 +150,7 @@ def _check_label_values(images: CheckedImages, classes: int) -> list[Finding]:
             f"have labels that are none of the {classes} classes, which are counted from 0",
             "give each the number of its class, or -1 for none"))  # fmt: skip
     without = np.flatnonzero(images.is_in(*LEARNED) & (images.labels == -1))
-    if len(without):
+    if len(without) and images.sets is None:  # else it is learned that they show no class
         findings.append(Finding.of(
             "label_missing", "warning", [images.ids[n] for n in without], "image",
             "have no label, but are to be trained on: not learned from",
@@ -273,7 +272,7 @@ def _check_groups(
     is_learned = images.is_in(*LEARNED)
     for group in groups:
         crosses = len(set(is_learned[list(group)].tolist())) > 1
-        differs = len(set(images.labels[list(group)].tolist()) - {-1}) > 1
+        differs = len({images.classes_of(n) for n in group} - {(-1,)}) > 1
         kinds["conflict" if differs else "across" if crosses else "within"].append(group)
     findings = []
     crossing = [g for g in kinds["conflict"] if len(set(is_learned[list(g)].tolist())) > 1]
@@ -327,12 +326,12 @@ def _name_group(
 
 
 def name_class(images: CheckedImages, number: int, classes: Sequence[str]) -> str:
-    """Return the name of the class of an image.
+    """Return the name of the class of an image, or of its classes.
 
     Args:
         images: of all splits.
         number: of the image.
         classes: the names of the classes.
     """
-    label = int(images.labels[number])
-    return classes[label] if 0 <= label < len(classes) else "no class"
+    known = [classes[n] for n in images.classes_of(number) if 0 <= n < len(classes)]
+    return ", ".join(known) if known else "no class"

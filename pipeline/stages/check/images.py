@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from pipeline.engine import runtime
+from pipeline.engine.images import SplitImages, is_multi_label
 from pipeline.engine.shard_parts import concatenate_parts
 from pipeline.engine.shards import ShardPlan, write_shards
 from pipeline.errors import SkippedImage
@@ -43,7 +44,8 @@ class CheckedImages:
     Attributes:
         data: the data set.
         ids: the name of each image.
-        labels: the class of each image; -1 where it has none.
+        labels: the class of each image, the first of several; -1 where it has none.
+        sets: which classes each image has; None: it has one at most.
         splits: the split of each image, as its position in SPLITS.
         places: the position of each image in its split.
     """
@@ -55,11 +57,32 @@ class CheckedImages:
         counts = [len(data.ids(split)) for split in SPLITS]
         labels = [np.asarray(data.labels(split), np.int64) for split in SPLITS]
         self.labels: Int64[np.ndarray, n] = np.concatenate(labels)
+        self.sets: Bool[np.ndarray, "n C"] | None = None
+        if is_multi_label(data):
+            self.sets = np.concatenate([SplitImages(data, split).label_sets for split in SPLITS])
         self.splits: Int64[np.ndarray, n] = np.repeat(np.arange(len(SPLITS)), counts)
         self.places: Int64[np.ndarray, n] = np.concatenate([np.arange(k) for k in counts])
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def classes_of(self, number: int) -> tuple[int, ...]:
+        """Return the classes of an image, (-1,) where it has none; also numbers of no class."""
+        if self.sets is None or not self.sets[number].any():
+            return (int(self.labels[number]),)
+        return tuple(np.flatnonzero(self.sets[number]).tolist())
+
+    def count_classes(self, chosen: Bool[np.ndarray, n], classes: int) -> Int[np.ndarray, c]:
+        """Count the images of each class; an image of several counts for each of them.
+
+        Args:
+            chosen: which images count.
+            classes: how many there are.
+        """
+        if self.sets is not None:
+            return np.asarray(self.sets[chosen].sum(0))
+        known = self.labels[chosen & (self.labels >= 0) & (self.labels < classes)]
+        return np.bincount(known, minlength=classes)
 
     def split(self, number: int) -> Split:
         """Return the split of an image."""
@@ -237,8 +260,7 @@ def count_by_class(
     """
     counts: dict[Split, Int[np.ndarray, c]] = {}
     for split in SPLITS:
-        labels = images.labels[images.is_in(split)]
-        if len(labels):
-            known = labels[(labels >= 0) & (labels < len(classes))]
-            counts[split] = np.bincount(known, minlength=len(classes))
+        is_here = images.is_in(split)
+        if is_here.any():
+            counts[split] = images.count_classes(is_here, len(classes))
     return counts

@@ -216,7 +216,7 @@ def select_groups(images: CheckedImages, duplicates: Duplicates) -> list[tuple[s
 
     def order(named: tuple[str, Sequence[int]]) -> tuple[bool, bool]:
         members = list(named[1])
-        differs = len(set(images.labels[members].tolist())) > 1
+        differs = len({images.classes_of(n) for n in members}) > 1
         return not differs, len(set(is_learned[members].tolist())) == 1
 
     groups = [("equal files", group) for group in duplicates.exact]

@@ -74,8 +74,14 @@ class Check(Stage):
     def check(self, run: Run) -> None:
         """Raise UserError where labels are to be doubted by a network that does not know them."""
         if run.config["check"]["doubt"]:
+            from pipeline.engine.images import is_multi_label
             from pipeline.stages.check.doubts import match_rows
 
+            if is_multi_label(run.data):
+                raise UserError(
+                    "check.doubt=true: a pretrained head tells which one class an image most "
+                    "probably shows, and an image of this data set may have several; leave it away"
+                )
             match_rows(run.model(), run.data.classes)
 
     def run(self, run: Run, folder: Path) -> None:

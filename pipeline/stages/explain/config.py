@@ -27,6 +27,13 @@ class ExplainOptions:
         "val | train | test | all: which images get maps and boxes",
         choices=("val", "train", "test", "all"),
     )
+    min_probability: float = option(
+        0.5,
+        "where classes do not exclude each other: of a class that is predicted, besides the most "
+        "probable one",
+        low=0,
+        high=1,
+    )
     flips: bool = option(False, "average over the image and its mirror image")
     scales: list[float] = option([1.0], "and over these input sizes")
     colour: bool = option(False, "keep gradients in red, green and blue too, to look at")

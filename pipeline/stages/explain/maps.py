@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.engine import shards
 from pipeline.engine.checkpoint import Checkpoint
+from pipeline.ops.probabilities import to_least_logit
 from pipeline.protocols import SaliencyMethod
 from pipeline.results.maps import OWN_RANGE, SEVERAL
 from pipeline.saliency.targets import class_selector
@@ -22,6 +23,9 @@ def explain_batch(
     batch: shards.PositionedExamples,
     colour: bool,
     negatives: Collection[int] = (),
+    *,
+    has_sets: bool = False,
+    min_probability: float = 0.5,
 ) -> shards.Arrays:
     """Compute maps and classification of a batch.
 
@@ -32,6 +36,8 @@ def explain_batch(
         batch: examples with their positions.
         colour: whether gradients in red, green and blue are kept, too.
         negatives: classes without an object, which no rule selects.
+        has_sets: whether an image may have several labels, all of which are `true`.
+        min_probability: of a class that is predicted, where classes do not exclude each other.
 
     Returns:
         For each image: `image` (position), `size` (height, width), `several` (whether its file has
@@ -41,8 +47,14 @@ def explain_batch(
         `row_colour` [rows, 3, h, w] where it is kept.
     """
     images = trained.tensor(shards.stack_pixels(batch))
-    labels = shards.stack_labels(batch, images.device)
-    choose = class_selector(targets, trained.classes, labels, negatives)
+    count = len(trained.classes)
+    labels = (
+        shards.stack_label_sets(batch, count, images.device)
+        if has_sets
+        else shards.stack_labels(batch, images.device)
+    )
+    least = to_least_logit(trained.network.answers, min_probability)
+    choose = class_selector(targets, trained.classes, labels, negatives, least)
     explained = method(trained.network, images, choose)
     probabilities = trained.network.probabilities(explained.logits.detach().float())
     best = probabilities.topk(min(TOP, probabilities.shape[1]), dim=1)

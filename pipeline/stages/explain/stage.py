@@ -54,7 +54,14 @@ class Explain(Stage):
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
             "size": run.size,
             "precision": run.precision,
+            **self._several_key(run),
         }
+
+    def _several_key(self, run: Run) -> dict[str, Any]:
+        """Return the part of the key for networks whose classes do not exclude each other."""
+        if checkpoint.read_answers(run.checkpoint) == "exclusive":
+            return {}
+        return {"min_probability": run.config["explain"]["min_probability"]}
 
     def _earlier(self, run: Run, folder: Path) -> tuple[EarlierImages | None, Stamps | None]:
         """Return the maps of the same images that an earlier run computed, and all stamps."""
@@ -91,6 +98,7 @@ class Explain(Stage):
         trained = checkpoint.load(run.checkpoint, run.device)
         method, targets = run.prepared_method(trained), run.targets()
         colour, images = run.config["explain"]["colour"], run.images()
+        least = run.config["explain"]["min_probability"]
         _check_count(images)
 
         networks, negatives = FoldedNetworks.of(trained, images), run.negatives
@@ -101,7 +109,10 @@ class Explain(Stage):
                 if stamps is not None:
                     stamps.hash_file(images, position)
             return join_in_order([
-                explain_batch(network, method, targets, part, colour, negatives)
+                explain_batch(
+                    network, method, targets, part, colour, negatives,
+                    has_sets=images.is_multi_label, min_probability=least,
+                )
                 for network, part in networks.split(batch)
             ])  # fmt: skip
 

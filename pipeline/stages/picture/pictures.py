@@ -232,14 +232,14 @@ class ImageMaps:
         first = next(iter(self.by_class[label].values()))
         parts = [format_probability(first.score)]
         parts += ["predicted"] if label == first.predicted else []
-        parts += ["its label"] if label == self.label else []
+        parts += ["its label"] if label in self.labels else []
         return ", ".join(parts)
 
-    @property
-    def label(self) -> int:
-        """The image's class; -1 where it has none."""
+    @cached_property
+    def labels(self) -> Sequence[int]:
+        """The image's classes; none where it has none."""
         images = self.drawing.images
-        return int(images.labels[self.position]) if images.are_labelled else -1
+        return images.classes_of(self.position) if images.are_labelled else ()
 
 
 def write_pictures(maps: ImageMaps) -> None:
@@ -260,8 +260,9 @@ def draw_sheet(maps: ImageMaps) -> UInt8[np.ndarray, "H W 3"]:
     drawing = maps.drawing
     rows = [maps.row(label, drawing.classes[label]) for label in maps.by_class]
     heading = f"{drawing.network} takes it for {drawing.classes[maps.maps[0].predicted]}"
-    if maps.label >= 0:
-        heading += f", its label says {drawing.classes[maps.label]}"
+    if maps.labels:
+        names = ", ".join(drawing.classes[label] for label in maps.labels)
+        heading += f", its label{' says' if len(maps.labels) == 1 else 's say'} {names}"
     sheet = ContactSheet(
         title=printable(maps.id),
         note=heading,

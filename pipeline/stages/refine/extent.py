@@ -9,6 +9,7 @@ changed. No true box is read; docs/metrics.md has the gain.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,20 +20,32 @@ from torch.nn import functional as F
 from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
 from pipeline.model.extent import ExtentHead
-from pipeline.model.foreground import ForegroundHead
+from pipeline.model.foreground import ForegroundHead, select_class
 from pipeline.ops.schedule import lr_factor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Float, Float32
+    from jaxtyping import Float, Float32, Int
     from torch import Tensor
 
 DISTANCE_WEIGHT, SMOOTH_BELOW = 4.0, 0.05  # of the distance of the sides, relative to the image
 DECAY = 1e-3
 
-Lesson = tuple["Sequence[Tensor]", "Float32[np.ndarray, 'b H W']"]
-"""Features of a batch, and its masks from 0 to 1."""
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch of pseudo-labels.
+
+    Attributes:
+        features: of each layer that the localization head reads.
+        masks: from 0 to 1.
+        classes: the class of each; 0 where the head has one map for all.
+    """
+
+    features: Sequence[Tensor]
+    masks: Float32[np.ndarray, "b H W"]
+    classes: Int[Tensor, b]
 
 
 def fit_extent(
@@ -53,13 +66,13 @@ def fit_extent(
     extent = ExtentHead(head.out.in_channels).to(compute.device)
     optimizer = torch.optim.AdamW(extent.parameters(), lr, weight_decay=DECAY)
     with show_progress("extent", steps, unit="steps") as advance:
-        for step, (features, masks) in enumerate(batches):
+        for step, lesson in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = lr * lr_factor(step, steps, steps // 10)
-            target, has_object = find_mask_boxes(masks)
+            target, has_object = find_mask_boxes(lesson.masks)
             with torch.no_grad(), compute.autocast():
-                hidden = head.hidden(*features)
-                logits = head.out(hidden)
+                hidden = head.hidden(*lesson.features)
+                logits = select_class(head.out(hidden), lesson.classes)
             with compute.autocast():
                 boxes = extent.boxes(hidden, logits)
             wanted = torch.from_numpy(target).to(boxes)

@@ -33,7 +33,7 @@ from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
 from pipeline.engine.saved_state import SavedState
 from pipeline.model.extent import ExtentHead
-from pipeline.model.foreground import ForegroundHead
+from pipeline.model.foreground import ForegroundHead, select_class
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.refine.config import RefineOptions
 from pipeline.stages.refine.extent import Lesson, fit_extent
@@ -112,6 +112,7 @@ class HeadFitter:
         seed: of the initial weights and of the order of images.
         folder: where the states are kept that a killed training resumes from; None: nowhere.
         name: of these states, where heads of other pseudo-labels are fitted in the same folder.
+        classes: for how many classes the head has a map of its own; 1: one map for all.
     """
 
     labels: PseudoLabels
@@ -121,6 +122,7 @@ class HeadFitter:
     seed: int
     folder: Path | None = None
     name: str = ""
+    classes: int = 1
 
     def fit(self) -> FittedHead:
         """Train a first head to measure the agreement of masks, then the final head."""
@@ -205,7 +207,7 @@ class HeadFitter:
         target = torch.from_numpy(self.labels.target(batch, share, view))[:, None]
         target = target.to(self.compute.device)
         with self.compute.autocast():
-            logits = head.logits(*self._features(batch, view)).float()
+            logits = self._of_class(head.logits(*self._features(batch, view)), batch).float()
         target = F.interpolate(target, logits.shape[2:], mode="area")
         loss = F.binary_cross_entropy_with_logits(logits, target)
         optimizer.zero_grad(set_to_none=True)
@@ -238,7 +240,11 @@ class HeadFitter:
 
         def load() -> Iterator[Lesson]:
             for batch, view in islice(_draw_batches(chosen, size, self.seed, crops), steps):
-                yield self._features(batch, view), self.labels.target(batch, 0.0, view)
+                yield Lesson(
+                    self._features(batch, view),
+                    self.labels.target(batch, 0.0, view),
+                    torch.from_numpy(self.labels.take_classes(batch)),
+                )
 
         return fit_extent(head, load(), steps=steps, lr=self.options.lr, compute=self.compute)
 
@@ -248,12 +254,20 @@ class HeadFitter:
 
         torch.manual_seed(self.seed)
         names, channels = zip(*self.layers, strict=True)
-        head = ForegroundHead(names, channels, self.options.width)
+        head = ForegroundHead(names, channels, self.options.width, classes=self.classes)
         few = np.linspace(0, len(chosen) - 1, min(len(chosen), MAX_STANDARDIZED)).astype(int)
         head.standardize(self.labels.features(chosen[few]))
         layout = torch.channels_last
         head.to(self.compute.device, memory_format=layout).train()  # type: ignore[call-overload]
         return head
+
+    def _of_class(
+        self, maps: Float[Tensor, "b C h w"], chosen: Int[np.ndarray, b]
+    ) -> Float[Tensor, "b 1 h w"]:
+        """Return the map of the class of each pseudo-label."""
+        import torch
+
+        return select_class(maps, torch.from_numpy(self.labels.take_classes(chosen)))
 
     def _features(self, chosen: Int[np.ndarray, b], view: View) -> list[Tensor]:
         """Load the features of a view of some images to the device, finest layer first."""
@@ -272,7 +286,7 @@ class HeadFitter:
         for batch in np.array_split(np.arange(len(self.labels)), -(-len(self.labels) // 64)):
             mask = torch.from_numpy(self.labels.target(batch, 0.0))[:, None]
             with torch.inference_mode(), self.compute.autocast():
-                maps = head(*self._features(batch, "plain")).float().cpu()
+                maps = self._of_class(head(*self._features(batch, "plain")), batch).float().cpu()
             maps = F.interpolate(maps, mask.shape[2:], mode="bilinear")
             agreements.append(
                 torch.stack([_iou(maps > threshold, mask > 0.5) for threshold in THRESHOLDS]).amax(

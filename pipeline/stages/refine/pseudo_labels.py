@@ -7,6 +7,9 @@ colours and map disagree, are left out. Pseudo-labels are kept in shards, so a k
 and a head with other settings needs no new ones; they are memory-mapped. No box is read.
 
     image, window    the position of the image, and its crop
+
+Where images may have several labels there is a pseudo-label for each class of each, with its number
+in `class`: the teacher's map is of that class, and so are the mask and the crop.
 """
 
 from __future__ import annotations
@@ -38,11 +41,11 @@ View = Literal["plain", "mirrored", "cropped"]
 TARGET_SIDE = 56  # pixels of the longer side: twice as fine as features of stride 8
 
 
-def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
+def choose_evenly(labels: np.ndarray, most: int) -> Int[np.ndarray, m]:
     """Choose images evenly: each class in proportion, evenly in the order of positions.
 
     Args:
-        labels: The class of each image.
+        labels: The class of each image [n], or its classes [n, C].
         most: Images at most; a class has one image at least.
 
     Returns:
@@ -50,25 +53,31 @@ def choose_evenly(labels: Int[np.ndarray, n], most: int) -> Int[np.ndarray, m]:
     """
     if len(labels) <= most:
         return np.arange(len(labels))
-    by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
-    share, kept = most / len(labels), []
+    if labels.ndim == 2:
+        by_class = [np.flatnonzero(of_class) for of_class in labels.T if of_class.any()]
+    else:
+        by_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    share, kept = most / sum(map(len, by_class)), []
     for members in by_class:
         count = max(1, round(share * len(members)))
         kept.append(members[np.linspace(0, len(members) - 1, count).round().astype(int)])
-    return np.sort(np.concatenate(kept))
+    return np.unique(np.concatenate(kept))
 
 
 def choose_positions(
-    labels: Int[np.ndarray, n], negatives: Collection[int], most: int
+    labels: np.ndarray, negatives: Collection[int], most: int
 ) -> Int[np.ndarray, m]:
     """Choose the images that get pseudo-labels, evenly of all classes.
 
     Args:
-        labels: The class of each image.
+        labels: The class of each image [n], or its classes [n, C].
         negatives: Classes without an object: their images have no pseudo-label.
         most: Images at most; a class has one image at least.
     """
-    objects = np.flatnonzero(~np.isin(labels, sorted(negatives)))
+    if labels.ndim == 2:
+        objects = np.flatnonzero(np.delete(labels, sorted(negatives), 1).any(1))
+    else:
+        objects = np.flatnonzero(~np.isin(labels, sorted(negatives)))
     return np.asarray(objects[choose_evenly(labels[objects], most)])
 
 
@@ -83,6 +92,7 @@ class PseudoLabeler:
         teacher: the method whose maps of the labels are refined.
         segmenter: refines these maps.
         reads: the layers that the localization head reads, finest first.
+        negatives: classes without an object.
     """
 
     trained: Checkpoint
@@ -91,6 +101,7 @@ class PseudoLabeler:
     teacher: SaliencyMethod
     segmenter: RefiningSegmenter
     reads: Sequence[str]
+    negatives: Collection[int] = ()
 
     def write(self, folder: Path, positions: Int[np.ndarray, m]) -> None:
         """Write the pseudo-labels of the images at some positions as shards."""
@@ -108,28 +119,36 @@ class PseudoLabeler:
 
         network, reads = self.trained.network, self.reads
         images = self.trained.tensor(shards.stack_pixels(batch))
-        labels = shards.stack_labels(batch, images.device)
-        maps = self.teacher(network, images, lambda _: labels[:, None]).maps[:, 0]
-        values = maps.detach().float().cpu().numpy()
+        several = self.images.is_multi_label
+        labels = self._list_classes(batch)
+        rows = [n for n, each in enumerate(labels) for _ in each]
+        classes = [label for each in labels for label in each]
+        shown = images[rows] if several else images  # an image for each class
+        values = self._teach(shown, classes, len(batch))
         # On a CPU each batch has a worker already; on an accelerator the threads are free here.
         threads = 0 if self.compute.is_cpu else self.compute.workers
-        examples = ((example, raw) for (_, example), raw in zip(batch, values, strict=True))
+        of_row = [batch[n] for n in rows]
+        examples = ((example, raw) for (_, example), raw in zip(of_row, values, strict=True))
         targets = list(runtime.map_in_threads(self._refine, examples, threads))
         masks = np.stack([target.mask for target in targets])
-        named = zip(masks, batch, strict=True)
+        named = zip(masks, of_row, strict=True)
         windows = np.stack([draw_window(mask >= 0.5, example.id) for mask, (_, example) in named])
         views: dict[View, Tensor] = {
             "plain": images,
             "mirrored": images.flip(3),
-            "cropped": crop_to_boxes(images, torch.from_numpy(windows)),
+            "cropped": crop_to_boxes(shown, torch.from_numpy(windows)),
         }
         features: shards.Arrays = {}
         for view, seen in views.items():
             with torch.no_grad():
                 maps_of = network(seen, at=reads).activations
-            features |= {f"{view}{n}": _half(maps_of[name]) for n, name in enumerate(reads)}
+            for n, name in enumerate(reads):
+                of_images = _half(maps_of[name])
+                is_of_rows = view == "cropped" or not several
+                features[f"{view}{n}"] = of_images if is_of_rows else of_images[rows]
         return {
-            "image": shards.stack_positions(batch),
+            "image": shards.stack_positions(of_row),
+            **({"class": np.array(classes, np.int32)} if several else {}),
             "window": windows,
             "map": np.stack([target.map for target in targets]).astype(np.float16),
             "mask": masks.astype(np.float16),
@@ -137,6 +156,30 @@ class PseudoLabeler:
             "sure": np.array([target.is_sure for target in targets]),
             **features,
         }
+
+    def _list_classes(self, batch: shards.PositionedExamples) -> list[tuple[int, ...]]:
+        """List the classes of each image that get a pseudo-label: its only one, or all."""
+        if not self.images.is_multi_label:
+            return [(example.label,) for _, example in batch]
+        return [
+            tuple(label for label in example.labels if label not in self.negatives)
+            for _, example in batch
+        ]
+
+    def _teach(
+        self, images: Tensor, classes: Sequence[int], size: int
+    ) -> Float32[np.ndarray, "n h w"]:
+        """Compute the teacher's map of a class of each image, so many images at a time."""
+        import torch
+
+        wanted = torch.tensor(classes, device=images.device)[:, None]
+
+        def explain(part: slice) -> Float32[np.ndarray, "b h w"]:
+            answer = self.teacher(self.trained.network, images[part], lambda _: wanted[part])
+            return np.asarray(answer.maps[:, 0].detach().float().cpu().numpy())
+
+        starts = range(0, len(images), size)
+        return np.concatenate([explain(slice(start, start + size)) for start in starts])
 
     def _refine(self, item: tuple[Example, Float32[np.ndarray, "h w"]]) -> Target:
         return refine_target(self.segmenter, *item)
@@ -217,6 +260,16 @@ class PseudoLabels:
     def positions(self) -> Int[np.ndarray, n]:
         """The position of each image in the training images."""
         return self.take("image", np.arange(len(self)))
+
+    def take_classes(self, chosen: Int[np.ndarray, b]) -> Int[np.ndarray, b]:
+        """Return the class of each pseudo-label; 0 where all classes have the same head.
+
+        Args:
+            chosen: the indices of pseudo-labels.
+        """
+        if not self.shards or "class" not in self.shards[0]:
+            return np.zeros(len(chosen), np.int64)
+        return self.take("class", chosen).astype(np.int64)
 
     @property
     def replaced_positions(self) -> list[int]:

@@ -12,6 +12,9 @@ image to image, and a head of few weights learns what they have in common.
 Then a second head classifies by features of the object (object_class.py). The result is a
 checkpoint with the classifier and its heads, which `saliency=foreground` uses.
 
+Where an image may have several labels, the head has a map for each class, and learns it from the
+images that have the class; there the second head is left out, which tells one class of an image.
+
 No box is read, unless `annotate.learn_from_human=true`: boxes of a person then give the targets of
 their images (human_targets.py), and the checkpoint and all that it computes say
 `supervision: boxes`.
@@ -27,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint, terminal
 from pipeline.engine.choices import instantiate
+from pipeline.engine.images import is_multi_label
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.protocols import RefiningSegmenter
@@ -49,6 +53,10 @@ if TYPE_CHECKING:
 UNHASHED = ("teacher", "cut", "images")  # part of the key of the pseudo-labels
 PSEUDO_LABELS = "pipeline.stages.refine.pseudo_labels"
 OBJECT_CLASS = "pipeline.stages.refine.object_class"
+NO_OBJECT_CLASS = (
+    "refine: refine.object_class=true has no effect: what is on the object tells one class of an "
+    "image, and the classes of this network do not exclude each other: its head predicts them"
+)
 
 
 class Refine(Stage):
@@ -75,6 +83,12 @@ class Refine(Stage):
         """Raise UserError if the segmenter refines no map, or the teacher cannot be built."""
         build_segmenter(run.config["refine"]["cut"])
         run.for_teacher().saliency()
+        if run.config["annotate"]["learn_from_human"] and is_multi_label(run.data):
+            raise UserError(
+                "annotate.learn_from_human=true: boxes of a person teach one object class an "
+                "image, and an image of this data set may have several; leave it away: the boxes "
+                "still replace those that are found, and choose the threshold"
+            )
 
     def run(self, run: Run, folder: Path) -> None:
         """Make pseudo-labels, fit the localization head and perhaps the classes of the object.
@@ -102,6 +116,7 @@ class Refine(Stage):
             compute=run.compute,
             seed=run.config["seed"],
             folder=folder,
+            classes=len(trained.classes) if is_multi_label(run.data) else 1,
         )
         fitted = fitter.fit()
         terminal.print_line(f"refine: {fitted.describe(labels.image_count)}")
@@ -110,7 +125,9 @@ class Refine(Stage):
             **self._describe_teaching(run, labels),
             **self._fit_folds(run, trained, fitter, fitted.head.alone),
         }
-        classes = self._fit_classes(run, trained, labels) if options.object_class else None
+        several = trained.network.answers == "independent"
+        is_fitted = options.object_class and not several
+        classes = self._fit_classes(run, trained, labels) if is_fitted else None
         refined = {
             "teacher": options.teacher,
             "cut": options.cut,
@@ -127,6 +144,9 @@ class Refine(Stage):
             "seconds": round(time.time() - started, 1),
         }
         unused = describe_unused_extent(options.extent, fitted.head.alone)
+        if options.object_class and several:
+            terminal.print_line(NO_OBJECT_CLASS)
+            unused.append(NO_OBJECT_CLASS)
         write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels), *unused])
         _save(folder, trained, refined, described)
         fitter.remove_states()
@@ -152,7 +172,8 @@ class Refine(Stage):
 
         images, taught = run.images("train"), run.teaching.images
         most = run.config["refine"]["images"]
-        chosen = choose_positions(images.labels, run.negatives, most)
+        labelled = images.label_sets if images.is_multi_label else images.labels
+        chosen = choose_positions(labelled, run.negatives, most)
         more = np.setdiff1d(sorted(taught), chosen).astype(int)
         key = {**self._pseudo_labels_key(run), "reads": list(reads)}
         folders = [self._label(run, trained, reads, chosen, key)]
@@ -183,6 +204,7 @@ class Refine(Stage):
                 teacher=run.for_teacher().prepared_method(trained),
                 segmenter=build_segmenter(run.config["refine"]["cut"]),
                 reads=reads,
+                negatives=run.negatives,
             )
             labeler.write(folder, positions)
 

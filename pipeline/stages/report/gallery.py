@@ -237,30 +237,44 @@ class Gallery:
             "height": frame[0],
             "id": record["id"],
             "name": shorten(record["id"].rsplit("/", 1)[-1]),
-            "class": self.classes[label] if self.images.are_labelled else None,
+            "class": self._name(position, label) if self.images.are_labelled else None,
             "predicted": self.classes[record["predicted"]],
-            "right": record["predicted"] == label,
+            "right": record["predicted"] in (label, *self._others(position)),
             "confidence": record.get("confidence"),
             "rank": record.get("rank"),
             "is_random": record.get("is_random", False),
         }
 
+    def _others(self, position: int) -> Sequence[int]:
+        """Return all labels of an image that may have several; none of others."""
+        return self.images.classes_of(position) if self.images.is_multi_label else ()
+
+    def _name(self, position: int, label: int) -> str:
+        """Return the class whose map is shown, and the other labels of the image."""
+        others = [self.classes[n] for n in self._others(position) if n != label]
+        return self.classes[label] + (f" (also {', '.join(others)})" if others else "")
+
+    @property
+    def _shows_classes(self) -> bool:
+        """Whether boxes of all classes are shown, each with the name of its class."""
+        return not self.images.are_labelled or self.images.is_multi_label
+
     def _best_boxes(
         self, method: ShownMethod, position: int, label: int
     ) -> list[tuple[int, list[float], float]]:
-        """Return class, box and score of the first boxes; of all classes without a label."""
+        """Return class, box and score of the first boxes; where many are shown, of all classes."""
         return [
             (boxes.label, box, score)
             for boxes in method.boxes.get(position, ())
-            if boxes.label == label or not self.images.are_labelled
+            if boxes.label == label or self._shows_classes
             for box, score in zip(boxes.boxes.tolist(), boxes.scores.tolist(), strict=True)
         ][:MAX_BOXES]
 
     def _legend(
         self, boxes: Sequence[tuple[int, list[float], float]], colours: Mapping[int, Colour]
     ) -> list[tuple[str, str, str]]:
-        """Return class name, score and colour of each box; none where the image has a label."""
-        if self.images.are_labelled:
+        """Return class name, score and colour of each box; none where all are of its label."""
+        if not self._shows_classes:
             return []
         return [
             (self.classes[c], f"{score:.2f}", "#{:02x}{:02x}{:02x}".format(*colours[c]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.protocols import Objective
-from pipeline.stages.train.recipe import Settings
+from pipeline.stages.train.recipe import MEAN_AP, TOP1, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +17,10 @@ class Context:
 
     Args:
         images: the training images.
-        held_back: the images whose classification accuracy chooses the best epoch.
+        held_back: the images whose classification chooses the best epoch: its accuracy, or where
+            images have sets of classes its mean average precision.
         objective: computes the loss.
+        learns_sets: whether it learns the set of classes of an image, and not its only class.
         settings: the recipe's settings.
         compute: device, precision, threads.
         mean, std: of red, green and blue, on the scale of pixels from 0 to 1.
@@ -29,9 +31,15 @@ class Context:
     images: SplitImages
     held_back: SplitImages
     objective: Objective
+    learns_sets: bool = False
     settings: Settings
     compute: Compute
     mean: Sequence[float]
     std: Sequence[float]
     loggers: Sequence[str]
     name: str
+
+    @property
+    def score_name(self) -> str:
+        """What the score of an epoch is called in its record."""
+        return MEAN_AP if self.learns_sets else TOP1

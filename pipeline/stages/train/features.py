@@ -86,13 +86,24 @@ class Rows:
 
 def read_pooled(folder: Path) -> tuple[Rows, Int[np.ndarray, "n"], Reading]:
     """Return what `write_pooled` wrote: features, labels, and what was unusual about the files."""
-    parts, labels, reading = [], [], Reading()
+    rows, labels, _, reading = read_positioned(folder)
+    return rows, labels, reading
+
+
+def read_positioned(
+    folder: Path,
+) -> tuple[Rows, Int[np.ndarray, "n"], Int[np.ndarray, "n"], Reading]:
+    """Return features, labels, the position of each image, and what was unusual about the files."""
+    parts, labels, positions, reading = [], [], [], Reading()
     for path in list_shards(folder):
         reading.skipped.update((int(n), why) for n, why in read_notes(path)["set_aside"])
         arrays = read_rows(path, ("labels", "positions", "several", "own_range"))
         if arrays:  # empty where all images were skipped
             parts.append(map_arrays(path)["features"])
             labels.append(arrays["labels"])
+            positions.append(arrays["positions"])
             reading.several.update(arrays["positions"][arrays["several"]].tolist())
             reading.own_range.update(arrays["positions"][arrays["own_range"]].tolist())
-    return Rows(parts), np.concatenate([np.zeros(0, np.int64), *labels]), reading
+    none = np.zeros(0, np.int64)
+    all_labels, all_positions = (np.concatenate([none, *each]) for each in (labels, positions))
+    return Rows(parts), all_labels, all_positions, reading

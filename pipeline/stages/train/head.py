@@ -15,6 +15,7 @@ from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.engine.saved_state import SavedState
 from pipeline.engine.store import Store
+from pipeline.ops.average_precision import mean_average_precision
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train import features
 from pipeline.stages.train.average import Average
@@ -30,12 +31,13 @@ from pipeline.stages.train.recipe import (
     is_out_of_patience,
     print_skipped,
     set_learning_rate,
+    set_prior,
 )
 from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
     from torch import Tensor
 
     from pipeline.model.classifier import Classifier
@@ -80,7 +82,7 @@ class _Pooled:
     """The pooled features of a split, their labels, and what was unusual about its files."""
 
     rows: features.Rows
-    labels: Int[np.ndarray, "n"]
+    labels: np.ndarray  # the class of each image [n], or its classes [n, C]
     reading: Reading
 
 
@@ -107,6 +109,8 @@ class _HeadTraining:
         with torch.no_grad():
             head.class_weights.normal_(0, 0.01, generator=generator)
             head.bias.zero_()
+            if self.context.learns_sets:
+                set_prior(head.bias, self.train.labels)
         optimizer = build_optimizer(head.parameters(), settings)
         average = Average(head, settings.ema)
         state = _State([], _copy_state(head), -1.0)
@@ -129,14 +133,23 @@ class _HeadTraining:
                     log.step(step + 1, losses[-1], lr)
                     advance(1)
                 with average.swapped_in(), torch.no_grad():
-                    top1 = _accuracy(self._classify, self.held_back.rows, self.held_back.labels)
-                    state.end_epoch(build_epoch_record(epoch, losses, top1), top1, head)
+                    score = self._judge()
+                    state.end_epoch(
+                        build_epoch_record(epoch, losses, score, self.context.score_name),
+                        score,
+                        head,
+                    )
                 log.epoch((epoch + 1) * steps, history[-1])
                 if saved.is_due:
                     saved.save(state.with_weights(head, optimizer, average, generator))
         log.finish()
         head.load_state_dict(state.best)
         return history
+
+    def _judge(self) -> float:
+        """Return how well held-back images are classified; 0 without images."""
+        judge = _mean_ap if self.context.learns_sets else _accuracy
+        return judge(self._classify, self.held_back.rows, self.held_back.labels)
 
     @property
     def _batch_size(self) -> int:
@@ -241,6 +254,21 @@ def _accuracy(
     return right / len(labels) if len(labels) else 0.0
 
 
+def _mean_ap(
+    classify: Callable[[Tensor], NetworkOutput],
+    rows: features.Rows,
+    labels: Bool[np.ndarray, "n C"],
+) -> float:
+    """Return the mean average precision from 0 to 1; 0 without images."""
+    import torch
+
+    scores = [np.zeros((0, labels.shape[1]), np.float32)]
+    for start in range(0, len(labels), MAX_BATCH):
+        places = np.arange(start, min(start + MAX_BATCH, len(labels)))
+        scores.append(classify(torch.from_numpy(rows[places])).logits.float().numpy())
+    return mean_average_precision(np.concatenate(scores), labels)
+
+
 def _load_pooled(
     context: Context,
     network: Classifier,
@@ -257,6 +285,8 @@ def _load_pooled(
         ),
         distributed=True,
     )
-    rows, labels, reading = features.read_pooled(folder)
+    rows, labels, positions, reading = features.read_positioned(folder)
+    if context.learns_sets:
+        labels = images.label_sets[positions]
     print_skipped(reading.reasons, images.split)
     return _Pooled(rows, labels, reading)

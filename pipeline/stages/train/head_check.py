@@ -22,8 +22,6 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.types import Example, Note
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
-
     from pipeline.model.classifier import Classifier
 
 MAX_IMAGES = 32  # of a class that are classified
@@ -133,20 +131,20 @@ class HeadCheck:
         )
 
 
-def draw_sample(labels: Int[np.ndarray, "n"], classes: int) -> list[int]:
+def draw_sample(labels: np.ndarray, classes: int) -> list[int]:
     """Draw at most MAX_IMAGES images of each class; return their positions, sorted.
 
     Args:
-        labels: the class of each image; -1 where it has none.
+        labels: the class of each image, -1 where it has none; or its classes [n, C].
         classes: the number of classes.
     """
     random = np.random.default_rng(SEED)
     drawn: list[int] = []
     for label in range(classes):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero(labels == label if labels.ndim == 1 else labels[:, label])
         count = min(len(members), MAX_IMAGES)
         drawn += random.choice(members, count, replace=False).tolist() if count else []
-    return sorted(drawn)
+    return sorted(set(drawn))
 
 
 def write_check(
@@ -158,6 +156,8 @@ def write_check(
 ) -> None:
     """Classify a sample of labelled images, and write how many of each class are right.
 
+    Of an image with k labels the k most probable classes count as right.
+
     Args:
         images: the training images.
         compute: device, precision, threads.
@@ -168,7 +168,8 @@ def write_check(
     import torch
 
     network.to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    positions = draw_sample(images.labels, len(network.classes))
+    labels = images.label_sets if images.is_multi_label else images.labels
+    positions = draw_sample(labels, len(network.classes))
     right, count = (np.zeros(len(network.classes), int) for _ in range(2))
     skipped: list[str] = []
     read = runtime.map_in_threads(
@@ -184,10 +185,12 @@ def write_check(
             pixels = np.stack([example.image for example in examples])
             inputs = checkpoint.to_tensor(pixels, *normalization, compute.device)
             with torch.inference_mode(), compute.autocast():
-                predicted = network(inputs).logits.argmax(1).cpu().numpy()
-            labels = np.array([example.label for example in examples])
-            np.add.at(count, labels, 1)
-            np.add.at(right, labels[predicted == labels], 1)
+                logits = network(inputs).logits.float().cpu().numpy()
+            for example, row in zip(examples, logits, strict=True):
+                best = np.argsort(-row, kind="stable")[: len(example.labels)]
+                for label in example.labels:
+                    count[label] += 1
+                    right[label] += label in best
     record = {"right": right.tolist(), "images": count.tolist(), "skipped": skipped}
     write_json(folder / FILE, record)
 

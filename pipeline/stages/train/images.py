@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +18,14 @@ from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.errors import SkippedImage, UserError
+from pipeline.ops.average_precision import mean_average_precision
+from pipeline.ops.label_sets import pack_label_sets
 from pipeline.stages.train.reading import Reading
 from pipeline.stages.train.recipe import Settings, draw_order, print_skipped
 from pipeline.types import Example, Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, UInt8
+    from jaxtyping import Bool, Float32, UInt8
 
     from pipeline.model.classifier import Classifier
 
@@ -35,7 +37,7 @@ class Part:
     """A process's part of a batch."""
 
     images: UInt8[np.ndarray, "b H W 3"]
-    labels: Int[np.ndarray, "b"]
+    labels: np.ndarray  # the class of each [b], or its classes [b, C]
     share: float  # of the step's loss, times the number of ranks, which gradients are averaged over
 
 
@@ -46,9 +48,12 @@ class TrainingImages:
         images: of the split train.
         settings: of the training: batch size, crop, flip, seed.
         workers: threads that decode and augment.
+        learns_sets: whether an image has the set of its classes as label, and not its only class.
     """
 
-    def __init__(self, images: SplitImages, settings: Settings, workers: int) -> None:
+    def __init__(
+        self, images: SplitImages, settings: Settings, workers: int, learns_sets: bool = False
+    ) -> None:
         self.images, self.settings, self.workers = images, settings, workers
         self.size = images.size
         self.reading = Reading()
@@ -73,6 +78,8 @@ class TrainingImages:
         else:
             positions, labels = list(range(count)), images.labels.tolist()
         self.positions, self.labels = np.array(positions, int), np.array(labels, np.int64)
+        if learns_sets:
+            self.labels = images.label_sets[self.positions]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -132,7 +139,7 @@ class TrainingImages:
             yield [self._take_part(augmented, len(places), count) for places in batches]
 
     def _take_part(
-        self, augmented: Iterator[tuple[np.ndarray, int]], size: int, count: int
+        self, augmented: Iterator[tuple[np.ndarray, Any]], size: int, count: int
     ) -> Part:
         """Return this rank's part of a batch of `size`, in a step of `count` images."""
         items = list(islice(augmented, len(ranks.shard_for_rank(range(size)))))
@@ -142,7 +149,7 @@ class TrainingImages:
             len(items) * ranks.current_world().size / count,
         )
 
-    def _augment(self, item: tuple[int, int, int]) -> tuple[np.ndarray, int]:
+    def _augment(self, item: tuple[int, int, int]) -> tuple[np.ndarray, Any]:
         """Return an image, cropped and flipped, and its label.
 
         `item`: the epoch, the image's place in the epoch, its index among the labels.
@@ -151,7 +158,7 @@ class TrainingImages:
         from torchvision.transforms.v2 import functional
 
         epoch, place, n = item
-        position, label = int(self.positions[n]), int(self.labels[n])
+        position, label = int(self.positions[n]), self.labels[n]
         if self.kept is not None:
             image = self.kept[position]
         else:
@@ -225,6 +232,23 @@ class HeldBackImages:
         self.reading.add(position, image)
         return image
 
+    def mean_ap(self, network: Classifier, mean: Sequence[float], std: Sequence[float]) -> float:
+        """Return the mean average precision over the images of all ranks, from 0 to 1.
+
+        Args:
+            network: In eval mode afterwards.
+            mean: Of red, green and blue, on the scale of pixels from 0 to 1.
+            std: As `mean`.
+        """
+        none = np.zeros((0, len(network.classes)))
+        scores, sets = [none], [none.astype(bool)]
+        for batch, logits in self._classify(network, mean, std):
+            scores.append(logits)
+            sets.append(np.stack([_pack_labels(e, len(network.classes)) for e in batch]))
+        parts = ranks.all_gather((np.concatenate(scores), np.concatenate(sets)))
+        all_scores, all_sets = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return mean_average_precision(all_scores, all_sets)
+
     def top1(self, network: Classifier, mean: Sequence[float], std: Sequence[float]) -> float:
         """Return the classification accuracy over the images of all ranks, from 0 to 1.
 
@@ -233,19 +257,29 @@ class HeldBackImages:
             mean: Of red, green and blue, on the scale of pixels from 0 to 1.
             std: As `mean`.
         """
+        right = count = 0
+        for batch, logits in self._classify(network, mean, std):
+            right += int((logits.argmax(1) == np.array([e.label for e in batch])).sum())
+            count += len(batch)
+        all_right, all_count = ranks.all_reduce_sum([right, count])
+        return all_right / all_count if all_count else 0.0
+
+    def _classify(
+        self, network: Classifier, mean: Sequence[float], std: Sequence[float]
+    ) -> Iterator[tuple[Sequence[Example], Float32[np.ndarray, "b C"]]]:
+        """Yield batches of this rank's images with their logits; arguments as of `top1`."""
         import torch
 
         if self.fits and self.kept is None:
             self.kept = list(self._examples())
         network.eval()
-        right = count = 0
         compute = self.compute
         with torch.inference_mode(), compute.autocast():
             for batch in runtime.split_into_batches(self.kept or self._examples(), compute.batch):
                 pixels = np.stack([example.image for example in batch])
                 inputs = checkpoint.to_tensor(pixels, mean, std, compute.device)
-                predicted = network(inputs).logits.argmax(1).cpu().numpy()
-                right += int((predicted == np.array([e.label for e in batch])).sum())
-                count += len(batch)
-        all_right, all_count = ranks.all_reduce_sum([right, count])
-        return all_right / all_count if all_count else 0.0
+                yield batch, network(inputs).logits.float().cpu().numpy()
+
+
+def _pack_labels(example: Example, classes: int) -> Bool[np.ndarray, "C"]:
+    return np.asarray(pack_label_sets([example.label], [example.other_labels], classes)[0])

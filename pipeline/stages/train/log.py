@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.engine import ranks
 from pipeline.engine.store import LOGS
 from pipeline.errors import UserError
-from pipeline.stages.train.recipe import Settings
+from pipeline.stages.train.recipe import MEAN_AP, TOP1, Settings
 
 EXTRAS = ("tensorboard", "wandb")
 
@@ -53,9 +53,9 @@ class Log:
         self._log({"loss": loss, "lr": lr}, step)
 
     def epoch(self, step: int, record: Mapping[str, float]) -> None:
-        """Log the epoch that ended with a step: its mean loss and held-back accuracy."""
-        named = {"epoch": record["epoch"], "epoch_loss": record["loss"],
-                 "held_back_top1": record["held_back_top1"]}  # fmt: skip
+        """Log the epoch that ended with a step: its mean loss and its score on held-back images."""
+        scores = {name: record[name] for name in (TOP1, MEAN_AP) if name in record}
+        named = {"epoch": record["epoch"], "epoch_loss": record["loss"], **scores}
         self._log(named, step)
         for logger in self.loggers:
             logger.save()

@@ -62,7 +62,7 @@ def train(
 
     settings, compute = context.settings, context.compute
     device, fabric = compute.device, _build_fabric(compute)
-    images = TrainingImages(context.images, settings, compute.workers)
+    images = TrainingImages(context.images, settings, compute.workers, context.learns_sets)
     held_back = HeldBackImages(context.held_back, compute)
     check_trainable(images.labels, network.classes)
     network = _sync_batch_norm(network, device)
@@ -150,8 +150,10 @@ class _Training:
             if self.saved.is_due and state.step % images.steps:
                 self._save()
         with self.average.swapped_in():
-            top1 = self.held_back.top1(self.network, context.mean, context.std)
-            state.end_epoch(build_epoch_record(epoch, state.losses, top1), top1, self.network)
+            judge = self.held_back.mean_ap if context.learns_sets else self.held_back.top1
+            score = judge(self.network, context.mean, context.std)
+            record = build_epoch_record(epoch, state.losses, score, context.score_name)
+            state.end_epoch(record, score, self.network)
         self.log.epoch(state.step, state.history[-1])
         self._save()
 

@@ -6,7 +6,7 @@ pipeline/stages/train/stage.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+MIN_SHARE = 0.01  # of a class, where a new head begins
+TOP1, MEAN_AP = "held_back_top1", "held_back_map"  # in the record of an epoch
 RECIPES: dict[str, dict[str, Any]] = {
     "own": {},
     "head": {"epochs": 30, "batch": 64, "optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4,
@@ -95,24 +97,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray:
-    """Draw the order of an epoch's images, as indices of `labels` [n].
+    """Draw the order of an epoch's images, as indices of `labels`.
 
     Each image is drawn once. With balanced classes as many images are drawn, the counts of classes
-    differ by 1 at most, as do the counts of the images of a class.
+    differ by 1 at most, as do the counts of the images of a class. An image of several classes is
+    drawn for each of them, and one of none is not drawn.
 
     Args:
-        labels: The class of each image [n].
+        labels: The class of each image [n], or its classes [n, C].
         settings: `balanced` and the seed.
         epoch: Counted from 0.
     """
     random = np.random.default_rng((settings.seed, epoch))
     if not settings.balanced:
         return random.permutation(len(labels))
-    classes = np.unique(labels)
+    classes = list_present(labels)
     each = -(-len(labels) // len(classes))
     chosen = []
     for label in classes:
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero(labels == label if labels.ndim == 1 else labels[:, label])
         times = -(-each // len(members))
         chosen.append(np.concatenate([random.permutation(members) for _ in range(times)])[:each])
     # Classes alternate before the end is dropped: each loses one image at most.
@@ -120,13 +123,25 @@ def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray
     return random.permutation(drawn)
 
 
-def build_epoch_record(epoch: int, losses: Sequence[float], top1: float) -> dict[str, Any]:
+def list_present(labels: np.ndarray) -> np.ndarray:
+    """Return the classes that images have.
+
+    Args:
+        labels: The class of each image [n], or its classes [n, C].
+    """
+    return np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(0))
+
+
+def build_epoch_record(
+    epoch: int, losses: Sequence[float], score: float, name: str = TOP1
+) -> dict[str, Any]:
     """Return the record of an epoch in history.json.
 
     Args:
         epoch: Counted from 0; the record counts from 1.
         losses: Of its steps.
-        top1: The accuracy on held-back images.
+        score: Of the classification of held-back images.
+        name: TOP1, the accuracy, or MEAN_AP, the mean average precision.
 
     Raises:
         UserError: The loss is not finite.
@@ -134,15 +149,34 @@ def build_epoch_record(epoch: int, losses: Sequence[float], top1: float) -> dict
     loss = float(np.mean(losses)) if losses else float("nan")
     if not np.isfinite(loss):
         raise UserError(f"train: the loss is {loss} in epoch {epoch + 1}; try a smaller train.lr")
-    return {"epoch": epoch + 1, "loss": round(loss, 5), "held_back_top1": round(top1, 5)}
+    return {"epoch": epoch + 1, "loss": round(loss, 5), name: round(score, 5)}
+
+
+def read_score(record: Mapping[str, Any]) -> float:
+    """Return how good the classification of held-back images is, as the record of an epoch says."""
+    return float(record[TOP1 if TOP1 in record else MEAN_AP])
 
 
 def is_out_of_patience(history: Sequence[dict[str, Any]], patience: int | None) -> bool:
     """Return whether none of the last `patience` epochs is better than the best before them."""
     if patience is None or not history:
         return False
-    judged = [epoch["held_back_top1"] for epoch in history]
+    judged = [read_score(epoch) for epoch in history]
     return len(judged) - 1 - judged.index(max(judged)) >= patience
+
+
+def set_prior(bias: Tensor, sets: np.ndarray) -> None:
+    """Set the bias of a new head so that its probabilities begin as the shares of the classes.
+
+    Args:
+        bias: Of each class.
+        sets: Which classes each training image has [n, C].
+    """
+    import torch
+
+    shares = np.clip(sets.mean(0), MIN_SHARE, 1 - MIN_SHARE)
+    with torch.no_grad():
+        bias.copy_(torch.from_numpy(np.log(shares / (1 - shares))))
 
 
 def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -158,7 +192,8 @@ def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
             f"train: one class, {classes[0]!r}, and nothing to tell it from; expected "
             "train/<class>/<image> with at least two classes"
         )
-    missing = [name for n, name in enumerate(classes) if not (labels == n).any()]
+    present = set(list_present(labels).tolist())
+    missing = [name for n, name in enumerate(classes) if n not in present]
     if missing:
         terminal.print_line(
             f"train: no image of {', '.join(missing[:5])}: such a class cannot be learned"

@@ -9,7 +9,8 @@ There are four recipes, chosen by the weights that training starts from:
 
 Defaults of the recipes are in recipe.py, the training loops in loop.py and head.py; see
 docs/training.md. The best epoch is chosen by classification accuracy on a part of train that is
-held back by hash.
+held back by hash. Where an image may have several labels, each class is learned for itself, and the
+best epoch has the greatest mean average precision.
 """
 
 from __future__ import annotations
@@ -22,14 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import terminal
 from pipeline.engine.negatives import FIELD, list_negatives
+from pipeline.engine.objectives import check_objective, choose_objective, describe_objective
+from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
-from pipeline.protocols import BuildsFeatures, ScalesDeepImages, WrappingObjective
+from pipeline.protocols import (
+    BuildsFeatures,
+    LearnsLabelSets,
+    ScalesDeepImages,
+    WrappingObjective,
+)
 from pipeline.results.notes import load_notes, skipped_note, write_notes
 from pipeline.stages.train.config import TrainOptions
-from pipeline.stages.train.recipe import Settings, Trained
+from pipeline.stages.train.recipe import Settings, Trained, read_score
+from pipeline.stages.train.several import choose_head, start_with_shares, tell_answers
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -55,7 +64,10 @@ class Train(Stage):
         """Return everything that can change the result."""
         model = run.model()
         node = _without_files(run.config["model"])
+        objective = choose_objective(run.config["objective"], run.data)
+        replaced = {} if objective is run.config["objective"] else _identify_objective(objective)
         return {
+            **replaced,
             "source": run.sources(__name__, "data", "model", "objective"),
             "model": node,
             "weights": _identify_weights(model),
@@ -76,6 +88,7 @@ class Train(Stage):
         from pipeline.stages.train.training import FROZEN_BACKBONE, list_frozen_parts, match_head
 
         model, options = run.model(), run.options("train")
+        check_objective(run.config["objective"], run.data)
         if run.objective().needs_images and model.pretrained and options.freeze in FROZEN_BACKBONE:
             name = run.config["objective"]["_target_"].split(".")[-2]
             raise UserError(
@@ -128,14 +141,18 @@ class Train(Stage):
 
         torch.manual_seed(run.config["seed"])
         model, options, objective = run.model(), run.options("train"), run.objective()
+        options, of_head = choose_head(model, options, run.data)
         start = build_network(model, run.data.classes, options, partial(self._check_head, run))
-        for note in start.notes:
-            terminal.print_note(note)
         network, recipe = start.network, start.recipe
+        of_objective = describe_objective(run.config["objective"], run.data)
+        notes = [*of_head, *(of_objective if recipe != "own" else ()), *start.notes]
+        for note in notes:
+            terminal.print_note(note)
         if isinstance(objective, WrappingObjective):
             network = objective.wrap(network)
         settings = Settings.of(options, recipe, run.config["seed"])
         started = time.time()
+        network.answers = tell_answers(model, run.data, objective, recipe)
         trained = self._train(run, folder, network, settings)
         if ranks.current_world().rank > 0:
             return  # rank 0 writes
@@ -149,11 +166,11 @@ class Train(Stage):
             "settings": {} if recipe == "own" else settings.__dict__,
             **({checkpoint.INTENSITY: intensity} if intensity else {}),
             **({FIELD: negatives} if (negatives := [*list_negatives(data)]) else {}),
-            "objective": run.config["objective"],
+            "objective": choose_objective(run.config["objective"], run.data),
             "precision": run.precision,
             "head_check": start.check.record() if start.check else None,
-            "notes": start.notes,
-            "best": max(trained.history, key=lambda epoch: epoch["held_back_top1"], default=None),
+            "notes": notes,
+            "best": max(trained.history, key=read_score, default=None),
             "seconds": round(time.time() - started, 1),
         }
         found = model.recorded() if isinstance(model, BuildsFeatures) else {}
@@ -161,7 +178,7 @@ class Train(Stage):
         write_json(folder / "history.json", trained.history, indent=1)
         write_json(folder / SKIPPED_FILE, trained.skipped, indent=1)
         ids = [run.images(split).ids for split in ("train", "held_back")]
-        write_notes(folder, [*start.notes, *trained.describe_reading(*ids)])
+        write_notes(folder, [*notes, *trained.describe_reading(*ids)])
         (folder / STATE).unlink(missing_ok=True)
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
@@ -214,11 +231,18 @@ class Train(Stage):
             )
         if settings.recipe == "own" or settings.epochs == 0:
             return Trained([])
-        model = run.model()
+        model, images, objective = run.model(), run.images("train"), run.objective()
+        learns_sets = isinstance(objective, LearnsLabelSets)
+        if isinstance(objective, LearnsLabelSets):
+            sets = images.label_sets
+            objective = objective.with_shares(sets.mean(0).tolist() if len(sets) else ())
+            if settings.recipe != "head" and len(sets):  # that recipe sets it itself
+                start_with_shares(network, sets)
         context = Context(
-            images=run.images("train"),
+            images=images,
             held_back=run.images("held_back"),
-            objective=run.objective(),
+            objective=objective,
+            learns_sets=learns_sets,
             settings=settings,
             compute=run.compute,
             mean=model.mean,
@@ -237,6 +261,12 @@ class Train(Stage):
             "precision": run.precision,
         }
         return head.learn(context, folder, network, run.store, key)
+
+
+def _identify_objective(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of the key for an objective that is not that of the configuration."""
+    module = str(node["_target_"]).rpartition(".")[0]
+    return {"label_sets": [node, hash_sources([module])]}
 
 
 def _identify_weights(model: NetworkBuilder) -> str | None:
