@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
+from pipeline.engine.images import SplitImages, is_multi_label
 from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
@@ -47,8 +48,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
     from pipeline.engine.run import Run
+    from pipeline.stages.evaluate.explained import Explained
     from pipeline.stages.evaluate.others import Named
-    from pipeline.stages.evaluate.own_run import Explained, OwnRun, RefinedMaps
+    from pipeline.stages.evaluate.own_run import OwnRun
+    from pipeline.stages.evaluate.refined_maps import RefinedMaps
 
 Thresholds = Mapping[str, Any]
 MAKES_BOXES = {"train", "explain", "localize"}
@@ -190,7 +193,7 @@ class Evaluate(Stage):
 
     def _explained(self, run: Run, chosen: Thresholds | None) -> Explained:
         """Return this run's images without those drawn to choose the threshold."""
-        from pipeline.stages.evaluate.own_run import Explained
+        from pipeline.stages.evaluate.explained import Explained
 
         drawn = frozenset(() if chosen is None else chosen["images"])
         truth, images = self._data(run).truth("val"), run.images()
@@ -204,6 +207,8 @@ class Evaluate(Stage):
             missing=run.config["missing"],
             drawn=drawn,
             negatives=run.negatives,
+            label_sets=_list_label_sets(images),
+            classes=run.classes,
         )
 
     def _settings(
@@ -226,6 +231,7 @@ class Evaluate(Stage):
             threshold=info,
             cuts=tuple(cuts),
             classes=run.classes,
+            is_multi_label=is_multi_label(run.data),
         )
 
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
@@ -257,7 +263,7 @@ class Evaluate(Stage):
         """Return what the segmenter makes of the maps as a source; None where it makes nothing."""
         from pipeline.engine.images import read_for_segmenter
         from pipeline.stages.evaluate.maps import MapScale
-        from pipeline.stages.evaluate.own_run import RefinedMaps
+        from pipeline.stages.evaluate.refined_maps import RefinedMaps
 
         segmenter = run.segmenter()
         if not isinstance(segmenter, RefiningSegmenter):
@@ -272,3 +278,10 @@ class Evaluate(Stage):
             segmenter,
             partial(read_for_segmenter, run.images(), segmenter.needs_image),
         )
+
+
+def _list_label_sets(images: SplitImages) -> list[tuple[int, ...]] | None:
+    """Return all classes of each image; None: it has one class at most."""
+    if not images.is_multi_label:
+        return None
+    return [tuple(row.nonzero()[0].tolist()) for row in images.label_sets]
