@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.types import Example, Split
 from tests import docs_workshop
-from tests.data import drawn_sets, table_layouts
+from tests.data import drawn_sets, table_layouts, yolo_layouts
 
 DATA_SETS = list_choices("data")
 SPLITS = get_args(Split)
@@ -55,6 +55,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
         table_layouts.write_photos,
         {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
     ),
+    "yolo": (yolo_layouts.write_shapes, {"root": ".", "size": "32", "held_back": "0.3"}),
 }
 
 
@@ -139,6 +140,7 @@ def test_images_are_of_the_size_that_is_asked_for(data: DataSet) -> None:
 
 def test_an_image_carries_no_box(data: DataSet) -> None:
     names = {"id", "image", "label", "size", "is_first_of_several", "has_own_range"}
+    names.add("other_labels")
     assert {field.name for field in fields(Example)} == names
     assert type(data.example("all", 0)) is Example
 
