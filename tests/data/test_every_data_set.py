@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.types import Example, Split
 from tests import docs_workshop
-from tests.data import drawn_sets, table_layouts, yolo_layouts
+from tests.data import archive_layouts, drawn_sets, table_layouts, yolo_layouts
 
 DATA_SETS = list_choices("data")
 SPLITS = get_args(Split)
@@ -55,6 +55,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
         table_layouts.write_photos,
         {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
     ),
+    "webdataset": (archive_layouts.write_shards, {"shards": ".", "size": "32", "held_back": "0.3"}),
     "yolo": (yolo_layouts.write_shapes, {"root": ".", "size": "32", "held_back": "0.3"}),
 }
 
@@ -84,7 +85,7 @@ def build(name: str, root: Path, **options: str) -> DataSet:
     """The data set; arguments are as they stand on a command line."""
     texts = {**BUILDERS[name][1], **options}
     given: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items()}
-    for key in ("root", "paths", "images", "masks", "table"):
+    for key in ("root", "paths", "images", "masks", "table", "shards"):
         if isinstance(given.get(key), str):
             given[key] = str(root / given[key])
     data: DataSet = instantiate("data", {**read_choice("data", name), **given})
