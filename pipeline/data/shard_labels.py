@@ -77,17 +77,20 @@ class ShardLabels:
         """
         return ", ".join(self.texts[int(self.codes[position])][:4])
 
-    def select(self, table: FileTable, chosen: Bool[np.ndarray, n]) -> Listing:
+    def select(self, table: FileTable, chosen: Bool[np.ndarray, n], keep: bool) -> Listing:
         """Return some images with the first class of each; -1 where it has none.
 
         Args:
             table: The files of all images.
             chosen: Whether each image is in the listing.
+            keep: Whether an image may have other classes besides.
         """
         first = [each[0] if each else -1 for each in self.numbers]
+        rest = [each[1:] if each else () for each in self.numbers]
         rows = np.flatnonzero(chosen)
-        labels = [first[code] for code in self.codes[rows].tolist()]
-        return Listing(table.take(rows), labels, self.classes)
+        codes = self.codes[rows].tolist()
+        others = [rest[code] for code in codes] if keep else None
+        return Listing(table.take(rows), [first[code] for code in codes], self.classes, others)
 
 
 def _find_name(label: str, names: Sequence[str]) -> str | None:

@@ -33,7 +33,13 @@ from pipeline.data.split_names import find_split_part
 from pipeline.data.table_columns import ColumnOptions, choose_columns
 from pipeline.data.table_files import open_table
 from pipeline.data.table_images import TableSource, read_images
-from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
+from pipeline.data.table_splits import (
+    SeveralRule,
+    SplitOptions,
+    TableContents,
+    refuse_negatives,
+    sort_images,
+)
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError
 from pipeline.formats.coco_records import CrowdRule
@@ -105,12 +111,7 @@ class Table(OfRows):
                 f"data.table={self.table}: no such file; expected a table of paths and labels "
                 "(CSV, TSV, JSON Lines, Parquet, COCO), or a folder with metadata.csv"
             )
-        if self.is_multi_label and self.negatives:
-            raise UserError(
-                f"data.negatives={list(self.negatives)}: with data.several=keep an image shows all "
-                "that its labels name, so no class stands for images without an object; leave "
-                "these classes, or data.several=keep, away"
-            )
+        refuse_negatives(self.several, self.negatives)
         if self.root is not None:
             object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
             if not Path(self.root).is_dir():

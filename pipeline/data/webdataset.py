@@ -35,7 +35,7 @@ from pipeline.data.shard_labels import ShardLabels
 from pipeline.data.shard_names import find_shards, name_shards
 from pipeline.data.shard_samples import SampleOptions, Shard, check_image_key, read_shard
 from pipeline.data.split_names import find_split_part
-from pipeline.data.table_splits import SeveralRule
+from pipeline.data.table_splits import SeveralRule, refuse_negatives
 from pipeline.errors import UserError
 from pipeline.formats import coco, stored
 from pipeline.formats.coco_records import CrowdRule
@@ -81,7 +81,8 @@ class WebDataset(ReadsDrawn, OnDisk):
         val: Share of the images that is scored where no shard is, from 0 to below 1.
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         several: What is done where images have several labels: `refuse`, the shards are not used;
-            `leave_out`, these images are not.
+            `leave_out`, these images are not; `keep`, an image may have several classes, and each
+            class is learned for itself.
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of training images.
         no_data: Values of such pixels that stand for no measurement, and become black.
@@ -119,6 +120,7 @@ class WebDataset(ReadsDrawn, OnDisk):
             if name is not None and not find_spelling(Path(name)).is_file():
                 option = "boxes" if name == self.boxes else "classes_file"
                 raise UserError(f"data.{option}={name}: no such file")
+        refuse_negatives(self.several, self.negatives)
         _ = self._locations
 
     @cached_property
@@ -155,6 +157,11 @@ class WebDataset(ReadsDrawn, OnDisk):
         return self._contents.classes
 
     @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes, and none excludes another."""
+        return self.several == "keep"
+
+    @property
     def splits(self) -> Splits:
         """The splits of the shards, or by hash of the ids."""
         return self._contents.splits
@@ -175,10 +182,14 @@ class WebDataset(ReadsDrawn, OnDisk):
         labels = ShardLabels.number(shards, self._read_names(list(places)))
         splits = np.repeat([*places.values()], [len(shard.labels) for shard in shards])
         notes += self._check_labels(table, labels)
-        is_usable = labels.counts == 1
-        parts = [labels.select(table, (splits == split) & is_usable) for split in ("train", "val")]
-        test = labels.select(table, (labels.counts == 0) | ((splits == "test") & is_usable))
-        return ShardContents(labels.classes, self._split(*parts, test, notes))
+        keep = self.is_multi_label
+        is_usable = labels.counts > 0 if keep else labels.counts == 1
+        train, val = (
+            labels.select(table, (splits == split) & is_usable, keep) for split in ("train", "val")
+        )
+        is_test = (labels.counts == 0) | ((splits == "test") & is_usable)
+        test = labels.select(table, is_test, keep)
+        return ShardContents(labels.classes, self._split(train, val, test, notes))
 
     def _read_names(self, places: Sequence[str]) -> list[str]:
         """Return class names by number; none where no file has them."""
@@ -215,10 +226,13 @@ class WebDataset(ReadsDrawn, OnDisk):
             remedy = "correct classes.txt, or name another by data.classes_file"
             named = [f"{id}: {labels.shown(n)}" for id, n in _zip_chosen(ids, labels.counts < 0)]
             notes.append(count_note(named, "image", why, remedy=remedy))
-        if several:
+        if several and not self.is_multi_label:
             why = f"of {len(ids)} have several labels"
             if self.several == "refuse":
-                remedy = "leave these images out by data.several=leave_out"
+                remedy = (
+                    "data.several=keep learns each of them as an image of all its classes, "
+                    "data.several=leave_out leaves them out"
+                )
                 text = count_note(several, "image", why, remedy=remedy)
                 raise UserError(f"data.shards={self.shards}: {text}")
             notes.append(count_note(several, "image", f"{why}: left out"))
@@ -226,7 +240,7 @@ class WebDataset(ReadsDrawn, OnDisk):
             why = "without a label: neither trained on nor scored"
             remedy = "explain.split=all gives boxes to all images, explain.split=test to these"
             notes.append(count_note(without, "image", why, remedy=remedy))
-        if not (labels.counts == 1).any():
+        if not (labels.counts > 0).any():
             lines = "".join(f"\n  {note}" for note in notes)
             raise UserError(
                 f"data.shards={self.shards}: no image has a label; expected name.cls, name.json "

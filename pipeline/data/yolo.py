@@ -4,8 +4,9 @@
     data.root/images/train/a.jpg  labels/train/a.txt: class cx cy width height, a line an object
     data.root/train/images/a.jpg  train/labels/a.txt, as Roboflow writes it
 
-An image whose objects are of one class has that label. An image without an object is in `test`: it
-gets boxes, and is neither trained on nor scored. No box reaches training or maps.
+An image whose objects are of one class has that label; data.several=keep takes images of several.
+An image without an object is in `test`: it gets boxes, and is neither trained on nor scored. No box
+reaches training or maps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from pathlib import Path
 from pipeline.data import image_search, listing
 from pipeline.data.intensity import RangeOption
 from pipeline.data.of_rows import OfRows
-from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
+from pipeline.data.table_splits import (
+    SeveralRule,
+    SplitOptions,
+    TableContents,
+    refuse_negatives,
+    sort_images,
+)
 from pipeline.data.yolo_images import count_classes, read_images
 from pipeline.data.yolo_layout import EXPECTED, YoloLayout, read_layout
 from pipeline.errors import UserError
@@ -40,7 +47,8 @@ class Yolo(OfRows):
         held_back: Share of the train images that selects the best epoch, from 0 to below 1.
         calibration: A split whose boxes choose the threshold; None: no such split.
         several: What is done where images have objects of several classes: `refuse`, the data set
-            is not used; `leave_out`, these images are not.
+            is not used; `leave_out`, these images are not; `keep`, an image may have several
+            classes, and each class is learned for itself.
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of training images.
         no_data: Values of such pixels that stand for no measurement, and become black.
@@ -73,6 +81,7 @@ class Yolo(OfRows):
         object.__setattr__(self, "root", str(find_spelling(Path(os.path.expanduser(self.root)))))
         if not Path(self.root).exists():
             raise UserError(f"data.root={self.root}: no such folder; {EXPECTED}")
+        refuse_negatives(self.several, self.negatives)
         image_search.refuse_results(f"data.root={self.root}", self.root)
         _ = self._layout
 

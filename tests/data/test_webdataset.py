@@ -157,6 +157,10 @@ def test_samples_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
         assert expected in notes, notes
     with pytest.raises(UserError, match=r"data\.several=leave_out"):
         _ = WebDataset(str(tmp_path / "a.tar")).splits
+    kept = WebDataset(str(tmp_path / "a.tar"), val=0, held_back=0, several="keep")
+    assert kept.is_multi_label
+    assert kept.label_sets("train").tolist() == [[True, False], [False, True], [True, True]]
+    assert kept.example("train", 2).labels == (0, 1)
 
 
 def test_a_shard_that_ends_early(tmp_path: Path) -> None:

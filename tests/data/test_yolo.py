@@ -178,6 +178,12 @@ def test_several_classes_are_refused_or_left_out(tmp_path: Path) -> None:
         _ = Yolo(str(root)).splits
     data = Yolo(str(root), several="leave_out", held_back=0, val=0)
     assert data.ids("train") == ["images/train/b.png", "images/train/c.png"]
+    kept = Yolo(str(root), several="keep", held_back=0, val=0)
+    assert kept.is_multi_label
+    assert kept.label_sets("train").tolist() == [[True, True], [False, True], [True, False]]
+    truth = kept.truth("train")["images/train/a.png"]
+    assert truth.classes.tolist() == [0, 1]
+    assert len(truth.of_class(1)) == 1
 
 
 @pytest.mark.parametrize(("yaml", "message"), [
