@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.data.file_table import FileColumns, FileTable, join_names
 from pipeline.data.folder_index import find_cache
-from pipeline.data.listing import File
+from pipeline.data.listing import SUFFIXES, File
 from pipeline.errors import UserError
 from pipeline.formats import stored
 from pipeline.formats.archives import is_archive, read_archive
@@ -266,7 +266,10 @@ def list_stored(location: str) -> StoredFiles:
 
 
 def _list_address(location: str) -> StoredFiles:
-    """List the files below an address."""
+    """List the files below an address, or that of an image."""
+    if os.path.splitext(location)[1].lower() in SUFFIXES:
+        file = File(printable(os.path.basename(location)), location, get_stamp(location))
+        return StoredFiles([file], [])
     system, top = stored.open_address(location)
     try:
         found = system.find(top, detail=True)
@@ -278,9 +281,4 @@ def _list_address(location: str) -> StoredFiles:
         if id:
             place = f"{location.rstrip('/')}/{id}"
             files.append(File(printable(id), place, stored.stamp_of_entry(entry)))
-    if not files and system.exists(top):
-        info = system.info(top)
-        if info.get("type") == "file":
-            name = os.path.basename(top)
-            files = [File(printable(name), location, stored.stamp_of_entry(info))]
     return StoredFiles(files, [])
