@@ -37,13 +37,17 @@ class ShardLabels:
     codes: Int[np.ndarray, n]
 
     @classmethod
-    def number(cls, shards: Sequence[Shard], names: Sequence[str]) -> ShardLabels:
+    def number(
+        cls, shards: Sequence[Shard], names: Sequence[str], keeps_several: bool
+    ) -> ShardLabels:
         """Build the labels of all shards, whose classes get numbers.
 
         Args:
             shards: The shards.
             names: Class names by the numbers that labels are; empty: labels are names, or numbers
                 without one.
+            keeps_several: Whether images of several classes are used, and not left out with classes
+                that no other image has.
         """
         places: dict[tuple[str, ...], int] = {}
         codes = [places.setdefault(each, len(places)) for shard in shards for each in shard.labels]
@@ -53,14 +57,19 @@ class ShardLabels:
             label: label if label in known_names else _find_name(label, names)
             for each in texts for label in each
         }  # fmt: skip
-        used = {name for name in meant.values() if name is not None}
+        used = {
+            name for each in texts for label in each
+            if (name := meant[label]) is not None and (keeps_several or len(each) == 1)
+        }  # fmt: skip
         named = {name: name for name in names if name in used} if names else name_classes(used)
         place = {name: n for n, name in enumerate(named)}
         numbers: list[tuple[int, ...] | None] = []
         for labels in texts:
             found = [meant[label] for label in labels]
-            known = [place[name] for name in found if name is not None]
-            numbers.append(tuple(sorted({*known})) if len(known) == len(found) else None)
+            known = {name for name in found if name is not None}
+            are_known = len(known) == len({*found})
+            # Images of several classes that are left out may have one that no other image has.
+            numbers.append(tuple(sorted(place.get(n, -1) for n in known)) if are_known else None)
         return cls(tuple(named.values()), texts, numbers, np.array(codes, np.int64))
 
     @property

@@ -17,6 +17,7 @@ import re
 import time
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -27,7 +28,8 @@ MARK = "\0"  # no path of a file system holds it
 BLOCK = 1 << 16  # bytes that are read at once where only the head of a file is needed
 ATTEMPTS = 3  # of a read over a network
 ZIP_HEADER = 30  # bytes before the name of a member
-RAW, ZIP_STORED, ZIP_DEFLATED = 0, 1, 2
+RAW, ZIP_STORED, ZIP_DEFLATED, ARROW_ROW = 0, 1, 2, 3
+OPEN_TABLES = 64  # Arrow files that stay mapped in memory
 EXTRA = "pip install 'label2box[remote]'"
 
 
@@ -38,9 +40,10 @@ class Member:
     Attributes:
         archive: The location of the archive.
         name: Of the file in it.
-        offset: Where its bytes begin; in a zip archive, where its header begins.
+        offset: Where its bytes begin; in a zip archive, where its header begins; in an Arrow file,
+            its row.
         length: How many bytes it takes, as they are stored.
-        method: RAW, ZIP_STORED or ZIP_DEFLATED.
+        method: RAW, ZIP_STORED, ZIP_DEFLATED, or ARROW_ROW.
         stamp: Size and time of change of the archive when it was indexed.
     """
 
@@ -130,6 +133,8 @@ def read_bytes(location: Path | str) -> bytes:
     if not is_member(location):
         return read_range(str(location))
     member = Member.from_location(str(location))
+    if member.method == ARROW_ROW:
+        return _read_row(member)
     if member.method != RAW:
         return _read_zipped(member)
     return read_range(member.archive, member.offset, member.length, member.stamp)
@@ -219,6 +224,34 @@ def _read_zipped(member: Member) -> bytes:
         return zlib.decompress(content, -zlib.MAX_WBITS)
     except zlib.error as error:
         raise OSError(f"its part of the zip archive is damaged ({error})") from None
+
+
+def _read_row(member: Member) -> bytes:
+    """Return the image in a row of an Arrow file, or in the file whose path stands there."""
+    stamp = stamp_of(member.archive)
+    if stamp != member.stamp:
+        raise OSError(f"{member.archive} was changed after it was read: run again")
+    column = member.name.rpartition("/")[0]
+    value = open_arrow(member.archive, *stamp).column(column)[member.offset].as_py()
+    content = value["bytes"]
+    return Path(value["path"]).read_bytes() if content is None else bytes(content)
+
+
+@lru_cache(maxsize=OPEN_TABLES)
+def open_arrow(path: str, size: int, changed: int) -> Any:
+    """Return the table of an Arrow file, mapped into memory.
+
+    Args:
+        path: The file.
+        size: Its size in bytes, so that a file that was replaced is opened again.
+        changed: Its time of change in ns.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    import pyarrow
+
+    return pyarrow.ipc.open_stream(pyarrow.memory_map(path)).read_all()
 
 
 def read_range(

@@ -121,8 +121,8 @@ def test_archives_that_cannot_be_used(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {"cat/1.png": PNG, "dog/1.png": PNG})
     with pytest.raises(UserError, match=r"data\.calibration=valid: .* is no local folder"):
         Folder(str(tmp_path / "a.tar"), calibration="valid")
+    write_folder(tmp_path, {"text": b"x"})
     with pytest.raises(UserError, match="or a zip or tar archive of it"):
-        write_folder(tmp_path, {"text": b"x"})
         Folder(str(tmp_path / "text"))
     with pytest.raises(UserError, match="nowhere: no image found"):
         _ = Folder("memory://nowhere").splits

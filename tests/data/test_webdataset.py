@@ -128,7 +128,7 @@ def test_names_of_numbers(tmp_path: Path) -> None:
     data = WebDataset(path, val=0, held_back=0)
     assert data.classes == ("bee", "cat")
     assert labels_of(data) == {"a.png": "bee", "b.png": "cat", "c.png": "cat"}
-    (note,) = [note for note in data.notes() if "no class of classes.txt" in note]
+    (note,) = [note for note in data.notes() if "no class of its list" in note]
     assert "('a/d.png: 7')" in note
     (tmp_path / "other.txt").write_text("1\n2\n3\n4\n5\n6\n7\n8\ncat")
     named = WebDataset(path, val=0, held_back=0, classes_file=str(tmp_path / "other.txt"))
