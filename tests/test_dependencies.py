@@ -28,7 +28,9 @@ MODULES = {
 }
 # Declared, and used by a name in a command or a configuration, or by another package.
 NOT_IMPORTED = {
+    "aiohttp": "fsspec imports it for http:// and https://",
     "build": "RELEASING.md",
+    "gcsfs": "fsspec imports it for gs://",
     "hatchling": "pyproject.toml's build-backend",
     "mkdocs-material": "mkdocs.yml",
     "mkdocstrings": "mkdocs.yml",
@@ -37,6 +39,7 @@ NOT_IMPORTED = {
     "pre-commit": "CONTRIBUTING.md",
     "pytest-xdist": "runs tests in parallel: pytest -n",
     "ruff": "scripts/test",
+    "s3fs": "fsspec imports it for s3://",
     "tensorboard": "train.loggers=[tensorboard], by lightning-fabric",
     "ttach": "grad-cam imports it",
     "types-pyyaml": "mypy",
@@ -88,7 +91,7 @@ def test_what_the_package_imports_is_declared() -> None:
     required = {module_of(name) for name in declared(PROJECT["dependencies"])}
     optional = {
         module_of(name)
-        for key in ("timm", "wandb", "heif", "parquet", "onnx", "mat")
+        for key in ("timm", "wandb", "heif", "parquet", "onnx", "mat", "remote", "huggingface")
         for name in declared(EXTRAS[key])
     }
     assert at_run_time <= required | optional

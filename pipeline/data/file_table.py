@@ -79,6 +79,14 @@ class FileColumns:
         start = int(self.ends[row - 1]) + 1 if row else 0
         return os.fsdecode(self.names[start : int(self.ends[row])])
 
+    def path(self, row: int) -> str:
+        """Return where a file is.
+
+        Args:
+            row: Which file.
+        """
+        return os.path.join(self.root, self.folders[int(self.folder[row])], self.name(row))
+
 
 @dataclass(frozen=True, eq=False)
 class FileTable(PackedFiles):
@@ -108,10 +116,8 @@ class FileTable(PackedFiles):
             return FileTable(self.columns, self.rows[index])
         columns, row = self.columns, int(self.rows[index])
         number, name = int(columns.folder[row]), columns.name(row)
-        folder = columns.folders[number]
-        path = os.path.join(columns.root, folder, name)
         stamp = (int(columns.sizes[row]), int(columns.times[row]))
-        return File(columns.prefixes[number] + printable(name), path, stamp)
+        return File(columns.prefixes[number] + printable(name), columns.path(row), stamp)
 
     def take(self, positions: Int[np.ndarray, k]) -> FileTable:
         """Return the files at some positions.
@@ -215,9 +221,17 @@ def join_files(groups: Sequence[Sequence[File]]) -> Sequence[File]:
     if any(isinstance(group, FileTable) for group in groups):
         packed = [pack(group, 1) for group in groups if len(group)]
         tables = [group for group in packed if isinstance(group, FileTable)]
-        if len(tables) == len(packed) and len({table.columns.root for table in tables}) == 1:
+        if len(tables) == len(packed) and _can_be_joined(tables):
             return join_tables(tables)
     return pack([file for group in groups for file in group])
+
+
+def _can_be_joined(tables: Sequence[FileTable]) -> bool:
+    """Return whether tables are of one root, and not of archives that differ."""
+    if all(table.columns is tables[0].columns for table in tables):
+        return True
+    columns = [table.columns for table in tables]
+    return len({each.root for each in columns}) == 1 and {*map(type, columns)} == {FileColumns}
 
 
 def join_tables(tables: Sequence[FileTable]) -> FileTable:
@@ -229,12 +243,15 @@ def join_tables(tables: Sequence[FileTable]) -> FileTable:
     Raises:
         ValueError: They are of several roots.
     """
+    if all(table.columns is tables[0].columns for table in tables):
+        rows = np.concatenate([table.rows for table in tables])
+        return FileTable(tables[0].columns, rows)
     root = tables[0].columns.root
     folders: list[str] = []
     numbers, names = list[np.ndarray](), list[bytes]()
     for table in tables:
         columns = table.columns
-        if columns.root != root:
+        if columns.root != root or type(columns) is not FileColumns:
             raise ValueError(f"tables of several roots: {root}, {columns.root}")
         numbers.append(columns.folder[table.rows] + np.int32(len(folders)))
         folders += columns.folders

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pipeline.data import image_search, kept_splits, listing
 from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
+from pipeline.data.archive_files import is_stored
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
 from pipeline.data.file_table import join_files
@@ -35,9 +36,10 @@ from pipeline.data.layout import Layout, check_classes, describe_layout, read_la
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.data.negative_classes import find_negative_classes
-from pipeline.data.unscored_split import describe_unscored, list_unscored
+from pipeline.data.stored_folder import FolderContents, describe_unused, read_folder
+from pipeline.data.unscored_split import describe_unscored, label_unscored, list_unscored
 from pipeline.errors import UserError, suggest_choices
-from pipeline.formats import coco
+from pipeline.formats import coco, stored
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
@@ -49,7 +51,8 @@ class Folder(ReadsDrawn, OnDisk):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of a folder of images for each class.
 
     Args:
-        root: The folder with train/ and val/, or with the class folders.
+        root: The folder with train/ and val/, or with the class folders; also a zip or tar archive
+            of it, or an address, as s3://bucket/photos.
         size: What images are scaled to in pixels: a side of a square, or height and width.
         boxes: COCO JSON with boxes of the scored images; None: instances_NAME.json of the scored
             folder, else instances_val.json, in the root or its folder annotations/, if any.
@@ -86,18 +89,40 @@ class Folder(ReadsDrawn, OnDisk):
         self._parse_image_options()
         listing.check_share("val", self.val)
         listing.check_share("held_back", self.held_back)
-        object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
+        if not stored.is_address(self.root):
+            object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
+        if self._is_stored:
+            self._check_stored()
+            return
         if not Path(self.root).is_dir():
             what = "not a folder" if Path(self.root).exists() else "no such folder"
             raise UserError(
-                f"data.root={self.root}: {what}; expected one with "
-                "train/<class>/ and val/<class>/, or <class>/ folders of images"
+                f"data.root={self.root}: {what}; expected one with train/<class>/ and "
+                "val/<class>/, or <class>/ folders of images, or a zip or tar archive of it"
             )
         image_search.refuse_results(f"data.root={self.root}", self.root)
         if self.calibration is not None:
             self._check_calibration(self.calibration)
         if self.val_folder is not None:
             _ = self._layout
+
+    @cached_property
+    def _is_stored(self) -> bool:
+        """Whether the folder is in an archive, or at an address."""
+        return is_stored(self.root)
+
+    def _check_stored(self) -> None:
+        """Raise UserError for an option that a folder in an archive cannot have."""
+        if self.calibration is not None:
+            raise UserError(
+                f"data.calibration={self.calibration}: data.root={self.root} is no local folder, "
+                "and the boxes of this split would not be found; unpack or download it"
+            )
+
+    @cached_property
+    def _stored(self) -> FolderContents:
+        """The files in the archive or at the address."""
+        return read_folder(self.root)
 
     def _check_calibration(self, name: str) -> None:
         """Raise UserError unless the folder can be a split of its own and has annotations."""
@@ -137,11 +162,14 @@ class Folder(ReadsDrawn, OnDisk):
 
     @cached_property
     def _layout(self) -> Layout:
-        return read_layout(Path(self.root), self.calibration, self.val_folder)
+        root = self._stored.tree if self._is_stored else Path(self.root)
+        return read_layout(root, self.calibration, self.val_folder)
 
     @cached_property
     def _contents(self) -> KeptSplits:
         """What is in the folders; of a large set as it was kept, where no folder changed."""
+        if self._is_stored:
+            return self._read_stored()
         path = self._kept_file
         content = None if path is None else kept_splits.load(path, self.root)
         if content is None:
@@ -176,9 +204,38 @@ class Folder(ReadsDrawn, OnDisk):
             SkippedImage: The image cannot be read.
             UserError: It is of a large set whose list is kept, and was changed since.
         """
-        if self._may_be_kept:
+        if not self._is_stored and self._may_be_kept:
             check_unchanged(self.splits[split].files[position], self._kept_file)
         return super().example(split, position, at=at, at_least=at_least)
+
+    def _read_stored(self) -> KeptSplits:
+        """Return what is in the folders of an archive or address."""
+        contents, layout = self._stored, self._layout
+        left_out = contents.left_out
+        parts = {
+            part: contents.list_by_class(name, left_out) for part, name in layout.splits.items()
+        }
+        folders = sorted({name for part in parts.values() for name in part})
+        used = (*layout.splits.values(), layout.test)
+        notes: list[str] = [*contents.stored.notes]
+        test = Listing((), (), ())
+        if layout.test is not None:
+            test = label_unscored(layout.test, contents.list_below(layout.test), folders)
+            notes += describe_unscored(layout, test)
+        notes += [*left_out.notes(), *check_classes(layout, folders)]
+        notes += describe_layout(layout, folders)
+        if not layout.is_of_classes:
+            notes += describe_unused(contents, used)
+        if not folders:
+            raise UserError(
+                f"data.root={self.root}: no image in a class folder; expected "
+                "train/<class>/<image> and val/<class>/<image>, or <class>/<image>"
+            )
+        names = contents.read_class_names(folders)
+        notes += [*names.notes, *_layout_notes(parts, folders)]
+        classes = self._name_classes(names, folders)
+        splits = self._split(parts, folders, classes, notes)
+        return KeptSplits(folders, classes, replace(splits, test=replace(test, classes=classes)))
 
     def _search(self) -> tuple[KeptSplits, LeftOut]:
         """Return what is in the folders, and what the search of them left out."""

@@ -325,7 +325,7 @@ def _inode(file: File) -> tuple[int, int] | None:
     """Return what identifies a file on its device; None where the system does not say."""
     try:
         stat = os.stat(file.path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: it is in an archive
         return None
     return (stat.st_dev, stat.st_ino) if stat.st_ino else None
 

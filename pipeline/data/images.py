@@ -4,6 +4,8 @@
     images="photos/*.jpg"            a glob; ** goes through folders
     images=[a.jpg,b.png,photos/]     a list
     images=list.txt                  a text of paths, a line each; also .csv, .lst or another ending
+    images=photos.zip                a zip or tar archive, read without unpacking
+    images=s3://bucket/photos        an address: s3://, gs://, https:// by label2box[remote]
 
 `images=` is short for `data.paths=`. In folders and globs, files are used whose suffix or content
 is that of an image. A file that is named directly is tried unless its content is of another type.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -41,9 +43,11 @@ from pipeline.data.path_list import (
     read_path_list,
     shorten,
 )
+from pipeline.data.stored_folder import list_images
 from pipeline.data.system_files import describe_system_folder, is_system_file, original_of_backup
 from pipeline.errors import UserError
-from pipeline.formats import signature
+from pipeline.formats import signature, stored
+from pipeline.formats.archives import is_archive
 from pipeline.formats.files import find_spelling
 from pipeline.ops.text import printable
 from pipeline.types import CocoIds, GroundTruth, Split
@@ -56,7 +60,8 @@ class Images(OnDisk):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of unlabelled images, all in split `val`.
 
     Args:
-        paths: A file, a folder, a glob, a text file of paths, or a list of these.
+        paths: A file, a folder, an archive, a glob, a text file of paths, an address, or a list of
+            these.
         size: What images are scaled to in pixels: a side of a square, or height and width.
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of these images.
@@ -111,10 +116,15 @@ class Images(OnDisk):
                 f"{OPTION}: no image in {looked} (seen from {os.getcwd()}); expected an image "
                 f"file, a folder, a glob, a text file of paths, or a list of these{why}"
             )
-        # Ids are paths below the folder that all have in common, so files of equal names differ.
-        common = os.path.commonpath([source.folder for source in sources if source.files])
-        start = len(common.rstrip("/")) + 1
-        named = [File(printable(file.path[start:]), file.path, file.stamp) for file in files]
+        start = _find_start([source.folder for source in sources if source.files])
+        named = [
+            File(
+                printable(file.path[start:]) if stored.is_local(file.path) else file.id[start:],
+                file.path,
+                file.stamp,
+            )
+            for file in files
+        ]
         files, same_names = listing.make_ids_unique(named)
         left_out.add_all(SAME_NAME, same_names)
         notes = left_out.notes()
@@ -152,6 +162,18 @@ class Source:
     files: Sequence[File]
 
 
+def _find_start(folders: Sequence[str]) -> int:
+    """Return how many letters of paths are the folder that all have in common.
+
+    Ids are paths below it, so that files of equal names differ.
+    """
+    if len(folders) == 1:
+        return len(folders[0].rstrip("/")) + 1
+    if any(map(stored.is_address, folders)):
+        return 0
+    return len(os.path.commonpath(folders).rstrip("/")) + 1
+
+
 def _list_once(sources: Sequence[Source], left_out: LeftOut) -> Sequence[File]:
     """Return the files of all sources, each once, whichever paths and links name it."""
     by_path: dict[str, File] = {}
@@ -165,6 +187,9 @@ def _list_once(sources: Sequence[Source], left_out: LeftOut) -> Sequence[File]:
 
 def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterator[Source]:
     """Yield the image files that a path stands for. Count what cannot be used."""
+    if stored.is_address(path):
+        yield _list_archive(path.rstrip("/"), left_out)
+        return
     path = str(find_spelling(Path(os.path.abspath(os.path.expanduser(path)))))
     if os.path.isdir(path):
         if left_out.is_in_results(path):
@@ -177,6 +202,8 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
         # A list within a list is not read as a list: it might name itself.
         if not within_list and is_path_list(path):
             yield from _read_list(path, left_out)
+        elif not within_list and is_archive(path):
+            yield _list_archive(path, left_out)
         else:
             yield Source(os.path.dirname(path), list(_list_named(path, left_out)))
     elif glob.has_magic(path) and not os.path.lexists(path):
@@ -187,6 +214,16 @@ def _resolve(path: str, left_out: LeftOut, within_list: bool = False) -> Iterato
         left_out.add(reason, printable(path))
     else:
         left_out.add(Reason("file", "no such file or folder"), printable(path))
+
+
+def _list_archive(location: str, left_out: LeftOut) -> Source:
+    """Return the images of an archive or below an address; their ids begin with the location."""
+    contents = list_images(location, left_out)
+    if contents.is_single:  # the address of an image
+        (file,) = contents.files
+        return Source(os.path.dirname(location), [replace(file, id=location)])
+    count_doubtful((file.id for file in contents.files), left_out)
+    return Source(location, [replace(file, id=f"{location}/{file.id}") for file in contents.files])
 
 
 def _read_list(path: str, left_out: LeftOut) -> Iterator[Source]:

@@ -29,11 +29,14 @@ from pipeline.data.split_names import (
     is_sharing,
     suggest_renaming,
 )
+from pipeline.data.stored_folder import TreeFolder
 from pipeline.data.system_files import describe_system_folder
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.text import count_note, list_some, printable, to_nfc
 from pipeline.types import Note
 
+Place = Path | TreeFolder
+"""A folder on disk, or one that is known by the names of its files."""
 SCORED = ("val", "valid", "validation", "test")  # names of the folder that is scored
 TRAIN_WORDS = ("train", "training")
 SCORED_WORDS = (*SCORED[:3], "dev", "eval", "evaluation", "test", "testing")
@@ -54,7 +57,7 @@ class Layout:
         test: Name of the folder that only gets boxes; None: there is none.
     """
 
-    root: Path
+    root: Place
     train: str | None
     val: str | None
     calibration: str | None = None
@@ -80,7 +83,7 @@ class Layout:
         return [name for name in _list_folders(self.root) if name not in used]
 
 
-def read_layout(root: Path, calibration: str | None = None, val: str | None = None) -> Layout:
+def read_layout(root: Place, calibration: str | None = None, val: str | None = None) -> Layout:
     """Find the folders of the splits.
 
     Args:
@@ -120,7 +123,7 @@ def _find_unscored(folders: Sequence[str]) -> str | None:
     return next(iter([*exact, *meant]), None)
 
 
-def _check_val(root: Path, val: str, folders: Sequence[str]) -> str:
+def _check_val(root: Place, val: str, folders: Sequence[str]) -> str:
     """Return the folder that option `val_folder` names. Raise UserError where it cannot be."""
     name = _match_folder(folders, val)
     if name is None:
@@ -142,7 +145,7 @@ def _match_folder(folders: Sequence[str], name: str | None) -> str | None:
 
 
 def _find_synonym(
-    root: Path, folders: Sequence[str], words: Sequence[str], other: str | None
+    root: Place, folders: Sequence[str], words: Sequence[str], other: str | None
 ) -> str | None:
     """Return the folder whose name is one of the words, and whose class folders are the other's.
 
@@ -241,7 +244,7 @@ def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
     return _describe_doubtful_classes(root, inside, like, around)
 
 
-def _check_split_parts(root: Path, folders: Sequence[str], inside: Mapping[str, set[str]]) -> None:
+def _check_split_parts(root: Place, folders: Sequence[str], inside: Mapping[str, set[str]]) -> None:
     """Raise UserError if folders whose names hold the names of splits would be classes."""
     unwrapped = {}
     for name in folders:
@@ -291,7 +294,7 @@ def _shares_names(name: str, inside: Mapping[str, set[str]]) -> bool:
 
 
 def _describe_doubtful_classes(
-    root: Path, inside: Mapping[str, set[str]], like: Sequence[str], around: Sequence[str]
+    root: Place, inside: Mapping[str, set[str]], like: Sequence[str], around: Sequence[str]
 ) -> list[str]:
     """Return notes on class folders that may be no classes.
 
@@ -365,6 +368,8 @@ def describe_layout(
             *SCORED_WORDS,
         ):
             notes.append(f"{printable(name)}: read as {split}/, as there is no folder of that name")
+    if isinstance(layout.root, TreeFolder):
+        return notes  # what is unused in an archive is known by other means
     by_remedy: dict[str, list[Unused]] = {}
     for name in layout.unused:
         left_out = LeftOut(tables=tables)
@@ -421,8 +426,10 @@ def _describe_unused(folders: Sequence[Unused], remedy: str, classes: Collection
 # -- folders
 
 
-def _list_folders(root: Path) -> list[str]:
+def _list_folders(root: Place) -> list[str]:
     """Return the names of the folders in a folder, sorted; not those that systems keep."""
+    if isinstance(root, TreeFolder):
+        return list(root.folders)
     with os.scandir(root) as scan:
         # A folder may hold a million images: the system says without a stat that each is a file.
         names = [entry.name for entry in scan if not entry.is_file(follow_symlinks=False)]
@@ -435,12 +442,12 @@ def _list_folders(root: Path) -> list[str]:
     )
 
 
-def _names_in(folder: Path) -> set[str]:
+def _names_in(folder: Place) -> set[str]:
     """Return the names, in NFC, of the folders in a folder that are not hidden."""
     with suppress(OSError):
         return set(map(to_nfc, _list_folders(folder)))
     return set()
 
 
-def _holds_folders(folder: Path) -> bool:
+def _holds_folders(folder: Place) -> bool:
     return bool(_names_in(folder))

@@ -23,7 +23,7 @@ from pipeline.data.intensity import (
     parse_range,
 )
 from pipeline.errors import UserError
-from pipeline.formats import photo
+from pipeline.formats import photo, stored
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.text import spell_out
@@ -274,14 +274,15 @@ class OnDisk(ABC):
         """Return the id of each image, by position."""
         return self.splits[split].ids
 
-    def path(self, split: Split, position: int) -> Path:
-        """Return the absolute path of an image's file.
+    def path(self, split: Split, position: int) -> Path | None:
+        """Return the absolute path of an image's file; None in an archive or at an address.
 
         Args:
             split: The split.
             position: Position of the image in it.
         """
-        return Path(os.path.abspath(self.splits[split].files[position].path))
+        path = self.splits[split].files[position].path
+        return Path(os.path.abspath(path)) if stored.is_local(path) else None
 
     def stamp(self, split: Split, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns.

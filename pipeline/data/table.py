@@ -21,36 +21,36 @@ An image without a label is in `test`: it gets boxes, and is neither trained on 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.data import image_search, listing
-from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.intensity import RangeOption
-from pipeline.data.listing import OnDisk, Splits
-from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.of_rows import OfRows
 from pipeline.data.split_names import find_split_part
-from pipeline.data.table_boxes import TableTruth, build_truth
 from pipeline.data.table_columns import ColumnOptions, choose_columns
 from pipeline.data.table_files import open_table
-from pipeline.data.table_images import TableBox, TableSource, read_images
-from pipeline.data.table_splits import SeveralRule, SplitOptions, TableContents, sort_images
+from pipeline.data.table_images import TableSource, read_images
+from pipeline.data.table_splits import (
+    SeveralRule,
+    SplitOptions,
+    TableContents,
+    refuse_negatives,
+    sort_images,
+)
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError
-from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import find_spelling
-from pipeline.ops.hashing import hash_of
 from pipeline.ops.text import printable, to_nfc
-from pipeline.types import CocoIds, GroundTruth, Split
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` looks for them
 
 
 @dataclass(frozen=True)
-class Table(ReadsDrawn, OnDisk):
+class Table(OfRows):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of a table of paths and labels.
 
     Args:
@@ -111,12 +111,7 @@ class Table(ReadsDrawn, OnDisk):
                 f"data.table={self.table}: no such file; expected a table of paths and labels "
                 "(CSV, TSV, JSON Lines, Parquet, COCO), or a folder with metadata.csv"
             )
-        if self.is_multi_label and self.negatives:
-            raise UserError(
-                f"data.negatives={list(self.negatives)}: with data.several=keep an image shows all "
-                "that its labels name, so no class stands for images without an object; leave "
-                "these classes, or data.several=keep, away"
-            )
+        refuse_negatives(self.several, self.negatives)
         if self.root is not None:
             object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
             if not Path(self.root).is_dir():
@@ -138,21 +133,6 @@ class Table(ReadsDrawn, OnDisk):
         return table if os.path.isdir(table) else os.path.dirname(table)
 
     # -- images and labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, sorted; numbers as numbers, and those of a COCO file in its order."""
-        return self._contents.classes
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an image may have several classes, and none excludes another."""
-        return self.several == "keep"
-
-    @property
-    def splits(self) -> Splits:
-        """The splits as the table has them, or by hash of the ids."""
-        return self._contents.splits
 
     @cached_property
     def _files(self) -> list[tuple[Path, str | None]]:
@@ -193,72 +173,6 @@ class Table(ReadsDrawn, OnDisk):
     def _name(self) -> str:
         """What notes call the table."""
         return printable(os.path.basename(os.path.abspath(self.table)))
-
-    def negative_classes(self) -> Sequence[str]:
-        """Return the names of the classes whose images show no object.
-
-        Raises:
-            UserError: A name is of no class, or no class with an object is left.
-        """
-        return find_negative_classes(self.negatives, self.classes, self.classes)
-
-    def coco_names(self, split: Split) -> CocoIds:
-        """Return image and category numbers from 1 on, and ids as file names."""
-        ids = self.ids(split)
-        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
-
-    # -- annotations: for evaluate and calibrate
-
-    @cached_property
-    def _truths(self) -> dict[Split, TableTruth]:
-        """Annotations of the splits that were asked for."""
-        return {}
-
-    def _get_truth(self, split: Split) -> TableTruth:
-        """Return the annotations of a split; read each image's size once."""
-        if split not in self._truths:
-            contents = self._contents
-            self._truths[split] = build_truth(
-                contents.splits[split], contents.boxes, contents.class_of, self._name
-            )
-        return self._truths[split]
-
-    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
-        """Return annotations by image id; images without a box in the table are left out."""
-        return self._get_truth(split).truth
-
-    def truth_notes(self) -> list[str]:
-        """Return what was unusual about the boxes of scored and calibration images, a line each."""
-        contents = self._contents
-        if not contents.boxes:
-            return list(contents.box_notes)
-        splits: tuple[Split, ...] = ("val", "calibration")
-        return [
-            *contents.box_notes,
-            *(note for split in splits for note in self._get_truth(split).notes),
-        ]
-
-    def truth_fingerprint(self, split: Split) -> str:
-        """Hash the boxes of a split, with their labels; `none` where there are none."""
-        contents = self._contents
-        ids = [id for id in contents.splits[split].ids if id in contents.boxes]
-        if not ids:
-            return "none"
-        listed = [
-            [id, [[*box.box, self._label_of(box)] for box in contents.boxes[id]]] for id in ids
-        ]
-        return hash_of([list(contents.classes), listed])
-
-    def _label_of(self, box: TableBox) -> str | None:
-        """Return the label of a box where it is not that of the image."""
-        return box.own_label if self.is_multi_label else box.label
-
-    def _read_drawn(self, file: Path) -> MatchedAnnotations:
-        by_name = {name: n for n, name in enumerate(self.classes)}
-        every = self.splits.all
-        return MatchedAnnotations(
-            coco.read(file, self.crowds), every.ids, every, by_name, takes_predictions=False
-        )
 
 
 def find_metadata(folder: Path) -> list[tuple[Path, str | None]]:

@@ -11,10 +11,10 @@ from pipeline.data.listing import Listing
 from pipeline.data.table_images import TableBox
 from pipeline.errors import SkippedImage
 from pipeline.formats import photo
-from pipeline.formats.coco_boxes import clip
+from pipeline.formats.coco_boxes import Box, clip
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.ops.text import count_note
-from pipeline.types import GroundTruth
+from pipeline.types import GroundTruth, Size
 
 
 @dataclass
@@ -58,7 +58,7 @@ def build_truth(
         for box in boxes[file.id]:
             total += 1
             try:
-                inside, was_clipped = clip(box.box, size)
+                inside, was_clipped = clip(_to_pixels(box, size), size)
             except BadRecord as error:
                 odd.leave_out(box.row, str(error))
                 continue
@@ -82,13 +82,25 @@ def build_truth(
         why = "of a category that is no class of the data set: found for no class"
         result.notes.append(count_note(strange, "box", why, where=where))
     if clipped:
-        result.notes.append(_describe_clipped(where, clipped, total))
+        is_relative = any(box.is_relative for of_image in boxes.values() for box in of_image)
+        result.notes.append(_describe_clipped(where, clipped, total, is_relative))
     return result
 
 
-def _describe_clipped(where: str, rows: Sequence[str], total: int) -> str:
+def _to_pixels(box: TableBox, size: Size) -> Box:
+    """Return a box in pixels of its image of a (height, width)."""
+    if not box.is_relative:
+        return box.box
+    (height, width), (x0, y0, x1, y1) = size, box.box
+    return x0 * width, y0 * height, x1 * width, y1 * height
+
+
+def _describe_clipped(where: str, rows: Sequence[str], total: int, is_relative: bool) -> str:
     """Return a note on clipped boxes, which asks for their format where most stick out."""
+    form = "x and y of the centre, width and height, in fractions of the image"
+    if not is_relative:
+        form = "what data.box_format says, xywh or xyxy"
     is_usual = total > 3 and len(rows) * 2 > total
-    remedy = "are the four numbers what data.box_format says, xywh or xyxy?" if is_usual else ""
+    remedy = f"are the four numbers {form}?" if is_usual else ""
     ending = "its image and was clipped" if len(rows) == 1 else "their images and were clipped"
     return count_note(rows, "box", f"of {total} stuck out of {ending}", where=where, remedy=remedy)

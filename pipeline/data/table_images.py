@@ -25,16 +25,18 @@ class TableBox:
     """A box of a table, which only measures.
 
     Attributes:
-        box: Half-open `xyxy` in pixels, not clipped.
+        box: Half-open `xyxy`, not clipped.
         label: The label that stands beside the box alone; None: that of the row, or of the image.
         row: The row that it stands in, for messages.
         row_labels: The labels of that row.
+        is_relative: Whether the box is in fractions of the image, and not in pixels.
     """
 
     box: Box
     label: str | None
     row: str
     row_labels: tuple[str, ...] = ()
+    is_relative: bool = False
 
     @property
     def own_label(self) -> str | None:

@@ -21,6 +21,25 @@ SeveralRule = Literal["refuse", "leave_out", "keep"]
 """What is done where images have several labels: the table is refused, they are left out, or they
 are images of several classes."""
 
+
+def refuse_negatives(several: SeveralRule, negatives: Sequence[str]) -> None:
+    """Raise UserError where images of several classes and classes without an object meet.
+
+    Args:
+        several: Option `data.several`.
+        negatives: Option `data.negatives`.
+
+    Raises:
+        UserError: Both are given.
+    """
+    if several == "keep" and negatives:
+        raise UserError(
+            f"data.negatives={list(negatives)}: with data.several=keep an image shows all that its "
+            "labels name, so no class stands for images without an object; leave these classes, "
+            "or data.several=keep, away"
+        )
+
+
 # The split of an image that rows name in several: the first of these, so that no scored image, and
 # none whose boxes choose the threshold, is learned from.
 ORDER: tuple[Split, ...] = ("val", "calibration", "test", "train")

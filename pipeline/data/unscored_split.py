@@ -11,11 +11,11 @@ from pathlib import Path
 
 from pipeline.data import image_search
 from pipeline.data.doubtful_files import count_doubtful
-from pipeline.data.file_table import pack
+from pipeline.data.file_table import list_ids, pack
 from pipeline.data.layout import Layout
 from pipeline.data.left_out import SAME_NAME, LeftOut
 from pipeline.data.listing import File, Listing, make_ids_unique
-from pipeline.ops.text import list_some, printable
+from pipeline.ops.text import list_some, printable, to_nfc
 from pipeline.types import Note
 
 
@@ -38,6 +38,19 @@ def list_unscored(folder: Path, classes: Sequence[str], left_out: LeftOut) -> Li
     left_out.add_all(SAME_NAME, given)
     count_doubtful((file.id for file in files), left_out)
     return Listing(pack(files), labels, classes)
+
+
+def label_unscored(folder: str, files: Sequence[File], classes: Sequence[str]) -> Listing:
+    """Return images below a folder with the class of their folder where it is one.
+
+    Args:
+        folder: Its name, which the ids of the images begin with.
+        files: The images.
+        classes: Names of the class folders.
+    """
+    prefix, number = f"{folder}/", {name: n for n, name in enumerate(classes)}
+    above = (id.removeprefix(prefix).partition("/")[0] for id in list_ids(files))
+    return Listing(files, [number.get(to_nfc(name), -1) for name in above], classes)
 
 
 def describe_unscored(layout: Layout, listing: Listing) -> list[str]:

@@ -136,8 +136,9 @@ def image_source(data: DataSet, split: Split) -> ImageSource:
     ids = data.ids(split)
     root = None
     if files is not None and ids:
-        folders = [str(files.path(split, position).parent) for position in range(len(ids))]
-        root = Path(os.path.commonpath(folders))
+        paths = [files.path(split, position) for position in range(len(ids))]
+        folders = [str(path.parent) for path in paths if path is not None]
+        root = Path(os.path.commonpath(folders)) if len(folders) == len(ids) else None
 
     def read(position: int) -> UInt8[np.ndarray, "H W 3"]:
         return data.example(split, position).image

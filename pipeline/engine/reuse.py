@@ -10,6 +10,7 @@ where the hash of its content is. Its class must be the same, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -183,11 +184,12 @@ def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
 
 
 def _hash(data: Any, split: Any, position: int) -> int:
-    """Return 63 bits of the hash of a file; a file that cannot be read has none of its own."""
-    try:
-        return int(hash_file(data.path(split, position)), 16) >> 1
-    except OSError:
-        return -1 - position
+    """Return 63 bits of the hash of a file; one that cannot be read, or is not local, has none."""
+    path = data.path(split, position)
+    with suppress(OSError):
+        if path is not None:
+            return int(hash_file(path), 16) >> 1
+    return -1 - position
 
 
 def _newest(results: Path, wanted: Mapping[str, Any]) -> Path | None:

@@ -6,7 +6,6 @@ these are decoded by OpenCV.
 
 from __future__ import annotations
 
-import os
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from pipeline.errors import SkippedImage
+from pipeline.formats import stored
 from pipeline.ops.intensity import (
     IntensityRanges,
     find_isolated,
@@ -144,7 +144,7 @@ def is_deep(image: Image.Image, path: Path | str) -> bool:
 
 def _read_jpeg2000_bits(path: Path | str) -> int:
     """Return the bits of the first channel, as the header of the codestream has them."""
-    with open(path, "rb") as file:
+    with stored.open_file(path) as file:
         head = file.read(1 << 16)
     start = head.find(JPEG2000_HEADER)
     place = start + 42  # behind the sizes of the image and its tiles
@@ -214,9 +214,9 @@ def is_unidentified_deep(path: Path | str) -> bool:
 
 def _read_header(path: Path | str) -> Any:
     """Return the tags of a TIFF, only a size for a PFM, or None for another file."""
-    if not os.path.isfile(path):
+    if not stored.is_file(path):
         return None
-    with open(path, "rb") as file:
+    with stored.open_file(path) as file:
         start = file.read(8)
         if start.startswith(TIFF_STARTS):
             if b"+" in start[2:4]:  # BigTIFF
@@ -237,7 +237,7 @@ def _decode(path: Path | str, name: str, tags: Any) -> Shaped[np.ndarray, "H W *
     values: np.ndarray | None = None
     channels, planes = _tag(tags, CHANNELS, (1,))[0], _tag(tags, PLANES, (1,))[0]
     if planes != SEPARATE_PLANES and channels in (1, 3, 4):
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(stored.read_bytes(path), np.uint8)
         with suppress(cv2.error):
             values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if _is_whole(data) else None
     if values is None or values.dtype.itemsize == 1:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from pipeline.errors import SkippedImage
-from pipeline.formats import deep, signature
+from pipeline.formats import deep, signature, stored
 from pipeline.ops.intensity import IntensityRanges
 from pipeline.ops.text import printable
 from pipeline.types import Size
@@ -130,7 +130,7 @@ def _read(
     ranges: IntensityRanges,
 ) -> Photo:
     """Read an image file that Pillow identifies, as `read` does."""
-    with _open_image(path, name) as image:
+    with _open_image(path, name, is_whole=True) as image:
         jpeg, decoded = _is_jpeg(image), _count_pixels(image)
         is_deep = deep.is_deep(image, path)
         is_first_of_several, has_own_range = _is_first_of_several(image), False
@@ -230,7 +230,7 @@ def read_deep(path: Path | str, *, name: str | None = None) -> deep.DeepImage:
     """
     shown = name if name is not None else printable(os.fspath(path))
     try:
-        with _open_image(path, shown) as image, _slot_for(_count_pixels(image)):
+        with _open_image(path, shown, is_whole=True) as image, _slot_for(_count_pixels(image)):
             _load(image)
             return deep.from_pillow(image, path, shown)
     except _UnidentifiedImage as problem:
@@ -298,11 +298,13 @@ def _slot_for(pixels: int) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _open_image(path: Path | str, name: str | None) -> Iterator[Image.Image]:
+def _open_image(
+    path: Path | str, name: str | None, *, is_whole: bool = False
+) -> Iterator[Image.Image]:
     """Yield the image, not decoded yet. Raise SkippedImage for any error in the block."""
     name = name if name is not None else printable(os.fspath(path))
     try:
-        with _open(path) as image:
+        with _open(path, is_whole) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise SkippedImage(
@@ -316,7 +318,7 @@ def _open_image(path: Path | str, name: str | None) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise SkippedImage(f"{name}: claims more than {2 * MAX_PIXELS:,} pixels: refused") from None
     except UnidentifiedImageError as error:
-        empty = os.path.isfile(path) and os.path.getsize(path) == 0
+        empty = stored.is_file(path) and stored.size_of(path) == 0
         what = "an empty file" if empty else str(error)
         kind = _UnidentifiedImage if str(error) == NOT_IDENTIFIED else SkippedImage
         raise kind(f"{name}: {what}") from None
@@ -325,15 +327,20 @@ def _open_image(path: Path | str, name: str | None) -> Iterator[Image.Image]:
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {reason})") from error
 
 
-def _open(path: Path | str) -> Image.Image:
+def _open(path: Path | str, is_whole: bool) -> Image.Image:
     """Open an image in a common format, or else in any: importing all of Pillow's is slow.
+
+    Args:
+        path: The file, or the location of one that is not local.
+        is_whole: Whether all of it will be read.
 
     Raises:
         UnidentifiedImageError: It is no image that is read. The first argument says what it is, if
             that is known.
     """
+    source = path if stored.is_local(path) else stored.open_file(path, is_whole=is_whole)
     try:
-        image = Image.open(path, formats=COMMON)
+        image = Image.open(source, formats=COMMON)
     except UnidentifiedImageError:
         file_type = signature.identify(path)
         if file_type == signature.HEIC and file_type.is_readable:
@@ -341,7 +348,7 @@ def _open(path: Path | str) -> Image.Image:
         Image.init()
         formats = [name for name in Image.OPEN if name not in NOT_READ]
         try:
-            return Image.open(path, formats=formats)
+            return Image.open(source, formats=formats)
         except UnidentifiedImageError:
             if file_type is None or file_type.is_image:
                 raise UnidentifiedImageError(NOT_IDENTIFIED) from None
@@ -368,7 +375,8 @@ def _open_heic(path: Path | str) -> Image.Image:
     from pillow_heif import HeifImageFile
 
     try:
-        return cast(Image.Image, HeifImageFile(os.fspath(path)))
+        source = os.fspath(path) if stored.is_local(path) else stored.open_file(path, is_whole=True)
+        return cast(Image.Image, HeifImageFile(source))
     except SyntaxError as error:
         raise UnidentifiedImageError(f"a damaged HEIC image ({error})") from None
 

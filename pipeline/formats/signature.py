@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from pipeline.formats import stored
+
 HEAD_BYTES = 4096
 
 HEIF_REMEDY = "pip install 'label2box[heif]' reads them"
@@ -222,7 +224,7 @@ def identify(path: Path | str) -> FileType | None:
     ending = os.path.splitext(path)[1].lower().lstrip(".")
     if ending in ENDING_TYPES:
         return ENDING_TYPES[ending]
-    with open(path, "rb") as file:
+    with stored.open_file(path) as file:
         head = file.read(HEAD_BYTES)
     file_type = identify_bytes(head, ending)
     if file_type is None or file_type == ZEROS:

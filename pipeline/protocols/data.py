@@ -170,8 +170,8 @@ class HasClassFolders(Protocol):
 class HasFiles(Protocol):
     """A data set whose images are files."""
 
-    def path(self, split: Split, position: int) -> Path:
-        """Return the absolute path of an image's file.
+    def path(self, split: Split, position: int) -> Path | None:
+        """Return the absolute path of an image's file; None in an archive or at an address.
 
         Args:
             split: the split.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,9 +18,14 @@ from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.protocols.data import HasSeveralLabels
 from pipeline.types import Example, Split
 from tests import docs_workshop
-from tests.data import drawn_sets, table_layouts
+from tests.data import archive_layouts, drawn_sets, table_layouts, yolo_layouts
 
-DATA_SETS = list_choices("data")
+NEEDS_PACKAGE = {"huggingface": "datasets"}
+DATA_SETS = [
+    name
+    for name in list_choices("data")
+    if name not in NEEDS_PACKAGE or find_spec(NEEDS_PACKAGE[name]) is not None
+]
 SPLITS = get_args(Split)
 
 
@@ -58,11 +64,19 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
         table_layouts.write_photos,
         {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
     ),
+    "webdataset": (archive_layouts.write_shards, {"shards": ".", "size": "32", "held_back": "0.3"}),
+    "yolo": (yolo_layouts.write_shapes, {"root": ".", "size": "32", "held_back": "0.3"}),
 }
 
 
 def test_every_choice_has_a_builder() -> None:
-    assert {*BUILDERS} == {*DATA_SETS}
+    assert {*BUILDERS} == {*list_choices("data")}
+
+
+@pytest.mark.parametrize(("name", "package"), NEEDS_PACKAGE.items())
+def test_a_choice_that_needs_a_package_is_tested_where_it_is(name: str, package: str) -> None:
+    if name not in DATA_SETS:
+        pytest.skip(f"{package} is not installed: data={name} is not tested here")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +89,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of each data set, twice: what is the same in two places is no path."""
     folder = tmp_path_factory.mktemp("data")
-    for name, (write, _) in BUILDERS.items():
+    for name in DATA_SETS:
+        write, _ = BUILDERS[name]
         (folder / name).mkdir()
         if write is not None:
             write(folder / name)
@@ -86,7 +101,7 @@ def build(name: str, root: Path, **options: str) -> DataSet:
     """The data set; arguments are as they stand on a command line."""
     texts = {**BUILDERS[name][1], **options}
     given: dict[str, Any] = {key: yaml.safe_load(text) for key, text in texts.items()}
-    for key in ("root", "paths", "images", "masks", "table"):
+    for key in ("root", "paths", "images", "masks", "table", "shards", "name"):
         if isinstance(given.get(key), str):
             given[key] = str(root / given[key])
     data: DataSet = instantiate("data", {**read_choice("data", name), **given})
@@ -164,7 +179,7 @@ def test_images_are_of_the_size_that_is_asked_for(data: DataSet) -> None:
 
 def test_an_image_carries_no_box(data: DataSet) -> None:
     names = {"id", "image", "label", "size", "is_first_of_several", "has_own_range"}
-    names |= {"other_labels"}
+    names.add("other_labels")
     assert {field.name for field in fields(Example)} == names
     assert type(data.example("all", 0)) is Example
 

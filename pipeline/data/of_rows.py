@@ -1,0 +1,129 @@
+"""The part that data sets share whose images are joined from rows: classes, splits, boxes.
+
+Rows name an image, its labels, perhaps its split, and boxes apart, which only measure.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
+from pipeline.data.listing import OnDisk, Splits
+from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.table_boxes import TableTruth, build_truth
+from pipeline.data.table_images import TableBox
+from pipeline.data.table_splits import SeveralRule, TableContents
+from pipeline.formats import coco
+from pipeline.formats.coco_records import CrowdRule
+from pipeline.ops.hashing import hash_of
+from pipeline.types import CocoIds, GroundTruth, Split
+
+
+class OfRows(ReadsDrawn, OnDisk):
+    """A data set (`pipeline.protocols.AnnotatedDataSet`) of `TableContents`.
+
+    Attributes:
+        negatives: Names of the classes whose images show no object.
+        crowds: What annotations marked `iscrowd` are in a file of drawn boxes.
+        several: What is done where images have several labels.
+    """
+
+    several: SeveralRule
+    negatives: Sequence[str]
+    crowds: CrowdRule
+
+    @property
+    @abstractmethod
+    def _contents(self) -> TableContents:
+        """What the rows say."""
+
+    @property
+    @abstractmethod
+    def _name(self) -> str:
+        """What notes call the rows."""
+
+    # -- images and labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, sorted; numbers as numbers, and those of a COCO file in its order."""
+        return self._contents.classes
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes, and none excludes another."""
+        return self.several == "keep"
+
+    @property
+    def splits(self) -> Splits:
+        """The splits as the table has them, or by hash of the ids."""
+        return self._contents.splits
+
+    def negative_classes(self) -> Sequence[str]:
+        """Return the names of the classes whose images show no object.
+
+        Raises:
+            UserError: A name is of no class, or no class with an object is left.
+        """
+        return find_negative_classes(self.negatives, self.classes, self.classes)
+
+    def coco_names(self, split: Split) -> CocoIds:
+        """Return image and category numbers from 1 on, and ids as file names."""
+        ids = self.ids(split)
+        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+
+    # -- annotations: for evaluate and calibrate
+
+    @cached_property
+    def _truths(self) -> dict[Split, TableTruth]:
+        """Annotations of the splits that were asked for."""
+        return {}
+
+    def _get_truth(self, split: Split) -> TableTruth:
+        """Return the annotations of a split; read each image's size once."""
+        if split not in self._truths:
+            contents = self._contents
+            self._truths[split] = build_truth(
+                contents.splits[split], contents.boxes, contents.class_of, self._name
+            )
+        return self._truths[split]
+
+    def truth(self, split: Split) -> Mapping[str, GroundTruth]:
+        """Return annotations by image id; images without a box in the table are left out."""
+        return self._get_truth(split).truth
+
+    def truth_notes(self) -> list[str]:
+        """Return what was unusual about the boxes of scored and calibration images, a line each."""
+        contents = self._contents
+        if not contents.boxes:
+            return list(contents.box_notes)
+        splits: tuple[Split, ...] = ("val", "calibration")
+        return [
+            *contents.box_notes,
+            *(note for split in splits for note in self._get_truth(split).notes),
+        ]
+
+    def truth_fingerprint(self, split: Split) -> str:
+        """Hash the boxes of a split, with their labels; `none` where there are none."""
+        contents = self._contents
+        ids = [id for id in contents.splits[split].ids if id in contents.boxes]
+        if not ids:
+            return "none"
+        listed = [
+            [id, [[*box.box, self._label_of(box)] for box in contents.boxes[id]]] for id in ids
+        ]
+        return hash_of([list(contents.classes), listed])
+
+    def _label_of(self, box: TableBox) -> str | None:
+        """Return the label of a box where it is not that of the image."""
+        return box.own_label if self.is_multi_label else box.label
+
+    def _read_drawn(self, file: Path) -> MatchedAnnotations:
+        by_name = {name: n for n, name in enumerate(self.classes)}
+        every = self.splits.all
+        return MatchedAnnotations(
+            coco.read(file, self.crowds), every.ids, every, by_name, takes_predictions=False
+        )
