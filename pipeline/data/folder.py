@@ -9,8 +9,10 @@
         valid/n01440764/*.JPEG      with data.calibration=valid: never trained on, never scored,
         instances_valid.json        its boxes choose the threshold (stage calibrate)
 
-Without `val` a fifth of the images, chosen by hash of their names, is scored. Names are compared in
-Unicode form NFC; files are opened by their own spelling. layout.py says which folders are splits.
+Without `val` a fifth of the images, chosen by hash of their names, is scored; data.stratified,
+data.split_file and data.near_duplicates choose them with more care (assigned_splits.py,
+near_duplicates.py). Names are compared in Unicode form NFC; files are opened by their own spelling.
+layout.py says which folders are splits.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import image_search, kept_splits, listing
+from pipeline.data import (
+    assigned_splits,
+    image_search,
+    kept_splits,
+    listing,
+    near_duplicates,
+)
 from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
@@ -34,6 +42,7 @@ from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
 from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.near_duplicates import NearRule
 from pipeline.data.negative_classes import find_negative_classes
 from pipeline.data.unscored_split import describe_unscored, list_unscored
 from pipeline.errors import UserError, suggest_choices
@@ -64,6 +73,14 @@ class Folder(ReadsDrawn, OnDisk):
         negatives: Names of the classes, or of their folders, whose images show no object: they are
             learned as classes, and have no box.
         val_folder: The folder that is scored; None: the first of val, valid, validation and test.
+        calibration_share: Share of the images that are not scored whose boxes choose the threshold,
+            where there is no val/, from 0 to below 1.
+        stratified: Whether each class has the shares to one image; false: each image is drawn by
+            hash of its name.
+        split_file: CSV that keeps which split each image is in, so that none moves when others are
+            added or removed: written where it is not there; None: no such file.
+        near_duplicates: Images that look the same: `report`, they are named where they lie in
+            several splits; `together`, they are kept in one split; None: they are not looked for.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -81,11 +98,16 @@ class Folder(ReadsDrawn, OnDisk):
     crowds: CrowdRule = "ignore"
     val_folder: str | None = None
     negatives: Sequence[str] = ()
+    calibration_share: float = 0.0
+    stratified: bool = False
+    split_file: str | None = None
+    near_duplicates: NearRule | None = None
 
     def __post_init__(self) -> None:
         self._parse_image_options()
-        listing.check_share("val", self.val)
-        listing.check_share("held_back", self.held_back)
+        for name in ("val", "held_back", "calibration_share"):
+            listing.check_share(name, getattr(self, name))
+        near_duplicates.check_rule(self.near_duplicates)
         object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
         if not Path(self.root).is_dir():
             what = "not a folder" if Path(self.root).exists() else "no such folder"
@@ -98,6 +120,8 @@ class Folder(ReadsDrawn, OnDisk):
             self._check_calibration(self.calibration)
         if self.val_folder is not None:
             _ = self._layout
+        if self.calibration_share:
+            self._check_calibration_share()
 
     def _check_calibration(self, name: str) -> None:
         """Raise UserError unless the folder can be a split of its own and has annotations."""
@@ -121,6 +145,24 @@ class Folder(ReadsDrawn, OnDisk):
             raise UserError(
                 f"data.calibration={name}: instances_{name}.json is not in data.root={self.root}; "
                 "its boxes (COCO JSON) are what the threshold is chosen on"
+            )
+
+    def _check_calibration_share(self) -> None:
+        """Raise UserError unless images that are drawn can choose the threshold by their boxes."""
+        given = f"data.calibration_share={self.calibration_share:g}"
+        if self.calibration is not None:
+            raise UserError(
+                f"{given}: data.calibration={self.calibration} has these images; give one"
+            )
+        if self._layout.val is not None:
+            raise UserError(
+                f"{given}: data.root={self.root} has {self._layout.val}/, whose boxes are of its "
+                "own images; data.calibration=FOLDER names one whose boxes choose the threshold"
+            )
+        if self.annotations is None:
+            raise UserError(
+                f"{given}: there are no boxes that could choose a threshold; data.boxes=FILE (COCO "
+                "JSON) gives those of any of the images"
             )
 
     # -- images and labels
@@ -154,6 +196,9 @@ class Folder(ReadsDrawn, OnDisk):
     def _kept_file(self) -> Path | None:
         boxes = None if self.boxes is None else os.path.abspath(self.boxes)
         options = [boxes, self.val, self.held_back, self.calibration, self.val_folder]
+        options += [self.calibration_share, self.stratified, self.near_duplicates]
+        if self.split_file is not None:
+            options.append(content_hash(Path(self.split_file)))
         return kept_splits.find_file(self.root, options)
 
     @cached_property
@@ -252,13 +297,36 @@ class Folder(ReadsDrawn, OnDisk):
             _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
             for part in ("train", "val", "calibration")
         )
+        total, notes = len(train.files), [*notes]
+        drawn = {"calibration": self.calibration_share} if self.calibration_share else {}
         if "val" not in parts:
-            total = len(train.files)
-            train, val = listing.set_apart(train, self.val, "val")
-            if not self._layout.is_of_classes:
-                notes = [*notes, _describe_share(len(val.files), total, self.val)]
-        kept, held_back = listing.set_apart(train, self.held_back, "held_back")
-        return Splits(kept, held_back, val, notes, calibration)
+            drawn = {"val": self.val, **drawn}
+        drawn_parts = self._draw(train, {**drawn, "held_back": self.held_back}, notes)
+        val = drawn_parts.get("val", val)
+        calibration = drawn_parts.get("calibration", calibration)
+        if "val" not in parts and not self._layout.is_of_classes:
+            notes.append(_describe_share(len(val.files), total, self.val))
+        return Splits(drawn_parts["train"], drawn_parts["held_back"], val, notes, calibration)
+
+    def _draw(
+        self, images: Listing, shares: Mapping[Split, float], notes: list[str]
+    ) -> dict[Split, Listing]:
+        """Assign images that no folder gives a split to one; note what is unusual."""
+        file = None if self.split_file is None else Path(os.path.expanduser(self.split_file))
+        known = {} if file is None else assigned_splits.read_record(file)
+        groups, leaders = list[list[int]](), None
+        if self.near_duplicates is not None:
+            groups = near_duplicates.find_groups(images.files, self.root)
+        if self.near_duplicates == "together":
+            leaders = near_duplicates.number_leaders(len(images.files), groups)
+        rule = assigned_splits.Shares([*shares], [*shares.values()], self.stratified)
+        parts = assigned_splits.assign(images, rule, leaders, known)
+        if file is not None:
+            notes += assigned_splits.describe_record(file, known, images.ids, parts)
+            assigned_splits.write_record(file, known, parts)
+        if self.near_duplicates is not None:
+            notes += near_duplicates.describe_groups(images, groups, parts, self.near_duplicates)
+        return parts
 
     # -- annotations: for evaluate and calibrate, and the numbers that boxes.json uses
 
@@ -279,13 +347,15 @@ class Folder(ReadsDrawn, OnDisk):
     @property
     def _calibration_file(self) -> Path | None:
         if self.calibration is None:
-            return None
+            return self.annotations if self.calibration_share else None
         return _find_annotations(Path(self.root), self.calibration)
 
     @cached_property
     def _calibration_boxes(self) -> MatchedAnnotations | None:
         if self._calibration_file is None:
             return None
+        if self.calibration is None:
+            return self._scored_boxes  # of a share of the same images
         return self._match(self._calibration_file, self.splits.calibration.ids)
 
     @cached_property
@@ -296,7 +366,8 @@ class Folder(ReadsDrawn, OnDisk):
         # Where val is a folder, the file describes its images: the end of a path in it must not
         # match an image of train.
         scored = splits.used if self._layout.val is None else splits.val
-        return self._match(self.annotations, scored.ids, splits.val.ids)
+        drawn = splits.calibration.ids if self.calibration_share else []
+        return self._match(self.annotations, scored.ids, [*splits.val.ids, *drawn])
 
     def _match(
         self,
@@ -338,8 +409,10 @@ class Folder(ReadsDrawn, OnDisk):
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""
-        files = (self._scored_boxes, self._calibration_boxes)
-        return [note for matched in files if matched is not None for note in matched.notes]
+        matched = [self._scored_boxes]
+        if self.calibration is not None:
+            matched.append(self._calibration_boxes)
+        return [note for boxes in matched if boxes is not None for note in boxes.notes]
 
     def truth_fingerprint(self, split: Split) -> str:
         """Hash the annotation file of a split; `none` where there is none."""

@@ -29,7 +29,7 @@ from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float64, Int, Int64
 
 # What Pillow reads, without what photo.NOT_READ names. Listed here because asking Pillow would
 # import all its formats at every start; a test compares the lists.
@@ -368,7 +368,19 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         The images that are kept, and those that are set apart.
     """
     fractions = np.fromiter((hash_to_fraction(id, salt) for id in listing.ids), np.float64)
-    labels = np.asarray(listing.labels, np.int64)
+    return listing.split(find_apart(fractions, np.asarray(listing.labels, np.int64), share))
+
+
+def find_apart(
+    fractions: Float64[np.ndarray, n], labels: Int64[np.ndarray, n], share: float
+) -> Bool[np.ndarray, n]:
+    """Return which images `set_apart` sets apart.
+
+    Args:
+        fractions: Of each image, in [0, 1).
+        labels: Class of each image.
+        share: The fraction to set apart.
+    """
     apart = fractions < share
     for label in np.setdiff1d(labels[apart], labels[~apart]):
         of_class = np.flatnonzero(labels == label)
@@ -377,7 +389,7 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         spare = np.bincount(labels)[labels] > 1
         if spare.any():
             apart[np.where(spare, fractions, 1).argmin()] = True
-    return listing.split(apart)
+    return apart
 
 
 # -- checks that data sets share

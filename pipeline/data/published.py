@@ -71,8 +71,9 @@ class Record:
 
 
 def find_images(
-    folders: Path | Sequence[Path], records: Iterable[Record], classes: Sequence[str], where: str
-) -> tuple[Listing, list[Note]]:
+    folders: Path | Sequence[Path], records: Iterable[Record], classes: Sequence[str], where: str,
+    are_unique: bool = False,
+) -> tuple[Listing, list[Note]]:  # fmt: skip
     """Find the images of a list on disk.
 
     Args:
@@ -80,19 +81,22 @@ def find_images(
         records: The images; one that is named twice counts once.
         classes: Class names.
         where: The list, for messages.
+        are_unique: Whether no image is named twice: a million names take 160 MB to compare.
 
     Returns:
         The images that are there, in the order of the list, and notes on the others.
     """
     places = [folders] if isinstance(folders, Path) else folders
     files, groups, labels = list[File](), list[Sequence[File]](), list[int]()
-    missing, double, seen = list[str](), list[str](), set[str]()
+    missing, double, seen, total = list[str](), list[str](), set[str](), 0
     for record in records:
         id = printable(record.id)
-        if id in seen:
-            double.append(id)
-            continue
-        seen.add(id)
+        if not are_unique:
+            if id in seen:
+                double.append(id)
+                continue
+            seen.add(id)
+        total += 1
         file = _find_file(places, record, id)
         if file is None:
             missing.append(id)
@@ -107,7 +111,7 @@ def find_images(
         why = "named twice: the first line counts"
         notes.append(count_note(double, "image", why, where=where, remedy="drop the other lines"))
     if missing:
-        why = f"of {len(seen)} not in {' or '.join(map(str, places))}: left out"
+        why = f"of {total} not in {' or '.join(map(str, places))}: left out"
         remedy = "unpack or download the images again, or drop their lines"
         notes.append(count_note(missing, "image", why, where=where, remedy=remedy))
     return Listing(join_files([*groups, files]), labels, classes), notes

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,9 +34,12 @@ from pipeline.data.published_truth import Annotation, BadAnnotation
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import mask_files, wsolevaluation
 from pipeline.formats.files import read_lines
-from pipeline.formats.wsolevaluation import Metadata
+from pipeline.formats.wsolevaluation import NO_CLASS, Metadata
 from pipeline.ops.text import count_note, printable
 from pipeline.types import Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 TRAIN, CALIBRATION, TEST = ("train-weaksup", "train"), ("train-fullsup", "val"), ("test",)
 LAYOUT = (
@@ -133,32 +137,41 @@ class WsolEvaluation(Published):
     def _lists(self) -> Lists:
         notes: list[str] = []
         ids: dict[str, Sequence[str]] = {part: m.ids for part, m in self._metadata.items()}
-        labels: dict[str, dict[str, int]] = {part: m.labels for part, m in self._metadata.items()}
+        labels: dict[str, Int64[np.ndarray, n]] = {
+            part: np.array([m.labels.get(id, NO_CLASS) for id in m.ids], np.int64)
+            for part, m in self._metadata.items()
+        }
         train = self._folder(TRAIN)
         if train is None:
             notes.append(f"{self.root}: no train-weaksup/ nor train/: nothing can be trained on")
         else:
             ids["train"], labels["train"], train_notes = wsolevaluation.read_labels(train)
             notes += [f"{train.name}/{note}" for note in train_notes]
-        count = 1 + max((label for part in labels.values() for label in part.values()), default=-1)
-        self._check_labels(labels, count)
-        classes = self._name_classes(count, labels, notes)
+        self._check_labels(ids, labels)
+        count = 1 + max((int(of_part.max()) for of_part in labels.values()), default=-1)
+        classes = self._name_classes(count, ids, labels, notes)
+        shared = [*range(count)]  # one object for all images of a class
         listings = {}
         for part, images in ids.items():
             where = f"{self._name(part)}/image_ids.txt"
-            records = (Record(id, labels[part][id]) for id in images if id in labels[part])
-            without = [id for id in images if id not in labels[part]]
-            if part == "train" and without:
+            of_part = labels[part]
+            places = np.flatnonzero(of_part != NO_CLASS).tolist()
+            records = (Record(images[n], shared[of_part[n]]) for n in places)
+            if part == "train" and len(places) < len(images):
+                without = [images[n] for n in np.flatnonzero(of_part == NO_CLASS).tolist()]
                 notes.append(count_note(without, "image", "have no class: left out", where=where))
-            listings[part], more = find_images(self._image_folders, records, classes, where)
+            listings[part], more = find_images(
+                self._image_folders, records, classes, where, are_unique=True
+            )
             notes += more
+        notes += self._compare_with_published(
+            len({*listings.get("train", listings["val"]).labels, *listings["val"].labels}), ids
+        )
         empty = Listing((), (), classes)
-        lists = Lists(
+        return Lists(
             classes, listings.get("train", empty), listings["val"], notes,
             listings.get("calibration", empty),
         )  # fmt: skip
-        notes += self._compare_with_published(len({*lists.train.labels, *lists.val.labels}), ids)
-        return lists
 
     def _name(self, part: str) -> str:
         """Return the name of the metadata folder of a split."""
@@ -166,20 +179,26 @@ class WsolEvaluation(Published):
         folder = folders.get(part, self._scored)
         return "" if folder is None else folder.name
 
-    def _check_labels(self, labels: Mapping[str, Mapping[str, int]], count: int) -> None:
+    def _check_labels(
+        self, ids: Mapping[str, Sequence[str]], labels: Mapping[str, Int64[np.ndarray, n]]
+    ) -> None:
         """Raise UserError where a number cannot be that of a class, or there is none."""
         for part, of_part in labels.items():
             where = Path(self.root) / self._name(part) / "class_labels.txt"
-            if not of_part:
+            has_class = of_part != NO_CLASS
+            if not has_class.any():
                 raise UserError(f"{where}: no class of an image of image_ids.txt; {LAYOUT}")
-            for id, label in of_part.items():
-                if not 0 <= label < MAX_CLASSES:
-                    raise UserError(
-                        f"{where}: {id} has the class {label}; expected numbers from 0 on"
-                    )
+            wrong = np.flatnonzero(has_class & ((of_part < 0) | (of_part >= MAX_CLASSES)))
+            if len(wrong):
+                id, label = ids[part][wrong[0]], int(of_part[wrong[0]])
+                raise UserError(f"{where}: {id} has the class {label}; expected numbers from 0 on")
 
     def _name_classes(
-        self, count: int, labels: Mapping[str, Mapping[str, int]], notes: list[str]
+        self,
+        count: int,
+        ids: Mapping[str, Sequence[str]],
+        labels: Mapping[str, Int64[np.ndarray, n]],
+        notes: list[str],
     ) -> tuple[str, ...]:
         """Return the names of the classes: of the file, of the images' folders, or numbers."""
         if self.names is not None:
@@ -190,7 +209,8 @@ class WsolEvaluation(Published):
                     f"{count} classes; give a line for each, in the order of their numbers"
                 )
             return check_unique(names, f"data.names={self.names}")
-        folders = _find_folders(labels.get("train", labels["val"]), count)
+        part = "train" if "train" in ids else "val"
+        folders = _find_folders(ids[part], labels[part], count)
         if folders is None:
             notes.append(
                 f"{self.root}: classes are named by their numbers, as the images' folders do not "
@@ -261,11 +281,12 @@ class WsolEvaluation(Published):
                 yield files.ignore
 
 
-def _find_folders(labels: Mapping[str, int], count: int) -> list[str] | None:
+def _find_folders(ids: Sequence[str], labels: Int64[np.ndarray, n], count: int) -> list[str] | None:
     """Return the folder that the images of each class are in; None where a class has not one."""
     folders: dict[int, set[str]] = {}
-    for id, label in labels.items():
-        folders.setdefault(label, set()).add(os.path.dirname(id))
+    for id, label in zip(ids, labels.tolist(), strict=True):
+        if label != NO_CLASS:
+            folders.setdefault(label, set()).add(os.path.dirname(id))
     names = [os.path.basename(next(iter(folders.get(n, {""})))) for n in range(count)]
     is_one_each = all(len(each) == 1 for each in folders.values())
     return names if is_one_each and "" not in names and len({*names}) == count else None

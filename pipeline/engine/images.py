@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,33 @@ class SplitImages:
     def are_labelled(self) -> bool:
         """Whether the data set has classes."""
         return bool(self.data.classes)
+
+    @cached_property
+    def _files(self) -> HasFiles | None:
+        """The data set where its images are files; asking for a protocol takes some time."""
+        return self.data if isinstance(self.data, HasFiles) else None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+        return self._files is not None
+
+    def path(self, position: int) -> Path | None:
+        """Return the file of an image; None where images are no files.
+
+        Args:
+            position: of the image in the split.
+        """
+        return None if self._files is None else self._files.path(self.split, position)
+
+    def stamp(self, position: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns.
+
+        Args:
+            position: of the image in the split.
+        """
+        assert self._files is not None, "only files have stamps"
+        return self._files.stamp(self.split, position)
 
     def fingerprint(self) -> str:
         """Return a hash of the images and labels of the split."""
