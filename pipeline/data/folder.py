@@ -49,6 +49,7 @@ from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
+from pipeline.ops.hashing import hash_of
 from pipeline.ops.text import count_note, printable, to_nfc
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
@@ -188,8 +189,9 @@ class Folder(ReadsDrawn, OnDisk):
         content = None if path is None else kept_splits.load(path, self.root)
         if content is None:
             content, left_out = self._search()
-            if path is not None:
-                kept_splits.save(path, self.root, content, left_out)
+            # What links lead to may change without a folder of the root.
+            if path is not None and not left_out.links:
+                kept_splits.save(path, self.root, content, left_out.searched)
         return content
 
     @cached_property
@@ -393,6 +395,12 @@ class Folder(ReadsDrawn, OnDisk):
         if self._scored_boxes is None:
             return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
         return self._scored_boxes.coco_names(ids, len(self.classes))
+
+    def coco_names_fingerprint(self, split: Split) -> str:
+        """Hash what the numbers and names follow from: the ids, and the annotation file."""
+        return hash_of(
+            [self.fingerprint(split), self.fingerprint("all"), self.truth_fingerprint("val")]
+        )
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         """Return annotations by image id; images that the file does not have are left out.

@@ -128,7 +128,7 @@ class Listing:
     classes: Sequence[str]
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """The id of each file."""
         if isinstance(self.files, PackedFiles):
             return self.files.list_ids()

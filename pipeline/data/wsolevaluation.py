@@ -26,10 +26,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.imagenet_names import name_synsets
+from pipeline.data.imagenet_names import TABLES, name_synsets
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing
-from pipeline.data.published import Lists, Published, Record, check_unique, find_images
+from pipeline.data.published import (
+    Lists,
+    Published,
+    Record,
+    Sources,
+    check_unique,
+    find_images,
+)
 from pipeline.data.published_truth import Annotation, BadAnnotation
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import mask_files, wsolevaluation
@@ -123,15 +130,39 @@ class WsolEvaluation(Published):
         """The split whose boxes choose the threshold."""
         return None if self._folder(TEST) is None else self._folder(CALIBRATION)
 
+    def _find_sources(self) -> Sources | None:
+        if len(self._image_folders) > 1:
+            return None  # a kept table has the files of one folder
+        (images,) = self._image_folders
+        folders = [*map(self._folder, (TRAIN, CALIBRATION, TEST))]
+        lists = [
+            folder / name
+            for folder in folders
+            if folder is not None
+            for name in ("image_ids.txt", "class_labels.txt")
+        ]
+        lists += [Path(self.root) / name for name in TABLES]
+        lists += [] if self.names is None else [Path(self.names)]
+        options = [
+            self.held_back, self.names, dict(self.published or {}),
+            [None if folder is None else os.path.realpath(folder) for folder in folders],
+        ]  # fmt: skip
+
+        return Sources(os.fspath(images), options, lists)
+
     @cached_property
     def _metadata(self) -> dict[Split, Metadata]:
         """Images, classes and annotations of the splits that have annotations."""
-        folders: dict[Split, Path | None] = {"val": self._scored, "calibration": self._calibration}
         return {
             split: wsolevaluation.read(folder, mask_folder=self._mask_folder)
-            for split, folder in folders.items()
-            if folder is not None
+            for split, folder in self._annotated.items()
         }
+
+    @property
+    def _annotated(self) -> dict[Split, Path]:
+        """The metadata folders of the splits that have annotations."""
+        folders: dict[Split, Path | None] = {"val": self._scored, "calibration": self._calibration}
+        return {split: folder for split, folder in folders.items() if folder is not None}
 
     @cached_property
     def _lists(self) -> Lists:
@@ -170,7 +201,7 @@ class WsolEvaluation(Published):
         empty = Listing((), (), classes)
         return Lists(
             classes, listings.get("train", empty), listings["val"], notes,
-            listings.get("calibration", empty),
+            listings.get("calibration", empty), searched=_list_folders(ids.values()),
         )  # fmt: skip
 
     def _name(self, part: str) -> str:
@@ -270,15 +301,25 @@ class WsolEvaluation(Published):
         return Annotation(where, [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], size)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
-        if split not in self._metadata:
+        folder = self._annotated.get(split)
+        if folder is None:
             return
-        metadata = self._metadata[split]
-        yield metadata.folder / "localization.txt"
-        yield metadata.folder / "image_sizes.txt"
-        for files in metadata.masks.values():
+        yield folder / "localization.txt"
+        yield folder / "image_sizes.txt"
+        if not wsolevaluation.has_masks(folder):
+            return
+        for files in self._metadata[split].masks.values():
             yield from files.objects
             if files.ignore is not None:
                 yield files.ignore
+
+
+def _list_folders(lists: Iterable[Sequence[str]]) -> list[str]:
+    """Return the folders of all images of some lists, and those above them."""
+    folders = {os.path.dirname(id) for ids in lists for id in ids}
+    above = {"/".join(parts[:n]) for each in folders if (parts := each.split("/"))
+             for n in range(len(parts))}  # fmt: skip
+    return sorted(folders | above)
 
 
 def _find_folders(ids: Sequence[str], labels: Int64[np.ndarray, n], count: int) -> list[str] | None:

@@ -94,7 +94,7 @@ def check(folder: Path) -> None:
         folder: The folder of the metadata.
     """
     needed = [name for name in FILES if name != "class_labels.txt"]
-    if _has_masks_alone(folder / "localization.txt"):
+    if has_masks(folder, 1):
         needed.remove("image_sizes.txt")
     for name in needed:
         if not (folder / name).is_file():
@@ -104,9 +104,16 @@ def check(folder: Path) -> None:
             )
 
 
-def _has_masks_alone(path: Path) -> bool:
-    """Return whether a localization file names masks, which need no sizes, as its first line."""
-    return path.is_file() and any(_split_mask_line(line) for _, line in islice(read_lines(path), 1))
+def has_masks(folder: Path, lines: int | None = None) -> bool:
+    """Return whether a line of localization.txt names masks, which need no sizes.
+
+    Args:
+        folder: The folder of the metadata.
+        lines: How many lines are looked at; None: all.
+    """
+    path = folder / "localization.txt"
+    read = islice(read_lines(path), lines) if path.is_file() else ()
+    return any(_split_mask_line(line) for _, line in read)
 
 
 def read_labels(folder: Path) -> tuple[list[str], Int64[np.ndarray, n], list[str]]:
@@ -285,16 +292,11 @@ def _read_labels_in_order(path: Path, ids: Sequence[str]) -> tuple[Int64[np.ndar
     """Return the class of each image, and notes on odd lines.
 
     The lines are mostly in the order of the images: no table of a million names is made then.
-
-    Args:
-        path: The file.
-        ids: The images.
     """
     labels = np.full(len(ids), NO_CLASS)
     positions: dict[str, int] | None = None
-    odd, total, usable, expected = OddRecords(path.name, "line"), 0, 0, 0
-    for number, text in read_lines(path):
-        total += 1
+    odd, total, expected = OddRecords(path.name, "line"), 0, 0
+    for total, (number, text) in enumerate(read_lines(path), 1):  # noqa: B007
         try:
             id, label_text = _split_fields(text, ("image", "class"))
             label = _parse_whole_number("class", label_text)
@@ -305,13 +307,11 @@ def _read_labels_in_order(path: Path, ids: Sequence[str]) -> tuple[Int64[np.ndar
             label = max(-MAX_NUMBER, min(label, MAX_NUMBER))
             if place >= 0 and labels[place] not in (NO_CLASS, label):
                 raise BadRecord("that contradict an earlier line of the same image")
+            if place >= 0:
+                labels[place] = label
         except BadRecord as error:
             odd.leave_out(f"line {number}", str(error))
-            continue
-        usable += 1
-        if place >= 0:
-            labels[place] = label
-    odd.check_usable(path, total, usable)
+    odd.check_usable(path, total, total - odd.left_out_count)
     return labels, [*odd.notes()]
 
 

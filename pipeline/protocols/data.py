@@ -167,6 +167,18 @@ class HasClassFolders(Protocol):
 
 
 @runtime_checkable
+class HashesCocoNames(Protocol):
+    """A data set that tells without a list of all images whether COCO files would name them so."""
+
+    def coco_names_fingerprint(self, split: Split) -> str:
+        """Return a hash of all that `coco_names` depends on.
+
+        Args:
+            split: the split.
+        """
+
+
+@runtime_checkable
 class HasFiles(Protocol):
     """A data set whose images are files."""
 

@@ -83,8 +83,9 @@ def _draw(root: Path, count: int) -> None:
         with open(folder / f"n{of_class:08d}_{n:06d}.JPEG", "wb") as file:
             file.write(b"\xff\xd8\xff\xe0")
     names = "".join(f"n{n:08d} class {n}\n" for n in range(CLASSES))
-    (root / "LOC_synset_mapping.txt").write_text(names, encoding="utf-8")
     _draw_lists(root / "metadata", count)
+    for place in (root, root / "metadata"):
+        (place / "LOC_synset_mapping.txt").write_text(names, encoding="utf-8")
     time.sleep(3)  # folders that changed just now are searched again, as they may change unseen
 
 
