@@ -118,6 +118,13 @@ class KeptFiles(FileTable):
         """Return the endings of all files of the data set, in lower case."""
         return frozenset(self.__dict__["_kept"].head["suffixes"])
 
+    def folders(self) -> list[str]:
+        """Return the paths of the folders that the files are in."""
+        kept: _KeptArrays = self.__dict__["_kept"]
+        if len(self) < sum(kept.head["counts"]):
+            return super().folders()
+        return [os.path.join(kept.root, folder) for folder in kept.head["below"]]
+
 
 class KeptIds(Sequence[str]):
     """The ids of a split in a kept file, of which the number alone is known at once.

@@ -86,6 +86,10 @@ class PackedFiles(Sequence[File]):
     def suffixes(self) -> frozenset[str]:
         """Return the endings that the files may have, in lower case."""
 
+    def folders(self) -> list[str]:
+        """Return the paths of the folders that the files are in."""
+        return sorted({os.path.dirname(file.path) for file in self})
+
 
 def make_ids_unique(files: Sequence[File]) -> tuple[Sequence[File], list[str]]:
     """Give files whose names are the same in NFC ids that differ.
@@ -265,6 +269,21 @@ class OnDisk(ABC):
             position: Position of the image in it.
         """
         return Path(os.path.abspath(self.splits[split].files[position].path))
+
+    def common_folder(self, split: Split) -> Path | None:
+        """Return the absolute path of the folder that all files of a split lie below.
+
+        Args:
+            split: The split; None is returned where it has no file.
+        """
+        files = self.splits[split].files
+        if not len(files):
+            return None
+        if isinstance(files, PackedFiles):
+            folders = files.folders()
+        else:
+            folders = [os.path.dirname(file.path) for file in files]
+        return Path(os.path.commonpath([*map(os.path.abspath, {*folders})]))
 
     def stamp(self, split: Split, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns.

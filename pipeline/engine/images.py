@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import SkippedImage
 from pipeline.ops.maps import frame_size
-from pipeline.protocols import DataSet, HasFiles, Segmenter
+from pipeline.protocols import DataSet, HasCommonFolder, HasFiles, Segmenter
 from pipeline.types import Boxes, Example, ImageSource, Part, SaliencyMap, Size, Split
 
 if TYPE_CHECKING:
@@ -109,6 +109,22 @@ class SplitImages:
             return problem
 
 
+def find_common_folder(data: DataSet, split: Split) -> Path | None:
+    """Return the folder that all images of a split lie below; None where they are no files.
+
+    Args:
+        data: the data set.
+        split: the split.
+    """
+    if isinstance(data, HasCommonFolder):
+        return data.common_folder(split)
+    count = len(data.ids(split))
+    if not isinstance(data, HasFiles) or not count:
+        return None
+    folders = {str(data.path(split, position).parent) for position in range(count)}
+    return Path(os.path.commonpath(folders))
+
+
 def image_source(data: DataSet, split: Split) -> ImageSource:
     """Return where the images of a split are, for exporters.
 
@@ -118,17 +134,12 @@ def image_source(data: DataSet, split: Split) -> ImageSource:
     """
     labels, parts = data.labels(split), _list_parts(data, split)
     files = data if isinstance(data, HasFiles) else None
-    ids = data.ids(split)
-    root = None
-    if files is not None and ids:
-        folders = [str(files.path(split, position).parent) for position in range(len(ids))]
-        root = Path(os.path.commonpath(folders))
 
     def read(position: int) -> UInt8[np.ndarray, "H W 3"]:
         return data.example(split, position).image
 
     return ImageSource(
-        root=root,
+        root=find_common_folder(data, split),
         path=lambda position: None if files is None else files.path(split, position),
         part=lambda position: parts[position],
         label=lambda position: int(labels[position]),

@@ -179,6 +179,18 @@ class HashesCocoNames(Protocol):
 
 
 @runtime_checkable
+class HasCommonFolder(Protocol):
+    """A data set that tells without a list of all images below which folder they are."""
+
+    def common_folder(self, split: Split) -> Path | None:
+        """Return the absolute path of the folder that all files of a split lie below.
+
+        Args:
+            split: the split; None is returned where it has no file.
+        """
+
+
+@runtime_checkable
 class HasFiles(Protocol):
     """A data set whose images are files."""
 
