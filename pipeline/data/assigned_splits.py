@@ -69,12 +69,13 @@ def assign(
         The listing of each split: `train`, and those that are set apart.
     """
     fixed = _find_fixed(listing, shares, leaders, known or {})
-    labels = np.asarray(listing.labels, np.int64)
+    ids, labels = listing.ids, np.asarray(listing.labels, np.int64)
     chosen = np.full(len(labels), -1, np.int64)  # the position of the split in `shares`
     chosen[fixed >= 0] = fixed[fixed >= 0]
     for number, (split, share) in enumerate(zip(shares.splits, shares.shares, strict=True)):
         pool = np.flatnonzero((chosen < 0) | (chosen >= number))
-        fractions = np.fromiter((hash_to_fraction(listing.ids[n], split) for n in pool), np.float64)
+        names = (ids[n] for n in pool.tolist())
+        fractions = np.fromiter((hash_to_fraction(id, split) for id in names), np.float64)
         group = np.arange(len(pool)) if leaders is None else _number_within(leaders, pool)
         state = np.where(fixed[pool] < 0, -1, (fixed[pool] == number).astype(np.int64))
         if shares.stratified:
@@ -106,6 +107,8 @@ def _find_fixed(
 
     A new image of a group keeps the split of the first that has one.
     """
+    if not known:
+        return np.full(len(listing.labels), -1, np.int64)
     names = [*shares.splits, TRAIN]
     fixed = np.array(
         [names.index(known[id]) if known.get(id) in names else -1 for id in listing.ids], np.int64

@@ -183,7 +183,7 @@ class KeptListing(Listing):
         self.__dict__.update(
             files=KeptFiles(kept, start, end) if end > start else (),
             classes=tuple(kept.head["classes"]),
-            _kept=kept, _rows=slice(start, end), _fingerprint=fingerprint,
+            _kept=kept, _rows=slice(start, end), _hash=fingerprint,
         )  # fmt: skip
 
     @cached_property
@@ -196,10 +196,6 @@ class KeptListing(Listing):
         """Class of each file; -1 where an image has none."""
         labels: list[int] = self.__dict__["_kept"].labels[self.__dict__["_rows"]]
         return labels
-
-    def fingerprint(self) -> str:
-        """Return the hash that is kept."""
-        return str(self.__dict__["_fingerprint"])
 
 
 def find_file(root: str, options: Sequence[Any]) -> Path | None:

@@ -144,6 +144,10 @@ class Listing:
 
     def fingerprint(self) -> str:
         """Hash the class names, and id, label, size and time of each file; not where they are."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256("\0".join(self.classes).encode())
         if isinstance(self.files, PackedFiles):
             stamps = self.files.stamps()
