@@ -68,7 +68,9 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     ]
     if ranks.current_world().rank > 0:  # only rank 0 creates the run's folder
         for stage, method in jobs:
-            run.for_method(method).get_or_create(stage)
+            result, _ = run.for_method(method).get_or_create(stage)
+            if why := find_stage(stage).refuse(run.for_method(method), result):
+                raise RefusedRun(why)  # rank 0 ends there, too
         return None
     with RunFolder.new(run) as folder:
         for stage, method in jobs:

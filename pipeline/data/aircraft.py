@@ -23,6 +23,7 @@ from typing import Literal
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File
 from pipeline.data.published import (
+    Archive,
     Lists,
     Published,
     Record,
@@ -39,6 +40,12 @@ from pipeline.formats.odd_records import OddRecords
 from pipeline.types import Split
 
 LAYOUT = "expected data/images/*.jpg, data/images_variant_trainval.txt and the files beside it"
+ARCHIVES = (
+    Archive(
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+        "fgvc-aircraft-2013b.tar.gz",
+    ),
+)
 OPTION = "data=aircraft"
 NAMES = {"variant": "variants.txt", "family": "families.txt", "manufacturer": "manufacturers.txt"}
 
@@ -76,8 +83,9 @@ class Aircraft(Published):
 
             needed = self._folder / NAMES[self.level]
             download(
-                OPTION, self.root, lambda: FGVCAircraft(self.root, download=True), LAYOUT, needed
-            )
+                OPTION, self.root, ARCHIVES, lambda: FGVCAircraft(self.root, download=True),
+                LAYOUT, needed,
+            )  # fmt: skip
         for needed in (
             self._folder / NAMES[self.level],
             self._list("trainval"),

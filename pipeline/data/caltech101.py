@@ -26,6 +26,7 @@ from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File
 from pipeline.data.mat_files import read_mat
 from pipeline.data.published import (
+    Archive,
     Lists,
     Published,
     Record,
@@ -46,6 +47,13 @@ RENAMED = {
     "airplanes": "Airplanes_Side_2",
 }  # fmt: skip
 LAYOUT = f"expected {IMAGES}/<class>/*.jpg and Annotations/<class>/*.mat"
+ARCHIVES = (
+    Archive(
+        "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+        "caltech101/caltech-101.zip",
+        "3138e1922a9193bfa496528edbbc45d0",
+    ),
+)
 OPTION = "data=caltech101"
 
 
@@ -82,7 +90,7 @@ class Caltech101(Published):
             from torchvision.datasets import Caltech101 as Downloaded  # here: it imports torch
 
             download(
-                OPTION, self.root, lambda: Downloaded(self.root, download=True), LAYOUT,
+                OPTION, self.root, ARCHIVES, lambda: Downloaded(self.root, download=True), LAYOUT,
                 self._folder / IMAGES,
             )  # fmt: skip
         remedy = "unpack caltech-101.zip and the archives in it there, or data.download=true"

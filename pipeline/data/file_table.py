@@ -161,6 +161,12 @@ class FileTable(PackedFiles):
         """Return the endings of all files of the columns, in lower case."""
         return self.columns.suffixes
 
+    def folders(self) -> list[str]:
+        """Return the paths of the folders that the files are in."""
+        columns = self.columns
+        numbers = np.unique(columns.folder[self.rows]).tolist()
+        return [os.path.join(columns.root, columns.folders[n]) for n in numbers]
+
 
 def join_names(names: Iterable[str]) -> bytes:
     """Return file names as `FileColumns` holds them.

@@ -9,32 +9,46 @@
         valid/n01440764/*.JPEG      with data.calibration=valid: never trained on, never scored,
         instances_valid.json        its boxes choose the threshold (stage calibrate)
 
-Without `val` a fifth of the images, chosen by hash of their names, is scored. Names are compared in
-Unicode form NFC; files are opened by their own spelling. layout.py says which folders are splits.
+Without `val` a fifth of the images, chosen by hash of their names, is scored; data.stratified,
+data.split_file and data.near_duplicates choose them with more care (assigned_splits.py,
+near_duplicates.py). Names are compared in Unicode form NFC; files are opened by their own spelling.
+layout.py says which folders are splits.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import image_search, kept_splits, listing
+from pipeline.data import (
+    assigned_splits,
+    image_search,
+    kept_splits,
+    listing,
+    near_duplicates,
+)
 from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.archive_files import is_stored
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
-from pipeline.data.file_table import join_files
 from pipeline.data.folder_index import check_unchanged
+from pipeline.data.folder_parts import (
+    Parts,
+    describe_parts,
+    describe_share,
+    join_classes,
+    list_files,
+)
 from pipeline.data.intensity import RangeOption
 from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
-from pipeline.data.listing import File, Listing, OnDisk, Splits
+from pipeline.data.listing import Listing, OnDisk, Splits
+from pipeline.data.near_duplicates import NearRule
 from pipeline.data.negative_classes import find_negative_classes
 from pipeline.data.stored_folder import FolderContents, describe_unused, read_folder
 from pipeline.data.unscored_split import describe_unscored, label_unscored, list_unscored
@@ -42,6 +56,7 @@ from pipeline.errors import UserError, suggest_choices
 from pipeline.formats import coco, stored
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
+from pipeline.ops.hashing import hash_of
 from pipeline.ops.text import count_note, printable, to_nfc
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
@@ -67,6 +82,14 @@ class Folder(ReadsDrawn, OnDisk):
         negatives: Names of the classes, or of their folders, whose images show no object: they are
             learned as classes, and have no box.
         val_folder: The folder that is scored; None: the first of val, valid, validation and test.
+        calibration_share: Share of the images that are not scored whose boxes choose the threshold,
+            where there is no val/, from 0 to below 1.
+        stratified: Whether each class has the shares to one image; false: each image is drawn by
+            hash of its name.
+        split_file: CSV that keeps which split each image is in, so that none moves when others are
+            added or removed: written where it is not there; None: no such file.
+        near_duplicates: Images that look the same: `report`, they are named where they lie in
+            several splits; `together`, they are kept in one split; None: they are not looked for.
 
     Raises:
         UserError: An option is out of range, a folder or file is missing, or, once they are read,
@@ -84,11 +107,16 @@ class Folder(ReadsDrawn, OnDisk):
     crowds: CrowdRule = "ignore"
     val_folder: str | None = None
     negatives: Sequence[str] = ()
+    calibration_share: float = 0.0
+    stratified: bool = False
+    split_file: str | None = None
+    near_duplicates: NearRule | None = None
 
     def __post_init__(self) -> None:
         self._parse_image_options()
-        listing.check_share("val", self.val)
-        listing.check_share("held_back", self.held_back)
+        for name in ("val", "held_back", "calibration_share"):
+            listing.check_share(name, getattr(self, name))
+        near_duplicates.check_rule(self.near_duplicates)
         if not stored.is_address(self.root):
             object.__setattr__(self, "root", str(find_spelling(Path(self.root))))
         if self._is_stored:
@@ -105,6 +133,8 @@ class Folder(ReadsDrawn, OnDisk):
             self._check_calibration(self.calibration)
         if self.val_folder is not None:
             _ = self._layout
+        if self.calibration_share:
+            self._check_calibration_share()
 
     @cached_property
     def _is_stored(self) -> bool:
@@ -118,6 +148,8 @@ class Folder(ReadsDrawn, OnDisk):
                 f"data.calibration={self.calibration}: data.root={self.root} is no local folder, "
                 "and the boxes of this split would not be found; unpack or download it"
             )
+        if self.calibration_share:
+            self._check_calibration_share()
 
     @cached_property
     def _stored(self) -> FolderContents:
@@ -148,6 +180,24 @@ class Folder(ReadsDrawn, OnDisk):
                 "its boxes (COCO JSON) are what the threshold is chosen on"
             )
 
+    def _check_calibration_share(self) -> None:
+        """Raise UserError unless images that are drawn can choose the threshold by their boxes."""
+        given = f"data.calibration_share={self.calibration_share:g}"
+        if self.calibration is not None:
+            raise UserError(
+                f"{given}: data.calibration={self.calibration} has these images; give one"
+            )
+        if self._layout.val is not None:
+            raise UserError(
+                f"{given}: data.root={self.root} has {self._layout.val}/, whose boxes are of its "
+                "own images; data.calibration=FOLDER names one whose boxes choose the threshold"
+            )
+        if self.annotations is None:
+            raise UserError(
+                f"{given}: there are no boxes that could choose a threshold; data.boxes=FILE (COCO "
+                "JSON) gives those of any of the images"
+            )
+
     # -- images and labels
 
     @property
@@ -174,14 +224,18 @@ class Folder(ReadsDrawn, OnDisk):
         content = None if path is None else kept_splits.load(path, self.root)
         if content is None:
             content, left_out = self._search()
-            if path is not None:
-                kept_splits.save(path, self.root, content, left_out)
+            # What links lead to may change without a folder of the root.
+            if path is not None and not left_out.links:
+                kept_splits.save(path, self.root, content, left_out.searched)
         return content
 
     @cached_property
     def _kept_file(self) -> Path | None:
         boxes = None if self.boxes is None else os.path.abspath(self.boxes)
         options = [boxes, self.val, self.held_back, self.calibration, self.val_folder]
+        options += [self.calibration_share, self.stratified, self.near_duplicates]
+        if self.split_file is not None:
+            options.append(content_hash(Path(self.split_file)))
         return kept_splits.find_file(self.root, options)
 
     @cached_property
@@ -232,7 +286,7 @@ class Folder(ReadsDrawn, OnDisk):
                 "train/<class>/<image> and val/<class>/<image>, or <class>/<image>"
             )
         names = contents.read_class_names(folders)
-        notes += [*names.notes, *_layout_notes(parts, folders)]
+        notes += [*names.notes, *describe_parts(parts, folders)]
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
         return KeptSplits(folders, classes, replace(splits, test=replace(test, classes=classes)))
@@ -247,7 +301,7 @@ class Folder(ReadsDrawn, OnDisk):
             for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
-        image_search.count_shared(_all_files(parts, "train"), _all_files(parts, "val"), left_out)
+        image_search.count_shared(list_files(parts, "train"), list_files(parts, "val"), left_out)
         if not layout.is_of_classes:
             searched = {*layout.splits.values(), layout.calibration, layout.test, *layout.unused}
             count_beside_splits(root, searched, left_out)
@@ -271,7 +325,7 @@ class Folder(ReadsDrawn, OnDisk):
                 + "".join(f"\n  {note}" for note in notes[:10])
             )
         names = read_class_names(root / "classes.txt", folders)
-        notes += [*names.notes, *_layout_notes(parts, folders)]
+        notes += [*names.notes, *describe_parts(parts, folders)]
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
         splits = replace(splits, test=replace(test, classes=classes))
@@ -306,16 +360,39 @@ class Folder(ReadsDrawn, OnDisk):
     ) -> Splits:
         """Return the listings of the splits."""
         train, val, calibration = (
-            _join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
+            join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
             for part in ("train", "val", "calibration")
         )
+        total, notes = len(train.files), [*notes]
+        drawn = {"calibration": self.calibration_share} if self.calibration_share else {}
         if "val" not in parts:
-            total = len(train.files)
-            train, val = listing.set_apart(train, self.val, "val")
-            if not self._layout.is_of_classes:
-                notes = [*notes, _describe_share(len(val.files), total, self.val)]
-        kept, held_back = listing.set_apart(train, self.held_back, "held_back")
-        return Splits(kept, held_back, val, notes, calibration)
+            drawn = {"val": self.val, **drawn}
+        drawn_parts = self._draw(train, {**drawn, "held_back": self.held_back}, notes)
+        val = drawn_parts.get("val", val)
+        calibration = drawn_parts.get("calibration", calibration)
+        if "val" not in parts and not self._layout.is_of_classes:
+            notes.append(describe_share(len(val.files), total, self.val))
+        return Splits(drawn_parts["train"], drawn_parts["held_back"], val, notes, calibration)
+
+    def _draw(
+        self, images: Listing, shares: Mapping[Split, float], notes: list[str]
+    ) -> dict[Split, Listing]:
+        """Assign images that no folder gives a split to one; note what is unusual."""
+        file = None if self.split_file is None else Path(os.path.expanduser(self.split_file))
+        known = {} if file is None else assigned_splits.read_record(file)
+        groups, leaders = list[list[int]](), None
+        if self.near_duplicates is not None:
+            groups = near_duplicates.find_groups(images.files, self.root)
+        if self.near_duplicates == "together":
+            leaders = near_duplicates.number_leaders(len(images.files), groups)
+        rule = assigned_splits.Shares([*shares], [*shares.values()], self.stratified)
+        parts = assigned_splits.assign(images, rule, leaders, known)
+        if file is not None:
+            notes += assigned_splits.describe_record(file, known, images.ids, parts)
+            assigned_splits.write_record(file, known, parts)
+        if self.near_duplicates is not None:
+            notes += near_duplicates.describe_groups(images, groups, parts, self.near_duplicates)
+        return parts
 
     # -- annotations: for evaluate and calibrate, and the numbers that boxes.json uses
 
@@ -336,13 +413,15 @@ class Folder(ReadsDrawn, OnDisk):
     @property
     def _calibration_file(self) -> Path | None:
         if self.calibration is None:
-            return None
+            return self.annotations if self.calibration_share else None
         return _find_annotations(Path(self.root), self.calibration)
 
     @cached_property
     def _calibration_boxes(self) -> MatchedAnnotations | None:
         if self._calibration_file is None:
             return None
+        if self.calibration is None:
+            return self._scored_boxes  # of a share of the same images
         return self._match(self._calibration_file, self.splits.calibration.ids)
 
     @cached_property
@@ -353,7 +432,8 @@ class Folder(ReadsDrawn, OnDisk):
         # Where val is a folder, the file describes its images: the end of a path in it must not
         # match an image of train.
         scored = splits.used if self._layout.val is None else splits.val
-        return self._match(self.annotations, scored.ids, splits.val.ids)
+        drawn = splits.calibration.ids if self.calibration_share else []
+        return self._match(self.annotations, scored.ids, [*splits.val.ids, *drawn])
 
     def _match(
         self,
@@ -380,6 +460,12 @@ class Folder(ReadsDrawn, OnDisk):
             return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
         return self._scored_boxes.coco_names(ids, len(self.classes))
 
+    def coco_names_fingerprint(self, split: Split) -> str:
+        """Hash what the numbers and names follow from: the ids, and the annotation file."""
+        return hash_of(
+            [self.fingerprint(split), self.fingerprint("all"), self.truth_fingerprint("val")]
+        )
+
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         """Return annotations by image id; images that the file does not have are left out.
 
@@ -395,8 +481,10 @@ class Folder(ReadsDrawn, OnDisk):
 
     def truth_notes(self) -> list[str]:
         """Return what was unusual about the annotations, a line each."""
-        files = (self._scored_boxes, self._calibration_boxes)
-        return [note for matched in files if matched is not None for note in matched.notes]
+        matched = [self._scored_boxes]
+        if self.calibration is not None:
+            matched.append(self._calibration_boxes)
+        return [note for boxes in matched if boxes is not None for note in boxes.notes]
 
     def truth_fingerprint(self, split: Split) -> str:
         """Hash the annotation file of a split; `none` where there is none."""
@@ -406,13 +494,6 @@ class Folder(ReadsDrawn, OnDisk):
 
 # -- folders
 
-Parts = Mapping[str, Mapping[str, Sequence[File]]]
-"""Image files by the split that a folder is of, and by the name of the class folder."""
-
-
-def _all_files(parts: Parts, part: str) -> Iterator[File]:
-    return (file for files in parts.get(part, {}).values() for file in files)
-
 
 def _find_annotations(root: Path, *splits: str) -> Path | None:
     """Return the COCO file of the first split that has one and that no option names, or None."""
@@ -420,51 +501,3 @@ def _find_annotations(root: Path, *splits: str) -> Path | None:
     paths = [path for name in names for path in (root / name, root / "annotations" / name)]
     places = map(find_spelling, paths)
     return next((path for path in places if path.is_file()), None)
-
-
-def _layout_notes(parts: Parts, folders: Sequence[str]) -> list[str]:
-    """Return notes on what looks like a mistake in the layout of the folders."""
-    notes = []
-    if len(folders) == 1:
-        notes.append(
-            f"all images are of one class, {folders[0]!r}: expected train/<class>/<image>, a "
-            "folder a class; are the class folders one level deeper?"
-        )
-    if "train" in parts and "val" in parts:
-        unlearned, unscored = (
-            [name for name in folders if not parts[split].get(name)] for split in ("train", "val")
-        )
-        if unlearned:
-            why = "with images in val but none in train: not learned"
-            remedy = _find_like(unlearned, unscored)
-            notes.append(count_note(unlearned, "class", why, remedy=remedy))
-        if unscored and any(parts["val"].values()):
-            why = "with images in train but none in val: not scored"
-            notes.append(count_note(unscored, "class", why))
-    if "val" in parts and not any(parts["val"].values()):
-        notes.append("val: no image in its class folders, so nothing is scored; fill or remove it")
-    return notes
-
-
-def _find_like(names: Sequence[str], others: Sequence[str]) -> str:
-    """Return a question whether the first name that is like another is meant to be that."""
-    lower = {other.lower(): other for other in others}
-    for name in names:
-        if close := difflib.get_close_matches(name.lower(), lower, 1, cutoff=0.8):
-            return f"is {name!r} meant to be {lower[close[0]]!r}? rename the folder"
-    return ""
-
-
-def _describe_share(scored: int, total: int, share: float) -> str:
-    """Return a note on images of train/ that are scored because there is no val/."""
-    if not scored:
-        return f"no val/, and data.val={share:g}: none of the {total} images of train/ is scored"
-    return (
-        f"no val/: {scored} of the {total} images of train/, chosen by hash of their names, are "
-        f"scored and not trained on (data.val={share:g})"
-    )
-
-
-def _join_classes(by_class: Sequence[Sequence[File]], classes: Sequence[str]) -> Listing:
-    labels = [n for n, files in enumerate(by_class) for _ in range(len(files))]
-    return Listing(join_files(by_class), labels, classes)

@@ -89,12 +89,12 @@ class IndexedFiles:
         return FileTable(self.columns, rows.astype(np.int32))
 
 
-def check_unchanged(file: File, kept: Path | None) -> None:
+def check_unchanged(file: File, *kept: Path | None) -> None:
     """Compare a file with the index that it is listed in, before it is read.
 
     Args:
         file: As the index has it.
-        kept: Where the index is kept; None: it is not.
+        kept: Where the index is kept, and what was derived from it; None: it is not.
 
     Raises:
         UserError: It was changed since. The kept index is removed, so that the next run sees the
@@ -105,8 +105,9 @@ def check_unchanged(file: File, kept: Path | None) -> None:
     except OSError:
         return  # the reader of the image says what is wrong
     if (now.st_size, now.st_mtime_ns) != file.stamp:
-        if kept is not None:
-            kept.unlink(missing_ok=True)
+        for path in kept:
+            if path is not None:
+                path.unlink(missing_ok=True)
         raise UserError(
             f"{file.id}: the file was changed after its folder was indexed, so results would "
             "stand under the old image; its index is removed: run again, and what was computed "
@@ -131,7 +132,7 @@ def index_files(root: Path, tops: Sequence[str], cache: Path | None) -> IndexedF
     Raises:
         UserError: A folder of `tops` cannot be read.
     """
-    kept = None if cache is None else cache / f"files-{_key(root, tops)}.npz"
+    kept = find_index(root, tops, cache)
     known = {} if kept is None else _load(kept)
     contents: list[Folder] = []
     searched = 0
@@ -143,6 +144,17 @@ def index_files(root: Path, tops: Sequence[str], cache: Path | None) -> IndexedF
         with suppress(OSError):  # without it the folders are searched again, which costs time alone
             _save(kept, contents)
     return _assemble(root, contents, kept, searched)
+
+
+def find_index(root: Path, tops: Sequence[str], cache: Path | None) -> Path | None:
+    """Return where the index of a root is kept; None: nowhere.
+
+    Args:
+        root: The folder that ids are relative to.
+        tops: The folders in it that are searched.
+        cache: The folder of kept indexes.
+    """
+    return None if cache is None else cache / f"files-{_key(root, tops)}.npz"
 
 
 def _key(root: Path, tops: Sequence[str]) -> str:

@@ -31,22 +31,23 @@ import numpy as np
 
 from pipeline.data.folder_index import (
     IndexedFiles,
-    check_unchanged,
     find_cache,
     find_double_ids,
+    find_index,
     index_files,
 )
 from pipeline.data.imagenet_names import SYNSET, name_synsets
+from pipeline.data.imagenet_names import TABLES as NAME_TABLES
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing
 from pipeline.data.mat_files import read_mat
-from pipeline.data.published import Lists, Published, check_unique
+from pipeline.data.published import Lists, Published, Sources, check_unique
 from pipeline.data.published_truth import Annotation, voc_annotation
 from pipeline.errors import UserError
 from pipeline.formats.files import read_lines
 from pipeline.formats.odd_records import OddRecords
 from pipeline.ops.text import count_note
-from pipeline.types import Example, Note, Size, Split
+from pipeline.types import Note, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -124,11 +125,21 @@ class ImageNet(Published):
 
     # -- images and labels
 
+    @property
+    def _parts(self) -> list[str]:
+        """The folders that are searched."""
+        return [part for part in ("train", "val") if (self._images / part).is_dir()]
+
+    def _find_sources(self) -> Sources:
+        tables = {*NAME_TABLES, SOLUTION, NUMBERS, "meta.mat"}
+        places = [Path(self.root) / place / name for place in TABLE_PLACES for name in tables]
+        options = [self.held_back, os.path.realpath(self.root)]
+        return Sources(os.fspath(self._images), options, sorted(places))
+
     @cached_property
     def _indexed(self) -> IndexedFiles:
         """All image files of train/ and val/."""
-        parts = [part for part in ("train", "val") if (self._images / part).is_dir()]
-        indexed = index_files(self._images, parts, find_cache())
+        indexed = index_files(self._images, self._parts, find_cache())
         if double := find_double_ids(indexed.columns):
             id, count = next(iter(double.items()))
             raise UserError(
@@ -151,7 +162,8 @@ class ImageNet(Published):
             for rows, names in parts.values()
         )
         notes += [*name_notes, *_compare_classes(used, train, val)]
-        return Lists(classes, train, val, notes, folders=used)
+        searched = self._indexed.columns.folders
+        return Lists(classes, train, val, notes, folders=used, searched=searched)
 
     def _list_part(self, part: str, notes: list[str]) -> tuple[Int[np.ndarray, n], list[str]]:
         """Return the rows of a split's images in the index, and the class folder of each.
@@ -235,23 +247,10 @@ class ImageNet(Published):
             )
         return _read_numbers(numbers, _read_meta(meta), notes)
 
-    def example(
-        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
-    ) -> Example:
-        """Read an image; see `OnDisk.example`.
-
-        Args:
-            split: The split.
-            position: Position of the image in it.
-            at: The (height, width) to scale to. None: not scaled.
-            at_least: Without `at`: the smallest (height, width) that is needed.
-
-        Raises:
-            SkippedImage: The image cannot be read.
-            UserError: The file was changed after it was indexed.
-        """
-        check_unchanged(self.splits[split].files[position], self._indexed.kept)
-        return super().example(split, position, at=at, at_least=at_least)
+    @cached_property
+    def _kept_files(self) -> Sequence[Path]:
+        index = find_index(self._images, self._parts, find_cache())
+        return [path for path in (index, self._kept_file) if path is not None]
 
     # -- annotations
 
@@ -264,7 +263,7 @@ class ImageNet(Published):
     @cached_property
     def _synsets(self) -> list[str | None]:
         """The name of the class folder of each class, by which objects are called in the boxes."""
-        return [*self._lists.folders]
+        return [*self._contents.folders]
 
     def _annotation_path(self, id: str) -> Path | None:
         """Return where the boxes of an image are; None where there is no folder of boxes."""

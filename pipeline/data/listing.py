@@ -30,7 +30,7 @@ from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Float64, Int, Int64
 
 # What Pillow reads, without what photo.NOT_READ names. Listed here because asking Pillow would
 # import all its formats at every start; a test compares the lists.
@@ -87,6 +87,10 @@ class PackedFiles(Sequence[File]):
     def suffixes(self) -> frozenset[str]:
         """Return the endings that the files may have, in lower case."""
 
+    def folders(self) -> list[str]:
+        """Return the paths of the folders that the files are in."""
+        return sorted({os.path.dirname(file.path) for file in self})
+
 
 def make_ids_unique(files: Sequence[File]) -> tuple[Sequence[File], list[str]]:
     """Give files whose names are the same in NFC ids that differ.
@@ -131,7 +135,7 @@ class Listing:
     others: Sequence[tuple[int, ...]] | None = None
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Sequence[str]:
         """The id of each file."""
         if isinstance(self.files, PackedFiles):
             return self.files.list_ids()
@@ -143,6 +147,10 @@ class Listing:
 
     def fingerprint(self) -> str:
         """Hash the class names, and id, labels, size and time of each file; not where they are."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         digest = hashlib.sha256("\0".join(self.classes).encode())
         if self.others is not None:
             digest.update(f"\0{list(self.others)}".encode())
@@ -284,6 +292,23 @@ class OnDisk(ABC):
         path = self.splits[split].files[position].path
         return Path(os.path.abspath(path)) if stored.is_local(path) else None
 
+    def common_folder(self, split: Split) -> Path | None:
+        """Return the absolute path of the folder that all files of a split lie below.
+
+        Args:
+            split: The split; None is returned where it has no file, or one that is not local.
+        """
+        files = self.splits[split].files
+        if not len(files):
+            return None
+        if isinstance(files, PackedFiles):
+            folders = files.folders()
+        else:
+            folders = [os.path.dirname(file.path) for file in files]
+        if not all(map(stored.is_local, folders)):
+            return None
+        return Path(os.path.commonpath([*map(os.path.abspath, {*folders})]))
+
     def stamp(self, split: Split, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns.
 
@@ -402,10 +427,23 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         The images that are kept, and those that are set apart.
     """
     fractions = np.fromiter((hash_to_fraction(id, salt) for id in listing.ids), np.float64)
-    labels = np.asarray(listing.labels, np.int64)
-    apart = fractions < share
     if listing.others is not None:
-        return listing.split(_keep_each_class(listing.label_sets(), fractions, apart, share))
+        sets = listing.label_sets()
+        return listing.split(_keep_each_class(sets, fractions, fractions < share, share))
+    return listing.split(find_apart(fractions, np.asarray(listing.labels, np.int64), share))
+
+
+def find_apart(
+    fractions: Float64[np.ndarray, n], labels: Int64[np.ndarray, n], share: float
+) -> Bool[np.ndarray, n]:
+    """Return which images `set_apart` sets apart.
+
+    Args:
+        fractions: Of each image, in [0, 1).
+        labels: Class of each image.
+        share: The fraction to set apart.
+    """
+    apart = fractions < share
     for label in np.setdiff1d(labels[apart], labels[~apart]):
         of_class = np.flatnonzero(labels == label)
         apart[of_class[fractions[of_class].argmax()]] = False
@@ -413,7 +451,7 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         spare = np.bincount(labels)[labels] > 1
         if spare.any():
             apart[np.where(spare, fractions, 1).argmin()] = True
-    return listing.split(apart)
+    return apart
 
 
 def _keep_each_class(

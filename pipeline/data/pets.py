@@ -24,6 +24,7 @@ import numpy as np
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File
 from pipeline.data.published import (
+    Archive,
     Lists,
     Published,
     Record,
@@ -43,6 +44,15 @@ from pipeline.types import Split
 
 PET, OUTLINE = 1, 3
 VALUES = (1, 2, 3)
+ARCHIVES = tuple(
+    Archive(
+        f"https://www.robots.ox.ac.uk/~vgg/data/pets/data/{name}", f"oxford-iiit-pet/{name}", md5
+    )
+    for name, md5 in (
+        ("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+        ("annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
+    )
+)
 LAYOUT = "expected images/*.jpg, annotations/trainval.txt, test.txt and trimaps/*.png"
 
 
@@ -77,8 +87,8 @@ class Pets(Published):
 
             needed = self._folder / "annotations/trainval.txt"
             download(
-                "data=pets", self.root, lambda: OxfordIIITPet(self.root, download=True), LAYOUT,
-                needed,
+                "data=pets", self.root, ARCHIVES,
+                lambda: OxfordIIITPet(self.root, download=True), LAYOUT, needed,
             )  # fmt: skip
         for name in ("trainval.txt", "test.txt"):
             needed = self._folder / "annotations" / name

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,14 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import listing
+from pipeline.data import kept_splits, listing
 from pipeline.data.file_table import join_files, pack
+from pipeline.data.folder_index import SETTLED_NS, check_unchanged
+from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.listing import PART, File, Listing, OnDisk, Splits
 from pipeline.data.published_truth import Annotation, read_truth
 from pipeline.errors import UserError
+from pipeline.formats.download import fetch
 from pipeline.formats.files import find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
-from pipeline.types import CocoIds, GroundTruth, Note, Split
+from pipeline.types import CocoIds, Example, GroundTruth, Note, Size, Split
 
 ANNOTATED: tuple[Split, ...] = ("train", "held_back", "calibration", "val")
 
@@ -44,6 +48,7 @@ class Lists:
         calibration: Its boxes choose the threshold.
         test: Only gets boxes.
         folders: What annotations call each class; empty: they do not.
+        searched: The folders that were looked into, below that of the images.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +58,22 @@ class Lists:
     calibration: Listing = field(default_factory=lambda: Listing((), (), ()))
     test: Listing = field(default_factory=lambda: Listing((), (), ()))
     folders: Sequence[str] = ()
+    searched: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the splits of a data set are read from.
+
+    Attributes:
+        root: The folder that all images are below.
+        options: The options that the splits depend on, as JSON has them.
+        lists: The files that are read.
+    """
+
+    root: str
+    options: Sequence[object]
+    lists: Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ def find_images(
     classes: Sequence[str],
     where: str,
     is_multi_label: bool = False,
+    are_unique: bool = False,
 ) -> tuple[Listing, list[Note]]:
     """Find the images of a list on disk.
 
@@ -87,6 +109,7 @@ def find_images(
         classes: Class names.
         where: The list, for messages.
         is_multi_label: Whether an image may have several classes.
+        are_unique: Whether no image is named twice: a million names take 160 MB to compare.
 
     Returns:
         The images that are there, in the order of the list, and notes on the others.
@@ -94,13 +117,15 @@ def find_images(
     places = [folders] if isinstance(folders, Path) else folders
     files, groups, labels = list[File](), list[Sequence[File]](), list[int]()
     others = list[tuple[int, ...]]()
-    missing, double, seen = list[str](), list[str](), set[str]()
+    missing, double, seen, total = list[str](), list[str](), set[str](), 0
     for record in records:
         id = printable(record.id)
-        if id in seen:
-            double.append(id)
-            continue
-        seen.add(id)
+        if not are_unique:
+            if id in seen:
+                double.append(id)
+                continue
+            seen.add(id)
+        total += 1
         file = _find_file(places, record, id)
         if file is None:
             missing.append(id)
@@ -116,7 +141,7 @@ def find_images(
         why = "named twice: the first line counts"
         notes.append(count_note(double, "image", why, where=where, remedy="drop the other lines"))
     if missing:
-        why = f"of {len(seen)} not in {' or '.join(map(str, places))}: left out"
+        why = f"of {total} not in {' or '.join(map(str, places))}: left out"
         remedy = "unpack or download the images again, or drop their lines"
         notes.append(count_note(missing, "image", why, where=where, remedy=remedy))
     several = others if is_multi_label else None
@@ -168,11 +193,44 @@ class Published(OnDisk):
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names."""
-        return self._lists.classes
+        return self._contents.classes
 
-    @cached_property
+    @property
     def splits(self) -> Splits:
         """The listed images that are on disk."""
+        return self._contents.splits
+
+    def _find_sources(self) -> Sources | None:
+        """Return what the splits are read from; None: they are read anew each time."""
+        return None
+
+    @cached_property
+    def _kept_file(self) -> Path | None:
+        """Where the splits are kept, if they are many; None: nowhere."""
+        sources = self._find_sources()
+        if sources is None:
+            return None
+        return kept_splits.find_file(sources.root, [type(self).__name__, *sources.options])
+
+    @cached_property
+    def _contents(self) -> KeptSplits:
+        """The splits; of a large set as they were kept, where nothing changed."""
+        path, sources, started = self._kept_file, self._find_sources(), time.time_ns()
+        if path is None or sources is None:
+            return self._read_contents()
+        content = kept_splits.load(path, sources.root, sources.lists)
+        if content is None:
+            content = self._read_contents()
+            folders = [os.path.join(sources.root, folder) for folder in self._lists.searched]
+            changed = kept_splits.find_times(sources.root, folders, sources.lists)
+            # What changed while the lists were read may have been seen before or after.
+            if max(changed.values(), default=0) < started - SETTLED_NS:
+                searched = {place: changed[place] for place in folders if place in changed}
+                kept_splits.save(path, sources.root, content, searched, sources.lists)
+        return content
+
+    def _read_contents(self) -> KeptSplits:
+        """Return the listed images that are on disk. Raise UserError where there is none."""
         lists = self._lists
         if not any(len(part.files) for part in (lists.train, lists.val, lists.calibration)):
             raise UserError(
@@ -185,12 +243,43 @@ class Published(OnDisk):
         calibration, test = (
             part if len(part.files) else absent for part in (lists.calibration, lists.test)
         )
-        return Splits(kept, held_back, lists.val, [*lists.notes, *notes], calibration, test)
+        splits = Splits(kept, held_back, lists.val, [*lists.notes, *notes], calibration, test)
+        return KeptSplits(lists.folders, lists.classes, splits)
+
+    def example(
+        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
+    ) -> Example:
+        """Read an image; see `OnDisk.example`.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+            at: The (height, width) to scale to. None: not scaled.
+            at_least: Without `at`: the smallest (height, width) that is needed.
+
+        Raises:
+            SkippedImage: The image cannot be read.
+            UserError: It is of a set whose list is kept, and was changed since.
+        """
+        if self._kept_files is not None:
+            check_unchanged(self.splits[split].files[position], *self._kept_files)
+        return super().example(split, position, at=at, at_least=at_least)
+
+    @cached_property
+    def _kept_files(self) -> Sequence[Path] | None:
+        """Where sizes and times of images are kept, to be compared; None: nowhere."""
+        parts = [getattr(self.splits, part) for part in kept_splits.PARTS]
+        is_large = sum(len(part.files) for part in parts) >= kept_splits.MIN_KEPT
+        return [self._kept_file] if is_large and self._kept_file is not None else None
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return image and category numbers from 1 on, and ids as file names."""
         ids = self.ids(split)
         return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
+
+    def coco_names_fingerprint(self, split: Split) -> str:
+        """Hash what the numbers and names follow from: the ids."""
+        return self.fingerprint(split)
 
     # -- annotations: for evaluate and calibrate
 
@@ -261,15 +350,36 @@ def find_root(root: str, inside: str, needed: str) -> Path:
     return place / inside if (place / inside / needed).exists() else place
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A file that a data set is unpacked from.
+
+    Attributes:
+        url: Where it is.
+        path: Where torchvision expects it, below the root.
+        md5: Of its content; None: its makers give none.
+    """
+
+    url: str
+    path: str
+    md5: str | None = None
+
+
 def download(
-    option: str, root: str, fetch: Callable[[], object], layout: str, needed: Path
+    option: str,
+    root: str,
+    archives: Sequence[Archive],
+    unpack: Callable[[], object],
+    layout: str,
+    needed: Path,
 ) -> None:
     """Download a data set where its files are missing.
 
     Args:
         option: The choice, for messages: `data=pets`.
         root: Option `data.root`.
-        fetch: Downloads and unpacks, or raises.
+        archives: What is downloaded, resumed where it was broken off.
+        unpack: Unpacks them, or raises.
         layout: What files are expected.
         needed: A file or folder by which the data set is known.
 
@@ -279,10 +389,11 @@ def download(
     if needed.exists():
         return
     try:
-        Path(root).mkdir(parents=True, exist_ok=True)
-        fetch()
+        for archive in archives:
+            fetch(archive.url, Path(root, archive.path), archive.md5)
+        unpack()
     except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
             f"{option} data.root={root}: it could not be downloaded ({reason}). Without a "
             f"network: put the unpacked files there, {layout}, and leave data.download away"

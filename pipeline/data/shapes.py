@@ -9,6 +9,9 @@ dunes, clouds and lights, among ribbons and offcuts (blobs and irregular polygon
 papers, with the same shadows), so contrast alone does not tell a shape from an offcut. An image in
 sixteen holds two shapes of its class, somewhat smaller.
 
+Images are scaled as files are (formats/photo.py): written as PNG files in any layout, they give the
+same numbers.
+
 An image is a pure function of (seed, pool, number), so any image can be drawn alone, in any order,
 by any worker. Its geometry is drawn before its paint, so ground truth needs no painting.
 """
@@ -16,13 +19,11 @@ by any worker. Its geometry is drawn before its paint, so ground truth needs no 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 
 from pipeline.data.listing import hash_to_fraction, parse_input_size
@@ -39,6 +40,7 @@ from pipeline.data.shape_outlines import (
 )
 from pipeline.data.shape_painting import paint
 from pipeline.errors import UserError
+from pipeline.formats import photo
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 if TYPE_CHECKING:
@@ -109,19 +111,13 @@ class Shapes:
             split: The split.
             position: Position of the image in it.
             at: The (height, width) to scale to; the aspect is not kept. None: not scaled.
-            at_least: Without `at`: the smallest (height, width) that is needed. A smaller image
-                is enlarged to it, its aspect kept.
+            at_least: Not used: as of a lossless file, the image is returned as it is.
         """
         pool, number = self._members[split][position]
         rng, frame, outlines = self._geometry(pool, number)
         image = paint(rng, frame, outlines)
-        if at is None and at_least is not None:
-            grow = max(at_least[0] / frame[0], at_least[1] / frame[1])
-            at = (math.ceil(frame[0] * grow), math.ceil(frame[1] * grow)) if grow > 1 else None
         if at is not None and at != frame:
-            smaller = at[0] * at[1] < frame[0] * frame[1]
-            interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-            image = cv2.resize(image, (at[1], at[0]), interpolation=interpolation)
+            image = photo.scale(image, at)
         label, *others = self._labels_of(pool, number)
         return Example(self._id(pool, number), image, label, frame, other_labels=tuple(others))
 

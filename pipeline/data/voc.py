@@ -26,7 +26,15 @@ from typing import Literal
 
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing
-from pipeline.data.published import Lists, Published, Record, check_there, download, find_images
+from pipeline.data.published import (
+    Archive,
+    Lists,
+    Published,
+    Record,
+    check_there,
+    download,
+    find_images,
+)
 from pipeline.data.published_truth import Annotation, BadAnnotation, Region
 from pipeline.formats.files import read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords
@@ -98,10 +106,13 @@ class Voc(Published):
 
     def _download(self, year: int, name: str) -> None:
         from torchvision.datasets import VOCDetection  # here: it imports torch, slowly
+        from torchvision.datasets.voc import DATASET_YEAR_DICT
 
         image_set = "test" if name == "test" else "trainval"
+        source = DATASET_YEAR_DICT[f"{year}-test" if name == "test" else str(year)]
+        archive = Archive(source["url"], source["filename"], source["md5"])
         download(
-            OPTION, self.root,
+            OPTION, self.root, [archive],
             lambda: VOCDetection(self.root, str(year), image_set, download=True), LAYOUT,
             self._list(year, name),
         )  # fmt: skip

@@ -22,20 +22,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.imagenet_names import name_synsets
+from pipeline.data.imagenet_names import TABLES, name_synsets
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing
-from pipeline.data.published import Lists, Published, Record, check_unique, find_images
+from pipeline.data.published import (
+    Lists,
+    Published,
+    Record,
+    Sources,
+    check_unique,
+    find_images,
+)
 from pipeline.data.published_truth import Annotation, BadAnnotation
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import mask_files, wsolevaluation
 from pipeline.formats.files import read_lines
-from pipeline.formats.wsolevaluation import Metadata
+from pipeline.formats.wsolevaluation import NO_CLASS, Metadata
 from pipeline.ops.text import count_note, printable
 from pipeline.types import Split
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 TRAIN, CALIBRATION, TEST = ("train-weaksup", "train"), ("train-fullsup", "val"), ("test",)
 LAYOUT = (
@@ -119,46 +130,79 @@ class WsolEvaluation(Published):
         """The split whose boxes choose the threshold."""
         return None if self._folder(TEST) is None else self._folder(CALIBRATION)
 
+    def _find_sources(self) -> Sources | None:
+        if len(self._image_folders) > 1:
+            return None  # a kept table has the files of one folder
+        (images,) = self._image_folders
+        folders = [*map(self._folder, (TRAIN, CALIBRATION, TEST))]
+        lists = [
+            folder / name
+            for folder in folders
+            if folder is not None
+            for name in ("image_ids.txt", "class_labels.txt")
+        ]
+        lists += [Path(self.root) / name for name in TABLES]
+        lists += [] if self.names is None else [Path(self.names)]
+        options = [
+            self.held_back, self.names, dict(self.published or {}),
+            [None if folder is None else os.path.realpath(folder) for folder in folders],
+        ]  # fmt: skip
+
+        return Sources(os.fspath(images), options, lists)
+
     @cached_property
     def _metadata(self) -> dict[Split, Metadata]:
         """Images, classes and annotations of the splits that have annotations."""
-        folders: dict[Split, Path | None] = {"val": self._scored, "calibration": self._calibration}
         return {
             split: wsolevaluation.read(folder, mask_folder=self._mask_folder)
-            for split, folder in folders.items()
-            if folder is not None
+            for split, folder in self._annotated.items()
         }
+
+    @property
+    def _annotated(self) -> dict[Split, Path]:
+        """The metadata folders of the splits that have annotations."""
+        folders: dict[Split, Path | None] = {"val": self._scored, "calibration": self._calibration}
+        return {split: folder for split, folder in folders.items() if folder is not None}
 
     @cached_property
     def _lists(self) -> Lists:
         notes: list[str] = []
         ids: dict[str, Sequence[str]] = {part: m.ids for part, m in self._metadata.items()}
-        labels: dict[str, dict[str, int]] = {part: m.labels for part, m in self._metadata.items()}
+        labels: dict[str, Int64[np.ndarray, n]] = {
+            part: np.array([m.labels.get(id, NO_CLASS) for id in m.ids], np.int64)
+            for part, m in self._metadata.items()
+        }
         train = self._folder(TRAIN)
         if train is None:
             notes.append(f"{self.root}: no train-weaksup/ nor train/: nothing can be trained on")
         else:
             ids["train"], labels["train"], train_notes = wsolevaluation.read_labels(train)
             notes += [f"{train.name}/{note}" for note in train_notes]
-        count = 1 + max((label for part in labels.values() for label in part.values()), default=-1)
-        self._check_labels(labels, count)
-        classes = self._name_classes(count, labels, notes)
+        self._check_labels(ids, labels)
+        count = 1 + max((int(of_part.max()) for of_part in labels.values()), default=-1)
+        classes = self._name_classes(count, ids, labels, notes)
+        shared = [*range(count)]  # one object for all images of a class
         listings = {}
         for part, images in ids.items():
             where = f"{self._name(part)}/image_ids.txt"
-            records = (Record(id, labels[part][id]) for id in images if id in labels[part])
-            without = [id for id in images if id not in labels[part]]
-            if part == "train" and without:
+            of_part = labels[part]
+            places = np.flatnonzero(of_part != NO_CLASS).tolist()
+            records = (Record(images[n], shared[of_part[n]]) for n in places)
+            if part == "train" and len(places) < len(images):
+                without = [images[n] for n in np.flatnonzero(of_part == NO_CLASS).tolist()]
                 notes.append(count_note(without, "image", "have no class: left out", where=where))
-            listings[part], more = find_images(self._image_folders, records, classes, where)
+            listings[part], more = find_images(
+                self._image_folders, records, classes, where, are_unique=True
+            )
             notes += more
+        notes += self._compare_with_published(
+            len({*listings.get("train", listings["val"]).labels, *listings["val"].labels}), ids
+        )
         empty = Listing((), (), classes)
-        lists = Lists(
+        return Lists(
             classes, listings.get("train", empty), listings["val"], notes,
-            listings.get("calibration", empty),
+            listings.get("calibration", empty), searched=_list_folders(ids.values()),
         )  # fmt: skip
-        notes += self._compare_with_published(len({*lists.train.labels, *lists.val.labels}), ids)
-        return lists
 
     def _name(self, part: str) -> str:
         """Return the name of the metadata folder of a split."""
@@ -166,20 +210,26 @@ class WsolEvaluation(Published):
         folder = folders.get(part, self._scored)
         return "" if folder is None else folder.name
 
-    def _check_labels(self, labels: Mapping[str, Mapping[str, int]], count: int) -> None:
+    def _check_labels(
+        self, ids: Mapping[str, Sequence[str]], labels: Mapping[str, Int64[np.ndarray, n]]
+    ) -> None:
         """Raise UserError where a number cannot be that of a class, or there is none."""
         for part, of_part in labels.items():
             where = Path(self.root) / self._name(part) / "class_labels.txt"
-            if not of_part:
+            has_class = of_part != NO_CLASS
+            if not has_class.any():
                 raise UserError(f"{where}: no class of an image of image_ids.txt; {LAYOUT}")
-            for id, label in of_part.items():
-                if not 0 <= label < MAX_CLASSES:
-                    raise UserError(
-                        f"{where}: {id} has the class {label}; expected numbers from 0 on"
-                    )
+            wrong = np.flatnonzero(has_class & ((of_part < 0) | (of_part >= MAX_CLASSES)))
+            if len(wrong):
+                id, label = ids[part][wrong[0]], int(of_part[wrong[0]])
+                raise UserError(f"{where}: {id} has the class {label}; expected numbers from 0 on")
 
     def _name_classes(
-        self, count: int, labels: Mapping[str, Mapping[str, int]], notes: list[str]
+        self,
+        count: int,
+        ids: Mapping[str, Sequence[str]],
+        labels: Mapping[str, Int64[np.ndarray, n]],
+        notes: list[str],
     ) -> tuple[str, ...]:
         """Return the names of the classes: of the file, of the images' folders, or numbers."""
         if self.names is not None:
@@ -190,7 +240,8 @@ class WsolEvaluation(Published):
                     f"{count} classes; give a line for each, in the order of their numbers"
                 )
             return check_unique(names, f"data.names={self.names}")
-        folders = _find_folders(labels.get("train", labels["val"]), count)
+        part = "train" if "train" in ids else "val"
+        folders = _find_folders(ids[part], labels[part], count)
         if folders is None:
             notes.append(
                 f"{self.root}: classes are named by their numbers, as the images' folders do not "
@@ -250,22 +301,33 @@ class WsolEvaluation(Published):
         return Annotation(where, [(x0, y0, x1, y1) for x0, y0, x1, y1 in boxes], size)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
-        if split not in self._metadata:
+        folder = self._annotated.get(split)
+        if folder is None:
             return
-        metadata = self._metadata[split]
-        yield metadata.folder / "localization.txt"
-        yield metadata.folder / "image_sizes.txt"
-        for files in metadata.masks.values():
+        yield folder / "localization.txt"
+        yield folder / "image_sizes.txt"
+        if not wsolevaluation.has_masks(folder):
+            return
+        for files in self._metadata[split].masks.values():
             yield from files.objects
             if files.ignore is not None:
                 yield files.ignore
 
 
-def _find_folders(labels: Mapping[str, int], count: int) -> list[str] | None:
+def _list_folders(lists: Iterable[Sequence[str]]) -> list[str]:
+    """Return the folders of all images of some lists, and those above them."""
+    folders = {os.path.dirname(id) for ids in lists for id in ids}
+    above = {"/".join(parts[:n]) for each in folders if (parts := each.split("/"))
+             for n in range(len(parts))}  # fmt: skip
+    return sorted(folders | above)
+
+
+def _find_folders(ids: Sequence[str], labels: Int64[np.ndarray, n], count: int) -> list[str] | None:
     """Return the folder that the images of each class are in; None where a class has not one."""
     folders: dict[int, set[str]] = {}
-    for id, label in labels.items():
-        folders.setdefault(label, set()).add(os.path.dirname(id))
+    for id, label in zip(ids, labels.tolist(), strict=True):
+        if label != NO_CLASS:
+            folders.setdefault(label, set()).add(os.path.dirname(id))
     names = [os.path.basename(next(iter(folders.get(n, {""})))) for n in range(count)]
     is_one_each = all(len(each) == 1 for each in folders.values())
     return names if is_one_each and "" not in names and len({*names}) == count else None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.checkpoint import read_card
+from pipeline.engine.choices import fill_defaults
 from pipeline.engine.completion import read_run_config
 from pipeline.errors import UserError
 from pipeline.formats.files import find_below
@@ -116,6 +117,8 @@ def find_earlier_network(
             continue
         if _source_of(config["data"]) != _source_of(recorded["data"]):
             continue  # another folder
+        # Options that are newer than the run stood at their defaults.
+        recorded["data"] = fill_defaults("data", recorded["data"])
         differing = _list_differing(config, recorded)
         card = read_card(trained)
         known = tuple(card["classes"])

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from pipeline.errors import SkippedImage
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.maps import frame_size
-from pipeline.protocols import DataSet, HasFiles, HasSeveralLabels, Segmenter
+from pipeline.protocols import (
+    DataSet,
+    HasCommonFolder,
+    HasFiles,
+    HasSeveralLabels,
+    Segmenter,
+)
 from pipeline.types import Boxes, Example, ImageSource, Part, SaliencyMap, Size, Split
 
 if TYPE_CHECKING:
@@ -98,6 +104,33 @@ class SplitImages:
         """Whether the data set has classes."""
         return bool(self.data.classes)
 
+    @cached_property
+    def _files(self) -> HasFiles | None:
+        """The data set where its images are files; asking for a protocol takes some time."""
+        return self.data if isinstance(self.data, HasFiles) else None
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+        return self._files is not None
+
+    def path(self, position: int) -> Path | None:
+        """Return the file of an image; None where images are no files.
+
+        Args:
+            position: of the image in the split.
+        """
+        return None if self._files is None else self._files.path(self.split, position)
+
+    def stamp(self, position: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns.
+
+        Args:
+            position: of the image in the split.
+        """
+        assert self._files is not None, "only files have stamps"
+        return self._files.stamp(self.split, position)
+
     def fingerprint(self) -> str:
         """Return a hash of the images and labels of the split."""
         return self.data.fingerprint(self.split)
@@ -124,6 +157,23 @@ def is_multi_label(data: DataSet) -> bool:
     return isinstance(data, HasSeveralLabels) and data.is_multi_label
 
 
+def find_common_folder(data: DataSet, split: Split) -> Path | None:
+    """Return the folder that all images of a split lie below; None where they are no files.
+
+    Args:
+        data: the data set.
+        split: the split.
+    """
+    if isinstance(data, HasCommonFolder):
+        return data.common_folder(split)
+    count = len(data.ids(split))
+    if not isinstance(data, HasFiles) or not count:
+        return None
+    paths = [data.path(split, position) for position in range(count)]
+    folders = {str(path.parent) for path in paths if path is not None}
+    return Path(os.path.commonpath(folders)) if None not in paths else None
+
+
 def image_source(data: DataSet, split: Split) -> ImageSource:
     """Return where the images of a split are, for exporters.
 
@@ -133,18 +183,12 @@ def image_source(data: DataSet, split: Split) -> ImageSource:
     """
     labels, parts = data.labels(split), _list_parts(data, split)
     files = data if isinstance(data, HasFiles) else None
-    ids = data.ids(split)
-    root = None
-    if files is not None and ids:
-        paths = [files.path(split, position) for position in range(len(ids))]
-        folders = [str(path.parent) for path in paths if path is not None]
-        root = Path(os.path.commonpath(folders)) if len(folders) == len(ids) else None
 
     def read(position: int) -> UInt8[np.ndarray, "H W 3"]:
         return data.example(split, position).image
 
     return ImageSource(
-        root=root,
+        root=find_common_folder(data, split),
         path=lambda position: None if files is None else files.path(split, position),
         part=lambda position: parts[position],
         label=lambda position: int(labels[position]),

@@ -9,32 +9,62 @@ where the hash of its content is. Its class must be the same, too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pipeline.engine import ranks, runtime, store
-from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json
 from pipeline.ops.hashing import hash_file, hash_of
-from pipeline.protocols import HasFiles
 from pipeline.results.maps import load_skipped
 from pipeline.results.shards import Arrays, shard_path
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Bool, Int, Int64
 
 STAMPS_FILE = "images.safetensors"
 KEY_FILE = "cache_key.json"
 OF_IMAGES = ("data", "split")  # parts of the key of stage explain that say which images
 OPEN_SHARDS = 4  # kept in memory
 UNKNOWN = 0
+
+
+class ImageFiles(Protocol):
+    """Images of which most are files, in the order of the positions of a result."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The name of each image."""
+
+    @property
+    def labels(self) -> Int[np.ndarray, n]:
+        """The class of each image; -1 where it has none."""
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+
+    @property
+    def label_sets(self) -> Bool[np.ndarray, "n C"]:
+        """Which classes each image has."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+
+    def path(self, position: int) -> Path | None:
+        """Return the file of an image; None where images are no files."""
+
+    def stamp(self, position: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +89,21 @@ class Stamps:
         """Write the stamps into the folder of a result."""
         write_arrays(folder / STAMPS_FILE, dict(vars(self)))
 
-    def hash_file(self, images: SplitImages, position: int) -> None:
+    def hash_file(self, images: ImageFiles, position: int) -> None:
         """Compute the hash of an image's file, best soon after it was read, unless it is known.
 
         Args:
-            images: of the split.
+            images: of the result.
             position: of the image.
         """
         if self.content[position] == UNKNOWN:
-            self.content[position] = _hash(images.data, images.split, position)
+            self.content[position] = _hash(images.path(position), position)
 
-    def hash_files(self, images: SplitImages, positions: Sequence[int], workers: int) -> None:
+    def hash_files(self, images: ImageFiles, positions: Sequence[int], workers: int) -> None:
         """Compute the hashes of some images' files that are not known.
 
         Args:
-            images: of the split.
+            images: of the result.
             positions: of the images.
             workers: threads.
         """
@@ -96,7 +126,7 @@ class Stamps:
 
 @dataclass(frozen=True)
 class EarlierImages:
-    """An earlier result of stage explain, and which of its images are here again.
+    """An earlier result, and which of its images are here again.
 
     Attributes:
         folder: of the result.
@@ -116,29 +146,39 @@ class EarlierImages:
         return bool(self.positions[position] >= 0)
 
 
+def without_images(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cache key of stage explain without what says which images it is of."""
+    return {name: value for name, value in key.items() if name not in (*OF_IMAGES, "stage")}
+
+
 def find_earlier(
-    images: SplitImages, results: Path, key: Mapping[str, Any], workers: int
+    images: ImageFiles,
+    results: Path,
+    key: Mapping[str, Any],
+    workers: int,
+    select: Callable[[Mapping[str, Any]], Any] = without_images,
 ) -> tuple[EarlierImages | None, Stamps | None]:
-    """Find the newest result of stage explain for the same network and method.
+    """Find the newest result of a stage in which each image's part was made in the same way.
 
     Args:
-        images: of the split.
+        images: of the result that is wanted.
         results: the folder with the results of the stage.
         key: the cache key of the result that is wanted.
         workers: threads that hash files.
+        select: from a cache key to what an image's part depends on besides the image and its class.
 
     Returns:
         The images that are there; None where there is no such result. And the stamps of all images;
         None where they are no files.
     """
-    if not isinstance(images.data, HasFiles):
+    if not images.has_files:
         return None, None
-    stat = [images.data.stamp(images.split, position) for position in range(len(images))]
+    stat = [images.stamp(position) for position in range(len(images))]
     size, time = np.array(stat, np.int64).reshape(-1, 2).T
     name = np.array([int(hash_of(id), 16) >> 1 for id in images.ids], np.int64)
     label = _number_labels(images)
     with store.Store(results.parent).lock():  # none is removed meanwhile, nor what is used now
-        folder = _newest(results, without_images(key))
+        folder = _newest(results, select, select(key))
     then = None if folder is None else Stamps.read(folder)
     positions = np.full(len(images), -1, np.int64)
     content = np.full(len(images), UNKNOWN, np.int64)
@@ -162,16 +202,11 @@ def find_earlier(
     return EarlierImages(folder, positions), stamps
 
 
-def _number_labels(images: SplitImages) -> Int64[np.ndarray, n]:
+def _number_labels(images: ImageFiles) -> Int64[np.ndarray, n]:
     """Return the class of each image; where it may have several, a hash of all."""
     if not images.is_multi_label:
         return np.asarray(images.labels, np.int64)
     return np.array([int(hash_of(row.tolist()), 16) >> 1 for row in images.label_sets], np.int64)
-
-
-def without_images(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a cache key of stage explain without what says which images it is of."""
-    return {name: value for name, value in key.items() if name not in (*OF_IMAGES, "stage")}
 
 
 def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
@@ -183,22 +218,21 @@ def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _hash(data: Any, split: Any, position: int) -> int:
+def _hash(path: Path | None, position: int) -> int:
     """Return 63 bits of the hash of a file; one that cannot be read, or is not local, has none."""
-    path = data.path(split, position)
     with suppress(OSError):
         if path is not None:
             return int(hash_file(path), 16) >> 1
     return -1 - position
 
 
-def _newest(results: Path, wanted: Mapping[str, Any]) -> Path | None:
-    """Return the newest complete result with the wanted key besides its images; it is used now."""
+def _newest(results: Path, select: Callable[[Mapping[str, Any]], Any], wanted: Any) -> Path | None:
+    """Return the newest complete result whose key has the wanted part; it is used now."""
     having = [path.parent for path in results.glob(f"*/{STAMPS_FILE}")]
     for folder in sorted(having, key=lambda path: -path.stat().st_mtime_ns):
         if (
             (folder / store.DONE).is_file()
-            and without_images(read_json(folder / KEY_FILE)) == wanted
+            and select(read_json(folder / KEY_FILE)) == wanted
             and store.use(folder)
         ):
             return folder
@@ -255,7 +289,11 @@ def join_in_order(parts: Sequence[Arrays]) -> Arrays:
     if len(nonempty) <= 1:
         return dict(nonempty[0]) if nonempty else {}
     joined = {name: np.concatenate([part[name] for part in nonempty]) for name in nonempty[0]}
-    orders = {name: np.argsort(joined[name], kind="stable") for name in ("image", "row_image")}
+    orders = {
+        name: np.argsort(joined[name], kind="stable")
+        for name in ("image", "row_image")
+        if name in joined
+    }
     return {
         name: values[orders["row_image" if name.startswith("row_") else "image"]]
         for name, values in joined.items()

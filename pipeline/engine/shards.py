@@ -157,7 +157,7 @@ def write_image_shards(
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
         if earlier is not None:
-            return _flow_of_new_images(compute_batches, pieces, earlier)
+            return flow_of_new_images(compute_batches, pieces, earlier)
         if positions is None:
             return compute_batches(pieces)
         return compute_batches(positions[piece].tolist() for piece in pieces)
@@ -174,12 +174,24 @@ def write_image_shards(
 Flow = Callable[[Iterator[Sequence[int]]], Iterator[tuple[Arrays, Skipped]]]
 
 
-def _flow_of_new_images(
-    compute_batches: Flow, pieces: Iterator[range], earlier: EarlierImages
+def flow_of_new_images(
+    compute: Flow, pieces: Iterator[range], earlier: EarlierImages | None
 ) -> Iterator[tuple[Arrays, Skipped]]:
-    """Compute the images of each piece that an earlier result does not have; take the others."""
+    """Compute the images of each piece that an earlier result does not have; take the others.
+
+    Args:
+        compute: from the positions of each piece to its arrays and skipped images.
+        pieces: of positions.
+        earlier: the result; None: there is none.
+
+    Yields:
+        Arrays and skipped images of each piece.
+    """
+    if earlier is None:
+        yield from compute(pieces)
+        return
     pieces, again = tee(pieces)
-    computed = compute_batches([p for p in piece if not earlier.has(p)] for piece in pieces)
+    computed = compute([p for p in piece if not earlier.has(p)] for piece in pieces)
     for piece, (arrays, skipped) in zip(again, computed, strict=True):
         taken = take_arrays(earlier, [p for p in piece if earlier.has(p)])
         yield join_in_order([arrays, *taken]), skipped

@@ -10,13 +10,15 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pipeline.engine import store
 from pipeline.engine.choices import list_choices, locate, read_choice
 from pipeline.errors import UserError, suggest_choices
+from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import STAGES, describe_renaming
 from pipeline.results.notes import load_notes
 
@@ -92,6 +94,19 @@ class Stage(ABC):
         Raises:
             UserError: what the stage needs is missing or wrong.
         """
+
+    def is_finished(self, run: Run) -> bool:
+        """Return whether the stage has its result already, so that nothing has to be checked.
+
+        Args:
+            run: the run, for the method of the job.
+        """
+        try:
+            # Keys that are computed before the stages ran are not kept for later.
+            key = to_plain(self.cache_key(replace(run, _keys={})))
+        except UserError:  # it depends on a result that is not there
+            return False
+        return store.is_done(run.store.folder(self.name, key))
 
     def reads_key(self, key: str, stages: Sequence[str]) -> bool:
         """Return whether the stage reads a top-level key of the configuration.

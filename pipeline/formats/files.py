@@ -34,7 +34,7 @@ def content_hash(path: Path | None) -> str:
 
 
 def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """Yield the lines of a small text file that are not blank, with their numbers.
+    """Yield the lines of a text file that are not blank, with their numbers.
 
     Args:
         path: The file, UTF-8 with or without a byte order mark.
@@ -47,20 +47,31 @@ def read_lines(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
         UserError: The file is missing, cannot be read, or is not UTF-8 (with errors="strict").
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors=errors)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
+        # One line at a time: a list of a million images has some 60 MB. splitlines() would also
+        # split at characters that file names may hold, such as U+2028.
+        with path.open(encoding="utf-8-sig", errors=errors) as file:
+            for number, line in enumerate(file, 1):
+                if text := line.strip():
+                    yield number, text
+    except UnicodeDecodeError:
+        raise _not_utf8(path) from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    # splitlines() would also split at characters that file names may hold, such as U+2028, and
-    # that editors do not count as line ends.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.strip()
+
+
+def _not_utf8(path: Path) -> UserError:
+    """Return the error for a file that is not UTF-8, with the place of the first wrong byte."""
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f" ({error.reason} at byte {error.start})"
+    except OSError:
+        where = ""
+    else:
+        where = ""
+    return UserError(f"{path}: not UTF-8 text{where}; save it as UTF-8")
 
 
 def find_below(folder: Path, pattern: str) -> list[Path]:

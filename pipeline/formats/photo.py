@@ -181,6 +181,16 @@ def convert(
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
 
 
+def scale(pixels: UInt8[np.ndarray, "H W 3"], at: Size) -> UInt8[np.ndarray, "h w 3"]:
+    """Scale pixels as `read` scales those of a lossless file.
+
+    Args:
+        pixels: RGB.
+        at: the (height, width) to scale to.
+    """
+    return _to_array(_scale(Image.fromarray(pixels), (at[1], at[0])))
+
+
 def _deep_path(image: Image.Image) -> str | None:
     """Return the file of an image with more than 8 bits, "" if it needs none; None for 8 bits.
 

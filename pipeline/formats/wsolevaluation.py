@@ -36,12 +36,15 @@ from pipeline.formats.coco_values import parse_key, parse_number
 from pipeline.formats.files import content_hash, find_spelling, read_lines
 from pipeline.formats.mask_files import Masks
 from pipeline.formats.odd_records import BadRecord, OddRecords
+from pipeline.ops.hashing import are_unique
 from pipeline.ops.text import count_note, to_nfc
 from pipeline.types import Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64
+    from jaxtyping import Float, Float32, Float64, Int64
 
+NO_CLASS = np.iinfo(np.int64).min  # of an image without a line
+MAX_NUMBER = 1 << 62  # larger numbers are no class, and no int64
 FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
 
 
@@ -91,7 +94,7 @@ def check(folder: Path) -> None:
         folder: The folder of the metadata.
     """
     needed = [name for name in FILES if name != "class_labels.txt"]
-    if _has_masks_alone(folder / "localization.txt"):
+    if has_masks(folder, 1):
         needed.remove("image_sizes.txt")
     for name in needed:
         if not (folder / name).is_file():
@@ -101,25 +104,32 @@ def check(folder: Path) -> None:
             )
 
 
-def _has_masks_alone(path: Path) -> bool:
-    """Return whether a localization file names masks, which need no sizes, as its first line."""
-    return path.is_file() and any(_split_mask_line(line) for _, line in islice(read_lines(path), 1))
+def has_masks(folder: Path, lines: int | None = None) -> bool:
+    """Return whether a line of localization.txt names masks, which need no sizes.
+
+    Args:
+        folder: The folder of the metadata.
+        lines: How many lines are looked at; None: all.
+    """
+    path = folder / "localization.txt"
+    read = islice(read_lines(path), lines) if path.is_file() else ()
+    return any(_split_mask_line(line) for _, line in read)
 
 
-def read_labels(folder: Path) -> tuple[list[str], dict[str, int], list[str]]:
+def read_labels(folder: Path) -> tuple[list[str], Int64[np.ndarray, n], list[str]]:
     """Read the images and classes of a metadata folder, without sizes and annotations.
 
     Args:
         folder: With image_ids.txt and class_labels.txt.
 
     Returns:
-        The images in their order, the class of each that has one, and notes.
+        The images in their order, the class of each, NO_CLASS where it has none, and notes.
 
     Raises:
         UserError: A file is missing, or no line of it can be used.
     """
     ids, notes = _read_ids(folder / "image_ids.txt")
-    labels, label_notes = _read_labels(folder / "class_labels.txt", set(ids))
+    labels, label_notes = _read_labels_in_order(folder / "class_labels.txt", ids)
     return ids, labels, [*notes, *label_notes]
 
 
@@ -144,7 +154,8 @@ def read(folder: Path, max_images: int | None = None, mask_folder: Path | None =
         sizes, size_notes = _read_sizes(folder / "image_sizes.txt", known)
         notes += size_notes
     if (folder / "class_labels.txt").is_file():
-        labels, label_notes = _read_labels(folder / "class_labels.txt", known)
+        numbers, label_notes = _read_labels_in_order(folder / "class_labels.txt", ids)
+        labels = {id: n for id, n in zip(ids, numbers.tolist(), strict=True) if n != NO_CLASS}
         notes += label_notes
         if without := [id for id in ids if id not in labels]:
             notes.append(count_note(without, "image", "have no class", where="class_labels.txt"))
@@ -213,15 +224,18 @@ def _stamp(path: Path) -> str:
 def _read_ids(path: Path) -> tuple[list[str], list[str]]:
     """Return the images that are named, each once, and notes on lines that are there twice."""
     odd = OddRecords(path.name, "line")
-    ids: dict[str, None] = {}
-    for number, line in read_lines(path):
-        text = to_nfc(line)
-        if text in ids:
-            odd.leave_out(f"line {number}", "of an image that is there twice")
-        ids[text] = None
+    ids = [to_nfc(line) for _, line in read_lines(path)]
     if not ids:
         raise UserError(f"{path}: it names no image; expected a path a line")
-    return list(ids), [*odd.notes()]
+    if are_unique(ids):
+        return ids, []
+    unique: dict[str, None] = {}
+    for number, line in read_lines(path):
+        text = to_nfc(line)
+        if text in unique:
+            odd.leave_out(f"line {number}", "of an image that is there twice")
+        unique[text] = None
+    return list(unique), [*odd.notes()]
 
 
 def _split_fields(text: str, fields: Sequence[str]) -> list[str]:
@@ -274,9 +288,31 @@ def _read_values(
     return values, [*odd.notes()]
 
 
-def _read_labels(path: Path, known: set[str]) -> tuple[dict[str, int], list[str]]:
-    values, notes = _read_values(path, known, ("image", "class"))
-    return {id: label for id, (label,) in values.items()}, notes
+def _read_labels_in_order(path: Path, ids: Sequence[str]) -> tuple[Int64[np.ndarray, n], list[str]]:
+    """Return the class of each image, and notes on odd lines.
+
+    The lines are mostly in the order of the images: no table of a million names is made then.
+    """
+    labels = np.full(len(ids), NO_CLASS)
+    positions: dict[str, int] | None = None
+    odd, total, expected = OddRecords(path.name, "line"), 0, 0
+    for total, (number, text) in enumerate(read_lines(path), 1):  # noqa: B007
+        try:
+            id, label_text = _split_fields(text, ("image", "class"))
+            label = _parse_whole_number("class", label_text)
+            if positions is None and (expected >= len(ids) or ids[expected] != id):
+                positions = {id: n for n, id in enumerate(ids)}
+            place = expected if positions is None else positions.get(id, -1)
+            expected += 1
+            label = max(-MAX_NUMBER, min(label, MAX_NUMBER))
+            if place >= 0 and labels[place] not in (NO_CLASS, label):
+                raise BadRecord("that contradict an earlier line of the same image")
+            if place >= 0:
+                labels[place] = label
+        except BadRecord as error:
+            odd.leave_out(f"line {number}", str(error))
+    odd.check_usable(path, total, total - odd.left_out_count)
+    return labels, [*odd.notes()]
 
 
 def _read_sizes(path: Path, known: set[str]) -> tuple[dict[str, Size], list[str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def to_plain(value: Any) -> Any:
@@ -40,3 +42,15 @@ def hash_file(path: Path) -> str:
     """Return the first 16 hex digits of the SHA-256 of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def are_unique(texts: Sequence[str]) -> bool:
+    """Return whether all texts differ, as far as 64 bits tell: a set of them takes much memory.
+
+    Examples:
+        >>> are_unique(["a.jpg", "b.jpg"]), are_unique(["a.jpg", "b.jpg", "a.jpg"])
+        (True, False)
+    """
+    hashes = np.fromiter(map(hash, texts), np.int64, len(texts))
+    hashes.sort()
+    return not bool((hashes[1:] == hashes[:-1]).any())

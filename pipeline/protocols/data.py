@@ -167,6 +167,30 @@ class HasClassFolders(Protocol):
 
 
 @runtime_checkable
+class HashesCocoNames(Protocol):
+    """A data set that tells without a list of all images whether COCO files would name them so."""
+
+    def coco_names_fingerprint(self, split: Split) -> str:
+        """Return a hash of all that `coco_names` depends on.
+
+        Args:
+            split: the split.
+        """
+
+
+@runtime_checkable
+class HasCommonFolder(Protocol):
+    """A data set that tells without a list of all images below which folder they are."""
+
+    def common_folder(self, split: Split) -> Path | None:
+        """Return the absolute path of the folder that all files of a split lie below.
+
+        Args:
+            split: the split; None is returned where it has no file.
+        """
+
+
+@runtime_checkable
 class HasFiles(Protocol):
     """A data set whose images are files."""
 

@@ -1,10 +1,10 @@
 """Time and memory of the index of many image files in folders: once, and when nothing changed.
 
 Drawn are folders of 1000 classes, 19 of 20 files in train/ and the others in val/, each of a few
-bytes. LOC_synset_mapping.txt names the classes: without it torch is imported with torchvision. An
-index is all that a run needs of a data set before it reads an image: ids, labels, fingerprints and
-notes of all splits. Each is made by a process of its own, whose peak memory, imports included, the
-operating system measures.
+bytes. LOC_synset_mapping.txt names the classes: without it torch is imported with torchvision.
+`ilsvrc` reads the same files by the lists of wsolevaluation. An index is all that a run needs of a
+data set before it reads an image: ids, labels, fingerprints and notes of all splits. Each is made
+by a process of its own, whose peak memory, imports included, the operating system measures.
 
     NAME_once         seconds of the first index; limit 60 for 1,000,000 files
     NAME_again        seconds where nothing changed; limit 5
@@ -30,10 +30,14 @@ import sys, time
 name, root = sys.argv[1:]
 started = time.perf_counter()
 if name == "imagenet":
-    from pipeline.data.imagenet import ImageNet as DataSet
+    from pipeline.data.imagenet import ImageNet
+    data = ImageNet(root)
+elif name == "ilsvrc":
+    from pipeline.data.wsolevaluation import WsolEvaluation
+    data = WsolEvaluation(root + "/metadata", images=root)
 else:
-    from pipeline.data.folder import Folder as DataSet
-data = DataSet(root)
+    from pipeline.data.folder import Folder
+    data = Folder(root)
 data.notes(), data.classes
 for split in ("train", "held_back", "val"):
     count = len(data.ids(split)), len(data.labels(split)), data.fingerprint(split)
@@ -49,14 +53,14 @@ def run(files: str = str(FILES), *names: str) -> list[Record]:
 
     Args:
         files: How many files are drawn; the limits of time and memory stay.
-        names: `imagenet` and `folder`; none: both.
+        names: Of `imagenet`, `folder` and `ilsvrc`; none: all.
     """
     count = int(files)
     records = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "images")
         _draw(root, count)
-        for name in names or ("imagenet", "folder"):
+        for name in names or ("imagenet", "folder", "ilsvrc"):
             for turn in ("once", "again"):
                 seconds, memory = _measure(name, root, Path(folder, "cache"), count)
                 note = f"limit; {count} files"
@@ -79,8 +83,33 @@ def _draw(root: Path, count: int) -> None:
         with open(folder / f"n{of_class:08d}_{n:06d}.JPEG", "wb") as file:
             file.write(b"\xff\xd8\xff\xe0")
     names = "".join(f"n{n:08d} class {n}\n" for n in range(CLASSES))
-    (root / "LOC_synset_mapping.txt").write_text(names, encoding="utf-8")
+    _draw_lists(root / "metadata", count)
+    for place in (root, root / "metadata"):
+        (place / "LOC_synset_mapping.txt").write_text(names, encoding="utf-8")
     time.sleep(3)  # folders that changed just now are searched again, as they may change unseen
+
+
+def _draw_lists(folder: Path, count: int) -> None:
+    """Write the lists of wsolevaluation of the same files, of train and of val."""
+    for split, is_scored in (("train-weaksup", False), ("test", True)):
+        place = folder / split
+        place.mkdir(parents=True)
+        with (
+            open(place / "image_ids.txt", "w", encoding="utf-8") as ids,
+            open(place / "class_labels.txt", "w", encoding="utf-8") as labels,
+            open(place / "image_sizes.txt", "w", encoding="utf-8") as sizes,
+            open(place / "localization.txt", "w", encoding="utf-8") as boxes,
+        ):
+            for number in range(count):
+                of_class, n = number % CLASSES, number // CLASSES
+                if (n % 20 == 19) != is_scored:
+                    continue
+                part = "val" if is_scored else "train"
+                name = f"{part}/n{of_class:08d}/n{of_class:08d}_{n:06d}.JPEG"
+                ids.write(f"{name}\n")
+                labels.write(f"{name},{of_class}\n")
+                sizes.write(f"{name},500,375\n")
+                boxes.write(f"{name},50,40,300,250\n")
 
 
 def _measure(name: str, root: Path, cache: Path, count: int) -> tuple[float, float]:

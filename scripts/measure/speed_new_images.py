@@ -27,7 +27,7 @@ from scripts.measure.records import Record
 from scripts.measure.runs import MOBILENET, compose
 
 IMAGES, SHARE, AT_MOST = 1000, 0.01, 0.05
-STAGES = "stages=[train,explain,calibrate,localize,rank,export,annotate]"
+STAGES = "stages=[check,train,explain,calibrate,localize,rank,export,annotate]"
 
 
 def run(*overrides: str) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.data.shape_outlines import compute_box, cover, draw_mask
 from pipeline.data.shape_painting import paint, paint_paper
 from pipeline.data.shapes import Shapes
 from pipeline.errors import UserError
+from pipeline.formats import photo
 from pipeline.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "held_back", "val", "all")
@@ -133,10 +135,19 @@ def test_scaling(drawn: Shapes) -> None:
     assert drawn.example("val", 3, at=(50, 70)).image.shape == (50, 70, 3)
     assert drawn.example("val", 3, at=(50, 70)).size == unscaled.size
     assert np.array_equal(drawn.example("val", 3, at_least=(60, 60)).image, unscaled.image)
-    large = drawn.example("val", 3, at_least=(300, 200)).image.shape
-    assert large[0] >= 300
-    assert large[1] >= 200
-    assert large[0] / large[1] == pytest.approx(unscaled.size[0] / unscaled.size[1], rel=0.02)
+    large = drawn.example("val", 3, at_least=(300, 200)).image
+    assert np.array_equal(large, unscaled.image), "as a PNG file, which is not enlarged"
+
+
+def test_a_file_of_an_image_is_read_as_the_image_is_drawn(drawn: Shapes, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    for position in range(6):
+        cv2.imwrite(str(path), drawn.example("val", position).image[..., ::-1])
+        for at in (None, (64, 64), (50, 70), (200, 180)):
+            ours = drawn.example("val", position, at=at)
+            read = photo.read(path, at=at)
+            assert np.array_equal(read.pixels, ours.image)
+            assert read.size == ours.size
 
 
 def test_fingerprints_change_with_what_is_drawn_and_nothing_else() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from pipeline.data import kept_splits
 from pipeline.data.wsolevaluation import WsolEvaluation
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.errors import UserError
+from pipeline.formats import wsolevaluation
 from pipeline.protocols import AnnotatedDataSet
 from pipeline.types import Split
 from tests.data import drawn_sets
@@ -224,3 +228,109 @@ def test_cub_of_the_shared_folder_in_this_form_is_the_same_set(shared, tmp_path)
     for id, known in data.truth("val").items():
         np.testing.assert_allclose(known.boxes, cub.truth("val")[id].boxes, atol=1e-3)
     assert len(data.truth("val")) == 150
+
+
+# -- the kept lists
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A set that counts as large; two images of a listed folder are not there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept_splits, "MIN_KEPT", 1)
+    monkeypatch.setattr("pipeline.data.file_table.pack.__defaults__", (1,))
+    drawn_sets.wsolevaluation(tmp_path)
+    for name, text in (("image_ids", ""), ("class_labels", ",1")):
+        with open(tmp_path / "metadata/train" / f"{name}.txt", "a") as file:
+            file.writelines(f"003.Later/{n}.jpg{text}\n" for n in range(2))
+    settle(tmp_path)
+    return tmp_path
+
+
+def settle(root: Path) -> None:
+    """Let folders and lists look as if they changed long ago."""
+    before = time.time_ns() - 10_000_000_000
+    places = (root, root / "dataset", root / "metadata")
+    for place in (*places, *(root / "dataset").iterdir(), *(root / "metadata").rglob("*")):
+        os.utime(place, ns=(before, before))
+
+
+def describe(data: WsolEvaluation) -> list[Any]:
+    parts: tuple[Split, ...] = ("train", "held_back", "calibration", "val", "test", "all")
+    of_parts = [(p, [*data.ids(p)], data.labels(p).tolist(), data.fingerprint(p)) for p in parts]
+    stamps = [data.stamp("all", n) for n in range(len(data.ids("all")))]
+    return [of_parts, [str(note) for note in data.notes()], stamps, data.classes,
+            data.path("val", 1), data.common_folder("all"), sorted(data.truth("val"))]  # fmt: skip
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders whose lists of training images were read."""
+    real, seen = wsolevaluation.read_labels, list[str]()
+
+    def note(folder: Path) -> Any:
+        seen.append(folder.name)
+        return real(folder)
+
+    monkeypatch.setattr(wsolevaluation, "read_labels", note)
+    return seen
+
+
+def test_the_lists_are_kept_and_are_the_same(kept, reads, monkeypatch):
+    first = describe(open_set(kept))
+    assert describe(open_set(kept)) == first
+    assert reads == ["train"]
+    assert any("2 images" in note and "left out" in note for note in first[1])
+    data = open_set(kept)
+    monkeypatch.setattr(kept_splits._KeptArrays, "columns", property(lambda _: 1 / 0))
+    monkeypatch.setattr(kept_splits._KeptArrays, "labels", property(lambda _: 1 / 0))
+    parts: tuple[Split, ...] = ("train", "val", "all")
+    assert [data.fingerprint(part) for part in parts] == [
+        fingerprint for part, _, _, fingerprint in first[0] if part in parts
+    ], "without the names of the files"
+    assert (len(data.ids("val")), data.common_folder("all")) == (6, first[5])
+    assert data.truth_fingerprint("val") == open_set(kept).truth_fingerprint("val")
+
+
+@pytest.mark.parametrize("change", ["list", "image", "options", "late folder"])
+def test_lists_are_read_again_where_something_changed(kept, reads, change):
+    before = describe(open_set(kept))
+    options = {}
+    if change == "list":
+        path = kept / "metadata/train/image_ids.txt"
+        path.write_text("\n".join(path.read_text().split("\n")[1:]))
+    elif change == "image":
+        next((kept / "dataset/001.Crested_Auklet").glob("train_*")).unlink()
+    elif change == "options":
+        options = {"held_back": 0.5}
+    else:
+        drawn_sets.paint(kept / "dataset/003.Later/0.jpg", 7)
+    after = describe(open_set(kept, **options))
+    assert after != before
+    assert len(reads) == 2
+    settle(kept)
+    for _ in range(2):
+        assert describe(open_set(kept, **options))[0][0][1] == after[0][0][1]
+
+
+def test_an_image_that_changed_in_place_is_found_when_it_is_read(kept):
+    describe(open_set(kept))
+    data = open_set(kept)
+    drawn_sets.paint(data.path("val", 2), 99)
+    with pytest.raises(UserError, match="the file was changed after its folder was indexed"):
+        data.example("val", 2)
+    assert data.example("val", 1).size == SIZE
+    assert open_set(kept).example("val", 2).size == SIZE
+
+
+def test_classes_in_another_order_than_the_images(tmp_path):
+    drawn_sets.wsolevaluation(tmp_path)
+    expected = describe(open_set(tmp_path))
+    path = tmp_path / "metadata/train/class_labels.txt"
+    lines = path.read_text().strip().split("\n")
+    path.write_text("\n".join([*lines[3:], *lines[:3], lines[0], "nowhere/1.jpg,1"]) + "\n")
+    assert describe(open_set(tmp_path))[:1] == expected[:1]
+    path.write_text("\n".join([*lines[1:], lines[1][:-1] + "1"]) + "\n")
+    notes = open_set(tmp_path).notes()
+    assert any("contradict an earlier line" in note for note in notes)
+    assert any("has no class: left out" in note for note in notes)

@@ -19,6 +19,7 @@ from pipeline.engine import ranks
 from pipeline.engine.run import Run
 from scripts.measure.runs import compose
 from tests.conftest import Cli
+from tests.data import drawn_sets
 
 RUN = ("+experiment=cam", "data=folder", "model=small", "train.epochs=1", "data.size=32",
        "explain.split=all", "runtime.shard=4", "stages=[train,explain,localize,rank]")  # fmt: skip
@@ -180,3 +181,24 @@ def test_equal_images_and_equal_stamps_are_not_mixed_up(
     reused = (Path("outputs/latest") / "predictions.json").read_bytes()
     assert cli(*run, network, "outputs=afresh") == 0
     assert (Path("afresh/latest") / "predictions.json").read_bytes() == reused
+
+
+def test_a_changed_file_of_an_index_is_computed_again_alone(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ImageNet: folders do not tell of it; reading the file does, and the run after it computes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    drawn_sets.imagenet(root)
+    for place in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        os.utime(place, (1e9, 1e9))
+    run = ("+experiment=cam", "data=imagenet", f"data.root={root}", *RUN[2:])
+    assert cli(*run) == 0
+    network = f"checkpoint={Path('outputs/latest').resolve()}"
+    drawn_sets.paint(next((root / "val").iterdir()), 99)
+    capsys.readouterr()
+    assert cli(*run, network) == 0, "nothing is read, so nothing is noticed"
+    assert cli(*run, network, "outputs=other") == 2
+    assert "the file was changed after its folder was indexed" in capsys.readouterr().err
+    assert cli(*run, network) == 0
+    assert "explain: 20 of 21 images are as they were" in capsys.readouterr().out

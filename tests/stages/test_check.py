@@ -211,6 +211,22 @@ def test_an_error_ends_a_run_before_it_trains(
     assert any(note["text"].startswith("check: error:") for note in notes)
 
 
+def test_annotate_stops_before_it_trains_where_that_would_be_a_mistake(
+    cli: Cli, photos: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copy(photos / "train/robin/0.png", photos / "val/wren/wrong.png")
+    run = ("+experiment=annotate", "data=folder", f"data.root={photos}", "data.size=32",
+           "model=small", "train.epochs=1", "refine.steps=2", "annotate.sheet=4")  # fmt: skip
+    assert cli(*run) == 1
+    said = capsys.readouterr()
+    assert "check.stop=false goes on all the same" in said.err
+    assert "note: check: error:" in said.out
+    assert not (tmp_path / "outputs/train").exists()
+    assert cli(*run, "check.stop=false") == 0
+    assert (tmp_path / "outputs/latest/check/index.html").is_file()
+    assert (tmp_path / "outputs/latest/review/index.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [("unreadable", "unreadable"), ("leak", "leak"), ("one class", "single_class"),
@@ -266,6 +282,39 @@ def test_a_killed_check_goes_on_from_its_shards(
     assert cli(*command(photos, *shards)) == 0
     assert min(seen) == 24, "the shards of the first 24 images are there"
     assert read_check(tmp_path)["images"] == 60
+
+
+def test_only_new_images_are_read_again(
+    cli: Cli, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Two new images, one under another name, one of another class: the others are not opened."""
+    assert cli(*command(photos)) == 0
+    robin, wren = photos / "train/robin", photos / "train/wren"
+    for n in (100, 101):
+        draw_scene(n, 96).save(robin / f"{n}.png")
+    (robin / "3.png").rename(robin / "renamed.png")
+    shutil.move(robin / "4.png", wren / "moved.png")
+    read: list[str] = []
+    real = Folder.example
+
+    def note(self: Folder, split: Any, position: int, **sizes: Any) -> Any:
+        read.append(self.ids(split)[position])
+        return real(self, split, position, **sizes)
+
+    monkeypatch.setattr(Folder, "example", note)
+    capsys.readouterr()
+    assert cli(*command(photos)) == 0
+    assert "check: 59 of 62 images are as they were" in capsys.readouterr().out
+    new = {"train/robin/100.png", "train/robin/101.png", "train/wren/moved.png"}
+    assert new <= set(read)
+    again = read_check(tmp_path)
+    shown = {n for n in read if n not in new}  # on the contact sheet, and not on that of before
+    assert len(shown) < 20
+    assert cli(*command(photos, "outputs=afresh")) == 0
+    newest = next((tmp_path / "afresh/runs").glob("*/*/check.json"))
+    assert json.loads(newest.read_text()) == {k: v for k, v in again.items() if k != "run"}
+    for name in ("check/index.html", "check/sheet.jpg"):
+        assert (newest.parent / name).read_bytes() == (again["run"] / name).read_bytes()
 
 
 def test_without_duplicates_nothing_is_hashed(cli: Cli, photos: Path, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from pipeline.results.notes import load_notes, write_notes
 from pipeline.stages.annotate.config import AnnotateOptions
 
 if TYPE_CHECKING:
+    from pipeline.engine.pictures import Pictures
     from pipeline.engine.run import Run
-    from pipeline.stages.annotate.pictures import Pictures
     from pipeline.types import FoundBoxes, ImageBoxes
 
 SUMMARY = "annotate.json"
@@ -185,15 +185,18 @@ class Annotate(Stage):
 
     def _pictures(self, run: Run, folder: Path) -> Pictures:
         """Return the reader of pictures, with those of earlier results of the stage."""
+        from pipeline.engine.pictures import Pictures
+        from pipeline.engine.reuse import STAMPS_FILE, Stamps
         from pipeline.stages.annotate import page
-        from pipeline.stages.annotate.pictures import Pictures
 
         made_for = {
             "source": run.sources(__name__, "data"),
             "reading": run.data.reading_record() if isinstance(run.data, HasFiles) else None,
             "side": page.SIDE,
         }
-        return Pictures(run.images(), run.folder("explain"), folder, made_for)
+        maps = run.folder("explain")
+        content = Stamps.read(maps).content if (maps / STAMPS_FILE).is_file() else None
+        return Pictures(run.images().read, content, folder, made_for)
 
 
 def order_and_count(

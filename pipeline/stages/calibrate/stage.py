@@ -83,6 +83,8 @@ class Calibrate(Stage):
 
         if run.config["calibrate"]["boxes"] is None and not run.uses_validation_threshold:
             return
+        if self.is_finished(run):
+            return
         boxed = self._boxed(run)
         count = count_boxed(boxed.truth)
         if boxed.source != "user" and count < MIN_BOXED_IMAGES:

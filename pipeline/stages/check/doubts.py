@@ -16,8 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine import checkpoint, runtime
+from pipeline.engine.reuse import EarlierImages
 from pipeline.engine.shard_parts import concatenate_parts
-from pipeline.engine.shards import ShardPlan, single_threaded_torch, write_shards
+from pipeline.engine.shards import (
+    ShardPlan,
+    flow_of_new_images,
+    single_threaded_torch,
+    write_shards,
+)
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.shards import Arrays, Skipped, list_shards
@@ -99,7 +105,7 @@ def build_network(model: NetworkBuilder, classes: Sequence[str]) -> Classifier:
 
 def measure_doubts(
     images: CheckedImages, folder: Path, compute: Compute, model: NetworkBuilder,
-    classes: Sequence[str],
+    classes: Sequence[str], earlier: EarlierImages | None = None,
 ) -> None:  # fmt: skip
     """Classify all images that have a label, and write the shards that are missing.
 
@@ -109,16 +115,16 @@ def measure_doubts(
         compute: device, precision, threads.
         model: the network's builder.
         classes: of the data set.
+        earlier: what the same network said of some of the images; None: of none.
     """
     import torch
 
     network = build_network(model, classes)
     network.to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    labelled = np.flatnonzero(images.labels >= 0)
 
-    def read(piece: range) -> tuple[list[int], list[np.ndarray]]:
+    def read(piece: Sequence[int]) -> tuple[list[int], list[np.ndarray]]:
         numbers, pixels = [], []
-        for number in labelled[piece].tolist():
+        for number in [n for n in piece if images.labels[n] >= 0]:
             try:
                 pixels.append(images.read(number, images.data.size).image)
             except SkippedImage:  # stage check names it already
@@ -135,7 +141,7 @@ def measure_doubts(
             probabilities = network(inputs).logits.float().softmax(1).cpu().numpy()
         return _describe_batch(np.array(numbers), images.labels[numbers], probabilities), []
 
-    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+    def classify_new(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
         if not compute.is_cpu:
             yield from map(classify, runtime.map_in_threads(read, pieces, compute.workers))
             return
@@ -144,8 +150,11 @@ def measure_doubts(
                 lambda piece: classify(read(piece)), pieces, compute.workers, compute.workers + 2
             )
 
+    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+        return flow_of_new_images(classify_new, pieces, earlier)
+
     folder.mkdir(exist_ok=True)
-    plan = ShardPlan(count=len(labelled), size=compute.shard, piece=compute.batch)
+    plan = ShardPlan(count=len(images), size=compute.shard, piece=compute.batch)
     write_shards(folder, "doubt", plan, flow, concatenate_parts)
 
 

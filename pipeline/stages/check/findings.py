@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipeline.ops.near_duplicates import MIN_SIDE
 from pipeline.ops.text import count_note
-from pipeline.stages.check.duplicates import MIN_SIDE, Duplicates
+from pipeline.stages.check.duplicates import Duplicates
 from pipeline.stages.check.images import LEARNED, CheckedImages, Measured
 from pipeline.types.notes import MAX_NAMES, Note
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ import numpy as np
 
 from pipeline.engine import runtime
 from pipeline.engine.images import SplitImages, is_multi_label
+from pipeline.engine.reuse import EarlierImages
 from pipeline.engine.shard_parts import concatenate_parts
-from pipeline.engine.shards import ShardPlan, write_shards
+from pipeline.engine.shards import ShardPlan, flow_of_new_images, write_shards
 from pipeline.errors import SkippedImage
 from pipeline.formats import photo
 from pipeline.formats.arrays import read_arrays
 from pipeline.ops.hashing import hash_file
-from pipeline.ops.perceptual_hash import SIDE, hash_image, measure_colour_range, measure_contrast
+from pipeline.ops.near_duplicates import GREY_SIDE, measure_signature
+from pipeline.ops.perceptual_hash import SIDE, measure_colour_range
 from pipeline.protocols import DataSet, HasFiles
 from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.types import Example, Size, Split
@@ -34,7 +37,6 @@ MODES = (
     "HSV", "I", "F", "I;16", "I;16L", "I;16B", "I;16N",
 )  # fmt: skip
 """Pillow's modes; shards hold the position of a mode here."""
-GREY_SIDE = 8  # pixels of the grey image by which near duplicates are verified
 PIECE = 16  # images that a thread measures at a time
 
 
@@ -92,11 +94,37 @@ class CheckedImages:
         """Return whether each image is in one of some splits."""
         return np.isin(self.splits, [SPLITS.index(split) for split in splits])
 
+    @cached_property
+    def _files(self) -> HasFiles | None:
+        """The data set where its images are files; asking for a protocol takes some time."""
+        return self.data if isinstance(self.data, HasFiles) else None
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several classes."""
+        return self.sets is not None
+
+    @property
+    def label_sets(self) -> Bool[np.ndarray, "n C"]:
+        """Which classes each image has, where it may have several."""
+        assert self.sets is not None, "images have one class at most"
+        return self.sets
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+        return self._files is not None
+
     def path(self, number: int) -> Path | None:
         """Return the file of an image; None where images are no files."""
-        if not isinstance(self.data, HasFiles):
+        if self._files is None:
             return None
-        return self.data.path(self.split(number), int(self.places[number]))
+        return self._files.path(self.split(number), int(self.places[number]))
+
+    def stamp(self, number: int) -> tuple[int, int]:
+        """Return the size of an image's file in bytes and its time of change in ns."""
+        assert self._files is not None, "only files have stamps"
+        return self._files.stamp(self.split(number), int(self.places[number]))
 
     def read(self, number: int, at: Size | None = None) -> Example:
         """Read an image.
@@ -153,8 +181,9 @@ class Measured:
 
 
 def measure_images(
-    images: CheckedImages, folder: Path, shard: int, workers: int, has_hashes: bool
-) -> None:
+    images: CheckedImages, folder: Path, shard: int, workers: int, has_hashes: bool,
+    earlier: EarlierImages | None = None,
+) -> None:  # fmt: skip
     """Measure all images and write the shards that are missing.
 
     Args:
@@ -163,9 +192,10 @@ def measure_images(
         shard: images in a shard.
         workers: threads.
         has_hashes: whether the hashes are computed, which duplicates are found by.
+        earlier: a result that has some of the images, which are not read; None: there is none.
     """
 
-    def measure_piece(positions: range) -> tuple[Arrays, Skipped]:
+    def measure_piece(positions: Sequence[int]) -> tuple[Arrays, Skipped]:
         rows, skipped = [], []
         for number in positions:
             try:
@@ -175,8 +205,11 @@ def measure_images(
         names = rows[0] if rows else ()
         return {name: np.array([row[name] for row in rows]) for name in names}, skipped
 
-    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+    def measure(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
         return runtime.map_in_threads(measure_piece, pieces, workers)
+
+    def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
+        return flow_of_new_images(measure, pieces, earlier)
 
     plan = ShardPlan(count=len(images), size=shard, piece=min(PIECE, shard))
     write_shards(folder, "check", plan, flow, concatenate_parts)
@@ -198,19 +231,18 @@ def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, 
         small = example.image
         mode, is_deep = photo.read_mode(path, name=images.ids[number])
         content = _to_int64(hash_file(path)) if has_hashes else 0
-    grey = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2GRAY)
-    grey = cv2.resize(grey, (GREY_SIDE, GREY_SIDE), interpolation=cv2.INTER_AREA)
+    perceptual, grey, contrast = measure_signature(small)
     return {
         "height": np.int32(example.size[0]),
         "width": np.int32(example.size[1]),
         "mode": np.int32(MODES.index(mode) if mode in MODES else 0),
         "is_deep": is_deep,
         "is_first_of_several": example.is_first_of_several,
-        "contrast": np.float32(measure_contrast(small)),
+        "contrast": np.float32(contrast),
         "colour_range": np.int32(measure_colour_range(small)),
         "content": np.int64(content),
-        "perceptual": np.uint64(hash_image(small) if has_hashes else 0),
-        "grey": grey.ravel() if has_hashes else np.zeros(GREY_SIDE**2, np.uint8),
+        "perceptual": np.uint64(perceptual if has_hashes else 0),
+        "grey": grey if has_hashes else np.zeros(GREY_SIDE**2, np.uint8),
     }
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import SkippedImage
 from pipeline.ops.maps import frame_size
 from pipeline.ops.text import format_probability
 from pipeline.plotting.boxes import encode_jpeg
@@ -24,6 +23,7 @@ from pipeline.stages.check.images import LEARNED, SPLITS, CheckedImages, Measure
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
+    from pipeline.engine.pictures import Pictures as KeptPictures
     from pipeline.stages.check.doubts import Doubt
 
 CELL = 132  # pixels of a picture's longer side
@@ -44,12 +44,19 @@ class Pictures:
         images: of all splits.
         measured: of each image.
         classes: the names of the classes.
+        kept: reads the pictures, and has those of an earlier result.
     """
 
-    def __init__(self, images: CheckedImages, measured: Measured, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        images: CheckedImages,
+        measured: Measured,
+        classes: Sequence[str],
+        kept: KeptPictures,
+    ) -> None:
         self._images, self._measured, self._classes = images, measured, classes
-        self._kept: dict[int, np.ndarray | None] = {}
-        self.unread: list[str] = []
+        self._kept = kept
+        self._read: dict[int, np.ndarray | None] = {}
 
     def read(self, number: int) -> UInt8[np.ndarray, "h w 3"] | None:
         """Return an image at the size of a picture; None where it cannot be read any more.
@@ -57,15 +64,10 @@ class Pictures:
         Args:
             number: of the image.
         """
-        if number not in self._kept:
+        if number not in self._read:
             size = int(self._measured.height[number]), int(self._measured.width[number])
-            try:
-                pixels = self._images.read(number, frame_size(size, CELL)).image
-                self._kept[number] = np.ascontiguousarray(pixels)
-            except SkippedImage as problem:
-                self.unread.append(str(problem))
-                self._kept[number] = None
-        return self._kept[number]
+            self._read[number] = self._kept.read(number, frame_size(size, CELL))
+        return self._read[number]
 
     def draw(self, number: int, note: str = "") -> Picture:
         """Return the picture of an image with what is written below it.

@@ -6,6 +6,7 @@
     check/sheet.jpg     the contact sheet
     check.json          the same as data: counts, findings, groups of duplicates
 
+An image that an earlier check measured in the same way is not read again (engine/reuse.py).
 Findings are errors, where to train would be a mistake, warnings and notes (findings.py). With
 `check.stop=true`, as in +experiment=check, an error ends the run with exit code 1.
 """
@@ -16,19 +17,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pipeline.engine import terminal
 from pipeline.engine.stage import Published, Stage
-from pipeline.errors import UserError
+from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.files import read_json, write_json, write_text
 from pipeline.ops.hashing import hash_file
+from pipeline.protocols import HasFiles
 from pipeline.results.notes import write_notes
 from pipeline.stages.check.config import CheckOptions
 
 if TYPE_CHECKING:
+    from pipeline.engine.pictures import Pictures
+    from pipeline.engine.reuse import Stamps
     from pipeline.engine.run import Run
     from pipeline.stages.check.doubts import Doubt
     from pipeline.stages.check.duplicates import Duplicates
     from pipeline.stages.check.findings import Finding
     from pipeline.stages.check.images import CheckedImages, Measured
+    from pipeline.types import Example, Size
 
 SUMMARY, PAGE, SHEET = "check.json", "check/index.html", "check/sheet.jpg"
 DOUBTS = "doubts"  # the folder of shards in the result
@@ -51,6 +59,7 @@ class Check(Stage):
         options = run.config["check"]
         return {
             "source": run.sources(__name__, "data", drawing=True),
+            "measured": self._measured_key(run),
             "page": hash_file(TEMPLATE),
             "data": [run.data.fingerprint(split) for split in SPLITS],
             "annotations": hash_annotations(run.data),
@@ -59,6 +68,15 @@ class Check(Stage):
             "size": run.size,
             "check": {name: value for name, value in options.items() if name not in UNHASHED},
             "doubt": self._doubt_key(run) if options["doubt"] else None,
+        }
+
+    def _measured_key(self, run: Run) -> dict[str, Any]:
+        """Return everything that can change what is measured of an image, besides the image."""
+        data = run.data
+        return {
+            "source": run.sources("pipeline.stages.check.images", "data"),
+            "reading": data.reading_record() if isinstance(data, HasFiles) else None,
+            "hashes": run.config["check"]["duplicates"],
         }
 
     def _doubt_key(self, run: Run) -> dict[str, Any]:
@@ -90,24 +108,68 @@ class Check(Stage):
         Raises:
             UserError: There is no image, or the head of the network does not fit.
         """
-        from pipeline.stages.check.doubts import load_doubts, measure_doubts
+        from pipeline.stages.check.doubts import load_doubts
         from pipeline.stages.check.duplicates import Duplicates, find_duplicates
-        from pipeline.stages.check.images import CheckedImages, load_measured, measure_images
+        from pipeline.stages.check.images import CheckedImages, load_measured
 
-        options, images, compute = run.options("check"), CheckedImages(run.data), run.compute
+        options, images = run.options("check"), CheckedImages(run.data)
         if not len(images):
             raise UserError("check: the data set has no image; see data.*")
-        measure_images(images, folder, compute.shard, compute.workers, options.duplicates)
+        stamps = self._measure(run, images, folder)
         measured = load_measured(folder, len(images))
+        if stamps is not None:
+            np.copyto(stamps.content, measured.content, where=measured.content > 0)
+            stamps.write(folder)
         duplicates = Duplicates()
         if options.duplicates:
             duplicates = find_duplicates(measured, options.distance)
-        doubts: list[Doubt] = []
-        if options.doubt:
-            measure_doubts(images, folder / DOUBTS, compute, run.model(), run.data.classes)
-            doubts = load_doubts(folder / DOUBTS)
+        doubts: list[Doubt] = load_doubts(folder / DOUBTS) if options.doubt else []
         findings = self._find(run, images, measured, duplicates, doubts)
-        self._write(run, folder, images, measured, duplicates, doubts, findings)
+        pictures = self._pictures(run, images, None if stamps is None else stamps.content, folder)
+        self._write(run, folder, images, measured, duplicates, doubts, findings, pictures)
+        pictures.write()
+
+    def _measure(self, run: Run, images: CheckedImages, folder: Path) -> Stamps | None:
+        """Measure the images that no earlier result has; return what files are known again by."""
+        from pipeline.engine.reuse import KEY_FILE, EarlierImages, find_earlier
+        from pipeline.stages.check.doubts import measure_doubts
+        from pipeline.stages.check.images import measure_images
+
+        options, compute, key = run.options("check"), run.compute, run.cache_key(self.name)
+        earlier, stamps = find_earlier(
+            images, folder.parent, key, compute.workers, lambda key: key.get("measured")
+        )
+        if earlier is not None:
+            terminal.print_line(
+                f"check: {earlier.count} of {len(images)} images are as they were: what is known "
+                f"of them is that of {earlier.folder}"
+            )
+        measure_images(images, folder, compute.shard, compute.workers, options.duplicates, earlier)
+        if options.doubt:
+            doubted = None
+            if (
+                earlier is not None
+                and read_json(earlier.folder / KEY_FILE)["doubt"] == key["doubt"]
+            ):
+                doubted = EarlierImages(earlier.folder / DOUBTS, earlier.positions)
+            doubts = folder / DOUBTS
+            measure_doubts(images, doubts, compute, run.model(), run.data.classes, doubted)
+        return stamps
+
+    def _pictures(
+        self, run: Run, images: CheckedImages, content: np.ndarray | None, folder: Path
+    ) -> Pictures:
+        """Return the reader of pictures, with those of earlier results of the stage."""
+        from pipeline.engine.pictures import Pictures
+        from pipeline.stages.check.page import CELL
+
+        def read(number: int, frame: Size) -> Example | SkippedImage:
+            try:
+                return images.read(number, frame)
+            except SkippedImage as problem:
+                return problem
+
+        return Pictures(read, content, folder, {**self._measured_key(run), "side": CELL})
 
     def _find(
         self, run: Run, images: CheckedImages, measured: Measured, duplicates: Duplicates,
@@ -131,6 +193,7 @@ class Check(Stage):
     def _write(
         self, run: Run, folder: Path, images: CheckedImages, measured: Measured,
         duplicates: Duplicates, doubts: Sequence[Doubt], findings: Sequence[Finding],
+        kept: Pictures,
     ) -> None:  # fmt: skip
         """Write check.json, the contact sheet, the page and the notes."""
         from pipeline.plotting.boxes import write_jpeg
@@ -145,7 +208,7 @@ class Check(Stage):
             "duplicates": page.describe_duplicates(images, duplicates, classes),
             "doubted": [page.describe_doubt(images, doubt, classes) for doubt in shown],
         }, indent=1)  # fmt: skip
-        pictures = page.Pictures(images, measured, classes)
+        pictures = page.Pictures(images, measured, classes, kept)
         chosen = sheet.select_sheet(images.labels, measured.is_read, options.sheet)
         (folder / "check").mkdir(exist_ok=True)
         if chosen:

@@ -121,7 +121,8 @@ class Evaluate(Stage):
                     "annotations=INSTANCES.json, or maps=FOLDER; or for a run of our own:\n"
                     f"{problem}"
                 ) from None
-        self._data(run).truth("val")
+        if not self.is_finished(run):
+            self._data(run).truth("val")
 
     def run(self, run: Run, folder: Path) -> None:
         """Score what the configuration names: what others made, or this run."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.choices import build_choices, complete_choice
-from pipeline.engine.images import image_source
+from pipeline.engine.images import find_common_folder, image_source
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
@@ -55,7 +55,7 @@ class Export(Stage):
             "formats": nodes,
             "human": hash_boxes(run.human[0]),
             "min_confidence": options["min_confidence"],
-            "root": str(image_source(run.data, run.split).root),
+            "root": str(find_common_folder(run.data, run.split)),
         }
 
     def check(self, run: Run) -> None:

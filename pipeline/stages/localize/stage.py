@@ -19,6 +19,7 @@ from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
 from pipeline.ops.text import count_note
+from pipeline.protocols import HashesCocoNames
 from pipeline.results.boxes import describe_fallbacks, open_boxes
 from pipeline.results.human import FILE
 from pipeline.results.maps import load_skipped
@@ -45,15 +46,21 @@ class Localize(Stage):
 
     def cache_key(self, run: Run) -> dict[str, Any]:
         """Return everything that can change the result."""
-        names = run.coco_names()
-        numbers = repr((list(names.image_ids), list(names.file_names), list(names.category_ids)))
         return {
             "source": run.sources(__name__, "segmenter"),
             "explain": run.key("explain"),
             "segmenter": run.config["segmenter"],
-            "names": hashlib.sha256(numbers.encode()).hexdigest()[:16],
+            "names": self._names_key(run),
             **self._threshold_key(run),
         }
+
+    def _names_key(self, run: Run) -> Any:
+        """Return what changes where COCO files name an image or a class in another way."""
+        if isinstance(run.data, HashesCocoNames):
+            return [run.data.coco_names_fingerprint(run.split), len(run.classes)]
+        names = run.coco_names()
+        numbers = repr((list(names.image_ids), list(names.file_names), list(names.category_ids)))
+        return hashlib.sha256(numbers.encode()).hexdigest()[:16]
 
     def check(self, run: Run) -> None:
         """Raise UserError for a validation threshold that no stage would choose."""

@@ -9,7 +9,7 @@ kept or new, so that sheets do not depend on what an earlier run kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,15 @@ import cv2
 import numpy as np
 
 from pipeline.engine import store
-from pipeline.engine.images import SplitImages
-from pipeline.engine.reuse import STAMPS_FILE, UNKNOWN, Stamps
+from pipeline.engine.reuse import UNKNOWN
 from pipeline.errors import SkippedImage
 from pipeline.formats.arrays import map_arrays, write_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_of
-from pipeline.types import Size
+from pipeline.types import Example, Size
 
 if TYPE_CHECKING:
-    from jaxtyping import UInt8
+    from jaxtyping import Int64, UInt8
 
 PICTURES_FILE, MADE_FOR = "pictures.safetensors", "pictures_made_for.json"
 MAX_BYTES = 1 << 26  # of the pictures that a result keeps
@@ -37,21 +36,23 @@ class Pictures:
     """Reads images as small pictures, and takes those over that an earlier result kept.
 
     Args:
-        images: of the split.
-        maps: the result of stage explain, which knows the content of the files.
+        read: reads an image at a (height, width), or says why it cannot be read.
+        content: hash of the file of each image; None where images are no files.
         folder: of the result that is made.
         made_for: all that can change a picture besides the image.
     """
 
     def __init__(
-        self, images: SplitImages, maps: Path, folder: Path, made_for: Mapping[str, Any]
+        self,
+        read: Callable[[int, Size], Example | SkippedImage],
+        content: Int64[np.ndarray, n] | None,
+        folder: Path,
+        made_for: Mapping[str, Any],
     ) -> None:
-        self._images, self._folder = images, folder
+        self._read, self._content, self._folder = read, content, folder
         self._made_for = hash_of(made_for)
-        has_stamps = (maps / STAMPS_FILE).is_file()
-        self._content = Stamps.read(maps).content if has_stamps else None
         self._earlier: dict[int, UInt8[np.ndarray, n]] = {}
-        if has_stamps:
+        if content is not None:
             with store.Store(folder.parents[1]).lock():  # none is removed meanwhile
                 self._earlier = _find_earlier(folder, self._made_for)
         self._bytes = 0  # a few more where threads meet
@@ -67,7 +68,7 @@ class Pictures:
         content = UNKNOWN if self._content is None else int(self._content[position])
         data = self._earlier.get(content)
         if data is None:
-            example = self._images.read(position, frame)
+            example = self._read(position, frame)
             if isinstance(example, SkippedImage):
                 return None
             encoded, data = cv2.imencode(".jpg", example.image[..., ::-1], QUALITY)
