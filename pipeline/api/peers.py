@@ -84,7 +84,11 @@ CLASSIFIER_TARGET = "ClassifierOutputTarget"  # pytorch-grad-cam's class by inde
 
 
 def name_package(thing: Any) -> str | None:
-    """Return the peer that a class or an object is of; None: it is of none."""
+    """Return the peer that a class or an object is of; None: it is of none.
+
+    Args:
+        thing: a class or an object.
+    """
     kind = thing if isinstance(thing, type) else type(thing)
     package = kind.__module__.partition(".")[0]
     return package if package in PACKAGES else None

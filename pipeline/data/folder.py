@@ -26,6 +26,7 @@ from pathlib import Path
 
 from pipeline.data import (
     assigned_splits,
+    folder_parts,
     image_search,
     kept_splits,
     listing,
@@ -36,13 +37,7 @@ from pipeline.data.archive_files import is_stored
 from pipeline.data.class_folders import count_beside_splits, find_tables, list_by_class
 from pipeline.data.class_names import ClassNames, read_class_names
 from pipeline.data.folder_index import check_unchanged
-from pipeline.data.folder_parts import (
-    Parts,
-    describe_parts,
-    describe_share,
-    join_classes,
-    list_files,
-)
+from pipeline.data.folder_parts import Parts
 from pipeline.data.intensity import RangeOption
 from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
@@ -232,8 +227,8 @@ class Folder(ReadsDrawn, OnDisk):
     @cached_property
     def _kept_file(self) -> Path | None:
         boxes = None if self.boxes is None else os.path.abspath(self.boxes)
-        options = [boxes, self.val, self.held_back, self.calibration, self.val_folder]
-        options += [self.calibration_share, self.stratified, self.near_duplicates]
+        options = [boxes, self.val, self.held_back, self.calibration, self.val_folder,
+                   self.calibration_share, self.stratified, self.near_duplicates]  # fmt: skip
         if self.split_file is not None:
             options.append(content_hash(Path(self.split_file)))
         return kept_splits.find_file(self.root, options)
@@ -286,7 +281,7 @@ class Folder(ReadsDrawn, OnDisk):
                 "train/<class>/<image> and val/<class>/<image>, or <class>/<image>"
             )
         names = contents.read_class_names(folders)
-        notes += [*names.notes, *describe_parts(parts, folders)]
+        notes += [*names.notes, *folder_parts.describe_parts(parts, folders)]
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
         return KeptSplits(folders, classes, replace(splits, test=replace(test, classes=classes)))
@@ -301,7 +296,9 @@ class Folder(ReadsDrawn, OnDisk):
             for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
-        image_search.count_shared(list_files(parts, "train"), list_files(parts, "val"), left_out)
+        image_search.count_shared(
+            folder_parts.list_files(parts, "train"), folder_parts.list_files(parts, "val"), left_out
+        )
         if not layout.is_of_classes:
             searched = {*layout.splits.values(), layout.calibration, layout.test, *layout.unused}
             count_beside_splits(root, searched, left_out)
@@ -325,7 +322,7 @@ class Folder(ReadsDrawn, OnDisk):
                 + "".join(f"\n  {note}" for note in notes[:10])
             )
         names = read_class_names(root / "classes.txt", folders)
-        notes += [*names.notes, *describe_parts(parts, folders)]
+        notes += [*names.notes, *folder_parts.describe_parts(parts, folders)]
         classes = self._name_classes(names, folders)
         splits = self._split(parts, folders, classes, notes)
         splits = replace(splits, test=replace(test, classes=classes))
@@ -360,7 +357,9 @@ class Folder(ReadsDrawn, OnDisk):
     ) -> Splits:
         """Return the listings of the splits."""
         train, val, calibration = (
-            join_classes([parts.get(part, {}).get(folder, []) for folder in folders], classes)
+            folder_parts.join_classes(
+                [parts.get(part, {}).get(folder, []) for folder in folders], classes
+            )
             for part in ("train", "val", "calibration")
         )
         total, notes = len(train.files), [*notes]
@@ -371,7 +370,7 @@ class Folder(ReadsDrawn, OnDisk):
         val = drawn_parts.get("val", val)
         calibration = drawn_parts.get("calibration", calibration)
         if "val" not in parts and not self._layout.is_of_classes:
-            notes.append(describe_share(len(val.files), total, self.val))
+            notes.append(folder_parts.describe_share(len(val.files), total, self.val))
         return Splits(drawn_parts["train"], drawn_parts["held_back"], val, notes, calibration)
 
     def _draw(
