@@ -296,9 +296,8 @@ class Folder(ReadsDrawn, OnDisk):
             for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
-        image_search.count_shared(
-            folder_parts.list_files(parts, "train"), folder_parts.list_files(parts, "val"), left_out
-        )
+        files = (folder_parts.list_files(parts, part) for part in ("train", "val"))
+        image_search.count_shared(*files, left_out)
         if not layout.is_of_classes:
             searched = {*layout.splits.values(), layout.calibration, layout.test, *layout.unused}
             count_beside_splits(root, searched, left_out)
@@ -357,10 +356,8 @@ class Folder(ReadsDrawn, OnDisk):
     ) -> Splits:
         """Return the listings of the splits."""
         train, val, calibration = (
-            folder_parts.join_classes(
-                [parts.get(part, {}).get(folder, []) for folder in folders], classes
-            )
-            for part in ("train", "val", "calibration")
+            folder_parts.join_classes([of_part.get(folder, []) for folder in folders], classes)
+            for of_part in (parts.get(part, {}) for part in ("train", "val", "calibration"))
         )
         total, notes = len(train.files), [*notes]
         drawn = {"calibration": self.calibration_share} if self.calibration_share else {}
