@@ -11,7 +11,8 @@ With an extent head (extent.py), which predicts the box of the object, the map i
     map = ((sigmoid(logits) + P(in the box)) / 2) ^ 1.25
 
 Where an image may have several labels, the head has a map for each class: the last convolution has
-a row for each, and the extent head reads the map of each class.
+a row for each. The extent head reads the map of each class, and x weighted by the largest value of
+sigmoid(logits) of that class within NEAR cells: elsewhere may be objects of other classes.
 
 The power lowers values between 0 and 1, so that the rule `size` (segmenter/auto.py), whose
 constants were chosen for heads without one, suits these maps, which are flatter inside the box.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.model.classifier import Classifier
 
 EXTENT_POWER = 1.25  # a measured choice: docs/metrics.md
+NEAR = 2  # cells: what is around an object tells where it ends
 MIN_OCTAVE = 3  # a stride of 2^3: finer layers respond to colours and edges, not to objects
 
 
@@ -148,6 +150,19 @@ class ForegroundHead(nn.Module):
             x = x + step(x).relu()
         return x
 
+    def near(
+        self, hidden: Float[Tensor, "b K h w"], logits: Float[Tensor, "b 1 h w"]
+    ) -> Float[Tensor, "b K h w"]:
+        """Return features near the object of a class; all of them where it has one map for all.
+
+        Args:
+            hidden: its last features.
+            logits: its map of the class before the sigmoid.
+        """
+        if self.out.out_channels == 1:
+            return hidden
+        return hidden * F.max_pool2d(logits.sigmoid(), 2 * NEAR + 1, 1, NEAR)
+
     def forward(self, *features: Float[Tensor, "b K h w"]) -> Float[Tensor, "b C h w"]:
         """Compute the foreground map, from 0 to 1, at the resolution of the first features."""
         hidden = self.hidden(*features)
@@ -155,7 +170,7 @@ class ForegroundHead(nn.Module):
         if self.extent is None:
             return logits.sigmoid()
         of_class = [logits[:, n : n + 1] for n in range(logits.shape[1])]
-        inside = torch.cat([self.extent(hidden, each) for each in of_class], 1)
+        inside = torch.cat([self.extent(self.near(hidden, each), each) for each in of_class], 1)
         return ((logits.sigmoid() + inside) / 2) ** EXTENT_POWER
 
 

@@ -236,3 +236,39 @@ def test_boxes_of_masks_and_their_loss() -> None:
     loss = compute_loss(apart, same.expand(2, 4))
     assert (loss > 1).all()
     assert torch.isfinite(loss).all()
+
+
+def test_each_class_of_an_image_has_a_map_of_its_own(tmp_path: Path) -> None:
+    """Two squares an image, which other features stand for; a row for the mask of each."""
+    random = np.random.default_rng(0)
+    count = 48
+    features = random.normal(0, 1, (count, 6, 14, 14)).astype(np.float16)
+    mask = np.zeros((2 * count, 28, 28), np.float16)
+    for n in range(count):
+        for label, left in enumerate((0, 7) if n % 2 else (7, 0)):
+            y, x = random.integers(0, 8), left + random.integers(0, 2)
+            features[n, 2 + label, y : y + 6, x : x + 6] += 5
+            mask[2 * n + label, 2 * y : 2 * y + 12, 2 * x : 2 * x + 12] = 1
+    rows = features.repeat(2, 0)
+    write_arrays(
+        tmp_path / "shard-000000.safetensors",
+        {"plain0": rows, "mirrored0": rows[..., ::-1], "cropped0": rows, "cropped_mask": mask,
+         "map": mask / 2, "mask": mask, "sure": np.ones(2 * count, bool),
+         "image": np.arange(count).repeat(2), "class": np.tile([0, 1], count).astype(np.int32),
+         "window": np.tile(np.float32([0, 0, 1, 1]), (2 * count, 1))},
+    )  # fmt: skip
+    labels = PseudoLabels.read([tmp_path], 1)
+    fitter = HeadFitter(
+        labels=labels, layers=(("last", 6),), compute=COMPUTE, seed=0, classes=2,
+        options=RefineOptions(**{**OPTIONS, "steps": 60, "extent": True}),
+    )  # fmt: skip
+    head = fitter.fit().head
+    assert head.alone
+    assert head.node["classes"] == 2
+    assert head.extent is not None
+    with torch.no_grad():
+        found = head(torch.from_numpy(features).float()).numpy() > 0.3
+    wanted = mask.reshape(count, 2, 28, 28)[:, :, ::2, ::2] > 0.5
+    overlap = (found & wanted).sum((2, 3)) / (found | wanted).sum((2, 3))
+    assert overlap.mean() > 0.7
+    assert ((found & wanted[:, ::-1]).sum((2, 3)) == 0).mean() > 0.8, "not the other's object"

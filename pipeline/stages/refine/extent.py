@@ -73,6 +73,7 @@ def fit_extent(
             with torch.no_grad(), compute.autocast():
                 hidden = head.hidden(*lesson.features)
                 logits = select_class(head.out(hidden), lesson.classes)
+                hidden = head.near(hidden, logits)
             with compute.autocast():
                 boxes = extent.boxes(hidden, logits)
             wanted = torch.from_numpy(target).to(boxes)

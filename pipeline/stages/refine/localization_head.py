@@ -139,7 +139,7 @@ class HeadFitter:
                     with_crops = self._first_agreements(crops=True)
                     cropped = float(with_crops[::FOLDS].mean())
                     agreements = with_crops if _pay(cropped, agreement) else agreements
-                least = np.quantile(agreements, DROPPED_SHARE)
+                least = find_least(agreements, self.labels.take_classes(everything))
                 kept = everything[(agreements >= least) | replaced]
         share = MAP_SHARE if share is None else share
         head, losses = self._fit(
@@ -294,6 +294,24 @@ class HeadFitter:
                 )
             )
         return np.asarray(torch.cat(agreements).numpy())
+
+
+def find_least(
+    agreements: Float32[np.ndarray, n], classes: Int[np.ndarray, n]
+) -> Float32[np.ndarray, n]:
+    """Find for each mask the agreement below which masks are left out: of those of its class.
+
+    Else a class that is hard to predict would lose most of its masks.
+
+    Args:
+        agreements: of the masks.
+        classes: the class of each; all the same where the head has one map for all.
+    """
+    least = np.zeros_like(agreements)
+    for label in np.unique(classes):
+        of_class = classes == label
+        least[of_class] = np.quantile(agreements[of_class], DROPPED_SHARE)
+    return least
 
 
 def _resume(
