@@ -97,7 +97,8 @@ class Shapes:
 
     def labels(self, split: Split) -> Int[np.ndarray, "n"]:
         """Return the class of each image, by position."""
-        return np.array([self._label(number) for _, number in self._members[split]], np.int64)
+        members = self._members[split]
+        return np.array([self._labels_of(pool, number)[0] for pool, number in members], np.int64)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
@@ -121,7 +122,8 @@ class Shapes:
             smaller = at[0] * at[1] < frame[0] * frame[1]
             interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
             image = cv2.resize(image, (at[1], at[0]), interpolation=interpolation)
-        return Example(self._id(pool, number), image, self._label(number), frame)
+        label, *others = self._labels_of(pool, number)
+        return Example(self._id(pool, number), image, label, frame, other_labels=tuple(others))
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         """Return the tightest box and the mask of each shape, by image id."""
@@ -132,9 +134,10 @@ class Shapes:
             name = self._id(pool, number)
             truth[name] = GroundTruth(
                 name,
-                self._label(number),
+                self._labels_of(pool, number)[0],
                 frame,
                 np.stack([compute_box(mask) for mask in masks]),
+                self._classes_of_shapes(pool, number),
                 masks=[encode_mask(mask) for mask in masks],
             )
         return truth
@@ -178,11 +181,17 @@ class Shapes:
         return {"train": learn, "held_back": held, "calibration": [], "val": val,
                 "test": [], "all": learn + held + val}  # fmt: skip
 
-    def _label(self, number: int) -> int:
-        return number % len(OUTLINES)
+    def _labels_of(self, pool: Pool, number: int) -> tuple[int, ...]:
+        """Return the classes of an image, ascending: here a single one."""
+        return (number % len(OUTLINES),)
+
+    def _classes_of_shapes(self, pool: Pool, number: int) -> Int[np.ndarray, m] | None:
+        """Return the class of each shape of an image; None: all are of its only class."""
+        return None
 
     def _id(self, pool: Pool, number: int) -> str:
-        return f"{pool}/{number:05d}-{self.classes[self._label(number)]}.png"
+        names = "-".join(self.classes[label] for label in self._labels_of(pool, number))
+        return f"{pool}/{number:05d}-{names}.png"
 
     def _geometry(self, pool: Pool, number: int) -> tuple[np.random.Generator, Size, list[Outline]]:
         """Draw the frame and the placed outlines.
@@ -192,7 +201,7 @@ class Shapes:
         """
         rng = np.random.default_rng((self.seed, 0 if pool == "train" else 1, number))
         frame = FRAMES[rng.integers(len(FRAMES))]
-        unit = unit_outline(self.classes[self._label(number)])
+        unit = unit_outline(self.classes[self._labels_of(pool, number)[0]])
         if rng.random() < TWO_SHAPES_SHARE:
             first = place(rng, turn(rng, unit), rng.uniform(0.36, 0.46), frame)
             for _ in range(12):

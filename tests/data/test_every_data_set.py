@@ -139,6 +139,7 @@ def test_images_are_of_the_size_that_is_asked_for(data: DataSet) -> None:
 
 def test_an_image_carries_no_box(data: DataSet) -> None:
     names = {"id", "image", "label", "size", "is_first_of_several", "has_own_range"}
+    names |= {"other_labels"}
     assert {field.name for field in fields(Example)} == names
     assert type(data.example("all", 0)) is Example
 
