@@ -10,7 +10,8 @@
     CorLoc         per class, share of its images whose box has IoU > 0.5 (more than, as PASCAL
                    says); then the mean over classes (Deselaers et al., "Weakly Supervised
                    Localization and Learning with Generic Knowledge", IJCV 2012). An image counts
-                   once for each class that it holds.
+                   once for each class that it holds. Where images may have several classes it is
+                   given at each IoU.
     mean IoU       of that box with the true box that it fits best
     oracle         GT-known Loc at the best single threshold of the scored set
 
@@ -135,10 +136,12 @@ class Localization(MetricBase):
         ious: Sequence[float] = (0.3, 0.5, 0.7),
         threshold: Mapping[str, Any] | None = None,
         seed: int = 0,
+        is_multi_label: bool = False,
     ) -> None:
         self.ious = tuple(ious)
         self.threshold = threshold
         self.seed = seed
+        self.corloc_ious = self.ious if is_multi_label else (0.5,)
         self._iou: list[float] = []
         self._label: list[int] = []
         self._rank: list[int] = []
@@ -146,7 +149,9 @@ class Localization(MetricBase):
 
     def with_settings(self, settings: EvaluationSettings) -> Localization:
         """Return an empty accumulator with these settings."""
-        return Localization(settings.ious, settings.threshold, settings.seed)
+        return Localization(
+            settings.ious, settings.threshold, settings.seed, settings.is_multi_label
+        )
 
     def update(self, evidence: Evidence) -> None:
         """Add an image, or one class of an image that holds several."""
@@ -231,10 +236,11 @@ class Localization(MetricBase):
         for k in (1, 5) if known.all() else ():
             for iou in self.ious if k <= self._places else ():
                 scores += score(f"top{k}_loc", (found >= iou) & (rank < k), iou)
-        scores += class_mean_score(
-            "corloc", found > 0.5, labels, iou=0.5, threshold=self.threshold, label=label,
-            seed=self.seed,
-        )  # fmt: skip
+        for iou in self.corloc_ious:
+            scores += class_mean_score(
+                "corloc", found > iou, labels, iou=iou, threshold=self.threshold, label=label,
+                seed=self.seed,
+            )  # fmt: skip
         return scores + score("mean_iou", found, None)
 
 

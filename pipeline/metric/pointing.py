@@ -4,6 +4,9 @@
                             `tolerance` pixels of one (Zhang et al., "Top-down Neural Attention by
                             Excitation Backprop", ECCV 2016 and IJCV 2018: 15 pixels)
     mean over classes       of each class's share; theirs
+    difficult               the same over those images and classes alone whose objects of the class
+                            have boxes that together cover less than a quarter of the image, with
+                            an object of another class in it (theirs, IJCV 2018)
     energy-based game       sum of the map inside the objects / sum of the map (Wang et al.,
                             "Score-CAM", CVPR-W 2020), averaged over images
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64
 
     from pipeline.types import Score, Size
+
+
+MAX_DIFFICULT_SHARE = 1 / 4  # of an image that the objects of a class cover
 
 
 def peak(values: Float[np.ndarray, "h w"], size: Size) -> tuple[float, float]:
@@ -103,6 +109,19 @@ def energy_inside(
     elif mask.shape != values.shape:
         raise ValueError(f"mask: expected {list(values.shape)}, got {list(mask.shape)}")
     return float(values[mask].sum() / total)
+
+
+def is_difficult(boxes: Float[np.ndarray, "M 4"], size: Size, has_other: bool) -> bool:
+    """Return whether it is difficult to point at a class in an image.
+
+    Args:
+        boxes: of the objects of the class.
+        size: height and width of the image.
+        has_other: whether the image has an object of another class.
+    """
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    covered = float(((corners[:, 2:] - corners[:, :2]).prod(1)).sum())
+    return has_other and 0 < covered < MAX_DIFFICULT_SHARE * size[0] * size[1]
 
 
 def inside(boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size) -> Bool[np.ndarray, "h w"]:
@@ -221,4 +240,53 @@ class Pointing(MetricBase):
             mean_score("pointing_game", hit, **given)
             + class_mean_score("pointing_game_classes", hit, labels, **given)
             + mean_score("energy_pointing_game", energy, **given)
+        )
+
+
+class PointingDifficult(MetricBase):
+    """The pointing game where it is difficult; `tolerance` is in pixels."""
+
+    numbers: ClassVar[Sequence[MetricNumber]] = (
+        MetricNumber(
+            name="pointing_game_difficult",
+            title="pointing game, difficult",
+            row="pointing game, difficult: all, mean over classes",
+            order=145,
+            names_threshold=False,
+            beside=("pointing_game_difficult_classes",),
+        ),
+        MetricNumber(
+            name="pointing_game_difficult_classes",
+            title="pointing game, difficult, mean over classes",
+            in_table=False,
+        ),
+    )
+    needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"pointing", "difficult"})
+    order: ClassVar[int] = 20
+
+    def __init__(self, tolerance: float = 15.0, seed: int = 0) -> None:
+        self.tolerance = tolerance
+        self.seed = seed
+        self._hit: list[bool] = []
+        self._label: list[int] = []
+
+    def with_settings(self, settings: EvaluationSettings) -> PointingDifficult:
+        """Return an empty accumulator with these settings."""
+        return PointingDifficult(self.tolerance, settings.seed)
+
+    def update(self, evidence: Evidence) -> None:
+        """Add a map of a class that it is difficult to point at."""
+        assert evidence.pointing is not None
+        self._hit.append(evidence.pointing[0] <= self.tolerance)
+        self._label.append(evidence.label)
+
+    def compute(
+        self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
+    ) -> list[Score]:
+        """Compute the share over the selected images, and its mean over classes."""
+        hit = chosen(np.array(self._hit, bool), select)
+        labels = chosen(np.array(self._label, int), select)
+        given: dict[str, Any] = {"label": label, "seed": self.seed}
+        return mean_score("pointing_game_difficult", hit, **given) + class_mean_score(
+            "pointing_game_difficult_classes", hit, labels, **given
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Arrays of shards: whether the file of an image has further pages or frames, and whether an image
 # of more than 8 bits is scaled from a range of its own.
 SEVERAL, OWN_RANGE = "several", "own_range"
+PROBABILITIES = "probabilities"  # an array of shards, where an image may have several classes
 
 
 def iterate_maps(shard: Path, ids: Sequence[str]) -> Iterator[tuple[int, SaliencyMap]]:
@@ -79,6 +80,21 @@ def load_classification(folder: Path) -> Classification:
     shards = [read_rows(shard, names) for shard in list_shards(folder)]
     shards = [arrays for arrays in shards if arrays]
     return Classification(*(np.concatenate([arrays[name] for arrays in shards]) for name in names))
+
+
+def load_probabilities(folder: Path) -> dict[int, Float32[np.ndarray, C]]:
+    """Return the probability of each class in each image, by position.
+
+    Args:
+        folder: a result of stage explain, of images that may have several classes.
+    """
+    shards = (read_rows(shard, ("image", PROBABILITIES)) for shard in list_shards(folder))
+    return {
+        int(position): probabilities
+        for arrays in shards
+        if PROBABILITIES in arrays
+        for position, probabilities in zip(arrays["image"], arrays[PROBABILITIES], strict=True)
+    }
 
 
 def find_marked(folder: Path, mark: str) -> list[int]:

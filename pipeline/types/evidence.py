@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.types.records import Size
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32, Float64, Int
+    from jaxtyping import Bool, Float, Float32, Float64, Int
 
 
 Group = Literal["class", "size", "number"]
@@ -26,7 +26,7 @@ class Score:
     Attributes:
         name: of the number, as in `MetricNumber`.
         value: a fraction of 1, never percent.
-        n: how many images it is computed from.
+        n: how many images it is computed from; or pairs of an image and one of its classes.
         iou: the IoU that boxes must reach, if it depends on one.
         threshold: of the maps, {"kind": ThresholdKind, "value": float}, if it depends on one.
         label: the group of images, written as "class"; None: all images.
@@ -98,10 +98,26 @@ class CocoRecords:
     results: Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class LabelScores:
+    """The probability of each class in an image that may have several, and which it has.
+
+    Attributes:
+        probabilities: of each class, independent of each other.
+        present: whether the image is labelled with the class.
+        ignored: whether it counts neither as present nor as absent, as where all of its objects
+            are difficult (PASCAL VOC).
+    """
+
+    probabilities: Float32[np.ndarray, C]
+    present: Bool[np.ndarray, C]
+    ignored: Bool[np.ndarray, C]
+
+
 EvidenceKind = Literal[
     "classification", "ranking", "true", "box", "cuts", "boxes", "pointing", "curves", "pyramid",
     "pixels", "pyramid_pixels", "guesses", "coco_boxes", "coco_masks", "confidence",
-    "alarm",
+    "alarm", "label_scores", "difficult", "voc_boxes",
 ]  # fmt: skip
 """What evidence can hold and a metric can need; see the fields of Evidence."""
 
@@ -141,8 +157,11 @@ class Evidence:
         guesses: the most likely classes, each with its best-scored box, where it has one.
         alarm: kind `alarm`, of an image of a class without an object: the confidence of the
             best-scored box of the predicted class; 0 where that has no object, or no box.
-        coco: kinds `coco_boxes` and `coco_masks`: the image with all its classes; given once for
-            an image.
+        coco: kinds `coco_boxes`, `coco_masks` and `voc_boxes`: the image with all its classes;
+            given once for an image.
+        label_scores: of an image that may have several classes; given once for an image.
+        is_difficult: kind `difficult`, where true: the objects of the class are small, and there
+            are others (see pipeline/metric/pointing.py); None: not known.
     """
 
     id: str
@@ -168,6 +187,8 @@ class Evidence:
     guesses: Sequence[tuple[int, Float32[np.ndarray, "4"] | None]] | None = None
     coco: CocoRecords | None = None
     alarm: float | None = None
+    label_scores: LabelScores | None = None
+    is_difficult: bool | None = None
 
     def kinds(self) -> frozenset[EvidenceKind]:
         """Return the kinds of evidence that are not None or empty."""
@@ -188,6 +209,9 @@ class Evidence:
             "coco_masks": self.coco,
             "confidence": self.confidence,
             "alarm": self.alarm,
+            "label_scores": self.label_scores,
+            "difficult": self.is_difficult or None,
+            "voc_boxes": self.coco,
         }
         return frozenset(kind for kind, value in fields.items() if value is not None)
 
@@ -223,6 +247,8 @@ class EvaluationSettings:
             half of them for the other half; None: never.
         classes: the names of the classes.
         category_ids: the ids of the classes in COCO records.
+        is_multi_label: whether an image may have several classes, and each piece of evidence is of
+            one of them.
     """
 
     ious: tuple[float, ...] = (0.3, 0.5, 0.7)
@@ -232,6 +258,7 @@ class EvaluationSettings:
     min_two_fold: int | None = None
     classes: Sequence[str] = ()
     category_ids: Sequence[int] = ()
+    is_multi_label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from pipeline.types import (
     Evidence,
     EvidenceKind,
     GroundTruth,
+    LabelScores,
     Ranking,
     Score,
 )
@@ -92,6 +93,10 @@ def evidence_of(number: int) -> Evidence:
         pyramid_pixels=histograms(values[::-1], mask),
         guesses=[(c, found[0] if c == label else None) for c in order],
         coco=coco_records(number + 1, known, [boxes]),
+        label_scores=LabelScores(
+            rng.random(3).astype(np.float32), np.arange(3) == label, np.zeros(3, bool)
+        ),
+        is_difficult=True,
     )
 
 

@@ -28,8 +28,9 @@ from pipeline.ops.iou import best_iou
 from pipeline.ops.maps import upsample
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
+from pipeline.stages.evaluate.explained import Explained
 from pipeline.stages.evaluate.maps import MapScale
-from pipeline.stages.evaluate.own_run import Explained, OwnRun, map_evidence
+from pipeline.stages.evaluate.own_run import OwnRun, map_evidence
 from pipeline.stages.evaluate.regions import own_masks
 from pipeline.types import (
     Boxes,

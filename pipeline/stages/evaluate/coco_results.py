@@ -124,12 +124,17 @@ class CocoResults:
 
     @property
     def blocks(self) -> Blocks:
-        """Return what the evidence has; COCO's numbers come last, boxes before masks."""
+        """Return what the evidence has; COCO's numbers come last, boxes before masks.
+
+        VOC's AP is given where images have objects of several classes.
+        """
         ranking = [Offer("ranking")] if self.places else []
+        voc = [] if self.known.one_class_each else [[Offer("voc_boxes", ())]]
         return [
             [*ranking, Offer("box"), Offer("boxes"), Offer("true")],
             [Offer("coco_boxes", ())],
             [Offer("coco_masks", ())],
+            *voc,
         ]
 
     def items(self) -> Iterator[Item]:

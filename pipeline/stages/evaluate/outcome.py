@@ -18,7 +18,8 @@ from pipeline.results.expectation import describe_expected
 from pipeline.results.notes import write_notes
 from pipeline.results.table import Scored, build_table, format_table
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
-from pipeline.stages.evaluate.own_run import OwnRun, RefinedMaps
+from pipeline.stages.evaluate.own_run import OwnRun
+from pipeline.stages.evaluate.refined_maps import RefinedMaps
 from pipeline.stages.evaluate.source import Source
 from pipeline.types import MetricNumber, Score
 

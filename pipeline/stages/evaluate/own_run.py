@@ -4,14 +4,18 @@ Scored is the split `val` alone, whatever was explained. Annotated images that c
 count as not found, and as not recognised; `missing=skip` leaves them out. Images without
 annotation and those with no box of their own class are left out and counted. Maps are measured as
 `protocol=` says; the boxes of the segmenter are measured as they are.
+
+Where images may have several classes, evidence is of a class in an image, against the objects of
+this class alone: each class that the image is labelled with is looked for. Top-k accuracy, Top-k
+Loc and the ILSVRC error have no meaning there; the probabilities of all classes are measured in
+their place. COCO's numbers, and those of VOC's devkit, are of the images with all their boxes.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,28 +23,30 @@ import numpy as np
 
 from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
-from pipeline.errors import SkippedImage, UserError
+from pipeline.errors import UserError
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.coco_records import coco_records
-from pipeline.metric.measurement import merge_masks, pyramid_curves, refine_map, scale_map
-from pipeline.metric.pointing import energy_inside, peak_distance
+from pipeline.metric.measurement import merge_masks, pyramid_curves, scale_map
+from pipeline.metric.pointing import energy_inside, is_difficult, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
 from pipeline.ops.text import count_notes
-from pipeline.protocols import RefiningSegmenter
-from pipeline.results.boxes import iterate_boxes
-from pipeline.results.maps import iterate_maps, load_classification, load_skipped
-from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.alarm import describe_alarms, measure_alarm
+from pipeline.stages.evaluate.explained import (
+    Explained,
+    Seen,
+    Unit,
+    has_other_class,
+    iterate_images,
+)
 from pipeline.stages.evaluate.maps import MapScale
-from pipeline.stages.evaluate.not_found import Missing, boxes_not_found, pixels_not_found
+from pipeline.stages.evaluate.not_found import boxes_not_found, pixels_not_found
 from pipeline.stages.evaluate.regions import ignored_regions, own_masks
-from pipeline.stages.evaluate.source import GUESSES, Blocks, Item, Offer
+from pipeline.stages.evaluate.source import GUESSES, PLACES, Blocks, Item, Offer
 from pipeline.types import (
     Boxes,
     EvaluationSettings,
     Evidence,
-    Example,
     GroundTruth,
     Note,
     Ranking,
@@ -50,72 +56,18 @@ from pipeline.types import (
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
-PLACES = 5  # Top-k Loc is known for k up to this
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explained:
-    """The images of a run, their annotations, and where its maps are.
-
-    Attributes:
-        ids, labels: of all images that were explained, by position.
-        scored: ids of the split that is scored.
-        truth: annotations by id.
-        maps: the folder of stage explain.
-        workers: threads.
-        missing: whether an annotated image that could not be read counts as not found.
-        drawn: ids of the images with boxes that the threshold was chosen on, not in `truth`.
-        negatives: classes without an object.
-    """
-
-    ids: Sequence[str]
-    labels: Sequence[int]
-    scored: frozenset[str]
-    truth: Mapping[str, GroundTruth]
-    maps: Path
-    workers: int
-    missing: Missing = "not_found"
-    drawn: frozenset[str] = frozenset()
-    negatives: frozenset[int] = frozenset()
-
-    @property
-    def total(self) -> int:
-        """Return how many images the split that is scored has."""
-        return sum(id in self.scored for id in self.ids)
-
-    def unread(self) -> Iterator[tuple[int, GroundTruth | None]]:
-        """Yield the scored images that have no map at all, by position, with their annotations."""
-        for position in sorted(load_skipped(self.maps)):
-            if self.ids[position] in self.scored:
-                yield position, self.known(self.ids[position])
-
-    def known(self, id: str) -> GroundTruth | None:
-        """Return the annotations of an image that is scored."""
-        return self.truth.get(id) if id in self.scored else None
-
-    def predicted(self) -> dict[int, list[int]]:
-        """Return the classes predicted for each image, most likely first, by position."""
-        seen = load_classification(self.maps)
-        return dict(zip(seen.image.tolist(), seen.top.tolist(), strict=True))
-
-    def iterate_maps(self) -> Iterator[tuple[int, SaliencyMap]]:
-        """Yield all maps with the positions of their images."""
-        for shard in list_shards(self.maps):
-            yield from iterate_maps(shard, self.ids)
+UNITS = "pairs of an image and one of its classes"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """All maps of an image, and its boxes by class."""
+class Predicted:
+    """The classes predicted for an image, the most likely first, and the probability of each class.
 
-    position: int
-    maps: Sequence[SaliencyMap]
-    boxes: Mapping[int, Boxes]
+    Probabilities are known where an image may have several classes.
+    """
 
-    @property
-    def id(self) -> str:
-        """Return the name of the image."""
-        return self.maps[0].id
+    top: Sequence[int]
+    probabilities: Float32[np.ndarray, C] | None = None
 
 
 @dataclass
@@ -148,12 +100,16 @@ class OwnRun:
     alarms: dict[str, float] = field(default_factory=dict)  # of images without an object
     unread_boxed: list[str] = field(default_factory=list)  # of these, those with boxes to be found
 
-    unit = "images"
     first_compared: Sequence[str] = ()
 
     @property
+    def unit(self) -> str:
+        """Return what a piece of evidence is, in the plural."""
+        return UNITS if self.explained.is_multi_label else "images"
+
+    @property
     def total(self) -> int:
-        """Return how many images the split that is scored has."""
+        """Return how many images, or classes of images, the split that is scored has."""
         return self.explained.total
 
     @property
@@ -163,6 +119,8 @@ class OwnRun:
         Images without annotations have a class, but no size; the pyramid is the same for all
         classes.
         """
+        if self.explained.is_multi_label:
+            return self._blocks_of_several
         guesses = [Offer("guesses")] if self.has_guesses else []
         confidence = [Offer("confidence", ())] if self.confidences is not None else []
         return [[
@@ -172,79 +130,101 @@ class OwnRun:
             Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence, Offer("alarm", ()),
         ]]  # fmt: skip
 
+    @property
+    def _blocks_of_several(self) -> Blocks:
+        """What the evidence of classes of images has, and that of whole images."""
+        confidence = [Offer("confidence", ())] if self.confidences is not None else []
+        return [[
+            Offer("label_scores", ()), Offer("box"), Offer("cuts"), Offer("boxes"),
+            Offer("pointing"), Offer("difficult", ("class",)), Offer("curves"), Offer("true"),
+            Offer("pyramid"), Offer("pixels"), Offer("pyramid_pixels", ()), Offer("voc_boxes", ()),
+            Offer("coco_boxes", ()), Offer("coco_masks", ()), *confidence,
+        ]]  # fmt: skip
+
     def items(self) -> Iterator[Item]:
         """Yield the evidence of each image that is scored, by position."""
-        top = self.explained.predicted()
+        top, probabilities = self.explained.predicted(), self.explained.probabilities()
 
-        def of_image(seen: Seen) -> tuple[Seen, Evidence | None]:
+        def of_image(seen: Seen) -> tuple[Seen, Sequence[Evidence]]:
             if seen.id not in self.explained.scored:
-                return seen, None
-            return seen, self._evidence(seen, top[seen.position])
+                return seen, ()
+            predicted = Predicted(top[seen.position], probabilities.get(seen.position))
+            units = self.explained.units(seen.position)
+            return seen, [self._evidence(seen, unit, predicted) for unit in units]
 
-        images = _iterate_images(self.explained, self.boxes, self.confidences)
+        images = iterate_images(self.explained, self.boxes, self.confidences)
         with show_progress("evaluate", len(self.explained.truth)) as advance:
-            for seen, evidence in runtime.map_in_threads(of_image, images, self.explained.workers):
-                if evidence is not None:
-                    advance(evidence.iou is not None)
+            for seen, measured in runtime.map_in_threads(of_image, images, self.explained.workers):
+                advance(any(evidence.iou is not None for evidence in measured))
+                for evidence in measured:
                     yield self._item(seen, evidence)
-            for position, known in self.explained.unread():
-                if known is not None and len(known.of_label()):
-                    self.unread_boxed.append(self.explained.ids[position])
-                if self.explained.labels[position] >= 0 or known is not None:
-                    self.unread.append(self.explained.ids[position])
-                if self.explained.missing == "not_found":
-                    yield Item(self._not_found(position, known))
+            for position in self.explained.unread():
+                yield from self._unread_items(position)
 
-    def _not_found(self, position: int, known: GroundTruth | None) -> Evidence:
+    def _unread_items(self, position: int) -> Iterator[Item]:
+        """Yield the evidence of an image that could not be read, where it counts; note it."""
+        id, units = self.explained.ids[position], self.explained.units(position)
+        known_of = [self.explained.known_of(unit) for unit in units]
+        if any(known is not None and len(known.of_label()) for known in known_of):
+            self.unread_boxed.append(id)
+        if units[0].label >= 0 or known_of[0] is not None:
+            self.unread.append(id)
+        if self.explained.missing == "not_found":
+            for unit, known in zip(units, known_of, strict=True):
+                yield Item(self._not_found(unit, known))
+
+    def _not_found(self, unit: Unit, known: GroundTruth | None) -> Evidence:
         """Return the evidence of an image that could not be read: neither recognised nor found."""
-        fields = self._describe(position, (), {})
+        fields = self._describe(unit, Predicted(()), {})
         if known is not None and len(fields["true"]):
             fields |= _boxes_and_pixels_not_found(known, self.scale)
-            self.true[known.id] = hash_boxes(fields["true"])
+            self.true[unit.id] = hash_boxes(fields["true"])
         return Evidence(**fields)
 
-    def _evidence(self, seen: Seen, top: Sequence[int]) -> Evidence:
-        """Measure an image."""
-        label, known = self.explained.labels[seen.position], self.explained.known(seen.id)
-        if label in self.explained.negatives:
-            fields = self._describe(seen.position, top, {})
+    def _evidence(self, seen: Seen, unit: Unit, predicted: Predicted) -> Evidence:
+        """Measure an image, or a class in it."""
+        known = self.explained.known_of(unit)
+        if unit.label in self.explained.negatives:
+            fields = self._describe(unit, predicted, {})
             if self.confidences is not None:
-                given = seen.maps, seen.boxes, top[0], self.explained.negatives
+                given = seen.maps, seen.boxes, predicted.top[0], self.explained.negatives
                 fields["alarm"] = measure_alarm(*given)
             return Evidence(**fields)
         if known is None:
-            return Evidence(**self._describe(seen.position, top, seen.boxes))
+            return Evidence(**self._describe(unit, predicted, seen.boxes))
         check_sizes(known, seen.maps[0])
-        fields = self._describe(seen.position, top, seen.boxes)
+        fields = self._describe(unit, predicted, seen.boxes)
         true = fields["true"]
-        saliency = next((m for m in seen.maps if m.explained == label), None)
+        saliency = next((m for m in seen.maps if m.explained == unit.label), None)
         if saliency is not None and len(true):
             scaled = scale_map(saliency.raw(), saliency.size, self.scale.protocol)
-            fields |= box_evidence(seen.boxes.get(label), true)
+            fields |= box_evidence(seen.boxes.get(unit.label), true)
             fields |= map_evidence(scaled, known, self.scale)
         return Evidence(**fields)
 
     def _describe(
-        self, position: int, top: Sequence[int], boxes: Mapping[int, Boxes]
+        self, unit: Unit, predicted: Predicted, boxes: Mapping[int, Boxes]
     ) -> dict[str, Any]:
-        """Return the fields of Evidence that need no map.
-
-        `top`: the classes predicted for the image; `boxes`: its boxes by class.
-        """
-        id, label = self.explained.ids[position], self.explained.labels[position]
-        fields: dict[str, Any] = {
-            "id": id, "image": id, "label": label, "ranking": Ranking(top, PLACES),
-            "classification": top if label >= 0 else None,
-        }  # fmt: skip
-        if (known := self.explained.known(id)) is None:
+        """Return the fields of Evidence that need no map; `boxes`: of the image, by class."""
+        fields: dict[str, Any] = {"id": unit.id, "image": unit.image, "label": unit.label}
+        is_multi_label = self.explained.is_multi_label
+        if not is_multi_label:
+            fields["ranking"] = Ranking(predicted.top, PLACES)
+            fields["classification"] = predicted.top if unit.label >= 0 else None
+        elif unit.is_first:
+            given = unit.position, predicted.probabilities
+            fields["label_scores"] = self.explained.label_scores(*given)
+        if (known := self.explained.known_of(unit)) is None:
             return fields
-        guesses = [(c, _best_box(boxes.get(c))) for c in top[:GUESSES]]
-        return fields | {
-            "size": known.size,
-            "true": known.of_label(),
-            "coco": coco_records(position + 1, known, boxes.values()),
-            "guesses": guesses if self.has_guesses else None,
-        }
+        true = known.of_label()
+        fields |= {"size": known.size, "true": true}
+        if unit.is_first:
+            fields["coco"] = coco_records(unit.position + 1, known, boxes.values())
+        if is_multi_label:
+            has_other = has_other_class(known, unit.label)
+            return {**fields, "is_difficult": is_difficult(true, known.size, has_other)}
+        guesses = [(c, _best_box(boxes.get(c))) for c in predicted.top[:GUESSES]]
+        return {**fields, "guesses": guesses if self.has_guesses else None}
 
     def _item(self, seen: Seen, evidence: Evidence) -> Item:
         """Return the evidence with the records of its maps; note what is missing.
@@ -257,13 +237,14 @@ class OwnRun:
             if evidence.alarm is not None:
                 self.alarms[seen.id] = evidence.alarm
         elif known is None:
-            (self.drawn if seen.id in self.explained.drawn else self.missing).append(seen.id)
+            unscored = self.drawn if seen.id in self.explained.drawn else self.missing
+            unscored.append(evidence.id)
         elif evidence.true is None or not len(evidence.true):
-            self.of_other_class.append(seen.id)
+            self.of_other_class.append(evidence.id)
         elif not own:
-            self.unexplained.append(seen.id)
+            self.unexplained.append(evidence.id)
         if evidence.iou is not None and evidence.true is not None:
-            self.true[seen.id] = hash_boxes(evidence.true)
+            self.true[evidence.id] = hash_boxes(evidence.true)
         return Item(evidence, [_record(seen, m, evidence) for m in own])
 
     def notes(self, of_metrics: Sequence[str]) -> list[str]:
@@ -271,8 +252,8 @@ class OwnRun:
         notes = [*self.given_notes, *self.box_notes]
         if self.unread:
             text = (
-                f"evaluate: {len(self.unread)} of {self.total} images could not be read (the note "
-                f"of stage explain says why): {self._describe_unread()}"
+                f"evaluate: {len(self.unread)} of {self.explained.image_count} images could not be "
+                f"read (the note of stage explain says why): {self._describe_unread()}"
             )
             notes.append(Note(text, self.unread))
         return [*notes, *self._notes_on_unscored(), *describe_alarms(self.alarms), *of_metrics]
@@ -292,15 +273,16 @@ class OwnRun:
 
     def _notes_on_unscored(self) -> list[str]:
         """Return which images are not scored, or not by all numbers, and what helps."""
-        truth, total = self.explained.truth, self.total
+        truth = self.explained.truth
         why = "have boxes that the threshold was chosen on (calibrate.boxes): not scored"
         drawn = (self.drawn, why, "draw boxes on images of train to score all of these")
         if not truth:
-            return _count_kinds([drawn], total)
+            return self._count_kinds([drawn])
         if not any(len(known.boxes) for known in truth.values()):
             # The data set says so, with the remedy: that each image has no box says it again.
             why = "has an annotated box, so none is localized; annotate objects with boxes"
-            return [] if self.given_notes else [f"evaluate: none of the {total} images {why}"]
+            images = self.explained.image_count
+            return [] if self.given_notes else [f"evaluate: none of the {images} images {why}"]
         kinds = [
             drawn,
             (self.missing, "have no annotation: not scored", "annotate them, if they are to be"),
@@ -316,85 +298,13 @@ class OwnRun:
                 "explain.target=[true,...] gives them one",
             ),
         ]
-        return _count_kinds(kinds, total)
+        return self._count_kinds(kinds)
 
-
-def _count_kinds(kinds: Sequence[tuple[Sequence[str], str, str]], total: int) -> list[str]:
-    """Return a note for each kind of images, of which there are some: which, why and a remedy."""
-    of_total = ((names, f"of {total} {why}", remedy) for names, why, remedy in kinds)
-    return [*count_notes(of_total, "image", where="evaluate")]
-
-
-@dataclass
-class RefinedMaps:
-    """The maps that a segmenter makes of map and image before it segments them, scored as maps.
-
-    At the threshold used its boxes themselves are scored, by OwnRun. `read_image` reads an image
-    at the size that the segmenter wants.
-    """
-
-    name: str
-    explained: Explained
-    settings: EvaluationSettings
-    scale: MapScale
-    segmenter: RefiningSegmenter
-    read_image: Callable[[int, SaliencyMap], Example | SkippedImage]
-
-    unit = "images"
-    first_compared: Sequence[str] = ()
-    blocks: Blocks = field(default_factory=lambda: [[Offer("ranking"), Offer("cuts"),
-                                                     Offer("curves")]])  # fmt: skip
-
-    @property
-    def total(self) -> int:
-        """Return how many images the split that is scored has."""
-        return self.explained.total
-
-    def items(self) -> Iterator[Item]:
-        """Yield the evidence of each image whose map could be refined, and of the unread ones."""
-        top = self.explained.predicted()
-
-        def of_map(item: tuple[int, SaliencyMap]) -> Evidence | None:
-            return self._evidence(*item, top[item[0]])
-
-        maps = self.explained.iterate_maps()
-        for evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
-            if evidence is not None:
-                yield Item(evidence)
-        if self.explained.missing == "not_found":
-            for position, known in self.explained.unread():
-                if known is not None and len(known.of_label()):
-                    yield Item(self._not_found(position, known, ()))
-
-    def _not_found(self, position: int, known: GroundTruth, top: Sequence[int]) -> Evidence:
-        """Return the evidence of an image that could not be read."""
-        fields = boxes_not_found(known.of_label(), known.size, self.scale)
-        return Evidence(
-            id=known.id, image=known.id, label=self.explained.labels[position], size=known.size,
-            ranking=Ranking(top, PLACES), curves=fields["curves"], cuts=fields["cuts"],
-        )  # fmt: skip
-
-    def _evidence(
-        self, position: int, saliency: SaliencyMap, top: Sequence[int]
-    ) -> Evidence | None:
-        known = self.explained.known(saliency.id)
-        label = self.explained.labels[position]
-        if known is None or saliency.explained != label or not len(known.of_label()):
-            return None
-        example = self.read_image(position, saliency)
-        if isinstance(example, SkippedImage):
-            skips = self.explained.missing == "skip"
-            return None if skips else self._not_found(position, known, top)
-        scaled = refine_map(self.segmenter, saliency, example, self.scale.protocol)
-        measured = self.scale.measure(scaled, known.of_label(), known.size, known.id)
-        return Evidence(
-            id=saliency.id, image=saliency.id, label=label, size=known.size,
-            ranking=Ranking(top, PLACES), curves=measured.curves, cuts=measured.cuts,
-        )  # fmt: skip
-
-    def notes(self, of_metrics: Sequence[str]) -> list[str]:
-        """Return nothing: images that could not be read are named where boxes are cut."""
-        return []
+    def _count_kinds(self, kinds: Sequence[tuple[Sequence[str], str, str]]) -> list[str]:
+        """Return a note for each kind of images, of which there are some: which, why, a remedy."""
+        what = "class of an image" if self.explained.is_multi_label else "image"
+        of_total = ((names, f"of {self.total} {why}", remedy) for names, why, remedy in kinds)
+        return [*count_notes(of_total, what, where="evaluate")]
 
 
 def hash_boxes(true: Float32[np.ndarray, "M 4"]) -> str:
@@ -442,20 +352,6 @@ def map_evidence(
         fields["pixels"] = histograms(scaled, mask)
         fields["pyramid_pixels"] = histograms(pyramid(frame), mask)
     return fields
-
-
-def _iterate_images(
-    explained: Explained, boxes: Path, confidences: Float32[np.ndarray, n] | None
-) -> Iterator[Seen]:
-    """Yield image by image, maps and boxes both streamed from their shards, in the same order."""
-    ids = explained.ids
-    boxed = groupby(iterate_boxes(boxes, ids, confidences), key=lambda item: item[0])
-    at, found = -1, dict[int, Boxes]()
-    for position, group in groupby(explained.iterate_maps(), key=lambda item: item[0]):
-        while at < position:  # an image whose maps could not be segmented has no boxes
-            at, own = next(boxed, (len(ids), iter(())))
-            found = {each.label: each for _, each in own}
-        yield Seen(position, [m for _, m in group], found if at == position else {})
 
 
 def _best_box(boxes: Boxes | None) -> np.ndarray | None:

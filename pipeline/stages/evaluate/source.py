@@ -9,6 +9,7 @@ from typing import Any, Protocol, get_args
 from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, Group
 
 GUESSES = 5  # of ILSVRC: a class with a box each
+PLACES = 5  # Top-k Loc of our own runs is known for k up to this
 
 
 @dataclass(frozen=True)

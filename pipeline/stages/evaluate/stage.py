@@ -29,7 +29,8 @@ from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
-from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
+from pipeline.protocols import AnnotatedDataSet, DataSet, RefiningSegmenter
+from pipeline.protocols.data import HasSeveralLabels
 from pipeline.results.computed import Computed
 from pipeline.results.confidence import load_ranking
 from pipeline.results.notes import load_notes
@@ -40,15 +41,17 @@ from pipeline.results.thresholds import (
     validation_threshold_info,
 )
 from pipeline.stages.evaluate.config import EvaluateOptions
-from pipeline.types import EvaluationSettings
+from pipeline.types import EvaluationSettings, Split
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32
 
     from pipeline.engine.run import Run
+    from pipeline.stages.evaluate.explained import Explained
     from pipeline.stages.evaluate.others import Named
-    from pipeline.stages.evaluate.own_run import Explained, OwnRun, RefinedMaps
+    from pipeline.stages.evaluate.own_run import OwnRun
+    from pipeline.stages.evaluate.refined_maps import RefinedMaps
 
 Thresholds = Mapping[str, Any]
 MAKES_BOXES = {"train", "explain", "localize"}
@@ -190,7 +193,7 @@ class Evaluate(Stage):
 
     def _explained(self, run: Run, chosen: Thresholds | None) -> Explained:
         """Return this run's images without those drawn to choose the threshold."""
-        from pipeline.stages.evaluate.own_run import Explained
+        from pipeline.stages.evaluate.explained import Explained
 
         drawn = frozenset(() if chosen is None else chosen["images"])
         truth, images = self._data(run).truth("val"), run.images()
@@ -204,6 +207,8 @@ class Evaluate(Stage):
             missing=run.config["missing"],
             drawn=drawn,
             negatives=run.negatives,
+            label_sets=_label_sets(run.data, images.split),
+            classes=run.classes,
         )
 
     def _settings(
@@ -226,6 +231,7 @@ class Evaluate(Stage):
             threshold=info,
             cuts=tuple(cuts),
             classes=run.classes,
+            is_multi_label=_is_multi_label(run.data),
         )
 
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
@@ -257,7 +263,7 @@ class Evaluate(Stage):
         """Return what the segmenter makes of the maps as a source; None where it makes nothing."""
         from pipeline.engine.images import read_for_segmenter
         from pipeline.stages.evaluate.maps import MapScale
-        from pipeline.stages.evaluate.own_run import RefinedMaps
+        from pipeline.stages.evaluate.refined_maps import RefinedMaps
 
         segmenter = run.segmenter()
         if not isinstance(segmenter, RefiningSegmenter):
@@ -272,3 +278,15 @@ class Evaluate(Stage):
             segmenter,
             partial(read_for_segmenter, run.images(), segmenter.needs_image),
         )
+
+
+def _is_multi_label(data: DataSet) -> bool:
+    """Return whether an image of a data set may have several classes."""
+    return isinstance(data, HasSeveralLabels) and data.is_multi_label
+
+
+def _label_sets(data: DataSet, split: Split) -> list[tuple[int, ...]] | None:
+    """Return all classes of each image of a split; None: an image has one class at most."""
+    if not isinstance(data, HasSeveralLabels) or not data.is_multi_label:
+        return None
+    return [tuple(row.nonzero()[0].tolist()) for row in data.label_sets(split)]
