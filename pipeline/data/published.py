@@ -61,17 +61,23 @@ class Record:
 
     Attributes:
         id: What the image is called: its path below the folder of images.
-        label: Its class.
-        path: Where it is below the folder of images; empty: its id.
+        label: Its class, or the first of several.
+        path: Where it is, or where below the folder of images; empty: its id.
+        others: Its other classes, ascending.
     """
 
     id: str
     label: int
     path: str = ""
+    others: tuple[int, ...] = ()
 
 
 def find_images(
-    folders: Path | Sequence[Path], records: Iterable[Record], classes: Sequence[str], where: str
+    folders: Path | Sequence[Path],
+    records: Iterable[Record],
+    classes: Sequence[str],
+    where: str,
+    is_multi_label: bool = False,
 ) -> tuple[Listing, list[Note]]:
     """Find the images of a list on disk.
 
@@ -80,12 +86,14 @@ def find_images(
         records: The images; one that is named twice counts once.
         classes: Class names.
         where: The list, for messages.
+        is_multi_label: Whether an image may have several classes.
 
     Returns:
         The images that are there, in the order of the list, and notes on the others.
     """
     places = [folders] if isinstance(folders, Path) else folders
     files, groups, labels = list[File](), list[Sequence[File]](), list[int]()
+    others = list[tuple[int, ...]]()
     missing, double, seen = list[str](), list[str](), set[str]()
     for record in records:
         id = printable(record.id)
@@ -99,6 +107,7 @@ def find_images(
             continue
         files.append(file)
         labels.append(record.label)
+        others.append(record.others)
         if len(files) == PART:  # a list of a million files would take half a gigabyte
             groups.append(pack(files))
             files = []
@@ -110,7 +119,8 @@ def find_images(
         why = f"of {len(seen)} not in {' or '.join(map(str, places))}: left out"
         remedy = "unpack or download the images again, or drop their lines"
         notes.append(count_note(missing, "image", why, where=where, remedy=remedy))
-    return Listing(join_files([*groups, files]), labels, classes), notes
+    several = others if is_multi_label else None
+    return Listing(join_files([*groups, files]), labels, classes, several), notes
 
 
 def _find_file(folders: Sequence[Path], record: Record, id: str) -> File | None:

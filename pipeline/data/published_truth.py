@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,8 +46,23 @@ class BadAnnotation(BadRecord):
 
 
 @dataclass(frozen=True)
+class Region:
+    """A region in which boxes of a class are neither right nor wrong.
+
+    Attributes:
+        box: Half-open xyxy in pixels, not clipped.
+        label: The class.
+        mask: What it covers; None: all of the box.
+    """
+
+    box: Box
+    label: int
+    mask: Rle | None = None
+
+
+@dataclass(frozen=True)
 class Annotation:
-    """What a data set's files say of the objects of an image, all of the image's class.
+    """What a data set's files say of the objects of an image.
 
     Attributes:
         where: The file, and the line where it has several images; messages name it.
@@ -55,6 +71,9 @@ class Annotation:
         masks: The mask of each object, of any size and scaled to the image; then boxes are theirs.
         ignored: What counts neither as object nor as background; None: all counts.
         faults: What is wrong with further objects, which are left out.
+        classes: The class of each box; None: all are of the image's class.
+        rles: The run-length mask of each box, at the size of the image; None: there are none.
+        regions: Where boxes are not counted.
     """
 
     where: str
@@ -63,6 +82,9 @@ class Annotation:
     masks: Sequence[Bool[np.ndarray, "h w"]] = ()
     ignored: Bool[np.ndarray, "h w"] | None = None
     faults: Sequence[str] = ()
+    classes: Sequence[int] | None = None
+    rles: Sequence[Rle] | None = None
+    regions: Sequence[Region] = ()
 
 
 def box_of_corners(where: str, corners: Sequence[float], first_pixel: int) -> Annotation:
@@ -157,7 +179,7 @@ def _to_truth(
     """Return the ground truth of an image; None where it has no object that can be used."""
     if annotation.masks:
         return _masks_to_truth(annotation, id, label, size, odd)
-    boxes: list[Box] = []
+    boxes, kept = list[Box](), list[int]()
     for fault in annotation.faults:
         odd.leave_out(annotation.where, fault)
     for number, box in enumerate(annotation.boxes):
@@ -167,12 +189,34 @@ def _to_truth(
             odd.leave_out(f"{annotation.where}, box {number + 1}", str(error))
             continue
         boxes.append(inside)
+        kept.append(number)
         moved = max(abs(a - b) for a, b in zip(inside, box, strict=True))
         if was_clipped and moved > ROUNDING:
             clipped.append(annotation.where)
     if not boxes:
         return None
-    return GroundTruth(id, label, size, np.asarray(boxes, np.float32).reshape(-1, 4))
+    classes, rles = annotation.classes, annotation.rles
+    return GroundTruth(
+        id, label, size, np.asarray(boxes, np.float32).reshape(-1, 4),
+        None if classes is None else np.array([classes[n] for n in kept], np.int64),
+        None if rles is None else [rles[n] for n in kept],
+        _to_crowds(annotation.regions, size),
+    )  # fmt: skip
+
+
+def _to_crowds(regions: Sequence[Region], size: Size) -> Crowds | None:
+    """Return the regions that lie in the image; None where there is none."""
+    inside = list[tuple[Box, Region]]()
+    for region in regions:
+        with suppress(BadRecord):  # outside of the image no box is found
+            inside.append((clip(region.box, size)[0], region))
+    if not inside:
+        return None
+    return Crowds(
+        np.array([box for box, _ in inside], np.float32),
+        np.array([region.label for _, region in inside], np.int64),
+        [region.mask for _, region in inside],
+    )
 
 
 def _masks_to_truth(

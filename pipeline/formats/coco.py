@@ -58,12 +58,35 @@ def read(
         UserError: The file cannot be read, is no COCO data set, or none of its images, categories
             or annotations can be used; then with the reasons.
     """
-    content = read_json(path)
+    return parse(path, read_json(path), crowds, option, with_records)
+
+
+def parse(
+    path: Path,
+    content: Any,
+    crowds: CrowdRule = "ignore",
+    option: str = "data.crowds",
+    with_records: bool = False,
+    positions: Sequence[int] | None = None,
+) -> CocoFile:
+    """Return what the JSON of a COCO annotation file holds; see `read`.
+
+    Args:
+        path: The file, for messages.
+        content: Its JSON, or the part of it that is needed.
+        crowds: Whether crowds (`iscrowd`) are regions apart or objects as all others.
+        option: The option that `crowds` is from, for notes.
+        with_records: Whether the images keep their annotations as records for pycocotools.
+        positions: Where each annotation of a part stands in the file's list; None: all are there.
+
+    Raises:
+        UserError: It is no COCO data set, or none of its records of a kind can be used.
+    """
     _check_lists(path, content)
     categories = _Categories(path, content["categories"])
     images = _Images(path, content["images"], content["annotations"], content.get("info"))
     reader = AnnotationReader(path, images.all, images.find, categories.find, crowds, with_records)
-    reader.add_all(content["annotations"])
+    reader.add_all(content["annotations"], positions)
     box_count = reader.box_count + (0 if reader.counts_crowds else len(reader.crowd_names))
     refuse_fractions(path, reader.fraction_count, box_count)
     notes: list[str] = [*categories.odd.notes(), *images.notes(), *reader.notes(option)]

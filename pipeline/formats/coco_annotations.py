@@ -57,14 +57,15 @@ class AnnotationReader:
         self._seen: dict[Key, tuple[Any, ...]] = {}
         self._emptied: dict[int, CocoImage] = {}
 
-    def add_all(self, records: Sequence[Any]) -> None:
+    def add_all(self, records: Sequence[Any], positions: Sequence[int] | None = None) -> None:
         """Add the records to their images; count those that cannot be used.
 
         Args:
-            records: The list of the file.
+            records: The list of the file, or a part of it.
+            positions: Where each stands in the file; None: all are there, in its order.
         """
         self.total = len(records)
-        for n, record in enumerate(records):
+        for n, record in zip(positions or range(len(records)), records, strict=True):
             where, image = name_record("annotations", n, record), None
             try:
                 image = self._find_image(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,100 @@ def caltech101(root: Path) -> None:
             path = folder / "Annotations" / inside / f"annotation_{n + 1:04d}.mat"
             save_mat(path, box_coord=np.array([[y0, y1, x0, x1]]))
     paint(folder / "101_ObjectCategories/BACKGROUND_Google/image_0001.jpg", 9)
+
+
+# -- PASCAL VOC, COCO
+
+VocBox = tuple[str, tuple[int, int, int, int], bool]
+"""Class, first and last pixel counted from 1, and whether it is difficult."""
+DOG: VocBox = ("dog", (13, 9, 44, 32), False)
+CAT: VocBox = ("cat", (2, 2, 10, 12), False)
+HARD_CAT: VocBox = ("cat", (50, 30, 60, 40), True)
+PERSON: VocBox = ("person", (5, 3, 30, 38), False)
+VOC_OBJECTS: tuple[tuple[VocBox, ...], ...] = (
+    (DOG,), (DOG, CAT), (PERSON, HARD_CAT), (CAT, DOG, PERSON), (PERSON, DOG, HARD_CAT),
+)  # fmt: skip
+
+
+def write_voc_objects(
+    path: Path, objects: tuple[VocBox, ...], size: tuple[int, int] = SIZE
+) -> None:
+    """Write the annotation of an image of VOC; people have a head, which is a part."""
+    texts = []
+    for name, box, is_difficult in objects:
+        corners = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        bndbox = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
+        part = f"<part><name>head</name><bndbox>{bndbox}</bndbox></part>" * (name == "person")
+        texts.append(
+            f"<object><name>{name}</name><difficult>{int(is_difficult)}</difficult>"
+            f"<bndbox>{bndbox}</bndbox>{part}</object>"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"<annotation><filename>{path.stem}.jpg</filename><size><width>{size[1]}</width>"
+        f"<height>{size[0]}</height><depth>3</depth></size>{''.join(texts)}</annotation>"
+    )
+
+
+def voc(root: Path, year: int = 2007) -> None:
+    """Draw a year of VOC as it is unpacked: train, val and, of 2007, test; five images each."""
+    folder = root / f"VOCdevkit/VOC{year}"
+    lists: dict[str, list[str]] = {}
+    parts = ("train", "val", "test") if year == 2007 else ("train", "val")
+    for part_number, part in enumerate(parts):
+        for n, objects in enumerate(VOC_OBJECTS):
+            number = 100 * part_number + n
+            stem = f"{number:06d}" if year == 2007 else f"2008_{number:06d}"
+            paint(folder / f"JPEGImages/{stem}.jpg", number + year)
+            write_voc_objects(folder / f"Annotations/{stem}.xml", objects)
+            lists.setdefault(part, []).append(stem)
+    lists["trainval"] = [*lists["train"], *lists["val"]]
+    for part, stems in lists.items():
+        write_lines(folder / f"ImageSets/Main/{part}.txt", stems)
+
+
+COCO_CATEGORIES = ((1, "person"), (18, "dog"), (90, "toothbrush"))
+COCO_OBJECTS: tuple[tuple[tuple[int, list[float], int], ...], ...] = (
+    ((18, [12, 8, 32, 24], 0),),
+    ((18, [12, 8, 32, 24], 0), (1, [1, 1, 9.5, 11], 0), (1, [30, 20, 20, 15], 0)),
+    ((90, [20, 10, 25.25, 20], 0), (1, [0, 0, 60, 12], 1)),
+    (),
+    ((1, [5, 5, 20, 30], 0), (90, [40, 20, 15, 15], 0)),
+)
+"""Category, x, y, width and height, and whether it is a crowd; the fourth image has none."""
+
+
+def coco_content(part: str, year: int = 2017, first: int = 0) -> dict[str, Any]:
+    """Return what a file of COCO holds, with its lists in the order of the published files."""
+    prefix = f"COCO_{part}{year}_" if year == 2014 else ""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for n, objects in enumerate(COCO_OBJECTS):
+        number = first + 7 * n + 9
+        name = f"{prefix}{number:012d}.jpg"
+        images.append({"license": 3, "file_name": name, "height": SIZE[0], "width": SIZE[1],
+                       "id": number})  # fmt: skip
+        for category, (x, y, w, h), is_crowd in objects:
+            shape: Any = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            if is_crowd:
+                counts = [0, 12]  # column by column: twelve rows of each
+                counts += [28, 12] * (SIZE[1] - 1) + [28]
+                shape = {"counts": counts, "size": list(SIZE)}
+            annotations.append({"segmentation": shape, "area": w * h, "iscrowd": is_crowd,
+                                "image_id": number, "bbox": [x, y, w, h],
+                                "category_id": category,
+                                "id": 1000 * first + len(annotations) + 1})  # fmt: skip
+    categories = [{"supercategory": "thing", "id": n, "name": name} for n, name in COCO_CATEGORIES]
+    return {"info": {"year": year}, "licenses": [{"id": 3}], "images": images,
+            "annotations": annotations, "categories": categories}  # fmt: skip
+
+
+def coco(root: Path, year: int = 2017, images: str = ".") -> None:
+    """Draw train and val of COCO, four labelled images each and one without an annotation."""
+    for number, part in enumerate(("train", "val")):
+        content = coco_content(part, year, 1000 * number)
+        for n, image in enumerate(content["images"]):
+            paint(root / images / f"{part}{year}" / image["file_name"], 10 * number + n)
+        path = root / f"annotations/instances_{part}{year}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))

@@ -14,6 +14,7 @@ import yaml
 from pipeline.engine.choices import instantiate, list_choices, read_choice
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
+from pipeline.protocols.data import HasSeveralLabels
 from pipeline.types import Example, Split
 from tests import docs_workshop
 from tests.data import drawn_sets, table_layouts
@@ -51,6 +52,8 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
     "cars": (drawn_sets.cars, {"root": ".", "size": "32"}),
     "aircraft": (drawn_sets.aircraft, {"root": ".", "size": "32"}),
     "caltech101": (drawn_sets.caltech101, {"root": ".", "size": "32"}),
+    "voc": (drawn_sets.voc, {"root": ".", "size": "32", "held_back": "0.3"}),
+    "coco": (drawn_sets.coco, {"root": ".", "size": "32", "held_back": "0.3"}),
     "table": (
         table_layouts.write_photos,
         {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
@@ -106,6 +109,26 @@ def test_ids_are_unique_and_have_a_label_each(data: DataSet) -> None:
     assert len(set(data.classes)) == len(data.classes)
 
 
+@pytest.mark.parametrize("name", ["voc", "coco", "mosaics"])
+def test_label_sets_have_the_first_label_of_each_image(name: str, roots: dict[str, Path]) -> None:
+    options = {"several_classes": "true"} if name == "mosaics" else {}
+    data = build(name, roots[name], **options)
+    assert isinstance(data, HasSeveralLabels)
+    assert data.is_multi_label
+    assert data.label_sets("train").sum(1).max() > 1
+    for split in SPLITS:
+        sets = data.label_sets(split)
+        assert sets.dtype == bool
+        assert sets.shape == (len(data.ids(split)), len(data.classes))
+        assert (sets.argmax(1) == data.labels(split)).all()
+    assert isinstance(data, AnnotatedDataSet)
+    for split in ("train", "val"):
+        for id, known in data.truth(split).items():
+            labelled = np.flatnonzero(data.label_sets(split)[list(data.ids(split)).index(id)])
+            assert known.classes is not None
+            assert {*known.classes.tolist()} <= {*labelled.tolist()}, id
+
+
 def test_splits_are_disjoint_and_all_holds_them(data: DataSet) -> None:
     apart = [set(data.ids(split)) for split in ("train", "held_back", "calibration", "val", "test")]
     for n, one in enumerate(apart):
@@ -122,6 +145,8 @@ def test_images_are_of_the_size_that_is_asked_for(data: DataSet) -> None:
             plain = data.example(split, position)
             assert plain.id == data.ids(split)[position]
             assert plain.label == data.labels(split)[position]
+            if isinstance(data, HasSeveralLabels):
+                assert plain.labels == tuple(np.flatnonzero(data.label_sets(split)[position]))
             assert plain.image.dtype == np.uint8
             assert plain.image.ndim == 3
             assert plain.image.shape == (*plain.size, 3)
