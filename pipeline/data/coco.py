@@ -126,8 +126,8 @@ class Coco(Published):
             )
         classes = check_unique(train.category_names, str(self._file("train")))
         notes: list[str] = [*self._indexed.notes]
-        listings = [self._list_part(part, classes, notes) for part in PARTS]
-        return Lists(classes, *listings, notes)
+        listed, scored = (self._list_part(part, classes, notes) for part in PARTS)
+        return Lists(classes, listed, scored, notes)
 
     def _list_part(self, part: str, classes: Sequence[str], notes: list[str]) -> Listing:
         """Return the images of a split that are there and have a label."""

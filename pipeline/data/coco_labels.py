@@ -143,9 +143,9 @@ def _parse(path: Path) -> CocoLabels:
         if not isinstance(record, dict):
             odd[name].leave_out(where, "that are no objects")
         elif name == "annotations":
-            keys = parse_key(record.get("image_id")), parse_key(record.get("category_id"))
-            if isinstance(keys[0], int) and isinstance(keys[1], int):
-                triples.extend((position, *keys))
+            image, category = (parse_key(record.get(key)) for key in ("image_id", "category_id"))
+            if isinstance(image, int) and isinstance(category, int):
+                triples.extend((position, image, category))
             else:
                 odd[name].leave_out(where, "without a number as image_id and category_id")
         else:

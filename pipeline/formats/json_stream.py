@@ -14,7 +14,8 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 
-CHUNK = 1 << 22  # characters that are read at once: an element is smaller by far
+CHUNK = 1 << 22  # bytes that are read at once
+LONGEST = 1 << 23  # characters of a string: what cannot be read at so many from the end is wrong
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODE = json.JSONDecoder().raw_decode
 
@@ -82,12 +83,13 @@ class _Reader:
             try:
                 value, end = _DECODE(self.text, self.at)
             except json.JSONDecodeError as error:
-                if self.is_ended or len(self.text) - error.pos > CHUNK:
+                if self.is_ended or len(self.text) - error.pos > LONGEST:
                     raise self._error(error.msg, error.pos) from None
             except (ValueError, RecursionError) as error:  # a number of 5,000 digits
                 raise self._error(str(error), self.at) from None
             else:
-                if end < len(self.text) or self.is_ended:  # a number may go on
+                # A number may go on: of 12.5e+1 that is cut after the sign 12.5 is read.
+                if end + 2 < len(self.text) or self.is_ended:
                     self.at = end
                     return value
             self._fill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.metric.pointing import peak
 from pipeline.ops.iou import best_iou, pairwise_iou
 from pipeline.ops.maps import upsample
 from pipeline.results.boxes import pack_boxes
-from pipeline.results.maps import PROBABILITIES
+from pipeline.results.maps import PROBABILITIES, load_probabilities
 from pipeline.results.shards import shard_path
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
 from pipeline.stages.evaluate.explained import Explained, take_class
@@ -31,6 +32,7 @@ from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing
 from pipeline.stages.evaluate.own_run import OwnRun
 from pipeline.types import Boxes, Crowds, EvaluationSettings, GroundTruth, SaliencyMap, Score
+from tests.conftest import TINY, Cli
 
 DATA = Mosaics(images=1, val_images=24, several_classes=True, held_back=0)
 IDS, SETS, TRUTH = DATA.ids("val"), DATA.label_sets("val"), DATA.truth("val")
@@ -296,3 +298,29 @@ def test_annotations_of_one_class_are_taken_apart() -> None:
     assert take_class(known, 1).of_label().tolist() == []
     several = GroundTruth("a", 2, (10, 10), boxes, np.array([2, 1]))
     assert take_class(several, 1).of_label().tolist() == [boxes[1].tolist()]
+
+
+def test_a_run_scores_each_class_of_each_image(
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mosaics = ("data=mosaics", "data.several_classes=true", "data.size=48")
+    assert cli("+experiment=cam", *TINY, *mosaics) == 0
+    printed = capsys.readouterr().out
+    stages = tmp_path / "outputs/latest/stages"
+    records = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
+    overall = {(one["name"], one["iou"]): one for one in records if one["class"] is None}
+    assert overall["corloc", 0.3]["n"] == overall["pointing_game", None]["n"] == SETS.sum()
+    chances = load_probabilities(stages / "explain")
+    assert [*chances] == [*range(24)]
+    expected = [average_precision_score(SETS[:, c], [chances[n][c] for n in range(24)])
+                for c in range(10)]  # fmt: skip
+    assert overall["classification_ap", None]["value"] == pytest.approx(np.mean(expected))
+    assert overall["coco_box_ap", 0.5]["n"] == 24
+    assert f"percent over {SETS.sum()} pairs of an image and one of its classes" in printed
+    assert "classification, mAP, n = 24" in printed
+    assert "top-1" not in printed
+    images = json.loads((stages / "evaluate/images.json").read_text())
+    assert len(images) == SETS.sum()
+    by_pair = {(one["id"], one["class"]): one["true"] for one in images}
+    for (id, label), true in by_pair.items():
+        assert true == TRUTH[id].of_class(label).tolist()

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.unannotated import with_annotations
+from pipeline.engine.images import SplitImages, is_multi_label
 from pipeline.engine.metrics import check_outside_metrics, load_metrics, metrics_key
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
-from pipeline.protocols import AnnotatedDataSet, DataSet, RefiningSegmenter
-from pipeline.protocols.data import HasSeveralLabels
+from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.computed import Computed
 from pipeline.results.confidence import load_ranking
 from pipeline.results.notes import load_notes
@@ -41,7 +41,7 @@ from pipeline.results.thresholds import (
     validation_threshold_info,
 )
 from pipeline.stages.evaluate.config import EvaluateOptions
-from pipeline.types import EvaluationSettings, Split
+from pipeline.types import EvaluationSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,7 +207,7 @@ class Evaluate(Stage):
             missing=run.config["missing"],
             drawn=drawn,
             negatives=run.negatives,
-            label_sets=_label_sets(run.data, images.split),
+            label_sets=_list_label_sets(images),
             classes=run.classes,
         )
 
@@ -231,7 +231,7 @@ class Evaluate(Stage):
             threshold=info,
             cuts=tuple(cuts),
             classes=run.classes,
-            is_multi_label=_is_multi_label(run.data),
+            is_multi_label=is_multi_label(run.data),
         )
 
     def _own_run(self, run: Run, chosen: Thresholds | None) -> OwnRun:
@@ -280,13 +280,8 @@ class Evaluate(Stage):
         )
 
 
-def _is_multi_label(data: DataSet) -> bool:
-    """Return whether an image of a data set may have several classes."""
-    return isinstance(data, HasSeveralLabels) and data.is_multi_label
-
-
-def _label_sets(data: DataSet, split: Split) -> list[tuple[int, ...]] | None:
-    """Return all classes of each image of a split; None: an image has one class at most."""
-    if not isinstance(data, HasSeveralLabels) or not data.is_multi_label:
+def _list_label_sets(images: SplitImages) -> list[tuple[int, ...]] | None:
+    """Return all classes of each image; None: it has one class at most."""
+    if not images.is_multi_label:
         return None
-    return [tuple(row.nonzero()[0].tolist()) for row in data.label_sets(split)]
+    return [tuple(row.nonzero()[0].tolist()) for row in images.label_sets]

@@ -10,7 +10,7 @@ from pipeline.engine import shards
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.ops.probabilities import to_least_logit
 from pipeline.protocols import SaliencyMethod
-from pipeline.results.maps import OWN_RANGE, SEVERAL
+from pipeline.results.maps import OWN_RANGE, PROBABILITIES, SEVERAL
 from pipeline.saliency.targets import class_selector
 
 TOP = 5  # most probable classes that are kept
@@ -42,9 +42,9 @@ def explain_batch(
     Returns:
         For each image: `image` (position), `size` (height, width), `several` (whether its file has
         further pages or frames), `own_range` (whether it is scaled from a range of its own), `top`
-        and `top_score`. For each map: `row_image`, `row_size`, `row_class`, `row_predicted`,
-        `row_score`, and `row_map` float16 [rows, h, w], whose raw values are row_map * row_scale;
-        `row_colour` [rows, 3, h, w] where it is kept.
+        and `top_score`; with `has_sets` `probabilities` [n, C]. For each map: `row_image`,
+        `row_size`, `row_class`, `row_predicted`, `row_score`, and `row_map` float16 [rows, h, w],
+        whose raw values are row_map * row_scale; `row_colour` [rows, 3, h, w] where it is kept.
     """
     images = trained.tensor(shards.stack_pixels(batch))
     count = len(trained.classes)
@@ -83,6 +83,8 @@ def explain_batch(
         "row_scale": scale,
         "row_map": (values / scale[:, None, None]).astype(np.float16),
     }
+    if has_sets:  # its mean average precision is of all classes
+        arrays[PROBABILITIES] = probabilities.cpu().numpy().astype(np.float32)
     if colour and explained.colour is not None:
         channels = explained.colour.detach().float().cpu().numpy()[image, column]
         channels = channels / np.abs(channels).max((1, 2, 3), keepdims=True).clip(1e-30)

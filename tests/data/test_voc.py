@@ -1,0 +1,192 @@
+"""PASCAL VOC: labels as in the devkit's lists, difficult objects, layouts, files that are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision.datasets import VOCDetection
+
+from pipeline.data.voc import CLASSES, Voc
+from pipeline.errors import UserError
+from tests.data import drawn_sets
+from tests.data.drawn_sets import CAT, DOG, HARD_CAT, PERSON, VOC_OBJECTS
+
+YEAR_2007 = "VOCdevkit/VOC2007"
+
+
+def labels_of(data: Voc, split: Any = "val") -> list[set[str]]:
+    return [{CLASSES[n] for n in np.flatnonzero(row)} for row in data.label_sets(split)]
+
+
+def devkit_label(objects: tuple[drawn_sets.VocBox, ...], name: str) -> int:
+    """What ImageSets/Main/<class>_<list>.txt has: 1, 0 (difficult objects alone) or -1."""
+    difficult = [is_difficult for each, _, is_difficult in objects if each == name]
+    return -1 if not difficult else 0 if all(difficult) else 1
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    drawn_sets.voc(tmp_path)
+    return tmp_path
+
+
+def test_lists_labels_and_boxes(root: Path) -> None:
+    data = Voc(str(root))
+    assert data.is_multi_label
+    assert data.classes == CLASSES
+    assert list(CLASSES) == sorted(CLASSES)
+    assert len(CLASSES) == 20
+    trained = {*data.ids("train"), *data.ids("held_back")}
+    assert trained == {f"{n:06d}.jpg" for n in (*range(5), *range(100, 105))}, "trainval"
+    assert list(data.ids("val")) == [f"{n:06d}.jpg" for n in range(200, 205)], "test"
+    for n, objects in enumerate(VOC_OBJECTS):
+        expected = {name for name in CLASSES if devkit_label(objects, name) == 1}
+        assert labels_of(data)[n] == expected
+        known = data.truth("val")[data.ids("val")[n]]
+        boxes = [(box[0] - 1, box[1] - 1, box[2], box[3]) for _, box, hard in objects if not hard]
+        assert known.boxes.tolist() == [[*box] for box in boxes], "half-open, from 0"
+        assert known.classes is not None
+        assert [CLASSES[c] for c in known.classes] == [
+            name for name, _, is_difficult in objects if not is_difficult
+        ]
+        regions = [box for _, box, hard in objects if hard]
+        assert (known.crowds is not None) == bool(regions)
+        if known.crowds is not None:
+            assert known.crowds.boxes.tolist() == [[49, 29, 60, 40]]
+            assert known.crowds.classes is not None
+            assert [CLASSES[c] for c in known.crowds.classes] == ["cat"]
+    assert data.notes() == data.truth_notes() == []
+
+
+def test_objects_are_those_of_torchvision(root: Path) -> None:
+    data = Voc(str(root), held_back=0)
+    theirs = VOCDetection(root, "2007", "trainval")
+    assert [Path(path).name for path in theirs.images] == list(data.ids("train"))
+    for n, (_, target) in enumerate(theirs):
+        objects = target["annotation"]["object"]
+        names = {each["name"] for each in objects if each["difficult"] == "0"}
+        assert labels_of(data, "train")[n] == names
+
+
+def test_years_and_what_is_scored(root: Path) -> None:
+    drawn_sets.voc(root, 2012)
+    data = Voc(str(root), year=2012)
+    assert {*data.ids("train"), *data.ids("held_back")} == {f"2008_{n:06d}.jpg" for n in range(5)}
+    assert list(data.ids("val")) == [f"2008_{n:06d}.jpg" for n in range(100, 105)]
+    both = Voc(str(root), year="2007+2012")
+    assert len(both.ids("train")) + len(both.ids("held_back")) == 20
+    assert list(both.ids("val")) == list(Voc(str(root)).ids("val")), "test of 2007"
+    assert len(both.truth("train")) == len(both.ids("train"))
+    val = Voc(str(root), scored="val")
+    assert len(val.ids("train")) + len(val.ids("held_back")) == 5
+    assert list(val.ids("val")) == [f"{n:06d}.jpg" for n in range(100, 105)]
+    with pytest.raises(UserError, match=r"no test\.txt there.*VOC2007/ or VOC2012/"):
+        Voc(str(root), year=2012, scored="test")
+
+
+@pytest.mark.parametrize("inside", [".", "VOCdevkit", YEAR_2007])
+def test_roots(root: Path, inside: str) -> None:
+    data = Voc(str(root / inside))
+    assert data.fingerprint("val") == Voc(str(root)).fingerprint("val")
+    assert len(data.truth("val")) == 5
+
+
+# -- files that are missing or wrong
+
+
+def test_a_missing_test_archive_is_named_with_what_else_can_be_done(root: Path) -> None:
+    (root / YEAR_2007 / "ImageSets/Main/test.txt").unlink()
+    with pytest.raises(UserError) as caught:
+        Voc(str(root))
+    message = str(caught.value)
+    assert "data=voc data.year=2007" in message
+    assert "no test.txt there" in message
+    assert "unpack VOCtest_06-Nov-2007.tar there" in message
+    assert "data.scored=val" in message
+    assert len(Voc(str(root), scored="val").ids("val")) == 5
+
+
+def test_images_and_annotations_that_are_missing_are_counted(root: Path) -> None:
+    folder = root / YEAR_2007
+    (folder / "JPEGImages/000200.jpg").unlink()
+    (folder / "Annotations/000201.xml").unlink()
+    (folder / "Annotations/000202.xml").write_text("<annotation><object>")
+    data = Voc(str(root))
+    assert list(data.ids("val")) == ["000203.jpg", "000204.jpg"]
+    missing, broken, image = sorted(map(str, data.notes()), key=len)[::-1][:3]
+    notes = "\n".join([missing, broken, image])
+    assert "'000201') without a file in Annotations, so of no class: left out" in notes
+    assert "'000202.xml') not XML from line 1" in notes
+    assert "'000200.jpg') of 3 not in" in notes
+    for path in (folder / "Annotations").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="none of its 10 images can be used"):
+        Voc(str(root)).ids("val")
+
+
+def test_odd_objects_are_named_and_the_others_go_on(root: Path) -> None:
+    folder = root / YEAR_2007 / "Annotations"
+    unicorn = ("unicorn", (1, 1, 9, 9), False)
+    reversed_box = ("dog", (44, 9, 13, 32), False)
+    outside = ("dog", (900, 9, 913, 32), False)
+    sticks_out = ("dog", (40, 20, 75, 39), False)
+    drawn_sets.write_voc_objects(folder / "000200.xml", (unicorn, CAT))
+    drawn_sets.write_voc_objects(folder / "000201.xml", (reversed_box, CAT))
+    drawn_sets.write_voc_objects(folder / "000202.xml", (outside, CAT))
+    drawn_sets.write_voc_objects(folder / "000203.xml", (sticks_out, CAT))
+    drawn_sets.write_voc_objects(folder / "000204.xml", (DOG, CAT), size=(60, 40))
+    data = Voc(str(root))
+    labels = labels_of(data)
+    assert labels == [{"cat"}, {"cat"}, {"cat", "dog"}, {"cat", "dog"}, {"cat", "dog"}]
+    (note,) = data.notes()
+    assert "'000200.xml: unicorn') of a class that is none of the twenty: left out" in note
+    truth = data.truth("val")
+    assert {*truth} == {f"{n:06d}.jpg" for n in range(200, 204)}, "the size of the last differs"
+    assert [len(known.boxes) for known in truth.values()] == [1, 1, 1, 2]
+    notes = "\n".join(map(str, data.truth_notes()))
+    assert "000201.xml') whose bndbox is reversed: left out" in notes
+    assert "000202.xml, box 1') whose box lies outside its image: left out" in notes
+    assert "000203.xml') of 5 stuck out of its image and was clipped" in notes
+    assert "000204.jpg: 40 x 60 in" in notes
+
+
+def test_images_with_difficult_objects_alone_have_no_label(root: Path) -> None:
+    drawn_sets.write_voc_objects(root / YEAR_2007 / "Annotations/000200.xml", (HARD_CAT,))
+    data = Voc(str(root))
+    assert "000200.jpg" not in data.ids("val")
+    (note,) = data.notes()
+    assert "('000200') of 5 has no object that is not difficult" in note
+
+
+def test_wrong_options_are_refused(root: Path) -> None:
+    with pytest.raises(UserError, match="held_back"):
+        Voc(str(root), held_back=1.5)
+    with pytest.raises(UserError, match=r"no trainval\.txt there"):
+        Voc(str(root / "nowhere"))
+
+
+def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's own code is called once for each archive; a failure names the layout."""
+    calls = []
+
+    def refuse(self: Any, *given: Any, **options: Any) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(VOCDetection, "__init__", refuse)
+    with pytest.raises(UserError, match=r"Network is unreachable.*put the unpacked files there"):
+        Voc(str(tmp_path / "set"), download=True)
+
+    def fetch(self: Any, root: str, year: str, image_set: str, download: bool) -> None:
+        calls.append((year, image_set, download))
+        drawn_sets.voc(Path(root))
+        for name in {"test", "trainval"} - {image_set} if len(calls) == 1 else ():
+            (Path(root) / YEAR_2007 / f"ImageSets/Main/{name}.txt").unlink()
+
+    monkeypatch.setattr(VOCDetection, "__init__", fetch)
+    for _ in range(2):
+        assert len(Voc(str(tmp_path / "set"), download=True).ids("all")) == 15
+    assert calls == [("2007", "trainval", True), ("2007", "test", True)]
+    assert PERSON[0] in CLASSES
