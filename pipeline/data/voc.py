@@ -1,6 +1,6 @@
 """PASCAL VOC 2007 and 2012: twenty classes, several in an image, with a box each.
 
-    data.root/, data.root/VOCdevkit/ (torchvision) or data.root/.. itself
+    data.root/ or data.root/VOCdevkit/ (torchvision); or the folder of the year itself
         VOC2007/JPEGImages/000005.jpg
         VOC2007/Annotations/000005.xml          classes and boxes of the objects
         VOC2007/ImageSets/Main/trainval.txt     names of images: trained on; test.txt: scored

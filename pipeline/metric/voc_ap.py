@@ -24,6 +24,7 @@ import numpy as np
 
 from pipeline.metric.base import MetricBase
 from pipeline.metric.precision_recall import area_under, eleven_points, precision_recall
+from pipeline.metric.scores import chosen
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import (
     CocoRecords,
@@ -155,15 +156,13 @@ class VocAp(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute the means over the classes that have an object in the selected images."""
-        if select is not None and len(select) != len(self._records):
-            raise ValueError(f"select: expected [{len(self._records)}], got [{len(select)}]")
-        chosen = [image for n, image in enumerate(self._records) if select is None or select[n]]
-        each = [*self._of_classes(chosen).values()]
+        rows = chosen(np.arange(len(self._records)), select)
+        each = [*self._of_classes([self._records[n] for n in rows]).values()]
         if not each:
             return []
         area, points = np.mean(each, 0).tolist()
         return [
-            Score(name, value, len(chosen), MIN_IOU, self.settings.threshold, label)
+            Score(name, value, len(rows), MIN_IOU, self.settings.threshold, label)
             for name, value in (("voc_ap", area), ("voc_ap_11", points))
         ]
 
