@@ -115,7 +115,7 @@ class HuggingFace(OfShards):
         features = next(iter(loaded.values())).features
         columns = choose_columns(features, self.image_column, self.label_column, self._given)
         chosen = assign_splits([*loaded], self.val_split, self.calibration)
-        notes = []
+        notes = list[str]()
         if unused := [name for name in loaded if name not in chosen]:
             why = "which is neither train, validation nor test: not used"
             remedy = f"data.val_split={unused[0]} scores one"

@@ -24,7 +24,7 @@ from pipeline.data.intensity import (
 )
 from pipeline.errors import UserError
 from pipeline.formats import photo, stored
-from pipeline.ops.hashing import hash_of
+from pipeline.ops.hashing import hash_file, hash_of
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
@@ -317,6 +317,21 @@ class OnDisk(ABC):
             position: Position of the image in it.
         """
         return self.splits[split].files[position].stamp
+
+    def content_hash(self, split: Split, position: int) -> str:
+        """Return the first 16 hex digits of the SHA-256 of an image's file.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        path = self.splits[split].files[position].path
+        if stored.is_local(path):
+            return hash_file(Path(path))
+        return hashlib.sha256(stored.read_bytes(path)).hexdigest()[:16]
 
     def reading_record(self) -> Any:
         """Return the ranges that images of more than 8 bits are scaled from."""

@@ -122,6 +122,18 @@ class SplitImages:
         """
         return None if self._files is None else self._files.path(self.split, position)
 
+    def content_hash(self, position: int) -> str:
+        """Return a hash of the bytes of an image's file.
+
+        Args:
+            position: of the image in the split.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        assert self._files is not None, "only files have bytes"
+        return self._files.content_hash(self.split, position)
+
     def stamp(self, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns.
 

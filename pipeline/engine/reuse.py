@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.engine import ranks, runtime, store
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json
-from pipeline.ops.hashing import hash_file, hash_of
+from pipeline.ops.hashing import hash_of
 from pipeline.results.maps import load_skipped
 from pipeline.results.shards import Arrays, shard_path
 
@@ -60,8 +60,8 @@ class ImageFiles(Protocol):
     def has_files(self) -> bool:
         """Whether the images are files."""
 
-    def path(self, position: int) -> Path | None:
-        """Return the file of an image; None where images are no files."""
+    def content_hash(self, position: int) -> str:
+        """Return a hash of the bytes of an image's file."""
 
     def stamp(self, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns."""
@@ -97,7 +97,7 @@ class Stamps:
             position: of the image.
         """
         if self.content[position] == UNKNOWN:
-            self.content[position] = _hash(images.path(position), position)
+            self.content[position] = _hash(images, position)
 
     def hash_files(self, images: ImageFiles, positions: Sequence[int], workers: int) -> None:
         """Compute the hashes of some images' files that are not known.
@@ -192,7 +192,8 @@ def find_earlier(
     if then is not None and folder is not None:
         perhaps = np.flatnonzero((positions < 0) & np.isin(size, then.size)).tolist()
         stamps.hash_files(images, perhaps, workers)
-        by_content = {k: n for n, k in enumerate(list_rows(then.content, then.label))}
+        rows = enumerate(list_rows(then.content, then.label))
+        by_content = {row: n for n, row in rows if row[0] > UNKNOWN}
         for n in perhaps:
             positions[n] = by_content.get((int(content[n]), int(label[n])), -1)
         for n in load_skipped(folder):
@@ -218,11 +219,10 @@ def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
-def _hash(path: Path | None, position: int) -> int:
-    """Return 63 bits of the hash of a file; one that cannot be read, or is not local, has none."""
+def _hash(images: ImageFiles, position: int) -> int:
+    """Return 63 bits of the hash of a file; a file that cannot be read has none of its own."""
     with suppress(OSError):
-        if path is not None:
-            return int(hash_file(path), 16) >> 1
+        return int(images.content_hash(position), 16) >> 1
     return -1 - position
 
 

@@ -31,6 +31,7 @@ COMPRESSED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd"}  # of zip members, not read
 ENCRYPTED = 1  # flag of a zip member
 MAX_CONTENT = 1 << 20  # bytes of a member that is read while the archive is indexed
 REGULAR, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, FOLDER = b"0\0" + b"7", b"L", b"K", b"x", b"g", b"5"
@@ -277,7 +278,7 @@ def _read_zip(file: BinaryIO, location: str, is_wanted: Callable[[str], bool] | 
         if entry.flag_bits & ENCRYPTED:
             others["with a password"] += 1
         elif entry.compress_type not in methods:
-            method = zipfile.compressor_names.get(entry.compress_type, "an unknown method")
+            method = METHODS.get(entry.compress_type, f"method {entry.compress_type}")
             others[f"compressed by {method}"] += 1
         else:
             if is_wanted is not None and is_wanted(entry.filename):

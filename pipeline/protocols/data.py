@@ -210,5 +210,16 @@ class HasFiles(Protocol):
             position: the image's index in `ids`.
         """
 
+    def content_hash(self, split: Split, position: int) -> str:
+        """Return a hash of the bytes of an image's file.
+
+        Args:
+            split: the split.
+            position: the image's index in `ids`.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
     def reading_record(self) -> Any:
         """Return what changes how files are read, as JSON-like values: ranges of deep images."""

@@ -111,11 +111,11 @@ def _draw(folder: Path, count: int) -> list[str]:
         Image.fromarray(pixels).save(path, quality=90)
         paths.append(str(path))
     with tarfile.open(folder / "a.tar", "w") as archive:
-        for path in paths:
-            archive.add(path, os.path.basename(path))
+        for name in paths:
+            archive.add(name, os.path.basename(name))
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
-        for path in paths:
-            zipped.write(path, os.path.basename(path))
+        for name in paths:
+            zipped.write(name, os.path.basename(name))
     return paths
 
 

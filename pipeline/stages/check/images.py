@@ -121,6 +121,11 @@ class CheckedImages:
             return None
         return self._files.path(self.split(number), int(self.places[number]))
 
+    def content_hash(self, number: int) -> str:
+        """Return a hash of the bytes of an image's file; raise OSError if it cannot be read."""
+        assert self._files is not None, "only files have bytes"
+        return self._files.content_hash(self.split(number), int(self.places[number]))
+
     def stamp(self, number: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns."""
         assert self._files is not None, "only files have stamps"
