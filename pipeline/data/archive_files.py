@@ -145,10 +145,10 @@ def list_archive(location: str) -> ArchiveFiles:
             "notes": list(contents.notes),
         }
 
-    found = read_kept(location, stamp, "files", read)
-    names = found["names"].tobytes()
-    raw = os.fsdecode(names).split("\0") if len(found["numbers"]) else []
-    return ArchiveFiles(location, stamp, raw, found["numbers"], found["notes"])
+    kept = read_kept(location, stamp, "files", read)
+    names = kept["names"].tobytes()
+    raw = os.fsdecode(names).split("\0") if len(kept["numbers"]) else []
+    return ArchiveFiles(location, stamp, raw, kept["numbers"], kept["notes"])
 
 
 def get_stamp(location: str) -> tuple[int, int]:
@@ -272,11 +272,11 @@ def _list_address(location: str) -> StoredFiles:
         return StoredFiles([file], [])
     system, top = stored.open_address(location)
     try:
-        found = system.find(top, detail=True)
+        entries = system.find(top, detail=True)
     except Exception as error:  # each file system of fsspec has errors of its own
         raise UserError(f"{location}: cannot be listed ({type(error).__name__}: {error})") from None
     files = []
-    for path, entry in sorted(found.items()):
+    for path, entry in sorted(entries.items()):
         id = str(path).removeprefix(top).lstrip("/")
         if id:
             place = f"{location.rstrip('/')}/{id}"

@@ -59,8 +59,8 @@ def choose_columns(features: Any, image: str | None, label: str | None, where: s
     named = [name for name in labels if name in LABEL_NAMES][:1]
     candidates = labels if len(labels) < 2 else named or labels
     chosen_label = _choose("label_column", label, candidates or plain[:1], features, where)
-    found = _find_class_label(features[chosen_label])
-    return ArrowColumns(chosen_image, chosen_label, () if found is None else tuple(found.names))
+    kind = _find_class_label(features[chosen_label])
+    return ArrowColumns(chosen_image, chosen_label, () if kind is None else tuple(kind.names))
 
 
 def _find_class_label(feature: Any) -> Any:
@@ -72,7 +72,7 @@ def _find_class_label(feature: Any) -> Any:
     return feature if type(feature).__name__ == "ClassLabel" else None
 
 
-def _choose(option: str, given: str | None, found: Sequence[str], features: Any, where: str) -> str:
+def _choose(option: str, given: str | None, names: Sequence[str], features: Any, where: str) -> str:
     """Return a column. Raise UserError where there is none, or there are several."""
     if given is not None:
         if given in features:
@@ -80,11 +80,11 @@ def _choose(option: str, given: str | None, found: Sequence[str], features: Any,
         raise UserError(
             f"data.{option}={given}: {where} has no such column; {suggest_choices(given, features)}"
         )
-    if len(found) == 1:
-        return found[0]
+    if len(names) == 1:
+        return names[0]
     kind = "Image" if option == "image_column" else "ClassLabel, or of the name label"
     has = ", ".join(f"{name} ({type(each).__name__})" for name, each in features.items())
-    count = "no column" if not found else "several columns"
+    count = "no column" if not names else "several columns"
     raise UserError(f"{where}: {count} of the feature {kind}; name one by data.{option}: {has}")
 
 

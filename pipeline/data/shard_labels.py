@@ -65,9 +65,9 @@ class ShardLabels:
         place = {name: n for n, name in enumerate(named)}
         numbers: list[tuple[int, ...] | None] = []
         for labels in texts:
-            found = [meant[label] for label in labels]
-            known = {name for name in found if name is not None}
-            are_known = len(known) == len({*found})
+            class_names = [meant[label] for label in labels]
+            known = {name for name in class_names if name is not None}
+            are_known = len(known) == len({*class_names})
             # Images of several classes that are left out may have one that no other image has.
             numbers.append(tuple(sorted(place.get(n, -1) for n in known)) if are_known else None)
         return cls(tuple(named.values()), texts, numbers, np.array(codes, np.int64))

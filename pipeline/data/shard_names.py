@@ -30,21 +30,21 @@ def expand_braces(pattern: str) -> Iterator[str]:
         >>> [*expand_braces("{a,b}-{0..1}.tar")]
         ['a-0.tar', 'a-1.tar', 'b-0.tar', 'b-1.tar']
     """
-    found = min(
+    match = min(
         (match for form in (RANGE, CHOICES) if (match := form.search(pattern))),
         key=lambda match: match.start(),
         default=None,
     )
-    if found is None:
+    if match is None:
         yield pattern
         return
-    start, end = pattern[: found.start()], pattern[found.end() :]
-    parts: Sequence[str] = found[1].split(",")
-    if found.re is RANGE:
-        first, last = int(found[1]), int(found[2])
+    start, end = pattern[: match.start()], pattern[match.end() :]
+    parts: Sequence[str] = match[1].split(",")
+    if match.re is RANGE:
+        first, last = int(match[1]), int(match[2])
         if not first <= last < first + MAX_SHARDS:
-            raise UserError(f"{pattern}: {found[0]} is no range of shards; expected {{000..099}}")
-        width = len(found[1])
+            raise UserError(f"{pattern}: {match[0]} is no range of shards; expected {{000..099}}")
+        width = len(match[1])
         parts = [f"{number:0{width}}" for number in range(first, last + 1)]
     for part in parts:
         for rest in expand_braces(end):
@@ -64,10 +64,10 @@ def find_shards(option: str, patterns: Sequence[str]) -> tuple[list[str], list[s
     shards, missing = dict[str, None](), list[str]()
     for pattern in patterns:
         for name in expand_braces(os.path.expanduser(str(pattern))):
-            found = _list_address(name) if stored.is_address(name) else _list_local(name)
-            if not found:
+            names = _list_address(name) if stored.is_address(name) else _list_local(name)
+            if not names:
                 missing.append(name)
-            shards.update(dict.fromkeys(found))
+            shards.update(dict.fromkeys(names))
     if not shards:
         looked = ", ".join(map(repr, patterns))
         raise UserError(
@@ -92,10 +92,10 @@ def _list_address(name: str) -> list[str]:
     system, path = stored.open_address(name)
     pattern = path if glob.has_magic(path) else f"{path.rstrip('/')}/*.tar"
     try:
-        found = sorted(map(str, system.glob(pattern)))
+        paths = sorted(map(str, system.glob(pattern)))
     except Exception as error:  # each file system of fsspec has errors of its own
         raise UserError(f"{name}: cannot be listed ({type(error).__name__}: {error})") from None
-    return [str(system.unstrip_protocol(each)) for each in found]
+    return [str(system.unstrip_protocol(each)) for each in paths]
 
 
 def name_shards(shards: Sequence[str]) -> list[str]:

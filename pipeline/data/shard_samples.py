@@ -111,13 +111,13 @@ def read_shard(location: str, options: SampleOptions) -> Shard:
         contents = read_archive(location, lambda name: options.is_label(split_name(name)[1]))
         return _collect(contents, options)
 
-    found = read_kept(location, stamp, repr(options), read)
-    about = json.loads(found["about"].tobytes())
-    names = found["names"].tobytes()
-    raw = os.fsdecode(names).split("\0") if len(found["numbers"]) else []
-    files = ArchiveFiles(location, stamp, raw, found["numbers"], found["notes"])
+    kept = read_kept(location, stamp, repr(options), read)
+    about = json.loads(kept["about"].tobytes())
+    names = kept["names"].tobytes()
+    raw = os.fsdecode(names).split("\0") if len(kept["numbers"]) else []
+    files = ArchiveFiles(location, stamp, raw, kept["numbers"], kept["notes"])
     texts = [tuple(labels) for labels in about["labels"]]
-    return Shard(files, [texts[n] for n in found["codes"].tolist()], about["odd"])
+    return Shard(files, [texts[n] for n in kept["codes"].tolist()], about["odd"])
 
 
 def _collect(contents: Contents, options: SampleOptions) -> dict[str, Any]:

@@ -148,12 +148,12 @@ def read_folder(root: str) -> FolderContents:
     Raises:
         UserError: It cannot be read, or holds no image.
     """
-    found, left_out = list_stored(root), LeftOut()
-    files = found.files
+    listed, left_out = list_stored(root), LeftOut()
+    files = listed.files
     ids = files.list_ids() if isinstance(files, PackedFiles) else [file.id for file in files]
     images = [(id, row) for row, id in enumerate(ids) if _is_image(id, left_out)]
     if not images:
-        lines = "".join(f"\n  {note}" for note in [*found.notes, *left_out.notes()][:10])
+        lines = "".join(f"\n  {note}" for note in [*listed.notes, *left_out.notes()][:10])
         raise UserError(
             f"data.root={root}: no image found; expected train/<class>/<image> and "
             f"val/<class>/<image>, or <class>/<image>, in formats that Pillow reads{lines}"
@@ -166,7 +166,7 @@ def read_folder(root: str) -> FolderContents:
     row = by_id.get(f"{top}{CLASS_FILE}", by_id.get(CLASS_FILE))
     class_file = None if row is None else files[row].path
     tree = TreeFolder(root, _list_folders([id for id, _ in images]))
-    return FolderContents(tree, found, start, images, left_out, class_file)
+    return FolderContents(tree, listed, start, images, left_out, class_file)
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ def list_images(location: str, left_out: LeftOut) -> StoredImages:
     Raises:
         UserError: It cannot be read.
     """
-    found = list_stored(location)
-    for note in found.notes:
+    listed = list_stored(location)
+    for note in listed.notes:
         name, _, reason = note.partition(": ")
         left_out.add(Reason("file", reason), name)
-    is_single = len(found.files) == 1 and found.files[0].path == location
+    is_single = len(listed.files) == 1 and listed.files[0].path == location
     if is_single:
-        return StoredImages(found.files, is_single=True)
-    return StoredImages([file for file in found.files if _is_image(file.id, left_out)])
+        return StoredImages(listed.files, is_single=True)
+    return StoredImages([file for file in listed.files if _is_image(file.id, left_out)])
 
 
 def _is_image(id: str, left_out: LeftOut) -> bool:

@@ -105,11 +105,11 @@ class WebDataset(OfShards):
         for option, given in (("shards", self.shards), ("val_shards", self.val_shards)):
             if given is None:
                 continue
-            found, missing = find_shards(option, [given] if isinstance(given, str) else given)
+            listed, missing = find_shards(option, [given] if isinstance(given, str) else given)
             if missing:
                 why = f"of data.{option} not there: left out"
                 notes.append(count_note(missing, "shard", why, remedy="get them, or change it"))
-            for place in found:
+            for place in listed:
                 part = find_split_part(os.path.basename(place)) or "train"
                 if option == "val_shards":
                     part = "val"

@@ -87,11 +87,11 @@ def _find_files(
     beside = os.path.dirname(os.path.abspath(place))
     finder, missing = PathFinder(list(dict.fromkeys([os.fspath(folder), beside]))), list[str]()
     for number, line in read_lines(place):
-        found = finder.find(line)
-        if found is None:
+        file = finder.find(line)
+        if file is None:
             missing.append(f"line {number}: {line}")
         else:
-            yield found
+            yield file
     if missing:
         why = f"whose image is not there, looked for in {folder}: left out"
         notes.append(count_note(missing, "line", why, where=place.name, remedy="drop these lines"))
@@ -116,21 +116,19 @@ def _add_labels(image: TableImage, path: str, layout: YoloLayout, odd: _Odd) -> 
         return
     _count_odd(labels, name, odd.rows)
     known = []
-    for found in labels.objects:
-        if found.number in layout.names:
-            known.append(found)
+    for item in labels.objects:
+        if item.number in layout.names:
+            known.append(item)
         else:
             reason = f"whose class is none of the {len(layout.names)} of {layout.where}"
-            odd.rows.leave_out(f"{name}, line {found.line}: {found.number}", reason)
+            odd.rows.leave_out(f"{name}, line {item.line}: {item.number}", reason)
     if not labels.objects and not labels.faults:
         odd.empty.append(image.row)
-    numbers = sorted({found.number for found in known})
+    numbers = sorted({item.number for item in known})
     image.labels = tuple(layout.names[number] for number in numbers)
     image.boxes = [
-        TableBox(
-            found.box, layout.names[found.number], f"{name}, line {found.line}", is_relative=True
-        )
-        for found in known
+        TableBox(item.box, layout.names[item.number], f"{name}, line {item.line}", is_relative=True)
+        for item in known
     ]
 
 

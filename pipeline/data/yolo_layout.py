@@ -101,8 +101,8 @@ def _read_yaml(path: Path) -> YoloLayout:
             remedy = "unpack the images, or drop the entry"
             why = f"of `{split}` not there: left out"
             notes.append(count_note(missing, "place", why, where=path.name, remedy=remedy))
-        if found := [place for place in places if place is not None]:
-            splits[split] = found
+        if existing := [place for place in places if place is not None]:
+            splits[split] = existing
     if "train" not in splits:
         raise UserError(f"{path}: no `train`; {EXPECTED}")
     names = _read_names(path, content, notes)

@@ -59,7 +59,14 @@ class Contents:
     contents: dict[int, bytes] = field(default_factory=dict)
 
     def add(self, name: str, offset: int, length: int, method: int = RAW) -> None:
-        """Add a file."""
+        """Add a file.
+
+        Args:
+            name: As the archive spells it.
+            offset: Where its bytes, or in a zip archive its header, begin.
+            length: How many bytes it takes, as they are stored.
+            method: How it is stored.
+        """
         self.names.append(name)
         self.offsets.append(offset)
         self.lengths.append(length)

@@ -74,17 +74,17 @@ def read_labels(path: Path, key_point_numbers: int = 0) -> YoloLabels | None:
         for number, line in read_lines(path):
             try:
                 fields = line.split()
-                found = _parse(fields, number, key_point_numbers)
+                item = _parse(fields, number, key_point_numbers)
             except BadRecord as error:
                 result.faults.append((number, str(error)))
                 continue
             if len(fields) == WITH_CONFIDENCE:
                 result.with_confidence.append(number)
-            if (found.number, found.box) in seen:
+            if (item.number, item.box) in seen:
                 result.repeated.append(number)
                 continue
-            seen.add((found.number, found.box))
-            result.objects.append(found)
+            seen.add((item.number, item.box))
+            result.objects.append(item)
     except UserError as error:
         if not path.exists():
             return None

@@ -13,8 +13,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.shapes import Shapes
+from pipeline.types import Split
 
 DRAWN = Shapes(images=16, val_images=6, held_back=0)
+SPLITS: tuple[Split, ...] = ("train", "held_back", "val")
+SHARDS: tuple[tuple[Split, int], ...] = (("train", 2), ("val", 1))
 
 
 def to_bytes(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -51,7 +54,7 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
 def shape_files(data: Shapes = DRAWN) -> dict[str, dict[str, bytes]]:
     """Return train and val of the embedded set as files in class folders."""
     parts: dict[str, dict[str, bytes]] = {"train": {}, "val": {}}
-    for split in ("train", "held_back", "val"):
+    for split in SPLITS:
         files = parts["val" if split == "val" else "train"]
         for n, label in enumerate(data.labels(split)):
             name = f"{data.classes[label]}/{split}_{n:03d}.png"
@@ -62,7 +65,7 @@ def shape_files(data: Shapes = DRAWN) -> dict[str, dict[str, bytes]]:
 def write_shards(root: Path, data: Shapes = DRAWN) -> None:
     """Write two shards of train, one of val, classes.txt; one sample has no label."""
     number = 0
-    for split, shards in (("train", 2), ("val", 1)):
+    for split, shards in SHARDS:
         count = len(data.labels(split))
         for shard in range(shards):
             files: dict[str, bytes] = {}

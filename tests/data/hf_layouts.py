@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.types import Split
 from tests.data.archive_layouts import DRAWN, noise, to_bytes
 
-SPLITS = {"train": "train", "validation": "val"}
+SPLITS: dict[str, Split] = {"train": "train", "validation": "val"}
 
 
 def write_saved(root: Path) -> None:

@@ -64,6 +64,7 @@ BUILDERS: dict[str, tuple[Callable[[Path], None] | None, dict[str, str]]] = {
         table_layouts.write_photos,
         {"table": "labels.csv", "root": "photos", "size": "[32,48]", "held_back": "0.3"},
     ),
+    "huggingface": (hf_layouts.write_saved, {"name": ".", "size": "32", "held_back": "0.3"}),
     "webdataset": (archive_layouts.write_shards, {"shards": ".", "size": "32", "held_back": "0.3"}),
     "yolo": (yolo_layouts.write_shapes, {"root": ".", "size": "32", "held_back": "0.3"}),
 }

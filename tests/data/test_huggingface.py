@@ -14,9 +14,11 @@ from pipeline.data.arrow_files import choose_columns
 from pipeline.data.huggingface import HuggingFace
 from pipeline.errors import UserError
 from pipeline.formats import photo
+from pipeline.types import Split
 from tests.data.archive_layouts import DRAWN, noise, to_bytes
 from tests.data.hf_layouts import write_saved
 
+USED: tuple[Split, ...] = ("train", "val")
 needs_datasets = pytest.mark.skipif(
     find_spec("datasets") is None, reason="datasets is not installed: label2box[huggingface]"
 )
@@ -39,7 +41,7 @@ def test_the_drawn_set_is_read_from_disk(tmp_path: Path) -> None:
     write_saved(tmp_path)
     data = HuggingFace(str(tmp_path), held_back=0)
     assert data.classes == DRAWN.classes
-    for split in ("train", "val"):
+    for split in USED:
         assert data.labels(split).tolist() == DRAWN.labels(split).tolist()
         for n in range(len(data.ids(split))):
             pixels = DRAWN.example(split, n).image
@@ -77,8 +79,9 @@ def test_columns_are_found_by_feature_or_named(tmp_path: Path) -> None:
         "image": datasets.Image(), "mask": datasets.Image(), "text": datasets.Value("string"),
         "coarse": datasets.ClassLabel(names=["x"]), "fine": datasets.ClassLabel(names=["a", "b"]),
     }  # fmt: skip
-    rows = {"image": images(2), "mask": images(2), "text": ["p", "q"], "coarse": [0, 0],
-            "fine": [1, 0]}  # fmt: skip
+    rows: dict[str, list[Any]] = {
+        "image": images(2), "mask": images(2), "text": ["p", "q"], "coarse": [0, 0], "fine": [1, 0],
+    }  # fmt: skip
     path = save(tmp_path / "a", features, rows)
     with pytest.raises(UserError, match=r"several columns .* name one by data\.image_column"):
         _ = HuggingFace(path).splits

@@ -18,7 +18,8 @@ from pipeline.data.shard_samples import split_name
 from pipeline.data.webdataset import WebDataset
 from pipeline.errors import UserError
 from pipeline.formats.archives import read_archive
-from tests.data.archive_layouts import DRAWN, noise, to_bytes, write_shards, write_tar
+from pipeline.types import Split
+from tests.data.archive_layouts import DRAWN, SHARDS, noise, to_bytes, write_shards, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 PNG = to_bytes(noise(0))
+USED: tuple[Split, ...] = ("train", "val", "test")
 
 
 def shard(path: Path, labels: Mapping[str, Any], ending: str = "cls") -> str:
@@ -51,7 +53,7 @@ def test_the_drawn_set_is_read_from_shards(tmp_path: Path) -> None:
     write_shards(tmp_path)
     data = WebDataset(str(tmp_path), held_back=0)
     assert data.classes == DRAWN.classes
-    for split, shards in (("train", 2), ("val", 1)):
+    for split, shards in SHARDS:
         assert [id.partition("/")[0] for id in (data.ids(split)[0], data.ids(split)[-1])] == [
             f"{split}-000", f"{split}-{shards - 1:03d}"]  # fmt: skip
         assert data.labels(split).tolist() == DRAWN.labels(split).tolist()
@@ -206,7 +208,7 @@ def test_shards_at_an_address(tmp_path: Path) -> None:
     listed = [f"memory://shards/{name}.tar" for name in ("train-{000..001}", "val-000")]
     for given in ("memory://shards", "memory://shards/*.tar", listed):
         data = WebDataset(given, held_back=0)
-        for split in ("train", "val", "test"):
+        for split in USED:
             assert data.ids(split) == local.ids(split)
             assert data.labels(split).tolist() == local.labels(split).tolist()
         assert data.classes == local.classes

@@ -17,6 +17,7 @@ from pipeline.types import Split
 from tests.data.yolo_layouts import DRAWN, save, to_row, write, write_shapes
 
 SIZE = (40, 60)
+PARTS: dict[Split, tuple[Split, ...]] = {"train": ("train", "held_back"), "val": ("val",)}
 
 
 def image(path: Path) -> None:
@@ -41,7 +42,7 @@ def test_labels_boxes_and_pixels_are_those_of_the_drawn_set(tmp_path: Path) -> N
     write_shapes(tmp_path)
     data, drawn = Yolo(str(tmp_path), held_back=0), DRAWN
     assert data.classes == drawn.classes
-    for split, drawn_splits in (("train", ("train", "held_back")), ("val", ("val",))):
+    for split, drawn_splits in PARTS.items():
         expected = {
             f"images/{split}/{Path(id).stem}_{part}.png": (part, n)
             for part in drawn_splits
