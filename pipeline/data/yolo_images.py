@@ -87,11 +87,11 @@ def _find_files(
     beside = os.path.dirname(os.path.abspath(place))
     finder, missing = PathFinder(list(dict.fromkeys([os.fspath(folder), beside]))), list[str]()
     for number, line in read_lines(place):
-        file = finder.find(line)
-        if file is None:
+        listed = finder.find(line)
+        if listed is None:
             missing.append(f"line {number}: {line}")
         else:
-            yield file
+            yield listed
     if missing:
         why = f"whose image is not there, looked for in {folder}: left out"
         notes.append(count_note(missing, "line", why, where=place.name, remedy="drop these lines"))

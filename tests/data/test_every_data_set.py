@@ -18,7 +18,7 @@ from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.protocols.data import HasSeveralLabels
 from pipeline.types import Example, Split
 from tests import docs_workshop
-from tests.data import archive_layouts, drawn_sets, table_layouts, yolo_layouts
+from tests.data import archive_layouts, drawn_sets, hf_layouts, table_layouts, yolo_layouts
 
 NEEDS_PACKAGE = {"huggingface": "datasets"}
 DATA_SETS = [
