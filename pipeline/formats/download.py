@@ -37,7 +37,7 @@ def fetch(
     target: Path,
     md5: str | None = None,
     report: Report | None = None,
-    wait: float = WAIT,
+    wait: float | None = None,
 ) -> None:
     """Download a file unless it is there; go on where an earlier call was broken off.
 
@@ -46,7 +46,7 @@ def fetch(
         target: Where it goes. Missing parent folders are made.
         md5: The MD5 of its content; None: it is not known, and the length alone is compared.
         report: Is told of the progress; None: a line every few seconds on stderr.
-        wait: Seconds before a broken connection is tried again, doubled each time.
+        wait: Seconds before a broken connection is tried again, doubled each time; None: WAIT.
 
     Raises:
         OSError: It cannot be downloaded, or is another file than expected.
@@ -56,7 +56,8 @@ def fetch(
         target.with_name(f".{target.name}.lock")
     ):  # of several runs one downloads, and the others wait
         if not target.is_file() or (md5 is not None and _hash(target) != md5):
-            _fetch(url, target, md5, report or _Printed(target.name), wait)
+            pause = WAIT if wait is None else wait
+            _fetch(url, target, md5, report or _Printed(target.name), pause)
 
 
 def _fetch(url: str, target: Path, md5: str | None, report: Report, wait: float) -> None:
