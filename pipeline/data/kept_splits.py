@@ -29,14 +29,13 @@ import numpy as np
 
 from pipeline.data.file_table import FileColumns, FileTable, join_files, list_ids
 from pipeline.data.folder_index import SETTLED_NS, find_cache
-from pipeline.data.listing import File, Listing, Splits
+from pipeline.data.listing import File, Listing, Splits, hash_listings
 from pipeline.formats.files import atomic_write
-from pipeline.types import Note, Split
+from pipeline.types import Note
 
 VERSION = 3  # of the kept file
 MIN_KEPT = 100_000  # files
 PARTS = ("train", "held_back", "calibration", "val", "test")
-WHOLES: tuple[Split, ...] = (*PARTS, "all")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 """Errors of a kept file that is not there or cannot be used."""
 
@@ -282,7 +281,8 @@ def save(
         return
     tables = [listing.files for listing in listings if len(listing.files)]
     files = join_files(tables)
-    if not isinstance(files, FileTable) or files.columns.root != os.path.join(root, ""):
+    below = os.path.join(root, "")
+    if not isinstance(files, FileTable) or os.path.join(files.columns.root, "") != below:
         return
     folders = [os.path.relpath(place, root) for place in searched]
     stamps, list_stamps = _stamps(root, folders), _list_stamps(lists)
@@ -299,7 +299,11 @@ def save(
         "folders": [*content.folders], "classes": [*content.classes],
         "suffixes": sorted(columns.suffixes),
         "is_multi_label": is_multi_label,
-        "fingerprints": {split: splits[split].fingerprint() for split in WHOLES},
+        "fingerprints": {
+            **{part: listing.fingerprint() for part, listing in zip(PARTS, listings, strict=True)},
+            # Without the list of all images: a million names have 110 MB.
+            "all": hash_listings(content.classes, listings),
+        },
         "notes": [_to_plain(note) for note in splits.notes],
     })  # fmt: skip
     with suppress(OSError), atomic_write(path) as temporary, open(temporary, "wb") as file:

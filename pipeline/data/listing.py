@@ -151,20 +151,7 @@ class Listing:
 
     @cached_property
     def _hash(self) -> str:
-        digest = hashlib.sha256("\0".join(self.classes).encode())
-        if self.others is not None:
-            digest.update(f"\0{list(self.others)}".encode())
-        if isinstance(self.files, PackedFiles):
-            stamps = self.files.stamps()
-            for start in range(0, len(stamps), PART):
-                part = slice(start, start + PART)
-                rows = zip(self.ids[part], self.labels[part], stamps[part].tolist(), strict=True)
-                texts = [f"\0{id}\0{label}\0({size}, {time})" for id, label, (size, time) in rows]
-                digest.update("".join(texts).encode())
-            return digest.hexdigest()[:16]
-        for file, label in zip(self.files, self.labels, strict=True):
-            digest.update(f"\0{file.id}\0{label}\0{file.stamp}".encode())
-        return digest.hexdigest()[:16]
+        return hash_listings(self.classes, [self])
 
     def split(self, apart: Bool[np.ndarray, n]) -> tuple[Listing, Listing]:
         """Return the files that are not set apart, and those that are."""
@@ -210,6 +197,34 @@ class Listing:
     def label_sets(self) -> Bool[np.ndarray, "n C"]:
         """Return which classes each file is labelled with."""
         return pack_label_sets(self.labels, self.list_others(), len(self.classes))
+
+
+def hash_listings(classes: Sequence[str], listings: Sequence[Listing]) -> str:
+    """Return the fingerprint that one listing of the files of several would have.
+
+    Args:
+        classes: Class names.
+        listings: One after the other.
+    """
+    digest = hashlib.sha256("\0".join(classes).encode())
+    if any(part.others is not None for part in listings):
+        others = [labels for part in listings for labels in part.list_others()]
+        digest.update(f"\0{others}".encode())
+    for part in listings:
+        for start in range(0, len(part.files), PART):
+            rows = slice(start, start + PART)
+            stamps = _list_stamps(part.files[rows])
+            named = zip(part.ids[rows], part.labels[rows], stamps, strict=True)
+            texts = [f"\0{id}\0{label}\0({size}, {time})" for id, label, (size, time) in named]
+            digest.update("".join(texts).encode())
+    return digest.hexdigest()[:16]
+
+
+def _list_stamps(files: Sequence[File]) -> list[Sequence[int]]:
+    """Return size and time of change of each file."""
+    if isinstance(files, PackedFiles):
+        return list(files.stamps().tolist())
+    return [file.stamp for file in files]
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def shrink_to_grey(small: UInt8[np.ndarray, "32 32 3"]) -> UInt8[np.ndarray, "64
         small: RGB, scaled to `SIDE` x `SIDE` pixels.
     """
     grey = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (GREY_SIDE, GREY_SIDE), interpolation=cv2.INTER_AREA).ravel()
+    shrunk = cv2.resize(grey, (GREY_SIDE, GREY_SIDE), interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, np.uint8).ravel()
 
 
 def measure_signature(
