@@ -18,7 +18,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -168,7 +168,7 @@ def _find_stratified(
                 continue
             apart[members[first]] = True
             there += len(members[first])
-    return apart
+    return np.asarray(apart, bool)
 
 
 # -- the file of splits
@@ -201,7 +201,7 @@ def read_record(path: Path) -> dict[str, Split]:
                         f"data.split_file={path}, line {reader.line_num}: expected an image and "
                         f"one of {', '.join(RECORDED)}, and it is {','.join(row)[:80]!r}"
                     )
-                if splits.setdefault(row[0], cast(Split, row[1])) != row[1]:
+                if splits.setdefault(row[0], row[1]) != row[1]:
                     raise UserError(
                         f"data.split_file={path}, line {reader.line_num}: {row[0]} is in two "
                         "splits; remove one of its lines"

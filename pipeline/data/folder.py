@@ -360,10 +360,11 @@ class Folder(ReadsDrawn, OnDisk):
             for of_part in (parts.get(part, {}) for part in ("train", "val", "calibration"))
         )
         total, notes = len(train.files), [*notes]
-        drawn = {"calibration": self.calibration_share} if self.calibration_share else {}
-        if "val" not in parts:
-            drawn = {"val": self.val, **drawn}
-        drawn_parts = self._draw(train, {**drawn, "held_back": self.held_back}, notes)
+        drawn: dict[Split, float] = {} if "val" in parts else {"val": self.val}
+        if self.calibration_share:
+            drawn["calibration"] = self.calibration_share
+        drawn["held_back"] = self.held_back
+        drawn_parts = self._draw(train, drawn, notes)
         val = drawn_parts.get("val", val)
         calibration = drawn_parts.get("calibration", calibration)
         if "val" not in parts and not self._layout.is_of_classes:

@@ -106,13 +106,13 @@ class KeptFiles(FileTable):
         self.__dict__.update(_kept=kept, _start=start, _end=end)
 
     @cached_property
-    def columns(self) -> FileColumns:  # type: ignore[override]
+    def columns(self) -> FileColumns:
         """What is known of all files."""
         kept: _KeptArrays = self.__dict__["_kept"]
         return kept.columns
 
     @cached_property
-    def rows(self) -> np.ndarray:  # type: ignore[override]
+    def rows(self) -> np.ndarray:
         """The rows of the files."""
         return np.arange(self.__dict__["_start"], self.__dict__["_end"], dtype=np.int32)
 
@@ -193,12 +193,12 @@ class KeptListing(Listing):
         )  # fmt: skip
 
     @cached_property
-    def ids(self) -> Sequence[str]:  # type: ignore[override]
+    def ids(self) -> Sequence[str]:
         """The id of each file."""
         return KeptIds(self.files)
 
     @cached_property
-    def labels(self) -> Sequence[int]:  # type: ignore[override]
+    def labels(self) -> Sequence[int]:
         """Class of each file; -1 where an image has none."""
         labels: list[int] = self.__dict__["_kept"].labels[self.__dict__["_rows"]]
         return labels
