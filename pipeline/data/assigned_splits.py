@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data.listing import Listing, find_apart, hash_to_fraction
+from pipeline.data.hashed_splits import find_apart, hash_to_fraction
+from pipeline.data.listing import Listing
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write
 from pipeline.ops.text import count_note

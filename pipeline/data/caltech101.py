@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits, listing
 from pipeline.data.image_search import is_image_name
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File
@@ -119,7 +119,7 @@ class Caltech101(Published):
             for name in listed[folder]
         ]
         everything, notes = find_images(images, records, classes, IMAGES)
-        train, val = listing.set_apart(everything, self.val, "val")
+        train, val = hashed_splits.set_apart(everything, self.val, "val")
         return Lists(classes, train, val, notes)
 
     # -- annotations

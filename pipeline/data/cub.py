@@ -26,7 +26,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits, listing
 from pipeline.data.intensity import RangeOption
 from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.errors import SkippedImage, UserError
@@ -164,7 +164,7 @@ class Cub(OnDisk):
         labels = [class_of.values[self._numbers[file.id]] for file in files]
         apart = np.array([is_train.values[self._numbers[file.id]] for file in files], bool)
         val, train = Listing(files, labels, self.classes).split(apart)
-        train, held_back = listing.set_apart(train, self.held_back, "held_back")
+        train, held_back = hashed_splits.set_apart(train, self.held_back, "held_back")
         if missing:
             why = f"of {len(self._paths)} not there: left out"
             remedy = "unpack the set again, or drop their lines"

@@ -296,8 +296,8 @@ class Folder(ReadsDrawn, OnDisk):
             for part, name in layout.splits.items()
         }
         folders = sorted({name for part in parts.values() for name, files in part.items() if files})
-        files = (folder_parts.list_files(parts, part) for part in ("train", "val"))
-        image_search.count_shared(*files, left_out)
+        train, val = (folder_parts.list_files(parts, part) for part in ("train", "val"))
+        image_search.count_shared(train, val, left_out)
         if not layout.is_of_classes:
             searched = {*layout.splits.values(), layout.calibration, layout.test, *layout.unused}
             count_beside_splits(root, searched, left_out)

@@ -204,7 +204,7 @@ class KeptListing(Listing):
         return labels
 
     @cached_property
-    def others(self) -> Sequence[tuple[int, ...]] | None:  # type: ignore[override]
+    def others(self) -> Sequence[tuple[int, ...]] | None:
         """The further classes of each file; None where an image has one at most."""
         kept: _KeptArrays = self.__dict__["_kept"]
         return kept.others[self.__dict__["_rows"]] if kept.head["is_multi_label"] else None

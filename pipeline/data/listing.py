@@ -30,7 +30,7 @@ from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float64, Int, Int64
+    from jaxtyping import Bool, Int
 
 # What Pillow reads, without what photo.NOT_READ names. Listed here because asking Pillow would
 # import all its formats at every start; a test compares the lists.
@@ -431,77 +431,6 @@ class OnDisk(ABC):
         """Notes on images of more than 8 bits; files are looked at once for them."""
         no_data = parse_no_data(self.no_data)
         return describe_intensity(self.splits, self.intensity, self.range, no_data)
-
-
-# -- splits by hash
-
-
-def hash_to_fraction(name: str, salt: str) -> float:
-    """Return a number in [0, 1) that depends on the name and the salt alone."""
-    digest = hashlib.sha256(f"{salt}\0{name}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
-
-
-def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listing]:
-    """Split a listing by hash of its ids, which does not change when images are added.
-
-    A class keeps at least one image. At least one image is set apart, if a class has more than
-    one: sets of a dozen images work too.
-
-    Args:
-        listing: What to split.
-        share: The fraction to set apart, from 0 to below 1.
-        salt: Another salt gives another split.
-
-    Returns:
-        The images that are kept, and those that are set apart.
-    """
-    fractions = np.fromiter((hash_to_fraction(id, salt) for id in listing.ids), np.float64)
-    if listing.others is not None:
-        sets = listing.label_sets()
-        return listing.split(_keep_each_class(sets, fractions, fractions < share, share))
-    return listing.split(find_apart(fractions, np.asarray(listing.labels, np.int64), share))
-
-
-def find_apart(
-    fractions: Float64[np.ndarray, n], labels: Int64[np.ndarray, n], share: float
-) -> Bool[np.ndarray, n]:
-    """Return which images `set_apart` sets apart.
-
-    Args:
-        fractions: Of each image, in [0, 1).
-        labels: Class of each image.
-        share: The fraction to set apart.
-    """
-    apart = fractions < share
-    for label in np.setdiff1d(labels[apart], labels[~apart]):
-        of_class = np.flatnonzero(labels == label)
-        apart[of_class[fractions[of_class].argmax()]] = False
-    if share > 0 and len(labels) and not apart.any():
-        spare = np.bincount(labels)[labels] > 1
-        if spare.any():
-            apart[np.where(spare, fractions, 1).argmin()] = True
-    return apart
-
-
-def _keep_each_class(
-    sets: Bool[np.ndarray, "n C"],
-    fractions: Float[np.ndarray, n],
-    apart: Bool[np.ndarray, n],
-    share: float,
-) -> Bool[np.ndarray, n]:
-    """Return which images of several classes are set apart, so that each class keeps an image."""
-    apart = apart.copy()
-    for label in np.flatnonzero(sets[apart].any(0) & ~sets[~apart].any(0)):
-        if not sets[~apart, label].any():  # not kept with a class before
-            of_class = np.flatnonzero(sets[:, label])
-            apart[of_class[fractions[of_class].argmax()]] = False
-    if share > 0 and len(sets) and not apart.any():
-        alone = sets & (sets.sum(0) < 2)  # the only image of a class
-        spare = ~alone.any(1) & sets.any(1)
-        if spare.any():
-            apart[np.where(spare, fractions, 1).argmin()] = True
-    return apart
 
 
 # -- checks that data sets share

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.data.listing import check_share, hash_to_fraction, parse_input_size
+from pipeline.data.hashed_splits import hash_to_fraction
+from pipeline.data.listing import check_share, parse_input_size
 from pipeline.errors import UserError
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 

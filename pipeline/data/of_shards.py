@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits, listing
 from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
 from pipeline.data.archive_files import to_columns, to_table
 from pipeline.data.file_table import FileTable
@@ -180,7 +180,7 @@ class OfShards(ReadsDrawn, OnDisk):
         """Return the splits; where nothing is scored, a share of the train images is."""
         if not len(val.files):
             total = len(train.files)
-            train, val = listing.set_apart(train, self.val, "val")
+            train, val = hashed_splits.set_apart(train, self.val, "val")
             if len(val.files):
                 scored = f"{len(val.files)} of {total} images, chosen by hash of their names,"
                 notes = [
@@ -188,7 +188,7 @@ class OfShards(ReadsDrawn, OnDisk):
                     f"no shard that is scored: {scored} are scored and not trained on "
                     f"(data.val={self.val:g})",
                 ]
-        kept, held_back = listing.set_apart(train, self.held_back, "held_back")
+        kept, held_back = hashed_splits.set_apart(train, self.held_back, "held_back")
         return Splits(kept, held_back, val, notes, calibration, test)
 
     def negative_classes(self) -> Sequence[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data import kept_splits, listing
+from pipeline.data import hashed_splits, kept_splits, listing
 from pipeline.data.file_table import join_files, pack
 from pipeline.data.folder_index import SETTLED_NS, check_unchanged
 from pipeline.data.kept_splits import KeptSplits
@@ -238,7 +238,7 @@ class Published(OnDisk):
                 + "".join(f"\n  {note}" for note in lists.notes[:10])
             )
         train, notes = _drop_scored(lists)
-        kept, held_back = listing.set_apart(train, self.held_back, "held_back")
+        kept, held_back = hashed_splits.set_apart(train, self.held_back, "held_back")
         absent = replace(Listing((), (), ()), classes=lists.classes)
         calibration, test = (
             part if len(part.files) else absent for part in (lists.calibration, lists.test)

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.data.listing import hash_to_fraction, parse_input_size
+from pipeline.data.hashed_splits import hash_to_fraction
+from pipeline.data.listing import parse_input_size
 from pipeline.data.shape_outlines import (
     OUTLINES,
     Outline,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits, listing
 from pipeline.data.listing import File, Listing, Splits
 from pipeline.data.table_images import TableBox, TableImage, TableImages, describe_several
 from pipeline.data.table_values import assign_splits, name_classes, split_joined, suggest_split
@@ -269,7 +269,7 @@ def _split(
     train, val = parts["train"], parts["val"]
     if not val.files:
         total = len(train.files)
-        train, val = listing.set_apart(train, options.val, "val")
+        train, val = hashed_splits.set_apart(train, options.val, "val")
         scored = f"{len(val.files)} of {total} images, chosen by hash of their names,"
         notes.append(
             f"{where}: no split that is scored: {scored} are scored and not trained on "
@@ -278,7 +278,7 @@ def _split(
             f"{where}: no split that is scored, and data.val={options.val:g}: no image is scored"
         )  # fmt: skip
     notes += _describe_classes(where, train, val, has_splits=bool(parts["val"].files))
-    kept, held_back = listing.set_apart(train, options.held_back, "held_back")
+    kept, held_back = hashed_splits.set_apart(train, options.held_back, "held_back")
     return Splits(kept, held_back, val, notes, parts["calibration"], parts["test"])
 
 

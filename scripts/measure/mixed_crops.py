@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pipeline.data.listing import hash_to_fraction
+from pipeline.data.hashed_splits import hash_to_fraction
 from pipeline.data.shape_outlines import compute_box
 from pipeline.ops.rle import encode_rle
 from pipeline.ops.windows import try_window

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits
 from pipeline.data.assigned_splits import Shares, assign, read_record, write_record
 from pipeline.data.folder import Folder
 from pipeline.data.listing import File, Listing
@@ -44,8 +45,8 @@ def shares(stratified: bool, asked: dict[Split, float] = ASKED) -> Shares:
 def test_by_hash_they_are_those_of_set_apart():
     images = list_images(draw_names(np.random.default_rng(0), 500, 0))
     parts = assign(images, shares(False, {"val": 0.2, "held_back": 0.1}))
-    train, val = listing.set_apart(images, 0.2, "val")
-    kept, held_back = listing.set_apart(train, 0.1, "held_back")
+    train, val = hashed_splits.set_apart(images, 0.2, "val")
+    kept, held_back = hashed_splits.set_apart(train, 0.1, "held_back")
     assert [parts[name].ids for name in ("train", "held_back", "val")] == [
         kept.ids, held_back.ids, val.ids
     ]  # fmt: skip
@@ -121,7 +122,12 @@ def test_a_group_stays_in_one_split(stratified):
     images = list_images(draw_names(rng, 600, 0))
     groups = [sorted(rng.choice(600, 3, replace=False).tolist()) for _ in range(40)]
     seen: set[int] = set()
-    groups = [g for g in groups if not seen & {*g} and not seen.update(g)]
+    apart = []
+    for group in groups:
+        if not seen & {*group}:
+            seen.update(group)
+            apart.append(group)
+    groups = apart
     leaders = number_leaders(600, groups)
     parts = assign(images, shares(stratified), leaders)
     now = split_of(parts)
@@ -177,9 +183,12 @@ def test_near_duplicates_in_a_folder(root, monkeypatch):
     from pipeline.formats import photo
 
     real = photo.read
-    monkeypatch.setattr(
-        photo, "read", lambda path, **k: (read.append(str(path)), real(path, **k))[1]
-    )
+
+    def note_path(path, **options):
+        read.append(str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(photo, "read", note_path)
     draw_scene(900, 64).save(root / "auk" / "new.png")
     assert Folder(str(root), near_duplicates="together").notes()
     assert read == [str(root / "auk" / "new.png")], "only the new image is read"
@@ -187,7 +196,7 @@ def test_near_duplicates_in_a_folder(root, monkeypatch):
 
 def test_a_file_of_splits_in_a_folder(root, tmp_path):
     file = tmp_path / "splits.csv"
-    given = {"split_file": str(file), "stratified": True}
+    given: dict[str, Any] = {"split_file": str(file), "stratified": True}
     first = Folder(str(root), **given)
     val = first.ids("val")
     lines = file.read_text().splitlines()

@@ -49,15 +49,15 @@ def test_labels_and_boxes_are_those_of_pycocotools(
     assert data.classes == tuple(name for _, name in COCO_CATEGORIES)
     for split in ("train", "val"):
         theirs = COCO(tmp_path / f"annotations/instances_{split}{year}.json")
-        names, truth = data.coco_names(split), data.truth(split)  # type: ignore[arg-type]
+        names, truth = data.coco_names(split), data.truth(split)
         assert list(names.category_ids) == theirs.getCatIds()
         assert len(names.image_ids) == 4 == len({*names.image_ids})
         for n, number in enumerate(names.image_ids):
-            id, entry = data.ids(split)[n], theirs.imgs[number]  # type: ignore[arg-type]
+            id, entry = data.ids(split)[n], theirs.imgs[number]
             assert id == names.file_names[n] == f"{split}{year}/{entry['file_name']}"
             records = theirs.loadAnns(theirs.getAnnIds([number]))
             classes = [theirs.getCatIds().index(one["category_id"]) for one in records]
-            row = data.label_sets(split)[n]  # type: ignore[arg-type]
+            row = data.label_sets(split)[n]
             assert {*classes} == {*np.flatnonzero(row).tolist()}, "crowds among them"
             counted = [one for one in records if not one["iscrowd"]]
             known = truth[id]
@@ -192,7 +192,7 @@ def test_truth_of_a_part_says_where_its_records_stand(root: Path) -> None:
 
     change(root, edit, "annotations/instances_train2017.json")
     data = Coco(str(root), held_back=0.5)
-    parts = [data.truth(split) for split in ("train", "held_back")]  # type: ignore[arg-type]
+    parts = [data.truth(split) for split in ("train", "held_back")]
     assert sorted(map(len, parts)) != [0, 4], "both have images"
-    notes = [note for split in ("train", "held_back") for note in data._get_truth(split)[1]]  # type: ignore[arg-type]
+    notes = [note for split in ("train", "held_back") for note in data._get_truth(split)[1]]
     assert any("annotations[6] (id 7)" in note for note in notes)

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.data.file_table import FileTable, join_files, list_ids, pack
 from pipeline.data.folder import Folder
-from pipeline.data.listing import File, Listing, set_apart
+from pipeline.data.hashed_splits import set_apart
+from pipeline.data.listing import File, Listing
 from pipeline.types import Split
 
 

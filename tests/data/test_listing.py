@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from pipeline.data import listing
+from pipeline.data import hashed_splits, listing
 from pipeline.data.listing import File, Listing
 from pipeline.errors import UserError
 from pipeline.formats import photo
@@ -33,7 +33,7 @@ def test_suffixes_are_those_that_pillow_reads():
 
 
 def test_split_by_hash_stays_when_images_are_added():
-    few, many = (listing.set_apart(files(n), 0.2, "val") for n in (500, 1000))
+    few, many = (hashed_splits.set_apart(files(n), 0.2, "val") for n in (500, 1000))
     assert set(few[1].ids) <= set(many[1].ids)
     assert set(few[0].ids) <= set(many[0].ids)
     assert 0.15 < len(many[1].ids) / 1000 < 0.25
@@ -42,17 +42,17 @@ def test_split_by_hash_stays_when_images_are_added():
 
 @pytest.mark.parametrize("count", range(2, 30))
 def test_tiny_sets_have_both_parts(count):
-    kept, apart = listing.set_apart(files(count, classes=min(count - 1, 3)), 0.1, "x")
+    kept, apart = hashed_splits.set_apart(files(count, classes=min(count - 1, 3)), 0.1, "x")
     assert apart.ids
     assert set(kept.labels) == set(range(min(count - 1, 3)))
 
 
 def test_nothing_to_spare():
-    kept, apart = listing.set_apart(files(3, classes=3), 0.5, "x")
+    kept, apart = hashed_splits.set_apart(files(3, classes=3), 0.5, "x")
     assert (len(kept.ids), len(apart.ids)) == (3, 0)
     for share in (0.0, 0.5):
-        assert listing.set_apart(files(0), share, "x")[1].ids == []
-    assert listing.set_apart(files(9), 0.0, "x")[1].ids == []
+        assert hashed_splits.set_apart(files(0), share, "x")[1].ids == []
+    assert hashed_splits.set_apart(files(9), 0.0, "x")[1].ids == []
 
 
 def test_fingerprint_of_a_listing():
@@ -70,7 +70,7 @@ def test_the_other_classes_of_images_go_with_them():
     assert several.fingerprint() != files(40, 2).fingerprint()
     assert files(5, 2).fingerprint() == "dd28f4fd897b4832"
     assert several.label_sets()[:2].tolist() == [[True, True], [False, True]]
-    kept, apart = listing.set_apart(several, 0.3, "x")
+    kept, apart = hashed_splits.set_apart(several, 0.3, "x")
     again = kept + apart
     place = [again.ids.index(id) for id in several.ids]
     assert (again.label_sets()[place] == several.label_sets()).all()
@@ -83,7 +83,7 @@ def test_the_other_classes_of_images_go_with_them():
 def test_each_of_several_classes_keeps_an_image(share):
     others = [(1,) if n < 3 else (2,) if n == 5 else () for n in range(12)]
     several = replace(files(12), labels=[0] * 12, classes="abc", others=others)
-    kept, apart = listing.set_apart(several, share, "x")
+    kept, apart = hashed_splits.set_apart(several, share, "x")
     assert kept.label_sets().any(0).all()
     assert apart.ids
 

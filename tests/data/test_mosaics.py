@@ -98,7 +98,7 @@ def test_labels_are_the_classes_of_the_shapes(several: Mosaics) -> None:
 
 def test_classes_are_drawn_independently_and_all_as_likely(several: Mosaics) -> None:
     classes = [known.classes for known in several.truth("all").values()]
-    counts = np.bincount(np.concatenate(classes), minlength=10)  # type: ignore[arg-type]
+    counts = np.bincount(np.concatenate(classes), minlength=10)
     assert counts.sum() > 1400
     assert np.abs(counts - counts.mean()).max() < 4 * np.sqrt(counts.mean())
     numbers = [len(each) for each in classes if each is not None]

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -205,7 +206,7 @@ def test_classification_is_of_images(numbers: dict) -> None:  # type: ignore[typ
 
 
 def test_coco_ap_is_that_of_pycocotools_over_all_classes(numbers: dict) -> None:  # type: ignore[type-arg]
-    annotations, results = [], []
+    annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
     for n, id in enumerate(IDS):
         known = TRUTH[id]
         assert known.classes is not None

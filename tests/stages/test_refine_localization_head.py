@@ -255,7 +255,7 @@ def test_each_class_of_an_image_has_a_map_of_its_own(tmp_path: Path) -> None:
         {"plain0": rows, "mirrored0": rows[..., ::-1], "cropped0": rows, "cropped_mask": mask,
          "map": mask / 2, "mask": mask, "sure": np.ones(2 * count, bool),
          "image": np.arange(count).repeat(2), "class": np.tile([0, 1], count).astype(np.int32),
-         "window": np.tile(np.float32([0, 0, 1, 1]), (2 * count, 1))},
+         "window": np.tile(np.array([0, 0, 1, 1], np.float32), (2 * count, 1))},
     )  # fmt: skip
     labels = PseudoLabels.read([tmp_path], 1)
     fitter = HeadFitter(

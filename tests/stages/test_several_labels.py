@@ -131,7 +131,9 @@ def test_what_is_for_one_class_an_image_is_refused(cli: Cli, table: Table, capsy
         ("annotate.learn_from_human=true", "annotate.learn_from_human=true: boxes of a person"),
         ("stages=[train,explain,audit]", "stage audit: its tests read probabilities"),
     ]:
-        extra = ("stages=[check,train]", "model=mobilenet_v2") if "doubt" in option else ()
+        extra: tuple[str, ...] = ()
+        if "doubt" in option:
+            extra = ("stages=[check,train]", "model=mobilenet_v2")
         extra = ("saliency=cam",) if "audit" in option else extra
         assert cli("+experiment=best", *FAST[:4], option, *extra) == 2, option
         assert message in capsys.readouterr().err
