@@ -75,12 +75,11 @@ def _fetch(url: str, target: Path, md5: str | None, report: Report, wait: float)
             if isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500:
                 raise OSError(f"{url}: the server answers {error.code} {error.reason}") from None
             reason = str(error) or type(error).__name__
-        failures = 1 if _size(part) > before else failures + 1
+        size = _size(part)
+        failures = 1 if size > before else failures + 1
         if failures >= TRIES:
-            raise OSError(
-                f"{url}: {reason}; {_size(part)} bytes are kept in {part}, and the same command "
-                "goes on from there"
-            )
+            kept = f"; {size} bytes are kept in {part}, and the same command goes on from there"
+            raise OSError(f"{url}: {reason}{kept if size else ''}")
         time.sleep(wait * 2 ** (failures - 1))
     if md5 is not None and (found := _hash(part)) != md5:
         _forget(part)

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from torchvision.datasets import Caltech101 as TorchCaltech101
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars
 
+from pipeline.data import published
 from pipeline.data.aircraft import Aircraft
 from pipeline.data.caltech101 import Caltech101
 from pipeline.data.cars import Cars
@@ -256,25 +257,26 @@ def test_scipy_is_an_extra(tmp_path, monkeypatch, name):
      ("caltech101", Caltech101, TorchCaltech101)],
 )  # fmt: skip
 def test_downloads(tmp_path, monkeypatch, name, data_set, theirs):
-    """torchvision's own code is called once, and its failure is a message with the layout."""
+    """Archives are fetched, then torchvision's own code is called once; failure names the layout."""
     draw = getattr(drawn_sets, name)
-    calls = []
+    fetched, calls = [], []
 
-    def refuse(self, *given, **options):
-        calls.append(options)
+    def refuse(url, target, md5):
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(theirs, "__init__", refuse)
+    monkeypatch.setattr(published, "fetch", refuse)
     with pytest.raises(UserError, match=r"Network is unreachable.*put the unpacked files there"):
         data_set(str(tmp_path / "set"), download=True)
 
-    def fetch(self, root, *given, **options):
+    def unpack(self, root, *given, **options):
         calls.append(options)
         draw(Path(root))
 
-    monkeypatch.setattr(theirs, "__init__", fetch)
+    monkeypatch.setattr(published, "fetch", lambda url, target, md5: fetched.append(target.name))
+    monkeypatch.setattr(theirs, "__init__", unpack)
     data = data_set(str(tmp_path / "set"), download=True)
     assert len(data.ids("all"))
     data_set(str(tmp_path / "set"), download=True)
-    assert calls == 2 * [{"download": True}]
+    assert calls == [{"download": True}]
+    assert len(fetched) == len({*fetched}) > 0
     shutil.rmtree(tmp_path / "set")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import VOCDetection
 
+from pipeline.data import published
 from pipeline.data.voc import CLASSES, Voc
 from pipeline.errors import UserError
 from tests.data import drawn_sets
@@ -169,24 +170,26 @@ def test_wrong_options_are_refused(root: Path) -> None:
 
 
 def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's own code is called once for each archive; a failure names the layout."""
-    calls = []
+    """Each archive is fetched, then torchvision's own code unpacks it; failure names the layout."""
+    calls, fetched = [], []
 
-    def refuse(self: Any, *given: Any, **options: Any) -> None:
+    def refuse(url: str, target: Path, md5: str | None) -> None:
         raise OSError("Network is unreachable")
 
-    monkeypatch.setattr(VOCDetection, "__init__", refuse)
+    monkeypatch.setattr(published, "fetch", refuse)
     with pytest.raises(UserError, match=r"Network is unreachable.*put the unpacked files there"):
         Voc(str(tmp_path / "set"), download=True)
 
-    def fetch(self: Any, root: str, year: str, image_set: str, download: bool) -> None:
+    def unpack(self: Any, root: str, year: str, image_set: str, download: bool) -> None:
         calls.append((year, image_set, download))
         drawn_sets.voc(Path(root))
         for name in {"test", "trainval"} - {image_set} if len(calls) == 1 else ():
             (Path(root) / YEAR_2007 / f"ImageSets/Main/{name}.txt").unlink()
 
-    monkeypatch.setattr(VOCDetection, "__init__", fetch)
+    monkeypatch.setattr(published, "fetch", lambda url, target, md5: fetched.append(target.name))
+    monkeypatch.setattr(VOCDetection, "__init__", unpack)
     for _ in range(2):
         assert len(Voc(str(tmp_path / "set"), download=True).ids("all")) == 15
     assert calls == [("2007", "trainval", True), ("2007", "test", True)]
+    assert fetched == ["VOCtrainval_06-Nov-2007.tar", "VOCtest_06-Nov-2007.tar"]
     assert PERSON[0] in CLASSES
