@@ -257,7 +257,7 @@ def test_scipy_is_an_extra(tmp_path, monkeypatch, name):
      ("caltech101", Caltech101, TorchCaltech101)],
 )  # fmt: skip
 def test_downloads(tmp_path, monkeypatch, name, data_set, theirs):
-    """Archives are fetched, then torchvision's own code is called once; failure names the layout."""
+    """Archives are fetched, then torchvision's own code is called once; a failure is told."""
     draw = getattr(drawn_sets, name)
     fetched, calls = [], []
 
