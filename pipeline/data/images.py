@@ -116,15 +116,7 @@ class Images(OnDisk):
                 f"{OPTION}: no image in {looked} (seen from {os.getcwd()}); expected an image "
                 f"file, a folder, a glob, a text file of paths, or a list of these{why}"
             )
-        start = _find_start([source.folder for source in sources if source.files])
-        named = [
-            File(
-                printable(file.path[start:]) if stored.is_local(file.path) else file.id[start:],
-                file.path,
-                file.stamp,
-            )
-            for file in files
-        ]
+        named = _name_below([source for source in sources if source.files], files)
         files, same_names = listing.make_ids_unique(named)
         left_out.add_all(SAME_NAME, same_names)
         notes = left_out.notes()
@@ -162,16 +154,35 @@ class Source:
     files: Sequence[File]
 
 
-def _find_start(folders: Sequence[str]) -> int:
-    """Return how many letters of paths are the folder that all have in common.
+def _name_below(sources: Sequence[Source], files: Sequence[File]) -> list[File]:
+    """Return files whose ids are paths below the folder that all have in common.
 
-    Ids are paths below it, so that files of equal names differ.
+    Files of equal names differ by it. Addresses and paths have none in common: ids begin with the
+    last part of each, or with all of it where these are equal.
     """
-    if len(folders) == 1:
-        return len(folders[0].rstrip("/")) + 1
-    if any(map(stored.is_address, folders)):
-        return 0
-    return len(os.path.commonpath(folders).rstrip("/")) + 1
+    folders = {source.folder.rstrip("/") for source in sources}
+    if len(folders) > 1 and any(map(stored.is_address, folders)):
+        names = {folder.rpartition("/")[2] for folder in folders}
+        cut = {
+            folder: len(folder.rpartition("/")[0]) + 1 if len(names) == len(folders) else 0
+            for folder in folders
+        }
+    else:
+        common = next(iter(folders)) if len(folders) == 1 else os.path.commonpath(folders)
+        cut = dict.fromkeys(folders, len(common.rstrip("/")) + 1)
+    start = {
+        file.path: cut[source.folder.rstrip("/")] for source in sources for file in source.files
+    }
+    return [
+        File(
+            printable(file.path[start[file.path] :])
+            if stored.is_local(file.path)
+            else file.id[start[file.path] :],
+            file.path,
+            file.stamp,
+        )
+        for file in files
+    ]
 
 
 def _list_once(sources: Sequence[Source], left_out: LeftOut) -> Sequence[File]:
