@@ -47,6 +47,7 @@ class Mosaics(Shapes):
         held_back: Share of `images` that selects the best epoch, from 0 to below 1, chosen by hash
             of their ids.
         seed: Another seed gives other images of the same kind.
+        scaling: How images are scaled: `area`, OpenCV's averages over areas; `file`, as files are.
 
     Raises:
         UserError: An option is out of range.

@@ -9,8 +9,8 @@ dunes, clouds and lights, among ribbons and offcuts (blobs and irregular polygon
 papers, with the same shadows), so contrast alone does not tell a shape from an offcut. An image in
 sixteen holds two shapes of its class, somewhat smaller.
 
-Images are scaled as files are (formats/photo.py): written as PNG files in any layout, they give the
-same numbers.
+With `data.scaling=file` images are scaled as files are (formats/photo.py): written as PNG files in
+any layout, they give the same numbers.
 
 An image is a pure function of (seed, pool, number), so any image can be drawn alone, in any order,
 by any worker. Its geometry is drawn before its paint, so ground truth needs no painting.
@@ -19,11 +19,13 @@ by any worker. Its geometry is drawn before its paint, so ground truth needs no 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 
 from pipeline.data.hashed_splits import hash_to_fraction
@@ -68,6 +70,7 @@ class Shapes:
         held_back: Share of `images` that selects the best epoch, from 0 to below 1, chosen by hash
             of their ids.
         seed: Another seed gives other images of the same kind.
+        scaling: How images are scaled: `area`, OpenCV's averages over areas; `file`, as files are.
 
     Raises:
         UserError: An option is out of range.
@@ -78,6 +81,7 @@ class Shapes:
     val_images: int = 400
     held_back: float = 0.1
     seed: int = 0
+    scaling: Literal["area", "file"] = "area"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", parse_input_size(self.size))
@@ -112,13 +116,22 @@ class Shapes:
             split: The split.
             position: Position of the image in it.
             at: The (height, width) to scale to; the aspect is not kept. None: not scaled.
-            at_least: Not used: as of a lossless file, the image is returned as it is.
+            at_least: Without `at`: the smallest (height, width) that is needed. A smaller image
+                is enlarged to it, its aspect kept; not with `scaling=file`, as no file is.
         """
         pool, number = self._members[split][position]
         rng, frame, outlines = self._geometry(pool, number)
         image = paint(rng, frame, outlines)
+        if at is None and at_least is not None and self.scaling == "area":
+            grow = max(at_least[0] / frame[0], at_least[1] / frame[1])
+            at = (math.ceil(frame[0] * grow), math.ceil(frame[1] * grow)) if grow > 1 else None
         if at is not None and at != frame:
-            image = photo.scale(image, at)
+            if self.scaling == "file":
+                image = photo.scale(image, at)
+            else:
+                smaller = at[0] * at[1] < frame[0] * frame[1]
+                interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+                image = cv2.resize(image, (at[1], at[0]), interpolation=interpolation)
         label, *others = self._labels_of(pool, number)
         return Example(self._id(pool, number), image, label, frame, other_labels=tuple(others))
 
@@ -151,7 +164,8 @@ class Shapes:
         """
         learned, scored = (self.images, self.held_back), (self.val_images,)
         cache_key = {"val": scored, "all": (*learned, *scored)}.get(split, learned)
-        drawn = ("shapes", self.seed, split, *cache_key)
+        scaled = () if self.scaling == "area" else (self.scaling,)
+        drawn = ("shapes", self.seed, split, *cache_key, *scaled)
         return hashlib.sha256(repr(drawn).encode()).hexdigest()[:16]
 
     def notes(self) -> list[str]:

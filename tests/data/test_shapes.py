@@ -135,12 +135,15 @@ def test_scaling(drawn: Shapes) -> None:
     assert drawn.example("val", 3, at=(50, 70)).image.shape == (50, 70, 3)
     assert drawn.example("val", 3, at=(50, 70)).size == unscaled.size
     assert np.array_equal(drawn.example("val", 3, at_least=(60, 60)).image, unscaled.image)
-    large = drawn.example("val", 3, at_least=(300, 200)).image
-    assert np.array_equal(large, unscaled.image), "as a PNG file, which is not enlarged"
+    large = drawn.example("val", 3, at_least=(300, 200)).image.shape
+    assert large[0] >= 300
+    assert large[1] >= 200
+    assert large[0] / large[1] == pytest.approx(unscaled.size[0] / unscaled.size[1], rel=0.02)
 
 
-def test_a_file_of_an_image_is_read_as_the_image_is_drawn(drawn: Shapes, tmp_path: Path) -> None:
-    path = tmp_path / "image.png"
+def test_a_file_of_an_image_is_read_as_the_image_is_drawn(tmp_path: Path) -> None:
+    drawn, path = Shapes(images=20, val_images=6, scaling="file"), tmp_path / "image.png"
+    assert drawn.fingerprint("val") != Shapes(images=20, val_images=6).fingerprint("val")
     for position in range(6):
         cv2.imwrite(str(path), drawn.example("val", position).image[..., ::-1])
         for at in (None, (64, 64), (50, 70), (200, 180)):
@@ -148,6 +151,8 @@ def test_a_file_of_an_image_is_read_as_the_image_is_drawn(drawn: Shapes, tmp_pat
             read = photo.read(path, at=at)
             assert np.array_equal(read.pixels, ours.image)
             assert read.size == ours.size
+        large = drawn.example("val", position, at_least=(300, 200)).image
+        assert np.array_equal(large, photo.read(path, at_least=(300, 200)).pixels)
 
 
 def test_fingerprints_change_with_what_is_drawn_and_nothing_else() -> None:
