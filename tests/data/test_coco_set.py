@@ -72,7 +72,9 @@ def test_labels_and_boxes_are_those_of_pycocotools(
             assert (known.crowds is not None) == (len(counted) < len(records))
     (note,) = [note for note in data.notes() if "val" in note]
     assert "without an annotation, so of no class: neither trained on nor scored" in note
-    assert any("crowd" in note for note in data.truth_notes())
+    crowds = [note for note in data.truth_notes() if "crowd" in note]
+    assert crowds
+    assert not any("data.crowds" in note for note in crowds), "it has no such option"
     capsys.readouterr()
 
 

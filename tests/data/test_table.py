@@ -264,6 +264,20 @@ def test_a_list_without_header(write):
     assert len(Table(str(path), label_column="2").ids("all")) == 12
 
 
+def test_a_column_of_0_and_1_for_each_class_is_refused_with_the_remedy(write):
+    rows = "".join(f"{n}.png,{n % 2},1,0\n" for n in NUMBERS)
+    with pytest.raises(UserError) as refused:
+        _ = Table(str(write(f"filename,robin,wren,kite\n{rows}"))).classes
+    said = str(refused.value)
+    assert "3 columns ('robin', 'wren', 'kite') with 0 or 1, a class each, are not read" in said
+    assert "data.several=keep" in said
+    assert "did you mean 'filename'" not in said, "that is the column of paths"
+    rows = "".join(f"{n}.png,robin|wren\n" for n in NUMBERS)
+    assert Table(str(write(f"image_name,tags\n{rows}")), several="keep").classes == (
+        "robin", "wren",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -27,6 +27,7 @@ from pipeline.metric.measurement import refine_map, scale_map
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.wilson import wilson_interval
 from pipeline.protocols import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, RefiningSegmenter
+from pipeline.results.expectation import PAIRS
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image
@@ -268,6 +269,8 @@ def choose_thresholds(
         for of_halves in by_half:
             thresholds[name] = [of_halves.choose(without=half) for half in (0, 1)]
         expected[name] = expected_accuracy(rows, iou, gains, folds, doubtful)
+        if len(pairs) > len(measured):
+            expected[name]["unit"] = PAIRS
     return {
         "source": source,
         "n": len(measured),
