@@ -181,6 +181,7 @@ class AnnotationReader:
                 "against; CVAT writes brush masks so"
             )
             return [count_note(names, "annotation", why, where=name, remedy=remedy)]
+        remedy = remedy or "nothing to do: COCO's own evaluation ignores crowds"
         why = (
             f"of {self.total} {are} (iscrowd): nothing is counted there by COCO's AP and by "
             "PxAP, and all else leaves them out"

@@ -278,6 +278,18 @@ def test_a_column_of_0_and_1_for_each_class_is_refused_with_the_remedy(write):
     )  # fmt: skip
 
 
+def test_labels_that_a_space_joins_are_noted_where_no_image_has_several(write):
+    rows = "".join(f"{n}.png,{('robin', 'robin wren')[n % 2]}\n" for n in NUMBERS)
+    data = Table(str(write(f"path,tags\n{rows}")), several="keep")
+    assert data.classes == ("robin", "robin wren")
+    assert has_note(data, "1 label ('robin wren') with spaces or commas", "join them by | or ;")
+    data = Table(
+        str(write(f"path,tags\n{rows}".replace("robin wren", "robin|wren"))), several="keep"
+    )
+    assert data.classes == ("robin", "wren")
+    assert not has_note(data, "with spaces or commas")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
