@@ -198,3 +198,11 @@ def test_truth_of_a_part_says_where_its_records_stand(root: Path) -> None:
     assert sorted(map(len, parts)) != [0, 4], "both have images"
     notes = [note for split in ("train", "held_back") for note in data._get_truth(split)[1]]
     assert any("annotations[6] (id 7)" in note for note in notes)
+
+
+def test_a_root_that_is_a_level_off_is_answered_with_the_right_one(root: Path) -> None:
+    for wrong in (root / "train2017", root.parent):
+        with pytest.raises(UserError, match=rf"it is in data\.root={root}$"):
+            Coco(str(wrong))
+    with pytest.raises(UserError, match=r"unpack annotations_trainval2017\.zip there"):
+        Coco(str(root / "train2017/gone"))
