@@ -218,7 +218,7 @@ class Coco(Published):
         if not ids:
             return None
         content, positions = _read_part(self._file(part), prefix, ids)
-        file = parse(self._file(part), content, positions=positions)
+        file = parse(self._file(part), content, option=None, positions=positions)
         by_name = {name: n for n, name in enumerate(self.classes)}
         return MatchedAnnotations(file, [*ids], images, by_name)
 

@@ -400,6 +400,9 @@ def download(
         ) from error
 
 
+MANY_ENTRIES = 100  # of a folder, among which the right one is looked for
+
+
 def check_there(option: str, root: str, needed: Path, layout: str, remedy: str) -> None:
     """Raise UserError unless a data set's file or folder is there.
 
@@ -414,7 +417,20 @@ def check_there(option: str, root: str, needed: Path, layout: str, remedy: str) 
         UserError: It is not there.
     """
     if not needed.exists():
+        if (near := _find_near(Path(root), needed)) is not None:
+            remedy = f"it is in data.root={near}"
         raise UserError(f"{option} data.root={root}: no {needed.name} there; {layout}; {remedy}")
+
+
+def _find_near(root: Path, needed: Path) -> Path | None:
+    """Return the folder around `root`, or the first in it, that has what is needed, if any."""
+    if not needed.is_relative_to(root):
+        return None
+    place = needed.relative_to(root)
+    inside = sorted(root.iterdir())[:MANY_ENTRIES] if root.is_dir() else []
+    return next(
+        (folder for folder in (root.absolute().parent, *inside) if (folder / place).exists()), None
+    )
 
 
 def check_unique(classes: Sequence[str], where: str) -> tuple[str, ...]:

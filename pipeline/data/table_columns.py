@@ -10,6 +10,7 @@ from pipeline.data.listing import SUFFIXES
 from pipeline.data.table_files import TableFile
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError, suggest_choices
+from pipeline.ops.text import list_some
 
 # Names without case, spaces, hyphens and underscores; the first that a table has is taken.
 PATH_NAMES = (
@@ -18,7 +19,8 @@ PATH_NAMES = (
 )  # fmt: skip
 LABEL_NAMES = (
     "labelname", "classname", "categoryname", "label", "labels", "class", "classes", "category",
-    "categories", "target", "species", "breed", "y", "labelid", "classid", "categoryid",
+    "categories", "tags", "tag", "target", "species", "breed", "y", "labelid", "classid",
+    "categoryid",
 )  # fmt: skip
 SPLIT_NAMES = ("split", "subset", "set", "part", "partition", "fold", "phase", "usage")
 BOX_NAMES = (
@@ -42,6 +44,7 @@ SIZE_NAMES = (
     ("bboxx", "bboxy", "bboxwidth", "bboxheight"), ("left", "top", "width", "height"),
 )  # fmt: skip
 SCORE_NAMES = ("score", "scores", "confidence", "conf")
+MARKS = ("0", "1", "0.0", "1.0", "true", "false")  # whether an image has the class of a column
 COCO_NAMES = ("bbox", "bboxes", "objects")  # hold COCO's xywh wherever they are used
 
 
@@ -176,12 +179,28 @@ def _find(
     coordinates = [name for name in table.columns if _fold(name) == "y" and _has(table, "x")]
     if (name := _find_by_name(table, names, [*used, *coordinates])) is not None:
         return name
-    hint = ""
+    left, hint = [name for name in table.columns if name not in used], ""
     if option == "label_column":
-        hint = f"; images without labels are given by images={table.path}"
+        hint = _explain_marks(table, left)
+        hint += f"; images without labels are given by images={table.path}"
     raise UserError(
         f"{table.path}: no column with {what} (looked for {', '.join(names[:8])}, ...); name it by "
-        f"data.{option}=NAME; {suggest_choices(names[0], table.columns)}{hint}"
+        f"data.{option}=NAME; {suggest_choices(names[0], left)}{hint}"
+    )
+
+
+def _explain_marks(table: TableFile, left: Sequence[str]) -> str:
+    """Return what helps where the first row has 0 or 1 in two columns or more, a class each."""
+    _, first = next(table.read(left), (0, ()))
+    marks = [
+        name for name, value in zip(left, first, strict=False)
+        if str(value).strip().casefold() in MARKS
+    ]  # fmt: skip
+    if len(marks) < 2:
+        return ""
+    return (
+        f"; {list_some(marks, 'column')} with 0 or 1, a class each, are not read: write the names "
+        "of the classes of an image into one column, joined by |, and give data.several=keep"
     )
 
 

@@ -172,6 +172,7 @@ def _leave_out_unclear(
         if len(image.labels) == 1 and "," in image.labels[0]:
             image.labels = split_joined(image.labels[0], alone)
     if several_rule == "keep":
+        result.notes += _note_joined(images, where)
         return list(images)
     contradictory = [image for image in images if image.is_contradictory]
     several = [image for image in images if len(image.labels) > 1 and not image.is_contradictory]
@@ -186,6 +187,19 @@ def _leave_out_unclear(
         remedy = "keep the row that is right"
         result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
     return [image for image in images if len(image.labels) < 2]
+
+
+def _note_joined(images: Sequence[TableImage], where: str) -> list[str]:
+    """Return a note where no image has several labels, and some may be several that were joined."""
+    if any(len(image.labels) > 1 for image in images):
+        return []
+    labels = dict.fromkeys(label for image in images for label in image.labels)
+    joined = [label for label in labels if "," in label or len(label.split()) > 1]
+    if not joined:
+        return []
+    why = "with spaces or commas are a class each, and no image has several labels"
+    remedy = "where these are several labels of an image, join them by | or ;, or give each a row"
+    return [count_note(joined, "label", why, where=where, remedy=remedy)]
 
 
 def _assign(

@@ -65,7 +65,7 @@ def parse(
     path: Path,
     content: Any,
     crowds: CrowdRule = "ignore",
-    option: str = "data.crowds",
+    option: str | None = "data.crowds",
     with_records: bool = False,
     positions: Sequence[int] | None = None,
 ) -> CocoFile:
@@ -75,7 +75,7 @@ def parse(
         path: The file, for messages.
         content: Its JSON, or the part of it that is needed.
         crowds: Whether crowds (`iscrowd`) are regions apart or objects as all others.
-        option: The option that `crowds` is from, for notes.
+        option: The option that `crowds` is from, for notes; None: the data set has none.
         with_records: Whether the images keep their annotations as records for pycocotools.
         positions: Where each annotation of a part stands in the file's list; None: all are there.
 

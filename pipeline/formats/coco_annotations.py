@@ -140,11 +140,11 @@ class AnnotationReader:
 
     # -- what is said of them
 
-    def notes(self, option: str) -> list[Note]:
+    def notes(self, option: str | None) -> list[Note]:
         """Return what was left out, repaired, clipped, or a crowd.
 
         Args:
-            option: The option that says what a crowd is.
+            option: The option that says what a crowd is; None: none does.
         """
         notes = self.odd.notes()
         emptied = [
@@ -167,13 +167,13 @@ class AnnotationReader:
             notes += self._describe_crowds(option)
         return notes
 
-    def _describe_crowds(self, option: str) -> list[Note]:
+    def _describe_crowds(self, option: str | None) -> list[Note]:
         """Return a note on the crowds, and one on images that have nothing else."""
         name, names = self.path.name, self.crowd_names
         if self.counts_crowds:
             why = f"marked as crowds (iscrowd) count as objects ({option}=objects)"
             return [count_note(names, "annotation", why, where=name)]
-        remedy = f"{option}=objects counts them as objects"
+        remedy = f"{option}=objects counts them as objects" if option else ""
         are = "is a crowd" if len(names) == 1 else "are crowds"
         if not self.box_count:
             why = (
@@ -181,6 +181,7 @@ class AnnotationReader:
                 "against; CVAT writes brush masks so"
             )
             return [count_note(names, "annotation", why, where=name, remedy=remedy)]
+        remedy = remedy or "nothing to do: COCO's own evaluation ignores crowds"
         why = (
             f"of {self.total} {are} (iscrowd): nothing is counted there by COCO's AP and by "
             "PxAP, and all else leaves them out"

@@ -14,6 +14,10 @@ from pipeline.types import Score
 
 EXPECTED = "expected_loc"
 
+# What the expectation is computed on, where an image has one class and where it may have several.
+IMAGES = "images with boxes"
+PAIRS = "pairs of an image and one of its classes"
+
 # What is said of the images that the expectation is computed on.
 SAMPLES = {
     "all": "",
@@ -47,7 +51,8 @@ def expected_records(thresholds: Mapping[str, Any], method: str) -> list[dict[st
             interval=(low, high),
             method=method,
         )
-        records.append({**score.record(), "sample": expected["sample"]})
+        unit = {"unit": expected["unit"]} if "unit" in expected else {}
+        records.append({**score.record(), "sample": expected["sample"], **unit})
     return records
 
 
@@ -67,7 +72,7 @@ def describe_expected(records: Sequence[Mapping[str, Any]]) -> str | None:
     first = expected[0]
     return (
         f"expected GT-known Loc of other images at the validation threshold of each IoU: {shares}; "
-        f"cross-fitted on {first['n']} images with boxes{SAMPLES[first['sample']]}"
+        f"cross-fitted on {first['n']} {first.get('unit', IMAGES)}{SAMPLES[first['sample']]}"
     )
 
 

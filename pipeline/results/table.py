@@ -56,6 +56,8 @@ def build_table(
     headline = [s for s in scores if s.label is None
                 and len(classes) >= numbers[s.name].min_classes]  # fmt: skip
     ious = sorted({s.iou for s in headline if s.iou is not None and s.name == COLUMNS})
+    if not ious:  # without boxes all numbers are of whole images, not of classes in them
+        scored = Scored(computed=scored.computed) if scored.unit != "images" else scored
     n = _main_count(headline, numbers)
     rows = [
         row
@@ -204,14 +206,15 @@ def _spread(score: Score) -> str:
     """Describe the 95 % interval in words.
 
     Where all images agree the bootstrap has no width, which would be read as certainty: there it is
-    Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1.
+    Wilson's bound (JASA 1927), n / (n + z^2) for a share of 1. Numbers without an interval, such as
+    an average precision, are no share of images.
     """
+    if score.interval is None:
+        return ""
     if score.value in (0, 1):
         bound, _ = wilson_interval(score.n, score.n)
         return (f"at least {to_percent(bound)} (Wilson)" if score.value else
                 f"at most {to_percent(1 - bound)} (Wilson)")  # fmt: skip
-    if score.interval is None:
-        return ""
     return f"{to_percent(score.interval[0])} to {to_percent(score.interval[1])}"
 
 

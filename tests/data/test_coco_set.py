@@ -72,7 +72,9 @@ def test_labels_and_boxes_are_those_of_pycocotools(
             assert (known.crowds is not None) == (len(counted) < len(records))
     (note,) = [note for note in data.notes() if "val" in note]
     assert "without an annotation, so of no class: neither trained on nor scored" in note
-    assert any("crowd" in note for note in data.truth_notes())
+    crowds = [note for note in data.truth_notes() if "crowd" in note]
+    assert crowds
+    assert not any("data.crowds" in note for note in crowds), "it has no such option"
     capsys.readouterr()
 
 
@@ -196,3 +198,11 @@ def test_truth_of_a_part_says_where_its_records_stand(root: Path) -> None:
     assert sorted(map(len, parts)) != [0, 4], "both have images"
     notes = [note for split in ("train", "held_back") for note in data._get_truth(split)[1]]
     assert any("annotations[6] (id 7)" in note for note in notes)
+
+
+def test_a_root_that_is_a_level_off_is_answered_with_the_right_one(root: Path) -> None:
+    for wrong in (root / "train2017", root.parent):
+        with pytest.raises(UserError, match=rf"it is in data\.root={root}$"):
+            Coco(str(wrong))
+    with pytest.raises(UserError, match=r"unpack annotations_trainval2017\.zip there"):
+        Coco(str(root / "train2017/gone"))

@@ -264,6 +264,32 @@ def test_a_list_without_header(write):
     assert len(Table(str(path), label_column="2").ids("all")) == 12
 
 
+def test_a_column_of_0_and_1_for_each_class_is_refused_with_the_remedy(write):
+    rows = "".join(f"{n}.png,{n % 2},1,0\n" for n in NUMBERS)
+    with pytest.raises(UserError) as refused:
+        _ = Table(str(write(f"filename,robin,wren,kite\n{rows}"))).classes
+    said = str(refused.value)
+    assert "3 columns ('robin', 'wren', 'kite') with 0 or 1, a class each, are not read" in said
+    assert "data.several=keep" in said
+    assert "did you mean 'filename'" not in said, "that is the column of paths"
+    rows = "".join(f"{n}.png,robin|wren\n" for n in NUMBERS)
+    assert Table(str(write(f"image_name,tags\n{rows}")), several="keep").classes == (
+        "robin", "wren",
+    )  # fmt: skip
+
+
+def test_labels_that_a_space_joins_are_noted_where_no_image_has_several(write):
+    rows = "".join(f"{n}.png,{('robin', 'robin wren')[n % 2]}\n" for n in NUMBERS)
+    data = Table(str(write(f"path,tags\n{rows}")), several="keep")
+    assert data.classes == ("robin", "robin wren")
+    assert has_note(data, "1 label ('robin wren') with spaces or commas", "join them by | or ;")
+    data = Table(
+        str(write(f"path,tags\n{rows}".replace("robin wren", "robin|wren"))), several="keep"
+    )
+    assert data.classes == ("robin", "wren")
+    assert not has_note(data, "with spaces or commas")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

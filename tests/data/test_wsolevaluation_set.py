@@ -50,6 +50,9 @@ def test_the_threshold_is_chosen_on_train_fullsup(tmp_path):
     from pipeline.stages.calibrate.calibration import find_boxed_images
 
     drawn_sets.wsolevaluation(tmp_path)
+    few = find_boxed_images(cast(AnnotatedDataSet, open_set(tmp_path)))
+    assert few.source == "two_fold"
+    assert "has 4 of the 10 images with boxes that this takes: not used" in few.notes[0]
     ids = tmp_path / "metadata/val"
     for name, value in (("image_ids", ""), ("class_labels", ",0"),
                         ("image_sizes", f",{SIZE[1]},{SIZE[0]}"),

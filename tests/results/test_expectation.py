@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.results.expectation import describe_expected, expected_records
+from pipeline.results.expectation import PAIRS, describe_expected, expected_records
 
 
 def thresholds(sample: str) -> dict[str, Any]:
@@ -37,6 +37,14 @@ def test_the_sentence_says_what_it_is_of() -> None:
     assert "20 images with boxes that were chosen at random" in random
     doubt = describe_expected(expected_records(thresholds("doubt"), "cam")) or ""
     assert doubt.endswith("this is not the accuracy to expect of the whole set")
+
+
+def test_of_images_with_several_classes_it_counts_pairs() -> None:
+    several = thresholds("all")
+    for expected in several["expected"].values():
+        expected["unit"] = PAIRS
+    said = describe_expected(expected_records(several, "cam")) or ""
+    assert said.endswith("cross-fitted on 20 pairs of an image and one of its classes")
 
 
 def test_nothing_is_expected_where_nothing_was_estimated() -> None:

@@ -405,6 +405,16 @@ def test_labels_that_are_no_class() -> None:
     assert kinds(findings) == {"label_unknown", "label_missing", "class_rare"}
 
 
+def test_classes_without_any_image() -> None:
+    data = OwnData(["a", "b", "c"], [0, 1, 0])
+    data.classes = ("robin", "wren", "kite", "owl")
+    images = CheckedImages(data)  # type: ignore[arg-type]
+    found = {f.kind: f for f in check_labels(images, measured(3), data.classes)}
+    absent = found["class_without_image"]
+    assert (absent.severity, absent.names) == ("warning", ("kite", "owl"))
+    assert absent.text.startswith("2 classes ('kite', 'owl') of 4 have no image in any split")
+
+
 class OwnBoxes(OwnData):
     """A data set whose boxes are of another size than its image."""
 

@@ -292,6 +292,21 @@ def test_a_class_whose_objects_are_all_difficult_is_not_counted(folders: tuple[P
     assert not plain.probabilities.any(), "of an image that could not be read"
 
 
+def test_a_class_in_crowds_alone_is_noted_as_such(folders: tuple[Path, Path]) -> None:
+    known, label = TRUTH[IDS[0]], int(np.flatnonzero(SETS[0])[0])
+    assert known.classes is not None
+    others = known.classes != label
+    crowds = Crowds(known.boxes[~others], known.classes[~others], [None] * int((~others).sum()))
+    in_crowds = GroundTruth(
+        known.id, known.label, known.size, known.boxes[others], known.classes[others], crowds=crowds
+    )
+    run = source(folders, truth={**TRUTH, known.id: in_crowds})
+    scored(run)
+    notes = [str(note) for note in run.notes(())]
+    assert any("of a class in regions alone" in note for note in notes), notes
+    assert not any("no box of its own class" in note for note in notes), "nothing is to correct"
+
+
 def test_annotations_of_one_class_are_taken_apart() -> None:
     boxes = np.array([[0, 0, 5, 5], [5, 5, 9, 9]], np.float32)
     known = GroundTruth("a", 2, (10, 10), boxes)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline.engine.metrics import list_numbers, load_metrics
-from pipeline.results.table import build_table, to_percent
+from pipeline.results.table import Scored, build_table, to_percent
 from pipeline.stages.report import gallery
 from pipeline.types import Score
 from tests.conftest import PUBLISHED, ROOT, TINY, Cli
@@ -231,6 +231,14 @@ def test_a_share_of_all_has_a_bound_and_not_an_interval_without_width() -> None:
     assert card["spread"] == "at most 11.4 (Wilson)"
     (card,) = build_table([score(0.5, interval=(0.3, 0.7))], ["a", "b"], NUMBERS)["cards"]
     assert card["spread"] == "30.0 to 70.0"
+
+
+def test_without_boxes_numbers_are_of_images_and_an_average_precision_has_no_interval() -> None:
+    map_ = Score(name="classification_ap", value=1.0, n=14, interval=None)
+    table = build_table([map_], ["a", "b"], NUMBERS, Scored("pairs of an image and a class", 30))
+    assert table["head"][0] == "percent over 14 images"
+    (card,) = table["cards"]
+    assert card["spread"] == ""
 
 
 def test_advice_where_the_oracle_is_far_ahead() -> None:

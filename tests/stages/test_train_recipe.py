@@ -13,6 +13,7 @@ from pipeline.stages.train.recipe import (
     RECIPES,
     Settings,
     build_epoch_record,
+    check_trainable,
     draw_order,
     is_out_of_patience,
 )
@@ -68,3 +69,9 @@ def test_patience_counts_from_the_first_of_the_best() -> None:
     assert not is_out_of_patience(history(0.5, 0.6, 0.6), 2)
     assert is_out_of_patience(history(0.6, 0.5, 0.6), 2)
     assert not is_out_of_patience(history(0.6, 0.5, 0.6), None)
+
+
+def test_classes_without_images_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    check_trainable(np.array([0, 1]), tuple("abcdefgh"))
+    said = capsys.readouterr().out
+    assert "train: 6 classes ('c', 'd', 'e', ...) of 8 have no image to learn from" in said

@@ -27,6 +27,7 @@ from pipeline.metric.measurement import refine_map, scale_map
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.wilson import wilson_interval
 from pipeline.protocols import AnnotatedDataSet, DataSet, ReadsDrawnBoxes, RefiningSegmenter
+from pipeline.results.expectation import PAIRS
 from pipeline.results.maps import iterate_maps
 from pipeline.results.shards import list_shards
 from pipeline.results.thresholds import MIN_BOXED_IMAGES, fold_of_image
@@ -51,7 +52,7 @@ DIGIT = 0.01  # pixels: the last digit of boxes in the COCO files that stage loc
 class BoxedSplit:
     """Boxes that a threshold can be chosen on, their split, and their source in metrics.json.
 
-    `notes` says what was odd about boxes that the user drew.
+    `notes` says what was odd about boxes that the user drew, and which were too few.
     """
 
     truth: Mapping[str, GroundTruth]
@@ -105,11 +106,17 @@ def read_human_boxes(
 
 def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:
     """Find the first split of APART with enough boxes; else use the scored images."""
+    notes: list[str] = []
     for split, source in APART.items():
         truth = data.truth(split)
-        if count_boxed(truth) >= MIN_BOXED_IMAGES:
-            return BoxedSplit(truth, split, source)
-    return BoxedSplit(data.truth("val"), "val", "two_fold")
+        if (count := count_boxed(truth)) >= MIN_BOXED_IMAGES:
+            return BoxedSplit(truth, split, source, notes)
+        if count and split == "calibration":  # images that were given for this alone
+            notes.append(
+                f"calibrate: the split that is to choose the threshold has {count} of the "
+                f"{MIN_BOXED_IMAGES} images with boxes that this takes: not used; others choose it"
+            )
+    return BoxedSplit(data.truth("val"), "val", "two_fold", notes)
 
 
 def count_boxed(truth: Mapping[str, GroundTruth]) -> int:
@@ -268,6 +275,8 @@ def choose_thresholds(
         for of_halves in by_half:
             thresholds[name] = [of_halves.choose(without=half) for half in (0, 1)]
         expected[name] = expected_accuracy(rows, iou, gains, folds, doubtful)
+        if len(pairs) > len(measured):
+            expected[name]["unit"] = PAIRS
     return {
         "source": source,
         "n": len(measured),

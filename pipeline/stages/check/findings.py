@@ -132,6 +132,11 @@ def check_labels(
             "class_without_training_image", "error", unlearned, "class",
             "have no image to train on that can be read, but images elsewhere: they can never be "
             "predicted", "add images of them to train/, or remove the class"))  # fmt: skip
+    if absent := [classes[n] for n in np.flatnonzero(here == 0).tolist()]:
+        findings.append(Finding.of(
+            "class_without_image", "warning", absent, "class",
+            f"of {len(classes)} have no image in any split: they are not learned",
+            "add images of them, or unpack the rest of the data set"))  # fmt: skip
     if (counts > 0).sum() == 1:
         (only,) = (classes[n] for n in np.flatnonzero(counts).tolist())
         findings.append(Finding(
@@ -285,7 +290,8 @@ def _check_groups(
             [_name_group(images, group, classes) for group in kinds["conflict"]], "group",
             f"of {same} with different labels{where}: "
             f"a label {'is' if name == 'exact' else 'may be'} wrong",
-            "look at them, and keep each image in one class"))  # fmt: skip
+            "look at them, and " + ("keep each image in one class" if images.sets is None
+                                    else "give equal images the same labels")))  # fmt: skip
     if kinds["across"]:
         findings.append(Finding.of(
             f"{name}_duplicates_across", "warning",

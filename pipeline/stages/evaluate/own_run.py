@@ -95,6 +95,7 @@ class OwnRun:
     missing: list[str] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
     of_other_class: list[str] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)  # whose class is in crowds alone
     unexplained: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     alarms: dict[str, float] = field(default_factory=dict)  # of images without an object
@@ -240,7 +241,8 @@ class OwnRun:
             unscored = self.drawn if seen.id in self.explained.drawn else self.missing
             unscored.append(evidence.id)
         elif evidence.true is None or not len(evidence.true):
-            self.of_other_class.append(evidence.id)
+            is_uncounted = self.explained.is_multi_label and is_in_crowds(known, label)
+            (self.uncounted if is_uncounted else self.of_other_class).append(evidence.id)
         elif not own:
             self.unexplained.append(evidence.id)
         if evidence.iou is not None and evidence.true is not None:
@@ -287,6 +289,11 @@ class OwnRun:
             drawn,
             (self.missing, "have no annotation: not scored", "annotate them, if they are to be"),
             (
+                self.uncounted,
+                "of a class in regions alone where nothing is counted (crowds): not scored",
+                "",
+            ),
+            (
                 self.of_other_class,
                 "have no box of their own class: not scored",
                 "correct the category of their boxes, or the class folder of the images",
@@ -305,6 +312,19 @@ class OwnRun:
         what = "class of an image" if self.explained.is_multi_label else "image"
         of_total = ((names, f"of {self.total} {why}", remedy) for names, why, remedy in kinds)
         return [*count_notes(of_total, what, where="evaluate")]
+
+
+def is_in_crowds(known: GroundTruth, label: int) -> bool:
+    """Return whether an image has regions with uncounted objects of a class.
+
+    Args:
+        known: the annotations of the image.
+        label: the class.
+    """
+    crowds = known.crowds
+    if crowds is None or not len(crowds.boxes):
+        return False
+    return crowds.classes is None or label in crowds.classes.tolist()
 
 
 def hash_boxes(true: Float32[np.ndarray, "M 4"]) -> str:

@@ -68,6 +68,7 @@ class Report(Stage):
         import numpy as np
 
         from pipeline.engine import checkpoint, store
+        from pipeline.engine.images import is_multi_label
         from pipeline.stages.report import gallery, words
 
         results = [self._result(run.for_method(name)) for name in run.methods]
@@ -92,6 +93,7 @@ class Report(Stage):
             review_page=REVIEW_PAGE if self._has_review_page(run) else None,
             aspect=float(np.clip(np.median(shapes), 0.75, 1.5)) if shapes else 1,
             labelled=bool(run.data.classes),
+            several=is_multi_label(run.data),
             keys={
                 "annotated": gallery.legend_key(gallery.TRUE, True),
                 "found": gallery.legend_key(gallery.FOUND, False),

@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.engine import terminal
 from pipeline.errors import UserError
+from pipeline.ops.text import count_note
 from pipeline.results.notes import reading_notes
 from pipeline.stages.train.config import TrainOptions
 from pipeline.stages.train.reading import Reading
@@ -195,9 +196,8 @@ def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
     present = set(list_present(labels).tolist())
     missing = [name for n, name in enumerate(classes) if n not in present]
     if missing:
-        terminal.print_line(
-            f"train: no image of {', '.join(missing[:5])}: such a class cannot be learned"
-        )
+        why = f"of {len(classes)} have no image to learn from: never learned, nor predicted"
+        terminal.print_line(count_note(missing, "class", why, where="train"))
 
 
 def print_skipped(reasons: Sequence[str], split: str) -> None:
