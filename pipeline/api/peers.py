@@ -152,8 +152,8 @@ def answer_call(error: TypeError, given: Sequence[str]) -> TypeError:
         given: the arguments that were given by name.
 
     Examples:
-        >>> print(answer_call(TypeError("missing a required argument: 'images'"), ["inputs"]))
-        missing a required argument: 'images'; inputs=: the images are the second argument: ...
+        >>> print(answer_call(TypeError("no model"), ["inputs"]))
+        no model; inputs=: the images are the second argument: explain(model, images)
     """
     hints = [f"{name}=: {ARGUMENTS[name]}" for name in given if name in ARGUMENTS]
     if "positional" in str(error):

@@ -458,10 +458,10 @@ class Folder(ReadsDrawn, OnDisk):
         return self._scored_boxes.coco_names(ids, len(self.classes))
 
     def coco_names_fingerprint(self, split: Split) -> str:
-        """Hash what the numbers and names follow from: the ids, and the annotation file."""
-        return hash_of(
-            [self.fingerprint(split), self.fingerprint("all"), self.truth_fingerprint("val")]
-        )
+        """Hash what the numbers and names follow from: those of the annotation file, or the ids."""
+        if self.annotations is None:
+            return hash_of([self.fingerprint(split), self.fingerprint("all")])
+        return hash_of([*map(list, vars(self.coco_names(split)).values())])
 
     def truth(self, split: Split) -> Mapping[str, GroundTruth]:
         """Return annotations by image id; images that the file does not have are left out.

@@ -263,9 +263,9 @@ def read_argument_hints(target: Any) -> dict[str, Any]:
     Returns:
         The annotation of each argument that has one, by name.
     """
-    if inspect.isfunction(target):
+    if not inspect.isclass(target):
         return typing.get_type_hints(target)
-    owner = next(kind for kind in target.__mro__ if "__init__" in vars(kind))
+    owner: Any = next(kind for kind in target.__mro__ if "__init__" in vars(kind))
     settings = vars(owner).get("__dataclass_params__")
     if settings is None or not settings.init:
         return typing.get_type_hints(owner.__init__)

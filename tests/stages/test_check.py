@@ -407,7 +407,7 @@ def test_labels_that_are_no_class() -> None:
 
 def test_classes_without_any_image() -> None:
     data = OwnData(["a", "b", "c"], [0, 1, 0])
-    data.classes = ("robin", "wren", "kite", "owl")
+    data.classes = ("robin", "wren", "kite", "owl")  # type: ignore[assignment]
     images = CheckedImages(data)  # type: ignore[arg-type]
     found = {f.kind: f for f in check_labels(images, measured(3), data.classes)}
     absent = found["class_without_image"]

@@ -17,7 +17,7 @@ from pipeline.data.shapes import Shapes
 from pipeline.types import Split
 from tests.conftest import Cli
 
-SHAPES = {"images": 40, "val_images": 20, "held_back": 0, "scaling": "file"}
+SHAPES: dict[str, Any] = {"images": 40, "val_images": 20, "held_back": 0, "scaling": "file"}
 RUN = ("+experiment=cam", "model=small", "data.size=64", "train.epochs=1", "train.batch=8",
        "stages=[train,explain,localize,evaluate]", "runtime.workers=0")  # fmt: skip
 PARTS: tuple[Split, ...] = ("train", "val")
