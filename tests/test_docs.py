@@ -53,6 +53,7 @@ QUICK = (
 )  # fmt: skip
 QUICK_DATA = {
     "shapes": ("data.images=48", "data.val_images=8"),
+    "mosaics": ("data.images=48", "data.val_images=8"),
     "mnist": (),
     "folder": ("data.size=64",),
     "images": ("data.size=64",),
