@@ -6,34 +6,25 @@ Rows name an image, its labels, perhaps its split, and boxes apart, which only m
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
-from pipeline.data.listing import OnDisk, Splits
-from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.annotations import MatchedAnnotations
+from pipeline.data.of_contents import OfContents
 from pipeline.data.table_boxes import TableTruth, build_truth
 from pipeline.data.table_images import TableBox
-from pipeline.data.table_splits import SeveralRule, TableContents
+from pipeline.data.table_splits import TableContents
 from pipeline.formats import coco
-from pipeline.formats.coco_records import CrowdRule
 from pipeline.ops.hashing import hash_of
-from pipeline.types import CocoIds, GroundTruth, Split
+from pipeline.types import GroundTruth, Split
 
 
-class OfRows(ReadsDrawn, OnDisk):
+class OfRows(OfContents):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of `TableContents`.
 
-    Attributes:
-        negatives: Names of the classes whose images show no object.
-        crowds: What annotations marked `iscrowd` are in a file of drawn boxes.
-        several: What is done where images have several labels.
+    A COCO file of labels gives the order of the classes; numbers are sorted as numbers.
     """
-
-    several: SeveralRule
-    negatives: Sequence[str]
-    crowds: CrowdRule
 
     @property
     @abstractmethod
@@ -44,36 +35,6 @@ class OfRows(ReadsDrawn, OnDisk):
     @abstractmethod
     def _name(self) -> str:
         """What notes call the rows."""
-
-    # -- images and labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, sorted; numbers as numbers, and those of a COCO file in its order."""
-        return self._contents.classes
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an image may have several classes, and none excludes another."""
-        return self.several == "keep"
-
-    @property
-    def splits(self) -> Splits:
-        """The splits as the table has them, or by hash of the ids."""
-        return self._contents.splits
-
-    def negative_classes(self) -> Sequence[str]:
-        """Return the names of the classes whose images show no object.
-
-        Raises:
-            UserError: A name is of no class, or no class with an object is left.
-        """
-        return find_negative_classes(self.negatives, self.classes, self.classes)
-
-    def coco_names(self, split: Split) -> CocoIds:
-        """Return image and category numbers from 1 on, and ids as file names."""
-        ids = self.ids(split)
-        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     # -- annotations: for evaluate and calibrate
 

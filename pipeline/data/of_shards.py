@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.data import hashed_splits, listing
-from pipeline.data.annotations import MatchedAnnotations, ReadsDrawn
+from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.archive_files import to_columns, to_table
 from pipeline.data.file_table import FileTable
-from pipeline.data.listing import Listing, OnDisk, Splits
-from pipeline.data.negative_classes import find_negative_classes
+from pipeline.data.listing import Listing, Splits
+from pipeline.data.of_contents import OfContents
 from pipeline.data.shard_labels import ShardLabels
 from pipeline.data.shard_samples import Shard
-from pipeline.data.table_splits import SeveralRule, refuse_negatives
+from pipeline.data.table_splits import refuse_negatives
 from pipeline.errors import UserError
 from pipeline.formats import coco
-from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
 from pipeline.ops.text import count_note
-from pipeline.types import CocoIds, GroundTruth, Split
+from pipeline.types import GroundTruth, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -44,24 +43,18 @@ class ShardContents:
     splits: Splits
 
 
-class OfShards(ReadsDrawn, OnDisk):
+class OfShards(OfContents):
     """A data set (`pipeline.protocols.AnnotatedDataSet`) of images in shards.
 
     Attributes:
         boxes: COCO JSON with boxes of the scored images, by their ids; None: no boxes.
         val: Share of the images that is scored where no shard is.
         held_back: Share of the train images that selects the best epoch.
-        several: What is done where images have several labels.
-        negatives: Names of the classes whose images show no object.
-        crowds: What annotations marked `iscrowd` are.
     """
 
     boxes: str | None
     val: float
     held_back: float
-    several: SeveralRule
-    negatives: Sequence[str]
-    crowds: CrowdRule
 
     def _check_options(self) -> None:
         """Check the options that all such data sets have. Raise UserError if one is wrong."""
@@ -83,21 +76,6 @@ class OfShards(ReadsDrawn, OnDisk):
         """The option that names the shards, with its value, for messages."""
 
     # -- images and labels
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names: those of classes.txt that occur, in its order, or else sorted."""
-        return self._contents.classes
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether an image may have several classes, and none excludes another."""
-        return self.several == "keep"
-
-    @property
-    def splits(self) -> Splits:
-        """The splits of the shards, or by hash of the ids."""
-        return self._contents.splits
 
     def _sort(
         self,
@@ -190,19 +168,6 @@ class OfShards(ReadsDrawn, OnDisk):
                 ]
         kept, held_back = hashed_splits.set_apart(train, self.held_back, "held_back")
         return Splits(kept, held_back, val, notes, calibration, test)
-
-    def negative_classes(self) -> Sequence[str]:
-        """Return the names of the classes whose images show no object.
-
-        Raises:
-            UserError: A name is of no class, or no class with an object is left.
-        """
-        return find_negative_classes(self.negatives, self.classes, self.classes)
-
-    def coco_names(self, split: Split) -> CocoIds:
-        """Return image and category numbers from 1 on, and ids as file names."""
-        ids = self.ids(split)
-        return CocoIds(range(1, len(ids) + 1), ids, range(1, len(self.classes) + 1))
 
     # -- annotations: for evaluate and calibrate
 

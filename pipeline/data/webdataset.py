@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.data.intensity import RangeOption
 from pipeline.data.of_shards import OfShards, ShardContents
@@ -34,9 +33,6 @@ from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
 from pipeline.types import Split
-
-if TYPE_CHECKING:
-    pass
 
 READERS = 8  # threads that index shards at addresses
 CLASS_FILE = "classes.txt"
