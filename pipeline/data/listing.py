@@ -24,7 +24,7 @@ from pipeline.data.intensity import (
 )
 from pipeline.errors import UserError
 from pipeline.formats import photo, stored
-from pipeline.ops.hashing import hash_file, hash_of
+from pipeline.ops.hashing import hash_of
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.text import spell_out
 from pipeline.types import Example, Size, Split
@@ -304,8 +304,17 @@ class OnDisk(ABC):
             split: The split.
             position: Position of the image in it.
         """
-        path = self.splits[split].files[position].path
-        return Path(os.path.abspath(path)) if stored.is_local(path) else None
+        location = self.location(split, position)
+        return Path(os.path.abspath(location)) if stored.is_local(location) else None
+
+    def location(self, split: Split, position: int) -> str:
+        """Return where the bytes of an image are: a path, an address, or a member of an archive.
+
+        Args:
+            split: The split.
+            position: Position of the image in it.
+        """
+        return self.splits[split].files[position].path
 
     def common_folder(self, split: Split) -> Path | None:
         """Return the absolute path of the folder that all files of a split lie below.
@@ -332,21 +341,6 @@ class OnDisk(ABC):
             position: Position of the image in it.
         """
         return self.splits[split].files[position].stamp
-
-    def content_hash(self, split: Split, position: int) -> str:
-        """Return the first 16 hex digits of the SHA-256 of an image's file.
-
-        Args:
-            split: The split.
-            position: Position of the image in it.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        path = self.splits[split].files[position].path
-        if stored.is_local(path):
-            return hash_file(Path(path))
-        return hashlib.sha256(stored.read_bytes(path)).hexdigest()[:16]
 
     def reading_record(self) -> Any:
         """Return the ranges that images of more than 8 bits are scaled from."""

@@ -114,25 +114,14 @@ class SplitImages:
         """Whether the images are files."""
         return self._files is not None
 
-    def path(self, position: int) -> Path | None:
-        """Return the file of an image; None where images are no files.
+    def location(self, position: int) -> str:
+        """Return where the bytes of an image are, as pipeline/formats/stored.py reads them.
 
         Args:
             position: of the image in the split.
         """
-        return None if self._files is None else self._files.path(self.split, position)
-
-    def content_hash(self, position: int) -> str:
-        """Return a hash of the bytes of an image's file.
-
-        Args:
-            position: of the image in the split.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        assert self._files is not None, "only files have bytes"
-        return self._files.content_hash(self.split, position)
+        assert self._files is not None, "only files have a location"
+        return self._files.location(self.split, position)
 
     def stamp(self, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns.

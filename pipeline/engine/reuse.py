@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.engine import ranks, runtime, store
 from pipeline.formats.arrays import read_arrays, write_arrays
 from pipeline.formats.files import read_json
+from pipeline.formats.stored import hash_content
 from pipeline.ops.hashing import hash_of
 from pipeline.results.maps import load_skipped
 from pipeline.results.shards import Arrays, shard_path
@@ -60,8 +61,8 @@ class ImageFiles(Protocol):
     def has_files(self) -> bool:
         """Whether the images are files."""
 
-    def content_hash(self, position: int) -> str:
-        """Return a hash of the bytes of an image's file."""
+    def location(self, position: int) -> str:
+        """Return where the bytes of an image are."""
 
     def stamp(self, position: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns."""
@@ -222,7 +223,7 @@ def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:
 def _hash(images: ImageFiles, position: int) -> int:
     """Return 63 bits of the hash of a file; a file that cannot be read has none of its own."""
     with suppress(OSError):
-        return int(images.content_hash(position), 16) >> 1
+        return int(hash_content(images.location(position)), 16) >> 1
     return -1 - position
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline.errors import UserError
+from pipeline.ops.hashing import hash_file
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 MARK = "\0"  # no path of a file system holds it
@@ -138,6 +139,20 @@ def read_bytes(location: Path | str) -> bytes:
     if member.method != RAW:
         return _read_zipped(member)
     return read_range(member.archive, member.offset, member.length, member.stamp)
+
+
+def hash_content(location: Path | str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a file's bytes.
+
+    Args:
+        location: Of the file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if is_local(location):
+        return hash_file(Path(location))
+    return hashlib.sha256(read_bytes(location)).hexdigest()[:16]
 
 
 def size_of(location: Path | str) -> int:

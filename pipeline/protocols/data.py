@@ -210,15 +210,12 @@ class HasFiles(Protocol):
             position: the image's index in `ids`.
         """
 
-    def content_hash(self, split: Split, position: int) -> str:
-        """Return a hash of the bytes of an image's file.
+    def location(self, split: Split, position: int) -> str:
+        """Return where the bytes of an image are, as pipeline/formats/stored.py reads them.
 
         Args:
             split: the split.
             position: the image's index in `ids`.
-
-        Raises:
-            OSError: it cannot be read.
         """
 
     def reading_record(self) -> Any:

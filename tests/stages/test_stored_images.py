@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import Cli
 from tests.data.archive_layouts import write_tar, write_zip
@@ -97,3 +99,22 @@ def test_results_of_images_are_found_again_by_their_bytes(
         shutil.rmtree(Path("outputs", stage))
     assert cli(*predict) == 0
     assert boxes_by_name() == taken
+
+
+def test_check_finds_the_same_in_an_archive(
+    cli: Cli, folder_of_images: Path, tmp_path: Path
+) -> None:
+    """Bits and modes of the pixels are those of the files, not of what they are decoded to."""
+    root = tmp_path / "photos"
+    shutil.copytree(folder_of_images, root)
+    for path in sorted((root / "train").rglob("*.png"))[::2]:
+        values = np.asarray(Image.open(path).convert("L"), np.uint16)
+        Image.fromarray(values * 256).save(path)
+    write_zip(tmp_path / "a.zip", read_files(root))
+    checked = []
+    for place in (root, tmp_path / "a.zip"):
+        cli("+experiment=check", "data=folder", f"data.root={place}")
+        newest = max(Path("outputs/runs/check").iterdir())
+        checked.append(json.loads((newest / "check.json").read_text()))
+    assert {mode["name"] for mode in checked[0]["modes"]} == {"RGB", "I;16, more than 8 bits"}
+    assert checked[0] == checked[1]

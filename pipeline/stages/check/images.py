@@ -20,7 +20,7 @@ from pipeline.engine.shards import ShardPlan, flow_of_new_images, write_shards
 from pipeline.errors import SkippedImage
 from pipeline.formats import photo
 from pipeline.formats.arrays import read_arrays
-from pipeline.ops.hashing import hash_file
+from pipeline.formats.stored import hash_content
 from pipeline.ops.near_duplicates import GREY_SIDE, measure_signature
 from pipeline.ops.perceptual_hash import SIDE, measure_colour_range
 from pipeline.protocols import DataSet, HasFiles
@@ -115,16 +115,10 @@ class CheckedImages:
         """Whether the images are files."""
         return self._files is not None
 
-    def path(self, number: int) -> Path | None:
-        """Return the file of an image; None where images are no files."""
-        if self._files is None:
-            return None
-        return self._files.path(self.split(number), int(self.places[number]))
-
-    def content_hash(self, number: int) -> str:
-        """Return a hash of the bytes of an image's file; raise OSError if it cannot be read."""
-        assert self._files is not None, "only files have bytes"
-        return self._files.content_hash(self.split(number), int(self.places[number]))
+    def location(self, number: int) -> str:
+        """Return where the bytes of an image are, as pipeline/formats/stored.py reads them."""
+        assert self._files is not None, "only files have a location"
+        return self._files.location(self.split(number), int(self.places[number]))
 
     def stamp(self, number: int) -> tuple[int, int]:
         """Return the size of an image's file in bytes and its time of change in ns."""
@@ -222,8 +216,8 @@ def measure_images(
 
 def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, Any]:
     """Measure an image. Raise SkippedImage where it cannot be read."""
-    path, content = images.path(number), 0
-    if path is None:
+    content = 0
+    if not images.has_files:
         example = images.read(number)
         pixels = np.ascontiguousarray(example.image)
         small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -234,8 +228,9 @@ def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, 
     else:
         example = images.read(number, (SIDE, SIDE))
         small = example.image
-        mode, is_deep = photo.read_mode(path, name=images.ids[number])
-        content = _to_int64(hash_file(path)) if has_hashes else 0
+        location = images.location(number)
+        mode, is_deep = photo.read_mode(location, name=images.ids[number])
+        content = _to_int64(hash_content(location)) if has_hashes else 0
     perceptual, grey, contrast = measure_signature(small)
     return {
         "height": np.int32(example.size[0]),
