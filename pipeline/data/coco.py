@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,10 +43,7 @@ from pipeline.formats.coco import parse
 from pipeline.formats.json_stream import iterate_lists
 from pipeline.ops.label_sets import unpack_label_sets
 from pipeline.ops.text import count_note, printable
-from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
-
-if TYPE_CHECKING:
-    pass
+from pipeline.types import CocoIds, GroundTruth, Split
 
 LAYOUT = "expected train2017/*.jpg, val2017/*.jpg and annotations/instances_*.json (2014 alike)"
 PARTS = ("train", "val")
@@ -163,23 +160,8 @@ class Coco(Published):
                 rows.update((prefix + columns.name(row), row) for row in range(start, end))
         return rows
 
-    def example(
-        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
-    ) -> Example:
-        """Read an image; see `OnDisk.example`.
-
-        Args:
-            split: The split.
-            position: Position of the image in it.
-            at: The (height, width) to scale to. None: not scaled.
-            at_least: Without `at`: the smallest (height, width) that is needed.
-
-        Raises:
-            SkippedImage: The image cannot be read.
-            UserError: The file was changed after it was indexed.
-        """
-        check_unchanged(self.splits[split].files[position], self._indexed.kept)
-        return super().example(split, position, at=at, at_least=at_least)
+    def _check_file(self, file: File) -> None:
+        check_unchanged(file, self._indexed.kept)
 
     def coco_names(self, split: Split) -> CocoIds:
         """Return the numbers of images and categories in COCO's own files."""

@@ -42,7 +42,7 @@ from pipeline.data.intensity import RangeOption
 from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.layout import Layout, check_classes, describe_layout, read_layout
 from pipeline.data.left_out import LeftOut
-from pipeline.data.listing import Listing, OnDisk, Splits
+from pipeline.data.listing import File, Listing, OnDisk, Splits
 from pipeline.data.near_duplicates import NearRule
 from pipeline.data.negative_classes import find_negative_classes
 from pipeline.data.stored_folder import FolderContents, describe_unused, read_folder
@@ -53,7 +53,7 @@ from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import content_hash, find_spelling
 from pipeline.ops.hashing import hash_of
 from pipeline.ops.text import count_note, printable, to_nfc
-from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
+from pipeline.types import CocoIds, GroundTruth, Split
 
 
 @dataclass(frozen=True)
@@ -238,24 +238,9 @@ class Folder(ReadsDrawn, OnDisk):
         parts = [getattr(self.splits, part) for part in kept_splits.PARTS]
         return sum(len(part.files) for part in parts) >= kept_splits.MIN_KEPT
 
-    def example(
-        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
-    ) -> Example:
-        """Read an image; see `OnDisk.example`.
-
-        Args:
-            split: The split.
-            position: Position of the image in it.
-            at: The (height, width) to scale to. None: not scaled.
-            at_least: Without `at`: the smallest (height, width) that is needed.
-
-        Raises:
-            SkippedImage: The image cannot be read.
-            UserError: It is of a large set whose list is kept, and was changed since.
-        """
+    def _check_file(self, file: File) -> None:
         if not self._is_stored and self._may_be_kept:
-            check_unchanged(self.splits[split].files[position], self._kept_file)
-        return super().example(split, position, at=at, at_least=at_least)
+            check_unchanged(file, self._kept_file)
 
     def _read_stored(self) -> KeptSplits:
         """Return what is in the folders of an archive or address."""

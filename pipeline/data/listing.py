@@ -378,9 +378,11 @@ class OnDisk(ABC):
 
         Raises:
             SkippedImage: The image cannot be read.
+            UserError: It was changed after it was indexed, and the index is kept.
         """
         listing = self.splits[split]
         file = listing.files[position]
+        self._check_file(file)
         ranges = self.intensity.ranges
         read = photo.read(file.path, at=at, at_least=at_least, name=file.id, ranges=ranges)
         return Example(
@@ -392,6 +394,13 @@ class OnDisk(ABC):
             has_own_range=read.has_own_range,
             other_labels=() if listing.others is None else listing.others[position],
         )
+
+    def _check_file(self, file: File) -> None:  # noqa: B027
+        """Raise UserError where a file was changed after it was indexed.
+
+        Args:
+            file: As the listing has it. Where no index is kept nothing is checked.
+        """
 
     @cached_property
     def intensity(self) -> Intensity:

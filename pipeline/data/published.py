@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.formats.download import fetch
 from pipeline.formats.files import find_spelling
 from pipeline.ops.text import count_note, printable, to_nfc
-from pipeline.types import CocoIds, Example, GroundTruth, Note, Size, Split
+from pipeline.types import CocoIds, GroundTruth, Note, Split
 
 ANNOTATED: tuple[Split, ...] = ("train", "held_back", "calibration", "val")
 
@@ -246,24 +246,9 @@ class Published(OnDisk):
         splits = Splits(kept, held_back, lists.val, [*lists.notes, *notes], calibration, test)
         return KeptSplits(lists.folders, lists.classes, splits)
 
-    def example(
-        self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None
-    ) -> Example:
-        """Read an image; see `OnDisk.example`.
-
-        Args:
-            split: The split.
-            position: Position of the image in it.
-            at: The (height, width) to scale to. None: not scaled.
-            at_least: Without `at`: the smallest (height, width) that is needed.
-
-        Raises:
-            SkippedImage: The image cannot be read.
-            UserError: It is of a set whose list is kept, and was changed since.
-        """
+    def _check_file(self, file: File) -> None:
         if self._kept_files is not None:
-            check_unchanged(self.splits[split].files[position], *self._kept_files)
-        return super().example(split, position, at=at, at_least=at_least)
+            check_unchanged(file, *self._kept_files)
 
     @cached_property
     def _kept_files(self) -> Sequence[Path] | None:
