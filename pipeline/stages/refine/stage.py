@@ -145,7 +145,6 @@ class Refine(Stage):
         }
         unused = describe_unused_extent(options.extent, fitted.head.alone)
         if options.object_class and several:
-            terminal.print_line(NO_OBJECT_CLASS)
             unused.append(NO_OBJECT_CLASS)
         write_notes(folder, [*run.teaching.notes, *self._left_out_note(run, labels), *unused])
         _save(folder, trained, refined, described)
