@@ -15,13 +15,15 @@ import errno
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import interrupt, ranks, terminal
 from pipeline.engine.choices import conf_folder
 from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.engine.overrides import prepare_overrides, use_config_folder
-from pipeline.errors import RefusedRun, UserError
+from pipeline.errors import FailedJob, RefusedRun, UserError
 
 if TYPE_CHECKING:  # with the store, cv2 and others that --help has no use for
     from pathlib import Path
@@ -44,13 +46,16 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     """
     from omegaconf import OmegaConf
 
+    from pipeline.engine import checkpoint
+    from pipeline.engine.addresses import use_addresses
+    from pipeline.engine.remote_limit import limit_copies
     from pipeline.engine.run import Run
     from pipeline.engine.run_folder import RunFolder
     from pipeline.engine.stage import find_stage, list_stages
 
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=False, enum_to_str=True)
     assert isinstance(plain, dict)
-    values = {str(key): value for key, value in plain.items()}
+    values = use_addresses({str(key): value for key, value in plain.items()})
     run = Run.of(values, _chosen_groups(), _overridden_keys())
     if show_only:
         import yaml
@@ -60,7 +65,9 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
     stages = [name for name in list_stages() if name in run.config["stages"]]
     run.check_stages(stages)
     if run.config["checkpoint"] is not None:
-        terminal.print_line(run.describe_checkpoint())
+        given, segmenter = Path(run.config["checkpoint"]), run.config["segmenter"]
+        line = checkpoint.describe(given, run.classifier, list(run.methods), segmenter)
+        terminal.print_line(line)
     jobs = [
         (stage, method)
         for stage in stages
@@ -87,6 +94,7 @@ def go(config: Any, show_only: bool = False) -> RunFolder | None:
                 raise RefusedRun(why)
         folder.finish()
     _limit_store(run.outputs, run.config["store"]["limit"])
+    limit_copies(run.config["store"])
     return folder
 
 
@@ -121,12 +129,12 @@ def _overridden_keys() -> list[str]:
 def main() -> None:
     """Run the command line; print a UserError as a message without traceback, and exit with 2.
 
-    The code is 1 where a stage ended the run on purpose.
+    The code is 1 where a stage ended the run on purpose, or a job of a sweep was killed.
     """
     import_from_current_folder()
     try:
         _run_command(sys.argv[1:])
-    except RefusedRun as refusal:
+    except (RefusedRun, FailedJob) as refusal:
         _fail(str(refusal), 1)
     except UserError as error:
         _fail(str(error), 2)
@@ -160,6 +168,12 @@ def _run_command(arguments: list[str]) -> None:
         from pipeline.engine.clean import clean
 
         clean(arguments[1:])
+        return
+    if arguments[:1] == ["serve"]:
+        from pipeline.engine.serve import serve
+        from pipeline.stages.report.served_page import open_page
+
+        serve(arguments[1:], open_page)
         return
     if "--version" in arguments:
         from pipeline.engine.store import describe_versions
@@ -210,49 +224,43 @@ def _run_hydra(show_only: bool) -> None:
     Raises:
         UserError: the configuration is wrong, or a job cannot be run.
     """
+    from pipeline.engine.launchers import check_launcher, register_launchers
+
+    check_launcher(sys.argv[1:])
     import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from pipeline.engine.config import skeleton
-    from pipeline.engine.latest import read_latest_links, resolve_latest_links
     from pipeline.engine.overrides import explain_hydra_error
+    from pipeline.engine.sweep import Sweep
 
-    ConfigStore.instance().store(name="skeleton", node=skeleton())
-    failed: list[Exception] = []
-    done: list[tuple[list[str], RunFolder]] = []
-    links = read_latest_links(sys.argv[1:])  # before a job lets outputs/latest link to itself
-
-    def job(config: Any) -> None:
-        # Hydra would print an error of a job itself: keep it, and skip the jobs after it.
-        if failed:
-            return
-        overrides = _list_overrides()
+    _store_skeleton(skeleton())
+    register_launchers(sys.argv[1:])
+    sweep = Sweep(partial(go, show_only=show_only), disk_message, sys.argv[1:])
+    run = hydra.main(
+        version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
+    )(sweep)
+    with sweep.follow():
         try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                terminal.print_line(f"\n-- {' '.join(overrides)}")
-                resolve_latest_links(config, links)
-            folder = go(config, show_only)
-            if folder is not None:
-                done.append((overrides, folder))
-        except Exception as error:
-            failed.append(error)
+            run()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(explain_hydra_error(error)) from error
+    sweep.finish()
 
-    try:
-        hydra.main(
-            version_base="1.3", config_path=str(conf_folder().resolve()), config_name="config"
-        )(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain_hydra_error(error)) from error
-    if len(done) > 1:
-        from pipeline.engine.run_folder import format_summary
 
-        terminal.print_line(f"\n{format_summary(done)}")
-    if failed:
-        raise failed[0]
+def _store_skeleton(options: type[Any]) -> None:
+    """Register the typed skeleton with Hydra, unless it is registered already.
+
+    Args:
+        options: the dataclass of the configuration.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store, name = ConfigStore.instance(), "skeleton.yaml"
+    if name not in store.repo or OmegaConf.get_type(store.repo[name].node) is not options:
+        store.store(name=name, node=options)
 
 
 DISK_ERRORS = {

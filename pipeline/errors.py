@@ -18,6 +18,10 @@ class RefusedRun(UserError):
     """A run that a stage ended on purpose, after its result was published: exit code 1."""
 
 
+class FailedJob(UserError):
+    """A job of a sweep that was killed, or failed by a defect, in another process: exit code 1."""
+
+
 class SkippedImage(UserError):
     """An image that cannot be used: it is counted and named, and the run goes on without it."""
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from tests.process_state import WatchedNames, describe_changes, read_state
+from tests.shared_results import share_through
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -22,6 +28,92 @@ TINY = ("data.images=96", "data.val_images=24", "train.epochs=1", "train.batch=3
 # What the run of an experiment of boxes leaves beside its report.
 PUBLISHED = ("boxes.json", "predictions.json", "confidence.json", "metrics.json", "notes.json",
              "config.yaml")  # fmt: skip
+
+
+# Files that take longest come first, so that no process works on one when all others are done.
+LONGEST = (
+    "tests/test_docs.py", "tests/engine/test_ranks.py", "tests/test_robustness.py",
+    "tests/engine/test_stale.py", "tests/scripts/test_thresholds.py", "tests/test_main.py",
+    "tests/test_outside.py", "tests/test_releasing.py", "tests/stages/test_calibrate.py",
+    "tests/stages/test_report.py", "tests/saliency/test_every_network.py",
+    "tests/model/test_torchvision.py", "tests/stages/test_refine.py", "tests/stages/test_train.py",
+    "tests/stages/test_compare.py", "tests/stages/test_audit.py", "tests/stages/test_evaluate.py",
+    "tests/engine/test_serve.py", "tests/stages/test_onnx.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {str(ROOT / path): n for n, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(str(item.path), len(place)))  # others stay in their order
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaves_the_process_as_it_was() -> Iterator[None]:
+    """Fail a file of tests that changes what the files after it in this process compute with."""
+    tempfile.gettempdir()  # is set when it is first asked for
+    before, watched = read_state(), WatchedNames()
+    watched.accept()
+    environment, path, arguments = {**os.environ}, [*sys.path], [*sys.argv]
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    yield
+    # Runs set some variables and add the folder of modules of one's own: for one file alone.
+    if {**os.environ} != environment:
+        # Ray sets it where it starts on this machine, and keeps it for the process.
+        kept = {name: os.environ[name] for name in ("RAY_AUTH_MODE",) if name in os.environ}
+        os.environ.clear()
+        os.environ.update(environment | kept)
+    sys.path[:], sys.argv[:] = path, arguments
+    if torch.are_deterministic_algorithms_enabled() != deterministic:  # as each run says for itself
+        torch.use_deterministic_algorithms(deterministic)
+    changes = [*describe_changes(before, read_state()), *watched.list_replaced()]
+    assert not changes, "left changed for the tests of other files:\n" + "\n".join(changes)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    """Write without waiting for the disk, which takes a quarter of a small run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compose_once() -> Iterator[None]:
+    """Let Hydra compose a configuration once, not once more to read hydra.mode, which is not set.
+
+    Processes of their own do both.
+    """
+    from hydra._internal.hydra import Hydra
+    from hydra.types import RunMode
+
+    def read_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        is_sweep = any(each.lstrip("+") == "hydra.mode=MULTIRUN" for each in overrides)
+        return RunMode.MULTIRUN if is_sweep else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", read_mode)
+        yield
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results that tests of this process share (`shared_results`)."""
+    return tmp_path_factory.mktemp("pool")
+
+
+@pytest.fixture
+def shared_results(pool: Path) -> Iterator[None]:
+    """Let runs take results that a run of an earlier test has.
+
+    For tests that look at results, and not at how or whether they are computed.
+    """
+    from pipeline.engine.store import Store
+
+    watched = WatchedNames()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get_or_create", share_through(pool, watched))
+        watched.accept()
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +197,4 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_configure() -> None:
     # On busy cores two threads that wait for each other are many times slower than one.
-    import torch
-
     torch.set_num_threads(1)

@@ -79,14 +79,19 @@ REPLACED = {
 NOT_RUN = {
     "source .venv/bin/activate": "enters the environment that this test runs in",
     "tensorboard --logdir outputs/latest/stages/train/logs": "a server, of an extra",
+    "python -m pipeline +experiment=compare": "two runs by name; tests/stages/test_report.py",
+    "python -m pipeline serve": "a server, until Ctrl-C; tests/engine/test_serve.py",
+    "python -m pipeline -m hydra/launcher=": "other processes: tests/engine/test_sweep.py",
     "torchrun --nnodes=2": "two machines; tests/engine/test_ranks.py has torchrun on one",
 }
 SCRIPTS = {
     "demo": (),
-    "test": ("tools", "faults"),
+    "lock": (),
+    "test": ("tools", "faults", "quick", "coverage"),
     "docs": ("build", "serve", "notebook", "gallery"),
     "accuracy": ("NAME", *SETS, *STUDIES),
-    "bench": ("NAME", *SPEED),
+    "bench": ("NAME", "all", *SPEED),
+    "gpu": ("check", "speed", "peers"),
 }
 
 
@@ -113,6 +118,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         assert pipeline("+experiment=onnx", "run=outputs/latest") == 0
         shutil.copy("outputs/latest/network.onnx", folder)
         yield Workshop(folder, latest)
+    bootstrap._interval_of_share.cache_clear()  # it holds intervals of few draws
 
 
 def pipeline(*words: str) -> int:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pycocotools.coco import COCO
 
+from pipeline.__main__ import main
 from tests.conftest import PUBLISHED, ROOT, TINY, Cli
 
 RUN = ("+experiment=cam", *TINY)
@@ -60,7 +61,8 @@ def test_the_main_job_leaves_what_a_person_opens(cli: Cli, tmp_path: Path) -> No
     assert any(r["class"] == "heart" for r in records)
 
     page = (latest / "report/index.html").read_text()
-    links = {link for link in re.findall(r"(?:src|href)=\"([^\"]*)", page) if link[:5] != "data:"}
+    links = set(re.findall(r"(?:src|href)=\"([^\"]*)", page))
+    links = {link for link in links if not link.startswith(("data:", "#"))}
     assert links == {f"../{name}" for name in PUBLISHED}
 
 
@@ -96,6 +98,7 @@ def test_a_stage_whose_upstream_is_missing_says_what_to_do(
     assert "stages=" in output
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_several_methods_in_one_run(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN, "explain.methods=[cam,cam_positive]", "outputs=elsewhere") == 0
     latest = tmp_path / "elsewhere/latest"
@@ -107,6 +110,7 @@ def test_several_methods_in_one_run(cli: Cli, tmp_path: Path) -> None:
     assert len(folders(tmp_path / "elsewhere", "train")) == 1
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_link_that_a_killed_run_left_is_removed(cli: Cli, tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     outputs.mkdir()
@@ -118,6 +122,7 @@ def test_a_link_that_a_killed_run_left_is_removed(cli: Cli, tmp_path: Path) -> N
     assert [path.name for path in outputs.glob(".latest*")] == [".latest.new.tmp"]
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_targets(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN, "explain.target=[true,predicted,top5]", "stages=[train,explain,localize]") == 0
     results = json.loads((tmp_path / "outputs/latest/boxes.json").read_text())
@@ -156,21 +161,23 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.parametrize("moment", [4.5])
 def test_a_killed_run_goes_on_to_the_same_boxes(
-    moment: float, tmp_path: Path, undisturbed: bytes
+    moment: float, cli: Cli, tmp_path: Path, undisturbed: bytes
 ) -> None:
-    command = [sys.executable, "-m", "pipeline", *RUN, f"outputs={tmp_path / 'o'}"]
+    run = (*RUN, f"outputs={tmp_path / 'o'}")
+    command = [sys.executable, "-m", "pipeline", *run]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as victim:
         time.sleep(moment)
         victim.send_signal(signal.SIGKILL)
-    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    assert cli(*run) == 0
     assert (tmp_path / "o/latest/boxes.json").read_bytes() == undisturbed
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     outputs = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "pipeline", *RUN, f"outputs={outputs}"]
-    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["pipeline", *RUN, f"outputs={outputs}"])
+        main()
     return (outputs / "latest/boxes.json").read_bytes()
 
 
@@ -222,11 +229,11 @@ def test_a_wrong_configuration_is_refused_at_start(
 
 def test_help_names_every_choice_and_option(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.engine.choices import list_choices
-    from pipeline.engine.config import FAMILIES
+    from pipeline.engine.config import FAMILIES, RUNNER
 
     assert cli("--help") == 0
     output = capsys.readouterr().out
-    for family in FAMILIES:
+    for family in (*FAMILIES, RUNNER):
         for name in list_choices(family):
             assert name in output
     for option in (
@@ -246,6 +253,7 @@ def test_cfg_job_shows_every_default(cli: Cli, capsys: pytest.CaptureFixture[str
     assert shown["data"]["images"] == 3600
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_sweep_ends_with_a_table(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ def test_installed_wheel_runs_the_main_job_from_an_empty_folder(release: Release
     empty, trial = release.root / "dist/empty", release.root / "dist/trial"
     found = subprocess.run(
         ["../trial/bin/python", "-c", "import pipeline; print(pipeline.__file__)"],
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTHON")},
         cwd=empty, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(found.stdout.strip()).is_relative_to(trial)

@@ -56,6 +56,7 @@ VERBS = frozenset(
         "complete",
         "compute",
         "concatenate",
+        "connect",
         "convert",
         "copy",
         "count",

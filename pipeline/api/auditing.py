@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
     from pipeline.api.images import Images
-    from pipeline.ops.probabilities import Answers
 
 
 @dataclass(frozen=True)
@@ -218,8 +217,13 @@ def audit_maps(
     device = device_of(trained.network)
     chosen = runtime.select_precision(precision, device)
     source = _Images(items, trained, build_segmenter(segmenter, {}))
-    builder = BatchBuilder(network=trained.network, method=computes, segment=source.segment,
-                           seed=seed)  # fmt: skip
+    builder = BatchBuilder(
+        network=trained.network,
+        method=computes,
+        segment=source.segment,
+        seed=seed,
+        is_independent=trained.network.answers == "independent",
+    )
     with runtime.autocast(device, chosen):
         arrays = _measure(done, subject, builder, source, target)
     computed = Computed(chosen, device.type, list_versions())
@@ -253,12 +257,10 @@ def _prepare(
         given = [name for name, value in options.items() if value is not None]
         if given:
             raise UserError(f"{', '.join(given)}: a trained network of ours says this itself")
-        _refuse_several(model.network.answers)
         return model
     network = as_network(model, batch, **options)
     if not isinstance(network, AnyNetwork | OwnNetwork):
         raise UserError("model: give load(...).network, which says how its images are normalized")
-    _refuse_several(network.answers)
     prepared = network.preprocessing
     if prepared is None:
         raise UserError(
@@ -270,16 +272,6 @@ def _prepare(
     # Of a network of grey images it is a single mean, which all tests broadcast.
     mean, std = (cast(tuple[float, float, float], each) for each in (prepared.mean, prepared.std))
     return PreparedNetwork(network, size, mean, std)
-
-
-def _refuse_several(answers: Answers) -> None:
-    """Raise UserError where an image may have several of the classes."""
-    if answers == "independent":
-        raise UserError(
-            "multi_label: the tests read probabilities of classes that exclude each other; test "
-            "one class at a time, of which a single logit is read: wrap(model, output=lambda "
-            "given: given[:, [3]], ...) and target=0"
-        )
 
 
 def _name_network(model: nn.Module | Checkpoint) -> str:

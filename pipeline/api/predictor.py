@@ -13,6 +13,7 @@ from pipeline.api.localizing import Prediction, segment_maps
 from pipeline.api.targets import read_targets
 from pipeline.api.wrapping import OwnNetwork
 from pipeline.engine import checkpoint, runtime
+from pipeline.engine.backends import select_backend
 from pipeline.engine.choices import fill_defaults, instantiate, read_choice
 from pipeline.engine.completion import read_run_config
 from pipeline.engine.compute import batch_size
@@ -163,6 +164,7 @@ def load(
     device: str = "auto",
     precision: str = "auto",
     model: nn.Module | Callable[[], nn.Module] | str | None = None,
+    backend: str = "torch",
 ) -> Predictor:
     """Return a predictor that uses the network of a run or of a checkpoint.
 
@@ -180,9 +182,12 @@ def load(
         model: of a run with model=module: the module, which is copied and gets the run's weights,
             the function that makes it, or its name, `mymodule:build`. A name that only a file has
             is never called.
+        backend: what computes what needs no gradients, in float32 on a CPU: torch, onnxruntime,
+            openvino, or auto, the one of these that is installed. The first image takes some
+            seconds then, in which the network is compiled and compared with torch.
 
     Raises:
-        UserError: there is no checkpoint, no such choice or precision, or the run chose no
+        UserError: there is no checkpoint, no such choice, precision or backend, or the run chose no
             threshold; or the network is one of model=module, and `model` is missing.
     """
     if precision not in PRECISIONS:
@@ -191,6 +196,12 @@ def load(
     torch_device = runtime.select_device(device)
     found = checkpoint.find(folder)
     trained = checkpoint.load(found, torch_device, _read_model(model, found))
+    chosen = runtime.select_precision(precision, torch_device)
+    name = select_backend(backend, torch_device, chosen, deterministic=False)
+    if name != "torch":
+        from pipeline.model.compiled import Compiled
+
+        trained.network.compiled = Compiled(name)
     config = read_run_config(folder)
     method = config.get("saliency") if saliency is None else read_choice("saliency", saliency)
     method = method or read_choice("saliency", "cam")
@@ -213,7 +224,7 @@ def load(
         trained,
         built,
         cast(Segmenter, instantiate("segmenter", node, within="pipeline.segmenter.")),
-        runtime.select_precision(precision, torch_device),
+        chosen,
         None if models is None else models.alone,
     )
 

@@ -99,7 +99,7 @@ class Composite:
             partial(batch.logits_of, network),
             partial(batch.maps_of, network),
             batch.images,
-            batch.classes,
+            batch.columns,
             batch.seeds,
         )
         masked = measured.pop("masked")[: batch.shown]
@@ -128,7 +128,8 @@ class Composite:
             sheet,
             subject,
             "is the map coherent, simple and faithful?",
-            f"{len(arrays['image'])} images. {means}; high is good. Coherency correlates both maps",
+            f"{len(arrays['image'])} {subject.unit}. "
+            f"{means}; high is good. Coherency correlates both maps",
         )
         titles = ("image", "map", "image times map", "map of that", "difference, same scale")
         places = arrays["image"].tolist()

@@ -96,7 +96,7 @@ class Faithfulness:
         maps = batch.maps_of(network, batch.images)
         logits = partial(batch.logits_of, network)
         measured = measure_faithfulness(
-            logits, batch.images, batch.classes, maps, batch.seeds, self.steps
+            logits, batch.images, batch.columns, maps, batch.seeds, self.steps
         )
         arrays = {name: to_numpy(values) for name, values in measured.items()}
         arrays["share"] = np.tile(np.array(SHARES, np.float32), (len(batch.images), 1))
@@ -115,7 +115,7 @@ class Faithfulness:
             sheet,
             subject,
             "does the score hang on the pixels marked?",
-            f"{len(arrays['deletion'])} images; means with 95 % bootstrap bands. "
+            f"{len(arrays['deletion'])} {subject.unit}; means with 95 % bootstrap bands. "
             f"{drop}, {increase}",
         )
         _draw_insertion_and_deletion(sheet, arrays, seed)
@@ -136,7 +136,7 @@ def measure_faithfulness(
     Args:
         logits: From images to the logits of all classes.
         images: As the network reads them.
-        classes: The class of each image whose score is measured.
+        classes: The column of each image's class, whose score is measured.
         maps: Of these classes, at any resolution.
         seeds: A seed for each image, of the order of equal values and of ROAD's noise.
         steps: Steps of insertion and deletion.

@@ -136,7 +136,8 @@ class Fragility:
             sheet,
             subject,
             "does a change too small to see move the map?",
-            f"{len(arrays['image'])} images; every pixel by at most {self.epsilon * 255:.3g} of "
+            f"{len(arrays['image'])} {subject.unit}; "
+            f"every pixel by at most {self.epsilon * 255:.3g} of "
             f"255, the class predicted stays. Top {100 * TOP:g} % of pixels kept: {means}",
         )
         titles = ("image, its box", "map", "attacked image, its box", "map",
@@ -339,7 +340,7 @@ class Original:
         """
         with torch.enable_grad():
             answer = self.network(images, at=("input", "last"))
-        lost = predict_classes(answer.logits) != self.predicted
+        lost = predict_classes(self.batch.select_logits(answer.logits)) != self.predicted
         back = self._margin_gradient(answer) if lost.any() else None
         if self.has_fine_maps:
             down = self._descent_of_gradient(images, answer, bounds)
@@ -351,11 +352,12 @@ class Original:
         """Return the gradient of the predicted class's logit minus the highest other logit."""
         column = self.predicted[:, None]
         with torch.enable_grad():
-            if answer.logits.shape[1] == 1:  # a single class, predicted where its logit is positive
-                margin = torch.where(column < 0, -answer.logits, answer.logits).sum()
+            logits = self.batch.select_logits(answer.logits)
+            if logits.shape[1] == 1:  # a class for itself, predicted where its logit is positive
+                margin = torch.where(column < 0, -logits, logits).sum()
             else:
-                others = answer.logits.scatter(1, column, -torch.inf).amax(1)
-                margin = (answer.logits.gather(1, column)[:, 0] - others).sum()
+                others = logits.scatter(1, column, -torch.inf).amax(1)
+                margin = (logits.gather(1, column)[:, 0] - others).sum()
             pixels = answer.activations["input"]
             (back,) = torch.autograd.grad(margin, pixels, retain_graph=True)
         return back

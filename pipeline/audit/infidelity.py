@@ -73,7 +73,7 @@ class Infidelity:
         logits = partial(batch.logits_of, network)
         maps = enlarge(batch.maps_of(network, batch.images), batch.images.shape[2:])
         measured = measure_infidelity(
-            lambda changed: logits(changed).gather(1, batch.classes[:, None])[:, 0],
+            lambda changed: logits(changed).gather(1, batch.columns[:, None])[:, 0],
             batch.images,
             maps,
             draw_squares(batch.images, batch.seeds, self.samples),
@@ -98,7 +98,7 @@ class Infidelity:
             sheet,
             subject,
             "does the map predict how the score falls?",
-            f"{len(arrays['infidelity'])} images, {self.samples} squares removed of each. "
+            f"{len(arrays['infidelity'])} {subject.unit}, {self.samples} squares removed of each. "
             f"{share}, {squared}; low is good",
         )
         predicted = (arrays["sums"] * arrays["scale"][:, None]).ravel()

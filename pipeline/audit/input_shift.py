@@ -113,7 +113,8 @@ class InputShift:
             sheet,
             subject,
             "does a shift that the network does not see move the map?",
-            f"{len(arrays['shift_moved'])} images; {self.shift:+g} added to pixels from 0 to 1, "
+            f"{len(arrays['shift_moved'])} {subject.unit}; "
+            f"{self.shift:+g} added to pixels from 0 to 1, "
             f"taken away in the first bias. {moved} of itself; rank correlation "
             f"{arrays['shift_rank'].mean():.3f}; answers differ by "
             f"{arrays['shift_answer'].max():.0e}",

@@ -102,7 +102,8 @@ class MaxSensitivity:
             sheet,
             subject,
             "by how much does noise too weak to see change the map?",
-            f"{len(arrays['image'])} images; {self.samples} times each pixel changed by at most "
+            f"{len(arrays['image'])} {subject.unit}; "
+            f"{self.samples} times each pixel changed by at most "
             f"{self.radius * 255:.3g} of 255. "
             f"{format_mean('Max-sensitivity', arrays['max_sensitivity'], subject.seed)}",
         )

@@ -81,7 +81,7 @@ class RegionFlipping:
         maps = enlarge(batch.maps_of(network, batch.images), batch.images.shape[2:])
         noise = draw_colours(batch.images, batch.seeds, subject.trained.mean, subject.trained.std)
         curves = measure_region_flipping(
-            lambda changed: compute_probability(logits(changed), batch.classes),
+            lambda changed: compute_probability(logits(changed), batch.columns),
             batch.images,
             noise,
             maps,
@@ -103,7 +103,8 @@ class RegionFlipping:
             sheet,
             subject,
             "does the score fall with the regions marked?",
-            f"{len(arrays['abpc'])} images; regions of {self.region} x {self.region} pixels "
+            f"{len(arrays['abpc'])} {subject.unit}; "
+            f"regions of {self.region} x {self.region} pixels "
             "replaced by random colours; means with 95 % bootstrap bands. "
             + format_mean("Area between the curves", arrays["abpc"], seed),
         )

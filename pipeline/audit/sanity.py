@@ -114,7 +114,8 @@ class Sanity:
         sheet = Sheet(WIDTH, 720 + 2 * (height + 12) + 20)
         write_heading(
             sheet, subject, "does the map hang on what was learned?",
-            f"{len(arrays['ssim'])} images; layers made random from the head down. A map that "
+            f"{len(arrays['ssim'])} {subject.unit}; "
+            f"layers made random from the head down. A map that "
             "explains the network must change: low is good. Means with 95 % bootstrap bands",
         )  # fmt: skip
         _draw_curves(sheet, arrays, names, subject.seed)

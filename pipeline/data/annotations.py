@@ -31,9 +31,9 @@ SIZE_REMEDY = (
 )
 
 NO_BOX = (
-    "{}, so nothing can be localized against it; annotate objects of the scored images with "
-    "boxes, or give the file that has them (data.boxes=FILE)"
+    "{}, so nothing can be localized against it; annotate objects of the scored images with boxes"
 )
+DRAWN_OPTION = "calibrate.boxes"  # names a file of boxes that somebody drew
 
 PREDICTIONS = (
     "with a score, as boxes have that a program found, of images that are not marked as reviewed: "
@@ -57,7 +57,10 @@ class MatchedAnnotations:
         images: All images of the data set.
         by_name: Positions of classes by their names and by their folders' names.
         measured: Ids of the images that the boxes are for; None: those of `scored`.
-        takes_predictions: Whether boxes with a score are truth in images that nobody reviewed.
+        takes_predictions: Whether boxes with a score are truth in images that nobody reviewed; not
+            where somebody drew boxes on a few images (`DRAWN_OPTION`).
+        has_options: Whether the data set has options for the file and for crowds, data.boxes and
+            data.crowds: remedies name them.
 
     Raises:
         UserError: No image or no category matches.
@@ -71,8 +74,11 @@ class MatchedAnnotations:
         by_name: Mapping[str, int],
         measured: Sequence[str] | None = None,
         takes_predictions: bool = True,
+        has_options: bool = True,
     ) -> None:
         self.file, self.listing = file, images
+        self._has_options = has_options
+        self._boxes_option = "data.boxes" if takes_predictions else DRAWN_OPTION
         self.classes = {
             number: by_name.get(to_nfc(name), -1) for number, name in file.categories.items()
         }
@@ -93,7 +99,7 @@ class MatchedAnnotations:
         if not any(image.boxes for image in self.file.images):
             if any(image.crowds for image in self.file.images):
                 return []  # the notes of the file say that all are crowds
-            return [f"{name}: {NO_BOX.format('holds no box')}"]
+            return [self._say_no_box("holds no box")]
         if not any(image.boxes for image in images):
             crowds = [image.name for image in images if image.crowds]
             if crowds:
@@ -101,11 +107,16 @@ class MatchedAnnotations:
                     count_note(
                         crowds, "image", "of the data set have crowds (iscrowd) alone, so nothing "
                         "can be localized against it", where=name,
-                        remedy="data.crowds=objects counts them as objects",
+                        remedy="data.crowds=objects counts them as objects" * self._has_options,
                     )
                 ]  # fmt: skip
-            return [f"{name}: {NO_BOX.format('no image of the data set has a box there')}"]
+            return [self._say_no_box("no image of the data set has a box there")]
         return []
+
+    def _say_no_box(self, what: str) -> str:
+        """Return a note on a file without a box that can be used; it names options that exist."""
+        other = f", or give the file that has them ({self._boxes_option}=FILE)" * self._has_options
+        return f"{self.file.path.name}: {NO_BOX.format(what)}{other}"
 
     def _leave_out_predictions(self) -> list[Note]:
         """Leave out boxes with a score of images that nobody reviewed; return a note on them."""
@@ -157,8 +168,8 @@ class MatchedAnnotations:
         text = f"{self.file.path.name}: {count} {'is' if len(others) == 1 else 'are'} of {split}"
         if len(others) < total:
             return [Note(f"{text}: not scored, {total - len(others)} of {total} are", others)]
-        remedy = "give the file with the boxes of the scored images (data.boxes=FILE)"
-        return [Note(f"{text}, none is scored; {remedy}", others)]
+        remedy = f"; give the file with the boxes of the scored images ({self._boxes_option}=FILE)"
+        return [Note(f"{text}, none is scored{remedy * self._has_options}", others)]
 
     def coco_names(self, ids: Sequence[str], class_count: int) -> CocoIds:
         """Return the file's numbers and names, and free numbers for what it does not have."""

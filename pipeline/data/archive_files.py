@@ -25,13 +25,16 @@ from pipeline.errors import UserError
 from pipeline.formats import stored
 from pipeline.formats.archives import is_archive, read_archive
 from pipeline.formats.files import atomic_write
+from pipeline.formats.remote_errors import describe_failure
+from pipeline.formats.retries import send
 from pipeline.formats.stored import Member
 from pipeline.ops.text import printable
+from pipeline.types.notes import from_plain, to_plain
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
-VERSION = 1  # of kept files
+VERSION = 2  # of kept files
 MIN_KEPT = 5_000  # files of a local archive: fewer are listed in less than a tenth of a second
 SPREAD = 0x9E3779B97F4A7C15  # odd, so that times of change and offsets give different numbers
 
@@ -161,11 +164,11 @@ def get_stamp(location: str) -> tuple[int, int]:
         UserError: There is no such file.
     """
     try:
-        return stored.stamp_of(location)
+        return stored.stamp_of(location, is_patient=False)
     except UserError:
         raise
     except Exception as error:  # each file system of fsspec has errors of its own
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        reason = getattr(error, "strerror", None) or describe_failure(location, error)
         raise UserError(f"{location}: cannot be read ({reason})") from None
 
 
@@ -204,14 +207,15 @@ def _load(path: Path, stamp: tuple[int, int]) -> dict[str, Any] | None:
             if head["stamp"] != list(stamp):
                 return None
             content = {name: arrays[name] for name in arrays.files if name != "head"}
-            return {**content, "notes": head["notes"]}
+            return {**content, "notes": [from_plain(note) for note in head["notes"]]}
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
 
 def _save(path: Path, stamp: tuple[int, int], content: Mapping[str, Any]) -> None:
     """Keep what was read; without it archives are read again, which costs time alone."""
-    head = json.dumps({"stamp": list(stamp), "notes": list(content["notes"])})
+    notes = [to_plain(note) for note in content["notes"]]
+    head = json.dumps({"stamp": list(stamp), "notes": notes})
     arrays = {name: values for name, values in content.items() if name != "notes"}
     with suppress(OSError), atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, head=np.frombuffer(head.encode(), np.uint8), **arrays)
@@ -272,9 +276,12 @@ def _list_address(location: str) -> StoredFiles:
         return StoredFiles([file], [])
     system, top = stored.open_address(location)
     try:
-        entries = system.find(top, detail=True)
+        entries = send(location, lambda: system.find(top, detail=True), is_patient=False)
+    except UserError:
+        raise
     except Exception as error:  # each file system of fsspec has errors of its own
-        raise UserError(f"{location}: cannot be listed ({type(error).__name__}: {error})") from None
+        reason = describe_failure(location, error)
+        raise UserError(f"{location}: cannot be listed ({reason})") from None
     files = []
     for path, entry in sorted(entries.items()):
         id = str(path).removeprefix(top).lstrip("/")

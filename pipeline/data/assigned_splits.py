@@ -241,15 +241,17 @@ def write_record(path: Path, known: Mapping[str, Split], parts: Mapping[Split, L
 
 
 def describe_record(
-    path: Path, known: Mapping[str, Split], ids: Iterable[str], allowed: Iterable[Split]
+    path: Path, known: Mapping[str, Split], ids: Iterable[str], allowed: Mapping[Split, Listing]
 ) -> list[Note]:
     """Return notes on images of a file of splits that are not here, or whose split is not.
+
+    A note says, too, where all images have a split by the file, and none is scored.
 
     Args:
         path: The file.
         known: What it holds.
         ids: Of the images that are assigned.
-        allowed: The splits that they are assigned to.
+        allowed: The listing of each split that they are assigned to.
     """
     notes, here, splits = [], {*ids}, {*allowed}
     if gone := [id for id in known if id not in here]:
@@ -259,4 +261,9 @@ def describe_record(
         why = "are in a split that is not drawn from them here: assigned anew"
         remedy = "where val/ is a folder, data.split_file holds train and held_back alone"
         notes.append(count_note(other, "image", why, where=path.name, remedy=remedy))
+    if "val" in allowed and not len(allowed["val"].files) and len(here & known.keys()) > 1:
+        notes.append(Note(
+            f"{path}: none of its {len(known)} images is in val, so none is scored; write val for "
+            "some of them, or remove lines: their images are drawn anew"
+        ))  # fmt: skip
     return notes

@@ -10,8 +10,8 @@
 
 An image is labelled with the categories that are annotated in it, crowds among them. Crowds
 (`iscrowd`) are regions of uncounted objects: boxes there are neither right nor wrong. Images
-without an annotation have no label: they are left out, while COCO's server counts boxes on them as
-wrong.
+without an annotation show no class: they are trained on and scored so, and boxes on them are wrong,
+as on COCO's server.
 
 The files are indexed once (folder_index.py), and so are the labels (coco_labels.py). An image's
 size and time are compared with the index when it is read. Of a file of boxes the part is kept in
@@ -42,11 +42,12 @@ from pipeline.errors import UserError
 from pipeline.formats.coco import parse
 from pipeline.formats.json_stream import iterate_lists
 from pipeline.ops.label_sets import unpack_label_sets
-from pipeline.ops.text import count_note, printable
+from pipeline.ops.text import count_note, note_missing, printable
 from pipeline.types import CocoIds, GroundTruth, Split
 
 LAYOUT = "expected train2017/*.jpg, val2017/*.jpg and annotations/instances_*.json (2014 alike)"
 PARTS = ("train", "val")
+YEARS = (2014, 2017)
 
 
 @dataclass(frozen=True)
@@ -77,16 +78,23 @@ class Coco(Published):
         self._check_options()
         option = f"data=coco data.year={self.year}"
         archive = f"annotations_trainval{self.year}.zip"
+        others = [year for year in YEARS if year != self.year and self._has_year(year)]
+        is_other = others and not self._has_year(self.year)
+        hint = f"{others[0]} is there: data.year={others[0]}" if is_other else ""
         for part in PARTS:
-            remedy = f"unpack {archive} there"
+            remedy = hint or f"unpack {archive} there"
             check_there(option, self.root, self._file(part), LAYOUT, remedy)
-            remedy = f"unpack {part}{self.year}.zip there"
+            remedy = hint or f"unpack {part}{self.year}.zip there"
             check_there(option, self.root, self._images / self._folder(part), LAYOUT, remedy)
 
     @property
     def is_multi_label(self) -> bool:
         """Whether an image may have several classes: it may."""
         return True
+
+    def _has_year(self, year: int) -> bool:
+        """Return whether the annotations of a year are there."""
+        return (Path(self.root) / "annotations" / f"instances_val{year}.json").is_file()
 
     def _folder(self, part: str) -> str:
         return f"{part}{self.year}"
@@ -127,27 +135,33 @@ class Coco(Published):
         return Lists(classes, listed, scored, notes)
 
     def _list_part(self, part: str, classes: Sequence[str], notes: list[str]) -> Listing:
-        """Return the images of a split that are there and have a label."""
+        """Return the images of a split that are there, and known by their annotations."""
         labels, file = self._labels[part], self._file(part)
         notes += labels.notes
         row_of = self._rows(part)
         rows = np.array([row_of.get(name, -1) for name in labels.names], np.int64)
-        is_labelled = labels.sets.any(1)
+        is_background = ~labels.sets.any(1) & ~labels.unclear
+        is_known = labels.sets.any(1) | is_background
+        if missing := [labels.names[n] for n in np.flatnonzero(rows < 0).tolist()]:
+            why = f"of {len(rows)} not in {self._images / self._folder(part)}: left out"
+            remedy = f"unpack {self._folder(part)}.zip again"
+            note = note_missing(missing, "image", why, len(rows), where=file.name, remedy=remedy)
+            notes.append(note)
         kinds = (
-            (rows < 0, f"of {len(rows)} not in {self._images / self._folder(part)}: left out",
-             f"unpack {self._folder(part)}.zip again"),
-            ((rows >= 0) & ~is_labelled, f"of {len(rows)} without an annotation, so of no class: "
-             "neither trained on nor scored", ""),
+            (is_background, "without an annotation: they show no class, and are learned and scored "
+             "so"),
+            (~is_known, "whose annotations cannot be used: neither trained on nor scored"),
         )  # fmt: skip
-        for chosen, why, remedy in kinds:
-            if names := [labels.names[n] for n in np.flatnonzero(chosen).tolist()]:
-                notes.append(count_note(names, "image", why, where=file.name, remedy=remedy))
-        kept = np.flatnonzero((rows >= 0) & is_labelled)
+        for chosen, why in kinds:
+            if names := [labels.names[n] for n in np.flatnonzero((rows >= 0) & chosen).tolist()]:
+                notes.append(count_note(names, "image", f"of {len(rows)} {why}", where=file.name))
+        kept = np.flatnonzero((rows >= 0) & is_known)
         if unlisted := len(row_of) - len({*row_of} & {*labels.names}):
             what = "image" if unlisted == 1 else "images"
             notes.append(f"{self._folder(part)}/: {unlisted} {what} not in {file.name}: left out")
         first, others = unpack_label_sets(labels.sets[kept])
-        return Listing(self._indexed.table(rows[kept]), first, classes, others)
+        background = is_background[kept].tolist()
+        return Listing(self._indexed.table(rows[kept]), first, classes, others, background)
 
     def _rows(self, part: str) -> dict[str, int]:
         """Return the row in the index of each image of a split, by its name below its folder."""
@@ -202,7 +216,7 @@ class Coco(Published):
         content, positions = _read_part(self._file(part), prefix, ids)
         file = parse(self._file(part), content, option=None, positions=positions)
         by_name = {name: n for n, name in enumerate(self.classes)}
-        return MatchedAnnotations(file, [*ids], images, by_name)
+        return MatchedAnnotations(file, [*ids], images, by_name, has_options=False)
 
     def _annotation_files(self, split: Split) -> Iterable[Path]:
         parts: Mapping[Split, Sequence[str]] = {

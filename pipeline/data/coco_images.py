@@ -10,11 +10,14 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.formats.coco_names import Match, NameIndex
 from pipeline.formats.coco_records import CocoImage
-from pipeline.ops.text import count_note, count_notes
+from pipeline.ops.text import count_note, count_notes, note_missing
 from pipeline.types import Note
 
 SHOWN = 4  # candidates that a note names
 MAX_COMPARED = 5000  # names that the nearest one is looked for in
+MISSING_REMEDY = (
+    "file_name is best the path below data.root; unpack the images again where they are to be there"
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,13 @@ def match_images(
         by_end += [name for name in ends if name not in stems]
         joined += [id] if len(best) > 1 else []
     remedy = "file_name is best the path below data.root"
+    if missing:
+        why = "not in the data set"
+        note = note_missing(
+            missing, "image", why, len(images), where=path.name, remedy=MISSING_REMEDY
+        )
+        matched.notes.append(note)
     kinds = [
-        (missing, "not in the data set", remedy),
         (nameless, "without a file_name, left out", remedy),
         (unclear, "with a name that several images of the data set end in, left out", remedy),
         (doubtful, "with a name that fits the same image as another name, left out", remedy),

@@ -24,12 +24,12 @@ from pipeline.formats.coco_values import parse_key
 from pipeline.formats.files import atomic_write
 from pipeline.formats.json_stream import iterate_lists
 from pipeline.formats.odd_records import OddRecords
-from pipeline.types import Note
+from pipeline.types.notes import from_plain, to_plain
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64
 
-VERSION = 1  # of the kept file
+VERSION = 2  # of the kept file
 MIN_KEPT_BYTES = 10_000_000  # of a file whose labels are kept
 LISTS = ("images", "annotations", "categories")
 
@@ -42,6 +42,7 @@ class CocoLabels:
         names: The file name of each image.
         numbers: The id of each image.
         sets: Whether an image has an annotation of a category, crowds among them.
+        unclear: Whether an image has annotations that are of no category of the file.
         categories: Ids of the categories, in the order of the file.
         category_names: Their names.
         notes: What was left out, a line each.
@@ -50,6 +51,7 @@ class CocoLabels:
     names: Sequence[str]
     numbers: Int64[np.ndarray, n]
     sets: Bool[np.ndarray, "n C"]
+    unclear: Bool[np.ndarray, n]
     categories: Sequence[int]
     category_names: Sequence[str]
     notes: Sequence[str]
@@ -99,23 +101,20 @@ def _load(path: Path, stamp: Sequence[int]) -> CocoLabels | None:
             if (head["version"], head["stamp"]) != (VERSION, [*stamp]):
                 return None
             names = arrays["names"].tobytes().decode().split("\0")
-            numbers, packed = arrays["numbers"], arrays["sets"]
+            numbers, packed, unclear = arrays["numbers"], arrays["sets"], arrays["unclear"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
-    notes = [Note(*note) if len(note) > 1 else note[0] for note in head["notes"]]
+    notes = [from_plain(note) for note in head["notes"]]
     sets = np.unpackbits(packed, axis=1, count=len(head["categories"])).astype(bool)
-    return CocoLabels(names, numbers, sets, head["categories"], head["names"], notes)
+    return CocoLabels(names, numbers, sets, unclear, head["categories"], head["names"], notes)
 
 
 def _save(path: Path, stamp: Sequence[int], labels: CocoLabels) -> None:
     """Keep what was read of a file."""
-    notes = [
-        [str(note), [*note.names], note.total] if isinstance(note, Note) else [note]
-        for note in labels.notes
-    ]
     head = {
         "version": VERSION, "stamp": [*stamp], "categories": [*labels.categories],
-        "names": [*labels.category_names], "notes": notes,
+        "names": [*labels.category_names],
+        "notes": [to_plain(note) for note in labels.notes],
     }  # fmt: skip
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(
@@ -124,6 +123,7 @@ def _save(path: Path, stamp: Sequence[int], labels: CocoLabels) -> None:
             names=np.frombuffer("\0".join(labels.names).encode(), np.uint8),
             numbers=labels.numbers,
             sets=np.packbits(labels.sets, axis=1),
+            unclear=labels.unclear,
         )
 
 
@@ -134,6 +134,7 @@ def _parse(path: Path) -> CocoLabels:
     """Read the labels of a file."""
     images, categories = dict[int, str](), dict[int, str]()
     triples = array("q")  # position, image and category of each annotation
+    unclear = list[int]()  # images of annotations without a category
     odd = {name: OddRecords(path.name, singular) for name, singular in
            zip(LISTS, ("image record", "annotation", "category record"), strict=True)}  # fmt: skip
     counts = dict.fromkeys(LISTS, 0)
@@ -147,16 +148,18 @@ def _parse(path: Path) -> CocoLabels:
             if isinstance(image, int) and isinstance(category, int):
                 triples.extend((position, image, category))
             else:
+                unclear += [image] if isinstance(image, int) else []
                 odd[name].leave_out(where, "without a number as image_id and category_id")
         else:
             field, known = ("file_name", images) if name == "images" else ("name", categories)
             _add(record, field, known, odd[name], where)
     odd["images"].check_usable(path, counts["images"] or 1, len(images))
     odd["categories"].check_usable(path, counts["categories"] or 1, len(categories))
-    sets = _mark(triples, images, categories, odd["annotations"])
+    sets, of_none = _mark(triples, images, categories, odd["annotations"])
+    of_none |= np.isin([*images], unclear)
     notes = [note for each in odd.values() for note in each.notes()]
     return CocoLabels(
-        [*images.values()], np.array([*images], np.int64), sets, [*categories],
+        [*images.values()], np.array([*images], np.int64), sets, of_none, [*categories],
         [*categories.values()], notes,
     )  # fmt: skip
 
@@ -178,8 +181,8 @@ def _add(
 
 def _mark(
     triples: array[int], images: dict[int, str], categories: dict[int, str], odd: OddRecords
-) -> Bool[np.ndarray, "n C"]:
-    """Return which categories each image has; count annotations of none.
+) -> tuple[Bool[np.ndarray, "n C"], Bool[np.ndarray, n]]:
+    """Return which categories each image has, and which have annotations of none; count these.
 
     Args:
         triples: Position, image and category of each annotation, one after the other.
@@ -194,9 +197,12 @@ def _mark(
     known = has_image & has_category
     sets[rows[known], columns[known]] = True
     for missing, what in ((~has_image, "an image"), (has_image & ~has_category, "a category")):
-        for n in position[missing].tolist():
-            odd.leave_out(f"annotations[{n}]", f"of {what} that is not in the file")
-    return sets
+        for n, of, kind in zip(position[missing], image[missing], category[missing], strict=True):
+            name = f"annotations[{n}]: image_id {of}, category_id {kind}"
+            odd.leave_out(name, f"of {what} that is not in the file")
+    unclear = np.zeros(len(images), bool)
+    unclear[rows[has_image & ~has_category]] = True
+    return sets, unclear
 
 
 def _find(

@@ -41,7 +41,7 @@ from pipeline.formats.coco_boxes import (
 from pipeline.formats.coco_values import parse_key
 from pipeline.formats.files import content_hash, find_spelling, read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords, no_usable_records
-from pipeline.ops.text import count_note, printable, to_nfc
+from pipeline.ops.text import count_note, note_missing, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Note, Split
 
 BOX_LINE = "image id, x, y, width and height"
@@ -168,7 +168,9 @@ class Cub(OnDisk):
         if missing:
             why = f"of {len(self._paths)} not there: left out"
             remedy = "unpack the set again, or drop their lines"
-            notes.append(count_note(missing, "image", why, where="images.txt", remedy=remedy))
+            total = len(self._paths)
+            note = note_missing(missing, "image", why, total, where="images.txt", remedy=remedy)
+            notes.append(note)
         return Splits(train, held_back, val, notes)
 
     def _note_images_without(self, table: _Table[int], what: str) -> list[Note]:

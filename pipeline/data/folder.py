@@ -27,6 +27,7 @@ from pathlib import Path
 from pipeline.data import (
     assigned_splits,
     folder_parts,
+    hashed_splits,
     image_search,
     kept_splits,
     listing,
@@ -352,8 +353,13 @@ class Folder(ReadsDrawn, OnDisk):
         drawn_parts = self._draw(train, drawn, notes)
         val = drawn_parts.get("val", val)
         calibration = drawn_parts.get("calibration", calibration)
-        if "val" not in parts and not self._layout.is_of_classes:
-            notes.append(folder_parts.describe_share(len(val.files), total, self.val))
+        if "val" not in parts:
+            scored = len(val.files)
+            if not self._layout.is_of_classes:
+                notes.append(folder_parts.describe_share(scored, total, self.val))
+            if not self.stratified and self.split_file is None:
+                remedy = "data.stratified=true gives each class its share"
+                notes += hashed_splits.describe_few(scored, total, self.val, remedy)
         return Splits(drawn_parts["train"], drawn_parts["held_back"], val, notes, calibration)
 
     def _draw(

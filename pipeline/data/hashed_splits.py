@@ -12,6 +12,8 @@ from pipeline.data.listing import Listing
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
 
+MIN_OF_ASKED = 0.5  # of the images that were asked for: with fewer a note says so
+
 
 def hash_to_fraction(name: str, salt: str) -> float:
     """Return a number in [0, 1) that depends on the name and the salt alone."""
@@ -38,6 +40,25 @@ def set_apart(listing: Listing, share: float, salt: str) -> tuple[Listing, Listi
         sets = listing.label_sets()
         return listing.split(_keep_each_class(sets, fractions, fractions < share, share))
     return listing.split(find_apart(fractions, np.asarray(listing.labels, np.int64), share))
+
+
+def describe_few(scored: int, total: int, share: float, remedy: str) -> list[str]:
+    """Return a note where a split by hash has less than half of the images that were asked for.
+
+    Args:
+        scored: How many images are scored.
+        total: Of how many.
+        share: Option `data.val`.
+        remedy: What the user can do.
+    """
+    asked = share * total
+    if scored >= MIN_OF_ASKED * asked:
+        return []
+    return [
+        f"data.val={share:g}: {scored} of {total} images are scored, where {asked:.1f} were asked "
+        "for: the hash of each name draws them, which gives small sets far from their share, and "
+        f"numbers over so few images say little; {remedy}"
+    ]
 
 
 def find_apart(

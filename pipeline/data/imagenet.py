@@ -46,7 +46,7 @@ from pipeline.data.published_truth import Annotation, voc_annotation
 from pipeline.errors import UserError
 from pipeline.formats.files import read_lines
 from pipeline.formats.odd_records import OddRecords
-from pipeline.ops.text import count_note
+from pipeline.ops.text import count_note, note_missing
 from pipeline.types import Note, Split
 
 if TYPE_CHECKING:
@@ -217,6 +217,12 @@ class ImageNet(Published):
             without = [name for row, name in names.items() if row not in known]
             why = f"of {len(rows)} have no class in the list of val: left out"
             notes.append(count_note(without, "image", why, where=part, remedy="add their lines"))
+        stems = {os.path.splitext(name)[0] for name in names.values()}
+        if labelled and (missing := [stem for stem in synsets if stem not in stems]):
+            why = f"of {len(synsets)} of the list of val not there: left out"
+            remedy = "unpack the images of val again, or drop their lines"
+            note = note_missing(missing, "image", why, len(synsets), where=part, remedy=remedy)
+            notes.append(note)
         if not labelled:
             raise UserError(
                 f"{self._images / 'val'}: none of its {len(rows)} images is in the list of their "

@@ -31,9 +31,9 @@ from pipeline.data.file_table import FileColumns, FileTable, join_files, list_id
 from pipeline.data.folder_index import SETTLED_NS, find_cache
 from pipeline.data.listing import File, Listing, Splits, hash_listings
 from pipeline.formats.files import atomic_write
-from pipeline.types import Note
+from pipeline.types.notes import from_plain, to_plain
 
-VERSION = 3  # of the kept file
+VERSION = 4  # of the kept file
 MIN_KEPT = 100_000  # files
 PARTS = ("train", "held_back", "calibration", "val", "test")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
@@ -249,7 +249,7 @@ def load(path: Path, root: str, lists: Sequence[Path] = ()) -> KeptSplits | None
             for part, (start, end) in zip(PARTS, pairwise(ends), strict=True)
         ]
         whole = KeptListing(kept, 0, ends[-1], head["fingerprints"]["all"])
-        notes = [Note(*note) if len(note) > 1 else note[0] for note in head["notes"]]
+        notes = [from_plain(note) for note in head["notes"]]
     except DAMAGED:
         return None
     train, held_back, calibration, val, test = listings
@@ -277,7 +277,8 @@ def save(
     splits = content.splits
     listings = [getattr(splits, part) for part in PARTS]
     counts = [len(listing.files) for listing in listings]
-    if sum(counts) < MIN_KEPT:
+    has_background = any(listing.background is not None for listing in listings)
+    if sum(counts) < MIN_KEPT or has_background:  # the file has no column for these
         return
     tables = [listing.files for listing in listings if len(listing.files)]
     files = join_files(tables)
@@ -304,7 +305,7 @@ def save(
             # Without the list of all images: a million names have 110 MB.
             "all": hash_listings(content.classes, listings),
         },
-        "notes": [_to_plain(note) for note in splits.notes],
+        "notes": [to_plain(note) for note in splits.notes],
     })  # fmt: skip
     with suppress(OSError), atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(
@@ -333,11 +334,6 @@ def find_times(root: str, folders: Sequence[str], lists: Sequence[Path]) -> dict
         with suppress(OSError):
             times[place] = os.stat(place).st_mtime_ns
     return times
-
-
-def _to_plain(note: str) -> list[Any]:
-    """Return a note as JSON has it."""
-    return [str(note), [*note.names], note.total] if isinstance(note, Note) else [note]
 
 
 def _list_stamps(lists: Sequence[Path]) -> list[list[int] | None]:

@@ -213,8 +213,9 @@ def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
 
     Raises:
         UserError: All are named as splits are, or one is and holds the folders of the others, or
-            a split holds nothing but a folder that is no class.
+            a split holds nothing but a folder that is no class, or the layout is that of YOLO.
     """
+    _check_yolo(layout, folders)
     if not layout.is_of_classes:
         _check_split_folders(layout)
         return []
@@ -242,6 +243,19 @@ def check_classes(layout: Layout, folders: Sequence[str]) -> list[str]:
             "and val/<class>/<image>: move the class folders beside it into train/"
         )
     return _describe_doubtful_classes(root, inside, like, around)
+
+
+def _check_yolo(layout: Layout, folders: Sequence[str]) -> None:
+    """Raise UserError if all images are in folders `images` that have `labels` beside them."""
+    if [*folders] != ["images"]:
+        return
+    root = layout.root
+    around = [root / name if name else root for name in layout.splits.values()]
+    if any("labels" in _names_in(place) for place in around):
+        raise UserError(
+            f"data.root={root}: all images are in folders called images, with labels beside them: "
+            f"no folders of classes, but the layout of YOLO; data=yolo data.root={root}"
+        )
 
 
 def _check_split_parts(root: Place, folders: Sequence[str], inside: Mapping[str, set[str]]) -> None:

@@ -127,12 +127,14 @@ class Listing:
         labels: Class of each file, the first of several; -1 where an image has none.
         classes: Class names.
         others: The other classes of each file, ascending; None: a file has one class at most.
+        background: Whether a file without a class is known to show none; None: no file is.
     """
 
     files: Sequence[File]
     labels: Sequence[int]
     classes: Sequence[str]
     others: Sequence[tuple[int, ...]] | None = None
+    background: Sequence[bool] | None = None
 
     @cached_property
     def ids(self) -> Sequence[str]:
@@ -169,7 +171,9 @@ class Listing:
         else:
             files = [self.files[n] for n in chosen]
         others = None if self.others is None else [self.others[n] for n in chosen]
-        taken = Listing(files, [self.labels[n] for n in chosen], self.classes, others)
+        background = None if self.background is None else [self.background[n] for n in chosen]
+        labels = [self.labels[n] for n in chosen]
+        taken = Listing(files, labels, self.classes, others, background)
         if "ids" in self.__dict__:  # they are there already: of a million files they take a second
             taken.__dict__["ids"] = [self.ids[n] for n in chosen]
         return taken
@@ -188,11 +192,18 @@ class Listing:
         others = None
         if self.others is not None or other.others is not None:
             others = [each for part in (self, other) for each in part.list_others()]
-        return Listing(files, [*self.labels, *other.labels], self.classes, others)
+        background = None
+        if self.background is not None or other.background is not None:
+            background = [each for part in (self, other) for each in part.list_background()]
+        return Listing(files, [*self.labels, *other.labels], self.classes, others, background)
 
     def list_others(self) -> Sequence[tuple[int, ...]]:
         """Return the other classes of each file; none of any where it has one class at most."""
         return [()] * len(self.labels) if self.others is None else self.others
+
+    def list_background(self) -> Sequence[bool]:
+        """Return whether each file is known to show no class."""
+        return [False] * len(self.labels) if self.background is None else self.background
 
     def label_sets(self) -> Bool[np.ndarray, "n C"]:
         """Return which classes each file is labelled with."""
@@ -210,6 +221,9 @@ def hash_listings(classes: Sequence[str], listings: Sequence[Listing]) -> str:
     if any(part.others is not None for part in listings):
         others = [labels for part in listings for labels in part.list_others()]
         digest.update(f"\0{others}".encode())
+    if any(any(part.background) for part in listings if part.background is not None):
+        background = [n for part in listings for n in part.list_background()]
+        digest.update(f"\0background {np.flatnonzero(background).tolist()}".encode())
     for part in listings:
         for start in range(0, len(part.files), PART):
             rows = slice(start, start + PART)
@@ -364,6 +378,14 @@ class OnDisk(ABC):
         listing = self.splits[split]
         classes = len(self.splits.train.classes)  # those of an absent split are not known
         return pack_label_sets(listing.labels, listing.list_others(), classes)
+
+    def backgrounds(self, split: Split) -> Bool[np.ndarray, n]:
+        """Return which images of a split are known to show no class.
+
+        Args:
+            split: The split.
+        """
+        return np.array(self.splits[split].list_background(), bool)
 
     def example(
         self, split: Split, position: int, *, at: Size | None = None, at_least: Size | None = None

@@ -4,36 +4,49 @@
         train-images-idx3-ubyte    train-labels-idx1-ubyte    trained on
         t10k-images-idx3-ubyte     t10k-labels-idx1-ubyte     scored
 
-The layout is that of torchvision.datasets.MNIST. Missing files are downloaded, once. The files may
-hold fewer digits than the original's 60,000 and 10,000.
+The layout is that of torchvision.datasets.MNIST. Missing files are downloaded, once: a download
+that was broken off goes on where it stopped, and the MD5 of each file is checked. A file that is
+there as NAME.gz with this MD5 is unpacked. The files may hold fewer digits than the original's
+60,000 and 10,000.
 
 LeCun, Cortes and Burges, "The MNIST database of handwritten digits", 1998.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
-import tempfile
+import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
 from pipeline.data.hashed_splits import hash_to_fraction
 from pipeline.data.listing import check_share, parse_input_size
 from pipeline.errors import UserError
+from pipeline.formats.download import fetch
 from pipeline.types import CocoIds, Example, GroundTruth, Size, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Int, UInt8
 
 Pool = Literal["train", "test"]
-EXPECTED = "MNIST/raw/train-images-idx3-ubyte and the three files beside it"
+FOLDER = "MNIST/raw"
+SERVER = "https://ossci-datasets.s3.amazonaws.com/mnist/"  # torchvision's own
+FILES = {  # with the MD5 of NAME.gz
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,7 @@ def _read(root: Path, train: bool) -> Digits:
     except RuntimeError as error:
         if "not found" not in str(error):
             raise _describe_damage(root, error) from error
-        _download(MNIST, root)
+        _download(root)
         return _read(root, train)
     except (AssertionError, ValueError, TypeError, KeyError, OSError) as error:
         raise _describe_damage(root, error) from error
@@ -178,23 +191,38 @@ def _read(root: Path, train: bool) -> Digits:
     return Digits(images, labels)
 
 
-def _download(mnist: Any, root: Path) -> None:
-    """Download all four files, and move each below `root` once it is complete."""
+def _download(root: Path) -> None:
+    """Download and unpack those of the four files that are missing. Raise UserError if it fails."""
+    folder = root / FOLDER
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".mnist-") as beside:
-            mnist(beside, download=True)
-            (root / "MNIST/raw").mkdir(parents=True, exist_ok=True)
-            for file in (Path(beside) / "MNIST/raw").glob("*-ubyte"):
-                os.replace(file, root / "MNIST/raw" / file.name)
-    except (OSError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".download.lock"):  # of several runs one downloads
+            for name, md5 in FILES.items():
+                if not (folder / name).is_file():
+                    _get(folder / name, md5)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(
-            f"data.root={root}: no MNIST there (expected {EXPECTED}), and it could not be "
-            f"downloaded ({reason}). Without a network: put the four files there, as "
-            "torchvision.datasets.MNIST(FOLDER, download=True) does elsewhere, and give "
-            "data.root=FOLDER"
+            f"data=mnist data.root={root}: no MNIST there, and it could not be downloaded "
+            f"({reason}). Without a network: put {', '.join(FILES)} there, into {FOLDER}/, "
+            f"unpacked or as {SERVER}NAME.gz has them, or give data.root=FOLDER with {FOLDER}/"
         ) from error
+
+
+def _get(path: Path, md5: str) -> None:
+    """Download a file as .gz, and give it its name once it is unpacked.
+
+    Raises:
+        OSError: It cannot be downloaded or written.
+    """
+    packed, unpacked = path.with_name(f"{path.name}.gz"), path.with_name(f".{path.name}.unpacked")
+    was_there = packed.exists()
+    fetch(f"{SERVER}{packed.name}", packed, md5)
+    with gzip.open(packed) as source, unpacked.open("wb") as target:
+        shutil.copyfileobj(source, target)
+    os.replace(unpacked, path)
+    if not was_there:
+        packed.unlink()
 
 
 def _describe_damage(root: Path, why: object) -> UserError:

@@ -24,6 +24,7 @@ from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import photo
 from pipeline.formats.files import atomic_write
 from pipeline.ops.near_duplicates import (
+    CELLS,
     GREY_SIDE,
     Signatures,
     find_near_groups,
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
 NearRule = Literal["report", "together"]
 """What is done with near duplicates: they are named, or kept in one split; None: not looked for."""
 RULES = ("report", "together")
-VERSION = 1  # of the kept file
+VERSION = 2  # of the kept file
 ROW = np.dtype([
     ("name", np.int64), ("size", np.int64), ("time", np.int64), ("perceptual", np.uint64),
-    ("grey", np.uint8, (GREY_SIDE**2,)), ("contrast", np.float32), ("shorter", np.int32),
+    ("grey", np.uint8, (GREY_SIDE**2,)), ("chroma", np.uint8, (2 * CELLS**2,)),
+    ("contrast", np.float32), ("shorter", np.int32),
 ])  # fmt: skip
 
 
@@ -63,7 +65,8 @@ def find_groups(files: Sequence[File], root: str) -> list[list[int]]:
         root: Its folder, by which what is measured is kept.
     """
     rows = _measure(files, root)
-    signatures = Signatures(rows["perceptual"], rows["grey"], rows["contrast"], rows["shorter"])
+    columns = ("perceptual", "grey", "chroma", "contrast", "shorter")
+    signatures = Signatures(*(rows[name] for name in columns))
     return find_near_groups(signatures, np.flatnonzero(rows["shorter"] > 0))
 
 
@@ -138,8 +141,8 @@ def _measure(files: Sequence[File], root: str) -> np.ndarray:
             rows[n] = known[there]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for n, measured in zip(new, pool.map(lambda n: _read(files[n]), new), strict=True):
-            perceptual, grey, contrast, shorter = measured
-            rows[n]["perceptual"], rows[n]["grey"] = perceptual, grey
+            perceptual, grey, chroma, contrast, shorter = measured
+            rows[n]["perceptual"], rows[n]["grey"], rows[n]["chroma"] = perceptual, grey, chroma
             rows[n]["contrast"], rows[n]["shorter"] = contrast, shorter
     if kept is not None and (new or len(known) != len(rows)):
         with suppress(OSError), atomic_write(kept) as temporary, open(temporary, "wb") as file_:
@@ -147,12 +150,12 @@ def _measure(files: Sequence[File], root: str) -> np.ndarray:
     return rows
 
 
-def _read(file: File) -> tuple[int, np.ndarray, float, int]:
+def _read(file: File) -> tuple[int, np.ndarray, np.ndarray, float, int]:
     """Return the signature of a file, and its shorter side; zeros where it cannot be read."""
     try:
         read = photo.read(file.path, at=(SIDE, SIDE), name=file.id)
     except SkippedImage:  # the stages name it, which read it at its size
-        return 0, np.zeros(GREY_SIDE**2, np.uint8), 0.0, 0
+        return 0, np.zeros(GREY_SIDE**2, np.uint8), np.zeros(2 * CELLS**2, np.uint8), 0.0, 0
     return *measure_signature(read.pixels), min(read.size)
 
 

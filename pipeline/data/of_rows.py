@@ -17,7 +17,7 @@ from pipeline.data.table_images import TableBox
 from pipeline.data.table_splits import TableContents
 from pipeline.formats import coco
 from pipeline.ops.hashing import hash_of
-from pipeline.types import GroundTruth, Split
+from pipeline.types import GroundTruth, Note, Split
 
 
 class OfRows(OfContents):
@@ -68,15 +68,20 @@ class OfRows(OfContents):
         ]
 
     def truth_fingerprint(self, split: Split) -> str:
-        """Hash the boxes of a split, with their labels; `none` where there are none."""
+        """Hash the boxes of a split, with their labels, and what is said of those left out.
+
+        Returns:
+            The hash; `none` where there are no boxes.
+        """
         contents = self._contents
         ids = [id for id in contents.splits[split].ids if id in contents.boxes]
-        if not ids:
+        faults = [(note, *note.names) for note in contents.box_notes if isinstance(note, Note)]
+        if not ids and not faults:
             return "none"
         listed = [
             [id, [[*box.box, self._label_of(box)] for box in contents.boxes[id]]] for id in ids
         ]
-        return hash_of([list(contents.classes), listed])
+        return hash_of([list(contents.classes), listed, *([faults] if faults else ())])
 
     def _label_of(self, box: TableBox) -> str | None:
         """Return the label of a box where it is not that of the image."""

@@ -166,6 +166,9 @@ class OfShards(OfContents):
                     f"no shard that is scored: {scored} are scored and not trained on "
                     f"(data.val={self.val:g})",
                 ]
+            remedy = "name shards that are scored, or ask for more"
+            few = hashed_splits.describe_few(len(val.files), total, self.val, remedy)
+            notes = [*notes, *few]
         kept, held_back = hashed_splits.set_apart(train, self.held_back, "held_back")
         return Splits(kept, held_back, val, notes, calibration, test)
 

@@ -30,7 +30,7 @@ from pipeline.data.published_truth import Annotation, read_truth
 from pipeline.errors import UserError
 from pipeline.formats.download import fetch
 from pipeline.formats.files import find_spelling
-from pipeline.ops.text import count_note, printable, to_nfc
+from pipeline.ops.text import count_note, note_missing, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Note, Split
 
 ANNOTATED: tuple[Split, ...] = ("train", "held_back", "calibration", "val")
@@ -82,7 +82,7 @@ class Record:
 
     Attributes:
         id: What the image is called: its path below the folder of images.
-        label: Its class, or the first of several.
+        label: Its class, or the first of several; -1 where it is known to show none.
         path: Where it is, or where below the folder of images; empty: its id.
         others: Its other classes, ascending.
     """
@@ -100,6 +100,7 @@ def find_images(
     where: str,
     is_multi_label: bool = False,
     are_unique: bool = False,
+    remedy: str = "unpack or download the images again, or drop their lines",
 ) -> tuple[Listing, list[Note]]:
     """Find the images of a list on disk.
 
@@ -110,6 +111,7 @@ def find_images(
         where: The list, for messages.
         is_multi_label: Whether an image may have several classes.
         are_unique: Whether no image is named twice: a million names take 160 MB to compare.
+        remedy: What to do where images are not there.
 
     Returns:
         The images that are there, in the order of the list, and notes on the others.
@@ -128,7 +130,7 @@ def find_images(
         total += 1
         file = _find_file(places, record, id)
         if file is None:
-            missing.append(id)
+            missing.append(printable(record.path or record.id))
             continue
         files.append(file)
         labels.append(record.label)
@@ -142,10 +144,11 @@ def find_images(
         notes.append(count_note(double, "image", why, where=where, remedy="drop the other lines"))
     if missing:
         why = f"of {total} not in {' or '.join(map(str, places))}: left out"
-        remedy = "unpack or download the images again, or drop their lines"
-        notes.append(count_note(missing, "image", why, where=where, remedy=remedy))
-    several = others if is_multi_label else None
-    return Listing(join_files([*groups, files]), labels, classes, several), notes
+        notes.append(note_missing(missing, "image", why, total, where=where, remedy=remedy))
+    several, background = None, None
+    if is_multi_label:
+        several, background = others, [label < 0 for label in labels]
+    return Listing(join_files([*groups, files]), labels, classes, several, background), notes
 
 
 def _find_file(folders: Sequence[Path], record: Record, id: str) -> File | None:
@@ -185,7 +188,7 @@ class Published(OnDisk):
         """Return the annotation of an image; None where it has none. Raise BadRecord: unusable."""
 
     @abstractmethod
-    def _annotation_files(self, split: Split) -> Iterable[Path]:
+    def _annotation_files(self, split: Split) -> Iterable[Path | str]:
         """Return the files that the annotations of a split are read from."""
 
     # -- images and labels
@@ -286,7 +289,7 @@ class Published(OnDisk):
         """Hash names, sizes and times of the files with the annotations of a split."""
         digest = hashlib.sha256()
         root = os.path.abspath(self.root)
-        for path in sorted({*map(os.fspath, self._annotation_files(split))}):
+        for path in sorted({os.fspath(each) for each in self._annotation_files(split)}):
             with suppress(OSError):
                 stat = os.stat(path)
                 name = os.path.relpath(os.path.abspath(path), root)

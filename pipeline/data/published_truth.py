@@ -74,6 +74,7 @@ class Annotation:
         classes: The class of each box; None: all are of the image's class.
         rles: The run-length mask of each box, at the size of the image; None: there are none.
         regions: Where boxes are not counted.
+        void: Pixels that count neither as object nor as background, at the size of the image.
     """
 
     where: str
@@ -85,6 +86,7 @@ class Annotation:
     classes: Sequence[int] | None = None
     rles: Sequence[Rle] | None = None
     regions: Sequence[Region] = ()
+    void: Rle | None = None
 
 
 def box_of_corners(where: str, corners: Sequence[float], first_pixel: int) -> Annotation:
@@ -200,7 +202,7 @@ def _to_truth(
         id, label, size, np.asarray(boxes, np.float32).reshape(-1, 4),
         None if classes is None else np.array([classes[n] for n in kept], np.int64),
         None if rles is None else [rles[n] for n in kept],
-        _to_crowds(annotation.regions, size),
+        _to_crowds(annotation.regions, size), void=annotation.void,
     )  # fmt: skip
 
 

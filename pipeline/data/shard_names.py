@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.errors import UserError
 from pipeline.formats import stored
+from pipeline.formats.remote_errors import describe_failure
+from pipeline.formats.retries import send
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 CHOICES = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -73,8 +75,19 @@ def find_shards(option: str, patterns: Sequence[str]) -> tuple[list[str], list[s
         raise UserError(
             f"data.{option}: no shard in {looked} (seen from {os.getcwd()}); expected a .tar, a "
             "folder of them, or a pattern as 'train-{000..099}.tar' or 'train-*.tar'"
+            + _describe_gone(missing)
         )
     return list(shards), missing
+
+
+def _describe_gone(names: Sequence[str]) -> str:
+    """Return what to add where an address has no bucket or folder; empty: all have one."""
+    for name in filter(stored.is_address, names):
+        start = name[: min((name.find(c) for c in "*?[" if c in name), default=len(name))]
+        folder = start if start.endswith("/") or start == name else os.path.dirname(start)
+        if not stored.exists(folder.rstrip("/")):
+            return f"; {folder} is not there: see whether bucket and path are spelled so"
+    return ""
 
 
 def _list_local(name: str) -> list[str]:
@@ -92,9 +105,11 @@ def _list_address(name: str) -> list[str]:
     system, path = stored.open_address(name)
     pattern = path if glob.has_magic(path) else f"{path.rstrip('/')}/*.tar"
     try:
-        paths = sorted(map(str, system.glob(pattern)))
+        paths = sorted(map(str, send(name, lambda: system.glob(pattern), is_patient=False)))
+    except UserError:
+        raise
     except Exception as error:  # each file system of fsspec has errors of its own
-        raise UserError(f"{name}: cannot be listed ({type(error).__name__}: {error})") from None
+        raise UserError(f"{name}: cannot be listed ({describe_failure(name, error)})") from None
     return [str(system.unstrip_protocol(each)) for each in paths]
 
 

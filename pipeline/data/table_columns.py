@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from pipeline.data.listing import SUFFIXES
 from pipeline.data.table_files import TableFile
+from pipeline.data.table_guesses import find_split_columns, suggest_columns
+from pipeline.data.table_marks import explain_marks
 from pipeline.data.table_values import BoxFormat
 from pipeline.errors import UserError, suggest_choices
-from pipeline.ops.text import list_some
 
 # Names without case, spaces, hyphens and underscores; the first that a table has is taken.
 PATH_NAMES = (
     "path", "filepath", "imagepath", "imgpath", "filename", "file", "imagefile", "imagefilename",
     "imagename", "imgname", "image", "images", "img", "photo", "picture", "imageid", "id", "uri",
+    "imageindex",
 )  # fmt: skip
 LABEL_NAMES = (
     "labelname", "classname", "categoryname", "label", "labels", "class", "classes", "category",
     "categories", "tags", "tag", "target", "species", "breed", "y", "labelid", "classid",
-    "categoryid",
+    "categoryid", "findinglabels",
 )  # fmt: skip
 SPLIT_NAMES = ("split", "subset", "set", "part", "partition", "fold", "phase", "usage")
 BOX_NAMES = (
@@ -44,7 +47,6 @@ SIZE_NAMES = (
     ("bboxx", "bboxy", "bboxwidth", "bboxheight"), ("left", "top", "width", "height"),
 )  # fmt: skip
 SCORE_NAMES = ("score", "scores", "confidence", "conf")
-MARKS = ("0", "1", "0.0", "1.0", "true", "false")  # whether an image has the class of a column
 COCO_NAMES = ("bbox", "bboxes", "objects")  # hold COCO's xywh wherever they are used
 
 
@@ -55,6 +57,7 @@ class ColumnOptions:
     Attributes:
         path: Of the images' paths.
         label: Of the labels.
+        labels: Of 0 and 1, a class each, in place of a column of labels; empty: no such columns.
         split: Of the names of splits.
         box: Of boxes: a column of lists, or four columns of numbers.
         box_format: What four numbers of a box are.
@@ -62,6 +65,7 @@ class ColumnOptions:
 
     path: str | None = None
     label: str | None = None
+    labels: Sequence[str] = ()
     split: str | None = None
     box: Sequence[str] | None = None
     box_format: BoxFormat | None = None
@@ -73,7 +77,8 @@ class Columns:
 
     Attributes:
         path: Of the images' paths.
-        label: Of the labels.
+        labels: The one of the labels, or those of 0 and 1.
+        has_marks: Whether the columns of labels hold 0 and 1, a class each.
         split: Of the names of splits, if any.
         boxes: None, one or four columns of boxes.
         box_format: What four numbers of a box are.
@@ -81,7 +86,8 @@ class Columns:
     """
 
     path: str
-    label: str
+    labels: Sequence[str]
+    has_marks: bool
     split: str | None
     boxes: Sequence[str]
     box_format: BoxFormat
@@ -89,8 +95,8 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The columns in the order path, label, split, boxes, as far as there are any."""
-        return [self.path, self.label, *([self.split] if self.split else []), *self.boxes]
+        """The columns in the order path, labels, split, boxes, as far as there are any."""
+        return [self.path, *self.labels, *([self.split] if self.split else []), *self.boxes]
 
 
 def choose_columns(table: TableFile, options: ColumnOptions) -> Columns:
@@ -104,23 +110,35 @@ def choose_columns(table: TableFile, options: ColumnOptions) -> Columns:
         UserError: A column is not there, or is none that the others leave; with the names of the
             columns that are there.
     """
-    path = _find(table, "path_column", options.path, PATH_NAMES, "the path of an image", ())
-    label = _find(
-        table, "label_column", options.label, LABEL_NAMES, "the label of an image", (path,)
-    )
-    split = _find_by_name(table, SPLIT_NAMES, (path, label))
+    faults: list[str] = []
+
+    def attempt(find: Callable[..., str], *arguments: Any) -> str:
+        try:
+            return find(table, *arguments)
+        except UserError as error:
+            faults.append(str(error))
+            return ""
+
+    path = attempt(_find, "path_column", options.path, PATH_NAMES, "the path of an image", ())
+    labels = [attempt(_check_given, "label_columns", name) for name in options.labels] or [
+        attempt(_find, "label_column", options.label, LABEL_NAMES, "the label of an image", (path,))
+    ]
+    if faults:
+        _refuse_columns(table, faults)
+    split = _find_by_name(table, SPLIT_NAMES, (path, *labels))
     if options.split is not None:
         split = _check_given(table, "split_column", options.split)
-    boxes, box_format = _find_boxes(table, options, {path, label, *([split] if split else [])})
+    boxes, box_format = _find_boxes(table, options, {path, *labels, *([split] if split else [])})
+    is_given = options.label is not None or bool(options.labels)
     others = [
         name for name in table.columns
-        if _fold(name) in LABEL_NAMES and name != label and options.label is None
+        if _fold(name) in LABEL_NAMES and name not in labels and not is_given
     ]  # fmt: skip
-    notes: list[str] = []
+    notes = [] if split is not None else _describe_splits(table, {path, *labels, *boxes})
     if others:
         notes.append(
-            f"{table.path.name}: labels are taken from column {label!r}, not from {others[0]!r}; "
-            "data.label_column=NAME takes them from another"
+            f"{table.path.name}: labels are taken from column {labels[0]!r}, not from "
+            f"{others[0]!r}; data.label_column=NAME takes them from another"
         )
     scores = [name for name in table.columns if _fold(name) in SCORE_NAMES]
     if boxes and scores:
@@ -128,7 +146,26 @@ def choose_columns(table: TableFile, options: ColumnOptions) -> Columns:
             f"{table.path.name}: column {scores[0]!r} gives boxes a score, as a program does that "
             "finds them: results are measured against these boxes as if they were true"
         )
-    return Columns(path, label, split, boxes, box_format, notes)
+    return Columns(path, labels, bool(options.labels), split, boxes, box_format, notes)
+
+
+def _refuse_columns(table: TableFile, faults: Sequence[str]) -> NoReturn:
+    """Raise UserError about all columns that are missing, with what the others seem to hold."""
+    lines = [*faults]
+    if table.has_header and (hint := suggest_columns(table)):
+        lines.append(hint)
+    raise UserError("\n  ".join(lines))
+
+
+def _describe_splits(table: TableFile, used: set[str]) -> list[str]:
+    """Return a note on columns that hold names of splits and are not read as such."""
+    left = [name for name in table.columns if name not in used]
+    found = find_split_columns(table, left) if left and table.has_header else {}
+    return [
+        f"{table.path.name}: column {name!r} holds names of splits ({', '.join(values[:4])}), and "
+        f"is not read; 'data.split_column={name}' splits the images so"
+        for name, values in found.items()
+    ]
 
 
 def _fold(name: str) -> str:
@@ -179,28 +216,14 @@ def _find(
     coordinates = [name for name in table.columns if _fold(name) == "y" and _has(table, "x")]
     if (name := _find_by_name(table, names, [*used, *coordinates])) is not None:
         return name
-    left, hint = [name for name in table.columns if name not in used], ""
+    left = [name for name in table.columns if name not in used]
+    hint = f"; {suggest_choices(names[0], left)}"
     if option == "label_column":
-        hint = _explain_marks(table, left)
+        hint = explain_marks(table, left) or hint
         hint += f"; images without labels are given by images={table.path}"
     raise UserError(
         f"{table.path}: no column with {what} (looked for {', '.join(names[:8])}, ...); name it by "
-        f"data.{option}=NAME; {suggest_choices(names[0], left)}{hint}"
-    )
-
-
-def _explain_marks(table: TableFile, left: Sequence[str]) -> str:
-    """Return what helps where the first row has 0 or 1 in two columns or more, a class each."""
-    _, first = next(table.read(left), (0, ()))
-    marks = [
-        name for name, value in zip(left, first, strict=False)
-        if str(value).strip().casefold() in MARKS
-    ]  # fmt: skip
-    if len(marks) < 2:
-        return ""
-    return (
-        f"; {list_some(marks, 'column')} with 0 or 1, a class each, are not read: write the names "
-        "of the classes of an image into one column, joined by |, and give data.several=keep"
+        f"data.{option}=NAME{hint}"
     )
 
 

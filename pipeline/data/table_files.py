@@ -40,6 +40,8 @@ class TableFile:
         odd: What was left out or repaired; complete once all rows were read.
         notes: What was unusual about the file as a whole, a line each.
         class_order: The classes in the order of the file, where it has one.
+        has_decimal_commas: Whether 12,5 is the number 12.5: programs that put semicolons between
+            fields write numbers so.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class TableFile:
     has_header: bool = True
     notes: Sequence[str] = ()
     class_order: Sequence[str] = ()
+    has_decimal_commas: bool = False
 
     def name_row(self, number: int) -> str:
         """Return what messages call a row."""
@@ -86,7 +89,10 @@ def open_table(path: Path) -> TableFile:
             yield number, [fields[place] for place in places]
 
     all_notes = [*notes, *table.notes]
-    return TableFile(path, table.columns, "line", read, table.odd, table.has_header, all_notes)
+    return TableFile(
+        path, table.columns, "line", read, table.odd, table.has_header, all_notes,
+        has_decimal_commas=table.separator == ";",
+    )  # fmt: skip
 
 
 def _open_parquet(path: Path) -> TableFile:
@@ -197,7 +203,8 @@ class _CocoLists:
 def _open_coco(path: Path, content: Mapping[str, Any], notes: Sequence[str]) -> TableFile:
     """Open a COCO file whose categories are labels of images: a row for each annotation.
 
-    An image without annotation is a row without label, unless it has a category_id itself.
+    An image without annotation is a row with an empty list of labels, unless it has a category_id
+    itself.
     """
     odd, lists = OddRecords(path.name, "annotation"), _CocoLists()
     for name, wanted in (("images", lists.images), ("categories", {})):
@@ -225,16 +232,18 @@ def _open_coco(path: Path, content: Mapping[str, Any], notes: Sequence[str]) -> 
 
 def _list_coco_rows(content: Mapping[str, Any], lists: _CocoLists, odd: OddRecords) -> Rows:
     """Yield file name, category, split and box of each annotation, then of images without one."""
-    labelled: set[Key] = set()
+    labelled, unclear = set[Key](), set[Key]()
     for number, record in enumerate(content.get("annotations") or (), 1):
         where = f"annotations[{number - 1}]"
         key = parse_key(record.get("image_id")) if isinstance(record, dict) else None
         if key not in lists.images:
-            odd.leave_out(where, "with an image_id that no image has")
+            odd.leave_out(f"{where}: image_id {key}", "with an image_id that no image has")
             continue
         category = parse_key(record.get("category_id"))
         if category not in lists.categories:
-            odd.leave_out(where, "with a category_id that no category has")
+            named = f"{where}: image_id {key}, category_id {category}"
+            odd.leave_out(named, "with a category_id that no category has")
+            unclear.add(key)
             continue
         labelled.add(key)
         image = lists.images[key]
@@ -244,7 +253,8 @@ def _list_coco_rows(content: Mapping[str, Any], lists: _CocoLists, odd: OddRecor
     for number, (key, image) in enumerate(lists.images.items(), 1):
         category = parse_key(image.get("category_id"))
         if key not in labelled or category is not None:
-            label = lists.categories.get(category) if category is not None else None
+            empty: list[str] | None = None if key in unclear else []
+            label = empty if category is None else lists.categories.get(category)
             yield number, (_name_image(image), label, image.get("split"), None)
 
 

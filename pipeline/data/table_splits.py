@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from pipeline.data.listing import File, Listing, Splits
 from pipeline.data.table_images import TableBox, TableImage, TableImages, describe_several
 from pipeline.data.table_values import assign_splits, name_classes, split_joined, suggest_split
 from pipeline.errors import UserError
-from pipeline.ops.text import count_note, fold_name, printable
+from pipeline.ops.text import count_note, count_notes, fold_name, printable
 from pipeline.types import Split
 
 SeveralRule = Literal["refuse", "leave_out", "keep"]
 """What is done where images have several labels: the table is refused, they are left out, or they
 are images of several classes."""
+MissingRule = Literal["none", "unlabelled"]
+"""What an image without a label is where images may have several: of no class, or not labelled."""
 
 
 def refuse_negatives(several: SeveralRule, negatives: Sequence[str]) -> None:
@@ -40,6 +43,23 @@ def refuse_negatives(several: SeveralRule, negatives: Sequence[str]) -> None:
         )
 
 
+def refuse_missing(several: SeveralRule, missing: MissingRule | None) -> None:
+    """Raise UserError where it is said what images of no class are, and each has one class.
+
+    Args:
+        several: Option `data.several`.
+        missing: Option `data.missing`.
+
+    Raises:
+        UserError: The second is given without `keep` of the first.
+    """
+    if missing is not None and several != "keep":
+        raise UserError(
+            f"data.missing={missing}: it says what images without a label are where an image may "
+            "have several (data.several=keep); give both, or leave data.missing away"
+        )
+
+
 # The split of an image that rows name in several: the first of these, so that no scored image, and
 # none whose boxes choose the threshold, is learned from.
 ORDER: tuple[Split, ...] = ("val", "calibration", "test", "train")
@@ -55,6 +75,9 @@ class SplitOptions:
         val_split: The value of the split column that is scored; None: by its name.
         calibration: The value whose boxes choose the threshold; None: none.
         several: What is done with images of several labels.
+        missing: What an image without a label is where images may have several: `none`, it shows no
+            class; `unlabelled`, nobody knows; None: no class where a split is trained on or scored
+            by name, as an image that nobody labelled is of no use there, and else not known.
     """
 
     val: float
@@ -62,6 +85,7 @@ class SplitOptions:
     val_split: str | None
     calibration: str | None
     several: SeveralRule
+    missing: MissingRule | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +139,9 @@ def sort_images(
     """
     sorted_images = _Sorted(notes=list(read.notes))
     images = list(read.images.values())
-    usable = _leave_out_unclear(images, where, options.several, sorted_images)
+    usable = _leave_out_unclear(
+        images, where, options.several, sorted_images, read.has_whole_labels
+    )
     _assign(usable, where, options, sorted_images)
     labelled = {
         split: {label for image in of_split for label in image.labels}
@@ -124,7 +150,9 @@ def sort_images(
     names = name_classes(labelled["train"] | labelled["val"], class_order)
     classes = tuple(names.values())
     class_of = {label: n for n, label in enumerate(names)}
-    _move_unlabelled(sorted_images, where, class_of)
+    if options.several == "keep":
+        sorted_images.notes += _find_background(sorted_images, where, options, read.marks)
+    _move_unlabelled(sorted_images, where, class_of, options)
     if not classes:
         shown = "".join(f"\n  {note}" for note in sorted_images.notes[:10])
         raise UserError(
@@ -160,19 +188,24 @@ def _list(
         [each[0] if each else -1 for each in numbers],
         classes,
         [tuple(each[1:]) for each in numbers] if several_rule == "keep" else None,
+        [image.is_background for image in images] if several_rule == "keep" else None,
     )
 
 
 def _leave_out_unclear(
-    images: Sequence[TableImage], where: str, several_rule: SeveralRule, result: _Sorted
+    images: Sequence[TableImage],
+    where: str,
+    several_rule: SeveralRule,
+    result: _Sorted,
+    has_whole_labels: bool,
 ) -> list[TableImage]:
     """Return the images that may be used. Raise UserError where several labels are not allowed."""
     alone = {image.labels[0] for image in images if len(image.labels) == 1}
     for image in images:
-        if len(image.labels) == 1 and "," in image.labels[0]:
+        if len(image.labels) == 1 and "," in image.labels[0] and not has_whole_labels:
             image.labels = split_joined(image.labels[0], alone)
     if several_rule == "keep":
-        result.notes += _note_joined(images, where)
+        result.notes += [] if has_whole_labels else _note_joined(images, where)
         return list(images)
     contradictory = [image for image in images if image.is_contradictory]
     several = [image for image in images if len(image.labels) > 1 and not image.is_contradictory]
@@ -182,7 +215,9 @@ def _leave_out_unclear(
             raise UserError(f"{where}: {text}")
         result.notes.append(f"{where}: {text}")
     if contradictory:
-        rows = [f"{image.row}: {', '.join(image.labels[:4])}" for image in contradictory]
+        rows = [
+            f"{image.describe_rows()}: {', '.join(image.labels[:4])}" for image in contradictory
+        ]
         why = "with another label in another row: left out"
         remedy = "keep the row that is right"
         result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
@@ -198,7 +233,10 @@ def _note_joined(images: Sequence[TableImage], where: str) -> list[str]:
     if not joined:
         return []
     why = "with spaces or commas are a class each, and no image has several labels"
-    remedy = "where these are several labels of an image, join them by | or ;, or give each a row"
+    remedy = (
+        "where these are several labels of an image, join them by | or ;, give each a row, or name "
+        "what joins them: 'data.label_separator=\" \"'"
+    )
     return [count_note(joined, "label", why, where=where, remedy=remedy)]
 
 
@@ -220,7 +258,7 @@ def _assign(
         if not splits:
             strange.setdefault(image.splits[0], []).append(image.row)
             continue
-        shared += [image.row] if len(splits) > 1 else []
+        shared += [f"{image.describe_rows()}: {', '.join(image.splits)}"] if len(splits) > 1 else []
         result.by_split[next(split for split in ORDER if split in splits)].append(image)
     for value, rows in strange.items():
         why = (
@@ -233,16 +271,57 @@ def _assign(
         result.notes.append(count_note(shared, "image", why, where=where))
 
 
-def _move_unlabelled(result: _Sorted, where: str, class_of: Mapping[str, int]) -> None:
+def _find_background(
+    result: _Sorted, where: str, options: SplitOptions, marks: tuple[str, str]
+) -> list[str]:
+    """Mark the images that show no class, and return notes on them.
+
+    An image of `test` that merely lacks a label is not labelled: nothing asks for its label.
+
+    Args:
+        result: Images by split; their marks are set.
+        where: The table, for messages.
+        options: Of these `missing`.
+        marks: How an image is labelled with no class, and how it lacks a label.
+    """
+    said, taken, total = list[str](), list[str](), sum(map(len, result.by_split.values()))
+    for split, of_split in result.by_split.items():
+        for image in of_split:
+            if image.labels or image.boxes or image.is_unclear:
+                image.is_background = False
+            elif image.is_background:
+                said.append(image.row)
+            elif split != "test":
+                is_named = any(image.splits)
+                rule = options.missing or ("none" if is_named else "unlabelled")
+                image.is_background = rule == "none"
+                taken += [image.row] if image.is_background else []
+    learned = "no class, and are learned and scored so"
+    kinds = (
+        (said, f"of {total} {marks[0]}: they show {learned}", ""),
+        (taken, f"of {total} {marks[1]}: taken to show {learned}",
+         "where they are not labelled yet, data.missing=unlabelled does neither"),
+    )  # fmt: skip
+    return [*count_notes(kinds, "image", where=where)]
+
+
+def _move_unlabelled(
+    result: _Sorted, where: str, class_of: Mapping[str, int], options: SplitOptions
+) -> None:
     """Move images without a label into test, and leave out those that calibrate no class."""
+    keeps = options.several == "keep"
     unlabelled: list[TableImage] = []
     for split in ("train", "val", "calibration"):
         of_split = result.by_split[split]
-        unlabelled += [image for image in of_split if not image.labels]
-        result.by_split[split] = [image for image in of_split if image.labels]
+        is_used = [bool(image.labels) or (keeps and image.is_background) for image in of_split]
+        pairs = [*zip(of_split, is_used, strict=True)]
+        unlabelled += [image for image, used in pairs if not used]
+        result.by_split[split] = [image for image, used in pairs if used]
     if unlabelled:
         why = "without a label: neither trained on nor scored"
         remedy = "explain.split=all gives boxes to all images, explain.split=test to these"
+        if keeps and any(not image.is_unclear and not image.boxes for image in unlabelled):
+            remedy += "; data.missing=none learns and scores them as images that show no class"
         rows = [image.row for image in unlabelled]
         result.notes.append(count_note(rows, "image", why, where=where, remedy=remedy))
     unknown = {label for i in result.by_split["test"] for label in i.labels} - set(class_of)
@@ -257,8 +336,9 @@ def _move_unlabelled(result: _Sorted, where: str, class_of: Mapping[str, int]) -
         why = "of the calibration images that train and val do not have: its images are left out"
         result.notes.append(count_note(sorted(strange), "class", why, where=where))
         result.by_split["calibration"] = [
-            image for image in calibration if set(image.labels).intersection(class_of)
-        ]
+            image for image in calibration
+            if set(image.labels).intersection(class_of) or not image.labels
+        ]  # fmt: skip
 
 
 def _name_images(images: Sequence[TableImage], root: str) -> dict[str, str]:
@@ -291,6 +371,8 @@ def _split(
             if val.files else
             f"{where}: no split that is scored, and data.val={options.val:g}: no image is scored"
         )  # fmt: skip
+        remedy = "name a column of splits (data.split_column=NAME), or ask for more"
+        notes += hashed_splits.describe_few(len(val.files), total, options.val, remedy)
     notes += _describe_classes(where, train, val, has_splits=bool(parts["val"].files))
     kept, held_back = hashed_splits.set_apart(train, options.held_back, "held_back")
     return Splits(kept, held_back, val, notes, parts["calibration"], parts["test"])
@@ -299,11 +381,12 @@ def _split(
 def _describe_classes(where: str, train: Listing, val: Listing, has_splits: bool) -> list[str]:
     """Return notes on classes that look like a mistake: alike, alone, or in one split only."""
     classes, notes = train.classes, list[str]()
-    if len(classes) == 1:
+    if len(classes) == 1 and not any(train.list_background()):
         notes.append(f"{where}: all images are of one class, {classes[0]!r}")
     folded: dict[str, list[str]] = {}
     for name in classes:
-        folded.setdefault(fold_name(name), []).append(name)
+        # Without spaces beside punctuation, too: 'robin ,red' and 'robin, red'.
+        folded.setdefault(re.sub(r"\s*([^\w\s])\s*", r"\1", fold_name(name)), []).append(name)
     if alike := [" and ".join(map(repr, names)) for names in folded.values() if len(names) > 1]:
         notes.append(
             f"{where}: {alike[0]} differ by case, spaces or hyphens alone and are different "

@@ -53,6 +53,11 @@ class TextTable:
     _separator: str
     _others: tuple[str, ...] = field(default=SEPARATORS)
 
+    @property
+    def separator(self) -> str:
+        """What stands between the fields."""
+        return self._separator
+
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Yield line number and fields, without white space around them, of each row.
 

@@ -27,6 +27,7 @@ BoxFormat = Literal["xywh", "xyxy"]
 MISSING = ("", "nan", "NaN", "<NA>")  # what pandas and people write where there is nothing
 LABEL_MARKS = re.compile(r"\s*[|;]\s*")
 NUMBER_MARKS = re.compile(r"[\s,;|]+")
+DECIMAL_COMMA = re.compile(r"\s*([+-]?\d*),(\d+)\s*")
 
 
 def is_missing(value: Any) -> bool:
@@ -40,6 +41,21 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def is_empty_list(value: Any) -> bool:
+    """Return whether a field is a list of nothing, which says more than an empty field.
+
+    Args:
+        value: The field.
+
+    Examples:
+        >>> is_empty_list([]), is_empty_list("[]"), is_empty_list("")
+        (True, True, False)
+    """
+    if isinstance(value, str):
+        return "".join(value.split()) in ("[]", "()")
+    return isinstance(value, list | tuple) and not value
+
+
 def to_text(value: Any) -> str:
     r"""Return the text of a value without white space around it, in NFC and as UTF-8 can have it.
 
@@ -49,11 +65,12 @@ def to_text(value: Any) -> str:
     return to_nfc(str(value).encode("utf-8", "backslashreplace").decode().strip())
 
 
-def parse_labels(value: Any) -> tuple[str, ...]:
+def parse_labels(value: Any, separator: str | None = None) -> tuple[str, ...]:
     """Return the different labels of a field, none where it is empty.
 
     Args:
         value: Text, a number, or a list of these.
+        separator: What joins several labels in a text; None: | or ;.
 
     Raises:
         BadRecord: It is something else.
@@ -61,11 +78,14 @@ def parse_labels(value: Any) -> tuple[str, ...]:
     Examples:
         >>> parse_labels("robin | wren"), parse_labels(3.0), parse_labels('["a, b"]')
         (('robin', 'wren'), ('3',), ('a, b',))
+        >>> parse_labels("clear  primary", " ")
+        ('clear', 'primary')
     """
     if is_missing(value):
         return ()
     if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(label for each in value for label in parse_labels(each)))
+        labels = [label for each in value for label in parse_labels(each, separator)]
+        return tuple(dict.fromkeys(labels))
     if isinstance(value, float) and value.is_integer():
         return (str(int(value)),)
     if isinstance(value, bool | int | float):
@@ -74,8 +94,9 @@ def parse_labels(value: Any) -> tuple[str, ...]:
         raise BadRecord(f"whose label is of the type {type(value).__name__}")
     text = to_text(value)
     if text[0] + text[-1] in ("[]", "()") and isinstance(listed := _parse_list(text), list | tuple):
-        return parse_labels(listed)
-    return tuple(dict.fromkeys(filter(None, LABEL_MARKS.split(text))))
+        return parse_labels(listed, separator)
+    parts = LABEL_MARKS.split(text) if separator is None else map(str.strip, text.split(separator))
+    return tuple(dict.fromkeys(filter(None, parts)))
 
 
 def _parse_list(text: str) -> Any:
@@ -262,6 +283,20 @@ def _parse_objects(
     return list(zip(boxes, texts, strict=True))
 
 
+def replace_decimal_comma(value: Any) -> Any:
+    """Return a number that has a decimal comma with a point; anything else as it is.
+
+    Args:
+        value: A field.
+
+    Examples:
+        >>> replace_decimal_comma("12,5"), replace_decimal_comma("12.5"), replace_decimal_comma(3)
+        ('12.5', '12.5', 3)
+    """
+    matched = DECIMAL_COMMA.fullmatch(value) if isinstance(value, str) else None
+    return value if matched is None else f"{matched[1]}.{matched[2]}"
+
+
 def parse_box(values: Sequence[Any], box_format: BoxFormat) -> Box:
     """Return the box of four numbers.
 
@@ -274,6 +309,8 @@ def parse_box(values: Sequence[Any], box_format: BoxFormat) -> Box:
     """
     numbers = [parse_number(value) for value in values]
     if len(numbers) != 4 or any(number is None for number in numbers):
+        if any(replace_decimal_comma(value) != value for value in values):
+            raise BadRecord("whose box has decimal commas, where a point is to be")
         raise BadRecord("whose box is not four numbers")
     a, b, c, d = (float(number) for number in numbers if number is not None)
     bbox, _ = parse_bbox([a, b, c, d] if box_format == "xywh" else [a, b, c - a, d - b])

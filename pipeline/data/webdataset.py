@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.formats import stored
 from pipeline.formats.coco_records import CrowdRule
 from pipeline.formats.files import find_spelling
-from pipeline.ops.text import count_note, printable, to_nfc
+from pipeline.ops.text import count_note, note_missing, printable, to_nfc
 from pipeline.types import Split
 
 READERS = 8  # threads that index shards at addresses
@@ -104,7 +104,8 @@ class WebDataset(OfShards):
             listed, missing = find_shards(option, [given] if isinstance(given, str) else given)
             if missing:
                 why = f"of data.{option} not there: left out"
-                notes.append(count_note(missing, "shard", why, remedy="get them, or change it"))
+                total, remedy = len(listed) + len(missing), "get them, or change it"
+                notes.append(note_missing(missing, "shard", why, total, remedy=remedy))
             for place in listed:
                 part = find_split_part(os.path.basename(place)) or "train"
                 if option == "val_shards":

@@ -109,6 +109,15 @@ class WsolEvaluation(Published):
         return [Path(os.path.expanduser(folder)) for folder in folders]
 
     @property
+    def _missing_remedy(self) -> str:
+        """What helps where images are not there."""
+        name = "names the folder" if self.images is None else "names another folder"
+        return (
+            f"data.images=FOLDER {name} that the paths of the lists begin in; else unpack or "
+            "download the images again, or drop their lines"
+        )
+
+    @property
     def _mask_folder(self) -> Path:
         if self.masks is None:
             return self._image_folders[0]
@@ -154,7 +163,7 @@ class WsolEvaluation(Published):
     def _metadata(self) -> dict[Split, Metadata]:
         """Images, classes and annotations of the splits that have annotations."""
         return {
-            split: wsolevaluation.read(folder, mask_folder=self._mask_folder)
+            split: wsolevaluation.read(folder, mask_folder=self._mask_folder, has_images=True)
             for split, folder in self._annotated.items()
         }
 
@@ -192,8 +201,9 @@ class WsolEvaluation(Published):
                 without = [images[n] for n in np.flatnonzero(of_part == NO_CLASS).tolist()]
                 notes.append(count_note(without, "image", "have no class: left out", where=where))
             listings[part], more = find_images(
-                self._image_folders, records, classes, where, are_unique=True
-            )
+                self._image_folders, records, classes, where, are_unique=True,
+                remedy=self._missing_remedy,
+            )  # fmt: skip
             notes += more
         notes += self._compare_with_published(
             len({*listings.get("train", listings["val"]).labels, *listings["val"].labels}), ids
@@ -279,7 +289,15 @@ class WsolEvaluation(Published):
         notes = [
             f"{self._name(split)}/{note}" for split, m in self._metadata.items() for note in m.notes
         ]
-        return [*notes, *super().truth_notes()]
+        notes += super().truth_notes()
+        listed, scored = len(self._metadata["val"].ids), len(self.truth("val"))
+        if scored < listed:
+            notes.append(
+                f"{self._name('val')}/image_ids.txt: {scored} of its {listed} images are measured: "
+                "the others have no file, no class or no annotation that fits; the other notes "
+                "name them"
+            )
+        return notes
 
     def _annotate(self, file: File, label: int) -> Annotation | None:
         if file.id not in self._by_id:

@@ -4,9 +4,10 @@
     data.root/images/train/a.jpg  labels/train/a.txt: class cx cy width height, a line an object
     data.root/train/images/a.jpg  train/labels/a.txt, as Roboflow writes it
 
-An image whose objects are of one class has that label; data.several=keep takes images of several.
-An image without an object is in `test`: it gets boxes, and is neither trained on nor scored. No box
-reaches training or maps.
+An image whose objects are of one class has that label; an image without an object is in `test`: it
+gets boxes, and is neither trained on nor scored. data.several=keep takes images of several classes,
+and those of none: an image with an empty label file, and as YOLO has it one without a label file,
+is trained on and scored as showing no class. No box reaches training or maps.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from pipeline.data import image_search, listing
 from pipeline.data.intensity import RangeOption
 from pipeline.data.of_rows import OfRows
 from pipeline.data.table_splits import (
+    MissingRule,
     SeveralRule,
     SplitOptions,
     TableContents,
+    refuse_missing,
     refuse_negatives,
     sort_images,
 )
@@ -49,6 +52,9 @@ class Yolo(OfRows):
         several: What is done where images have objects of several classes: `refuse`, the data set
             is not used; `leave_out`, these images are not; `keep`, an image may have several
             classes, and each class is learned for itself.
+        missing: What an image without a label file is where images may have several classes:
+            `none`, it shows no class, as YOLO reads it; `unlabelled`, it is in `test`; None: the
+            first. In a split that is neither trained on nor scored it is unlabelled.
         range: What pixels of more than 8 bits are scaled from to 0 to 255: [low, high]; None: the
             0.5 and 99.5 percentiles of training images.
         no_data: Values of such pixels that stand for no measurement, and become black.
@@ -69,6 +75,7 @@ class Yolo(OfRows):
     held_back: float = 0.1
     calibration: str | None = None
     several: SeveralRule = "refuse"
+    missing: MissingRule | None = None
     range: RangeOption = None
     no_data: float | Sequence[float] = ()
     negatives: Sequence[str] = ()
@@ -82,6 +89,7 @@ class Yolo(OfRows):
         if not Path(self.root).exists():
             raise UserError(f"data.root={self.root}: no such folder; {EXPECTED}")
         refuse_negatives(self.several, self.negatives)
+        refuse_missing(self.several, self.missing)
         image_search.refuse_results(f"data.root={self.root}", self.root)
         _ = self._layout
 
@@ -97,7 +105,7 @@ class Yolo(OfRows):
     @cached_property
     def _contents(self) -> TableContents:
         layout = self._layout
-        images = read_images(layout)
+        images = read_images(layout, notes_empty=self.several != "keep")
         if not images.images:
             reasons = "".join(f"\n  {note}" for note in images.notes[:10])
             raise UserError(f"data.root={self.root}: no image; {EXPECTED}{reasons}")
@@ -111,6 +119,7 @@ class Yolo(OfRows):
             val_split=self.val_split,
             calibration=self.calibration,
             several=self.several,
+            missing=self.missing or "none",
         )
         order = [name for _, name in sorted(layout.names.items())]
         return sort_images(images, self._name, os.fspath(layout.folder), order, options)

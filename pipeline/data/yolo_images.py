@@ -15,8 +15,9 @@ from pipeline.data.yolo_layout import CLASS_FILES, YoloLayout
 from pipeline.formats.files import read_lines
 from pipeline.formats.odd_records import BadRecord, OddRecords
 from pipeline.formats.yolo_labels import YoloLabels, read_labels
-from pipeline.ops.text import count_note, printable
+from pipeline.ops.text import count_note, note_missing, printable
 
+MARKS = ("with an empty label file", "without a label file (labels/ beside images/)")
 REMEDY = "their labels are read from labels/, beside images/, under the same names"
 
 
@@ -44,16 +45,17 @@ class _Odd:
     empty: list[str] = field(default_factory=list)
 
 
-def read_images(layout: YoloLayout) -> TableImages:
+def read_images(layout: YoloLayout, notes_empty: bool = True) -> TableImages:
     """Find the images of all splits and read their label files.
 
     Args:
         layout: Where they are.
+        notes_empty: Whether notes name the images without an object, which nobody else counts.
 
     Raises:
         UserError: A text file of paths cannot be read.
     """
-    result, left_out = TableImages(notes=list(layout.notes)), LeftOut()
+    result, left_out = TableImages(notes=list(layout.notes), marks=MARKS), LeftOut()
     odd = _Odd(OddRecords("labels", "line"), OddRecords("labels", "file"))
     read: set[str] = set()
     for split, places in layout.splits.items():
@@ -70,7 +72,7 @@ def read_images(layout: YoloLayout) -> TableImages:
                 _add_labels(image, labels, layout, odd)
                 result.images[file.path] = image
     result.notes += [*left_out.notes(), *odd.files.notes(), *odd.rows.notes()]
-    result.notes += _describe_missing(odd, len(result.images))
+    result.notes += _describe_missing(odd, len(result.images)) if notes_empty else ()
     result.notes += _describe_unused(read, layout.folder)
     return result
 
@@ -86,7 +88,9 @@ def _find_files(
         return
     beside = os.path.dirname(os.path.abspath(place))
     finder, missing = PathFinder(list(dict.fromkeys([os.fspath(folder), beside]))), list[str]()
+    total = 0
     for number, line in read_lines(place):
+        total += 1
         listed = finder.find(line)
         if listed is None:
             missing.append(f"line {number}: {line}")
@@ -94,7 +98,9 @@ def _find_files(
             yield listed
     if missing:
         why = f"whose image is not there, looked for in {folder}: left out"
-        notes.append(count_note(missing, "line", why, where=place.name, remedy="drop these lines"))
+        remedy = "unpack the images again, or drop these lines"
+        note = note_missing(missing, "line", why, total, where=place.name, remedy=remedy)
+        notes.append(note)
 
 
 def _shorten(path: str, folder: Path) -> str:
@@ -110,6 +116,7 @@ def _add_labels(image: TableImage, path: str, layout: YoloLayout, odd: _Odd) -> 
         labels = read_labels(Path(path), layout.key_point_numbers)
     except BadRecord as error:
         odd.files.leave_out(name, str(error))
+        image.is_unclear = True
         return
     if labels is None:
         odd.without_file.append(image.row)
@@ -124,6 +131,8 @@ def _add_labels(image: TableImage, path: str, layout: YoloLayout, odd: _Odd) -> 
             odd.rows.leave_out(f"{name}, line {item.line}: {item.number}", reason)
     if not labels.objects and not labels.faults:
         odd.empty.append(image.row)
+        image.is_background = True
+    image.is_unclear = not known and not image.is_background
     numbers = sorted({item.number for item in known})
     image.labels = tuple(layout.names[number] for number in numbers)
     image.boxes = [
@@ -162,7 +171,10 @@ def _describe_unused(read: set[str], folder: Path) -> Iterator[str]:
             if path not in read and os.path.basename(path) not in CLASS_FILES
         ]
     if unused and len(unused) < 10 * len(read):  # else these are no label files
-        yield count_note(unused, "label file", "without an image: not used")
+        total = len(read) + len(unused)
+        remedy = "unpack the images again, or remove these files"
+        why = "without an image: not used"
+        yield note_missing(unused, "label file", why, total, remedy=remedy)
 
 
 def count_classes(images: Mapping[str, TableImage]) -> set[str]:

@@ -176,12 +176,14 @@ def save(
     write_json(folder / CARD, content, indent=1, ascii=False)
 
 
-def find(given: Path) -> Path:
+def find(given: Path, outputs: Path | None = None) -> Path:
     """Return the folder of the checkpoint that a path names.
 
     Args:
         given: the folder, a file in it, or the folder of a run; of a run with stage refine, the
             refined network counts.
+        outputs: the folder of outputs of this run, whose newest network an error names; None: that
+            beside `given` alone.
 
     Raises:
         UserError: there is no checkpoint.
@@ -191,17 +193,20 @@ def find(given: Path) -> Path:
     for place in (folder, *stages):
         if (place / CARD).is_file():
             return place
-    raise UserError(f"checkpoint={given}: {_describe_missing(given)}")
+    raise UserError(f"checkpoint={given}: {_describe_missing(given, outputs)}")
 
 
-def _describe_missing(given: Path) -> str:
+def _describe_missing(given: Path, outputs: Path | None) -> str:
     """Say what a path is that holds no checkpoint, and which run has one."""
     what = f"expected the folder of a run that has a network, or a folder with {WEIGHTS} and {CARD}"
-    newest = find_newest_run(given, (f"stages/refine/{CARD}", f"stages/train/{CARD}"))
+    files = (f"stages/refine/{CARD}", f"stages/train/{CARD}")
+    newest, of = find_newest_run(given, files), ""
+    if newest is None and outputs is not None:
+        newest, of = find_newest_run(outputs, files), f" of outputs={outputs}"
     remedy = (
         "no run there has one yet; +experiment=cam trains one"
         if newest is None
-        else f"the newest run that has one: checkpoint={newest}"
+        else f"the newest run{of} that has one: checkpoint={newest}"
     )
     if not given.exists():
         return f"no checkpoint there, and no such folder; {what}; {remedy}"

@@ -10,10 +10,11 @@ import importlib
 import inspect
 import os
 import sys
+import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ EXTRA_FOLDER = "LABEL2BOX_CONFIG_DIR"
 """The environment variable that holds the folder of `--config-dir`, for this process and the
 processes that it starts. The folder has further choices, in a folder for each group as in conf/."""
 
+SHOWN = 4  # choices that a message names
+RECENT_NS = 2_000_000_000  # in which a folder may change again without a new time stamp
+
+_listed: dict[Path, tuple[int, Sequence[Path]]] = {}  # folder -> st_mtime_ns, its YAML files
+
 
 def choice_files(group: str) -> dict[str, Path]:
     """Return the YAML file of each choice of a config group, sorted by name.
@@ -44,8 +50,23 @@ def choice_files(group: str) -> dict[str, Path]:
     """
     extra = os.environ.get(EXTRA_FOLDER)
     folders = [conf_folder(), *([Path(extra)] if extra else [])]
-    files = {path.stem: path for folder in folders for path in (folder / group).glob("*.yaml")}
+    files = {path.stem: path for folder in folders for path in _list_files(folder / group)}
     return dict(sorted(files.items()))
+
+
+def _list_files(folder: Path) -> Sequence[Path]:
+    """Return the YAML files of a folder; it is listed again where it has changed since."""
+    try:
+        changed = folder.stat().st_mtime_ns
+    except OSError:
+        return ()
+    known = _listed.get(folder)
+    if known is not None and known[0] == changed:
+        return known[1]
+    files = tuple(folder.glob("*.yaml"))
+    if changed < time.time_ns() - RECENT_NS:
+        _listed[folder] = changed, files
+    return files
 
 
 def list_choices(group: str) -> list[str]:
@@ -221,7 +242,7 @@ def check_arguments(
     Raises:
         UserError: an argument is unknown, missing or does not fit its annotation.
     """
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     parameters = inspect.signature(target).parameters
     hints = read_argument_hints(target)
@@ -230,13 +251,14 @@ def check_arguments(
         if key not in parameters:
             takes = suggest_choices(key, parameters) if parameters else "it takes no arguments"
             renamed = describe_renaming(KEYS, f"{where}.{key}").removeprefix("; ")
+            others = "" if renamed else _name_choices_with(where, key)
             raise UserError(
-                f"{where}.{key}={value}: {target.__name__} has no {key!r}; {renamed or takes}"
+                f"{where}.{key}={value}: {target.__name__} has no {key!r}{others}; "
+                f"{renamed or takes}"
             )
         hint = hints.get(key, Any)
         try:
-            adapter = TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True))
-            checked[key] = adapter.validate_python(value)
+            checked[key] = _make_validator(target, key)(value)
         except ValidationError as error:
             reasons = "; ".join(dict.fromkeys(detail["msg"] for detail in error.errors()))
             raise UserError(
@@ -251,7 +273,31 @@ def check_arguments(
     return checked
 
 
-def read_argument_hints(target: Any) -> dict[str, Any]:
+@lru_cache(maxsize=2048)
+def _make_validator(target: Any, key: str) -> Callable[[Any], Any]:
+    """Return the function that checks a value of an argument, and converts it to its type."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    hint = read_argument_hints(target).get(key, Any)
+    return TypeAdapter(hint, config=ConfigDict(coerce_numbers_to_str=True)).validate_python
+
+
+def _name_choices_with(group: str, key: str) -> str:
+    """Return which choices of a group take an argument that another one does not: `, which ...`."""
+    names = []
+    for name in list_choices(group) if group.isidentifier() else ():
+        try:
+            target = locate(group, str(read_choice(group, name)["_target_"]))
+        except UserError:  # a choice that needs what is not installed
+            continue
+        if key in inspect.signature(target).parameters:
+            names.append(f"{group}={name}")
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f", which is an option of {', '.join(names[:SHOWN])}{more}" if names else ""
+
+
+@lru_cache(maxsize=512)
+def read_argument_hints(target: Any) -> Mapping[str, Any]:
     """Return the annotations of a target's arguments, each resolved where it was written.
 
     The `__init__` of a dataclass has the annotations of inherited fields as text. They name what

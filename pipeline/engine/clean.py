@@ -15,8 +15,11 @@ from pathlib import Path
 from pipeline.engine import terminal
 from pipeline.engine.inventory import Inventory, Result, RunFiles, read_inventory
 from pipeline.engine.removal import Plan, Removed, count_of, plan_removal, remove
+from pipeline.engine.serve import ingest_command
 from pipeline.engine.sizes import format_age, format_size, parse_age
 from pipeline.errors import UserError, suggest_choices
+from pipeline.formats.remote_errors import hide_secrets
+from pipeline.formats.stored import is_address
 
 MAX_LISTED_RUNS = 20
 BOOLEANS = {"true": True, "false": False}
@@ -24,7 +27,8 @@ BOOLEANS = {"true": True, "false": False}
 USAGE = """python -m pipeline clean [OPTION=VALUE ...]
 
 Lists what takes room in the folder of outputs, by stage and run, and what is safe to delete:
-results that no run links to, and files that killed runs left. It asks before it deletes anything.
+results that no run links to, and files that killed runs and sweeps left. It asks before it deletes
+anything.
 
   yes=true, --yes         delete without asking
   outputs=DIR             the folder of outputs
@@ -32,8 +36,10 @@ results that no run links to, and files that killed runs left. It asks before it
                           runs=all: every run
   older_than=30d          delete whole runs, or those of runs=, that are older (12h, 30d, 8w)
   unfinished=true         delete what killed runs computed, too: their command begins anew
+  marks=true              delete runs with marks of a person that were not ingested, too
 
-Runs that go on keep all that they may use. A deleted result is computed again when it is needed."""
+Runs that go on keep all that they may use. Runs with marks of a person, made in their report, are
+kept until +experiment=ingest has taken these. A deleted result is computed again when needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,7 @@ class CleanOptions:
         runs: patterns of the runs to delete, as `cam` or `cam/2026*`; `all`.
         older_than: an age; only older runs are deleted.
         unfinished: whether results of killed runs are deleted.
+        marks: whether runs are deleted that have marks which were not ingested.
         yes: whether to delete without asking.
     """
 
@@ -52,6 +59,7 @@ class CleanOptions:
     runs: str = ""
     older_than: str = ""
     unfinished: bool = False
+    marks: bool = False
     yes: bool = False
 
 
@@ -87,21 +95,27 @@ def clean(arguments: Sequence[str]) -> None:
         arguments: those of the command line after `clean`.
 
     Raises:
-        UserError: an argument is wrong, or there is no such folder or run.
+        UserError: an argument is wrong, or there is no such folder on this disk, or run.
     """
     if {"--help", "-h"} & set(arguments):
         terminal.print_line(USAGE)
         return
     options = parse_arguments(arguments)
+    if is_address(options.outputs):
+        raise UserError(
+            f"clean outputs={hide_secrets(options.outputs)}: results in an object store are "
+            "deleted with its own tools, a run, or a result of a stage, at a time; copies on this "
+            "disk lie in the working folder that a run prints, and store.cache_limit bounds them"
+        )
     outputs = Path(options.outputs)
     if not outputs.is_dir():
         raise UserError(f"clean outputs={outputs}: no such folder; outputs=DIR names another")
     inventory = read_inventory(outputs)
     chosen = select_runs(inventory, options, time.time())
-    plan = plan_removal(inventory, chosen, options.unfinished)
+    plan = plan_removal(inventory, chosen, options.unfinished, options.marks)
     for line in (*describe_inventory(inventory, outputs), "", *describe_plan(inventory, plan)):
         terminal.print_line(line)
-    if not (plan.runs or plan.results or plan.leftovers):
+    if not (plan.runs or plan.results or plan.leftovers or plan.sweeps):
         return
     if options.yes or _ask():
         for line in describe_removed(remove(outputs, plan)):
@@ -244,15 +258,34 @@ def describe_plan(inventory: Inventory, plan: Plan) -> list[str]:
     if plan.leftovers:
         size = format_size(sum(plan.leftovers.values()))
         lines.append(f"  {count_of(len(plan.leftovers), 'file')} that killed runs left: {size}")
+    if plan.sweeps:
+        size = format_size(sum(plan.sweeps.values()))
+        lines.append(f"  {count_of(len(plan.sweeps), 'log')} and records that sweeps left: {size}")
+    lines += [
+        f"  with {run.name} for good: {run.marks}, made by a person and not ingested"
+        for run in plan.runs
+        if run.marks
+    ]
     head = f"safe to delete, {format_size(plan.size)}:" if lines else "nothing is there to delete"
     kept = [
         f"kept: {run.name}, which {needing.name} names in its configuration"
         for run, needing in plan.kept_for
     ]
+    kept += [
+        f"kept: {run.name}, with {run.marks}, made by a person and not ingested; "
+        f"`{ingest_command(run.folder)}` takes them, and marks=true deletes them with the run"
+        for run in plan.kept_marks
+    ]
     in_use = [result for result in inventory.results if result.is_in_use and not result.runs]
     if in_use:
         size = format_size(sum(result.size for result in in_use))
         kept.append(f"kept: {count_of(len(in_use), 'result')} that a run may be using, {size}")
+    if kept_logs := [each for each in inventory.sweeps if each.is_in_use]:
+        size = format_size(sum(each.size for each in kept_logs))
+        kept.append(
+            f"kept: {count_of(len(kept_logs), 'log')} and records of sweeps that go on, or wrote "
+            f"within the last hour, {size}"
+        )
     dropped = {result.folder for result in plan.results}
     unfinished = [
         result

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+try:  # several times as fast, where PyYAML was built with libyaml
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import (
@@ -20,14 +27,15 @@ from pipeline.engine.choices import (
     may_be_named,
     read_choice,
 )
-from pipeline.engine.config import FAMILIES, check_config, get_value, nested_choices
-from pipeline.engine.latest import find_newest_run
+from pipeline.engine.config import FAMILIES, RUNNER, check_config, get_value, nested_choices
+from pipeline.engine.latest import find_newest_run, find_outputs
 from pipeline.engine.named_functions import allow_named, names_function
 from pipeline.errors import UserError
 from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import rename_keys
 
 CONFIG_FILE = "config.yaml"  # of a run's folder
+DEFAULT_OUTPUTS = "outputs"
 PREDICT_EXPERIMENT = "predict"  # computes maps and boxes as the checkpoint's run did
 
 
@@ -51,6 +59,7 @@ def complete_config(
     check_config(config)
     config = {**to_plain(config)}
     allow_named(config["model"])  # as it was composed: no file of a run has a say in it
+    config["run"] = _find_first_run(config)
     if config["run"] is not None:
         config, chosen = use_run_settings(config, named)
     if config["checkpoint"] is not None:
@@ -59,7 +68,7 @@ def complete_config(
         _check_same_function(config)
         config = _drop_training(config)
     config = _use_model_size(config)
-    for family in FAMILIES:
+    for family in (*FAMILIES, RUNNER):
         config[family] = fill_defaults(family, config[family])
     for key in nested_choices():
         stage, _, name = key.partition(".")
@@ -70,7 +79,7 @@ def complete_config(
     if "evaluate" in config["stages"] and compares and not evaluates_files:
         config["stages"] = list(dict.fromkeys([*config["stages"], "compare"]))
     # Built here so that a wrong argument is refused before anything is computed.
-    for family in ("model", "objective", "segmenter"):
+    for family in ("model", "objective", "segmenter", RUNNER):
         instantiate(family, config[family])
     if "train" in config["stages"]:
         _check_named_in_checkpoint(config)
@@ -163,7 +172,8 @@ def use_run_settings(
     """Return the configuration of the run that run= names, with the stages of this one.
 
     Options of stages that are named, options of the data set (`data.root=` where the images were
-    moved), `outputs` and `runtime` are those of this run.
+    moved) and `runtime` are those of this run. So is `outputs` where it is given: else it is the
+    folder of outputs that the run lies in, which has the reviews of its images.
 
     Args:
         config: of this run.
@@ -178,28 +188,62 @@ def use_run_settings(
     """
     folder = Path(config["run"])
     recorded = read_run_config(folder)
+    is_given = "outputs" in named or config["outputs"] != DEFAULT_OUTPUTS
+    if not is_given and (outputs := find_outputs(folder)) is not None:
+        config = {**config, "outputs": str(outputs)}
     if recorded.get("run") is not None:  # of stage export itself; its run is resolved already
         folder = Path(recorded["run"])
         recorded = read_run_config(folder)
     if not recorded:
-        newest = find_newest_run(folder, [CONFIG_FILE])
+        near = (folder, Path(config["outputs"]))
+        newest = next(filter(None, (find_newest_run(path, [CONFIG_FILE]) for path in near)), None)
         hint = "" if newest is None else f"; the newest run is {newest}"
         raise UserError(f"run={folder}: no folder of a run, which has {CONFIG_FILE}{hint}")
     allowed = {"model"} if names_function(recorded["model"]) else set()
     _refuse_choices(named, folder, {*config["stages"], *allowed})
     for family in FAMILIES:
         _refuse_foreign_targets(folder, family, recorded[family])
-    kept = ("stages", "name", "run", "corrections", "human_boxes", "outputs", "runtime", "store")
+    kept = (
+        "stages",
+        "name",
+        "run",
+        "runs",
+        "corrections",
+        "human_boxes",
+        "outputs",
+        "runtime",
+        RUNNER,
+        "store",
+    )
     merged = {**config, **recorded, **{key: config[key] for key in kept}}
     merged["run"] = str(folder.resolve())
     given = [key.partition(".")[2] for key in named if key.startswith("data.")]
     merged["data"] = {**merged["data"], **{key: config["data"][key] for key in given}}
     merged |= {name: config[name] for name in config["stages"] if name in config}
     for name, options in config.items():  # options that are newer than the run
-        if isinstance(options, Mapping) and name not in FAMILIES:
+        if isinstance(options, Mapping) and name not in (*FAMILIES, RUNNER):
             merged[name] = {**options, **merged[name]}
     chosen = {family: _find_choice_name(family, recorded[family]) for family in FAMILIES}
     return merged, chosen
+
+
+def _find_first_run(config: Mapping[str, Any]) -> str | None:
+    """Return run=, or the first of the runs that are put side by side, whose images are shown.
+
+    Raises:
+        UserError: run= is given as well, or a run twice.
+    """
+    if not config["runs"]:
+        return None if config["run"] is None else str(config["run"])
+    runs = [str(Path(run).resolve()) for run in config["runs"]]
+    if config["run"] not in (None, config["runs"][0], runs[0]):
+        raise UserError(
+            f"run={config['run']} runs={config['runs']}: run= is for export and ingest; leave it "
+            "away"
+        )
+    if len(set(runs)) < len(runs):
+        raise UserError(f"runs={config['runs']}: a run is named twice; name each once")
+    return runs[0]
 
 
 def _refuse_foreign_targets(run: Path, family: str, node: Mapping[str, Any]) -> None:
@@ -221,8 +265,8 @@ def _refuse_choices(named: Collection[str], run: Path, stages: Collection[str]) 
     Raises:
         UserError: a key is given that is neither an option of the stages nor of the data set.
     """
-    own = {"run", "corrections", "human_boxes", "name", "stages", "outputs", "runtime", "data",
-           "experiment", "store", *stages}  # fmt: skip
+    own = {"run", "runs", "corrections", "human_boxes", "name", "stages", "outputs", "runtime",
+           "data", "experiment", "store", RUNNER, *stages}  # fmt: skip
     for key in named:
         if key == "data" or key.partition(".")[0] not in own:
             raise UserError(
@@ -236,10 +280,23 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
     Keys that an earlier version had under another name have their present names.
     """
-    path = run / CONFIG_FILE
+    path = (run / CONFIG_FILE).absolute()
     if not path.is_file():
         return {}
-    config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    stat = path.stat()
+    return copy.deepcopy(_read_config(path, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=128)
+def _read_config(path: Path, size: int, changed: int) -> dict[str, Any]:
+    """Read the configuration of a run once: each later run looks at those before it.
+
+    Args:
+        path: of the file, absolute.
+        size: of the file, in bytes.
+        changed: its st_mtime_ns.
+    """
+    config = dict(yaml.load(path.read_text(encoding="utf-8"), SafeLoader))
     rename_keys(config)
     return config
 
@@ -275,7 +332,8 @@ def _drop_training(config: dict[str, Any]) -> dict[str, Any]:
 
 def _check_same_function(config: Mapping[str, Any]) -> None:
     """Raise UserError where model.of names another function than the checkpoint."""
-    card = checkpoint.read_card(checkpoint.find(Path(config["checkpoint"])))["model"]
+    folder = checkpoint.find(Path(config["checkpoint"]), Path(config["outputs"]))
+    card = checkpoint.read_card(folder)["model"]
     given, known = config["model"], card.get("of")
     if names_function(given) and names_function(card) and given["of"] != known:
         raise UserError(

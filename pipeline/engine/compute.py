@@ -1,17 +1,21 @@
-"""How a run computes: device, precision, threads, batch. Only the precision changes cache keys."""
+"""How a run computes: device, precision, threads, batch, backend.
+
+Only the precision changes cache keys.
+"""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.engine import runtime
+from pipeline.engine.backends import BackendChoice
 
 if TYPE_CHECKING:
     import torch
 
-CPU_BATCH = 16  # images in a forward pass: as many as fit the caches of a core
+CPU_BATCH = 6  # images in a forward pass: glibc keeps the memory of activations below 32 MB
 ACCELERATOR_BATCH = 128  # images in a forward pass: as many as keep an accelerator busy
 
 
@@ -25,6 +29,7 @@ class Compute:
         workers: threads that decode, segment and draw; 0: no further thread.
         batch: images in a forward pass.
         shard: images in a shard.
+        backend: what computes what needs no gradients.
     """
 
     device: torch.device
@@ -32,6 +37,7 @@ class Compute:
     workers: int
     batch: int
     shard: int
+    backend: BackendChoice = field(default_factory=BackendChoice)
 
     @property
     def is_cpu(self) -> bool:

@@ -17,9 +17,13 @@ from pipeline.engine.runtime import PRECISIONS
 from pipeline.engine.sizes import SIZE_EXPECTED, SIZE_PATTERN
 from pipeline.engine.stage import all_stages, find_stage, list_stages
 from pipeline.errors import UserError
+from pipeline.model.backends import BACKENDS
 
 FAMILIES = ("data", "model", "objective", "saliency", "segmenter")
-"""The families of which each run has a choice."""
+"""The families of which each run has a choice that can change its results."""
+
+RUNNER = "runner"
+"""The family of which each run has a choice that cannot."""
 
 
 @dataclass
@@ -37,6 +41,11 @@ class RuntimeOptions:
     devices: int = option(
         1, "processes that train, explain and localize, each with a GPU", low=1, high=1024
     )
+    backend: str = option(
+        "auto",
+        "auto | torch | onnxruntime | openvino: what needs no gradients; auto: what is installed",
+        choices=("auto", *BACKENDS),
+    )
     deterministic: bool = option(False, "the same boxes twice; refuse what cannot give them")
 
 
@@ -47,6 +56,18 @@ class StoreOptions:
     limit: str | None = option(
         None,
         "room for results, as 20G: after a run, the least recently used that no run links to go",
+        pattern=SIZE_PATTERN,
+        expected=SIZE_EXPECTED,
+    )
+    working_folder: str | None = option(
+        None, "for outputs=s3://...: where results are made; null: in ~/.cache/label2box"
+    )
+    cache_images: bool = option(
+        False, "keep images that are read at addresses, up to store.cache_limit"
+    )
+    cache_limit: str | None = option(
+        "20G",
+        "room for copies of what object stores have: the least recently used go",
         pattern=SIZE_PATTERN,
         expected=SIZE_EXPECTED,
     )
@@ -61,6 +82,7 @@ class Base:
     objective: Any = None
     saliency: Any = None
     segmenter: Any = None
+    runner: Any = None
     name: str = option("run", "the folder of outputs/runs that the run lies in")
     checkpoint: str | None = option(None, "a run, a train folder: what to explain without training")
     images: Any = option(
@@ -73,6 +95,7 @@ class Base:
         None, "what those are scored against; null: it lies with the maps"
     )
     run: str | None = option(None, "for export and ingest: the run whose boxes are meant")
+    runs: list[str] = option([], "for compare: runs to put side by side, the first one as the base")
     corrections: str | None = option(None, "for ingest: what an annotation tool wrote")
     human_boxes: str = option(
         "auto", "auto | none | FILE: boxes of a person; auto: human_boxes.json in outputs"
@@ -97,7 +120,9 @@ class Base:
         choices=("auto", *PRECISIONS),
     )
     seed: int = option(0, "of every random choice", low=0, high=2**32 - 1)
-    outputs: str = option("outputs", "the folder that everything is written to")
+    outputs: str = option(
+        "outputs", "the folder that everything is written to, or an address as s3://bucket/outputs"
+    )
 
 
 def skeleton() -> type[Any]:
@@ -110,7 +135,16 @@ def _skeleton(stages: tuple[str, ...]) -> type[Any]:
     """Build the dataclass once for each tuple of stages."""
     options = [(stage.name, stage.options) for stage in all_stages() if stage.options is not None]
     members: list[Any] = [(name, kind, field(default_factory=kind)) for name, kind in options]
-    return make_dataclass("Skeleton", members, bases=(Base,))
+    made = make_dataclass("Skeleton", members, bases=(Base,))
+    made.__module__ = __name__  # where `__getattr__` finds it: launchers pickle it by its name
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """Return the dataclass of the configuration under the name by which it is pickled."""
+    if name == "Skeleton":
+        return skeleton()
+    raise AttributeError(name)
 
 
 def nested_choices() -> dict[str, str]:
@@ -142,7 +176,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_all_read(config)
     _check_unlabelled(config)
     check_options(skeleton(), config)
-    for key, family in {**{name: name for name in FAMILIES}, **nested_choices()}.items():
+    own = {name: name for name in (*FAMILIES, RUNNER)}
+    for key, family in {**own, **nested_choices()}.items():
         node = get_value(config, key)
         if not isinstance(node, Mapping) or "_target_" not in node:
             group = family if key == family else f"{family}@{key}"
@@ -155,13 +190,14 @@ def check_config(config: Mapping[str, Any]) -> None:
 def _check_all_read(config: Mapping[str, Any]) -> None:
     """Raise UserError if a key is given that none of the run's stages reads."""
     for key in dict.fromkeys(key for stage in all_stages() for key in stage.reads):
-        if config[key] is None:
+        if config[key] in (None, []):
             continue
         stages = config["stages"]
         if not any(find_stage(name).reads_key(key, stages) for name in stages):
             raise UserError(
                 f"{key}={config[key]}: none of stages={list(config['stages'])} reads it; "
-                "+experiment=evaluate scores boxes and maps that others made"
+                "+experiment=evaluate scores boxes and maps that others made, "
+                "+experiment=compare puts runs side by side"
             )
 
 

@@ -115,7 +115,7 @@ def find_earlier_network(
         trained = run / "stages" / ("refine" if "refine" in config["stages"] else "train")
         if not (trained / "DONE").is_file():
             continue
-        if _source_of(config["data"]) != _source_of(recorded["data"]):
+        if find_source(config["data"]) != find_source(recorded["data"]):
             continue  # another folder
         # Options that are newer than the run stood at their defaults.
         recorded["data"] = fill_defaults("data", recorded["data"])
@@ -145,8 +145,12 @@ def find_earlier_network(
     return None, ""
 
 
-def _source_of(data: Mapping[str, Any]) -> tuple[Any, Path | None]:
-    """Return the kind of a data set, and the folder where it is."""
+def find_source(data: Mapping[str, Any]) -> tuple[Any, Path | None]:
+    """Return the kind of a data set, and the folder where it is.
+
+    Args:
+        data: the completed node of the data set.
+    """
     root = data.get("root")
     return data["_target_"], None if root is None else Path(root).resolve()
 

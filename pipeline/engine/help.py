@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from pipeline.engine.choices import choice_files, list_choices, read_choice
-from pipeline.engine.config import FAMILIES, skeleton
+from pipeline.engine.config import FAMILIES, RUNNER, skeleton
 from pipeline.engine.options import default_of, rules_of, walk_options
 from pipeline.engine.sources import find_source
 from pipeline.engine.stage import list_stages
@@ -28,6 +28,7 @@ HEAD = """label2box: image labels in, boxes out
   python -m pipeline -m +experiment=cam segmenter.threshold=0.15,0.2,0.3          a sweep
   python -m pipeline +experiment=explain images=photo.jpg   maps of a pretrained network as pictures
   python -m pipeline +experiment=cam --cfg job              show the configuration, run nothing
+  python -m pipeline serve outputs/latest                   the report, where marks are saved
   python -m pipeline clean                                  what takes room, and what can go
   python -m pipeline --version                              of label2box and its libraries
 
@@ -40,7 +41,7 @@ def help_text() -> str:
     parts += [
         f"  {name:<14} {_first_comment(path)}" for name, path in choice_files("experiment").items()
     ]
-    for family in FAMILIES:
+    for family in (*FAMILIES, RUNNER):
         parts.append(f"\n{family}=CHOICE, then {family}.OPTION=VALUE")
         parts += _choice_lines(family, f"{family}.")
     for family, key in _listed_families():
@@ -63,7 +64,7 @@ def _listed_families() -> Iterator[tuple[str, str]]:
     """Yield each family whose choices an option of a stage lists, with the key of that option."""
     for key, declared in walk_options(skeleton()):
         family = rules_of(declared).group
-        if family is not None and family not in (*FAMILIES, "stage"):
+        if family is not None and family not in (*FAMILIES, RUNNER, "stage"):
             yield family, key
 
 
@@ -148,7 +149,7 @@ def _comment(line: str) -> str:
 def _option_lines() -> Iterator[str]:
     """Yield each option of the skeleton with its default and its help."""
     for key, declared in walk_options(skeleton()):
-        if key in FAMILIES or key == "stages":
+        if key in (*FAMILIES, RUNNER) or key == "stages":
             continue
         default = default_of(declared)
         shown = str(default).lower() if isinstance(default, bool) else default

@@ -9,11 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import SkippedImage
+import numpy as np
+
+from pipeline.errors import SkippedImage, UserError
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.ops.maps import frame_size
 from pipeline.protocols import (
     DataSet,
+    HasBackgrounds,
     HasCommonFolder,
     HasFiles,
     HasSeveralLabels,
@@ -22,7 +25,6 @@ from pipeline.protocols import (
 from pipeline.types import Boxes, Example, ImageSource, Part, SaliencyMap, Size, Split
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Bool, Int, UInt8
 
 
@@ -74,6 +76,19 @@ class SplitImages:
             return self.data.label_sets(self.split)
         labels = self.labels.tolist()
         return pack_label_sets(labels, [()] * len(labels), len(self.data.classes))
+
+    @property
+    def backgrounds(self) -> Bool[np.ndarray, n]:
+        """Which images are known to show no class, where an image may have several."""
+        if self.is_multi_label and isinstance(self.data, HasBackgrounds):
+            return self.data.backgrounds(self.split)
+        return np.zeros(len(self.labels), bool)
+
+    def list_backgrounds(self) -> frozenset[int]:
+        """Return the positions of the images that are known to show no class."""
+        if not self.is_multi_label:
+            return frozenset()
+        return frozenset(self.backgrounds.nonzero()[0].tolist())
 
     def classes_of(self, position: int) -> tuple[int, ...]:
         """Return the classes of an image, ascending; none where it has none.
@@ -149,6 +164,28 @@ class SplitImages:
             return problem
 
 
+def refuse_empty(images: SplitImages, stage: str) -> None:
+    """Raise UserError if a split has no image, with the sizes of the others and what files say.
+
+    Args:
+        images: of the split.
+        stage: the one that needs an image.
+
+    Raises:
+        UserError: there is none.
+    """
+    if len(images):
+        return
+    data, split = images.data, images.split
+    counts = [f"{count} {name}" for name in PARTS if (count := len(data.ids(name)))]
+    others = ", ".join(counts) or "none in the others either"
+    reasons = "".join(f"\n  {note}" for note in data.notes()[:10])
+    raise UserError(
+        f"{stage}: explain.split={split}: no image of the data set is in it ({others}); "
+        f"explain.split=all takes all images, and data.* say which images are in {split}{reasons}"
+    )
+
+
 def is_multi_label(data: DataSet) -> bool:
     """Return whether an image of a data set may have several classes.
 
@@ -198,7 +235,13 @@ def image_source(data: DataSet, split: Split) -> ImageSource:
 
 
 def _list_parts(data: DataSet, split: Split) -> Sequence[Part]:
-    """Return what a detector should use each image of a split for."""
+    """Return what a detector should use each image of a split for.
+
+    Images without labels are of split val, as nothing is trained on them here; their boxes are
+    there to train a detector on.
+    """
+    if not data.classes:
+        return ["train"] * len(data.ids(split))
     if split != "all":
         return [PARTS[split]] * len(data.ids(split))
     part_of = {id: PARTS[name] for name in PARTS for id in data.ids(name)}

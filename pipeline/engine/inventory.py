@@ -19,8 +19,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.engine.completion import CONFIG_FILE
 from pipeline.engine.store import DONE, LOCK, LOGS, USES, is_temporary, read_done
+from pipeline.engine.sweep import FOLDER as SWEEPS
 from pipeline.formats import results_folder
 from pipeline.formats.files import find_below
+from pipeline.results.human import FILE as HUMAN_BOXES
+from pipeline.results.marks import FILE as MARKS
+from pipeline.results.marks import describe_unsaved
 
 RUNS = "runs"
 DELETED = ".deleted-"  # begins the name of a folder that is being deleted
@@ -28,6 +32,7 @@ USERS = (
     ".linked_by"  # in a result: the runs in other folders of outputs that link to it, a line each
 )
 STALE = 3600.0  # seconds after which a temporary file counts as left behind by a killed run
+LAUNCHED = ".submitit"  # in the folder of sweeps: what submitit's launchers write, a folder a job
 CLOCK_SLACK = 60.0  # seconds by which the clocks of two machines may differ
 KEY_PATTERN = re.compile(r"[0-9a-f]{16}")
 NEEDED_RUNS = re.compile(r"^(?:checkpoint|against|run): (.+)$", re.MULTILINE)
@@ -75,6 +80,7 @@ class RunFiles:
         results: the results that it links to.
         runs: the paths of runs that its configuration names.
         leftovers: files in it that no run reads, with their bytes.
+        marks: the marks of a person in it that are nowhere else, in words; empty: there are none.
     """
 
     folder: Path
@@ -84,11 +90,27 @@ class RunFiles:
     results: frozenset[Path]
     runs: frozenset[Path]
     leftovers: Mapping[Path, int] = field(default_factory=dict)
+    marks: str = ""
 
     @property
     def name(self) -> str:
         """Experiment and time, as `cam/2026-01-31_12-00-00`."""
         return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+@dataclass(frozen=True)
+class SweepFiles:
+    """Logs and records of the jobs of a sweep, or what launchers left of one.
+
+    Attributes:
+        path: a folder or a file.
+        size: the bytes that deleting it frees.
+        is_in_use: whether the sweep goes on, or its jobs may do so without it.
+    """
+
+    path: Path
+    size: int
+    is_in_use: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +120,7 @@ class Inventory:
     results: tuple[Result, ...]
     runs: tuple[RunFiles, ...]
     leftovers: Mapping[Path, int]
+    sweeps: tuple[SweepFiles, ...] = ()
 
 
 def read_inventory(outputs: Path) -> Inventory:
@@ -116,7 +139,7 @@ def read_inventory(outputs: Path) -> Inventory:
         _read_result(folder, (*linked.get(folder, ()), *_read_users(folder)), began)
         for folder in _list_result_folders(root)
     )
-    return Inventory(results, runs, _list_leftovers(root))
+    return Inventory(results, runs, _list_leftovers(root), tuple(_list_sweeps(root / SWEEPS)))
 
 
 def _list_run_folders(root: Path) -> Iterator[Path]:
@@ -162,6 +185,7 @@ def _read_run(folder: Path) -> RunFiles:
         results=frozenset(_find_result(link) for link in links),
         runs=frozenset(_list_needed_runs(config)),
         leftovers={} if goes_on else _select_temporary(files, older_than=STALE),
+        marks=describe_unsaved(folder / MARKS, folder.parents[2] / HUMAN_BOXES),
     )
 
 
@@ -265,6 +289,14 @@ def _walk(folder: Path) -> tuple[dict[Path, int], list[Path]]:
     return files, links
 
 
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 where it is gone."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
 def _modified(path: Path) -> float:
     """Return the time at which a file was modified; 0 where it is gone."""
     try:
@@ -294,6 +326,24 @@ def _select_superseded(
         if name.as_posix() not in recorded and not is_hidden and name.parts[0] not in (DONE, LOGS):
             selected[path] = size
     return selected
+
+
+def _list_sweeps(place: Path) -> Iterator[SweepFiles]:
+    """Yield what sweeps left: a folder each, and what a launcher wrote beside them.
+
+    Jobs on other machines may go on after the command of their sweep has ended, and write into
+    their log each half minute.
+    """
+    paths = sorted((*find_below(place, "*"), *find_below(place / LAUNCHED, "*")))
+    locked = {path for path in paths if is_locked(path)}
+    latest = time.time() - STALE
+    for path in paths:
+        is_folder = path.is_dir() and not path.is_symlink()
+        files = _walk(path)[0] if is_folder else {path: _size(path)}
+        is_recent = max(map(_modified, (path, *files))) > latest
+        is_of_sweep = is_folder and path.parent == place
+        goes_on = path in locked if is_of_sweep else bool(locked)
+        yield SweepFiles(path, sum(files.values()), goes_on or is_recent)
 
 
 def _list_leftovers(root: Path) -> dict[Path, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.formats.files import find_below
+from pipeline.formats.stored import is_address
 
 LATEST = "latest"  # in the folder of outputs; it links to the newest run
 MAX_LINKS = 40  # of a chain, as many as the kernel of Linux follows
@@ -31,6 +32,8 @@ def read_latest_links(arguments: Iterable[str]) -> dict[str, str]:
     outputs = [value for key, *values in parts if key.lstrip("+") == "outputs" for value in values]
     texts = [text.strip() for _, *values in parts for text in values if text.strip()]
     for text in (*texts, *(f"{folder}/{LATEST}" for folder in ("outputs", *outputs))):
+        if is_address(text):  # remote_checkpoint.py remembers what `latest` named at first
+            continue
         for prefix in _prefixes(Path(text)):
             is_absent = prefix.name == LATEST and "/" in text and not prefix.exists()
             if is_absent or (prefix.is_symlink() and _leads_through_latest(prefix)):
@@ -64,7 +67,7 @@ def resolve_latest_links(node: Any, links: Mapping[str, str]) -> None:
 
 def _resolve(key: str, value: str, links: Mapping[str, str]) -> str:
     """Return a path without the links, relative where it was; any other text as it is."""
-    if not value or "\0" in value:
+    if not value or "\0" in value or is_address(value):
         return value
     path = Path(value)
     for prefix in _prefixes(path):
@@ -98,6 +101,23 @@ def _leads_through_latest(link: Path, links_left: int = MAX_LINKS) -> bool:
     )
 
 
+def find_outputs(run: Path) -> Path | None:
+    """Return the folder of outputs that a run lies in; None where it lies in none.
+
+    Args:
+        run: the folder of a run, or a link to it.
+    """
+    resolved = run.resolve()
+    if len(resolved.parents) < 3 or resolved.parent.parent.name != "runs":
+        return None
+    return _shorten(resolved.parents[2])
+
+
+def _shorten(path: Path) -> Path:
+    """Return a path relative to the current folder where it lies in it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def find_newest_run(near: Path, files: Sequence[str]) -> Path | None:
     """Return the newest run that has one of some files; None where no run has.
 
@@ -114,6 +134,4 @@ def find_newest_run(near: Path, files: Sequence[str]) -> Path | None:
         run for run in find_below(runs, "*/*") if any((run / file).is_file() for file in files)
     ]
     newest = max(having, key=lambda run: run.stat().st_mtime_ns, default=None)
-    if newest is None or not newest.is_relative_to(Path.cwd()):
-        return newest
-    return newest.relative_to(Path.cwd())
+    return None if newest is None else _shorten(newest)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.engine import checkpoint, shards
+from pipeline.engine.backends import compiled
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
@@ -213,7 +215,10 @@ def fit_method(
     """
 
     def create(folder: Path) -> None:
-        sums = _sum_statistics(list_fittable(method), images, compute, trained, negatives, folder)
+        with compiled([trained.network], compute, len(images), images.size, folder):
+            sums = _sum_statistics(
+                list_fittable(method), images, compute, trained, negatives, folder
+            )
         write_arrays(folder / STATISTICS, sums)
         (folder / UNFINISHED).unlink(missing_ok=True)
 
@@ -268,10 +273,11 @@ def _sum_statistics(
             for name, values in part.statistics(trained.network, pixels, labels).items()
         }
 
-    positions = np.flatnonzero(~np.isin(images.labels, sorted(negatives))).tolist()
+    has_object = ~np.isin(images.labels, sorted(negatives)) & ~images.backgrounds
+    positions = np.flatnonzero(has_object).tolist()
     totals, done, step = _read_unfinished(folder / UNFINISHED, compute.batch)
     pieces = [positions[n : n + step] for n in range(done, len(positions), step)]
-    flow = shards.network_flow(images, compute, work)
+    flow = shards.network_flow(images, compute, work, _add_arrays)
     write_at = time.monotonic() + PART_SECONDS
     with show_progress(f"look at {images.split}", len(positions), done) as advance:
         for piece, (sums, _) in zip(pieces, flow(iter(pieces)), strict=True):
@@ -288,6 +294,11 @@ def _sum_statistics(
             "fitted"
         )
     return totals
+
+
+def _add_arrays(parts: Sequence[shards.Arrays]) -> shards.Arrays:
+    """Return the sum of the arrays of each name."""
+    return {name: reduce(np.add, [arrays[name] for arrays in parts]) for name in parts[0]}
 
 
 def _read_unfinished(path: Path, step: int) -> tuple[shards.Arrays, int, int]:

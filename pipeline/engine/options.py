@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from pipeline.engine.choices import list_choices
@@ -86,13 +87,23 @@ def default_of(declared: Field[Any]) -> Any:
 
 def walk_options(node: type[Any], prefix: str = "") -> Iterator[tuple[str, Field[Any]]]:
     """Yield the dotted key and the field of each option of a dataclass and of those in it."""
-    hints = typing.get_type_hints(node)
+    hints = read_hints(node)  # type: ignore[arg-type]  # classes can be hashed
     for declared in fields(node):
         key = f"{prefix}{declared.name}"
         if is_dataclass(hints[declared.name]):
             yield from walk_options(hints[declared.name], f"{key}.")
         else:
             yield key, declared
+
+
+@cache
+def read_hints(node: type[Any]) -> Mapping[str, Any]:
+    """Return the types of the fields of a dataclass, evaluated once.
+
+    Args:
+        node: the dataclass.
+    """
+    return typing.get_type_hints(node)
 
 
 def check_options(node: type[Any], config: Mapping[str, Any]) -> None:

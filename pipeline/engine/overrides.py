@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import typing
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.engine.choices import EXTRA_FOLDER, list_choices
-from pipeline.engine.config import FAMILIES, nested_choices, skeleton
+from pipeline.engine.config import FAMILIES, RUNNER, nested_choices, skeleton
+from pipeline.engine.options import read_hints
 from pipeline.errors import UserError, suggest_choices
 from pipeline.ops.renamed import KEYS, describe_renaming
 
@@ -91,13 +91,15 @@ def _check_override(argument: str) -> str:
             f"    {quote_for_shell(key, value)}"
         ) from None
     group = key.split("@")[0]
-    if group in (*FAMILIES, "experiment") and not parsed.is_delete():
+    if group in (*FAMILIES, RUNNER, "experiment") and not parsed.is_delete():
         _check_group(group, text, parsed)
         return argument
     head = key.split(".")[0]
-    if head == "hydra" or parsed.is_delete():
+    if head == "hydra" or key.startswith("hydra/") or parsed.is_delete():
         return argument
-    if head in FAMILIES or any(key.startswith(f"{place}.") for place in nested_choices()):
+    if head in (*FAMILIES, RUNNER) or any(
+        key.startswith(f"{place}.") for place in nested_choices()
+    ):
         return argument if text.startswith("+") else f"++{argument}"
     check_key(key)
     return f"++{argument.lstrip('+')}" if text.startswith("+") else argument
@@ -227,4 +229,4 @@ def check_key(key: str) -> None:
             known = suggest_choices(".".join([*path, part]), keys)
             raise UserError(f"{key}: no such key{renamed or f'; {known}'}")
         path.append(part)
-        node = typing.get_type_hints(node)[part]
+        node = read_hints(node)[part]

@@ -19,7 +19,8 @@ from pipeline.types import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-PASSES = 12  # for an image, up to which a piece has as many images as a forward pass
+PASSES = 32  # for an image, up to which a piece has as many images as a forward pass
+SLOW = 8  # passes for an image, from which on a further one does not count
 MAX_UNREAD = 10  # images, after which none is looked for that can be read
 
 
@@ -38,14 +39,38 @@ def limit_batch(
         trained: the network that it explains.
         images: of which one is explained.
     """
+    return fit_batch(compute, count_passes_of_first(compute, method, trained, images))
+
+
+def fit_batch(compute: Compute, passes: float) -> Compute:
+    """Return how to compute maps, with fewer images at once where a method needs many passes.
+
+    Args:
+        compute: how anything is computed.
+        passes: that an image needs.
+    """
+    most = PASSES * batch_size(None, compute.device)
+    return replace(compute, batch=max(1, min(compute.batch, int(most / passes))))
+
+
+def count_passes_of_first(
+    compute: Compute, method: SaliencyMethod, trained: Checkpoint, images: SplitImages
+) -> float:
+    """Count the forward passes that a method needs of the first image that can be read.
+
+    Args:
+        compute: how anything is computed.
+        method: it.
+        trained: the network that it explains.
+        images: of which one is explained; 1 pass where none of the first can be read.
+    """
     first = (images.read(n, images.size) for n in range(min(len(images), MAX_UNREAD)))
     example = next((result for result in first if isinstance(result, Example)), None)
     if example is None:
-        return compute
+        return 1.0
     most = PASSES * batch_size(None, compute.device)
     with compute.autocast():
-        passes = count_passes(method, trained, example, most)
-    return replace(compute, batch=max(1, min(compute.batch, int(most / passes))))
+        return count_passes(method, trained, example, most)
 
 
 def count_passes(method: SaliencyMethod, trained: Checkpoint, example: Example, most: int) -> float:

@@ -1,6 +1,7 @@
 """Progress: a bar on a terminal; elsewhere, as in the log of a scheduler, a line every 30 seconds.
 
 explain    4,096 of 25,000 images, 34/s, 10 min left
+explain    4,096 of 25,000 images on 3 nodes, 34/s, 10 min left
 """
 
 from __future__ import annotations
@@ -16,6 +17,19 @@ from pipeline.engine import ranks, terminal
 SECONDS_BETWEEN_LINES = 30.0  # and before the first: what ends earlier prints none
 
 Advance = Callable[[int], None]
+
+
+_place = ""
+
+
+def note_place(place: str) -> None:
+    """Let progress say where the items are computed.
+
+    Args:
+        place: as in "on 3 nodes"; empty: in this process.
+    """
+    global _place
+    _place = place
 
 
 @contextmanager
@@ -51,8 +65,12 @@ def show_progress(what: str, total: int, done: int = 0, unit: str = "images") ->
         def render(self, task: BarTask) -> Text:
             return Text(f"{task.speed:.0f} {unit}/s" if task.speed else "", style="dim")
 
+    class Place(ProgressColumn):
+        def render(self, task: BarTask) -> Text:
+            return Text(_place, style="dim")
+
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), Rate(),
-               TimeRemainingColumn(compact=True))  # fmt: skip
+               TimeRemainingColumn(compact=True), Place())  # fmt: skip
     with Progress(*columns, console=terminal.console, transient=True) as bar:
         bar_task = bar.add_task(what, total=total, completed=done)
         yield lambda n: bar.advance(bar_task, n)
@@ -108,7 +126,7 @@ class Task:
         """
         if self.total is None:
             return f"still running, after {format_seconds(now - self.began)}"
-        text = f"{self.done:,} of {self.total:,} {self.unit}"
+        text = f"{self.done:,} of {self.total:,} {self.unit}" + f" {_place}" * bool(_place)
         seconds, count = now - self.began, self.done - self._at_first
         if count <= 0 or seconds <= 0:
             return f"{text}, after {format_seconds(seconds)}"

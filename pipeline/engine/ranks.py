@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pipeline.engine import terminal
 from pipeline.engine.early_interrupt import EXIT_CODE
 from pipeline.errors import UserError
 
@@ -259,6 +261,17 @@ def silence_nonzero_ranks() -> None:
     """Discard what ranks other than 0 print; errors still go to their stderr."""
     if launched_world().rank > 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+@cache
+def print_once(line: str | None) -> None:
+    """Print a line from rank 0, and in a sweep not again for the next job; None: nothing.
+
+    Args:
+        line: the line.
+    """
+    if line is not None and current_world().rank == 0:
+        terminal.print_line(line)
 
 
 def device_for_rank(wanted: torch.device) -> torch.device:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.engine.inventory import (
     DELETED,
+    LAUNCHED,
     RUNS,
     Inventory,
     Result,
@@ -26,6 +27,7 @@ from pipeline.engine.inventory import (
 from pipeline.engine.latest import LATEST
 from pipeline.engine.sizes import format_size, parse_size
 from pipeline.engine.store import LOCK, Store
+from pipeline.engine.sweep import FOLDER as SWEEPS
 from pipeline.formats.files import find_below
 
 
@@ -37,24 +39,31 @@ class Plan:
         runs: whole runs.
         results: results that no run links to, or none but `runs`.
         leftovers: files in other places that no run reads, with their bytes.
+        sweeps: logs and records that sweeps left, with their bytes.
         kept_for: runs that were chosen, but that a kept run needs, with that run.
+        kept_marks: runs that were chosen, but have marks of a person that are nowhere else.
+        takes_marks: whether runs are removed with such marks.
     """
 
     runs: tuple[RunFiles, ...]
     results: tuple[Result, ...]
     leftovers: dict[Path, int]
+    sweeps: dict[Path, int]
     kept_for: tuple[tuple[RunFiles, RunFiles], ...]
+    kept_marks: tuple[RunFiles, ...] = ()
+    takes_marks: bool = False
 
     @property
     def size(self) -> int:
         """The bytes that are freed."""
         items: tuple[RunFiles | Result, ...] = (*self.runs, *self.results)
-        return sum(item.size for item in items) + sum(self.leftovers.values())
+        files = (*self.leftovers.values(), *self.sweeps.values())
+        return sum(item.size for item in items) + sum(files)
 
 
 @dataclass(frozen=True)
 class Removed:
-    """What was removed: the number of runs, results and other files, and the bytes freed.
+    """What was removed: the number of runs, results and others, and the bytes freed.
 
     Attributes:
         refused: paths that the system did not let be removed.
@@ -67,7 +76,12 @@ class Removed:
     refused: tuple[Path, ...]
 
 
-def plan_removal(inventory: Inventory, chosen: Collection[RunFiles], unfinished: bool) -> Plan:
+def plan_removal(
+    inventory: Inventory,
+    chosen: Collection[RunFiles],
+    unfinished: bool,
+    takes_marks: bool = False,
+) -> Plan:
     """Plan to remove chosen runs, and all that no other run links to.
 
     Args:
@@ -75,8 +89,10 @@ def plan_removal(inventory: Inventory, chosen: Collection[RunFiles], unfinished:
         chosen: the runs to remove; those that go on, or that a kept run needs, are kept.
         unfinished: whether the unfinished results of killed runs are removed, too, and those that
             they are created from. The same command would go on from them.
+        takes_marks: whether runs are removed that have marks of a person which are nowhere else.
     """
-    selected = {run.folder for run in chosen if not run.goes_on}
+    kept_marks = [run for run in chosen if run.marks and not run.goes_on and not takes_marks]
+    selected = {run.folder for run in chosen if not run.goes_on and run not in kept_marks}
     kept_for: list[tuple[RunFiles, RunFiles]] = []
     todo = [run for run in inventory.runs if run.folder not in selected]
     while todo:
@@ -102,7 +118,15 @@ def plan_removal(inventory: Inventory, chosen: Collection[RunFiles], unfinished:
     for item in items:
         if item.folder not in removed:
             leftovers |= item.leftovers
-    return Plan(runs=runs, results=results, leftovers=leftovers, kept_for=tuple(kept_for))
+    return Plan(
+        runs=runs,
+        results=results,
+        leftovers=leftovers,
+        sweeps={each.path: each.size for each in inventory.sweeps if not each.is_in_use},
+        kept_for=tuple(kept_for),
+        kept_marks=tuple(kept_marks),
+        takes_marks=takes_marks,
+    )
 
 
 def _find_needed(results: Iterable[Result], candidates: Collection[Path]) -> set[Path]:
@@ -136,12 +160,16 @@ def remove(outputs: Path, plan: Plan) -> Removed:
         present = read_inventory(root)
         chosen = {run.folder for run in plan.runs}
         again = plan_removal(
-            present, [run for run in present.runs if run.folder in chosen], unfinished=True
+            present,
+            [run for run in present.runs if run.folder in chosen],
+            unfinished=True,
+            takes_marks=plan.takes_marks,
         )
         wanted = {result.folder for result in plan.results}
         runs = [run for run in again.runs if run.folder in chosen]
         results = [result for result in again.results if result.folder in wanted]
         leftovers = {p: size for p, size in again.leftovers.items() if p in plan.leftovers}
+        leftovers |= {p: size for p, size in again.sweeps.items() if p in plan.sweeps}
         removed: list[RunFiles | Result] = []
         items: tuple[RunFiles | Result, ...] = (*runs, *results)
         for item in items:
@@ -153,6 +181,9 @@ def remove(outputs: Path, plan: Plan) -> Removed:
                 refused.append(item.folder)
         for path in leftovers:
             _delete(path)
+        for folder in (root / SWEEPS / LAUNCHED, root / SWEEPS):
+            with suppress(OSError):  # there is none, or others are in it
+                folder.rmdir()
         _relink_latest(root)
     for path in doomed:
         _delete(path)
@@ -232,7 +263,7 @@ def limit_store(outputs: Path, limit: str) -> str | None:
         return None
     plan = plan_removal(inventory, (), unfinished=False)
     oldest = _select_oldest(plan.results, total - bound)
-    removed = remove(outputs, replace(plan, results=oldest, leftovers={}))
+    removed = remove(outputs, replace(plan, results=oldest, leftovers={}, sweeps={}))
     left = total - removed.size
     line = (
         f"store      {count_of(removed.results, 'result')} removed, the least recently used that "

@@ -34,6 +34,7 @@ KEY_FILE = "cache_key.json"
 OF_IMAGES = ("data", "split")  # parts of the key of stage explain that say which images
 OPEN_SHARDS = 4  # kept in memory
 UNKNOWN = 0
+BACKGROUND = -2  # in place of the hash of the labels of an image that is known to show no class
 
 
 class ImageFiles(Protocol):
@@ -56,6 +57,10 @@ class ImageFiles(Protocol):
     @property
     def label_sets(self) -> Bool[np.ndarray, "n C"]:
         """Which classes each image has."""
+
+    @property
+    def backgrounds(self) -> Bool[np.ndarray, n]:
+        """Which images are known to show no class."""
 
     @property
     def has_files(self) -> bool:
@@ -119,10 +124,31 @@ class Stamps:
         for content in ranks.all_gather(self.content):
             np.copyto(self.content, content, where=self.content == UNKNOWN)
 
+    def take(self, hashes: Mapping[int, int]) -> None:
+        """Note hashes that a worker computed, by position."""
+        for position, content in hashes.items():
+            self.content[position] = content
+
     @classmethod
     def read(cls, folder: Path) -> Stamps:
         """Return the stamps of a result."""
         return cls(**read_arrays(folder / STAMPS_FILE)[0])
+
+
+class GatheredStamps:
+    """The hashes that a worker computes, in the place of the stamps that another process has."""
+
+    def __init__(self) -> None:
+        self._content: dict[int, int] = {}
+
+    def hash_file(self, images: ImageFiles, position: int) -> None:
+        """Compute the hash of an image's file; the arguments are those of `Stamps.hash_file`."""
+        self._content[position] = _hash(images, position)
+
+    def hand_over(self) -> dict[int, int]:
+        """Return the hashes since the last call, by position."""
+        content, self._content = self._content, {}
+        return content
 
 
 @dataclass(frozen=True)
@@ -208,7 +234,8 @@ def _number_labels(images: ImageFiles) -> Int64[np.ndarray, n]:
     """Return the class of each image; where it may have several, a hash of all."""
     if not images.is_multi_label:
         return np.asarray(images.labels, np.int64)
-    return np.array([int(hash_of(row.tolist()), 16) >> 1 for row in images.label_sets], np.int64)
+    numbers = [int(hash_of(row.tolist()), 16) >> 1 for row in images.label_sets]
+    return np.where(images.backgrounds, BACKGROUND, np.array(numbers, np.int64))
 
 
 def list_rows(*columns: np.ndarray) -> Iterator[tuple[int, ...]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.engine import checkpoint, ranks, runtime, store, terminal
+from pipeline.engine import checkpoint, memory_limit, ranks, runtime, store, terminal
+from pipeline.engine.backends import BackendChoice, describe_runtime
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.engine.choices import complete_choice, instantiate, list_targets
 from pipeline.engine.completion import complete_config
@@ -31,6 +32,7 @@ from pipeline.engine.objectives import build_objective
 from pipeline.engine.progress import show_stage
 from pipeline.engine.recorded import check_same_images, find_recorded
 from pipeline.engine.sources import hash_sources
+from pipeline.engine.spreading import find_spread, spread_shards
 from pipeline.engine.stage import find_stage, stages_between
 from pipeline.errors import UserError
 from pipeline.ops.hashing import hash_of, to_plain
@@ -64,6 +66,7 @@ class Run:
         methods: the completed node of each saliency method by name, the main method first.
         method: the name of the method that this run is for.
         data: the data set, opened once for all methods.
+        opened: the runs of other folders that were opened for this one, by folder.
     """
 
     config: Mapping[str, Any]
@@ -71,6 +74,7 @@ class Run:
     method: str
     data: DataSet
     _keys: dict[tuple[str, str, str], dict[str, Any]]  # shared by the runs of all methods
+    opened: dict[str, Run] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,7 +90,7 @@ class Run:
         if "annotate" not in complete["stages"] or complete["checkpoint"] is not None:
             return run
         again, why = use_earlier_network(config, complete, run.data.classes, run.teaching.key)
-        _print_once(why)
+        ranks.print_once(why)
         return run if again is None else cls.of(again, chosen, named)
 
     @classmethod
@@ -143,10 +147,10 @@ class Run:
         Raises:
             UserError: what a stage needs is missing or wrong.
         """
-        _ = self.precision
-        if {"train", "explain"} & set(stages):
-            _print_once(runtime.describe_bf16_gain(self.config["precision"], self.device))
+        precision, backend = self.config["precision"], self.config["runtime"]["backend"]
+        ranks.print_once(describe_runtime(self.compute, precision, backend, stages))
         ranks.check_devices(self.config["runtime"], self.device)
+        find_spread(self.config, self.device)
         runtime.set_deterministic(self.config["runtime"]["deterministic"])
         for stage in stages:
             find_stage(stage).check(self)
@@ -287,7 +291,8 @@ class Run:
         """How this process computes."""
         options = self.config["runtime"]
         batch = batch_size(options["batch"], self.device)
-        return Compute(self.device, self.precision, self.workers, batch, options["shard"])
+        backend = BackendChoice.of(options, self.device, self.precision, self.outputs)
+        return Compute(self.device, self.precision, self.workers, batch, options["shard"], backend)
 
     # -- where results are kept
 
@@ -384,11 +389,6 @@ class Run:
             return checkpoint.find(Path(self.config["checkpoint"]))
         return self.folder("train")
 
-    def describe_checkpoint(self) -> str:
-        """Return a line that names the checkpoint and what is done with it."""
-        given, segmenter = Path(self.config["checkpoint"]), self.config["segmenter"]
-        return checkpoint.describe(given, self.classifier, list(self.methods), segmenter)
-
     @property
     def checkpoint(self) -> Path:
         """The folder of the network that is explained: of stage refine, or the classifier."""
@@ -419,7 +419,7 @@ class Run:
         recorded = self._recorded_folder(stage)
         if recorded is not None and store.is_done(recorded):
             return recorded
-        if self.config["run"] is not None:
+        if self.config["run"] is not None and stage not in self.config["stages"]:
             raise UserError(f"run={self.config['run']}: it has no result of stage {stage}")
         folder = self.store.find(stage, self.cache_key(stage))
         if folder is None:
@@ -430,6 +430,11 @@ class Run:
                 f"{','.join(stages_between(stage, stages))}]', or leave stages= away"
             )
         return folder
+
+    @property
+    def ranking(self) -> Path | None:
+        """The result of stage rank, which has the confidences; None where it does not run."""
+        return self.folder("rank") if self.has_result("rank") else None
 
     def check_recorded_images(self) -> None:
         """Check that the images are as they were in the run that run= names, if it names one.
@@ -481,15 +486,10 @@ class Run:
             parts = (self.config, self.methods, self.method)
             ranks.spawn_ranks(devices, _run_stage_in_rank, parts, stage, folder)
             return
-        with show_stage(stage), runtime.explain_nondeterminism():
+        spread = spread_shards(find_spread(self.config, self.device), stage)
+        with (show_stage(stage), memory_limit.explain_error(stage), spread,
+              runtime.explain_nondeterminism()):  # fmt: skip
             find_stage(stage).run(self, folder)
-
-
-@cache
-def _print_once(line: str | None) -> None:
-    """Print a line, and in a sweep not again for the next job."""
-    if line is not None and ranks.current_world().rank == 0:
-        terminal.print_line(line)
 
 
 def _run_stage_in_rank(parts: tuple[Any, Any, str], stage: str, folder: Path) -> None:

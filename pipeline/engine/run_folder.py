@@ -10,6 +10,7 @@ pictures/    each image with its boxes, where stage draw was run
 notes.json   what was not used, repaired or replaced, of files and by each stage
 stages/      links to the folders that hold the results
 report/, review/   in a run with run=RUN (export, ingest, onnx): links to those of RUN
+marks/       what a person marked in the report, where it was served (serve.py)
 <method>/    the same files for each further method, where a run has several
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,12 +32,16 @@ from filelock import FileLock
 from pipeline.engine import checkpoint, interrupt, terminal
 from pipeline.engine.completion import CONFIG_FILE
 from pipeline.engine.inventory import STALE, add_user
+from pipeline.engine.remote_checkpoint import address_of
+from pipeline.engine.remote_outputs import attached_to
 from pipeline.engine.run import Run
 from pipeline.engine.stage import find_stage, list_stages
 from pipeline.engine.store import LOCK
+from pipeline.engine.sweep import JobOutcome
 from pipeline.errors import UserError
 from pipeline.formats import results_folder
 from pipeline.formats.files import read_json, write_json, write_text
+from pipeline.formats.json_records import write_records
 from pipeline.results.notes import NOTES_FILE, note_record, unique_notes
 
 MAX_PRINTED_NOTES = 20  # of a stage
@@ -56,12 +62,14 @@ class RunFolder:
         path: the folder.
         lock: its lock.
         has_new_result: whether a stage computed a result in this run.
+        is_latest: whether `outputs/latest` linked to this folder when the run was finished.
     """
 
     run: Run
     path: Path
     lock: FileLock
     has_new_result: bool = False
+    is_latest: bool = False
     notes: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -80,13 +88,16 @@ class RunFolder:
                 "outputs=DIR writes elsewhere"
             ) from None
         now = time.strftime("%Y-%m-%d_%H-%M-%S")
+        remote = attached_to(run.outputs)
         for n in range(1, 10_000):
             path = parent / (now if n == 1 else f"{now}_{n}")
             try:
                 path.mkdir(parents=True)
-                break
             except FileExistsError:  # of another run that began in the same second
                 continue
+            if remote is None or remote.claim_run(path):
+                break
+            path.rmdir()  # another machine has begun one in that second
         folder = cls(run, path, FileLock(path / LOCK))
         folder.lock.acquire()
         results_folder.mark(path)
@@ -173,7 +184,7 @@ class RunFolder:
         path = self.path / name
         before = [] if is_main or not path.is_file() else read_json(path)
         added = records if isinstance(records, list) else [records]
-        write_json(path, [*before, *added], indent=1)
+        write_records(path, [*before, *added])
 
     def finish(self, is_complete: bool = True) -> None:
         """Complete the folder, let `outputs/latest` link to it, and print where the results are.
@@ -190,13 +201,19 @@ class RunFolder:
         self._link_recorded()
         results_folder.mark(self.path)  # the folders of further methods, too
         stages = self.run.config["stages"]
-        if is_complete and all(find_stage(name).becomes_latest(self.run) for name in stages):
-            self._link_latest()
+        is_latest = is_complete and all(
+            find_stage(name).becomes_latest(self.run) for name in stages
+        )
+        if is_latest:
+            self.is_latest = True
+            link_latest(self.run.outputs, self.path)
         if self.notes:
             count = f"{len(self.notes)} note{'s' * (len(self.notes) > 1)}"
-            file = self.path / NOTES_FILE
-            terminal.print_line(f"{'notes':<10} {count}, with their names, in {file}")
+            file, whose = self.path / NOTES_FILE, "their" if len(self.notes) > 1 else "its"
+            terminal.print_line(f"{'notes':<10} {count}, with {whose} names, in {file}")
         terminal.print_line(f"results    {self.path / REPORT if has_report else self.path}")
+        if (remote := attached_to(self.run.outputs)) is not None:
+            terminal.print_line(f"published  {remote.publish_run(self.path, is_latest)}")
 
     def _has_result(self, stage: str) -> bool:
         """Return whether a stage's result was published."""
@@ -219,22 +236,6 @@ class RunFolder:
                 if (result / item.source).exists() and not page.exists():
                     _link(page, result / item.source)
 
-    def _link_latest(self) -> None:
-        """Let `outputs/latest` link to this folder, atomically."""
-        latest = self.run.outputs / "latest"
-        for stale in self.run.outputs.glob(".latest.*.tmp"):
-            with suppress(FileNotFoundError):  # another run removes it, too
-                if time.time() - stale.lstat().st_mtime > STALE:
-                    stale.unlink()
-        temporary = latest.with_name(f".latest.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(self.path, self.run.outputs))
-        if latest.is_dir() and not latest.is_symlink():
-            terminal.print_line(f"{latest} is a folder, not our link: left as it is")
-            temporary.unlink()
-        else:
-            os.replace(temporary, latest)
-
     def discard_if_empty(self) -> None:
         """Delete the folder if the run was refused or stopped before it computed a result.
 
@@ -245,6 +246,26 @@ class RunFolder:
         made = {CONFIG_FILE, NOTES_FILE, "stages", results_folder.MARKER, LOCK}
         if not self.has_new_result and files <= made and stages <= {"train", "calibrate"}:
             shutil.rmtree(self.path)
+            if (remote := attached_to(self.run.outputs)) is not None:
+                remote.give_up_run(self.path)
+
+
+def link_latest(outputs: Path, run: Path) -> None:
+    """Let `latest` in a folder of outputs link to the folder of a run, atomically."""
+    latest = outputs / "latest"
+    for stale in outputs.glob(".latest.*.tmp"):
+        with suppress(FileNotFoundError):  # another run removes it, too
+            if time.time() - stale.lstat().st_mtime > STALE:
+                stale.unlink()
+    # Machines with a common disk may have processes of the same number.
+    temporary = latest.with_name(f".latest.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(run, outputs))
+    if latest.is_dir() and not latest.is_symlink():
+        terminal.print_line(f"{latest} is a folder, not our link: left as it is")
+        temporary.unlink()
+    else:
+        os.replace(temporary, latest)
 
 
 def _link(link: Path, target: Path) -> None:
@@ -269,30 +290,33 @@ SUMMARY = {
 }
 
 
-def format_summary(done: Sequence[tuple[Sequence[str], RunFolder]]) -> str:
+def format_summary(done: Sequence[JobOutcome]) -> str:
     """Format the main numbers of a sweep as a table.
 
     Args:
-        done: the overrides of each job, and the folder of its run.
+        done: what became of each job that has a run.
 
     Returns:
         A row for each job, which is named by the overrides that not all jobs have.
     """
-    common = set.intersection(*(set(overrides) for overrides, _ in done))
+    common = set.intersection(*(set(outcome.overrides) for outcome in done))
     rows = [["percent", *SUMMARY.values(), "images", "run"]]
-    for overrides, folder in done:
-        path = folder.path / "metrics.json"
+    for outcome in done:
+        assert outcome.run is not None
+        path = outcome.run / "metrics.json"
         records = {
             (r["name"], r["iou"], (r["threshold"] or {}).get("kind")): r
             for r in (read_json(path) if path.is_file() else [])
-            if r["class"] is None and r["method"] == folder.run.method
+            if r["class"] is None and r["method"] == outcome.method
         }
         shown = [records.get(key) for key in SUMMARY]
         cells = [f"{100 * r['value']:.1f}" if r is not None else "-" for r in shown]
         counts = dict.fromkeys(str(r["n"]) for r in shown if r is not None)
         cells.append("/".join(counts) or "-")
-        name = " ".join(override.lstrip("+") for override in overrides if override not in common)
-        rows.append([name, *cells, str(folder.path)])
+        name = " ".join(
+            override.lstrip("+") for override in outcome.overrides if override not in common
+        )
+        rows.append([name, *cells, str(outcome.run)])
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]),
@@ -305,10 +329,13 @@ def _settings(run: Run) -> dict[str, Any]:
     """Return the configuration for config.yaml.
 
     With a checkpoint, the model is that of the checkpoint, and its path is resolved:
-    `outputs/latest` soon links to another run.
+    `outputs/latest` soon links to another run. Addresses stand where they were given.
     """
     settings = dict(run.config)
     if settings["checkpoint"] is not None:
         settings["model"] = checkpoint.read_card(run.classifier)["model"]
-        settings["checkpoint"] = str(Path(settings["checkpoint"]).resolve())
+        fetched = address_of(settings["checkpoint"])
+        settings["checkpoint"] = fetched or str(Path(settings["checkpoint"]).resolve())
+    if (remote := attached_to(run.outputs)) is not None:
+        settings["outputs"] = remote.folder.address
     return settings

@@ -90,7 +90,7 @@ def has_fast_bf16(where: torch.device) -> bool:
 
 
 def describe_bf16_gain(wanted: str, where: torch.device) -> str | None:
-    """Return a line on what precision=bf16 would gain; None where it is in use or gains nothing.
+    """Return the words on precision=bf16 where it is faster; None where it is in use or is not.
 
     Args:
         wanted: the value of `precision=`; what was chosen by name needs no line.
@@ -98,9 +98,15 @@ def describe_bf16_gain(wanted: str, where: torch.device) -> str | None:
     """
     if wanted != "auto" or where.type != "cpu" or not has_fast_bf16(where):
         return None
-    return (
-        "precision  float32; this CPU multiplies bfloat16: precision=bf16 is faster "
-        "(docs/training.md, Precision)"
+    return "precision=bf16, which this CPU multiplies (docs/training.md, Precision)"
+
+
+def has_unused_gpu() -> bool:
+    """Return whether the machine has a GPU of NVIDIA's that torch cannot use."""
+    import torch
+
+    return not torch.cuda.is_available() and any(
+        os.path.exists(path) for path in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")
     )
 
 
@@ -144,6 +150,27 @@ def count_workers(wanted: int | None) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+_most_threads: int | None = None  # of each call of map_in_threads
+
+
+def limit_threads(most: int) -> None:
+    """Let this process compute with at most so many threads, whatever it is asked for.
+
+    Args:
+        most: the threads of a worker of a runner, which shares its machine with others.
+    """
+    import torch
+
+    global _most_threads
+    _most_threads = most
+    torch.set_num_threads(most)
+
+
+def worker_threads() -> int:
+    """Return with how many threads a worker of a runner maps; with one, it needs no other."""
+    return 0 if _most_threads is None or _most_threads == 1 else _most_threads
+
+
 def map_in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int = 64
 ) -> Iterator[Result]:
@@ -158,6 +185,8 @@ def map_in_threads(
         threads: number of threads; 0: this thread computes each result when it is asked for.
         ahead: how many results are computed at most before they are asked for.
     """
+    if _most_threads is not None:
+        threads = min(threads, _most_threads)
     if threads == 0:
         yield from map(function, items)
         return

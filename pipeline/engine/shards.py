@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from pipeline.engine import ranks, runtime, shard_parts
+from pipeline.engine import memory_limit, ranks, runtime, shard_parts
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
 from pipeline.engine.reuse import EarlierImages, join_in_order, take_arrays
 from pipeline.engine.shard_parts import concatenate_parts
+from pipeline.engine.spreading import Spread, current_spread, write_spread_shards
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.formats.files import read_json, write_json
 from pipeline.ops.label_sets import pack_label_sets
 from pipeline.results.shards import Arrays, Skipped, list_shards, shard_path
 from pipeline.types import Example
+from pipeline.types.jobs import Job
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 Part = TypeVar("Part")
 PositionedExamples = list[tuple[int, Example]]
+
+FEEDERS = 2  # batches on a GPU at once: one computes there while the other is on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,7 @@ class ShardPlan:
         piece: positions that are computed together.
         source: what the positions count, as JSON-like values.
         unit: what the positions are, for the progress bar.
+        reads: folders of other results that workers of a runner need to compute pieces.
     """
 
     count: int
@@ -56,6 +61,15 @@ class ShardPlan:
     piece: int
     source: Any = None
     unit: str = "images"
+    reads: Sequence[Path] = ()
+
+    @property
+    def image_at(self) -> Callable[[int], int] | None:
+        """From a position to that of its image in the split; None: positions are not of images."""
+        if self.unit != "images":
+            return None
+        source = self.source
+        return (lambda n: n) if source is None else (lambda n: int(source[n]))
 
 
 def write_shards(
@@ -85,6 +99,9 @@ def write_shards(
     ranks.barrier()
     begun = read_json(path)
     size, piece = begun["shard"], begun["piece"]
+    if (spread := current_spread()) is not None:
+        _write_spread(spread, folder, what, plan, (size, piece), flow, join)
+        return
     shards = ranks.shard_for_rank(runtime.split_into_shards(plan.count, size))
     pieces = [
         (number, positions[start : start + piece], len(positions))
@@ -109,6 +126,32 @@ def write_shards(
     ranks.barrier()
     if ranks.current_world().rank == 0:
         shard_parts.delete_parts(folder)  # of shards that a killed run had just completed
+
+
+def _write_spread(
+    spread: Spread,
+    folder: Path,
+    what: str,
+    plan: ShardPlan,
+    sizes: tuple[int, int],
+    flow: Callable[[Iterator[range]], Iterator[Part]],
+    join: Callable[[Sequence[Part]], tuple[Arrays, Skipped]],
+) -> None:
+    """Write the shards of a plan that are missing, as workers of a runner compute them.
+
+    `sizes` are the positions in a shard and in a piece; the other arguments are as of
+    `write_shards`.
+    """
+    size, piece = sizes
+    jobs = [
+        Job(number, positions.start, positions.stop, piece)
+        for number, positions in runtime.split_into_shards(plan.count, size)
+        if not _is_complete(shard_path(folder, number))
+    ]
+    left = sum(map(len, jobs))
+    with show_progress(what, plan.count, plan.count - left, plan.unit) as advance:
+        write_spread_shards(spread, folder, jobs, flow, join, advance, plan.image_at, plan.reads)
+    shard_parts.delete_parts(folder)
 
 
 def _begin(path: Path, plan: ShardPlan) -> None:
@@ -153,7 +196,7 @@ def write_image_shards(
         positions: of the images; None: all images of the split.
         earlier: a result that has some of the images of the split; None: there is none.
     """
-    compute_batches = network_flow(images, compute, work)
+    compute_batches = network_flow(images, compute, work, concatenate_arrays)
 
     def flow(pieces: Iterator[range]) -> Iterator[tuple[Arrays, Skipped]]:
         if earlier is not None:
@@ -197,19 +240,35 @@ def flow_of_new_images(
         yield join_in_order([arrays, *taken]), skipped
 
 
+def concatenate_arrays(parts: Sequence[Arrays]) -> Arrays:
+    """Concatenate the arrays of the parts of a batch by name."""
+    return parts[0] if len(parts) == 1 else concatenate_parts([(each, []) for each in parts])[0]
+
+
 def network_flow(
-    images: SplitImages, compute: Compute, work: Callable[[PositionedExamples], Arrays]
+    images: SplitImages,
+    compute: Compute,
+    work: Callable[[PositionedExamples], Arrays],
+    join: Callable[[Sequence[Arrays]], Arrays] | None = None,
 ) -> Flow:
     """Return a function from pieces of positions to what `work` computes from their images.
 
     Images are read at the network's input size. On a CPU each worker reads and computes its
     batches with a single thread, as operations that are split over threads wait for the slowest
-    thread at each layer. An accelerator is fed by this thread, with batches that the workers read
-    ahead.
+    thread at each layer. An accelerator is fed with batches that the workers read ahead; a GPU by
+    FEEDERS threads, so that it computes while arrays are copied, packed or segmented on the CPU.
+
+    Args:
+        images: the split.
+        compute: device, threads, and how many images a batch has.
+        work: from a batch of examples with their positions to arrays.
+        join: from the arrays of the parts of a batch to those of the batch. With it, a batch for
+            which an accelerator has no memory is computed in parts; None: that is an error.
 
     Returns:
         From an iterator of pieces to an iterator of arrays and skipped images, in the same order.
     """
+    limit = memory_limit.BatchLimit(compute.device)
 
     def read(positions: Sequence[int]) -> tuple[PositionedExamples, Skipped]:
         results = [images.read(position, images.size) for position in positions]
@@ -230,14 +289,15 @@ def network_flow(
         if not examples:
             return {}, skipped
         with compute.autocast():
-            return work(examples), skipped
+            if join is None or compute.is_cpu:
+                return work(examples), skipped
+            return join(limit.compute(lambda part: work([*part]), examples)), skipped
 
     def flow(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
         if not compute.is_cpu:
-            yield from map(
-                compute_batch,
-                runtime.map_in_threads(read, pieces, compute.workers, 2 * compute.workers + 2),
-            )
+            batches = runtime.map_in_threads(read, pieces, compute.workers, 2 * compute.workers + 2)
+            feeders = FEEDERS if compute.device.type == "cuda" else 0
+            yield from runtime.map_in_threads(compute_batch, batches, feeders, FEEDERS + 1)
             return
         with single_threaded_torch():
             yield from runtime.map_in_threads(

@@ -78,9 +78,14 @@ def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str
     Returns:
         module -> 16 hex digits, or "built-in" where there is no file, sorted by name.
     """
+    return dict(_hash_once(frozenset(modules), drawing))
+
+
+@cache
+def _hash_once(named: frozenset[str], drawing: bool) -> Mapping[str, str]:
+    """Hash the sources of modules as hash_sources does; this process reads no source twice."""
     known = open_cache()
     hashes: dict[str, str] = {}
-    named = set(modules)
     todo = set(named)
     while todo:
         module = todo.pop()
@@ -131,7 +136,7 @@ def hash_folder_source(path: Path) -> dict[str, str]:
 
 def forget_sources() -> None:
     """Let sources that this process has read already be read anew."""
-    for function in (open_cache, _list_project_modules, _find_foreign):
+    for function in (_hash_once, open_cache, _list_project_modules, _find_foreign):
         function.cache_clear()
 
 

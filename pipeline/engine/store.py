@@ -4,6 +4,9 @@
 folder without it is work in progress, which the next run continues. Of two runs that need the same
 folder, one waits for the other by a lock, which the system releases when its process dies.
 
+Where the folder of outputs is the working folder of an object store (remote_outputs.py), results
+are fetched from there, and published there.
+
 A lock of the whole store is held for the moment in which a result is looked up, and in which
 unused results are removed (pipeline/engine/removal.py). The time of DONE is that of the last use.
 """
@@ -20,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -37,6 +40,28 @@ USES = ".uses"  # in a result: the results that were looked up to create it, a l
 
 _being_created: list[Path] = []  # the innermost last
 LOGS = "logs"  # a folder within a result for watching the progress; not part of the result
+
+
+class RemoteStore(Protocol):
+    """An object store that a folder of outputs is the working folder of."""
+
+    def fetch(self, folder: Path) -> bool:
+        """Fetch a result that the store has; return whether it has it."""
+        ...
+
+    def ensure_published(self, folder: Path) -> None:
+        """Publish a result that is complete here, unless the store has it."""
+        ...
+
+    def creating(
+        self, folder: Path, on_wait: Callable[[Path], None]
+    ) -> AbstractContextManager[None]:
+        """Create a result in the block and publish it, unless another run has made it."""
+        ...
+
+
+remotes: dict[Path, RemoteStore] = {}
+"""The object store of each folder of outputs that is a working folder, by its absolute path."""
 
 
 def is_done(folder: Path) -> bool:
@@ -87,6 +112,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def remote(self) -> RemoteStore | None:
+        """The object store that the root is the working folder of; None: it is of none."""
+        return remotes.get(self.root.absolute()) if remotes else None
+
     def folder(self, stage: str, cache_key: Mapping[str, Any]) -> Path:
         """Return the folder of a result, which may not exist yet."""
         return self.root / stage / hash_of({"stage": stage, **cache_key})
@@ -107,6 +137,11 @@ class Store:
         """
         folder = self.folder(stage, cache_key)
         _record_use(folder)
+        if self.remote is not None and not is_done(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / LOCK):
+                if not is_done(folder) and not self.remote.fetch(folder):
+                    return None
         if ranks.current_world().rank > 0:  # rank 0 says that it is used
             return folder if is_done(folder) else None
         if not folder.is_dir():
@@ -142,9 +177,11 @@ class Store:
                 kept = _use(folder)
                 lock = None if kept else _lock_if_free(folder)
             if kept:
+                if self.remote is not None:
+                    self.remote.ensure_published(folder)
                 ranks.broadcast_flag(False)
             else:
-                with lock or _wait_for_lock(folder, on_wait):
+                with lock or _wait_for_lock(folder, on_wait), self._creating(folder, on_wait):
                     key = {"stage": stage, **cache_key}
                     kept = _create_unless_done(folder, key, create, distributed)
         else:
@@ -153,6 +190,14 @@ class Store:
                 create(folder)
         ranks.barrier()
         return folder, kept
+
+    def _creating(
+        self, folder: Path, on_wait: Callable[[Path], None]
+    ) -> AbstractContextManager[None]:
+        """Publish what the block creates, or fetch it before, where there is an object store."""
+        if self.remote is None or is_done(folder):
+            return nullcontext()
+        return self.remote.creating(folder, on_wait)
 
 
 def _create_unless_done(
@@ -268,6 +313,12 @@ def provenance() -> dict[str, Any]:
 
 def list_versions() -> dict[str, str]:
     """Return the versions of this project and of the libraries that it computes with, by name."""
+    return dict(_read_versions())
+
+
+@cache
+def _read_versions() -> dict[str, str]:
+    """Read the versions from the packages' metadata, which takes a while."""
     versions = {}
     for name in ("label2box", "torch", "torchvision", "opencv-python", "numpy", "pillow"):
         try:

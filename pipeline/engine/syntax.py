@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 PRINT_FUNCTIONS = {
     "pipeline.engine.terminal.print_line",
@@ -26,6 +27,13 @@ IGNORED_FIELDS = {
     "ctx",  # the field that holds a name says whether it is read or set
     "kind",  # u"..." is "..."
 }
+
+
+BINDING_NODES = frozenset(
+    {ast.Name, ast.arg, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler,
+     ast.MatchAs, ast.MatchStar, ast.MatchMapping}
+)  # fmt: skip
+"""The nodes that set names, besides imports: few of all nodes."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +62,35 @@ def parse_source(content: bytes) -> Source:
             tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Source(hashlib.sha256(content).hexdigest()[:16], ())
-    imports = tuple(sorted({name for node in ast.walk(tree) for name in _list_imports(node)}))
-    return Source(hashlib.sha256(write_canonical_text(tree).encode()).hexdigest()[:16], imports)
+    nodes = list(ast.walk(tree))
+    imported = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = tuple(sorted({name for node in imported for name in _list_imports(node)}))
+    text = write_canonical_text(tree, nodes)
+    return Source(hashlib.sha256(text.encode()).hexdigest()[:16], imports)
 
 
-def _list_imports(node: ast.AST) -> Iterator[str]:
+def _list_imports(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
     """Yield the names that a statement imports."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
+    else:
         prefix = "." * node.level + (node.module or "")
         yield prefix
         separator = "" if prefix.endswith(".") else "."
         yield from (f"{prefix}{separator}{alias.name}" for alias in node.names)
 
 
-def write_canonical_text(tree: ast.AST) -> str:
+def write_canonical_text(tree: ast.AST, nodes: Sequence[ast.AST] | None = None) -> str:
     """Write a syntax tree in ASCII, without positions, prose and fields that are not set.
 
     It uses a stack instead of recursion, so that the depth of the call does not limit that of the
     tree.
+
+    Args:
+        tree: the tree.
+        nodes: all of its nodes, where they are known.
     """
-    messages = {id(constant) for constant in _find_message_constants(list(ast.walk(tree)))}
+    messages = {id(constant) for constant in _find_message_constants(nodes or [*ast.walk(tree)])}
     written: list[str] = []
     todo: list[str | ast.AST] = [tree]
     while todo:
@@ -87,33 +102,37 @@ def write_canonical_text(tree: ast.AST) -> str:
     return "".join(written)
 
 
+@cache
+def _list_fields(kind: type[ast.AST]) -> list[str]:
+    """Return the names of the fields of a kind of node, sorted, without those to ignore."""
+    return sorted(field for field in kind._fields if field not in IGNORED_FIELDS)
+
+
 def _split_node(node: ast.AST, messages: set[int]) -> list[str | ast.AST]:
     """Return the text of a node, in which the nodes below it are still to be written."""
     if isinstance(node, ast.Constant):
         return [f"Constant({'' if id(node) in messages else ascii(node.value)})"]
-    parts: list[str | ast.AST] = [f"{type(node).__name__}("]
-    for field, value in sorted(ast.iter_fields(node)):
-        if field in IGNORED_FIELDS or value is None or value == []:
+    parts: list[str | ast.AST] = []
+    text = f"{type(node).__name__}("
+    for field in _list_fields(type(node)):  # type: ignore[arg-type]  # classes are hashable
+        value = getattr(node, field, None)
+        if value is None or value == []:
             continue
-        parts.append(f"{field}=")
+        text += f"{field}="
         if isinstance(node, ast.JoinedStr):
             value = _merge_constants(node.values, messages)
-        if not isinstance(value, list):
-            parts.append(_write_leaf(value))
-        else:
-            parts.append("[")
-            for item in value:
-                if not _has_no_effect(item):
-                    parts += [_write_leaf(item), ","]
-            parts.append("]")
-        parts.append(",")
-    return [*parts, ")"]
-
-
-def _write_leaf(value: object) -> str | ast.AST:
-    """Return a node as it is, and any other value as ASCII text."""
-    # Not repr: which letters it escapes depends on the version's Unicode tables.
-    return value if isinstance(value, ast.AST) else ascii(value)
+        is_list = isinstance(value, list)
+        items = [item for item in value if not _has_no_effect(item)] if is_list else [value]
+        text += "[" if is_list else ""
+        for item in items:
+            if isinstance(item, ast.AST):
+                parts += [text, item]
+                text = ""
+            else:  # not repr: which letters it escapes depends on the version's Unicode tables
+                text += ascii(item)
+            text += "," if is_list else ""
+        text += "]," if is_list else ","
+    return [*parts, f"{text})"]
 
 
 def _has_no_effect(node: object) -> bool:
@@ -211,7 +230,8 @@ def _resolve_names(nodes: Sequence[ast.AST]) -> dict[str, str]:
     A name that the module also sets elsewhere is left out, and after a star import all names are:
     then it is unknown what they refer to.
     """
-    bound = Counter(name for node in nodes for name in _list_bound_names(node))
+    binding = (node for node in nodes if type(node) in BINDING_NODES)
+    bound = Counter(name for node in binding for name in _list_bound_names(node))
     imported: dict[str, set[str]] = {}
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):

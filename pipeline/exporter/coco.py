@@ -14,18 +14,18 @@ where they are known. pycocotools ignores these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.exporter.image_folder import ImageFolder, ImageMode
+from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.formats.coco_writing import DataSetWriter, open_data_set, open_list, to_json
 from pipeline.formats.files import atomic_write
-from pipeline.formats.outlines import OutlineCounter, trace_outline
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Review
+from pipeline.formats.outlines import Outline, OutlineCounter, trace_outline
+from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, ImageWork, Note, Review
 
 RESULTS, DATA_SET, PART = "boxes.json", "predictions.json", "instances_{}.json"
 
@@ -57,10 +57,12 @@ class Coco:
         images = (
             ImageFolder(detections, mode, upright=True, keeps_paths=True) if has_images else None
         )
+        encode = (lambda mask, _: trace_outline(mask)) if self.outlines == "polygon" else None
+        work = ImageWork(_Placer(images, folder / "images").place, encode, writes_files=has_images)
         with ExitStack() as stack:
-            writer = _Writer(detections, folder, images, self.outlines == "polygon", stack)
-            for image in detections.images():
-                writer.add(image)
+            writer = _Writer(detections, folder, images, stack)
+            for image, (placed, outlines) in detections.map_images(work):
+                writer.add(image, placed, outlines)
         notes = writer.outlines.notes()
         if images is not None:
             notes += images.notes()
@@ -91,14 +93,33 @@ def _describe_review(review: Review | None, position: int) -> dict[str, int | bo
     return {"review_rank": rank, **({"review_sample": True} if is_sampled else {})}
 
 
+@dataclass(frozen=True)
+class _Placer:
+    """Places images; what is then written has the numbers of the records before.
+
+    Attributes:
+        images: places them; None: they stay where they are.
+        folder: that they are placed in.
+    """
+
+    images: ImageFolder | None
+    folder: Path
+
+    def place(
+        self, image: ImageBoxes, outlines: Sequence[Outline | None]
+    ) -> tuple[Placed | None, Sequence[Outline | None]]:
+        """Place an image; return where it is, and the outlines of its masks as they are."""
+        placed = None if self.images is None else self.images.place(image, self.folder)
+        return placed, outlines
+
+
 class _Writer:
     """Writes images and annotations into the whole data set and into that of their part.
 
     Args:
         exported: the boxes.
         folder: of the files.
-        images: places the images in images/; None: they stay where they are.
-        has_polygons: whether masks are written as polygons.
+        images: counts the images in images/; None: they stay where they are.
         stack: completes the files when it closes.
     """
 
@@ -107,12 +128,11 @@ class _Writer:
         exported: FoundBoxes,
         folder: Path,
         images: ImageFolder | None,
-        has_polygons: bool,
         stack: ExitStack,
     ) -> None:
         self.outlines = OutlineCounter()
         self._found, self._folder, self._images = exported, folder, images
-        self._has_polygons, self._stack = has_polygons, stack
+        self._stack = stack
         self._count = 0
         self._parts: dict[str, DataSetWriter] = {}
         self._all = self._open(DATA_SET)
@@ -146,7 +166,9 @@ class _Writer:
             info["root"] = str(exported.source.root)
         return info
 
-    def add(self, image: ImageBoxes) -> None:
+    def add(
+        self, image: ImageBoxes, placed: Placed | None, outlines: Sequence[Outline | None]
+    ) -> None:
         """Add an image and its annotations."""
         source, writers = self._found.source, [self._all]
         if source is not None:
@@ -154,18 +176,18 @@ class _Writer:
             if part not in self._parts:
                 self._parts[part] = self._open(PART.format(part))
             writers.append(self._parts[part])
-        record = to_json(self._describe_image(image))
+        record = to_json(self._describe_image(image, placed))
         for writer in writers:
             writer.images.add(record)
-        for box in image.boxes:
+        for box, outline in zip(image.boxes, outlines, strict=True):
             self._count += 1
-            annotation = self._describe_box(image, box)
+            annotation = self._describe_box(image, box, outline)
             record = to_json(annotation)
             for writer in writers:
                 writer.annotations.add(record)
             self._results.add(to_json(_to_result(annotation, box)))
 
-    def _describe_image(self, image: ImageBoxes) -> dict[str, Any]:
+    def _describe_image(self, image: ImageBoxes, placed: Placed | None) -> dict[str, Any]:
         names, position = self._found.coco, image.position
         height, width = image.size
         record: dict[str, Any] = {
@@ -179,18 +201,20 @@ class _Writer:
             record["split"] = self._found.source.part(position)
         if image.is_human:
             record["reviewed"] = True
-        if self._images is not None:
-            placed = self._images.place(image, self._folder / "images")
-            if placed is not None:
+        if self._images is not None and placed is not None:
+            self._images.count(image, placed)
+            if placed.path is not None:
                 record["file_name"] = placed.path
         return record
 
-    def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:
+    def _describe_box(
+        self, image: ImageBoxes, box: FoundBox, outline: Outline | None
+    ) -> dict[str, Any]:
         names, bbox = self._found.coco, xyxy_to_xywh(box.box)
         doubt = _name_doubt(box.probability, box.confidence, self._found.review, image.position)
         return {
             "id": self._count,
-            "segmentation": self._describe_mask(image, box),
+            "segmentation": self._describe_mask(image, box, outline),
             "image_id": int(names.image_ids[image.position]),
             "category_id": int(names.category_ids[box.label]),
             "bbox": bbox,
@@ -200,14 +224,13 @@ class _Writer:
             "iscrowd": 0,
         }
 
-    def _describe_mask(self, image: ImageBoxes, box: FoundBox) -> Any:
+    def _describe_mask(self, image: ImageBoxes, box: FoundBox, outline: Outline | None) -> Any:
         """Return the mask of a box; empty where there is none, as some readers want the field."""
         if box.mask is None:
             return []
-        if not self._has_polygons:
+        if outline is None:
             return box.mask
-        outline = trace_outline(box.mask)
-        self.outlines.add(image.id, outline)
+        self.outlines.add(image.id, [outline.iou])
         return [polygon.ravel().tolist() for polygon in outline.polygons]
 
 

@@ -19,10 +19,19 @@ from typing import IO, Any
 
 from pipeline.formats.files import atomic_write, write_json
 from pipeline.formats.image_files import place_image, unique_paths, write_image
-from pipeline.formats.outlines import OutlineCounter, trace_outline
+from pipeline.formats.outlines import Outline, OutlineCounter, trace_outline
 from pipeline.formats.xml_text import is_plain, to_attribute, to_number, to_text
 from pipeline.ops.text import count_note
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle
+from pipeline.types import (
+    FoundBox,
+    FoundBoxes,
+    ImageBoxes,
+    ImageSource,
+    ImageWork,
+    Note,
+    Review,
+    Rle,
+)
 
 ATTRIBUTES = ("confidence", "score", "probability", "review_rank")
 REVIEWED = "reviewed"
@@ -42,23 +51,28 @@ class Cvat:
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write annotations.xml and labels.json into a folder, each atomically."""
-        writer = _ImageWriter(self.outlines, detections)
+        encode = _describe_mask if self.outlines == "rle" else trace_outline
+        counter = _Counter(detections)
+        writer = _ImageWriter(
+            self.images, folder / "images", detections.source, detections.classes, detections.review
+        )
+        places = self.images != "none" and detections.source is not None
         with (
             atomic_write(folder / "annotations.xml") as path,
             path.open("w", encoding="utf-8") as file,
         ):
             _write_start(file, detections)
-            for image in detections.images():
-                name = _place(image, detections, folder / "images", self.images)
-                file.writelines(writer.describe(image, name))
+            work = ImageWork(writer.write, lambda mask, _: encode(mask), writes_files=places)
+            for image, (text, ious) in detections.map_images(work):
+                file.write(text)
+                counter.add(image, ious)
             file.write("</annotations>\n")
         write_json(folder / "labels.json", list_labels(detections.classes), indent=1, ascii=False)
-        return writer.notes()
+        return counter.notes()
 
 
-def _place(image: ImageBoxes, detections: FoundBoxes, folder: Path, mode: str) -> str:
+def _place(image: ImageBoxes, source: ImageSource | None, folder: Path, mode: str) -> str:
     """Place an image in a folder, and return its name."""
-    source = detections.source
     path = None if source is None else source.path(image.position)
     name = image.id
     if source is not None and path is None and not PurePosixPath(name).suffix:
@@ -111,30 +125,36 @@ def _write_start(file: IO[str], detections: FoundBoxes) -> None:
     file.write("</labels>\n</task>\n</meta>\n")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _ImageWriter:
-    """Describes images as XML, and counts what is not written as it is.
+    """Places images, and describes them as XML.
 
     Attributes:
-        outlines: `rle` or `polygon`.
-        detections: all boxes.
-        outline_counter: counts polygons that are not exactly the mask.
-        odd_names: ids of images with characters that XML cannot hold.
-        without_rank: ids of images without boxes, whose review rank has no place.
+        mode: `link`, `copy` or `none`.
+        folder: that images are placed in.
+        source: where they are.
+        classes: names of the classes.
+        review: the order in which to look at the images.
     """
 
-    outlines: str
-    detections: FoundBoxes
-    outline_counter: OutlineCounter = field(default_factory=OutlineCounter)
-    odd_names: list[str] = field(default_factory=list)
-    without_rank: list[str] = field(default_factory=list)
+    mode: str
+    folder: Path
+    source: ImageSource | None
+    classes: Sequence[str]
+    review: Review | None
 
-    def describe(self, image: ImageBoxes, name: str) -> Iterator[str]:
+    def write(
+        self, image: ImageBoxes, masks: Sequence[str | Outline | None]
+    ) -> tuple[str, list[float]]:
+        """Place an image; return its lines, and the IoU of each outline with its mask."""
+        name = _place(image, self.source, self.folder, self.mode)
+        ious = [mask.iou for mask in masks if isinstance(mask, Outline)]
+        return "".join(self._describe(image, masks, name)), ious
+
+    def _describe(
+        self, image: ImageBoxes, masks: Sequence[str | Outline | None], name: str
+    ) -> Iterator[str]:
         """Yield the lines of an image."""
-        if not is_plain(image.id):
-            self.odd_names.append(image.id)
-        if not image.boxes and self.detections.review is not None:
-            self.without_rank.append(image.id)
         height, width = image.size
         yield (
             f'<image id="{image.position}" name={to_attribute(name)} '
@@ -142,35 +162,33 @@ class _ImageWriter:
         )
         if image.is_human:
             yield f'<tag label="{REVIEWED}" source="manual"></tag>\n'
-        for number, item in enumerate(image.boxes, 1):
-            yield from self._describe_box(item, number, image)
+        for number, (item, mask) in enumerate(zip(image.boxes, masks, strict=True), 1):
+            yield from self._describe_box(item, number, image, mask)
         yield "</image>\n"
 
-    def _describe_box(self, item: FoundBox, number: int, image: ImageBoxes) -> Iterator[str]:
+    def _describe_box(
+        self, item: FoundBox, number: int, image: ImageBoxes, mask: str | Outline | None
+    ) -> Iterator[str]:
         source = "manual" if item.is_human else "auto"
         group = "" if item.mask is None else f' group_id="{number}"'
         common = (
-            f'label={to_attribute(self.detections.classes[item.label])} source="{source}" '
+            f'label={to_attribute(self.classes[item.label])} source="{source}" '
             f'occluded="0"{group} z_order="0"'
         )
         x0, y0, x1, y1 = map(to_number, item.box)
         yield f'<box {common} xtl="{x0}" ytl="{y0}" xbr="{x1}" ybr="{y1}">\n'
         yield from self._describe_attributes(item, image)
         yield "</box>\n"
-        if item.mask is None:
-            return
-        if self.outlines == "rle":
-            yield f"<mask {common} {_describe_mask(item.mask)}></mask>\n"
-            return
-        outline = trace_outline(item.mask)
-        self.outline_counter.add(image.id, outline)
-        for polygon in outline.polygons:
-            points = ";".join(f"{x},{y}" for x, y in polygon.tolist())
-            yield f'<polygon {common} points="{points}"></polygon>\n'
+        if isinstance(mask, str):
+            yield f"<mask {common} {mask}></mask>\n"
+        elif mask is not None:
+            for polygon in mask.polygons:
+                points = ";".join(f"{x},{y}" for x, y in polygon.tolist())
+                yield f'<polygon {common} points="{points}"></polygon>\n'
 
     def _describe_attributes(self, item: FoundBox, image: ImageBoxes) -> Iterator[str]:
         """Yield confidence, score, probability and review rank, where they are known."""
-        review = self.detections.review
+        review = self.review
         rank = None if review is None else int(review.ranks[image.position])
         values = (
             item.confidence,
@@ -182,6 +200,31 @@ class _ImageWriter:
             if value is not None:
                 text = str(value) if isinstance(value, int) else f"{round(value, 5):g}"
                 yield f'<attribute name="{name}">{text}</attribute>\n'
+
+
+@dataclass
+class _Counter:
+    """Counts what is not written as it is.
+
+    Attributes:
+        detections: all boxes.
+        outline_counter: counts polygons that are not exactly the mask.
+        odd_names: ids of images with characters that XML cannot hold.
+        without_rank: ids of images without boxes, whose review rank has no place.
+    """
+
+    detections: FoundBoxes
+    outline_counter: OutlineCounter = field(default_factory=OutlineCounter)
+    odd_names: list[str] = field(default_factory=list)
+    without_rank: list[str] = field(default_factory=list)
+
+    def add(self, image: ImageBoxes, ious: Sequence[float]) -> None:
+        """Count an image."""
+        self.outline_counter.add(image.id, ious)
+        if not is_plain(image.id):
+            self.odd_names.append(image.id)
+        if not image.boxes and self.detections.review is not None:
+            self.without_rank.append(image.id)
 
     def notes(self) -> list[Note]:
         """Return what was not written as it is."""

@@ -15,6 +15,7 @@ import base64
 import io
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,16 @@ from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.coco_writing import to_json
 from pipeline.formats.files import atomic_write, write_json
 from pipeline.ops.text import count_notes
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle, Size
+from pipeline.types import (
+    FoundBox,
+    FoundBoxes,
+    ImageBoxes,
+    ImageWork,
+    Note,
+    Review,
+    Rle,
+    Size,
+)
 
 DIGITS = 8
 """Of fractions: less than a thousandth of a pixel in an image of 10,000."""
@@ -47,19 +57,21 @@ class FiftyOne:
         """Write the data set into a folder. Returns notes on what was replaced."""
         images = ImageFolder(detections, self.images, upright=self.upright)
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        writer = _Samples(detections, folder, images)
+        samples, counter = _Samples.of(detections, folder, images), _Counter(images)
+        work = ImageWork(samples.write, _encode_mask, writes_files=images.may_write)
         with (
             atomic_write(folder / "samples.json") as path,
             path.open("w", encoding="utf-8") as file,
         ):
             file.write('{"samples": [')
             separator = "\n"
-            for image in detections.images():
-                file.write(separator + to_json(writer.describe(image)))
+            for image, (text, placed) in detections.map_images(work):
+                file.write(separator + text)
                 separator = ",\n"
+                counter.add(image, placed)
             file.write("\n]}\n")
         write_json(folder / "metadata.json", _describe_set(detections), indent=1)
-        return [*writer.notes(), *images.notes()]
+        return [*counter.notes(), *images.notes()]
 
 
 def _describe_set(exported: FoundBoxes) -> dict[str, Any]:
@@ -74,54 +86,72 @@ def _describe_set(exported: FoundBoxes) -> dict[str, Any]:
     return {"media_type": "image", "info": info}
 
 
+@dataclass(frozen=True)
 class _Samples:
-    """Places images, describes them as samples, and counts what was replaced."""
+    """Places images, and describes them as samples.
 
-    def __init__(self, exported: FoundBoxes, folder: Path, images: ImageFolder) -> None:
-        self._found, self._data, self._images = exported, folder / "data", images
-        self._without_file: list[str] = []
-        self._without_confidence: list[str] = []
+    Attributes:
+        folder: of the images.
+        images: places them.
+        classes: names of the classes.
+        review: the order in which to look at them.
+        has_parts: whether it is known what each is to be used for.
+    """
 
-    def describe(self, image: ImageBoxes) -> dict[str, Any]:
-        """Return the sample of an image."""
-        exported, position = self._found, image.position
-        placed = self._images.place(image, self._data)
-        if placed is None:
-            self._without_file.append(image.id)
-            placed = Placed(image.id, False)
+    folder: Path
+    images: ImageFolder
+    classes: Sequence[str]
+    review: Review | None
+    has_parts: bool
+
+    @classmethod
+    def of(cls, found: FoundBoxes, folder: Path, images: ImageFolder) -> _Samples:
+        """Return what describes the images of an export."""
+        has_parts = found.source is not None
+        return cls(folder / "data", images, found.classes, found.review, has_parts)
+
+    def write(self, image: ImageBoxes, masks: Sequence[Any]) -> tuple[str, Placed]:
+        """Place an image; return its sample as JSON, and where it is."""
+        placed = self.images.place(image, self.folder)
+        return to_json(self._describe(image, masks, placed)), placed
+
+    def _describe(self, image: ImageBoxes, masks: Sequence[Any], placed: Placed) -> dict[str, Any]:
+        position, path = image.position, placed.path or image.id
         height, width = image.size
         sample: dict[str, Any] = {
-            "filepath": f"data/{placed.path}" if placed.is_in_folder else placed.path,
-            "tags": [] if exported.source is None else [exported.source.part(position)],
+            "filepath": f"data/{path}" if placed.is_in_folder else path,
+            "tags": [self.images.part(position)] if self.has_parts else [],
             "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
             "image": image.id,
         }
         if image.is_human:
             sample["tags"].append("reviewed")
-        if exported.review is not None:
-            sample["review_rank"] = int(exported.review.ranks[position])
-            if exported.review.sampled[position]:
+        if self.review is not None:
+            sample["review_rank"] = int(self.review.ranks[position])
+            if self.review.sampled[position]:
                 sample["tags"].append("review_sample")
-        predicted = [self._describe_box(image, box) for box in image.boxes if not box.is_human]
-        drawn = [self._describe_box(image, box) for box in image.boxes if box.is_human]
-        if any(box.confidence is None and not box.is_human for box in image.boxes):
-            self._without_confidence.append(image.id)
+        described = [
+            (box, self._describe_box(image, box, mask))
+            for box, mask in zip(image.boxes, masks, strict=True)
+        ]
+        predicted = [detection for box, detection in described if not box.is_human]
+        drawn = [detection for box, detection in described if box.is_human]
         sample["predictions"] = {"_cls": "Detections", "detections": predicted}
         if image.is_human:
             sample["human"] = {"_cls": "Detections", "detections": drawn}
         return sample
 
-    def _describe_box(self, image: ImageBoxes, box: FoundBox) -> dict[str, Any]:
+    def _describe_box(self, image: ImageBoxes, box: FoundBox, mask: Any) -> dict[str, Any]:
         """Return the Detection of a box."""
         detection: dict[str, Any] = {
             "_cls": "Detection",
             "attributes": {},
             "tags": [],
-            "label": self._found.classes[box.label],
+            "label": self.classes[box.label],
             "bounding_box": _to_fractions(box.box, image.size),
         }
-        if box.mask is not None:
-            detection["mask"] = _encode_mask(box)
+        if mask is not None:
+            detection["mask"] = mask
         if box.is_human:
             return detection
         confidence = box.score if box.confidence is None else box.confidence
@@ -129,6 +159,23 @@ class _Samples:
         if box.probability is not None:
             detection["probability"] = round(box.probability, 5)
         return detection
+
+
+class _Counter:
+    """Counts what was replaced."""
+
+    def __init__(self, images: ImageFolder) -> None:
+        self._images = images
+        self._without_file: list[str] = []
+        self._without_confidence: list[str] = []
+
+    def add(self, image: ImageBoxes, placed: Placed) -> None:
+        """Count an image."""
+        self._images.count(image, placed)
+        if placed.path is None:
+            self._without_file.append(image.id)
+        if any(box.confidence is None and not box.is_human for box in image.boxes):
+            self._without_confidence.append(image.id)
 
     def notes(self) -> list[Note]:
         """Return what was counted."""
@@ -149,13 +196,12 @@ def _to_fractions(box: tuple[float, float, float, float], size: Size) -> list[fl
     return [round(side, DIGITS) for side in sides]
 
 
-def _encode_mask(box: FoundBox) -> dict[str, Any]:
+def _encode_mask(mask: Rle, box: FoundBox) -> dict[str, Any]:
     """Return the part of a mask within its box: NumPy's format, compressed, in base 64."""
     from pycocotools import mask as coco_mask
 
-    rle: Rle = box.mask or {}
     x0, y0, x1, y1 = box.box
-    pixels = coco_mask.decode(rle)
+    pixels = coco_mask.decode(mask)
     within = pixels[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)]
     buffer = io.BytesIO()
     np.save(buffer, within.astype(bool), allow_pickle=False)

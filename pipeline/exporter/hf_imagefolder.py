@@ -18,6 +18,7 @@ lie side by side in the folder of their part: a folder named `test` would make a
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,12 @@ from typing import IO, Any
 
 import yaml
 
-from pipeline.exporter.image_folder import ImageFolder, ImageMode
+from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.coco_boxes import xyxy_to_xywh
 from pipeline.formats.coco_writing import to_json
 from pipeline.formats.files import atomic_write, write_json, write_text
 from pipeline.ops.text import count_notes
-from pipeline.types import FoundBoxes, ImageBoxes, Note, Part
+from pipeline.types import FoundBoxes, ImageBoxes, ImageWork, Note, Part, Review
 
 SPLITS: dict[Part, str] = {"train": "train", "val": "validation", "test": "test"}
 """What `datasets` calls a part; its folder has the same name."""
@@ -52,59 +53,44 @@ class HfImageFolder:
         """Write the data set into a folder. Returns notes on what was replaced."""
         images = ImageFolder(detections, self.images, upright=self.upright)
         with ExitStack() as stack:
-            writer = _Writer(detections, folder, images, stack)
-            for image in detections.images():
-                writer.add(image)
+            writer = _Writer(folder, images, stack)
+            lines = _Lines(folder, images, detections.review)
+            work = ImageWork(lines.write, writes_files=images.may_write)
+            for image, written in detections.map_images(work):
+                writer.add(image, *written)
         write_json(folder / "classes.json", list(detections.classes), indent=1)
         write_text(folder / "README.md", _describe(detections, writer.counts))
         return [*writer.notes(), *images.notes()]
 
 
-class _Writer:
-    """Places images and writes the lines of their parts.
+@dataclass(frozen=True)
+class _Lines:
+    """Places images, and describes them in a line.
 
-    Args:
-        found: the boxes.
+    Attributes:
         folder: of the data set.
         images: places the images.
-        stack: completes the files when it closes.
+        review: the order in which to look at them.
     """
 
-    def __init__(
-        self, found: FoundBoxes, folder: Path, images: ImageFolder, stack: ExitStack
-    ) -> None:
-        self.counts: dict[Part, int] = {}
-        self._found, self._folder, self._images, self._stack = found, folder, images, stack
-        self._files: dict[Part, IO[str]] = {}
-        self._without_file: list[str] = []
-        self._with_boxes: set[Part] = set()
-        self._masks: list[str] = []
+    folder: Path
+    images: ImageFolder
+    review: Review | None
 
-    def add(self, image: ImageBoxes) -> None:
-        """Place an image and write its line; one without a file is left out."""
-        part = self._images.part(image.position)
-        folder = self._folder / SPLITS[part]
-        if part not in self._files:
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = self._stack.enter_context(atomic_write(folder / "metadata.jsonl"))
-            self._files[part] = self._stack.enter_context(lines.open("w", encoding="utf-8"))
-        placed = self._images.place(image, folder)
-        if placed is not None and placed.is_in_folder:
+    def write(self, image: ImageBoxes, _: Sequence[None]) -> tuple[str, Placed]:
+        """Place an image; return its line, and where it is."""
+        folder = self.folder / SPLITS[self.images.part(image.position)]
+        placed = self.images.place(image, folder)
+        if placed.path is not None and placed.is_in_folder:
             name = placed.path
         else:
-            self._without_file.append(image.id)
-            suffix = "" if placed is None else Path(placed.path).suffix
-            name = f"{self._images.stems[image.position]}{suffix}"
-        self.counts[part] = self.counts.get(part, 0) + 1
-        if image.boxes:
-            self._with_boxes.add(part)
-        if any(box.mask is not None for box in image.boxes):
-            self._masks.append(image.id)
-        self._files[part].write(to_json(self._describe_image(image, name)) + "\n")
+            suffix = Path(placed.path or "").suffix
+            name = f"{self.images.stems[image.position]}{suffix}"
+        return to_json(self._describe_image(image, name)) + "\n", placed
 
     def _describe_image(self, image: ImageBoxes, file_name: str) -> dict[str, Any]:
         height, width = image.size
-        review = self._found.review
+        review = self.review
         record: dict[str, Any] = {
             "file_name": file_name,
             "image_id": image.id,
@@ -126,11 +112,46 @@ class _Writer:
             "categories": [box.label for box in boxes],
             "scores": [1.0 if box.is_human else round(box.score, 5) for box in boxes],
         }
-        if self._found.review is not None:
+        if self.review is not None:
             confidences = [1.0 if box.is_human else box.confidence for box in boxes]
             objects["confidences"] = [None if p is None else round(p, 5) for p in confidences]
         objects["sources"] = ["human" if box.is_human else "label2box" for box in boxes]
         return objects
+
+
+class _Writer:
+    """Writes the lines of images into the files of their parts, and counts.
+
+    Args:
+        folder: of the data set.
+        images: counts what was done to them.
+        stack: completes the files when it closes.
+    """
+
+    def __init__(self, folder: Path, images: ImageFolder, stack: ExitStack) -> None:
+        self.counts: dict[Part, int] = {}
+        self._folder, self._images, self._stack = folder, images, stack
+        self._files: dict[Part, IO[str]] = {}
+        self._without_file: list[str] = []
+        self._with_boxes: set[Part] = set()
+        self._masks: list[str] = []
+
+    def add(self, image: ImageBoxes, line: str, placed: Placed) -> None:
+        """Write the line of an image, and count."""
+        part = self._images.part(image.position)
+        folder = self._folder / SPLITS[part]
+        if part not in self._files:
+            lines = self._stack.enter_context(atomic_write(folder / "metadata.jsonl"))
+            self._files[part] = self._stack.enter_context(lines.open("w", encoding="utf-8"))
+        self._images.count(image, placed)
+        if not placed.is_in_folder:
+            self._without_file.append(image.id)
+        self.counts[part] = self.counts.get(part, 0) + 1
+        if image.boxes:
+            self._with_boxes.add(part)
+        if any(box.mask is not None for box in image.boxes):
+            self._masks.append(image.id)
+        self._files[part].write(line)
 
     def notes(self) -> list[Note]:
         """Return what was counted."""

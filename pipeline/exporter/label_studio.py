@@ -18,10 +18,10 @@ import json
 import mimetypes
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from PIL import Image
@@ -29,10 +29,19 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.formats.files import atomic_write, write_text
 from pipeline.formats.label_studio_brush import encode_brush
-from pipeline.formats.outlines import OutlineCounter, trace_outline
+from pipeline.formats.outlines import Outline, OutlineCounter, trace_outline
 from pipeline.formats.xml_text import is_plain, to_attribute
 from pipeline.ops.text import count_note
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle, Size
+from pipeline.types import (
+    FoundBox,
+    FoundBoxes,
+    ImageBoxes,
+    ImageSource,
+    ImageWork,
+    Note,
+    Review,
+    Size,
+)
 
 LOCAL_FILES = "/data/local-files/?d="
 MAX_FILE_BYTES = 100_000_000  # Label Studio refuses uploads of more than 250 MB
@@ -74,13 +83,18 @@ class LabelStudio:
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[str]:
         """Write tasks, configuration and steps into a folder, each atomically."""
         root = self._find_document_root(detections)
-        writer = _TaskWriter(self.outlines, _ImageNames(self.image_paths, root, detections))
-        tasks = (writer.describe(image, detections) for image in detections.images())
-        names = self._write_tasks(tasks, folder)
-        config = describe_config(detections.classes, writer.kinds)
+        names_of_images = _ImageNames(self.image_paths, root, detections.source)
+        writer = _TaskWriter(
+            names_of_images, detections.classes, detections.review, detections.model_version
+        )
+        encode = encode_brush if self.outlines == "rle" else trace_outline
+        tasks = detections.map_images(ImageWork(writer.write, lambda mask, _: encode(mask)))
+        counter = _Counter()
+        names = self._write_tasks((counter.add(*each) for each in tasks), folder)
+        config = describe_config(detections.classes, counter.kinds)
         write_text(folder / "label_config.xml", config)
         write_text(folder / "README.txt", _describe_steps(names, root, detections))
-        return [*writer.notes(), *_note_class_names(detections.classes)]
+        return [*counter.notes(), *_note_class_names(detections.classes)]
 
     def _find_document_root(self, detections: FoundBoxes) -> Path | None:
         """Return the folder that local paths are relative to; None where none are written."""
@@ -90,7 +104,7 @@ class LabelStudio:
         # Label Studio accepts as a storage a folder below the root, not the root itself.
         return source.root.parent if self.document_root is None else Path(self.document_root)
 
-    def _write_tasks(self, tasks: Iterator[dict[str, Any]], folder: Path) -> list[str]:
+    def _write_tasks(self, tasks: Iterator[str], folder: Path) -> list[str]:
         """Write tasks into as many files as they need, and return the names of these."""
         names: list[str] = []
         task = next(tasks, None)
@@ -100,9 +114,8 @@ class LabelStudio:
             with atomic_write(folder / name) as path, path.open("w", encoding="utf-8") as file:
                 count = size = 0
                 while task is not None and count < self.tasks_per_file and size < MAX_FILE_BYTES:
-                    text = json.dumps(task, allow_nan=False)
-                    file.write((",\n" if count else "[\n") + text)
-                    count, size, task = count + 1, size + len(text), next(tasks, None)
+                    file.write((",\n" if count else "[\n") + task)
+                    count, size, task = count + 1, size + len(task), next(tasks, None)
                 file.write("\n]\n" if count else "[]\n")
         return names
 
@@ -110,44 +123,43 @@ class LabelStudio:
 # -- tasks
 
 
-@dataclass
+Shown = Literal["as it is", "without_file", "hidden"]
+"""Whether Label Studio can show an image: `without_file`, as its content is embedded; `hidden`: it
+is not known to be anywhere."""
+
+
+@dataclass(frozen=True)
 class _ImageNames:
-    """How tasks name images; counts those that Label Studio cannot show.
+    """How tasks name images.
 
     Attributes:
         form: the option `image_paths`.
         document_root: of local files.
-        detections: where the images are.
-        without_file: ids of images that are not files, whose content is embedded.
-        hidden: ids of images that are not known to be anywhere.
+        source: where the images are.
     """
 
     form: str
     document_root: Path | None
-    detections: FoundBoxes
-    without_file: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
+    source: ImageSource | None
 
-    def find(self, image: ImageBoxes) -> str:
-        """Return what `data.image` of the task of an image holds."""
-        source = self.detections.source
+    def find(self, image: ImageBoxes) -> tuple[str, Shown]:
+        """Return what `data.image` of the task of an image holds, and what that shows."""
+        source = self.source
         if self.form == "name":
-            return image.id
+            return image.id, "as it is"
         if "://" in self.form:
-            return f"{self.form.rstrip('/')}/{quote(os.fsencode(image.id))}"
+            return f"{self.form.rstrip('/')}/{quote(os.fsencode(image.id))}", "as it is"
         if source is None:
-            self.hidden.append(image.id)
-            return image.id
+            return image.id, "hidden"
         path = source.path(image.position)
         if path is None:
-            self.without_file.append(image.id)
             content = io.BytesIO()
             Image.fromarray(source.read(image.position)).save(content, "PNG")
-            return _to_data_address(content.getvalue(), "image/png")
+            return _to_data_address(content.getvalue(), "image/png"), "without_file"
         if self.form == "embed":
             kind = mimetypes.guess_type(path.name)[0] or "image/jpeg"
-            return _to_data_address(path.read_bytes(), kind)
-        return LOCAL_FILES + quote(os.fsencode(self._to_relative(path)))
+            return _to_data_address(path.read_bytes(), kind), "as it is"
+        return LOCAL_FILES + quote(os.fsencode(self._to_relative(path))), "as it is"
 
     def _to_relative(self, path: Path) -> str:
         assert self.document_root is not None
@@ -164,68 +176,88 @@ def _to_data_address(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-@dataclass
-class _TaskWriter:
-    """Describes images as tasks, and counts what is not written as it is.
+class _Task(NamedTuple):
+    """A task, and what notes and the labelling configuration need of it.
 
     Attributes:
-        outlines: `rle` or `polygon`.
-        names: how images are named.
-        kinds: the kinds of regions that tasks have.
-        clipped: ids of images with a score that is no probability.
-        outline_counter: counts polygons that are not exactly the mask.
+        text: JSON.
+        kinds: of its regions.
+        shown: whether Label Studio can show the image.
+        is_clipped: whether a score is no probability.
+        ious: of the outlines of its masks.
     """
 
-    outlines: str
-    names: _ImageNames
-    kinds: set[str] = field(default_factory=lambda: {"rectanglelabels"})
-    clipped: list[str] = field(default_factory=list)
-    outline_counter: OutlineCounter = field(default_factory=OutlineCounter)
+    text: str
+    kinds: frozenset[str]
+    shown: Shown
+    is_clipped: bool
+    ious: list[float]
 
-    def describe(self, image: ImageBoxes, detections: FoundBoxes) -> dict[str, Any]:
+
+_Mask = list[int] | Outline | None
+"""A brush mask, or an outline."""
+
+
+@dataclass(frozen=True)
+class _TaskWriter:
+    """Describes images as tasks.
+
+    Attributes:
+        names: how images are named.
+        classes: names of the classes.
+        review: the order in which to look at the images.
+        model_version: what found the boxes.
+    """
+
+    names: _ImageNames
+    classes: Sequence[str]
+    review: Review | None
+    model_version: str
+
+    def write(self, image: ImageBoxes, masks: Sequence[_Mask]) -> _Task:
         """Return the task of an image."""
         regions = [
             region
-            for number, item in enumerate(image.boxes, 1)
-            for region in self._describe_box(item, number, image, detections.classes)
+            for number, (item, mask) in enumerate(zip(image.boxes, masks, strict=True), 1)
+            for region in self._describe_box(item, number, image, mask)
         ]
-        task: dict[str, Any] = {"data": self._describe_data(image, detections)}
+        name, shown = self.names.find(image)
+        task: dict[str, Any] = {"data": self._describe_data(image, name)}
         if image.is_human:
             # Label Studio marks imported annotations as ground truth unless they say otherwise.
             task["annotations"] = [
                 {"result": regions, "was_cancelled": False, "ground_truth": False}
             ]
         elif regions:
-            score = max(self._score(item, image) for item in image.boxes)
-            version = detections.model_version
+            score = max(_score(item)[0] for item in image.boxes)
+            version = self.model_version
             task["predictions"] = [{"model_version": version, "score": score, "result": regions}]
         else:
             task["predictions"] = []
-        return task
+        return _Task(
+            json.dumps(task, allow_nan=False),
+            frozenset(region["type"] for region in regions),
+            shown,
+            any(_score(item)[1] for item in image.boxes if not item.is_human),
+            [mask.iou for mask in masks if isinstance(mask, Outline)],
+        )
 
-    def _describe_data(self, image: ImageBoxes, detections: FoundBoxes) -> dict[str, Any]:
-        data: dict[str, Any] = {"image": self.names.find(image), "image_id": image.id}
+    def _describe_data(self, image: ImageBoxes, name: str) -> dict[str, Any]:
+        data: dict[str, Any] = {"image": name, "image_id": image.id}
         known = [item.confidence for item in image.boxes if item.confidence is not None]
         if known:
             data["confidence"] = round(max(known), 5)
-        if detections.review is not None:
-            data["review_rank"] = int(detections.review.ranks[image.position])
-            data["review_sample"] = bool(detections.review.sampled[image.position])
+        if self.review is not None:
+            data["review_rank"] = int(self.review.ranks[image.position])
+            data["review_sample"] = bool(self.review.sampled[image.position])
         return data
 
-    def _score(self, item: FoundBox, image: ImageBoxes) -> float:
-        """Return the confidence, else the score; Label Studio refuses values outside of [0, 1]."""
-        score = item.score if item.confidence is None else item.confidence
-        if not 0 <= score <= 1:
-            self.clipped.append(image.id)
-        return round(min(max(score, 0.0), 1.0), 5)
-
     def _describe_box(
-        self, item: FoundBox, number: int, image: ImageBoxes, classes: Any
+        self, item: FoundBox, number: int, image: ImageBoxes, mask: _Mask
     ) -> Iterator[dict[str, Any]]:
         """Yield the region of a box, and that of its mask, which names the box as its parent."""
-        label = classes[item.label]
-        score = None if item.is_human else self._score(item, image)
+        label = self.classes[item.label]
+        score = None if item.is_human else _score(item)[0]
         height, width = image.size
         x0, y0, x1, y1 = item.box
         place = {
@@ -237,35 +269,70 @@ class _TaskWriter:
         }
         box_id = f"box-{number}"
         yield _describe_region(box_id, "rectanglelabels", place, label, image.size, score)
-        if item.mask is None:
-            return
-        for part, (kind, value) in enumerate(self._describe_mask(item.mask, image), 1):
-            self.kinds.add(kind)
+        for part, (kind, value) in enumerate(_describe_mask(mask, image.size), 1):
             region = _describe_region(
                 f"mask-{number}-{part}", kind, value, label, image.size, score
             )
             yield {**region, "parentID": box_id}
 
-    def _describe_mask(self, mask: Rle, image: ImageBoxes) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield kind and value of the regions of a mask."""
-        if self.outlines == "rle":
-            yield "brushlabels", {"format": "rle", "rle": encode_brush(mask)}
-            return
-        height, width = image.size
-        outline = trace_outline(mask)
-        self.outline_counter.add(image.id, outline)
-        for polygon in outline.polygons:
+
+def _score(item: FoundBox) -> tuple[float, bool]:
+    """Return the confidence, else the score, and whether it had to be clipped.
+
+    Label Studio refuses values outside of [0, 1].
+    """
+    score = item.score if item.confidence is None else item.confidence
+    return round(min(max(score, 0.0), 1.0), 5), not 0 <= score <= 1
+
+
+def _describe_mask(mask: _Mask, size: Size) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield kind and value of the regions of a mask."""
+    if isinstance(mask, Outline):
+        height, width = size
+        for polygon in mask.polygons:
             points = [[_percent(x, width), _percent(y, height)] for x, y in polygon.tolist()]
             yield "polygonlabels", {"points": points, "closed": True}
+    elif mask is not None:
+        yield "brushlabels", {"format": "rle", "rle": mask}
+
+
+@dataclass
+class _Counter:
+    """Counts what is not written as it is.
+
+    Attributes:
+        kinds: the kinds of regions that tasks have.
+        clipped: ids of images with a score that is no probability.
+        without_file: ids of images that are not files, whose content is embedded.
+        hidden: ids of images that are not known to be anywhere.
+        outline_counter: counts polygons that are not exactly the mask.
+    """
+
+    kinds: set[str] = field(default_factory=lambda: {"rectanglelabels"})
+    clipped: list[str] = field(default_factory=list)
+    without_file: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    outline_counter: OutlineCounter = field(default_factory=OutlineCounter)
+
+    def add(self, image: ImageBoxes, task: _Task) -> str:
+        """Count the task of an image, and return its text."""
+        self.kinds |= task.kinds
+        self.outline_counter.add(image.id, task.ious)
+        if task.is_clipped:
+            self.clipped.append(image.id)
+        if task.shown == "without_file":
+            self.without_file.append(image.id)
+        elif task.shown == "hidden":
+            self.hidden.append(image.id)
+        return task.text
 
     def notes(self) -> list[Note]:
         """Return what was not written as it is."""
         notes = self.outline_counter.notes()
-        clipped = list(dict.fromkeys(self.clipped))
         for names, why in (
-            (clipped, "have a score outside of 0 to 1, which Label Studio refuses: clipped"),
-            (self.names.without_file, "are no files: their content is in the tasks"),
-            (self.names.hidden, "are no files that are known: Label Studio cannot show them"),
+            (self.clipped, "have a score outside of 0 to 1, which Label Studio refuses: clipped"),
+            (self.without_file, "are no files: their content is in the tasks"),
+            (self.hidden, "are no files that are known: Label Studio cannot show them"),
         ):
             if names:
                 notes.append(count_note(names, "image", why))

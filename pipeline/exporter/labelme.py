@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,22 @@ from PIL import Image
 
 from pipeline.formats.files import write_text
 from pipeline.formats.image_files import place_image, unique_paths, write_image
-from pipeline.formats.outlines import OutlineCounter, trace_outline
-from pipeline.formats.text_files import replace_text
+from pipeline.formats.outlines import Outline, OutlineCounter, trace_outline
+from pipeline.formats.text_files import Folders, replace_text
 from pipeline.ops.text import count_note
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Rle
+from pipeline.types import (
+    FoundBox,
+    FoundBoxes,
+    ImageBoxes,
+    ImageSource,
+    ImageWork,
+    Note,
+    Review,
+    Rle,
+)
+
+_Pixels = tuple[list[list[float]], str]
+"""The corners of a mask, and its pixels."""
 
 VERSION = "5.4.1"  # of the format: labelme 5 and 6 read it
 DECIMALS = 4
@@ -49,45 +61,75 @@ class Labelme:
 
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write a JSON file for each image into a folder, and labels.txt."""
-        paths = [Path(path) for path in unique_paths(detections.ids)]
-        writer = _ImageWriter(self.images, self.outlines, detections)
-        folders: set[Path] = set()
-        for image in detections.images():
-            target = folder / paths[image.position]
-            if target.parent not in folders:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(target.parent)
-            content = writer.describe(image, writer.place(image, target))
-            # Indented, it would be written by Python's slower encoder.
-            replace_text(target.with_suffix(".json"), json.dumps(content) + "\n")
+        counter = OutlineCounter()
+        unplaced: list[str] = []
+        writer = _ImageWriter(
+            mode=self.images,
+            folder=folder,
+            paths=unique_paths(detections.ids),
+            source=detections.source,
+            classes=detections.classes,
+            review=detections.review,
+            model_version=detections.model_version,
+        )
+        encode = _encode_mask if self.outlines == "rle" else trace_outline
+        work = ImageWork(writer.write, lambda mask, _: encode(mask), writes_files=True)
+        for image, (is_placed, ious) in detections.map_images(work):
+            counter.add(image.id, ious)
+            if not is_placed:
+                unplaced.append(image.id)
         lines = [" ".join(name.splitlines()) for name in detections.classes]
         write_text(folder / "labels.txt", "".join(f"{line}\n" for line in lines))
-        return writer.notes()
+        notes = counter.notes()
+        if unplaced:
+            why = "are no files that are known: place them beside their JSON files"
+            notes.append(count_note(unplaced, "image", why))
+        return notes
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class _ImageWriter:
-    """Describes images as JSON, and counts what is not written as it is.
+    """Describes images as JSON.
 
     Attributes:
         mode: `link`, `copy` or `none`.
-        outlines: `rle` or `polygon`.
-        detections: all boxes.
-        outline_counter: counts polygons that are not exactly the mask.
-        unplaced: ids of images that are not known to be anywhere.
+        folder: of the data set.
+        paths: of the images in it, by position.
+        source: where the images are.
+        classes: names of the classes.
+        review: the order in which to look at the images.
+        model_version: what found the boxes.
+        folders: of the images.
     """
 
     mode: str
-    outlines: str
-    detections: FoundBoxes
-    outline_counter: OutlineCounter = field(default_factory=OutlineCounter)
-    unplaced: list[str] = field(default_factory=list)
+    folder: Path
+    paths: Sequence[str]
+    source: ImageSource | None
+    classes: Sequence[str]
+    review: Review | None
+    model_version: str
+    folders: Folders = field(default_factory=Folders)
 
-    def place(self, image: ImageBoxes, target: Path) -> str:
+    def write(
+        self, image: ImageBoxes, masks: Sequence[_Pixels | Outline | None]
+    ) -> tuple[bool, list[float]]:
+        """Write the files of an image.
+
+        Returns:
+            Whether it is known where the image is, and the IoU of each outline with its mask.
+        """
+        target = self.folder / self.paths[image.position]
+        self.folders.make(target.parent)
+        content = self._describe(image, masks, self._place(image, target))
+        # Indented, it would be written by Python's slower encoder.
+        replace_text(target.with_suffix(".json"), json.dumps(content) + "\n")
+        return self.source is not None, [m.iou for m in masks if isinstance(m, Outline)]
+
+    def _place(self, image: ImageBoxes, target: Path) -> str:
         """Place an image beside its JSON file, and return `imagePath`."""
-        source = self.detections.source
+        source = self.source
         if source is None:
-            self.unplaced.append(image.id)
             return target.name
         path = source.path(image.position)
         if path is None:
@@ -99,19 +141,21 @@ class _ImageWriter:
         place_image(path, target, "copy" if self.mode == "copy" else "link")
         return target.name
 
-    def describe(self, image: ImageBoxes, image_path: str) -> dict[str, Any]:
+    def _describe(
+        self, image: ImageBoxes, masks: Sequence[_Pixels | Outline | None], image_path: str
+    ) -> dict[str, Any]:
         """Return the content of the JSON file of an image."""
         height, width = image.size
         shapes = [
             shape
-            for number, item in enumerate(image.boxes, 1)
-            for shape in self._describe_box(item, number, image)
+            for number, (item, mask) in enumerate(zip(image.boxes, masks, strict=True), 1)
+            for shape in self._describe_box(item, number, mask)
         ]
         extra: dict[str, Any] = {
             "image_id": image.id,
-            "model_version": self.detections.model_version,
+            "model_version": self.model_version,
         }
-        if (review := self.detections.review) is not None:
+        if (review := self.review) is not None:
             extra["review_rank"] = int(review.ranks[image.position])
             extra["review_sample"] = bool(review.sampled[image.position])
         return {
@@ -126,39 +170,22 @@ class _ImageWriter:
         }
 
     def _describe_box(
-        self, item: FoundBox, number: int, image: ImageBoxes
+        self, item: FoundBox, number: int, mask: _Pixels | Outline | None
     ) -> Iterator[dict[str, Any]]:
         """Yield the shape of a box, and those of its mask in the same group."""
-        label = self.detections.classes[item.label]
+        label = self.classes[item.label]
         group = None if item.mask is None else number
         x0, y0, x1, y1 = (round(side, DECIMALS) for side in item.box)
         numbers = _describe_numbers(item)
         shape = _describe_shape(label, "rectangle", [[x0, y0], [x1, y1]], group)
         description = ", ".join(f"{name} {value}" for name, value in numbers.items())
         yield {**shape, "description": description, **numbers}
-        if item.mask is not None:
-            yield from self._describe_mask(item.mask, label, number, image)
-
-    def _describe_mask(
-        self, mask: Rle, label: str, number: int, image: ImageBoxes
-    ) -> Iterator[dict[str, Any]]:
-        if self.outlines == "rle":
-            points, content = _encode_mask(mask)
-            if content:
-                yield {**_describe_shape(label, "mask", points, number), "mask": content}
-            return
-        outline = trace_outline(mask)
-        self.outline_counter.add(image.id, outline)
-        for polygon in outline.polygons:
-            yield _describe_shape(label, "polygon", polygon.tolist(), number)
-
-    def notes(self) -> list[Note]:
-        """Return what was not written as it is."""
-        notes = self.outline_counter.notes()
-        if self.unplaced:
-            why = "are no files that are known: place them beside their JSON files"
-            notes.append(count_note(self.unplaced, "image", why))
-        return notes
+        if isinstance(mask, Outline):
+            for polygon in mask.polygons:
+                yield _describe_shape(label, "polygon", polygon.tolist(), number)
+        elif mask is not None and mask[1]:
+            points, content = mask
+            yield {**_describe_shape(label, "mask", points, number), "mask": content}
 
 
 def _describe_numbers(item: FoundBox) -> dict[str, Any]:
@@ -185,7 +212,7 @@ def _describe_shape(
     }
 
 
-def _encode_mask(mask: Rle) -> tuple[list[list[float]], str]:
+def _encode_mask(mask: Rle) -> _Pixels:
     """Return the first and the last pixel of the box around a mask, and its pixels as a PNG.
 
     Returns:

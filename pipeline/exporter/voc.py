@@ -13,18 +13,27 @@ not of VOC; readers ignore them.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from pipeline.formats.files import atomic_write, unique_file_names
 from pipeline.formats.image_files import JPEG_ENDINGS, is_turned, place_image, write_image
 from pipeline.formats.text_files import replace_text
 from pipeline.formats.xml_text import is_plain, to_number, to_text
 from pipeline.ops.text import count_note
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Part
+from pipeline.types import (
+    FoundBox,
+    FoundBoxes,
+    ImageBoxes,
+    ImageSource,
+    ImageWork,
+    Note,
+    Part,
+    Review,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,17 @@ class Voc:
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write the three folders into a folder."""
         names = unique_file_names([posixpath.splitext(id)[0] for id in detections.ids])
-        placer = _ImagePlacer(self.images, self.upright, detections)
+        files = _ImageFiles(
+            mode=self.images,
+            upright=self.upright,
+            source=detections.source,
+            folder=folder,
+            names=names,
+            classes=detections.classes,
+            review=detections.review,
+            model_version=detections.model_version,
+        )
+        counter = _Counter(self.upright)
         (folder / "Annotations").mkdir(exist_ok=True)
         without_mask: list[str] = []
         with ExitStack() as stack:
@@ -54,14 +73,12 @@ class Voc:
                 )
                 for part in get_args(Part)
             }  # fmt: skip
-            for image in detections.images():
-                name = names[image.position]
-                text = "".join(_describe_image(image, f"{name}.jpg", detections))
-                replace_text(folder / f"Annotations/{name}.xml", text)
-                placer.place(image, folder / f"JPEGImages/{name}.jpg")
-                lists[placer.find_part(image)].write(f"{name}\n")
+            work = ImageWork(files.write, writes_files=True)
+            for image, (part, how) in detections.map_images(work):
+                lists[part].write(f"{names[image.position]}\n")
+                counter.add(image, how)
                 without_mask += [image.id for item in image.boxes if item.mask is not None]
-        notes = placer.notes()
+        notes = counter.notes()
         if without_mask:
             why = "are not written: an object of VOC has a box alone"
             notes.append(count_note(without_mask, "mask", why))
@@ -70,10 +87,16 @@ class Voc:
         return notes
 
 
-def _describe_image(image: ImageBoxes, file_name: str, detections: FoundBoxes) -> Iterator[str]:
+def _describe_image(
+    image: ImageBoxes,
+    file_name: str,
+    classes: Sequence[str],
+    review: Review | None,
+    model_version: str,
+) -> Iterator[str]:
     """Yield the lines of the XML file of an image."""
     height, width = image.size
-    database = "a person" if image.is_human else to_text(detections.model_version)
+    database = "a person" if image.is_human else to_text(model_version)
     yield (
         "<annotation>\n<folder>JPEGImages</folder>\n"
         f"<filename>{to_text(file_name)}</filename>\n<path>{to_text(image.id)}</path>\n"
@@ -81,10 +104,10 @@ def _describe_image(image: ImageBoxes, file_name: str, detections: FoundBoxes) -
         f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n"
         "<segmented>0</segmented>\n"
     )
-    if detections.review is not None:
-        yield f"<review_rank>{int(detections.review.ranks[image.position])}</review_rank>\n"
+    if review is not None:
+        yield f"<review_rank>{int(review.ranks[image.position])}</review_rank>\n"
     for item in image.boxes:
-        yield from _describe_object(item, detections.classes[item.label])
+        yield from _describe_object(item, classes[item.label])
     yield "</annotation>\n"
 
 
@@ -113,49 +136,87 @@ def _describe_object(item: FoundBox, label: str) -> Iterator[str]:
     yield f"<bndbox>{box}</bndbox>\n</object>\n"
 
 
-@dataclass
-class _ImagePlacer:
-    """Places images in JPEGImages, and counts those that readers may show otherwise.
+How = Literal["turned", "other_format", "unplaced"]
+"""What readers may show otherwise; an image may be both turned and of another format."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageFiles:
+    """Writes the XML files of images, and places the images in JPEGImages.
 
     Attributes:
         mode: `link`, `copy` or `none`.
         upright: whether turned images are written upright.
-        detections: where the images are.
+        source: where the images are.
+        folder: of the data set.
+        names: of the files, by position.
+        classes: names of the classes.
+        review: the order in which to look at the images.
+        model_version: what found the boxes.
+    """
+
+    mode: str
+    upright: bool
+    source: ImageSource | None
+    folder: Path
+    names: Sequence[str]
+    classes: Sequence[str]
+    review: Review | None
+    model_version: str
+
+    def write(self, image: ImageBoxes, _: Sequence[None]) -> tuple[Part, set[How]]:
+        """Write the files of an image; return its part, and how readers may show it."""
+        name = self.names[image.position]
+        lines = _describe_image(image, f"{name}.jpg", self.classes, self.review, self.model_version)
+        replace_text(self.folder / f"Annotations/{name}.xml", "".join(lines))
+        how = self._place(image, self.folder / f"JPEGImages/{name}.jpg")
+        # What a detector should use an image for; without a source, training.
+        return "train" if self.source is None else self.source.part(image.position), how
+
+    def _place(self, image: ImageBoxes, target: Path) -> set[How]:
+        """Place the file of an image, or write its pixels where it has none."""
+        if self.mode == "none":
+            return set()
+        if self.source is None:
+            return {"unplaced"}
+        how: set[How] = set()
+        path = self.source.path(image.position)
+        if path is not None and is_turned(path, image.size):
+            how.add("turned")
+            path = None if self.upright else path
+        if path is None:
+            write_image(self.source.read(image.position), target)
+            return how
+        if path.suffix.lower() not in JPEG_ENDINGS:
+            how.add("other_format")
+        place_image(path, target, "copy" if self.mode == "copy" else "link")
+        return how
+
+
+@dataclass
+class _Counter:
+    """Counts images that readers may show otherwise.
+
+    Attributes:
+        upright: whether turned images are written upright.
         turned: ids of images that EXIF turns.
         other_format: ids of images that are no JPEGs.
         unplaced: ids of images that are not known to be anywhere.
     """
 
-    mode: str
     upright: bool
-    detections: FoundBoxes
     turned: list[str] = field(default_factory=list)
     other_format: list[str] = field(default_factory=list)
     unplaced: list[str] = field(default_factory=list)
 
-    def find_part(self, image: ImageBoxes) -> Part:
-        """Return what a detector should use an image for; without a source, training."""
-        source = self.detections.source
-        return "train" if source is None else source.part(image.position)
-
-    def place(self, image: ImageBoxes, target: Path) -> None:
-        """Place the file of an image, or write its pixels where it has none."""
-        source = self.detections.source
-        if self.mode == "none":
-            return
-        if source is None:
-            self.unplaced.append(image.id)
-            return
-        path = source.path(image.position)
-        if path is not None and is_turned(path, image.size):
+    def add(self, image: ImageBoxes, how: set[How]) -> None:
+        """Count an image."""
+        if "turned" in how:
             self.turned.append(image.id)
-            path = None if self.upright else path
-        if path is None:
-            write_image(source.read(image.position), target)
-            return
-        if path.suffix.lower() not in JPEG_ENDINGS:
+        if "other_format" in how:
             self.other_format.append(image.id)
-        place_image(path, target, "copy" if self.mode == "copy" else "link")
+        if "unplaced" in how:
+            self.unplaced.append(image.id)
 
     def notes(self) -> list[Note]:
         """Return which images readers may show otherwise."""

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import csv
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from pipeline.exporter.image_folder import ImageFolder, ImageMode
+from pipeline.exporter.image_folder import ImageFolder, ImageMode, Placed
 from pipeline.formats.files import atomic_write, write_text
-from pipeline.formats.outlines import OutlineCounter, join_polygons, trace_outline
-from pipeline.formats.text_files import replace_text
+from pipeline.formats.outlines import Outline, OutlineCounter, join_polygons, trace_outline
+from pipeline.formats.text_files import Folders, replace_text
 from pipeline.ops.text import count_notes
-from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, Note, Part, Size
+from pipeline.types import FoundBox, FoundBoxes, ImageBoxes, ImageWork, Note, Part, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SUFFIXES = frozenset([".bmp", ".dng", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"])
 """Endings of image files that all releases of ultralytics read."""
@@ -56,17 +59,21 @@ class Yolo:
     def __call__(self, detections: FoundBoxes, folder: Path) -> list[Note]:
         """Write the data set into a folder. Returns notes on what YOLO cannot hold."""
         images = ImageFolder(detections, self.images, upright=self.upright, suffixes=SUFFIXES)
+        has_outlines = self.outlines == "polygon"
+        labels = _LabelFiles(folder, images, has_outlines)
+        encode = (lambda mask, _: trace_outline(mask)) if has_outlines else None
         with ExitStack() as stack:
             tables = [
                 _open_table(stack, folder / name, columns)
                 for name, columns in (("images.csv", IMAGE_COLUMNS),
                                       ("confidence.csv", BOX_COLUMNS))
             ]  # fmt: skip
-            writer = _Writer(detections, folder, images, self.outlines == "polygon", *tables)
-            for image in detections.images():
-                writer.add(image)
-        write_text(folder / "data.yaml", _describe(detections, writer.counts))
-        return [*writer.notes(), *images.notes()]
+            tables_of_set = _Tables(detections, images, *tables)
+            work = ImageWork(labels.write, encode, writes_files=True)
+            for image, written in detections.map_images(work):
+                tables_of_set.add(image, written)
+        write_text(folder / "data.yaml", _describe(detections, tables_of_set.counts))
+        return [*tables_of_set.notes(), *images.notes()]
 
 
 def _open_table(stack: ExitStack, path: Path, columns: tuple[str, ...]) -> Any:
@@ -78,22 +85,70 @@ def _open_table(stack: ExitStack, path: Path, columns: tuple[str, ...]) -> Any:
     return table
 
 
-class _Writer:
-    """Writes images, label files and the tables beside them, and counts."""
+class _Written(NamedTuple):
+    """What was written of an image.
+
+    Attributes:
+        part: of the image.
+        file: its label file, from the folder of the data set.
+        placed: where the image is.
+        ious: of the outlines of its masks.
+    """
+
+    part: Part
+    file: str
+    placed: Placed
+    ious: list[float]
+
+
+@dataclass(frozen=True)
+class _LabelFiles:
+    """Places images, and writes their label files.
+
+    Attributes:
+        folder: of the data set.
+        images: places the images.
+        has_outlines: whether lines are outlines of masks.
+        folders: of the parts.
+    """
+
+    folder: Path
+    images: ImageFolder
+    has_outlines: bool
+    folders: Folders = field(default_factory=Folders)
+
+    def write(self, image: ImageBoxes, outlines: Sequence[Outline | None]) -> _Written:
+        """Write an image and its label file."""
+        part = self.images.part(image.position)
+        for kind in ("images", "labels"):
+            self.folders.make(f"{self.folder}/{kind}/{part}")
+        placed = self.images.place(image, self.folder / "images" / part)
+        label_file = f"labels/{part}/{self.images.stems[image.position]}.txt"
+        lines = map(self._to_line, [image] * len(image.boxes), image.boxes, outlines)
+        replace_text(f"{self.folder}/{label_file}", "".join(lines))
+        ious = [outline.iou for outline in outlines if outline is not None and outline.polygons]
+        return _Written(part, label_file, placed, ious)
+
+    def _to_line(self, image: ImageBoxes, box: FoundBox, outline: Outline | None) -> str:
+        """Return the line of a box."""
+        if not self.has_outlines:
+            return _to_row(box.label, _to_fractions(box.box, image.size))
+        height, width = image.size
+        x0, y0, x1, y1 = box.box
+        points: Any = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+        if outline is not None and outline.polygons:
+            points = join_polygons(outline.polygons).tolist()
+        return _to_row(box.label, [side for x, y in points for side in (x / width, y / height)])
+
+
+class _Tables:
+    """Writes the tables beside images and label files, and counts."""
 
     def __init__(
-        self,
-        found: FoundBoxes,
-        folder: Path,
-        images: ImageFolder,
-        has_outlines: bool,
-        image_table: Any,
-        box_table: Any,
+        self, found: FoundBoxes, images: ImageFolder, image_table: Any, box_table: Any
     ) -> None:
         self.counts: dict[Part, int] = {}
-        self._found, self._folder, self._images = found, folder, images
-        self._folders: dict[Part, Path] = {}
-        self._has_outlines = has_outlines
+        self._found, self._images = found, images
         self._image_table, self._box_table = image_table, box_table
         self._outlines = OutlineCounter()
         self._without_box: list[str] = []
@@ -101,36 +156,15 @@ class _Writer:
         self._small: list[str] = []
         self._human: list[str] = []
 
-    def add(self, image: ImageBoxes) -> None:
-        """Write an image and its label file."""
-        part = self._images.part(image.position)
-        if part not in self.counts:
-            for kind in ("images", "labels"):
-                (self._folder / kind / part).mkdir(parents=True, exist_ok=True)
-            self._folders[part] = self._folder / "images" / part
+    def add(self, image: ImageBoxes, written: _Written) -> None:
+        """Add the rows of an image, and count."""
+        part, label_file, placed, ious = written
         self.counts[part] = self.counts.get(part, 0) + 1
-        placed = self._images.place(image, self._folders[part])
-        is_placed = placed is not None and placed.is_in_folder
-        label_file = f"labels/{part}/{self._images.stems[image.position]}.txt"
-        replace_text(
-            f"{self._folder}/{label_file}",
-            "".join(self._to_line(image, box) for box in image.boxes),
-        )
-        file = f"images/{part}/{placed.path}" if placed is not None and is_placed else label_file
+        file = f"images/{part}/{placed.path}" if placed.is_in_folder else label_file
         self._add_rows(image, file, label_file)
-        self._count(image, is_placed)
-
-    def _to_line(self, image: ImageBoxes, box: FoundBox) -> str:
-        """Return the line of a box."""
-        if not self._has_outlines:
-            return _to_row(box.label, _to_fractions(box.box, image.size))
-        height, width = image.size
-        x0, y0, x1, y1 = box.box
-        points: Any = ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
-        if box.mask is not None and (outline := trace_outline(box.mask)).polygons:
-            self._outlines.add(image.id, outline)
-            points = join_polygons(outline.polygons).tolist()
-        return _to_row(box.label, [side for x, y in points for side in (x / width, y / height)])
+        self._images.count(image, placed)
+        self._outlines.add(image.id, ious)
+        self._count(image, placed.is_in_folder)
 
     def _add_rows(self, image: ImageBoxes, file: str, label_file: str) -> None:
         """Add the image and its boxes to the tables."""

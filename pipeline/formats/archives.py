@@ -1,13 +1,16 @@
 """Lists of the files in tar and zip archives, with the place of each, so that it is read alone.
 
 A tar archive is read header by header; one that ends early gives the files before the damage, and a
-note that names the byte. The list of a zip archive stands at its end.
+note that names the byte. The list of a zip archive stands at its end; where it is not there, the
+headers of its files are read one after the other, too.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +20,9 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.formats import stored
-from pipeline.formats.stored import RAW, ZIP_DEFLATED, ZIP_STORED
+from pipeline.formats.stored import RAW, ZIP_DEFLATED, ZIP_HEADER, ZIP_STORED
 from pipeline.ops.text import printable
+from pipeline.types import Loss, Note
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -32,7 +36,9 @@ COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd"}  # of zip members, not read
-ENCRYPTED = 1  # flag of a zip member
+ENCRYPTED, SIZES_BEHIND, IS_UTF8 = 1, 8, 1 << 11  # flags of a zip member
+LOCAL_HEADER, ZIP64 = b"PK\3\4", 0xFFFFFFFF
+READ_METHODS = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATED}
 MAX_CONTENT = 1 << 20  # bytes of a member that is read while the archive is indexed
 REGULAR, LONG_NAME, LONG_LINK, PAX, PAX_GLOBAL, FOLDER = b"0\0" + b"7", b"L", b"K", b"x", b"g", b"5"
 LINKS = b"12"
@@ -132,7 +138,7 @@ def read_archive(location: str, is_wanted: Callable[[str], bool] | None = None) 
             return _read_tar(file, size, location, is_wanted)
     except FileNotFoundError:
         raise UserError(f"{location}: no such file") from None
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{location}: cannot be read ({reason}); get the archive again") from None
 
@@ -153,10 +159,7 @@ def _read_tar(
             break
         damage = _find_damage(header, place, size, given)
         if damage is not None:
-            good = len(result.names)
-            files = f"{good} file{'s' * (good != 1)} before it {'are' if good != 1 else 'is'}"
-            remedy = "get the archive again to have all"
-            result.notes.append(f"{name}: {damage}; {files} good and used; {remedy}")
+            result.notes.append(_describe_cut(name, damage, len(result.names)))
             break
         kind, length = header[156:157], _find_length(header, given)
         start, place = place + RECORD, place + RECORD + -(-length // RECORD) * RECORD
@@ -256,6 +259,14 @@ def _parse_pax(data: bytes) -> Iterator[tuple[str, str]]:
         place = max(end, space)
 
 
+def _describe_cut(name: str, damage: str, good: int) -> Note:
+    """Return the note on an archive that ends early or is damaged."""
+    files = f"{good} file{'s' * (good != 1)} before it {'are' if good != 1 else 'is'}"
+    remedy = "get the archive again to have all"
+    text = f"{name}: {damage}; {files} good and used; {remedy}"
+    return Note(text, [name], loss=Loss("cut", remedy=remedy))
+
+
 def _describe_others(name: str, others: Counter[str]) -> Iterator[str]:
     """Yield a note on what is neither a file nor a folder."""
     if others:
@@ -270,29 +281,84 @@ def _describe_others(name: str, others: Counter[str]) -> Iterator[str]:
 
 def _read_zip(file: BinaryIO, location: str, is_wanted: Callable[[str], bool] | None) -> Contents:
     result, others, name = Contents(), Counter[str](), os.path.basename(location)
-    methods = {zipfile.ZIP_STORED: ZIP_STORED, zipfile.ZIP_DEFLATED: ZIP_DEFLATED}
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
-        size = file.seek(0, os.SEEK_END)
-        raise UserError(
-            f"{location}: ends early, at byte {size}: the list of its files, which stands at the "
-            "end of a zip archive, is not there; get the archive again"
-        ) from None
+        return _scan_zip(file, location, is_wanted)
     for entry in archive.infolist():
         if entry.is_dir():
             continue
-        if entry.flag_bits & ENCRYPTED:
-            others["with a password"] += 1
-        elif entry.compress_type not in methods:
-            method = METHODS.get(entry.compress_type, f"method {entry.compress_type}")
-            others[f"compressed by {method}"] += 1
+        if (odd := _find_unreadable(entry.flag_bits, entry.compress_type)) is not None:
+            others[odd] += 1
         else:
             if is_wanted is not None and is_wanted(entry.filename):
                 result.contents[len(result.names)] = archive.read(entry)[:MAX_CONTENT]
             result.add(
                 entry.filename, entry.header_offset, entry.compress_size,
-                methods[entry.compress_type],
+                READ_METHODS[entry.compress_type],
             )  # fmt: skip
     result.notes += _describe_others(name, others)
     return result
+
+
+def _find_unreadable(flags: int, method: int) -> str | None:
+    """Return why a member of a zip archive is not read; None where it is."""
+    if flags & ENCRYPTED:
+        return "with a password"
+    if method not in READ_METHODS:
+        return f"compressed by {METHODS.get(method, f'method {method}')}"
+    return None
+
+
+def _scan_zip(file: BinaryIO, location: str, is_wanted: Callable[[str], bool] | None) -> Contents:
+    """List the files of a zip archive whose list is not there, header by header.
+
+    Raises:
+        UserError: No file is whole.
+    """
+    result, others, name = Contents(), Counter[str](), os.path.basename(location)
+    size, place = file.seek(0, os.SEEK_END), 0
+    damage = (
+        f"ends early, at byte {size}: the list of its files, which stands at the end of a zip "
+        "archive, is not there"
+    )
+    while (header := _read_local(file, place)) is not None:
+        path, flags, method, length, start = header
+        if flags & SIZES_BEHIND or length == ZIP64:
+            damage += f", and the size of {printable(path)!r}, at byte {place}, neither"
+            break
+        if start + length > size:
+            damage = (
+                f"ends early, at byte {size}: {printable(path)!r}, from byte {place} on, has "
+                f"{length} bytes, of which {max(0, size - start)} are there"
+            )
+            break
+        odd = _find_unreadable(flags, method)
+        if odd is not None:
+            others[odd] += 1
+        elif not path.endswith("/"):
+            if is_wanted is not None and is_wanted(path):
+                file.seek(start)
+                data = file.read(length)
+                data = data if method == zipfile.ZIP_STORED else zlib.decompress(data, -15)
+                result.contents[len(result.names)] = data[:MAX_CONTENT]
+            result.add(path, place, length, READ_METHODS[method])
+        place = start + length
+    if not result.names:
+        raise UserError(f"{location}: {damage}; get the archive again")
+    cut = _describe_cut(name, damage, len(result.names))
+    result.notes += [cut, *_describe_others(name, others)]
+    return result
+
+
+def _read_local(file: BinaryIO, place: int) -> tuple[str, int, int, int, int] | None:
+    """Return name, flags, method, length and start of the member at a place; None: none is."""
+    file.seek(place)
+    header = file.read(ZIP_HEADER)
+    if len(header) < ZIP_HEADER or not header.startswith(LOCAL_HEADER):
+        return None
+    flags, method = struct.unpack_from("<HH", header, 6)
+    length, _, of_name, of_extra = struct.unpack_from("<IIHH", header, 18)
+    name = file.read(of_name)
+    path = name.decode("utf-8" if flags & IS_UTF8 else "cp437", "replace")
+    return path, flags, method, length, place + ZIP_HEADER + of_name + of_extra

@@ -20,14 +20,50 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], **notes: Any) -> None:
         arrays: NumPy arrays, or what `np.asarray` takes, by name.
         notes: Values that JSON can express, by name.
     """
-    import numpy as np
     from safetensors.numpy import save_file
 
-    # safetensors writes the memory of an array without looking at its strides: an array that is
-    # not in C order would be read with its elements permuted.
-    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     with atomic_write(path) as temporary:
-        save_file(in_order, str(temporary), {name: json.dumps(n) for name, n in notes.items()})
+        save_file(_in_order(arrays), str(temporary), _dump_notes(notes))
+
+
+def pack_arrays(arrays: Mapping[str, Any], **notes: Any) -> bytes:
+    """Return the bytes that `write_arrays` writes.
+
+    Args:
+        arrays: NumPy arrays, or what `np.asarray` takes, by name.
+        notes: Values that JSON can express, by name.
+    """
+    from safetensors.numpy import save
+
+    return bytes(save(_in_order(arrays), _dump_notes(notes)))
+
+
+def unpack_arrays(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays and the notes, each by name, that `pack_arrays` has packed.
+
+    Args:
+        content: What it returned.
+    """
+    from safetensors.numpy import load
+
+    size = int.from_bytes(content[:8], "little")
+    notes = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    return dict(load(content)), {name: json.loads(note) for name, note in notes.items()}
+
+
+def _in_order(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays in C order.
+
+    safetensors writes the memory of an array without looking at its strides: an array that is not
+    in C order would be read with its elements permuted.
+    """
+    import numpy as np
+
+    return {name: np.asarray(array, order="C") for name, array in arrays.items()}
+
+
+def _dump_notes(notes: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(note) for name, note in notes.items()}
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

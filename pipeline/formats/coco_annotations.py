@@ -71,7 +71,7 @@ class AnnotationReader:
                 image = self._find_image(record)
                 self._add(n, record, image, where)
             except BadRecord as error:
-                self.odd.leave_out(where, str(error))
+                self.odd.leave_out(f"{where}{_name_references(record)}", str(error))
                 if image is not None:
                     self._emptied[image.id] = image
 
@@ -192,3 +192,10 @@ class AnnotationReader:
             why = "with crowds alone: no number has them as annotated"
             notes.append(count_note(alone, "image", why, where=name, remedy=remedy))
         return notes
+
+
+def _name_references(record: Any) -> str:
+    """Return what an annotation says of its image and category, for messages."""
+    fields = ("image_id", "category_id") if isinstance(record, dict) else ()
+    named = [f"{name} {str(record[name])[:40]}" for name in fields if name in record]
+    return f": {', '.join(named)}" if named else ""

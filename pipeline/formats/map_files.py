@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.formats.wsolevaluation import Metadata
@@ -71,3 +71,16 @@ def describe_expected_maps(folder: Path, ids: Sequence[str]) -> str:
         )
     there = f"{len(names)} .npy files, as {names[0]!r}"
     return f"{expected}; there are {there}, of no image of image_ids.txt"
+
+
+def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Return the paths, below the folder, of maps of images that are not among `ids`.
+
+    Args:
+        folder: The folder of the maps.
+        ids: The ids of the images that are scored.
+    """
+    forms = map(to_nfc, ids)
+    known = {name for id in forms for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+    return sorted(name for name in names if to_nfc(name) not in known)

@@ -14,7 +14,7 @@ from pipeline.ops.text import count_note
 from pipeline.types import Note, Rle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from jaxtyping import Int
 
@@ -96,17 +96,18 @@ class OutlineCounter:
         self._filled: list[str] = []
         self._least = 1.0
 
-    def add(self, id: str, outline: Outline) -> None:
-        """Count an outline.
+    def add(self, id: str, ious: Iterable[float]) -> None:
+        """Count outlines.
 
         Args:
             id: of the image.
-            outline: of a mask of it.
+            ious: of outlines of masks of it, with their masks.
         """
-        if outline.iou < 1:
-            if self._filled[-1:] != [id]:
-                self._filled.append(id)
-            self._least = min(self._least, outline.iou)
+        for iou in ious:
+            if iou < 1:
+                if self._filled[-1:] != [id]:
+                    self._filled.append(id)
+                self._least = min(self._least, iou)
 
     def notes(self) -> list[Note]:
         """Return a note on masks whose holes are filled."""

@@ -23,6 +23,7 @@ from pipeline.formats.odd_records import BadRecord
 from pipeline.types import Size
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+MAX_SHOWN = 80  # letters of an object that messages show
 MAX_BYTES = 10_000_000  # of a file: an annotation has some kilobytes
 
 
@@ -49,11 +50,13 @@ class VocImage:
         size: (height, width) of the image; None where the file has none.
         objects: Its objects.
         faults: What is wrong with further objects, which are left out, one a text.
+        faulty: The class and the four numbers of each of these, as they are written.
     """
 
     size: Size | None
     objects: Sequence[VocObject]
     faults: Sequence[str]
+    faulty: Sequence[str] = ()
 
 
 def read_voc(path: Path, first_pixel: int = 1) -> VocImage:
@@ -83,13 +86,14 @@ def read_voc(path: Path, first_pixel: int = 1) -> VocImage:
         raise BadRecord(f"not XML from line {line}, column {column} on") from None
     except (ValueError, LookupError) as error:  # an unknown encoding
         raise BadRecord(f"not XML that can be read ({error})") from None
-    objects, faults = list[VocObject](), list[str]()
+    objects, faults, faulty = list[VocObject](), list[str](), list[str]()
     for element in root.iter("object"):
         try:
             objects.append(_parse_object(element, first_pixel))
         except BadRecord as error:
             faults.append(str(error))
-    return VocImage(_parse_size(root), objects, faults)
+            faulty.append(_describe_object(element))
+    return VocImage(_parse_size(root), objects, faults, faulty)
 
 
 def _parse_size(root: ElementTree.Element) -> Size | None:
@@ -98,6 +102,12 @@ def _parse_size(root: ElementTree.Element) -> Size | None:
     if height is None or width is None or not (isfinite(height) and isfinite(width)):
         return None
     return (int(height), int(width)) if height >= 1 and width >= 1 else None
+
+
+def _describe_object(element: ElementTree.Element) -> str:
+    """Return the class and the corners of an object as they are written."""
+    corners = ((element.findtext(f"bndbox/{name}") or "").strip() for name in CORNERS)
+    return f"{(element.findtext('name') or '').strip()} {', '.join(corners)}"[:MAX_SHOWN]
 
 
 def _parse_object(element: ElementTree.Element, first_pixel: int) -> VocObject:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, _imaging
 
-from pipeline.errors import SkippedImage
+from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import deep, signature, stored
 from pipeline.ops.intensity import IntensityRanges
 from pipeline.ops.text import printable
@@ -175,7 +175,7 @@ def convert(
             image = values.to_bytes(IntensityRanges() if ranges is None else ranges)
         rgb = _to_rgb(image)
         return _to_array(rgb if turn == 1 else rgb.transpose(TURNS[turn]))
-    except SkippedImage:
+    except UserError:  # SkippedImage is one, and so is a server that cannot be reached
         raise
     except Exception as error:  # decoders raise anything
         raise SkippedImage(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
@@ -293,7 +293,7 @@ def _read_unidentified(path: Path | str, name: str, problem: _UnidentifiedImage)
     try:
         with _large_image_slot:  # its size is not known here
             image = deep.read_unidentified(path, name, MAX_PIXELS)
-    except SkippedImage:
+    except UserError:  # SkippedImage is one, and so is a server that cannot be reached
         raise
     except Exception:  # a damaged header
         raise problem from None
@@ -321,7 +321,7 @@ def _open_image(
                     f"{name}: claims {width} x {height} pixels, more than {MAX_PIXELS:,}: refused"
                 )
             yield image
-    except SkippedImage:
+    except UserError:  # SkippedImage is one, and so is a server that cannot be reached
         raise
     except FileNotFoundError:
         raise SkippedImage(f"{name}: no such file (any more)") from None

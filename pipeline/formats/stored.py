@@ -14,7 +14,6 @@ import hashlib
 import io
 import os
 import re
-import time
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,12 +21,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline.errors import UserError
+from pipeline.formats.file_cache import current_file_cache
+from pipeline.formats.remote_errors import has_secrets, hide_secrets
+from pipeline.formats.retries import send
 from pipeline.ops.hashing import hash_file
 
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 MARK = "\0"  # no path of a file system holds it
 BLOCK = 1 << 16  # bytes that are read at once where only the head of a file is needed
-ATTEMPTS = 3  # of a read over a network
 ZIP_HEADER = 30  # bytes before the name of a member
 RAW, ZIP_STORED, ZIP_DEFLATED, ARROW_ROW = 0, 1, 2, 3
 OPEN_TABLES = 64  # Arrow files that stay mapped in memory
@@ -131,9 +132,21 @@ def read_bytes(location: Path | str) -> bytes:
     """
     if is_local(location):
         return Path(location).read_bytes()
+    text = str(location)
+    archive = Member.from_location(text).archive if is_member(location) else text
+    cache = current_file_cache() if is_address(archive) else None
+    if cache is None:
+        return _read_stored(text)
+    # The location of a member has the stamp of its archive; a file's is asked for each time.
+    name = text if is_member(text) else f"{text} {stamp_of(text)}"
+    return cache.read(name, lambda: _read_stored(text))
+
+
+def _read_stored(location: str) -> bytes:
+    """Return the bytes of a file at an address, or of a member of an archive."""
     if not is_member(location):
-        return read_range(str(location))
-    member = Member.from_location(str(location))
+        return read_range(location)
+    member = Member.from_location(location)
     if member.method == ARROW_ROW:
         return _read_row(member)
     if member.method != RAW:
@@ -315,23 +328,31 @@ def _read_local(path: str, start: int, length: int | None, stamp: tuple[int, int
 # -- addresses
 
 
-def open_address(address: str) -> tuple[Any, str]:
+def open_address(address: str, is_fresh: bool = False) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it.
 
     fsspec makes one for each process, so this is safe after a fork.
 
     Args:
         address: As s3://bucket/photos.
+        is_fresh: Whether folders are listed anew each time, as others write to them meanwhile.
 
     Raises:
-        UserError: No file system is known by this name, or its package is not installed.
+        UserError: No file system is known by this name, or its package is not installed; or the
+            address holds a password.
     """
+    if has_secrets(address):
+        raise UserError(
+            f"{hide_secrets(address)}: an address must not hold a user, a password or a signature, "
+            "as it is written to files; credentials come from the environment"
+        )
     try:
         import fsspec
     except ImportError:
         raise UserError(f"{address}: fsspec is not installed; {EXTRA}") from None
     try:
-        system, path = fsspec.core.url_to_fs(address)
+        options = {"use_listings_cache": False} if is_fresh else {}
+        system, path = fsspec.core.url_to_fs(address, **options)
     except ImportError as error:
         raise UserError(f"{address}: {error}; {EXTRA}") from None
     except ValueError as error:
@@ -342,20 +363,10 @@ def open_address(address: str) -> tuple[Any, str]:
 def _fetch(address: str, start: int, length: int | None) -> bytes:
     """Return some bytes of a remote file; try again where the network fails."""
     system, path = open_address(address)
-    for attempt in range(ATTEMPTS):
-        try:
-            if start == 0 and length is None:
-                return bytes(system.cat_file(path))
-            end = None if length is None else start + length
-            return bytes(system.cat_file(path, start=start, end=end))
-        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError):
-            raise
-        except Exception as error:  # each file system has errors of its own
-            if attempt == ATTEMPTS - 1:
-                reason = f"{type(error).__name__}: {error}"
-                raise OSError(f"not read in {ATTEMPTS} attempts ({reason})") from error
-            time.sleep(0.2 * 4**attempt)
-    raise AssertionError("a loop of attempts ends by a return or an error")
+    if start == 0 and length is None:
+        return send(address, lambda: bytes(system.cat_file(path)))
+    end = None if length is None else start + length
+    return send(address, lambda: bytes(system.cat_file(path, start=start, end=end)))
 
 
 def exists(location: str) -> bool:
@@ -367,14 +378,15 @@ def exists(location: str) -> bool:
     if not is_address(location):
         return os.path.exists(location)
     system, path = open_address(location)
-    return bool(system.exists(path))
+    return bool(send(location, lambda: system.exists(path), is_patient=False))
 
 
-def stamp_of(location: Path | str) -> tuple[int, int]:
+def stamp_of(location: Path | str, is_patient: bool = True) -> tuple[int, int]:
     """Return the size of a file in bytes, and its time of change in ns, or a hash in its place.
 
     Args:
         location: A local path, or an address.
+        is_patient: Whether a server that cannot be reached is waited for.
 
     Raises:
         OSError: There is no such file.
@@ -383,7 +395,7 @@ def stamp_of(location: Path | str) -> tuple[int, int]:
         stat = os.stat(location)
         return stat.st_size, stat.st_mtime_ns
     system, path = open_address(str(location))
-    return stamp_of_entry(system.info(path))
+    return stamp_of_entry(send(str(location), lambda: system.info(path), is_patient))
 
 
 VERSION_KEYS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "last_modified", "created")

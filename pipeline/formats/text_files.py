@@ -5,6 +5,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.formats.files import truncate_name
+
+
+class Folders:
+    """Makes folders, each once."""
+
+    def __init__(self) -> None:
+        self._made: set[str] = set()
+
+    def make(self, folder: Path | str) -> None:
+        """Make a folder, and those above it, unless it was made before.
+
+        Args:
+            folder: the folder; it may be there.
+        """
+        if (name := str(folder)) not in self._made:
+            os.makedirs(name, exist_ok=True)
+            self._made.add(name)
+
 
 def replace_text(path: Path | str, text: str) -> None:
     """Write a small UTF-8 text file; a file that is there is replaced as a whole.
@@ -24,7 +43,8 @@ def replace_text(path: Path | str, text: str) -> None:
     try:
         _write_new(path, text)
     except FileExistsError:
-        temporary = Path(path).with_name(f".{os.getpid()}.tmp")
+        name = truncate_name(Path(path).name, 100)  # threads may write other files of the folder
+        temporary = Path(path).with_name(f".{name}.{os.getpid()}.tmp")
         temporary.unlink(missing_ok=True)
         _write_new(temporary, text)
         try:

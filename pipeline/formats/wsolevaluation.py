@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -133,13 +133,20 @@ def read_labels(folder: Path) -> tuple[list[str], Int64[np.ndarray, n], list[str
     return ids, labels, [*notes, *label_notes]
 
 
-def read(folder: Path, max_images: int | None = None, mask_folder: Path | None = None) -> Metadata:
+def read(
+    folder: Path,
+    max_images: int | None = None,
+    mask_folder: Path | None = None,
+    has_images: bool = False,
+) -> Metadata:
     """Read a metadata folder.
 
     Args:
         folder: With the files that this module's docstring lists.
         max_images: Read only the first images of image_ids.txt, at most so many; None: all.
         mask_folder: What paths of masks are below; None: the folder of the metadata.
+        has_images: Whether the images are read, too: then the reader of the images clips boxes and
+            counts what is scored, and notes do not.
 
     Raises:
         UserError: A file is missing, or no line of it can be used.
@@ -158,7 +165,11 @@ def read(folder: Path, max_images: int | None = None, mask_folder: Path | None =
         labels = {id: n for id, n in zip(ids, numbers.tolist(), strict=True) if n != NO_CLASS}
         notes += label_notes
         if without := [id for id in ids if id not in labels]:
-            notes.append(count_note(without, "image", "have no class", where="class_labels.txt"))
+            remedy = "give each a line with its class, as path,0"
+            note = count_note(
+                without, "image", "have no class", where="class_labels.txt", remedy=remedy
+            )
+            notes.append(note)
     else:
         notes.append("class_labels.txt is not there: no number is given for each class")
     localization = _read_localization(
@@ -166,10 +177,10 @@ def read(folder: Path, max_images: int | None = None, mask_folder: Path | None =
     )
     boxes, masks = localization.boxes, localization.masks
     if without := [id for id in ids if id not in boxes and id not in masks]:
-        scored = len(ids) - len(without)
-        why = f"have no annotation that can be used: not scored, {scored} of {len(ids)} are"
+        scored = "" if has_images else f", {len(ids) - len(without)} of {len(ids)} are"
+        why = f"have no annotation that can be used: not scored{scored}"
         notes.append(count_note(without, "image", why, where="localization.txt"))
-    notes += localization.notes(max_images is None)
+    notes += localization.notes(max_images is None, reports_clipped=not has_images)
     arrays = {id: np.array(values, np.float64) for id, values in boxes.items()}
     return Metadata(folder, ids, labels, sizes, arrays, masks, notes)
 
@@ -358,11 +369,11 @@ class _Localization:
         before = self.masks.get(id, Masks((), None))
         self.masks[id] = Masks([*before.objects, mask], ignore or before.ignore)
 
-    def notes(self, reports_unknown: bool) -> list[str]:
+    def notes(self, reports_unknown: bool, reports_clipped: bool) -> list[str]:
         """Return what was left out or unusual, a line each."""
         notes: list[str] = [*self.odd.notes()]
         where = "localization.txt"
-        if self.clipped:
+        if self.clipped and reports_clipped:
             why = "whose box sticks out of its image; protocol=default clips it"
             notes.append(count_note(self.clipped, "line", why, where=where))
         if swapped := self._sizes.swapped:
@@ -485,16 +496,3 @@ def read_map(folder: Path, id: str) -> Float[np.ndarray, "h w"]:
     ):
         raise SkippedImage("have a map with values that are not finite")
     return np.asarray(values)
-
-
-def find_unknown_maps(folder: Path, ids: Iterable[str]) -> list[str]:
-    """Return the paths, below the folder, of maps of images that are not among `ids`.
-
-    Args:
-        folder: The folder of the maps.
-        ids: The ids of the images that are scored.
-    """
-    forms = map(to_nfc, ids)
-    known = {name for id in forms for name in (f"{id}.npy", f"{os.path.splitext(id)[0]}.npy")}
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
-    return sorted(name for name in names if to_nfc(name) not in known)

@@ -58,7 +58,7 @@ class MetricBase:
         return ()
 
     def curve(self) -> Sequence[Mapping[str, Any]]:
-        """Return nothing: the metric has no curve over the threshold."""
+        """Return nothing: the metric has no curve for the report."""
         return ()
 
     def notes(self) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline.metric.base import MetricBase, oracle_at
 from pipeline.metric.scores import chosen, mean_score
 from pipeline.ops.bootstrap import best, interval
+from pipeline.ops.growing import GrowingArray
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, MetricNumber, Score
 
@@ -82,7 +83,7 @@ class Baselines(MetricBase):
     def __init__(self, ious: Sequence[float] = (0.3, 0.5, 0.7), seed: int = 0) -> None:
         self.ious = tuple(ious)
         self.seed = seed
-        self._found: list[np.ndarray] = []
+        self._found = GrowingArray(float, (len(FRACTIONS),))
 
     def with_settings(self, settings: EvaluationSettings) -> Baselines:
         """Return an empty accumulator with these settings."""
@@ -110,7 +111,7 @@ class Baselines(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute GT-known Loc of both boxes over the selected images."""
-        found = chosen(np.array(self._found).reshape(-1, len(FRACTIONS)), select)
+        found = chosen(self._found.values, select)
         found = found[~np.isnan(found[:, 0])]
         scores: list[Score] = []
         for iou in self.ious if len(found) else ():

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.metric.base import MetricBase, kind_of
+from pipeline.metric.precision_recall import precision_recall
 from pipeline.metric.scores import chosen
 from pipeline.ops.bootstrap import middle, resampled
+from pipeline.ops.growing import GrowingArray
 from pipeline.ops.iou import pairwise_iou
 from pipeline.types import (
     EvaluationSettings,
@@ -37,6 +39,44 @@ from pipeline.types import (
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int64
 
+MAX_POINTS = 200  # of a curve of precision over recall
+
+
+def find_matched(
+    boxes: Float[np.ndarray, "N 4"],
+    scores: Float[np.ndarray, N],
+    true: Float[np.ndarray, "M 4"],
+    ious: Sequence[float] = (0.5,),
+) -> Bool[np.ndarray, "d N"]:
+    """Return which of the boxes found are matched, for one class in one image, at each IoU.
+
+    Of equal scores the first comes first, of equal fits the last is taken, as in pycocotools.
+
+    Args:
+        boxes: the predicted boxes.
+        scores: their scores.
+        true: the annotated boxes.
+        ious: the IoUs that a match must reach.
+
+    Raises:
+        ValueError: there are not as many scores as boxes.
+    """
+    if len(scores) != len(boxes):
+        raise ValueError(f"{len(boxes)} boxes but {len(scores)} scores")
+    is_matched = np.zeros((len(ious), len(boxes)), bool)
+    if not len(boxes) or not len(true):
+        return is_matched
+    fits = pairwise_iou(boxes, true)
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    for n, iou in enumerate(ious):
+        free = np.ones(len(true), bool)
+        for i in order:
+            fit = np.where(free, fits[i], -1.0)
+            if fit.max() >= iou:
+                free[len(fit) - 1 - int(fit[::-1].argmax())] = False
+                is_matched[n, i] = True
+    return is_matched
+
 
 def match(
     found: Float[np.ndarray, "N 4"],
@@ -44,32 +84,19 @@ def match(
     true: Float[np.ndarray, "M 4"],
     iou: float = 0.5,
 ) -> int:
-    """How many of the boxes found are matched, for one class in one image.
-
-    Of equal scores the first comes first, of equal fits the last is taken, as in pycocotools.
-    """
-    if len(scores) != len(found):
-        raise ValueError(f"{len(found)} boxes but {len(scores)} scores")
-    fits = pairwise_iou(found, true)
-    free = np.ones(len(true), bool)
-    matched = 0
-    for i in np.argsort(-np.asarray(scores), kind="stable"):
-        fit = np.where(free, fits[i], -1.0)
-        if len(fit) and fit.max() >= iou:
-            free[len(fit) - 1 - int(fit[::-1].argmax())] = False
-            matched += 1
-    return matched
+    """Count the boxes found that are matched, for one class in one image; see `find_matched`."""
+    return int(find_matched(found, scores, true, (iou,)).sum())
 
 
 def precision_recall_f1(
     counts: Float64[np.ndarray, "*b 3"],
 ) -> tuple[Float64[np.ndarray, "*b"], Float64[np.ndarray, "*b"], Float64[np.ndarray, "*b"]]:
-    """From counts, or their means, of boxes matched, found and true."""
-    matched, found, true = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    nothing = np.asarray(found + true == 0, np.float64)
-    precision = np.divide(matched, found, out=np.array(nothing), where=found > 0)
+    """From counts, or their means, of boxes matched, predicted and true."""
+    matched, predicted, true = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    nothing = np.asarray(predicted + true == 0, np.float64)
+    precision = np.divide(matched, predicted, out=np.array(nothing), where=predicted > 0)
     recall = np.divide(matched, true, out=np.array(nothing), where=true > 0)
-    f1 = np.divide(2 * matched, found + true, out=np.array(nothing), where=found + true > 0)
+    f1 = np.divide(2 * matched, predicted + true, out=np.array(nothing), where=predicted + true > 0)
     return precision, recall, f1
 
 
@@ -109,9 +136,11 @@ class BoxCounts(MetricBase):
         self.ious = tuple(ious)
         self.threshold = threshold
         self.seed = seed
-        self._counts: list[list[tuple[int, int, int]]] = []
-        self._labels: list[int] = []
-        self._extra: list[bool] = []
+        self._counts = GrowingArray(np.int64, (len(self.ious), 3))
+        self._scores: list[Float[np.ndarray, N]] = []  # of all boxes found
+        self._matched: list[Bool[np.ndarray, "d N"]] = []
+        self._labels = GrowingArray(int)
+        self._has_extra = False
 
     def with_settings(self, settings: EvaluationSettings) -> BoxCounts:
         """Return an empty accumulator with these settings."""
@@ -142,15 +171,18 @@ class BoxCounts(MetricBase):
             is_extra: whether the image is not labelled with this class: its boxes count only as
                 wrong ones.
         """
+        matched = find_matched(found, scores, true, self.ious)
         sizes = len(found), len(true)
-        self._counts.append([(match(found, scores, true, iou), *sizes) for iou in self.ious])
+        self._counts.append([(count, *sizes) for count in matched.sum(1).tolist()])
+        self._scores.append(np.asarray(scores, np.float32))
+        self._matched.append(matched)
         self._labels.append(label)
-        self._extra.append(is_extra)
+        self._has_extra |= is_extra
 
     @property
     def counts(self) -> Int64[np.ndarray, "n d 3"]:
         """Return how many boxes were matched, found and true, of each image at each IoU."""
-        return np.array(self._counts, np.int64).reshape(-1, len(self.ious), 3)
+        return self._counts.values
 
     def rows(self) -> Mapping[str, np.ndarray]:
         """Return `counts` [n, d, 3]."""
@@ -163,11 +195,27 @@ class BoxCounts(MetricBase):
             counts = rows["counts"][:, n]
             yield PairedRows("box_f1", counts, f1_of, iou, threshold=used, by_image=True)
 
+    def curve(self) -> Sequence[Mapping[str, Any]]:
+        """Return precision over recall at each IoU: the boxes of all images, best score first.
+
+        The last point is box precision and box recall.
+        """
+        if not any(len(scores) for scores in self._scores):
+            return ()
+        scores, total = np.concatenate(self._scores), int(self.counts[:, 0, 2].sum())
+        lines = []
+        for iou, matched in zip(self.ious, np.concatenate(self._matched, 1), strict=True):
+            precision, recall = precision_recall(scores, matched, total)
+            steps = np.linspace(0, len(recall) - 1, min(MAX_POINTS, len(recall))).round()
+            points = np.stack([recall, precision], 1)[np.unique(steps).astype(int)]
+            lines.append({"iou": iou, "axis": "recall", "points": points.round(4).tolist()})
+        return lines
+
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute the shares of the selected images by their number of boxes."""
-        counts = chosen(self.counts.astype(float), select)
+        counts = chosen(self.counts, select).astype(float)
         names = ("box_precision", "box_recall", "box_f1")
         wanted = names[1:2] if self._splits_classes(select) else names
         scores: list[Score] = []
@@ -184,7 +232,7 @@ class BoxCounts(MetricBase):
 
     def _splits_classes(self, select: Bool[np.ndarray, n] | None) -> bool:
         """Return whether extra boxes may belong to the selection, and nobody can tell."""
-        if select is None or not any(self._extra):
+        if select is None or not self._has_extra:
             return False
-        labels = np.array(self._labels)
+        labels = self._labels.values
         return not np.array_equal(np.isin(labels, labels[select]), select)

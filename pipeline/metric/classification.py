@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, mean_score
+from pipeline.ops.growing import GrowingArray
 from pipeline.types import Card, EvaluationSettings, Evidence, EvidenceKind, MetricNumber
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Classification(MetricBase):
     def __init__(self, ks: Sequence[int] = (1, 5), seed: int = 0) -> None:
         self.ks = tuple(ks)
         self.seed = seed
-        self._rank: list[int] = []
+        self._rank = GrowingArray(int)
 
     def add(self, label: int, predicted: Sequence[int]) -> None:
         """Add an image.
@@ -97,7 +98,7 @@ class Classification(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute Top-k accuracy over the selected images."""
-        rank = chosen(np.array(self._rank, int), select)
+        rank = chosen(self._rank.values, select)
         return [
             score
             for k in self.ks

@@ -1,16 +1,12 @@
-"""One component tree for all thresholds of a map, compiled: metric/components.py uses it."""
+"""One component tree for all thresholds of a map, compiled: component_arrays.py calls it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipeline.ops.compiled import njit
-
-if TYPE_CHECKING:
-    pass
-
+from pipeline.ops.compiled import njit, njit_inner
 
 # ---- compiled ----------------------------------------------------------------------------------
 # Levels lie in a frame of one pixel at -1, in rows of a power of two, so that a pixel is one
@@ -21,6 +17,10 @@ if TYPE_CHECKING:
 # Pixels of equal level count one after the other, in raster order. Which neighbours of a pixel
 # count before it is hence known beforehand, and with them whether it starts a component, joins
 # one (nearly always) or may connect several.
+#
+# The first run of an installation compiles all this. So that it takes half of the time, NumPy
+# allocates the arrays before, and `min` and `max` are spelled out: each would be compiled for each
+# type.
 
 _ZERO, _ONE = np.uint64(0), np.uint64(1)
 _REACH = 1  # a box there runs to x + w, clipped to the last column, and is measured inclusive
@@ -75,54 +75,51 @@ _BY_PIXELS = np.ones(256, np.uint8)
 
 
 @njit
-def _levels(values: np.ndarray, thresholds: np.ndarray) -> Any:
-    """Find the last threshold that each value reaches."""
+def _levels(values: np.ndarray, thresholds: np.ndarray, levels: np.ndarray, frame: int) -> None:
+    """Write the last threshold that each value reaches within a frame of so many pixels."""
     last = len(thresholds) - 1
-    levels = np.empty(values.shape, np.int16)
     for y in range(values.shape[0]):
         for x in range(values.shape[1]):
-            value = values[y, x]
-            k = min(int(value * (last + 1)), last)
+            value = np.float64(values[y, x])
+            k = int(value * (last + 1))
+            k = last if k > last else k
             # The product may be off by one rounding; the comparison is what counts.
             if thresholds[k] > value:
                 k -= 1
             elif k < last and thresholds[k + 1] <= value:
                 k += 1
-            levels[y, x] = k
-    return levels
+            levels[y + frame, x + frame] = k
 
 
 @njit
-def _sort(levels: np.ndarray, width: int, count: int) -> Any:
-    """Pixels by level: order[start[k]:start[k+1]] are those of level k, in raster order."""
+def _write_order(
+    levels: np.ndarray, width: int, at: np.ndarray, order: np.ndarray, start: np.ndarray
+) -> None:
+    """Write `order` and `start` of `sort_pixels`; `at` and `start` are zeros before."""
     height = levels.shape[0] - 2
     stride = levels.shape[1]
-    at = np.zeros(count, np.uint32)
     for y in range(1, height + 1):
         row = levels[y]
         for x in range(1, width + 1):
             at[np.uint16(row[x])] += 1
-    start = np.zeros(count + 1, np.int64)
-    for k in range(count):
+    for k in range(len(at)):
         start[k + 1] = start[k] + at[k]
         at[k] = start[k]
-    order = np.empty(height * width, np.uint32)
     for y in range(1, height + 1):
         row = levels[y]
         for x in range(1, width + 1):
             level = np.uint16(row[x])
             order[at[level]] = y * stride + x
             at[level] += 1
-    return order, start
 
 
-@njit
+@njit_inner
 def _before(levels: np.ndarray, width: int) -> Any:
     """Find the neighbours that count before each pixel, as a set of `_neighbourhoods`.
 
     These are the higher ones, and of equal ones those that precede it.
     """
-    bits = np.empty(levels.shape, np.uint8)
+    bits = np.empty(levels.shape, np.uint8)  # here: vector instructions need to know that it is new
     for y in range(1, levels.shape[0] - 1):
         north, own, south, found = levels[y - 1], levels[y], levels[y + 1], bits[y]
         for x in range(width):  # of the pixel to the left, so that no index looks negative
@@ -140,21 +137,7 @@ def _before(levels: np.ndarray, width: int) -> Any:
     return bits.ravel()
 
 
-@njit
-def _steps(levels: np.ndarray, members: np.ndarray) -> Any:
-    """From a pixel to the `members` of each set of neighbours."""
-    stride = np.uint64(levels.shape[1])
-    step = np.array(
-        [-stride, _ONE - stride, _ONE, stride + _ONE, stride, stride - _ONE, -_ONE, -stride - _ONE]
-    )
-    steps = np.empty(members.shape, np.uint64)
-    for bits in range(256):
-        for g in range(4):
-            steps[bits, g] = step[members[bits, g]]
-    return steps
-
-
-@njit
+@njit_inner
 def _start(
     root: np.ndarray, top: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64, level: int
 ) -> None:
@@ -169,7 +152,7 @@ def _start(
     root[a, _NEXT] = a
 
 
-@njit
+@njit_inner
 def _join(root: np.ndarray, top: np.ndarray, a: np.uint64, b: np.uint64) -> Any:
     """Join two components under the number of the one that had more joined before.
 
@@ -188,27 +171,36 @@ def _join(root: np.ndarray, top: np.ndarray, a: np.uint64, b: np.uint64) -> Any:
     root[a, _NEXT] = b
     root[a, _COUNT] += root[b, _COUNT]
     root[a, _SIZE] += root[b, _SIZE]
-    root[a, _X0] = min(root[a, _X0], root[b, _X0])
-    root[a, _X1] = max(root[a, _X1], root[b, _X1])
-    root[a, _FIRST] = min(root[a, _FIRST], root[b, _FIRST])
-    root[a, _LAST] = max(root[a, _LAST], root[b, _LAST])
+    if root[b, _X0] < root[a, _X0]:
+        root[a, _X0] = root[b, _X0]
+    if root[b, _X1] > root[a, _X1]:
+        root[a, _X1] = root[b, _X1]
+    if root[b, _FIRST] < root[a, _FIRST]:
+        root[a, _FIRST] = root[b, _FIRST]
+    if root[b, _LAST] > root[a, _LAST]:
+        root[a, _LAST] = root[b, _LAST]
     return a
 
 
-@njit
+@njit_inner
 def _beyond(root: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64) -> Any:
     """Whether a pixel lies outside the box of component a, or before its first pixel."""
     x = p & mask
     return (x < root[a, _X0]) | (x > root[a, _X1]) | (p < root[a, _FIRST]) | (p > root[a, _LAST])
 
 
-@njit
+@njit_inner
 def _extend(root: np.ndarray, a: np.uint64, p: np.uint64, mask: np.uint64) -> None:
     """Such a pixel joins component a."""
-    root[a, _X0] = min(root[a, _X0], p & mask)
-    root[a, _X1] = max(root[a, _X1], p & mask)
-    root[a, _FIRST] = min(root[a, _FIRST], p)
-    root[a, _LAST] = max(root[a, _LAST], p | mask)
+    x = p & mask
+    if x < root[a, _X0]:
+        root[a, _X0] = x
+    if x > root[a, _X1]:
+        root[a, _X1] = x
+    if p < root[a, _FIRST]:
+        root[a, _FIRST] = p
+    if p > root[a, _LAST]:
+        root[a, _LAST] = p | mask
 
 
 @njit
@@ -217,63 +209,60 @@ def _iou(x0: float, y0: float, x1: float, y1: float, true: np.ndarray) -> Any:
     best = 0.0
     area = (x1 - x0) * (y1 - y0)
     for i in range(len(true)):
-        w = min(x1, true[i, 2]) - max(x0, true[i, 0])
-        h = min(y1, true[i, 3]) - max(y0, true[i, 1])
+        u0, v0, u1, v1 = true[i, 0], true[i, 1], true[i, 2], true[i, 3]
+        w = (x1 if x1 < u1 else u1) - (x0 if x0 > u0 else u0)
+        h = (y1 if y1 < v1 else v1) - (y0 if y0 > v0 else v0)
         if w > 0 and h > 0:
-            other = (true[i, 2] - true[i, 0]) * (true[i, 3] - true[i, 1])
-            best = max(best, w * h / (area + other - w * h))
+            iou = w * h / (area + (u1 - u0) * (v1 - v0) - w * h)
+            best = iou if iou > best else best
     return best
 
 
-@njit
-def _intervals(count: int) -> Any:
-    """Make an empty table for `_note` over levels 0..count-1, and its binary logarithms."""
-    log = np.zeros(count + 1, np.int8)
-    for i in range(2, count + 1):
-        log[i] = log[i >> 1] + 1
-    return np.zeros((log[count] + 1, count)), log
-
-
-@njit
+@njit_inner
 def _note(table: np.ndarray, log: np.ndarray, low: int, high: int, value: float) -> None:
     """`value` holds at the levels low..high, both included: two powers of two cover them."""
     k = log[high - low + 1]
     second = high - (1 << k) + 1
-    table[k, low] = max(table[k, low], value)
-    table[k, second] = max(table[k, second], value)
+    if value > table[k, low]:
+        table[k, low] = value
+    if value > table[k, second]:
+        table[k, second] = value
 
 
-@njit
+@njit_inner
 def _change(
     table: np.ndarray, log: np.ndarray, root: np.ndarray, iou: np.ndarray, a: np.uint64, level: int
 ) -> None:
     """Component a changes at `level`; its IoU has held since the last change."""
     since: Any = np.int64(root[a, _SINCE])
     if iou[a] > 0:
-        _note(table, log, min(level, since) + 1, max(level, since), iou[a])
+        low = level if level < since else since
+        high = since if level < since else level
+        _note(table, log, low + 1, high, iou[a])
     root[a, _SINCE] = level
 
 
-@njit
-def _best(table: np.ndarray) -> Any:
-    """Find the largest value noted for each level."""
+@njit_inner
+def _settle(table: np.ndarray) -> None:
+    """Write the largest value noted for each level into row 0."""
     for k in range(table.shape[0] - 1, 0, -1):
         half = 1 << (k - 1)
         for low in range(table.shape[1] - 2 * half + 1):
             value = table[k, low]
-            table[k - 1, low] = max(table[k - 1, low], value)
-            table[k - 1, low + half] = max(table[k - 1, low + half], value)
-    return table[0].copy()
+            if value > table[k - 1, low]:
+                table[k - 1, low] = value
+            if value > table[k - 1, low + half]:
+                table[k - 1, low + half] = value
 
 
-@njit
+@njit_inner
 def _engulf(root: np.ndarray, a: np.uint64) -> None:
     """No pixel is beyond component a any more."""
     root[a, _X0] = root[a, _FIRST] = 0
     root[a, _X1] = root[a, _LAST] = 0xFFFFFFFF
 
 
-@njit
+@njit_inner
 def _box(root: np.ndarray, a: np.uint64, stride: Any, shape: Any, more: int, reach: int) -> Any:
     """Compute the half-open box of a component.
 
@@ -285,13 +274,13 @@ def _box(root: np.ndarray, a: np.uint64, stride: Any, shape: Any, more: int, rea
     return (
         int(root[a, _X0]) - 1 - more,
         int(root[a, _FIRST]) // stride - 1 - more,
-        min(x1, shape[1]),
-        min(y1, shape[0]),
+        x1 if x1 < shape[1] else shape[1],
+        y1 if y1 < shape[0] else shape[0],
     )
 
 
 @njit
-def _grow(
+def _write_grown(
     levels: np.ndarray,
     order: np.ndarray,
     start: np.ndarray,
@@ -302,35 +291,26 @@ def _grow(
     worth: np.ndarray,
     want_largest: bool,
     want_any: bool,
-) -> Any:
-    """8-connected components from the highest level down.
-
-    For each level: the box of the largest component in pixels of the map, its IoU, and the best
-    IoU of any component. A box is measured `reach` pixels further to the right and below, and
-    then times `scale`. A component is as large as its pixels are worth, each by the neighbours
-    that count before it; of equals the first in the raster is taken, by contour area the last.
-    """
-    height, width = shape
+    steps: np.ndarray,
+    joined: np.ndarray,
+    top: np.ndarray,
+    root: np.ndarray,
+    iou: np.ndarray,
+    touched: np.ndarray,
+    table: np.ndarray,
+    log: np.ndarray,
+    boxes: np.ndarray,
+    ious: np.ndarray,
+) -> None:
+    """Write boxes and IoUs of `grow_components`, and the table of the best IoU of any component."""
     stride = np.uint64(levels.shape[1])
     mask = stride - _ONE
-    count = len(start) - 1
     last_of_equals = worth[0] == 0  # by contour area, of which a lone pixel has none
-    before = _before(levels, width)
-    steps = _steps(levels, _MEMBERS)
-    joined = np.empty(levels.size, np.uint32)  # the component that a pixel started or joined
-    most = ((height + 1) // 2) * ((width + 1) // 2)  # no two start side by side
-    top = np.empty(most, np.uint32)  # what it is part of now
-    root = np.empty((most, _FIELDS), np.uint32)
-    iou = np.zeros(most)
-    touched = np.empty(most, np.uint32)
+    before = _before(levels, shape[1])
     made = _ZERO
-    table, log = _intervals(count)
-
-    boxes = np.zeros((count, 4), np.int32)
-    ious = np.zeros(count)
     best = _ZERO
     best_size = np.int64(-1)
-    for level in range(count - 1, -1, -1):
+    for level in range(len(start) - 2, -1, -1):
         touched_count = _ZERO
         tied = False
         for i in range(start[level], start[level + 1]):
@@ -368,8 +348,9 @@ def _grow(
                 size = np.int64(root[a, _SIZE]) + worth[near]
                 root[a, _SIZE] = size
                 tied |= size == best_size
-                best = a if size > best_size else best
-                best_size = max(size, best_size)
+                if size > best_size:
+                    best = a
+                    best_size = size
 
         if want_any:
             for i in range(touched_count):
@@ -392,44 +373,44 @@ def _grow(
     if want_any:
         # All has merged into one at the lowest level, where every pixel counts.
         r = np.uint64(top[0])
-        _note(table, log, 0, root[r, _SINCE], iou[r])
-    return boxes, ious, _best(table)
+        lowest: Any = np.int64(0)  # of the types of the other calls: it is compiled once
+        since: Any = np.int64(root[r, _SINCE])
+        _note(table, log, lowest, since, iou[r])
+    _settle(table)
 
 
 @njit
-def _holes(
+def _write_holes(
     levels: np.ndarray,
+    negative: np.ndarray,
     order: np.ndarray,
     start: np.ndarray,
     shape: Any,
     true: np.ndarray,
-    want_filled: bool,
-) -> Any:
-    """Fill the holes of the map, and find the best IoU of any hole contour at each level.
+    steps: np.ndarray,
+    joined: np.ndarray,
+    top: np.ndarray,
+    root: np.ndarray,
+    iou: np.ndarray,
+    touched: np.ndarray,
+    table: np.ndarray,
+    log: np.ndarray,
+    drowned: np.ndarray,
+    filled: np.ndarray,
+) -> None:
+    """Write the filled map of `fill_holes`, unless it is empty, and the table of the best IoU.
 
-    The map has the same frame; IoU is that of wsolevaluation. Holes are the 4-connected components
-    of what lies below a level, from the lowest level up. A hole ends where it meets the outside, or
-    a hole that has ended; its pixels are filled up to there. Without `want_filled` the map is
-    empty.
+    `negative`: the levels with the other sign. `drowned`: of each hole, the level at which it ends;
+    -1: not yet. Component 0 is the outside, which `joined` has everywhere before.
     """
     height, width = shape
     stride = np.uint64(levels.shape[1])
     mask = stride - _ONE
-    count = len(start) - 1
-    before = _before(-levels, width)
-    steps = _steps(levels, _SIDE_MEMBERS)
-    joined = np.zeros(levels.size, np.uint32)  # as in `_grow`; 0 is the outside
-    most = height * width // 2 + 2
-    top = np.empty(most, np.uint32)
-    root = np.empty((most, _FIELDS), np.uint32)
-    iou = np.zeros(most)
-    touched = np.empty(most, np.uint32)
+    before = _before(negative, width)
     made = _ONE
-    drowned = np.empty(most, np.int16)  # the level at which it did; -1: not yet
     top[0] = drowned[0] = 0
     _engulf(root, _ZERO)
-    table, log = _intervals(count)
-    for level in range(count):
+    for level in range(len(start) - 1):
         touched_count = _ZERO
         for i in range(start[level], start[level + 1]):
             p = np.uint64(order[i])
@@ -479,10 +460,10 @@ def _holes(
                 iou[r] = _iou(x0, y0, x1, y1, true)
     for i in range(made):
         drowned[i] = drowned[top[i]]
-    filled = np.full(levels.shape if want_filled else (0, 0), -1, np.int16)
-    flat, own = filled.ravel(), levels.ravel()
-    for y in range(1, height + 1 if want_filled else 0):
+    flat, own = filled.reshape(-1), levels.reshape(-1)
+    for y in range(1, height + 1 if filled.size else 0):
         for x in range(1, width + 1):
             p = np.uint64(y) * stride + np.uint64(x)
-            flat[p] = max(own[p], drowned[np.uint64(joined[p])])
-    return filled, _best(table)
+            end = drowned[np.uint64(joined[p])]
+            flat[p] = end if end > own[p] else own[p]
+    _settle(table)

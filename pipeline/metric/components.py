@@ -26,7 +26,7 @@ Why the latter needs no contour:
   filled. Over the squares between four neighbouring centres it is 1 for each that has four pixels
   and 1/2 for each that has three, once holes are filled (`_BY_CONTOUR`).
 - The holes of all thresholds are the 4-connected components of {map < level} that the outside has
-  not reached, met by the same pass from the lowest level up (`_holes`). A pixel is filled up to
+  not reached, met by the same pass from the lowest level up (`fill_holes`). A pixel is filled up to
   the level at which its hole meets the outside.
 - `findContours` gives siblings in reverse raster order of their first pixel, and a parent before
   its children. Of equal areas the first is hence the one found last in the raster; a hole or what
@@ -41,16 +41,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.metric.component_tree import (
-    _BY_CONTOUR,
-    _BY_PIXELS,
-    _REACH,
-    _grow,
-    _holes,
-    _iou,
-    _levels,
-    _sort,
-)
+from pipeline.metric.component_arrays import fill_holes, grow_components, sort_pixels
+from pipeline.metric.component_tree import _BY_CONTOUR, _BY_PIXELS, _REACH, _iou, _levels
 from pipeline.types import Curves
 
 if TYPE_CHECKING:
@@ -79,9 +71,10 @@ def curves(
     _check_boxes(boxes)
     height, width = values.shape if size is None else size
     scale = np.array([width / values.shape[1], height / values.shape[0]])
-    levels = _framed(_levels(np.ascontiguousarray(values, np.float64), THRESHOLDS))
-    order, start = _sort(levels, values.shape[1], len(THRESHOLDS))
-    largest, largest_iou, any_iou = _grow(
+    levels = _frame(values.shape)
+    _levels(_float_values(values), THRESHOLDS, levels, 1)
+    order, start = sort_pixels(levels, values.shape[1], len(THRESHOLDS))
+    largest, largest_iou, any_iou = grow_components(
         levels, order, start, values.shape, _true(boxes), scale, 0, _BY_PIXELS, True, True
     )
     found = (largest * np.tile(scale, 2)).astype(np.float32)
@@ -112,19 +105,19 @@ def wsolevaluation_curves(
         return Curves(iou, iou, np.tile(np.array([0, 0, 1, 1], np.float32), (1000, 1)))
     # A pixel counts where it is greater than int(t * top), that is, at least one more.
     at = (THRESHOLDS * top).astype(np.intp) + 1
-    order, start = _sort(levels, shape[1], 256)
+    order, start = sort_pixels(levels, shape[1], 256)
     want_largest, want_any = contours != "any", contours != "largest"
     candidates = true if want_any else true[:0]  # only to fill the holes: no IoUs
-    filled, holes = _holes(levels, order, start, shape, candidates, want_largest)
+    filled, holes = fill_holes(levels, order, start, shape, candidates, want_largest)
     how = (shape, true, np.ones(2), _REACH, _BY_CONTOUR)
     largest = np.zeros((257, 4), np.int32)
     largest_iou = any_iou = np.zeros(257)
     if want_any:
-        _, _, outer = _grow(levels, order, start, *how, False, True)
+        _, _, outer = grow_components(levels, order, start, *how, False, True)
         any_iou = np.maximum(outer, holes)
     if want_largest:
-        order, start = _sort(filled, shape[1], 256)
-        largest, largest_iou, _ = _grow(filled, order, start, *how, True, False)
+        order, start = sort_pixels(filled, shape[1], 256)
+        largest, largest_iou, _ = grow_components(filled, order, start, *how, True, False)
     return Curves(largest_iou[at], any_iou[at], largest[at].astype(np.float32))
 
 
@@ -146,15 +139,28 @@ def wsolevaluation_boxes(
 def levels_of(values: Float[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
     """Find the index of the last of `THRESHOLDS` that each value reaches."""
     _check_map(values)
-    return np.asarray(_levels(np.ascontiguousarray(values, np.float64), THRESHOLDS))
+    levels = np.empty(values.shape, np.int16)
+    _levels(_float_values(values), THRESHOLDS, levels, 0)
+    return levels
+
+
+def _float_values(values: np.ndarray) -> Float[np.ndarray, "h w"]:
+    """Values as the compiled part reads them: in float64, which float32 need not be copied for."""
+    dtype = np.float32 if values.dtype == np.float32 else np.float64
+    return np.ascontiguousarray(values, dtype)
 
 
 def _framed(levels: np.ndarray) -> Int[np.ndarray, "h+2 stride"]:
     """Levels, truncated to integers, as the compiled part has them."""
-    height, width = levels.shape
-    framed = np.full((height + 2, 1 << (width + 1).bit_length()), -1, np.int16)
-    framed[1:-1, 1 : width + 1] = levels
+    framed = _frame(levels.shape)
+    framed[1:-1, 1 : levels.shape[1] + 1] = levels
     return framed
+
+
+def _frame(shape: Size) -> Int[np.ndarray, "h+2 stride"]:
+    """Levels of -1 throughout, with space for a map within a frame of a pixel."""
+    height, width = shape
+    return np.full((height + 2, 1 << (width + 1).bit_length()), -1, np.int16)
 
 
 def _check_map(values: np.ndarray) -> None:

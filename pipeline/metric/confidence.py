@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 RIGHT_IOU = 0.5
 COVERAGE = 0.7  # the share of the boxes that are kept: the surest
 MAX_BINS, MIN_IN_BIN = 10, 10
+BY_CHANCE = 0.5  # AUC of confidences that say nothing
 SAMPLES = 500  # of the bootstrap
 MAX_RESAMPLED = 20_000  # boxes; AUC is sorted anew in each resample
 
@@ -148,6 +149,24 @@ class Confidence(MetricBase):
             return scores
         spread = _resample(area_under_roc, confidences, right, self.seed)
         return [Score("confidence_auc", auc, n, RIGHT_IOU, label=label, interval=spread), *scores]
+
+    def notes(self) -> list[str]:
+        """Return a note where wrong boxes have the higher confidence: an AUC below a half."""
+        confidences, right = np.array(self._confidences), np.array(self._right, bool)
+        auc = area_under_roc(confidences, right)
+        if auc is None or auc >= BY_CHANCE:
+            return []
+        spread = _resample(area_under_roc, confidences, right, self.seed)
+        interval = "" if spread is None else (
+            f" (95 %: {100 * spread[0]:.1f} to {100 * spread[1]:.1f})"
+        )  # fmt: skip
+        return [
+            f"evaluate: confidence AUC is {100 * auc:.1f} %{interval} over {len(right)} boxes, of "
+            f"which {right.sum()} are right: below 50 %, so wrong boxes are the surer ones. Do not "
+            "sort boxes by this confidence or leave some out by it (export.min_confidence), and "
+            "do not expect review_rank to show wrong ones first; boxes of a person calibrate it, "
+            "from 20 images on"
+        ]
 
 
 def _resample(

@@ -30,6 +30,7 @@ from pipeline.metric.base import MetricBase, kind_of
 from pipeline.metric.max_box_acc import best_threshold
 from pipeline.metric.scores import chosen, class_mean_score, mean_over_classes, mean_score
 from pipeline.ops.bootstrap import first
+from pipeline.ops.growing import GrowingArray
 from pipeline.ops.iou import best_iou
 from pipeline.types import (
     Card,
@@ -124,7 +125,7 @@ class Localization(MetricBase):
         GT_KNOWN,
         TOP1,
         TOP5,
-        MetricNumber(name="corloc", title="CorLoc", order=50),
+        MetricNumber(name="corloc", title="CorLoc", row="CorLoc, mean over classes", order=50),
         MetricNumber(name="mean_iou", title="mean IoU", order=60, comparison_order=50),
     )
     needs: ClassVar[frozenset[EvidenceKind]] = frozenset({"box"})
@@ -142,9 +143,9 @@ class Localization(MetricBase):
         self.threshold = threshold
         self.seed = seed
         self.corloc_ious = self.ious if is_multi_label else (0.5,)
-        self._iou: list[float] = []
-        self._label: list[int] = []
-        self._rank: list[int] = []
+        self._iou = GrowingArray(float)
+        self._label = GrowingArray(int)
+        self._rank = GrowingArray(int)
         self._places = 5  # Top-k is known for k up to this
 
     def with_settings(self, settings: EvaluationSettings) -> Localization:
@@ -193,12 +194,12 @@ class Localization(MetricBase):
     @property
     def iou(self) -> Float[np.ndarray, n]:
         """Of each image: what a paired test of two runs compares."""
-        return np.array(self._iou, float)
+        return self._iou.values
 
     @property
     def rank(self) -> Int[np.ndarray, n]:
         """Of each image's class among the predictions, 0 for the first; -1 without any."""
-        return np.array(self._rank, int)
+        return self._rank.values
 
     def rows(self) -> Mapping[str, np.ndarray]:
         """Return `iou` and `rank`, [n] each."""
@@ -218,9 +219,9 @@ class Localization(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute the numbers over the selected images."""
-        found = chosen(np.array(self._iou, float), select)
-        labels = chosen(np.array(self._label, int), select)
-        rank = chosen(np.array(self._rank, int), select)
+        found = chosen(self.iou, select)
+        labels = chosen(self._label.values, select)
+        rank = chosen(self.rank, select)
         if len(found) == 0:
             return []
 
@@ -325,7 +326,7 @@ class IlsvrcError(MetricBase):
     def __init__(self, threshold: Mapping[str, Any] | None = None, seed: int = 0) -> None:
         self.threshold = threshold
         self.seed = seed
-        self._error: list[int] = []
+        self._error = GrowingArray(int)
 
     def with_settings(self, settings: EvaluationSettings) -> IlsvrcError:
         """Return an empty accumulator with these settings."""
@@ -355,7 +356,7 @@ class IlsvrcError(MetricBase):
     @property
     def error(self) -> Int[np.ndarray, n]:
         """Return the error of each image, as a position among the kinds of error."""
-        return np.array(self._error, int)
+        return self._error.values
 
     def compute(
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None

@@ -27,7 +27,8 @@ from pipeline.metric.components import (
     wsolevaluation_boxes,
     wsolevaluation_curves,
 )
-from pipeline.ops.bootstrap import BitRows, means, middle, resampled
+from pipeline.metric.threshold_maxima import Changes, find_changes
+from pipeline.ops.bootstrap import BitRows, draw_counts, means, middle, resampled
 from pipeline.types import (
     Card,
     Curves,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pipeline.types import Size
 
 Protocol = Literal["default", "wsolevaluation"]
+RESAMPLES = 1000
 
 
 def map_curves(
@@ -180,9 +182,10 @@ class MaxBoxAcc(MetricBase):
         rows = self.correct.chosen(select)
         if len(rows) == 0:
             return []
-        accuracy = means(rows).reshape(len(self.ious), -1)
+        changes = find_changes(rows.packed, rows.width, len(THRESHOLDS))
+        accuracy = (changes.count_correct() / len(rows)).reshape(len(self.ious), -1)
         found = [best_threshold(curve) for curve in accuracy]
-        maxima = self._maxima(resampled(rows, 1000, self.seed))
+        maxima = self._resample_maxima(rows, changes)
         scores = [
             Score(self.name, value, len(rows), iou, oracle_at(at), label, middle(maxima[:, i]))
             for i, (iou, (value, at)) in enumerate(zip(self.ious, found, strict=True))
@@ -201,6 +204,13 @@ class MaxBoxAcc(MetricBase):
             means: the share of correct images at each IoU and threshold, k = IoUs x thresholds.
         """
         return np.asarray(self._maxima(means).mean(-1))
+
+    def _resample_maxima(self, rows: BitRows, changes: Changes) -> Float64[np.ndarray, "1000 d"]:
+        """Return the highest accuracy over the thresholds in each resample, for each IoU."""
+        drawn = draw_counts(len(rows), RESAMPLES, self.seed)
+        if drawn is None:
+            return self._maxima(resampled(rows, RESAMPLES, self.seed))
+        return np.asarray(changes.find_maxima(drawn) / len(rows))
 
     def _maxima(self, means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b d"]:
         return np.asarray(means.reshape(*means.shape[:-1], len(self.ious), -1).max(-1))

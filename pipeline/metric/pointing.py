@@ -27,6 +27,7 @@ import numpy as np
 from pipeline.metric.base import MetricBase
 from pipeline.metric.scores import chosen, class_mean_score, mean_score
 from pipeline.ops.bootstrap import first
+from pipeline.ops.growing import GrowingArray
 from pipeline.types import EvaluationSettings, Evidence, EvidenceKind, MetricNumber, PairedRows
 
 if TYPE_CHECKING:
@@ -98,15 +99,15 @@ def energy_inside(
 
     `mask`: of the objects, at the map's own size; it then replaces the boxes.
     """
-    values = np.asarray(values, np.float64)
     if values.size and not values.min() >= 0:
         raise ValueError(f"map: expected values of at least 0, got {values.min()}")
+    values = np.asarray(values, np.float64)
     total = values.sum()
     if total == 0:
         return 0.0
     if mask is None:
-        mask = inside(boxes, size, (values.shape[0], values.shape[1]))
-    elif mask.shape != values.shape:
+        return float(_values_inside(values, boxes, size).sum() / total)
+    if mask.shape != values.shape:
         raise ValueError(f"mask: expected {list(values.shape)}, got {list(mask.shape)}")
     return float(values[mask].sum() / total)
 
@@ -126,12 +127,36 @@ def is_difficult(boxes: Float[np.ndarray, "M 4"], size: Size, has_other: bool) -
 
 def inside(boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size) -> Bool[np.ndarray, "h w"]:
     """Which pixels of a `frame` over the image have their centre in a box."""
+    covered = np.zeros(frame, bool)
+    for rows, columns in _list_slices(boxes, size, frame):
+        covered[rows, columns] = True
+    return covered
+
+
+def _list_slices(
+    boxes: Float[np.ndarray, "M 4"], size: Size, frame: Size
+) -> list[tuple[slice, slice]]:
+    """Return rows and columns of the pixels whose centre is in each box."""
     y = (np.arange(frame[0]) + 0.5) * size[0] / frame[0]
     x = (np.arange(frame[1]) + 0.5) * size[1] / frame[1]
-    covered = np.zeros(frame, bool)
-    for x0, y0, x1, y1 in np.asarray(boxes, float).reshape(-1, 4):
-        covered |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None]
-    return covered
+    corners = np.asarray(boxes, float).reshape(-1, 4)
+    y0, y1 = (np.searchsorted(y, corners[:, n]).tolist() for n in (1, 3))
+    x0, x1 = (np.searchsorted(x, corners[:, n]).tolist() for n in (0, 2))
+    return [
+        (slice(top, bottom), slice(left, right))
+        for left, top, right, bottom in zip(x0, y0, x1, y1, strict=True)
+    ]
+
+
+def _values_inside(
+    values: Float64[np.ndarray, "h w"], boxes: Float[np.ndarray, "M 4"], size: Size
+) -> Float64[np.ndarray, n]:
+    """Return the values of the pixels whose centre is in a box, in raster order."""
+    frame = values.shape[0], values.shape[1]
+    slices = _list_slices(boxes, size, frame)
+    if len(slices) == 1:
+        return values[slices[0]].ravel()
+    return np.asarray(values[inside(boxes, size, frame)])
 
 
 class Pointing(MetricBase):
@@ -166,9 +191,9 @@ class Pointing(MetricBase):
     def __init__(self, tolerance: float = 15.0, seed: int = 0) -> None:
         self.tolerance = tolerance
         self.seed = seed
-        self._hit: list[bool] = []
-        self._energy: list[float] = []
-        self._label: list[int] = []
+        self._hit = GrowingArray(bool)
+        self._energy = GrowingArray(float)
+        self._label = GrowingArray(int)
 
     def with_settings(self, settings: EvaluationSettings) -> Pointing:
         """Return an empty accumulator with these settings."""
@@ -213,12 +238,12 @@ class Pointing(MetricBase):
     @property
     def hit(self) -> Bool[np.ndarray, n]:
         """Return whether the maximum of each map lies in a true box."""
-        return np.array(self._hit, bool)
+        return self._hit.values
 
     @property
     def energy(self) -> Float64[np.ndarray, n]:
         """Return the share of each map that lies in true boxes."""
-        return np.array(self._energy, float)
+        return self._energy.values
 
     def rows(self) -> Mapping[str, np.ndarray]:
         """Return `hit` and `energy`, [n] each."""
@@ -234,7 +259,7 @@ class Pointing(MetricBase):
     ) -> list[Score]:
         """Compute both numbers over the selected images."""
         hit, energy = chosen(self.hit, select), chosen(self.energy, select)
-        labels = chosen(np.array(self._label, int), select)
+        labels = chosen(self._label.values, select)
         given: dict[str, Any] = {"label": label, "seed": self.seed}
         return (
             mean_score("pointing_game", hit, **given)
@@ -267,8 +292,8 @@ class PointingDifficult(MetricBase):
     def __init__(self, tolerance: float = 15.0, seed: int = 0) -> None:
         self.tolerance = tolerance
         self.seed = seed
-        self._hit: list[bool] = []
-        self._label: list[int] = []
+        self._hit = GrowingArray(bool)
+        self._label = GrowingArray(int)
 
     def with_settings(self, settings: EvaluationSettings) -> PointingDifficult:
         """Return an empty accumulator with these settings."""
@@ -284,8 +309,8 @@ class PointingDifficult(MetricBase):
         self, select: Bool[np.ndarray, n] | None = None, label: str | None = None
     ) -> list[Score]:
         """Compute the share over the selected images, and its mean over classes."""
-        hit = chosen(np.array(self._hit, bool), select)
-        labels = chosen(np.array(self._label, int), select)
+        hit = chosen(self._hit.values, select)
+        labels = chosen(self._label.values, select)
         given: dict[str, Any] = {"label": label, "seed": self.seed}
         return mean_score("pointing_game_difficult", hit, **given) + class_mean_score(
             "pointing_game_difficult_classes", hit, labels, **given

@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.metric.base import MetricBase, oracle_at
 from pipeline.metric.components import THRESHOLDS, levels_of
 from pipeline.metric.scores import chosen
-from pipeline.ops.bootstrap import middle, resampled
+from pipeline.ops.bootstrap import draw_counts, middle, resampled
 from pipeline.types import (
     EvaluationSettings,
     Evidence,
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Float64, Int, UInt8, UInt32
 
 BINS = np.append(THRESHOLDS, 1.0)  # bin i holds values from BINS[i] to below BINS[i + 1]
+SAMPLES = 1000
+FEW_IMAGES = 6  # of which most samples have others that are the same
 COLUMNS = 2 * len(BINS) + 1  # of a row: background by bin, objects by bin, object pixels missed
+BLOCK = 32  # resamples whose curves are computed together: they stay in the caches of a core
 
 
 def histograms(
@@ -172,23 +175,40 @@ class PxAP(MetricBase):
         total, missed = _split(rows.sum(0, dtype=np.float64))
         if total[1].sum() + missed == 0:  # no object: nothing to find
             return []
-        again, missed_again = _split(resampled(rows, 1000, self.seed))
-        above = _above(again)  # most of the time goes here: once for both
-        curve, curves = pxiou(total, missed), _pxiou(*above, missed_again)
+        given = None if self.threshold is None else self.threshold["value"]
+        # The first of our thresholds that is no lower than the one given.
+        at = 0 if given is None else min(int(np.searchsorted(BINS, given)), len(BINS) - 1)
+        means, of_sample = _resample(rows, self.seed)
+        pxaps, bests, ious_at = _of_resamples(means, at)
+        curve = pxiou(total, missed)
         best = int(curve.argmax())
         oracle = oracle_at(float(BINS[best]))
         found = [
-            ("pxap", float(pxap(total, missed)), None, _pxap(*above, missed_again)),
-            ("pxiou", float(curve[best]), oracle, curves.max(-1)),
+            ("pxap", float(pxap(total, missed)), None, pxaps),
+            ("pxiou", float(curve[best]), oracle, bests),
         ]
-        if self.threshold is not None and self.threshold["value"] is not None:
-            # The first of our thresholds that is no lower than the one given.
-            at = min(int(np.searchsorted(BINS, self.threshold["value"])), len(BINS) - 1)
-            found.append(("pxiou", float(curve[at]), dict(self.threshold), curves[:, at]))
+        if self.threshold is not None and given is not None:
+            found.append(("pxiou", float(curve[at]), dict(self.threshold), ious_at))
         return [
-            Score(name, value, len(rows), None, threshold, label, middle(spread))
+            Score(name, value, len(rows), None, threshold, label, middle(spread[of_sample]))
             for name, value, threshold, spread in found
         ]
+
+
+def _resample(
+    rows: UInt32[np.ndarray, "n k"], seed: int
+) -> tuple[Float64[np.ndarray, "m k"], Int[np.ndarray, samples]]:
+    """Return the distinct means of rows over resampled images, and which of them each sample has.
+
+    Of few images, as a class may have, there are few distinct samples: 10 of three.
+    """
+    counts = draw_counts(len(rows), SAMPLES, seed) if len(rows) <= FEW_IMAGES else None
+    if counts is None:
+        means = resampled(rows, SAMPLES, seed)
+        return means, np.arange(len(means))
+    distinct, of_sample = np.unique(counts, axis=1, return_inverse=True)
+    means = distinct.T.astype(np.float64) @ rows.astype(np.float64) / len(rows)
+    return means, of_sample.reshape(-1)
 
 
 class PyramidPxAP(PxAP):
@@ -231,6 +251,18 @@ class PyramidPxAP(PxAP):
     def pairs(self, rows: Mapping[str, np.ndarray]) -> Iterator[PairedRows]:
         """Yield nothing: it is the same in all runs on the same images."""
         return iter(())
+
+
+def _of_resamples(means: Float64[np.ndarray, "s k"], at: int) -> Float64[np.ndarray, "3 s"]:
+    """Return PxAP, the best PxIoU and PxIoU at the threshold of index `at` of each resample."""
+    found = np.empty((3, len(means)))
+    for start in range(0, len(means), BLOCK):
+        block = slice(start, start + BLOCK)
+        counts, missed = _split(means[block])
+        above = _above(counts)  # most of the time goes here: once for both
+        curves = _pxiou(*above, missed)
+        found[:, block] = _pxap(*above, missed), curves.max(-1), curves[:, at]
+    return found
 
 
 def _pxap_of(means: Float64[np.ndarray, "*b k"]) -> Float64[np.ndarray, "*b"]:

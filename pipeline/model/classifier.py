@@ -12,9 +12,8 @@ cannot explain it, methods that read no class weights can.
 from __future__ import annotations
 
 import difflib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -22,15 +21,17 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.model.attention import record_attentions
-from pipeline.model.evaluation import HOOKS_LOCK
-from pipeline.model.forms import Form, to_maps
+from pipeline.model.compiled import Compiled
+from pipeline.model.forms import Form
+from pipeline.model.recording import INPUT as INPUT
+from pipeline.model.recording import Recording, Steps, repeated_layer_error, replace_output
 from pipeline.ops.probabilities import HasProbabilities
 from pipeline.types import Attentions, NetworkOutput
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-INPUT, LAST, BELOW = "input", "last", "below"
+LAST, BELOW = "last", "below"
 FOREGROUND = "foreground"  # the branch that was trained to localize
 OBJECT_CLASS = "object_class"  # the branch that classifies by the foreground alone
 OWN = "own"  # `head_kind` of a network without a GAP head
@@ -153,6 +154,7 @@ class Classifier(HasProbabilities, nn.Module):
         self.below = below
         self.branches = nn.ModuleDict()
         self._form: Form | None = "channels_first"  # where a layer's shape does not tell
+        self.compiled: Compiled | None = None  # what runs without gradients; None: torch runs it
 
     @property
     def gap(self) -> MeanLinear | ConvMean:
@@ -233,15 +235,29 @@ class Classifier(HasProbabilities, nn.Module):
             UserError: A layer is not there (similar names are listed), does not run, or gives
                 neither feature maps nor tokens.
         """
+        if self.compiled is not None and (answer := self.compiled.answer(self, images, at)):
+            return answer
+        return self.run_in_torch(images, at)
+
+    def run_in_torch(
+        self, images: Float[Tensor, "b 3 H W"], at: Sequence[str], behind: Steps | None = None
+    ) -> NetworkOutput:
+        """Compute what `forward` computes by torch alone.
+
+        Args:
+            images: as of `forward`.
+            at: as of `forward`.
+            behind: the steps of the body that are left, where others have run; None: all are.
+        """
         if not at:
             return NetworkOutput(self.head(self.body(images)))
         branches = self._order_branches(at)
-        read = [name for branch in branches.values() for name in branch.reads]
-        names = dict.fromkeys(name for name in (*at, *read) if name not in branches)
-        layers = {name: self._find_layer(name) for name in names if name != INPUT}
-        recording = _record_activations(layers, images, INPUT in names, self._read_maps, self._form)
-        with recording as (activations, inputs):
-            logits = self.head(self.body(inputs))
+        names = self.list_layers(at)
+        layers = {name: self.find_layer(name) for name in names if name != INPUT}
+        recording = Recording(images, self._read_maps, self._form)
+        with recording.record(layers, INPUT in names, behind) as inputs:
+            logits = self.head(self.body(inputs) if behind is None else behind(recording))
+        activations = recording.activations
         for name in names:
             if name not in activations:
                 raise UserError(f"layer {name!r}: the network has it but does not run it")
@@ -249,9 +265,19 @@ class Classifier(HasProbabilities, nn.Module):
             activations[name] = branch(*(activations[layer] for layer in branch.reads))
         return NetworkOutput(logits, {name: activations[name] for name in at})
 
+    def list_layers(self, at: Sequence[str]) -> list[str]:
+        """Return the layers among some names, and those that the branches among them read.
+
+        Args:
+            at: names of layers and branches.
+        """
+        branches = self._order_branches(at)
+        read = [name for branch in branches.values() for name in branch.reads]
+        return list(dict.fromkeys(name for name in (*at, *read) if name not in branches))
+
     def _read_maps(self, name: str, maps: Tensor) -> Tensor:
         """Return the activation of a layer as what is behind the layer reads it."""
-        reads = isinstance(self.head, ReadsRelu) and self._resolve_path(name) == self.head.relu_of
+        reads = isinstance(self.head, ReadsRelu) and self.resolve_path(name) == self.head.relu_of
         return maps.relu() if reads else maps
 
     def _order_branches(self, at: Sequence[str]) -> dict[str, Any]:
@@ -291,7 +317,7 @@ class Classifier(HasProbabilities, nn.Module):
                 maps = module(maps)
             if len(maps) == 1:
                 maps = maps.repeat(len(features), *[1] * (maps.ndim - 1))
-            with _replace_output(layer, self._find_layer(layer), features, image, self._form):
+            with replace_output(layer, self.find_layer(layer), features, image, self._form):
                 features = step(maps)
         for module in after:
             features = module(features)
@@ -310,17 +336,26 @@ class Classifier(HasProbabilities, nn.Module):
         Raises:
             UserError: It has no self-attention between all tokens, or within Swin's windows.
         """
-        return record_attentions(
-            self.body, lambda batch: self.forward(batch).logits, images, reduce
-        )
+        run = self.forward if self.compiled is None else partial(self.run_in_torch, at=())
+        return record_attentions(self.body, lambda batch: run(batch).logits, images, reduce)
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b K h w"]:
         """Compute the body's output; of a CNN, the last feature maps."""
+        if self.compiled is not None and (maps := self.compiled.features(self, images)) is not None:
+            return maps
+        return self.features_in_torch(images)
+
+    def features_in_torch(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b K h w"]:
+        """Compute the body's output of `images` by torch alone."""
         maps: Tensor = self.body(images)
         return maps
 
-    def _resolve_path(self, name: str) -> str:
-        """Return a layer's path within the body; empty: it is the body itself."""
+    def resolve_path(self, name: str) -> str:
+        """Return a layer's path within the body; empty: it is the body itself.
+
+        Args:
+            name: of the layer.
+        """
         if name == LAST:
             return self.last
         return self.below if name == BELOW and self.below else name
@@ -331,14 +366,14 @@ class Classifier(HasProbabilities, nn.Module):
         The second is the innermost part of chains (nn.Sequential) that contains the layer; None
         where that is the layer itself.
         """
-        layer = self._find_layer(name)
+        layer = self.find_layer(name)
         modules = self.body.named_modules(remove_duplicate=False)
         if sum(module is layer for _, module in modules) > 1:
-            raise _repeated_layer_error(name)
+            raise repeated_layer_error(name)
         before: list[nn.Module] = []
         after: list[nn.Module] = []
         within: nn.Module = self.body
-        for part in filter(None, self._resolve_path(name).split(".")):
+        for part in filter(None, self.resolve_path(name).split(".")):
             if "forward" in vars(within) or type(within).forward is not nn.Sequential.forward:
                 return before, within, after
             names, steps = zip(*within._modules.items(), strict=True)
@@ -348,10 +383,14 @@ class Classifier(HasProbabilities, nn.Module):
             within = steps[place]
         return before, None, after
 
-    def _find_layer(self, name: str) -> nn.Module:
-        """Return a layer; raise UserError, which lists similar names, where it is not there."""
+    def find_layer(self, name: str) -> nn.Module:
+        """Return the layer `name`.
+
+        Raises:
+            UserError: It is not there; similar names are listed.
+        """
         try:
-            return self.body.get_submodule(self._resolve_path(name))
+            return self.body.get_submodule(self.resolve_path(name))
         except AttributeError:
             if name == FOREGROUND:
                 raise UserError(
@@ -406,94 +445,3 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], where: str, w
     if differences:
         raise UserError(f"{where}: these weights do not fit {what}: {'; '.join(differences)}")
     network.load_state_dict(given, assign=True)
-
-
-@contextmanager
-def _record_activations(
-    layers: Mapping[str, nn.Module],
-    images: Tensor,
-    from_input: bool,
-    read_maps: Callable[[str, Tensor], Tensor],
-    default: Form | None,
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Record the outputs of layers in this thread's forward pass, and remove the hooks after it.
-
-    The pass starts without a graph and keeps one from the first of the layers on. An activation
-    that belongs to no graph yet becomes the start of one. The network continues on a copy, so that
-    a ReLU in place behind the layer does not change the recorded activation.
-
-    Yields:
-        The activations, which are filled during the pass; and the images to run it on.
-    """
-    activations: dict[str, Tensor] = {}
-    thread = threading.get_ident()
-    graph = torch.is_grad_enabled()
-    size = (images.shape[2], images.shape[3])
-
-    def start_graph(output: Tensor) -> Tensor:
-        return output.detach().requires_grad_() if graph and not output.requires_grad else output
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            if threading.get_ident() != thread:
-                return None
-            maps, put_back = to_maps(name, module, output, size, default)
-            maps = read_maps(name, maps)
-            torch.set_grad_enabled(graph)
-            # Identity and Dropout return their input, which another module may change in place.
-            if any(maps is tensor for tensor in inputs):
-                maps = maps.clone()
-            activations[name] = maps = start_graph(maps)
-            return put_back(maps.clone())
-
-        return hook
-
-    handles = []
-    try:
-        with HOOKS_LOCK:
-            for name, layer in layers.items():
-                handles.append(layer.register_forward_hook(watch(name)))
-        if from_input:
-            activations[INPUT] = images = images.detach().requires_grad_(graph)
-            images = images.clone()
-        else:
-            torch.set_grad_enabled(False)
-        yield activations, images
-    finally:
-        torch.set_grad_enabled(graph)
-        with HOOKS_LOCK:
-            for handle in handles:
-                handle.remove()
-
-
-@contextmanager
-def _replace_output(
-    name: str, layer: nn.Module, features: Tensor, image: Tensor, default: Form | None
-) -> Iterator[None]:
-    """Replace a layer's output in this thread's forward pass, and remove the hook after it."""
-    thread = threading.get_ident()
-    runs = 0
-
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        nonlocal runs
-        if threading.get_ident() != thread:
-            return None
-        runs += 1
-        if runs > 1:
-            raise _repeated_layer_error(name)
-        _, put_back = to_maps(name, module, output, (image.shape[2], image.shape[3]), default)
-        return put_back(features)
-
-    with HOOKS_LOCK:
-        handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        with HOOKS_LOCK:
-            handle.remove()
-
-
-def _repeated_layer_error(name: str) -> UserError:
-    return UserError(
-        f"layer {name!r}: it runs several times, so that its output cannot be replaced"
-    )

@@ -168,10 +168,10 @@ class ForegroundHead(nn.Module):
         hidden = self.hidden(*features)
         logits: Tensor = self.out(hidden)
         if self.extent is None:
-            return logits.sigmoid()
+            return _sigmoid(logits)
         of_class = [logits[:, n : n + 1] for n in range(logits.shape[1])]
         inside = torch.cat([self.extent(self.near(hidden, each), each) for each in of_class], 1)
-        return ((logits.sigmoid() + inside) / 2) ** EXTENT_POWER
+        return ((_sigmoid(logits) + inside) / 2) ** EXTENT_POWER
 
 
 def select_class(
@@ -246,3 +246,14 @@ def _list_trunk(body: nn.Module) -> list[tuple[str, nn.Module]]:
         inside = _list_trunk(part) if isinstance(part, nn.Sequential) else []
         parts += [(name, part), *((f"{name}.{below}", child) for below, child in inside)]
     return parts
+
+
+def _sigmoid(logits: Float[Tensor, "b N h w"]) -> Float[Tensor, "b N h w"]:
+    """Return the sigmoid; in a file of ONNX such that small values are exact, too.
+
+    ONNX Runtime's own is exact to 1e-7, of which the object classes of an image without foreground
+    would be computed.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return torch.exp(-logits).add(1).reciprocal()
+    return logits.sigmoid()

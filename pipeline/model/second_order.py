@@ -17,12 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+    from pipeline.types import Size
 
 MAX_AXES = 48  # columns of A
 
@@ -83,11 +86,10 @@ class SecondOrderHead(nn.Module):
         with torch.autocast(last.device.type, enabled=False):
             last, below, foreground = last.float(), below.float(), foreground.float()
             projected = torch.einsum("blhw,la->bahw", below, self.get_buffer("axes"))
-            weight = F.interpolate(foreground, projected.shape[2:], mode="area")
+            weight = _shrink(foreground, (int(projected.shape[2]), int(projected.shape[3])))
             both = torch.einsum("bihw,bjhw->bij", projected * weight, projected)
             both = both / (weight.sum((2, 3))[:, :, None] + 1e-3)
-            row, column = torch.triu_indices(*both.shape[1:], device=both.device)
-            pairs = both[:, row, column]
+            pairs = both.flatten(1)[:, _list_pairs(int(both.shape[1])).to(both.device)]
             return torch.cat((last.mean((2, 3)), pairs.sign() * pairs.abs().sqrt()), 1)
 
     def standardize(self, descriptors: Float[Tensor, "b D"]) -> Float[Tensor, "b D"]:
@@ -135,3 +137,17 @@ class SecondOrderHead(nn.Module):
     def forward(self, last: Tensor, below: Tensor, foreground: Tensor) -> Float[Tensor, "b C"]:
         """Compute logits from the activations of the three layers of `reads`."""
         return self.classify(self.describe(last, below, foreground))
+
+
+def _list_pairs(count: int) -> Int[Tensor, "n"]:
+    """Return the places of the upper triangle of a square matrix, its rows one after the other."""
+    row, column = np.triu_indices(count)
+    return torch.from_numpy(row * count + column)
+
+
+def _shrink(maps: Float[Tensor, "b 1 H W"], size: Size) -> Float[Tensor, "b 1 h w"]:
+    """Return the means of maps over the areas of smaller ones; numbers alone fit a file of ONNX."""
+    rows, columns = int(maps.shape[2]), int(maps.shape[3])
+    if rows % size[0] or columns % size[1]:
+        return F.interpolate(maps, size, mode="area")
+    return F.avg_pool2d(maps, (rows // size[0], columns // size[1]))

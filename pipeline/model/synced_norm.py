@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pipeline.errors import UserError
+from pipeline.model.running_statistics import update_running_statistics
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,24 +37,12 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         centred = values - mean[:, None, None]
         variance = _sum_over_ranks(centred.square().sum((0, 2, 3))) / count
         unbiased = variance.detach() * (count / max(1, count - 1))
-        self._update_running_statistics(mean.detach(), unbiased)
+        update_running_statistics(self, mean.detach(), unbiased)
         scale = (variance + self.eps).rsqrt()
         if self.affine:
             scale = scale * self.weight
             return (centred * scale[:, None, None] + self.bias[:, None, None]).to(maps.dtype)
         return (centred * scale[:, None, None]).to(maps.dtype)
-
-    @torch.no_grad()
-    def _update_running_statistics(
-        self, mean: Float[Tensor, "K"], variance: Float[Tensor, "K"]
-    ) -> None:
-        if self.running_mean is None or self.running_var is None:
-            return
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -68,7 +68,15 @@ class Wrapped(Classifier):
         with evaluation_mode(self.body):
             return super().behind(layer, features, image)
 
-    def _resolve_path(self, name: str) -> str:
+    def resolve_path(self, name: str) -> str:
+        """Return a layer's path within the module.
+
+        Args:
+            name: of the layer.
+
+        Raises:
+            UserError: It is `last` or `below`, and which layer that is was not recognised.
+        """
         if name in (LAST, BELOW) and self.layers.problem is not None:
             raise UserError(self.layers.problem)
         if name == BELOW and not self.below:
@@ -76,12 +84,12 @@ class Wrapped(Classifier):
                 "layer 'below': which layer the last block reads was not recognised; name it: "
                 "below=NAME of wrap(model, below=NAME), or layer=NAME of explain"
             )
-        return super()._resolve_path(name)
+        return super().resolve_path(name)
 
     def _read_maps(self, name: str, maps: Tensor) -> Tensor:
         """Return the last feature maps as the head reads them: perhaps their ReLU."""
         head = self.layers.head
-        reads = head is not None and head.relu and self._resolve_path(name) == head.last
+        reads = head is not None and head.relu and self.resolve_path(name) == head.last
         return maps.relu() if reads else maps
 
 

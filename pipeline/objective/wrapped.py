@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.protocols import RunsInParts
 from pipeline.types import NetworkOutput
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def run_with_layers(
     Returns:
         Logits, and activations by name, in the order of `layers`.
     """
+    if isinstance(network, RunsInParts):
+        logits, *tensors = network.run_parts(
+            lambda part, batch: _list_tensors(run_with_layers(part, batch, layers)), images
+        )
+        return NetworkOutput(logits, dict(zip(layers, tensors, strict=True)))
     branches = {name: network.branches[name] for name in layers if name in network.branches}
     read = [name for branch in branches.values() for name in branch.reads]
     activations: dict[str, Tensor] = {}
@@ -60,6 +66,10 @@ def run_with_layers(
     for name, branch in branches.items():
         activations[name] = branch(*(activations[layer] for layer in branch.reads))
     return NetworkOutput(logits, {name: activations[name] for name in layers})
+
+
+def _list_tensors(output: NetworkOutput) -> list[Tensor]:
+    return [output.logits, *output.activations.values()]
 
 
 def add_branch(network: Any, name: str, branch: nn.Module, objective: str) -> None:

@@ -13,6 +13,7 @@ least the difference seen (Fisher's randomization test; Edgington, "Randomizatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +24,11 @@ import numpy as np
 from pipeline.types import Rows, Statistic
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float32, Float64, Int, UInt8
+    from jaxtyping import Bool, Float32, Float64, Int, Shaped, UInt8
 
 _CHUNK = 1024  # rows at a time: memory grows with this, never with the number of images
+_FEW_ROWS = 64  # distinct rows, of which is drawn how often each occurs
+_MAX_COUNTS = 1 << 26  # of draws that are kept, a byte each
 
 
 class BitRows:
@@ -157,8 +160,20 @@ def interval(
     Raises:
         ValueError: If there are no images.
     """
+    is_share = isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype == bool
+    if is_share and len(rows) and statistic is first:
+        return _interval_of_share(int(rows[:].sum()), len(rows), samples, seed, level)
     values = statistic(resampled(_two_dimensional(rows), samples, seed))
     return middle(values, level)
+
+
+@lru_cache(maxsize=1 << 14)
+def _interval_of_share(
+    count: int, n: int, samples: int, seed: int, level: float
+) -> tuple[float, float]:
+    """Compute the interval of the share `count` of `n`; kept, as many classes have the same."""
+    values = resampled((np.arange(n) < count)[:, None], samples, seed)
+    return middle(first(values), level)
 
 
 def compare(
@@ -268,22 +283,102 @@ def resampled(
     n = len(rows)
     if n == 0:
         raise ValueError("no images: there is nothing to resample")
-    rng = np.random.default_rng(seed)  # a generator comes back as it is
     if rows[:1].shape[1] <= 4:
         # Few distinct rows, as correct or not: draw how often each occurs, not image by image.
-        distinct, counts = np.unique(np.asarray(rows[:], np.float64), axis=0, return_counts=True)
-        if len(distinct) <= 64:
-            return rng.multinomial(n, counts / n, samples) @ distinct / n
-    if n <= _CHUNK and not isinstance(seed, np.random.Generator):
-        return _resample_chunk(_draw_weights_once(n, samples, seed), rows[:n]) / n
-    sizes = np.array([min(_CHUNK, n - start) for start in range(0, n, _CHUNK)])
-    drawn = rng.multinomial(n, sizes / n, samples)  # images of each chunk, in each sample
+        distinct, counts = _count_distinct(np.asarray(rows[:], np.float64))
+        if len(distinct) <= _FEW_ROWS:
+            drawn: np.ndarray = _draw_occurrences(n, counts, samples, seed)
+            return np.asarray(drawn @ distinct / n)
     total: np.ndarray | None = None
-    for i, chunk in enumerate(_chunks(rows)):
-        part = _resample_chunk(_draw_weights(drawn[:, i], int(sizes[i]), rng), chunk)
+    for weights, chunk in zip(_draw_chunks(n, samples, seed), _chunks(rows), strict=True):
+        part = _resample_chunk(weights, chunk)
         total = part if total is None else total + part
     assert total is not None
     return total / n
+
+
+def _count_distinct(
+    rows: Float64[np.ndarray, "n k"],
+) -> tuple[Float64[np.ndarray, "m k"], Int[np.ndarray, m]]:
+    """Return the distinct rows, sorted, and how often each occurs."""
+    if rows.shape[1] == 1:  # twice as fast
+        distinct, counts = np.unique(rows[:, 0], return_counts=True, equal_nan=False)
+        return distinct[:, None], counts
+    return np.unique(rows, axis=0, return_counts=True)
+
+
+def _draw_occurrences(
+    n: int, counts: Int[np.ndarray, m], samples: int, seed: int | np.random.Generator
+) -> Int[np.ndarray, "samples m"]:
+    """Draw how often each of some distinct rows occurs in each sample."""
+    if isinstance(seed, np.random.Generator):
+        return seed.multinomial(n, counts / n, samples)
+    return _draw_occurrences_once(n, tuple(counts.tolist()), samples, seed)
+
+
+@lru_cache(maxsize=16)
+def _draw_occurrences_once(
+    n: int, counts: tuple[int, ...], samples: int, seed: int
+) -> Int[np.ndarray, "samples m"]:
+    """Draw as `_draw_occurrences`; kept for the next classes with as many images, 8 MB at most."""
+    drawn = np.random.default_rng(seed).multinomial(n, np.array(counts) / n, samples)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _draw_chunks(
+    n: int, samples: int, seed: int | np.random.Generator
+) -> Iterator[Shaped[np.ndarray, "samples size"]]:
+    """Yield how often each sample has each row, for one chunk of rows after the other."""
+    if isinstance(seed, np.random.Generator):
+        yield from _draw_new_chunks(n, samples, seed)
+    elif n <= _CHUNK:
+        yield _draw_weights_once(n, samples, seed)
+    elif (drawn := draw_counts(n, samples, seed)) is not None:
+        for start in range(0, n, _CHUNK):
+            yield np.ascontiguousarray(drawn[start : start + _CHUNK].T)
+    else:
+        yield from _draw_new_chunks(n, samples, np.random.default_rng(seed))
+
+
+def _draw_new_chunks(
+    n: int, samples: int, rng: np.random.Generator
+) -> Iterator[Int[np.ndarray, "samples size"]]:
+    """Draw how often each sample has each row, for one chunk of rows after the other."""
+    sizes = np.array([min(_CHUNK, n - start) for start in range(0, n, _CHUNK)])
+    drawn = rng.multinomial(n, sizes / n, samples)  # images of each chunk, in each sample
+    for i, size in enumerate(sizes.tolist()):
+        yield _draw_weights(drawn[:, i], size, rng)
+
+
+def draw_counts(n: int, samples: int, seed: int) -> UInt8[np.ndarray, "n samples"] | None:
+    """Return how often each resample has each image, as `resampled` draws them.
+
+    They are kept: all metrics of the same images are resampled alike.
+
+    Args:
+        n: Number of images.
+        samples: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The counts; None where they are too many to be kept.
+    """
+    return _draw_counts_once(n, samples, seed) if n * samples <= _MAX_COUNTS else None
+
+
+@lru_cache(maxsize=1)
+def _draw_counts_once(n: int, samples: int, seed: int) -> UInt8[np.ndarray, "n samples"] | None:
+    counts = np.empty((n, samples), np.uint8)
+    rng, start = np.random.default_rng(seed), 0
+    small = [_draw_weights_once(n, samples, seed)] if n <= _CHUNK else None
+    for weights in small or _draw_new_chunks(n, samples, rng):
+        if weights.max() > np.iinfo(np.uint8).max:
+            return None
+        counts[start : start + weights.shape[1]] = weights.T
+        start += weights.shape[1]
+    counts.flags.writeable = False
+    return counts
 
 
 def _resample_chunk(weights: np.ndarray, chunk: np.ndarray) -> Float64[np.ndarray, "samples k"]:
@@ -299,9 +394,8 @@ def _draw_weights_once(n: int, samples: int, seed: int) -> Float32[np.ndarray, "
 
     The result is kept, 4 MB at most: several metrics of the same images draw the same.
     """
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, [1.0], samples)
-    weights = _draw_weights(drawn[:, 0], n, rng).astype(np.float32)
+    (drawn,) = _draw_new_chunks(n, samples, np.random.default_rng(seed))
+    weights = drawn.astype(np.float32)
     weights.flags.writeable = False
     return weights
 
@@ -317,5 +411,18 @@ def _draw_weights(
 
 def middle(values: Float64[np.ndarray, samples], level: float = 0.95) -> tuple[float, float]:
     """Return the ends of the interval that holds the middle `level` of resampled values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    ordered = np.sort(values)
+    if ordered.ndim != 1 or not (len(ordered) and np.isfinite(ordered[[0, -1]]).all()):
+        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+    return _quantile(ordered, (1 - level) / 2), _quantile(ordered, (1 + level) / 2)
+
+
+def _quantile(ordered: Float64[np.ndarray, samples], share: float) -> float:
+    """Return a quantile of sorted finite values: as `np.quantile`, in a tenth of its time."""
+    place = (len(ordered) - 1) * share
+    before = math.floor(place)
+    low = float(ordered[before])
+    high = float(ordered[min(before + 1, len(ordered) - 1)])
+    part, step = place - before, high - low
+    return high - step * (1 - part) if part >= 0.5 else low + step * part

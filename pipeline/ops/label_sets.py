@@ -10,6 +10,22 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
+PAIRS = "pairs of an image and one of its classes"  # what numbers of such images are of
+
+
+def name_pair(image: str, label: str) -> str:
+    """Return the name of a pair of an image and one of its classes.
+
+    Args:
+        image: the name of the image.
+        label: the name of the class.
+
+    Examples:
+        >>> name_pair("0001.jpg", "dog")
+        '0001.jpg dog'
+    """
+    return f"{image} {label}"
+
 
 def pack_label_sets(
     labels: Sequence[int], others: Sequence[tuple[int, ...]], classes: int

@@ -1,9 +1,17 @@
-"""Images that look the same: found by perceptual hashes, verified by their grey values.
+"""Images that look the same: found by perceptual hashes, verified by grey values and colours.
 
-Two images are near duplicates where their perceptual hashes differ in at most `distance` bits and
-their grey values, 8 x 8, correlate by at least MIN_CORRELATION. Both bounds are measured
-(docs/engineer.md). Images of hardly any contrast, and those with a side below MIN_SIDE, all look
-the same, and are not compared.
+Two images are near duplicates where
+
+    their perceptual hashes differ in at most `distance` bits;
+    their grey values, 8 x 8, correlate by at least MIN_CORRELATION;
+    their contrasts differ by a factor of at most MAX_CONTRAST_RATIO;
+    the colour, (Cr, Cb), of no cell of 4 x 4 differs by more than MAX_COLOUR_DISTANCE, nor that of
+    half of the cells by more than MAX_MEDIAN_DISTANCE. A copy in grey has no colour: images without
+    any are not compared by it.
+
+The first two depend on a flat image only by where its objects are: two things in the same place on
+plain backgrounds differ in colour. All bounds are measured (docs/engineer.md). Images of hardly any
+contrast, and those with a side below MIN_SIDE, all look the same, and are not compared.
 """
 
 from __future__ import annotations
@@ -28,9 +36,15 @@ if TYPE_CHECKING:
 
 DISTANCE = 8  # bits of 64 in which hashes of near duplicates differ at most, unless it is given
 MIN_CORRELATION = 0.95
+MAX_CONTRAST_RATIO = 1.7
+MAX_COLOUR_DISTANCE = 24.0  # of 255, in the plane of Cr and Cb
+MAX_MEDIAN_DISTANCE = 16.0
+MIN_COLOUR = 6.0  # distance from grey there: no cell of an image without colour has more
 MIN_CONTRAST = 4.0  # standard deviation of grey values: less is a flat image or a speck on sky
 MIN_SIDE = SIDE  # pixels: digits of 28 x 28 pixels look the same without being duplicates
 GREY_SIDE = 8  # pixels of the grey image by which near duplicates are verified
+CELLS = 4  # of each direction, whose colours are compared
+GREY_CHROMA = 128  # Cr and Cb of grey
 PAIRS_AT_ONCE = 1 << 16  # candidates that are verified together
 
 
@@ -41,12 +55,14 @@ class Signatures:
     Attributes:
         perceptual: its perceptual hash.
         grey: its grey values at GREY_SIDE x GREY_SIDE pixels.
+        chroma: Cr and Cb of each of CELLS x CELLS cells.
         contrast: standard deviation of its grey values.
         shorter: its shorter side in pixels; 0 where it cannot be read.
     """
 
     perceptual: UInt64[np.ndarray, n]
     grey: UInt8[np.ndarray, "n 64"]
+    chroma: UInt8[np.ndarray, "n 32"]
     contrast: Float32[np.ndarray, n]
     shorter: Int32[np.ndarray, n]
 
@@ -67,15 +83,30 @@ def shrink_to_grey(small: UInt8[np.ndarray, "32 32 3"]) -> UInt8[np.ndarray, "64
     return np.asarray(shrunk, np.uint8).ravel()
 
 
-def measure_signature(
-    small: UInt8[np.ndarray, "32 32 3"],
-) -> tuple[int, UInt8[np.ndarray, "64"], float]:
-    """Return the perceptual hash of an image, its grey values and its contrast.
+def shrink_to_chroma(small: UInt8[np.ndarray, "32 32 3"]) -> UInt8[np.ndarray, "32"]:
+    """Return the colour of each of CELLS x CELLS cells of an image: Cr and Cb, 128 of grey.
 
     Args:
         small: RGB, scaled to `SIDE` x `SIDE` pixels.
     """
-    return hash_image(small), shrink_to_grey(small), measure_contrast(small)
+    cells = cv2.resize(np.ascontiguousarray(small), (CELLS, CELLS), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(cells, cv2.COLOR_RGB2YCrCb)[..., 1:], np.uint8).ravel()
+
+
+def measure_signature(
+    small: UInt8[np.ndarray, "32 32 3"],
+) -> tuple[int, UInt8[np.ndarray, "64"], UInt8[np.ndarray, "32"], float]:
+    """Return the perceptual hash of an image, its grey values, its colours and its contrast.
+
+    Args:
+        small: RGB, scaled to `SIDE` x `SIDE` pixels.
+    """
+    return (
+        hash_image(small),
+        shrink_to_grey(small),
+        shrink_to_chroma(small),
+        measure_contrast(small),
+    )
 
 
 def find_near_groups(
@@ -135,12 +166,36 @@ def _group_same_hash(
 
 
 def _are_alike(signatures: Signatures, pairs: Int64[np.ndarray, "m 2"]) -> np.ndarray:
-    """Return whether the grey values of the images of each pair correlate."""
-    parts = [
-        correlate(signatures.grey[part[:, 0]], signatures.grey[part[:, 1]]) >= MIN_CORRELATION
-        for part in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE))
-    ]
+    """Return whether grey values correlate, and contrasts and colours are near, in each pair."""
+    parts = []
+    for part in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE)):
+        first, second = part[:, 0], part[:, 1]
+        is_alike = correlate(signatures.grey[first], signatures.grey[second]) >= MIN_CORRELATION
+        contrasts = signatures.contrast[first], signatures.contrast[second]
+        is_alike &= np.maximum(*contrasts) <= MAX_CONTRAST_RATIO * np.minimum(*contrasts)
+        is_alike &= have_near_colours(signatures.chroma[first], signatures.chroma[second])
+        parts.append(is_alike)
     return np.concatenate(parts)
+
+
+def have_near_colours(
+    images: UInt8[np.ndarray, "m 32"], others: UInt8[np.ndarray, "m 32"]
+) -> Bool[np.ndarray, m]:
+    """Return whether the colours of no cell are far apart in each pair, or an image has no colour.
+
+    Args:
+        images: Cr and Cb of the cells of an image in each row.
+        others: those of the images that they are compared with.
+    """
+    first, second = (
+        chroma.reshape(-1, CELLS**2, 2).astype(np.float32) - GREY_CHROMA
+        for chroma in (images, others)
+    )
+    colour = [np.linalg.norm(chroma, axis=2).max(1) for chroma in (first, second)]
+    distance = np.linalg.norm(first - second, axis=2)
+    is_near = distance.max(1) <= MAX_COLOUR_DISTANCE
+    is_near &= np.median(distance, axis=1) <= MAX_MEDIAN_DISTANCE
+    return np.asarray(is_near | (np.minimum(*colour) < MIN_COLOUR), bool)
 
 
 def join_pairs(pairs: Iterable[Sequence[int]]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.types import Note
+    from pipeline.types import Loss, Note
 
 VERBS = {"have": "has", "are": "is"}
 SINGULAR = re.compile(r"^((?:of (?:\d+|the data set) )?)(have|are)\b")
@@ -35,8 +35,9 @@ def list_some(names: Sequence[str], what: str) -> str:
 
 
 def count_note(
-    names: Sequence[str], what: str, why: str, *, where: str = "", remedy: str = ""
-) -> Note:
+    names: Sequence[str], what: str, why: str, *, where: str = "", remedy: str = "",
+    loss: Loss | None = None,
+) -> Note:  # fmt: skip
     """Return a note about images, files or records that are not used as they are.
 
     Args:
@@ -46,6 +47,7 @@ def count_note(
             become "has" and "is" where a single one is named.
         where: the file, folder or option that the note is about.
         remedy: what the user can do.
+        loss: what is missing of a data set; None: nothing is.
 
     Examples:
         >>> count_note(["a.heic"], "file", "not read", where="train", remedy="install pillow-heif")
@@ -60,7 +62,30 @@ def count_note(
         why = why.replace("their own", "its own")
     text = f"{list_some(names, what)} {why}"
     text = f"{where}: {text}" if where else text
-    return Note(f"{text}; {remedy}" if remedy else text, names)
+    return Note(f"{text}; {remedy}" if remedy else text, names, loss=loss)
+
+
+def note_missing(
+    names: Sequence[str], what: str, why: str, of: int, *, where: str = "", remedy: str
+) -> Note:
+    """Return a note about what a list or an annotation names and is not there.
+
+    Args:
+        names: which; at least a name.
+        what: the singular of what is named.
+        why: what is wrong with them.
+        of: how many there should be, these among them.
+        where: the list, file or folder that the note is about.
+        remedy: what the user can do.
+
+    Examples:
+        >>> note_missing(["a.jpg"], "image", "of 4 not there", 4, remedy="unpack it").loss
+        Loss(kind='missing', of=4, remedy='unpack it')
+    """
+    from pipeline.types import Loss  # with numpy, which this module does without
+
+    loss = Loss("missing", of, remedy)
+    return count_note(names, what, why, where=where, remedy=remedy, loss=loss)
 
 
 def count_notes(

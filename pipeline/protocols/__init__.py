@@ -4,6 +4,7 @@ from pipeline.protocols.audit import AuditTest
 from pipeline.protocols.data import (
     AnnotatedDataSet,
     DataSet,
+    HasBackgrounds,
     HasClassFolders,
     HasCommonFolder,
     HasFiles,
@@ -20,6 +21,7 @@ from pipeline.protocols.network import (
     Network,
     NetworkBuilder,
     RebuildableBranch,
+    RunsInParts,
     TrainedNetwork,
 )
 from pipeline.protocols.objective import LearnsLabelSets, Objective, WrappingObjective
@@ -34,6 +36,7 @@ __all__ = [
     "DataSet",
     "Exporter",
     "FittableMethod",
+    "HasBackgrounds",
     "HasClassFolders",
     "HasCommonFolder",
     "HasFiles",
@@ -48,6 +51,7 @@ __all__ = [
     "ReadsDrawnBoxes",
     "RebuildableBranch",
     "RefiningSegmenter",
+    "RunsInParts",
     "SaliencyMethod",
     "ScalesDeepImages",
     "Segmenter",

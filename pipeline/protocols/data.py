@@ -151,6 +151,18 @@ class HasSeveralLabels(Protocol):
 
 
 @runtime_checkable
+class HasBackgrounds(Protocol):
+    """A data set of several labels an image that tells images of no class from unlabelled ones."""
+
+    def backgrounds(self, split: Split) -> Bool[np.ndarray, n]:
+        """Return which images of a split are known to show no class; others may be unlabelled.
+
+        Args:
+            split: the split.
+        """
+
+
+@runtime_checkable
 class HasNegatives(Protocol):
     """A data set with classes whose images show no object."""
 

@@ -20,6 +20,9 @@ class Exporter(Protocol):
         The options of stage export that a choice takes as arguments of the same name are given to
         it: `images`, `upright`, `outlines`, `image_paths`.
 
+        `detections.images()` yields the images; with `detections.map_images(ImageWork(...))`
+        workers of a runner can do what is done with each alone, such as the encoding of masks.
+
         Args:
             detections: the boxes of all images, with the images' names and classes.
             folder: an existing folder.

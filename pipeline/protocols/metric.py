@@ -78,7 +78,10 @@ class Metric(Protocol):
         """
 
     def curve(self) -> Sequence[Mapping[str, Any]]:
-        """Return lines over the threshold for the report, each with `iou` and `points`."""
+        """Return lines for the report, each with `iou` and `points` of two shares.
+
+        They are over the threshold, or, with `axis` "recall", of precision over recall.
+        """
 
     def notes(self) -> list[str]:
         """Return why numbers could not be computed, a line each."""

@@ -209,3 +209,18 @@ class TrainedNetwork(Protocol):
         Args:
             images: RGB, all of one size, which need not be `size`.
         """
+
+
+@runtime_checkable
+class RunsInParts(Protocol):
+    """A network in training that computes the parts of a batch side by side."""
+
+    def run_parts(
+        self, function: Callable[[Any, Tensor], Sequence[Tensor]], images: Float[Tensor, "b 3 H W"]
+    ) -> Sequence[Tensor]:
+        """Compute tensors with a row for each image, part by part, and concatenate them.
+
+        Args:
+            function: from the network of a part and its images to the tensors.
+            images: of the batch.
+        """

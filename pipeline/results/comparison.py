@@ -30,6 +30,7 @@ from pipeline.types import (
 SIGNIFICANCE_LEVEL = 0.05  # below this p a difference is called one
 TEST = "randomization test of paired images, 2000 swaps; 95 % percentile bootstrap"
 FILE = "rows.safetensors"
+IMAGES = "images"
 MAIN_ROWS = "iou"  # of the boxes as they were segmented: their images are those that were scored
 AS_SEGMENTED = "as segmented"  # where two runs cut their boxes at different kinds of threshold
 
@@ -65,7 +66,17 @@ class RowUnits:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The rows of all metrics, of one run, results file or folder of maps."""
+    """The rows of all metrics, of one run, results file or folder of maps.
+
+    Attributes:
+        called: the name of the run, file or folder.
+        arrays: the rows, by name.
+        units: what the rows are of.
+        protocol: of the evaluation.
+        ious: of the evaluation.
+        threshold: that boxes were segmented at.
+        unit: what a row is of, in the plural.
+    """
 
     called: str
     arrays: Mapping[str, np.ndarray]
@@ -73,6 +84,7 @@ class Measurement:
     protocol: str
     ious: tuple[float, ...]
     threshold: Mapping[str, Any] | None
+    unit: str = IMAGES
 
     @classmethod
     def read(cls, path: Path, called: str) -> Measurement:
@@ -85,13 +97,14 @@ class Measurement:
         return cls(
             called, arrays, RowUnits(ids, ids, true), str(notes["protocol"]),
             tuple(float(iou) for iou in notes["ious"]), notes["threshold"],
+            notes.get("unit", IMAGES),
         )  # fmt: skip
 
     @classmethod
-    def read_scored(cls, path: Path) -> tuple[str, list[str]]:
-        """Read of such a file the protocol and the images that were scored, and no rows."""
+    def read_scored(cls, path: Path) -> tuple[str, list[str], str]:
+        """Read of such a file protocol, ids that were scored and their unit, and no rows."""
         notes = read_notes(path)
-        return str(notes["protocol"]), list(map(to_nfc, notes["ids"]))
+        return str(notes["protocol"]), list(map(to_nfc, notes["ids"])), notes.get("unit", IMAGES)
 
     def write(self, path: Path, method: str) -> None:
         """Write the rows of a run; those of other images than the scored ones name theirs."""
@@ -106,11 +119,12 @@ class Measurement:
             ids=main,
             true=[self.units.true[id] for id in main],
             ids_of={name: ids for name, ids in self.units.ids.items() if list(ids) != main},
+            **({} if self.unit == IMAGES else {"unit": self.unit}),
         )
 
     @property
     def ids(self) -> list[str]:
-        """Return the images that were scored."""
+        """Return what was scored: the names of images, or of images and classes."""
         return list(self.units.ids.get(MAIN_ROWS, ()))
 
     @property
@@ -126,13 +140,13 @@ class Measurement:
         notes = []
         if changed := len(both) - len(same):
             notes.append(
-                f"{changed} images have other annotated boxes in {other.called} than in "
+                f"{changed} {self.unit} have other annotated boxes in {other.called} than in "
                 f"{self.called}: not compared"
             )
         alone = len(self.ids) + len(there) - 2 * len(both)
         if alone:
-            notes.append(f"{alone} images were scored in one of {self.called} and {other.called} "
-                         "alone: not compared")  # fmt: skip
+            notes.append(f"{alone} {self.unit} were scored in one of {self.called} and "
+                         f"{other.called} alone: not compared")  # fmt: skip
         return same, notes
 
     def pairs(
@@ -193,7 +207,7 @@ class ComparisonSettings:
 
     called: tuple[str, str]
     numbers: Mapping[str, MetricNumber]
-    unit: str = "images"
+    unit: str = IMAGES
     seed: int = 0
     times: int = 1
     first: Sequence[str] = ()

@@ -24,12 +24,14 @@ class Computed:
         device: cpu, cuda or mps; None: not known.
         versions: of this project and of libraries, by name.
         supervision: what the network learned from; None: others trained it, and it is not known.
+        backend: what computed what needs no gradients, as `onnxruntime`; None: not known.
     """
 
     precision: str | None = None
     device: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     supervision: Supervision | None = None
+    backend: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Computed:
@@ -59,7 +61,8 @@ class Computed:
         if self.precision is None:
             return f"precision and device not known (made elsewhere); scored with {versions}"
         learned = "; supervision: boxes" if self.supervision == "boxes" else ""
-        return f"{self.precision} on {self.device}; {versions}{learned}"
+        backend = "" if self.backend in (None, "torch") else f" by {self.backend}"
+        return f"{self.precision} on {self.device}{backend}; {versions}{learned}"
 
 
 def write_taught(folder: Path, content: Sequence[str]) -> None:

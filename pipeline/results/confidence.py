@@ -22,7 +22,7 @@ from pipeline.segmenter.confidence_features import FEATURES
 from pipeline.types import Review
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float32
+    from jaxtyping import Bool, Float32, Int
 
 EXAMPLES, RANKING, MODELS = "examples.safetensors", "ranking.safetensors", "confidence.json"
 
@@ -31,12 +31,15 @@ EXAMPLES, RANKING, MODELS = "examples.safetensors", "ranking.safetensors", "conf
 class Examples:
     """The best-scored box of images with annotated boxes; those themselves are not kept.
 
+    Of an image that may have several classes there is one of each class: a pair of image and class.
+
     Attributes:
         ids: the name of each image.
         features: of its box.
         boxes: xyxy in pixels of the image.
         right: whether its IoU with an annotated box is at least 0.5.
         source: which boxes these are: user, split, held_back or two_fold; empty: there are none.
+        labels: the class of each box, where an image may have several; None: it has one.
     """
 
     ids: Sequence[str]
@@ -44,10 +47,18 @@ class Examples:
     boxes: Float32[np.ndarray, "n 4"]
     right: Bool[np.ndarray, n]
     source: str = ""
+    labels: Int[np.ndarray, n] | None = None
+
+    @property
+    def keys(self) -> list[tuple[str, int]]:
+        """Return image and class of each box; the class is -1 where an image has one."""
+        labels = [-1] * len(self.ids) if self.labels is None else self.labels.tolist()
+        return list(zip(self.ids, labels, strict=True))
 
     def write(self, folder: Path) -> None:
         """Write the examples into the result of stage calibrate."""
         arrays = {"features": self.features, "boxes": self.boxes, "right": self.right}
+        arrays |= {} if self.labels is None else {"labels": self.labels}
         write_arrays(folder / EXAMPLES, arrays, ids=list(self.ids), source=self.source)
 
 
@@ -61,8 +72,9 @@ def load_examples(folder: Path) -> Examples:
     """Return the examples of a result of stage calibrate."""
     arrays, notes = read_arrays(folder / EXAMPLES)
     return Examples(
-        notes["ids"], arrays["features"], arrays["boxes"], arrays["right"], notes["source"]
-    )
+        notes["ids"], arrays["features"], arrays["boxes"], arrays["right"], notes["source"],
+        arrays.get("labels"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The accuracy that boxes at a validation threshold are expected to have, by stage calibrate.
 
 It is computed by cross-fitting on the calibration images: each is measured at the threshold that
-others choose. metrics.json has it as `expected_loc`; terminal and report as a sentence.
+others choose. metrics.json has it as `expected_loc`; terminal and report as a sentence. Where a run
+cuts its boxes at another threshold, the sentence begins with the accuracy of these.
 """
 
 from __future__ import annotations
@@ -56,23 +57,94 @@ def expected_records(thresholds: Mapping[str, Any], method: str) -> list[dict[st
     return records
 
 
-def describe_expected(records: Sequence[Mapping[str, Any]]) -> str | None:
-    """Describe the expected accuracy in a sentence.
+def describe_expected(
+    records: Sequence[Mapping[str, Any]], delivered: Mapping[str, Any] | None = None
+) -> str | None:
+    """Describe the expected accuracy, with that of the run's own boxes before it.
 
     Args:
         records: of metrics.json; those of other numbers are left out.
+        delivered: what stage calibrate records in thresholds.json of boxes that are cut at another
+            threshold than the validation threshold; None: the run's boxes are cut at this.
 
     Returns:
-        The sentence; None where no record is of an expected accuracy.
+        A sentence or two; None where no record is of an expected accuracy.
     """
     expected = [record for record in records if record["name"] == EXPECTED]
     if not expected:
         return None
     shares = ", ".join(_describe_share(record) for record in expected)
     first = expected[0]
+    before = "" if delivered is None else _describe_delivered(delivered)
     return (
-        f"expected GT-known Loc of other images at the validation threshold of each IoU: {shares}; "
-        f"cross-fitted on {first['n']} {first.get('unit', IMAGES)}{SAMPLES[first['sample']]}"
+        f"{before}expected GT-known Loc of other images at the validation threshold of each IoU: "
+        f"{shares}; cross-fitted on {first['n']} {first.get('unit', IMAGES)}"
+        f"{SAMPLES[first['sample']]}"
+    )
+
+
+def _describe_delivered(delivered: Mapping[str, Any]) -> str:
+    """Return the sentence on boxes at another threshold, and the begin of the next one."""
+    info, then = delivered["threshold"], "At segmenter.threshold=validation:"
+    rule = info.get("rule", info["kind"]) if info["value"] is None else f"{info['value']:g}"
+    name = "threshold" if info["value"] is not None or rule in ("auto", "size") else "at"
+    cut = f"segmenter.{name}={rule}"
+    if not delivered.get("n"):
+        return f"this is not of boxes at {cut}. {then} "
+    right, count = delivered["right"], delivered["n"]
+    low, high = (to_percent(end) for end in delivered["interval"])
+    whose = f"boxes{' of a person' * (delivered['source'] == 'user')}"
+    unit = delivered.get("unit", IMAGES).replace("image and", "image with boxes and")
+    return (
+        f"expected of other images at {cut}, as in this calibration: {to_percent(right / count)} % "
+        f"of the boxes right at IoU {delivered['iou']:g} (95 %: {low} to {high}), as {right} of "
+        f"{count} are in {unit.replace('boxes', whose)}{SAMPLES[delivered['sample']]}. {then} "
+    )
+
+
+# Why other images may do better or worse than what was expected, by the source of the boxes.
+DIFFERENCES = {
+    "held_back": "the calibration images are held back from the training part, and need not be "
+    "like the scored ones",
+    "two_fold": "the expectation is of halves of these images, each at the threshold of the other",
+}
+OTHER_SAMPLE = "the calibration images are another sample, and need not be like the scored ones"
+
+
+def describe_apart(records: Sequence[Mapping[str, Any]], method: str) -> str:
+    """Describe where the accuracy at the validation threshold lies outside its expected interval.
+
+    Args:
+        records: of metrics.json.
+        method: the saliency method.
+
+    Returns:
+        Sentences that follow the expectation; empty where all lie inside.
+    """
+    measured = {
+        record["iou"]: record
+        for record in records
+        if record["name"] == "gt_known_loc"
+        and record["group"] is None
+        and record["method"] == method
+        and (record["threshold"] or {}).get("kind") == "validation"
+    }
+    outside, n, source = [], 0, ""
+    for record in records:
+        if record["name"] != EXPECTED or record["iou"] not in measured:
+            continue
+        value, (low, high) = measured[record["iou"]]["value"], record["interval"]
+        if low <= value <= high:
+            continue
+        side = "below" if value < low else "above"
+        outside.append(f"{to_percent(value)} % at IoU {record['iou']:g}, {side} this interval")
+        n, source = measured[record["iou"]]["n"], record["threshold"]["source"]
+    if not outside:
+        return ""
+    reason = DIFFERENCES.get(source, OTHER_SAMPLE)
+    return (
+        f" Measured on the {n} scored here: {'; '.join(outside)}. A likely reason: {reason}. Of "
+        "images like these, rely on what was measured."
     )
 
 

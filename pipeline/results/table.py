@@ -17,6 +17,7 @@ from pipeline.ops.wilson import wilson_interval
 from pipeline.types import Card, MetricNumber, Score
 
 CHOSEN = ("validation", "oracle")  # thresholds that differ from number to number
+GIVEN = "oracle, given"  # chosen by looking at scored images (segmenter.threshold_source=oracle)
 FAR_BEHIND = 0.05  # of the oracle: then the threshold is worth a word
 COLUMNS = "gt_known_loc"  # the table has a column for each IoU that this is given at
 
@@ -121,7 +122,9 @@ def _place(score: Score, used: str) -> Place:
 
 
 def _kind(score: Score) -> str:
-    return "" if score.threshold is None else str(score.threshold["kind"])
+    if score.threshold is None:
+        return ""
+    return GIVEN if score.threshold.get("source") == "given" else str(score.threshold["kind"])
 
 
 def _threshold_text(scores: Iterable[Score], kind: str) -> str:
@@ -221,8 +224,13 @@ def _spread(score: Score) -> str:
 def _advice(headline: Sequence[Score]) -> str | None:
     """Where the boxes' threshold is far from the best: what is better, and may be used."""
     used = _used(headline)
-    found = {s.threshold["kind"]: s for s in headline
+    found = {_kind(s): s for s in headline
              if s.name == "gt_known_loc" and s.iou == 0.5 and s.threshold}  # fmt: skip
+    if used == GIVEN:
+        return (
+            "The boxes' threshold was chosen by looking at scored images "
+            "(segmenter.threshold_source=oracle): what it reaches here is optimistic."
+        )
     if used not in ("fixed", "auto") or "oracle" not in found:
         return None
     reached = {kind: to_percent(s.value) for kind, s in found.items()}

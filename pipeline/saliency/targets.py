@@ -81,6 +81,7 @@ def class_selector(
     labels: Tensor,
     negatives: Collection[int] = (),
     least_logit: float | None = None,
+    backgrounds: Tensor | None = None,
 ) -> ClassSelector:
     """Return the function that selects the classes to explain from the logits.
 
@@ -95,10 +96,13 @@ def class_selector(
             `predicted` is of all, the most probable other class.
         least_logit: Where classes do not exclude each other, of a class that is predicted; the
             most probable class always is. None: it is the only one.
+        backgrounds: Which images are known to show no class, [b]: `true` asks for none there. None:
+            no image is.
 
     Returns:
         A function from logits [b, C] to classes [b, t] in the order of `wanted`. A class may occur
         twice: where images have different numbers of classes, the first of an image fills its row.
+        An image that no class is asked for has the most probable one, as a row cannot be empty.
     """
     import torch
 
@@ -113,6 +117,8 @@ def class_selector(
                 true = labels.bool().index_fill(1, empty, False)
                 alone = ~true.any(1)
                 true[alone] = _list_predicted(objects, least_logit)[alone]
+                if backgrounds is not None:  # more classes would widen the rows of all images
+                    true[backgrounds] = _list_predicted(objects, None)[backgrounds]
                 columns.append(_select_sets(true, objects))
             elif target == "predicted" and least_logit is not None:
                 columns.append(_select_sets(_list_predicted(objects, least_logit), objects))
@@ -125,13 +131,68 @@ def class_selector(
             elif target == "predicted":
                 columns.append(predicted[:, None])
             elif (index := find_class(target, classes)) is not None:
-                columns.append(torch.full_like(labels, index)[:, None])
+                columns.append(torch.full((len(logits), 1), index, device=logits.device))
             else:
                 count = min(top_count(target), logits.shape[1] - len(empty))
                 columns.append(objects.topk(count, dim=1).indices)
+        if backgrounds is not None:
+            columns = _take_true_away(wanted, columns, predicted[:, None], backgrounds)
         return torch.cat(columns, 1)
 
     return choose
+
+
+def _take_true_away(
+    wanted: Sequence[str], columns: Sequence[Tensor], other: Tensor, backgrounds: Tensor
+) -> list[Tensor]:
+    """Return the classes of each target, of some images without those of `true`.
+
+    Args:
+        wanted: Targets; their classes are `columns`.
+        columns: Classes, [b, t] of each target.
+        other: A class of each image, [b, 1], where no other target has one.
+        backgrounds: The images, [b].
+    """
+    pairs = list(zip(wanted, columns, strict=True))
+    first = next((column[:, :1] for target, column in pairs if target != "true"), other)
+    return [
+        first.where(backgrounds[:, None], column) if target == "true" else column
+        for target, column in pairs
+    ]
+
+
+def count_labels(
+    wanted: Sequence[str],
+    labels: Tensor,
+    negatives: Collection[int] = (),
+    backgrounds: Tensor | None = None,
+) -> Tensor | None:
+    """Count the classes that are explained in each image, where its labels alone tell that.
+
+    Args:
+        wanted: Targets as `explain.target` has them.
+        labels: The true class of each image, [b], or which classes each has, [b, C].
+        negatives: Classes without an object.
+        backgrounds: Which images are known to show no class, [b]; None: no image is.
+
+    Returns:
+        How many classes `class_selector` selects in each image, [b]; 0 where it has no label, so
+        that others are explained.
+        None where images have one class, or the targets ask for more than the labels.
+
+    Examples:
+        >>> import torch
+        >>> sets = torch.tensor([[True, False, True], [False, False, False]])
+        >>> count_labels(["true"], sets), count_labels(["true", "top2"], sets)
+        (tensor([2, 0]), None)
+    """
+    import torch
+
+    if [*wanted] != ["true"] or labels.ndim != 2:
+        return None
+    is_negative = torch.tensor(sorted(negatives), dtype=torch.int64, device=labels.device)
+    counts = labels.bool().index_fill(1, is_negative, False).sum(1)
+    return counts if backgrounds is None else counts.masked_fill(backgrounds, 1)
 
 
 def _list_predicted(logits: Tensor, least_logit: float | None) -> Tensor:

@@ -7,10 +7,14 @@ average has both. The map of a view is mirrored back, upsampled to the resolutio
 and scaled to [0, 1] before it is averaged (average.py says why; besides, behind global average
 pooling gradients decrease with the number of cells: at twice the side they are a quarter).
 
-The classes are chosen once, on the plain image, whose logits are returned.
+The classes are chosen once, on the plain image, whose logits are returned. Views that are larger
+than the images take several passes, each with as many pixels as the images at most: activations as
+large as those of the plain pass fit the caches of a core, and the C library keeps their memory.
 
 `layercam_multiscale` names the recipe with the best boxes without any training: LayerCAM one block
 below the top, mirrored and not, at 1, 1.43 and 2 times the input's side (224, 320, 448).
+`layercam_scales` takes half of its time: the middle one of these sizes is mirrored, and the others
+are not.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -30,7 +34,7 @@ from pipeline.saliency.average import average_maps
 from pipeline.types import ClassSelector, Explanation
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Views:
     """A method averaged over mirrored and scaled views of the image."""
 
     method: SaliencyMethod  # the name of a choice, or a node with a _target_
-    flips: bool = True  # each view mirrored, too
+    # true: each view mirrored, too; alternate: each second view mirrored, and only so
+    flips: bool | Literal["alternate"] = True
     scales: tuple[float, ...] = (1.0,)  # of the input's side; 2 takes four times as long
 
     def __post_init__(self) -> None:
@@ -64,37 +69,57 @@ class Views:
         else:
             logits, classes = plain.logits, plain.classes
 
-        def chosen(_: Tensor) -> Tensor:
-            return classes
-
-        explanations = []
-        for size in sizes:
-            is_plain = size == images.shape[2:]
-            view = images if is_plain else _resize(images, size)
-            if is_plain and plain:
-                explanations.append(plain)
-            else:
-                explanations.append(self._explain(network, view, chosen, is_plain))
-            if self.flips:
-                mirrored = self._explain(network, view.flip(3), chosen, is_plain)
-                explanations.append(_mirror(mirrored))
+        explanations = [
+            plain
+            if plain and not is_mirrored and size == images.shape[2:]
+            else self._explain_view(network, images, classes, size, is_mirrored)
+            for n, size in enumerate(sizes)
+            for is_mirrored in self._list_mirrored(n)
+        ]
         maps = average_maps([explanation.maps for explanation in explanations])
         return Explanation(maps, classes, logits, _average_colour(explanations, images))
+
+    def _list_mirrored(self, number: int) -> tuple[bool, ...]:
+        """Return whether each view of a scale is mirrored; `number`: its place in `scales`."""
+        if self.flips == "alternate":
+            return (number % 2 == 1,)
+        return (False, True) if self.flips else (False,)
+
+    def _explain_view(
+        self,
+        network: Network,
+        images: Float[Tensor, "b 3 H W"],
+        classes: Int[Tensor, "b t"],
+        size: tuple[int, int],
+        is_mirrored: bool,
+    ) -> Explanation:
+        """Return the maps of one view, mirrored back, from passes of as many pixels as `images`."""
+        is_plain = size == images.shape[2:]
+        pixels = images.shape[2] * images.shape[3] / (size[0] * size[1])
+        count = min(len(images), max(1, int(len(images) * pixels)))
+        parts = []
+        for start in range(0, len(images), count):
+            part = slice(start, start + count)
+            view = images[part] if is_plain else _resize(images[part], size)
+            view = view.flip(3) if is_mirrored else view
+            parts.append(self._explain(network, view, classes[part], is_plain))
+        explanation = _concatenate(parts)
+        return _mirror(explanation) if is_mirrored else explanation
 
     def _explain(
         self,
         network: Network,
         view: Float[Tensor, "b 3 H W"],
-        choose: ClassSelector,
+        classes: Int[Tensor, "b t"],
         is_plain: bool,
     ) -> Explanation:
-        """Return the maps of one view; `is_plain`: it has the size that the images have.
+        """Return the maps of a pass; `is_plain`: images have the size that they come in.
 
         Raises:
             UserError: The network reads images of one size alone.
         """
         try:
-            return self.method(network, view, choose)
+            return self.method(network, view, lambda _: classes)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -116,6 +141,19 @@ def _scale_size(images: Float[Tensor, "b 3 H W"], scale: float) -> tuple[int, in
 
 def _resize(images: Float[Tensor, "b 3 H W"], size: tuple[int, int]) -> Float[Tensor, "b 3 H2 W2"]:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _concatenate(parts: Sequence[Explanation]) -> Explanation:
+    """Return the maps of all passes of a view; `colour` where all have it."""
+    if len(parts) == 1:
+        return parts[0]
+    colours = [part.colour for part in parts if part.colour is not None]
+    return Explanation(
+        torch.cat([part.maps for part in parts]),
+        torch.cat([part.classes for part in parts]),
+        torch.cat([part.logits for part in parts]),
+        torch.cat(colours) if len(colours) == len(parts) else None,
+    )
 
 
 def _mirror(explanation: Explanation) -> Explanation:

@@ -40,6 +40,7 @@ import numpy as np
 
 from pipeline.ops.maps import frame_size, min_max, upsample
 from pipeline.segmenter.threshold import (
+    Source,
     Threshold,
     compute_otsu_threshold,
     compute_quantile,
@@ -84,6 +85,7 @@ class GrabCut:
         connectivity: 8 if diagonal neighbours are connected, else 4.
         score: mean or peak of the map inside a component.
         probability: a class with a lower probability has no box.
+        threshold_source: how a number was found: fixed beforehand, or oracle (threshold.py).
 
     Raises:
         ValueError: An argument is out of its range.
@@ -107,6 +109,7 @@ class GrabCut:
     connectivity: Literal[4, 8] = 8
     score: Literal["mean", "peak"] = "mean"
     probability: float = 0.0
+    threshold_source: Source = "fixed"
 
     def __post_init__(self) -> None:
         if not 0 <= self.background < self.foreground <= 1:
@@ -197,7 +200,7 @@ class GrabCut:
         return Threshold(
             self.threshold, self.components, share=self.share, merge=self.merge,
             connectivity=self.connectivity, score=self.score, masks=True,
-            probability=self.probability,
+            probability=self.probability, threshold_source=self.threshold_source,
         )  # fmt: skip
 
     def compute_mask(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float32
 
 At = Literal["fraction", "quantile", "otsu", "value"]
+Source = Literal["fixed", "oracle"]
 MIN_SAMPLED_SIDE = 64  # pixels of a side that a quantile is computed from, where there are so many
 
 
@@ -62,6 +63,9 @@ class Threshold:
             map; necks, where the component is narrow (parts.py).
         depth: how far the map or the width must fall between two parts, as a share of the lower of
             their peaks, above 0.
+        threshold_source: how a number was found: fixed beforehand; or oracle, where it was chosen
+            by looking at scored images, as with the slider of the report. Boxes are the same, and
+            all numbers at it are named oracle.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -78,11 +82,13 @@ class Threshold:
     probability: float = 0.0
     parts: Parts = "none"
     depth: float = 0.3
+    threshold_source: Source = "fixed"
 
     needs_image = False
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold, self.at)
+        check_threshold_source(self.threshold_source, self.threshold, self.at)
         check_component_shares(self.share, self.merge)
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability={self.probability}: expected a number from 0 to 1")
@@ -99,6 +105,8 @@ class Threshold:
             return {"kind": "auto", "value": None, "rule": "size"}
         if isinstance(self.threshold, str):
             return {"kind": self.threshold, "value": None}
+        if self.threshold_source == "oracle":
+            return {"kind": "oracle", "value": self.threshold, "source": "given"}
         return {"kind": "fixed", "value": self.threshold}
 
     def with_threshold(self, value: float) -> Threshold:
@@ -214,6 +222,17 @@ def check_threshold(threshold: float | str, at: At = "fraction") -> None:
     elif not 0 <= threshold <= 1:
         base = "of the maximum" if at == "fraction" else "of the image"
         raise ValueError(f"threshold={threshold}: expected a fraction {base}, from 0 to 1")
+
+
+def check_threshold_source(source: Source, threshold: float | str, at: At = "fraction") -> None:
+    """Raise ValueError where a threshold that no one gave is said to be chosen by looking."""
+    if source not in ("fixed", "oracle"):
+        raise ValueError(f"threshold_source={source}: expected fixed or oracle")
+    if source == "oracle" and (isinstance(threshold, str) or at != "fraction"):
+        raise ValueError(
+            f"threshold_source=oracle: it says that a number was chosen on scored images, and "
+            f"threshold={threshold} at={at} was not; leave it away"
+        )
 
 
 def check_component_shares(share: float, merge: float | None) -> None:

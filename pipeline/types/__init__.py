@@ -31,12 +31,14 @@ from pipeline.types.exports import (
     HumanBoxes,
     ImageBoxes,
     ImageSource,
+    ImageWork,
+    MapImages,
     Mark,
     Part,
     Review,
     WrongMark,
 )
-from pipeline.types.notes import Note
+from pipeline.types.notes import Loss, Note
 from pipeline.types.records import (
     Attentions,
     AttentionWindows,
@@ -93,7 +95,10 @@ __all__ = [
     "HumanBoxes",
     "ImageBoxes",
     "ImageSource",
+    "ImageWork",
     "LabelScores",
+    "Loss",
+    "MapImages",
     "Mark",
     "MetricNumber",
     "NetworkOutput",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from pipeline.types.records import Boxes, Rle, Size, Supervision, check_boxes, check_size
 
@@ -13,11 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool, Float32, Int, UInt8
 
+Result = TypeVar("Result")
+
 Part = Literal["train", "val", "test"]
 """What a detector should use an image for. Images that were held back from training, or that a
 threshold was chosen on, belong to `train`."""
 
-Mark = Literal["", "right", "wrong"]
+Mark = Literal["", "right", "wrong", "to_correct"]
 """What a person said of the boxes of an image; empty: nothing."""
 
 
@@ -106,6 +110,63 @@ class ImageBoxes:
     is_human: bool = False
 
 
+EncodeMask = Callable[[Rle, FoundBox], Any]
+"""From a mask and its box to what a format writes of it."""
+
+WriteImage = Callable[[ImageBoxes, Sequence[Any]], Result]
+"""From an image and its encoded masks, by box, None where there is none, to what an exporter needs
+of it: its text, and what notes count."""
+
+
+@dataclass(frozen=True)
+class ImageWork(Generic[Result]):
+    """What an exporter does with each image alone; it can be pickled, and holds no file open.
+
+    Attributes:
+        write: with the image.
+        encode: with each mask of it, before; None: masks are not written.
+        writes_files: whether `write` writes files.
+    """
+
+    write: WriteImage[Result]
+    encode: EncodeMask | None = None
+    writes_files: bool = False
+
+    def encode_masks(self, image: ImageBoxes) -> list[Any]:
+        """Return the encoded masks of an image, by box; None where a box has none.
+
+        Args:
+            image: the image.
+        """
+        encode = self.encode
+        return [
+            None if encode is None or box.mask is None else encode(box.mask, box)
+            for box in image.boxes
+        ]
+
+    def __call__(self, image: ImageBoxes) -> Result:
+        """Do the work with an image.
+
+        Args:
+            image: the image.
+        """
+        return self.write(image, self.encode_masks(image))
+
+
+class MapImages(Protocol):
+    """Does the work of an exporter with images."""
+
+    def __call__(
+        self, work: ImageWork[Result], images: Iterable[ImageBoxes], /
+    ) -> Iterator[Result]:
+        """Yield the results in order.
+
+        Args:
+            work: what is done with each image.
+            images: the images.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class FoundBoxes:
     """All boxes of the images of a split, streamed, so that their number is not bounded by memory.
@@ -120,6 +181,7 @@ class FoundBoxes:
         source: where the images are; None: only their names are known.
         model_version: what found the boxes, for tools that show it.
         supervision: what the network learned from.
+        mapper: does the work of an exporter with each image, here or elsewhere.
     """
 
     boxes: Callable[[], Iterator[tuple[int, Boxes]]]
@@ -131,6 +193,7 @@ class FoundBoxes:
     source: ImageSource | None = None
     model_version: str = "label2box"
     supervision: Supervision = "image labels"
+    mapper: MapImages = map
 
     def images(self) -> Iterator[ImageBoxes]:
         """Yield each explained image with all of its boxes, also those without a box.
@@ -152,6 +215,14 @@ class FoundBoxes:
             yield ImageBoxes(position, self.ids[position], size, found, is_human)
         if item is not None:
             raise ValueError(f"boxes of image {item[0]} do not follow the order of the sizes")
+
+    def map_images(self, work: ImageWork[Result]) -> Iterator[tuple[ImageBoxes, Result]]:
+        """Yield each image, in order, with what the work of an exporter with it returns.
+
+        Args:
+            work: is done in any order, perhaps by other processes.
+        """
+        return pair_with_results(partial(self.mapper, work), self.images())
 
 
 def _list_found(boxes: Boxes) -> list[FoundBox]:
@@ -193,8 +264,9 @@ class CorrectedImage:
         author: who reviewed it, as the file says.
         where: the place in the file, for messages.
         are_fractions: whether `boxes` are fractions of width and height.
-        mark: what a person said of our own boxes on our review page: "right", or "wrong"; `boxes`
-            are then those that the page showed. Empty: the file is of another tool.
+        mark: what a person said of our own boxes on a page of ours: "right", "wrong" or
+            "to_correct"; `boxes` are then those that the page showed. Empty: the file is of another
+            tool.
         unread: how many boxes or shapes of it cannot be used: what a person said of the image is
             then known in part.
     """
@@ -304,3 +376,23 @@ class WrongMark:
     date: str
     source: str
     ingested: str
+
+
+def pair_with_results(
+    mapper: Callable[[Iterable[ImageBoxes]], Iterable[Result]], images: Iterable[ImageBoxes]
+) -> Iterator[tuple[ImageBoxes, Result]]:
+    """Yield each image, in order, with its result; those whose results are not there yet are kept.
+
+    Args:
+        mapper: takes images, perhaps ahead, and yields a result of each, in order.
+        images: are read once.
+    """
+    waiting: deque[ImageBoxes] = deque()
+
+    def keep() -> Iterator[ImageBoxes]:
+        for image in images:
+            waiting.append(image)
+            yield image
+
+    for result in mapper(keep()):
+        yield waiting.popleft(), result

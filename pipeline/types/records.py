@@ -95,6 +95,8 @@ class GroundTruth:
         is_reviewed: whether the file says that a person has looked at the boxes.
         chosen_by_doubt: whether the file says that the image was annotated because its box was
             doubtful, not at random.
+        void: pixels that count neither as object nor as background, of any class; None: all
+            count. Numbers of boxes do not know of them.
     """
 
     id: str
@@ -106,6 +108,7 @@ class GroundTruth:
     crowds: Crowds | None = None
     is_reviewed: bool = False
     chosen_by_doubt: bool = False
+    void: Rle | None = None
 
     def __post_init__(self) -> None:
         check_size(self.size, self.id)

@@ -48,12 +48,15 @@ class AuditSubject:
         network_name: The network's name in titles.
         method: The method's name in titles.
         seed: The seed of the run.
+        unit: What each number is of, in titles: images, or pairs of an image and one of its
+            classes.
     """
 
     trained: TrainedNetwork
     network_name: str
     method: str
     seed: int
+    unit: str = "images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,12 @@ class AuditBatch:
         shown: How many of these images, from the first on, are kept for the test's picture.
         maps_of: From a network and images [b, 3, H, W] to the maps [b, h, w] of `classes`, computed
             in float32, at the method's resolution.
-        logits_of: From a network and images to the logits [b, C] as float32, without gradients.
+        logits_of: From a network and images to the logits as float32, without gradients: of all
+            classes [b, C], or with `is_independent` of `classes` alone [b, 1].
         best_boxes: From maps [b, h, w] to the best box of each, float32 [b, 4] xyxy in pixels of
             the original image; all zeros where there is none.
+        is_independent: Whether classes do not exclude each other, so that the logit of a class
+            tells alone whether it is there.
     """
 
     positions: Sequence[int]
@@ -85,6 +91,20 @@ class AuditBatch:
     maps_of: Callable[[Network, Tensor], Tensor]
     logits_of: Callable[[Network, Tensor], Tensor]
     best_boxes: Callable[[Tensor], np.ndarray]
+    is_independent: bool = False
+
+    @property
+    def columns(self) -> Int[Tensor, "b"]:
+        """The column of each image's class in what `logits_of` gives."""
+        return self.classes * 0 if self.is_independent else self.classes
+
+    def select_logits(self, logits: Float[Tensor, "b C"]) -> Tensor:
+        """Return the logits that decide about `classes`: all, or of each image that of its class.
+
+        Args:
+            logits: Of a network for these images.
+        """
+        return logits.gather(1, self.classes[:, None]) if self.is_independent else logits
 
 
 @dataclass(frozen=True, kw_only=True)

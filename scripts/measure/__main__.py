@@ -10,12 +10,14 @@ from pipeline.errors import UserError
 from scripts.measure import (
     accuracy,
     annotate,
+    bench_all,
     confidences,
     detector,
     mosaics,
     picture_segmenters,
     precision,
     records,
+    teacher,
     thresholds,
 )
 
@@ -27,8 +29,9 @@ STUDIES = {
     "segmenters": picture_segmenters.run,
     "mosaics": mosaics.run,
     "detector": detector.run,
+    "teacher": teacher.run,
 }
-PRINT_THEMSELVES = {"annotate", "confidences", "thresholds"}
+PRINT_THEMSELVES = {"annotate", "confidences", "teacher", "thresholds"}
 """Studies that print a table of their own."""
 SPEED = sorted(path.stem[6:] for path in Path(__file__).parent.glob("speed_*.py"))
 
@@ -40,11 +43,13 @@ def main(kind: str, *arguments: str) -> int:
         kind: `bench` or `accuracy`.
         arguments: The name of the measurement, then its arguments.
     """
-    names = SPEED if kind == "bench" else sorted({*accuracy.SETS, *STUDIES})
+    names = ["all", *SPEED] if kind == "bench" else sorted({*accuracy.SETS, *STUDIES})
     if not arguments or arguments[0] not in names:
         print(f"usage: scripts/{kind} NAME; names: {', '.join(names)}", file=sys.stderr)
         return 2
     name, *rest = arguments
+    if (kind, name) == ("bench", "all"):
+        return bench_all.run(*rest)
     try:
         if kind == "bench":
             measured = import_module(f"scripts.measure.speed_{name}").run(*rest)

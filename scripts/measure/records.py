@@ -19,6 +19,8 @@ class Record:
         ratio: Above 1 where ours is better; None for accuracy.
         unit: The unit of both values.
         peer: What `theirs` was measured on, or a note.
+        low: The lowest ratio of a round, where rounds were measured.
+        high: The highest.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Record:
     ratio: float | None
     unit: str
     peer: str
+    low: float | None = None
+    high: float | None = None
 
 
 def write(name: str, records: Sequence[Record], outputs: Path = Path("outputs")) -> Path:
@@ -37,12 +41,17 @@ def write(name: str, records: Sequence[Record], outputs: Path = Path("outputs"))
     return path
 
 
+def read(name: str, outputs: Path = Path("outputs")) -> list[Record]:
+    """Return the records that `write` wrote."""
+    text = (outputs / "bench" / f"{name}.json").read_text(encoding="utf-8")
+    return [Record(**row) for row in json.loads(text)]
+
+
 def table(records: Sequence[Record]) -> str:
     """Return records as the lines of a table with aligned columns."""
     rows = [["", "ours", "theirs", "ratio", "unit", "peer"]]
     rows += [
-        [r.name, _number(r.ours), _number(r.theirs), _number(r.ratio), r.unit, r.peer]
-        for r in records
+        [r.name, *map(format_number, (r.ours, r.theirs, r.ratio)), r.unit, r.peer] for r in records
     ]
     widths = [max(len(row[n]) for row in rows) for n in range(6)]
     lines = []
@@ -53,5 +62,6 @@ def table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a number as tables show it; "-" where there is none."""
     return "-" if value is None else f"{value:.4g}"

@@ -80,7 +80,8 @@ def _compare(model: torch.nn.Module, images: torch.Tensor, name: str, rounds: in
     theirs = median(speeds["plain"])
     return [
         Record(f"{way}_{name}", median(speeds[way]), theirs, median(values), "images/s",
-               f"the method itself, float32, torch {torch.__version__}")
+               f"the method itself, float32, torch {torch.__version__}",
+               min(values), max(values))
         for way, values in ratios.items()
     ]  # fmt: skip
 
@@ -97,11 +98,11 @@ def _measure_growth(model: torch.nn.Module, images: torch.Tensor, calls: int) ->
     for number in range(calls):
         pipeline.explain(model, images, "gradcam", target=number % 7)
         if number == min(WARM_UP, calls // 2):
-            first = _resident()
-    return _resident() - first
+            first = read_resident_memory()
+    return read_resident_memory() - first
 
 
-def _resident() -> float:
+def read_resident_memory() -> float:
     """Return the resident memory of this process in MB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024

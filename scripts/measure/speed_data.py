@@ -1,10 +1,14 @@
-"""Time and memory of the index of many image files in folders: once, and when nothing changed.
+"""Time and memory of large data sets: index, evaluation, training, near duplicates.
 
 Drawn are folders of 1000 classes, 19 of 20 files in train/ and the others in val/, each of a few
 bytes. LOC_synset_mapping.txt names the classes: without it torch is imported with torchvision.
 `ilsvrc` reads the same files by the lists of wsolevaluation. An index is all that a run needs of a
 data set before it reads an image: ids, labels, fingerprints and notes of all splits. Each is made
 by a process of its own, whose peak memory, imports included, the operating system measures.
+
+`evaluation`, `training` and `near_duplicates` draw data of their own, of a twentieth, of all and of
+a tenth of the number of files: scripts/measure/data_evaluation.py, data_training.py and
+data_duplicates.py say what they measure.
 
     NAME_once         seconds of the first index; limit 60 for 1,000,000 files
     NAME_again        seconds where nothing changed; limit 5
@@ -19,11 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.errors import UserError
+from scripts.measure import data_duplicates, data_evaluation, data_training
 from scripts.measure.records import Record
 
 FILES, CLASSES = 1_000_000, 1000
+INDEXES = ("imagenet", "folder", "ilsvrc")
 LIMITS = {"once": 60.0, "again": 5.0, "memory": 500.0}
 CHILD = """
 import sys, time
@@ -49,18 +57,38 @@ print("measured", seconds, int(peak.split()[1]) / 1024, total)
 
 
 def run(files: str = str(FILES), *names: str) -> list[Record]:
-    """Return times and memory of the index, relative to the limits for 1,000,000 files.
+    """Return times and memory, relative to the limits for 1,000,000 files.
 
     Args:
         files: How many files are drawn; the limits of time and memory stay.
-        names: Of `imagenet`, `folder` and `ilsvrc`; none: all.
+        names: Of `imagenet`, `folder`, `ilsvrc`, `evaluation`, `training` and `near_duplicates`;
+            none: all.
     """
     count = int(files)
-    records = []
+    others: dict[str, Callable[[], list[Record]]] = {
+        "evaluation": lambda: data_evaluation.measure(count // 20),
+        "training": lambda: data_training.measure(count),
+        "near_duplicates": lambda: data_duplicates.measure(count // 10),
+    }
+    if unknown := {*names} - {*INDEXES, *others}:
+        raise UserError(f"data: {', '.join(sorted(unknown))}: expected {', '.join(INDEXES)}, "
+                        f"{', '.join(others)}")  # fmt: skip
+    records = _measure_indexes(count, [name for name in names or INDEXES if name in INDEXES])
+    for name, measure in others.items():
+        if not names or name in names:
+            records += measure()
+    return records
+
+
+def _measure_indexes(count: int, names: list[str]) -> list[Record]:
+    """Return times and memory of the index of the named data sets."""
+    records: list[Record] = []
+    if not names:
+        return records
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "images")
         _draw(root, count)
-        for name in names or ("imagenet", "folder", "ilsvrc"):
+        for name in names:
             for turn in ("once", "again"):
                 seconds, memory = _measure(name, root, Path(folder, "cache"), count)
                 note = f"limit; {count} files"

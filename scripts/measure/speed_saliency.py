@@ -11,7 +11,6 @@ same process; a ratio is the median of the ratios of the rounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -21,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.api.wrapping import as_network
 from pipeline.engine.choices import instantiate, read_choice
 from pipeline.model.classifier import Classifier
 from pipeline.model.torchvision import Torchvision
 from pipeline.saliency.superpixels import build_grid
 from scripts.measure.records import Record
+from scripts.measure.timing import Work, measure_seconds
 
 ROUNDS = 5
 SLOW = {"scorecam": 1, "occlusion": 3, "lime": 3, "kernel_shap": 3}  # rounds, without warm-up
@@ -39,29 +38,49 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lime": COALITIONS,
     "kernel_shap": COALITIONS,
 }
-Work = Callable[[], object]
 
 
 def run(*names: str) -> list[Record]:
-    """Return a record for each pair whose name begins with a given name; without names, for all."""
+    """Return a record for each pair whose name begins with a given name; without names, for all.
+
+    Args:
+        names: The beginnings of names; `rounds=N` instead of 5.
+    """
+    given = [name.removeprefix("rounds=") for name in names if name.startswith("rounds=")]
+    names = tuple(name for name in names if not name.startswith("rounds="))
+    most = int(given[0]) if given else ROUNDS
     bench = Bench()
     records = []
     for name, (ours, theirs, peer, count) in bench.pairs().items():
         if names and not any(name.startswith(prefix) for prefix in names):
             continue
-        records.append(_record(name, ours, theirs, peer, count))
+        records.append(_record(name, ours, theirs, peer, count, most))
     return records
 
 
 class Bench:
-    """The same network twice: torchvision's module for the peers, a Classifier for ours."""
+    """The same network twice: torchvision's module for the peers, a Classifier for ours.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where both compute.
+        batch: Images in a batch.
+        side: Of the images, in pixels.
+        network: A network of torchvision with a head `fc`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        batch: int = BATCH,
+        side: int = 224,
+        network: str = "resnet50",
+    ) -> None:
         import torchvision
 
         torch.manual_seed(0)
-        self.theirs = torchvision.models.resnet50(weights=None).eval()
-        builder = Torchvision("resnet50", None)
+        self.device, self.batch = torch.device(device), batch
+        self.theirs = getattr(torchvision.models, network)(weights=None).eval()
+        builder = Torchvision(network, None)
         body, head = builder.own(1000)
         self.ours = Classifier(body, head, [str(n) for n in range(1000)], below=builder.below)
         source = dict(self.theirs.state_dict())
@@ -70,18 +89,25 @@ class Bench:
             for name in self.ours.state_dict()
         }
         self.ours.load_state_dict({name: values.clone() for name, values in state.items()})
-        self.ours.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.images = torch.randn(BATCH, 3, 224, 224)
+        self.ours.requires_grad_(False).eval()
+        self.ours.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.theirs.to(self.device)
+        self.images = torch.randn(batch, 3, side, side).to(self.device)
         self.last = self.images.contiguous(memory_format=torch.channels_last)
-        self.classes = list(range(BATCH))
+        self.classes = list(range(batch))
 
-    def method(self, name: str, bf16: bool, count: int = BATCH, **arguments: Any) -> Work:
+    def autocast(self, bf16: bool) -> torch.autocast:
+        """Return a context in which torch computes in bfloat16, if so wanted."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
+
+    def method(self, name: str, bf16: bool, count: int | None = None, **arguments: Any) -> Work:
         """Return the work of a method of this project."""
         method = instantiate("saliency", {**read_choice("saliency", name), **arguments})
-        images, classes = self.last[:count], torch.tensor(self.classes[:count])[:, None]
+        classes = torch.tensor(self.classes[:count], device=self.device)[:, None]
+        images = self.last[:count]
 
         def work() -> object:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with self.autocast(bf16):
                 return method(self.ours, images, lambda logits: classes)
 
         return work
@@ -90,7 +116,7 @@ class Bench:
         """Return the work of a forward pass without gradients."""
 
         def work() -> object:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.inference_mode(), self.autocast(bf16):
                 return self.ours(self.last)
 
         return work
@@ -107,7 +133,7 @@ class Bench:
 
         return work
 
-    def grad_cam(self, kind: str, count: int = BATCH) -> Work:
+    def grad_cam(self, kind: str, count: int | None = None) -> Work:
         """Return the work of a class of pytorch-grad-cam."""
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -122,7 +148,7 @@ class Bench:
 
         return work
 
-    def captum(self, kind: str, count: int = BATCH, **arguments: Any) -> Work:
+    def captum(self, kind: str, count: int | None = None, **arguments: Any) -> Work:
         """Return the work of a class of captum.attr."""
         from captum import attr
 
@@ -138,6 +164,8 @@ class Bench:
         import torchvision
         from captum.attr import LRP, DeepLift
         from captum.attr._utils import lrp_rules
+
+        from pipeline.api.wrapping import as_network
 
         theirs = torchvision.models.vgg16(weights=None, init_weights=False).eval()
         ours = as_network(deepcopy(theirs).to(memory_format=torch.channels_last))
@@ -255,6 +283,8 @@ class Bench:
         """
         import timm
 
+        from pipeline.api.wrapping import as_network
+
         theirs = timm.create_model("vit_small_patch16_224", pretrained=False).eval()
         ours = as_network(deepcopy(theirs))
         images, classes = self.images[:4], torch.tensor(self.classes[:4])[:, None]
@@ -302,17 +332,17 @@ class Bench:
         return work
 
 
-def _record(name: str, ours: Work, theirs: Work, peer: str, count: int) -> Record:
-    count_rounds = next((n for prefix, n in SLOW.items() if name.startswith(prefix)), ROUNDS)
-    if count_rounds == ROUNDS:
+def _record(name: str, ours: Work, theirs: Work, peer: str, count: int, most: int) -> Record:
+    """Measure a pair in turns, in at most `most` rounds; slow methods in fewer."""
+    slow = next((n for prefix, n in SLOW.items() if name.startswith(prefix)), None)
+    count_rounds, device = min(slow or most, most), torch.device("cpu")
+    if slow is None:
         ours(), theirs()  # warm-up
-    rounds = [(_seconds(ours), _seconds(theirs)) for _ in range(count_rounds)]
-    ratio = median(t / o for o, t in rounds)
+    rounds = [
+        (measure_seconds(ours, device), measure_seconds(theirs, device))
+        for _ in range(count_rounds)
+    ]
+    ratios = [t / o for o, t in rounds]
     return Record(name, count / median(o for o, _ in rounds), count / median(t for _, t in rounds),
-                  ratio, "images/s", f"{peer}, torch {torch.__version__}")  # fmt: skip
-
-
-def _seconds(work: Work) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+                  median(ratios), "images/s", f"{peer}, torch {torch.__version__}",
+                  min(ratios), max(ratios))  # fmt: skip

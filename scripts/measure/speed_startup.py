@@ -35,9 +35,10 @@ def run() -> list[Record]:
     records = []
     for name, times in (("help", 1.5), ("all_done", 3.0)):
         limits = [times * seconds for seconds in taken["imports"]]
-        ratio = median(limit / spent for limit, spent in zip(limits, taken[name], strict=True))
+        ratios = [limit / spent for limit, spent in zip(limits, taken[name], strict=True)]
         note = f"the limit: {times:g} x python -c 'import torch, hydra'"
-        records.append(Record(name, median(taken[name]), median(limits), ratio, "s", note))
+        records.append(Record(name, median(taken[name]), median(limits), median(ratios), "s", note,
+                              min(ratios), max(ratios)))  # fmt: skip
     return records
 
 

@@ -1,10 +1,11 @@
 """Speed of training, and from images to boxes, relative to the network alone.
 
-    ./scripts/bench training [model=resnet50] [images=1000]
+    ./scripts/bench training [model=resnet50] [images=1000] [source=generated] [device=cuda]
+                             [rounds=3] [epochs=3]
 
 The ratios show the cost of decoding, cropping and writing. The data are images of imagenette at 224
-px, the size of its files; the whole network is trained from random weights; precision and device
-are auto (bf16 on a GPU, float32 on a CPU), channels_last.
+px, the size of its files, or generated ones (generated.py); the whole network is trained from
+random weights; precision and device are auto (bf16 on a GPU, float32 on a CPU), channels_last.
 
     training           images/s of stage train, with the evaluation of each epoch on held-back
                        images, relative to the bare forward pass
@@ -30,8 +31,10 @@ from torch.nn import functional as F
 
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.run import Run
+from scripts.measure.generated import write_photographs
 from scripts.measure.records import Record
 from scripts.measure.runs import SHARED, compose
+from scripts.measure.timing import synchronize
 
 ROUNDS = 3
 EPOCHS = 3  # that are timed, after one that reads the images
@@ -42,17 +45,23 @@ BATCH = {"cpu": 16, "cuda": 128}  # of training
 def run(*given: str) -> list[Record]:
     """Return the three records.
 
-    `given`: another model or number of images, as model=resnet18 images=300.
+    Args:
+        given: Other values than these: model=resnet50 images=1000 source=imagenette device=auto
+            rounds=3 epochs=3; epochs are those that are timed.
     """
-    defaults = {"model": "resnet50", "images": "1000"}
+    defaults = {"model": "resnet50", "images": "1000", "source": "imagenette", "device": "auto",
+                "rounds": f"{ROUNDS}", "epochs": f"{EPOCHS}"}  # fmt: skip
     wanted = defaults | dict(argument.split("=", 1) for argument in given)
-    name, count = wanted["model"], int(wanted["images"])
+    name, count, epochs = wanted["model"], int(wanted["images"]), int(wanted["epochs"])
     with tempfile.TemporaryDirectory() as folder:
-        root = _linked(Path(folder) / "images", count)
+        images = Path(folder) / "images"
+        is_generated = wanted["source"] == "generated"
+        root = write_photographs(images, count) if is_generated else _linked(images, count)
 
         def composed(outputs: str, *more: str) -> Run:
             return compose("cam", "data=folder", f"data.root={root}", f"model={name}",
                            "model.weights=null", "explain.split=all", "train.loggers=[]",
+                           f"runtime.device={wanted['device']}",
                            f"outputs={folder}/{outputs}", *more)  # fmt: skip
 
         first = composed("first", "train.epochs=1", f"train.batch={BATCH['cpu']}")
@@ -62,13 +71,13 @@ def run(*given: str) -> list[Record]:
         pixels = _pixels(first)
         best = max(BATCHES[device.type], key=lambda size: _forward(first, trained, pixels, size))
         rounds = []
-        for n in range(ROUNDS):
+        for n in range(int(wanted["rounds"])):
             forward = _forward(first, trained, pixels, best)
             steps = _steps(first, checkpoint.load(where, device), pixels, BATCH[device.type])
             sized = (f"train.batch={BATCH[device.type]}", f"seed={n}")
             short = composed(f"{n}", "train.epochs=1", *sized)
-            long = composed(f"{n}", f"train.epochs={1 + EPOCHS}", *sized)
-            learned = EPOCHS * len(first.data.ids("train"))
+            long = composed(f"{n}", f"train.epochs={1 + epochs}", *sized)
+            learned = epochs * len(first.data.ids("train"))
             training = learned / (_seconds(long, "train") - _seconds(short, "train"))
             boxes = composed(f"{n}", f"checkpoint={where}", "stages=[explain,localize]")
             boxes_rate = len(pixels) / _seconds(boxes, "explain", "localize")
@@ -85,8 +94,9 @@ def run(*given: str) -> list[Record]:
 
 
 def _record(name: str, ours: Sequence[float], theirs: Sequence[float], note: str) -> Record:
-    ratio = median(o / t for o, t in zip(ours, theirs, strict=True))
-    return Record(name, median(ours), median(theirs), ratio, "images/s", note)
+    ratios = [o / t for o, t in zip(ours, theirs, strict=True)]
+    return Record(name, median(ours), median(theirs), median(ratios), "images/s", note,
+                  min(ratios), max(ratios))  # fmt: skip
 
 
 def _linked(root: Path, count: int) -> Path:
@@ -152,17 +162,12 @@ def _timed(
     batches = [trained.tensor(pixels[n : n + size]) for n in range(0, len(pixels), size)]
     labels = torch.zeros(size, dtype=torch.long, device=batches[0].device)
     work(batches[0], labels[: len(batches[0])])
-    _wait(labels.device)
+    synchronize(labels.device)
     started = time.perf_counter()
     for batch in batches:
         work(batch, labels[: len(batch)])
-    _wait(labels.device)
+    synchronize(labels.device)
     return len(pixels) / (time.perf_counter() - started)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _device_name(device: torch.device) -> str:

@@ -126,14 +126,18 @@ def scaled(image: np.ndarray, by: float) -> np.ndarray:
 
 
 def write(path: Path, image: np.ndarray) -> None:
-    """Write an image: as PNG, or as JPEG at the best quality whose file is small enough."""
+    """Write an image: as PNG, or as JPEG at the best quality whose file is small enough.
+
+    Below a quality of 52 text is hard to read: then the picture is made smaller instead.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for quality in range(92, 20, -4):
+    for quality in range(92, 48, -4):
         whole, data = cv2.imencode(path.suffix, image, [cv2.IMWRITE_JPEG_QUALITY, quality])
         assert whole
         if path.suffix == ".png" or len(data) <= LARGEST:
-            break
-    path.write_bytes(data.tobytes())
+            path.write_bytes(data.tobytes())
+            return
+    write(path, scaled(image, 0.9))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import pipeline
-from pipeline.errors import UserError
 from tests.api.test_explaining import PREPARED, Network
 
 METHODS = {
@@ -125,8 +124,9 @@ def test_the_classes_of_a_network_may_be_independent(images: Tensor) -> None:
     options["output"] = lambda given: given.logit()
     same = pipeline.explain(ends, images, "gradcam", **options)
     torch.testing.assert_close(same.probabilities, result.probabilities, atol=1e-4, rtol=1e-4)
-    with pytest.raises(UserError, match=r"multi_label: the tests read .*class at a time"):
-        pipeline.audit_maps(wrapped, images, tests=["faithfulness"])
+    # The class alone decides: the same numbers as those of a network with its logit alone.
     one = pipeline.wrap(network, output=lambda given: given[:, [2]], preprocessing=PREPARED)
-    audited = pipeline.audit_maps(one, images, tests=["faithfulness"], target=0)
+    audited = pipeline.audit_maps(one, images, target=0)
     assert 0 < audited["deletion"] < 1
+    of_class = pipeline.audit_maps(wrapped, images, target=2)
+    assert dict(of_class) == pytest.approx(dict(audited), abs=1e-4)

@@ -271,6 +271,29 @@ def voc(root: Path, year: int = 2007) -> None:
         write_lines(folder / f"ImageSets/Main/{part}.txt", stems)
 
 
+def voc_mask_values(objects: tuple[VocBox, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Objects and classes of the pixels of an image of VOC; the outline of an object is void."""
+    from pipeline.data.voc import CLASSES
+
+    numbers, kinds = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    for n, (name, (x0, y0, x1, y1), _) in enumerate(objects):
+        for values, value in ((numbers, n + 1), (kinds, CLASSES.index(name) + 1)):
+            values[y0 - 1 : y1, x0 - 1 : x1] = 255
+            values[y0 : y1 - 1, x0 : x1 - 1] = value
+    return numbers, kinds
+
+
+def voc_masks(folder: Path, stem: str, objects: tuple[VocBox, ...]) -> None:
+    """Write the masks of an image of VOC, with a palette."""
+    names = ("SegmentationObject", "SegmentationClass")
+    for name, values in zip(names, voc_mask_values(objects), strict=True):
+        path = folder / name / f"{stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(values)
+        image.putpalette([value for n in range(256) for value in (n, 255 - n, n // 2)])
+        image.save(path)
+
+
 COCO_CATEGORIES = ((1, "person"), (18, "dog"), (90, "toothbrush"))
 COCO_OBJECTS: tuple[tuple[tuple[int, list[float], int], ...], ...] = (
     ((18, [12, 8, 32, 24], 0),),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.annotations import MatchedAnnotations
 from pipeline.data.folder import Folder
 from pipeline.formats import coco
 from pipeline.formats.coco import read_json
@@ -75,8 +76,33 @@ def test_images_of_the_data_set_with_crowds_alone(root):
         annotation["iscrowd"] = 1
     data_set["annotations"].append({"id": 9, "image_id": 1, "category_id": 5, "bbox": [1, 1, 2, 2]})
     annotate(root, **data_set)
-    notes = " ".join(Folder(str(root)).truth_notes())
+    data = Folder(str(root))
+    notes = " ".join(data.truth_notes())
     assert "2 images ('n01/val0.png', 'n01/val1.png') of the data set have crowds" in notes
+    assert "localized against it; data.crowds=objects counts them as objects" in notes
+    plain = _match_without_options(root, data)
+    assert "localized against it" in plain.match_notes[0]
+    assert not any("data." in note for note in plain.match_notes if "data.root" not in note)
+
+
+def _match_without_options(root: Path, data: Folder) -> MatchedAnnotations:
+    """Match the file as a published set does that has neither data.boxes nor data.crowds."""
+    content = coco.parse(
+        root / "instances_val.json", read_json(root / "instances_val.json"), option=None
+    )
+    by_name = {"n01": 0, "n02": 1}
+    return MatchedAnnotations(content, data.ids("val"), data.splits.all, by_name, has_options=False)
+
+
+def test_remedies_name_options_that_the_data_set_has(root):
+    annotate(root, annotations=[])
+    data = Folder(str(root))
+    (note,) = data.truth_notes()
+    assert note.endswith("with boxes, or give the file that has them (data.boxes=FILE)")
+    (note,) = _match_without_options(root, data).match_notes
+    assert note.endswith("annotate objects of the scored images with boxes")
+    (note,) = data.drawn_notes(root / "instances_val.json")
+    assert note.endswith("or give the file that has them (calibrate.boxes=FILE)")
 
 
 @pytest.mark.parametrize(

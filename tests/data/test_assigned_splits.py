@@ -15,6 +15,8 @@ from pipeline.data.assigned_splits import Shares, assign, read_record, write_rec
 from pipeline.data.folder import Folder
 from pipeline.data.listing import File, Listing
 from pipeline.data.near_duplicates import number_leaders
+from pipeline.data.table import Table
+from pipeline.engine.choices import instantiate
 from pipeline.errors import UserError
 from pipeline.types import Split
 from tests.ops.test_perceptual_hash import draw_scene
@@ -259,3 +261,33 @@ def test_a_wrong_rule_is_refused(root):
     Image.new("RGB", (64, 64)).save(root / "auk/black2.png")
     notes = Folder(str(root), near_duplicates="together").notes()
     assert not any("black" in note for note in notes), "images without content are not compared"
+
+
+def test_far_fewer_scored_images_than_asked_are_said(tmp_path):
+    fraction = hashed_splits.hash_to_fraction
+    names = [f"{n}.png" for n in range(400)]
+    late = [name for name in names if fraction(f"auk/{name}", "val") > 0.2][:20]
+    early = [name for name in names if fraction(f"auk/{name}", "val") < 0.2][:4]
+    for name in late:
+        (tmp_path / "auk").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "auk" / name)
+    folder = Folder(str(tmp_path))
+    (note,) = [note for note in folder.notes() if "asked for" in note]
+    assert note.startswith("data.val=0.2: 1 of 20 images are scored, where 4.0 were asked for: ")
+    assert note.endswith("; data.stratified=true gives each class its share")
+    assert not any("asked for" in note for note in Folder(str(tmp_path), stratified=True).notes())
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\n" + "".join(f"auk/{name},auk\n" for name in late))
+    assert any("name a column of splits" in note for note in Table(str(table)).notes())
+    for name in early:
+        Image.new("RGB", (8, 8)).save(tmp_path / "auk" / name)
+    assert not any("asked for" in note for note in Folder(str(tmp_path)).notes())
+
+
+def test_an_option_of_another_data_set_is_answered_with_its_name():
+    node = {"_target_": "pipeline.data.table.Table", "table": "a.csv", "stratified": True}
+    with pytest.raises(UserError, match="no 'stratified', which is an option of data=folder; cho"):
+        instantiate("data", node)
+    del node["stratified"]
+    with pytest.raises(UserError, match="Table has no 'nothing'; choices: "):
+        instantiate("data", {**node, "nothing": 1})

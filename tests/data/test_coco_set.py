@@ -51,13 +51,14 @@ def test_labels_and_boxes_are_those_of_pycocotools(
         theirs = COCO(tmp_path / f"annotations/instances_{split}{year}.json")
         names, truth = data.coco_names(split), data.truth(split)
         assert list(names.category_ids) == theirs.getCatIds()
-        assert len(names.image_ids) == 4 == len({*names.image_ids})
+        assert sorted(names.image_ids) == sorted(theirs.imgs), "those without annotation, too"
         for n, number in enumerate(names.image_ids):
             id, entry = data.ids(split)[n], theirs.imgs[number]
             assert id == names.file_names[n] == f"{split}{year}/{entry['file_name']}"
             records = theirs.loadAnns(theirs.getAnnIds([number]))
             classes = [theirs.getCatIds().index(one["category_id"]) for one in records]
             row = data.label_sets(split)[n]
+            assert data.backgrounds(split)[n] == (not records)
             assert {*classes} == {*np.flatnonzero(row).tolist()}, "crowds among them"
             counted = [one for one in records if not one["iscrowd"]]
             known = truth[id]
@@ -71,7 +72,7 @@ def test_labels_and_boxes_are_those_of_pycocotools(
             assert known.size == SIZE
             assert (known.crowds is not None) == (len(counted) < len(records))
     (note,) = [note for note in data.notes() if "val" in note]
-    assert "without an annotation, so of no class: neither trained on nor scored" in note
+    assert "without an annotation: they show no class, and are learned and scored so" in note
     crowds = [note for note in data.truth_notes() if "crowd" in note]
     assert crowds
     assert not any("data.crowds" in note for note in crowds), "it has no such option"
@@ -84,13 +85,18 @@ def test_the_index_and_the_labels_are_kept(
     monkeypatch.setattr(coco_labels, "MIN_KEPT_BYTES", 0)
     monkeypatch.setattr(folder_index, "SETTLED_NS", 0)
     first = Coco(str(root))
-    before = first.fingerprint("all"), first.label_sets("all").tolist(), first.notes()
+
+    def describe(data: Coco) -> list[Any]:
+        sets, backgrounds = data.label_sets("all").tolist(), data.backgrounds("all").tolist()
+        return [data.fingerprint("all"), sets, backgrounds]
+
+    before = [*describe(first), first.notes()]
     assert len([*cache.glob("coco-*.npz")]) == 2
     with monkeypatch.context() as patched:
         patched.setattr(coco_labels, "iterate_lists", None)
         again = Coco(str(root))
-        assert (again.fingerprint("all"), again.label_sets("all").tolist()) == before[:2]
-        assert again.notes() == before[2]
+        assert describe(again) == before[:3]
+        assert again.notes() == before[3]
         assert again._indexed.searched == 0
         assert again.coco_names("val") == first.coco_names("val")
 
@@ -98,9 +104,9 @@ def test_the_index_and_the_labels_are_kept(
         content["annotations"] = content["annotations"][1:]
 
     change(root, drop)
-    assert len(Coco(str(root)).ids("val")) == 3, "a changed file is read again"
+    assert Coco(str(root)).backgrounds("val").sum() == 2, "a changed file is read again"
     next(cache.glob("coco-*.npz")).write_bytes(b"broken")
-    assert len(Coco(str(root)).ids("val")) == 3
+    assert Coco(str(root)).backgrounds("val").sum() == 2
 
 
 def test_a_changed_image_is_refused(root: Path) -> None:
@@ -134,7 +140,7 @@ def test_a_half_extracted_archive_goes_on_with_what_is_there(root: Path) -> None
     data.path("val", 1).unlink()
     drawn_sets.paint(root / "val2017/another.jpg", 3)
     data = Coco(str(root))
-    assert len(data.ids("val")) == 3
+    assert len(data.ids("val")) == 4
     notes = "\n".join(map(str, data.notes()))
     assert "1 image ('000000001016.jpg') of 5 not in" in notes
     assert "unpack val2017.zip again" in notes
@@ -158,6 +164,8 @@ def test_odd_records_are_named_and_the_others_go_on(root: Path) -> None:
         records.append({**records[1], "id": 77, "image_id": 12345})
         records.append({**records[1], "id": 78, "category_id": 5})
         records.append({"id": 79, "image_id": None})
+        records.append({**records[1], "id": 80, "image_id": content["images"][3]["id"],
+                        "category_id": 5})  # fmt: skip
         content["images"][4]["width"] = 40
         content["images"][4]["height"] = 60
         content["images"].append({"id": 4, "height": 1, "width": 1})
@@ -165,17 +173,27 @@ def test_odd_records_are_named_and_the_others_go_on(root: Path) -> None:
     change(root, edit)
     data = Coco(str(root))
     assert len(data.ids("val")) == 4, "a bad box is a label all the same"
+    assert not data.backgrounds("val").any(), "what is of no category may be of any"
     notes = "\n".join(map(str, data.notes()))
-    assert "('annotations[8]') of an image that is not in the file: left out" in notes
-    assert "('annotations[9]') of a category that is not in the file: left out" in notes
+    assert "('annotations[8]: image_id 12345, category_id " in notes
+    assert "') of an image that is not in the file: left out" in notes
+    assert "('annotations[9]: image_id 10" in notes
+    assert ", category_id 5') of a category that is not in the file: left out" in notes
+    assert "1 image ('000000001030.jpg') of 5 whose annotations cannot be used: neither" in notes
     assert "('annotations[10]') without a number as image_id and category_id" in notes
     assert "('images[5] (id 4)') without a file_name: left out" in notes
     truth = data.truth("val")
     assert [len(known.boxes) for known in truth.values()] == [0, 3, 1], "the last is left out"
     notes = "\n".join(map(str, data.truth_notes()))
-    assert "('annotations[0] (id 1000001)') whose bbox has a negative width or height" in notes
+    assert "('annotations[0] (id 1000001): image_id 1009, category_id 18')" in notes
+    assert "whose bbox has a negative width or height" in notes
     assert "stuck out of its image and was clipped" in notes
     assert "of another size than the file says" in notes
+
+
+def test_the_year_that_is_there_is_named(root: Path) -> None:
+    with pytest.raises(UserError, match=r"2017 is there: data\.year=2017"):
+        Coco(str(root), year=2014)
 
 
 def test_files_of_two_releases_are_refused(root: Path) -> None:

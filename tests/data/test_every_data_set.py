@@ -15,7 +15,7 @@ import yaml
 from pipeline.engine.choices import instantiate, list_choices, read_choice
 from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, DataSet
-from pipeline.protocols.data import HasSeveralLabels
+from pipeline.protocols.data import HasBackgrounds, HasSeveralLabels
 from pipeline.types import Example, Split
 from tests import docs_workshop
 from tests.data import archive_layouts, drawn_sets, hf_layouts, table_layouts, yolo_layouts
@@ -121,7 +121,10 @@ def test_ids_are_unique_and_have_a_label_each(data: DataSet) -> None:
         assert len(set(ids)) == len(ids) == len(labels)
         assert np.issubdtype(labels.dtype, np.integer)
         low = 0 if data.classes and split not in ("test", "all") else -1
-        assert ((labels >= low) & (labels < max(len(data.classes), 0))).all(), split
+        is_background = data.backgrounds(split) if isinstance(data, HasBackgrounds) else labels < -1
+        assert (labels[is_background] == -1).all(), split
+        known = labels[~is_background]
+        assert ((known >= low) & (known < max(len(data.classes), 0))).all(), split
     assert len(set(data.classes)) == len(data.classes)
 
 
@@ -136,7 +139,8 @@ def test_label_sets_have_the_first_label_of_each_image(name: str, roots: dict[st
         sets = data.label_sets(split)
         assert sets.dtype == bool
         assert sets.shape == (len(data.ids(split)), len(data.classes))
-        assert (sets.argmax(1) == data.labels(split)).all()
+        first = np.where(sets.any(1), sets.argmax(1), -1)
+        assert (first == data.labels(split)).all()
     assert isinstance(data, AnnotatedDataSet)
     for split in ("train", "val"):
         for id, known in data.truth(split).items():

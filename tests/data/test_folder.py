@@ -355,7 +355,7 @@ def test_a_bare_name_that_fits_several(root):
         "instances_val.json: holds no box, so nothing can be localized against it; annotate "
         "objects of the scored images with boxes, or give the file that has them (data.boxes=FILE)",
         "instances_val.json: 1 image ('n01/train0.png') not in the data set; file_name is best the "
-        "path below data.root",
+        "path below data.root; unpack the images again where they are to be there",
         "instances_val.json: 1 image ('val0.png: val/n01/val0.png or val/n02/val0.png') with a "
         "name that several images of the data set end in, left out; file_name is best the path "
         "below data.root",

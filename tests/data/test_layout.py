@@ -279,6 +279,15 @@ def test_a_split_that_holds_itself(fill: Fill, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["", "train/"])
+def test_a_folder_of_yolo_is_told_so(fill: Fill, tmp_path: Path, place: str) -> None:
+    (tmp_path / f"{place}labels").mkdir(parents=True)
+    (tmp_path / f"{place}labels/0.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    data = fill(f"{place}images")
+    with pytest.raises(UserError, match=rf"data=yolo data\.root={tmp_path}$"):
+        data.ids("train")
+
+
 def test_a_single_folder_of_all_scored_images(fill: Fill) -> None:
     data = fill("train/cat/images", "train/dog/images", "val/images")
     with pytest.raises(UserError, match=r"val/images is no class of train.*val/<class>/<image>"):

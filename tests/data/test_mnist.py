@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torchvision
 
+from pipeline.data import mnist
 from pipeline.data.mnist import Mnist
 from pipeline.errors import UserError
 from pipeline.types import Split
+from tests.formats.test_download import Server, server
+
+__all__ = ["server"]  # the fixture
 
 
 def write(raw: Path, name: str, values: np.ndarray) -> None:
@@ -98,39 +102,74 @@ def test_files_that_are_not_whole(root: Path) -> None:
         Mnist(str(root)).ids("train")
 
 
-def replace_download(monkeypatch: pytest.MonkeyPatch, fetch: Any) -> None:
-    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+@pytest.fixture
+def packed(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """The four files as a server gives them; data=mnist knows their MD5."""
+    write_digits(tmp_path / "made")
+    files = {name: gzip.compress((tmp_path / "made/MNIST/raw" / name).read_bytes())
+             for name in mnist.FILES}  # fmt: skip
+    monkeypatch.setattr(
+        mnist, "FILES", {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
+    )
+    monkeypatch.setattr(mnist, "SERVER", server.url.removesuffix("set.tar.gz"))
+    monkeypatch.setattr("pipeline.formats.download.WAIT", 0.001)
+    server.contents = {f"/{name}.gz": data for name, data in files.items()}
+    return files
 
 
-def test_what_is_not_there_is_downloaded_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_not_there_is_downloaded_once_and_resumed(
+    tmp_path: Path, server: Server, packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    downloads = []
-
-    def fetch(self: Any) -> None:
-        downloads.append(self.root)
-        write_digits(Path(self.root))
-
-    replace_download(monkeypatch, fetch)
     root = tmp_path / "new"
+    server.breaks_after = [20_000, 0, 0, 0, 0, 0]
+    with pytest.raises(UserError, match=r"closed after 20000 of .*goes on from there"):
+        Mnist(str(root)).ids("train")
+    server.breaks_after, server.ranges = [], []
     assert len(Mnist(str(root)).ids("val")) == 20
+    assert server.ranges == ["bytes=20000-", None, None, None]
+    raw, made = root / "MNIST/raw", tmp_path / "made/MNIST/raw"
+    names = [path.name for path in raw.iterdir() if path.name[0] != "."]
+    assert sorted(names) == sorted(mnist.FILES), "nothing else is left"
+    assert all((raw / name).read_bytes() == (made / name).read_bytes() for name in names)
     assert len(Mnist(str(root)).ids("val")) == 20
-    assert len(downloads) == 1
-    assert [path.name for path in root.iterdir()] == ["MNIST"]
+    assert len(server.ranges) == 4
+    (raw / names[0]).unlink()
+    assert len(Mnist(str(root)).ids("val")) == 20
+    assert len(server.ranges) == 5, "the missing one alone"
 
 
-def test_where_it_cannot_be_downloaded_the_error_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_packed_files_are_unpacked_and_kept(
+    tmp_path: Path, server: Server, packed: dict[str, bytes]
 ) -> None:
-    def fetch(self: Any) -> None:
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nno route")
+    raw = tmp_path / "new/MNIST/raw"
+    raw.mkdir(parents=True)
+    for name, content in packed.items():
+        (raw / f"{name}.gz").write_bytes(content)
+    assert len(Mnist(str(tmp_path / "new")).ids("val")) == 20
+    assert server.ranges == []
+    assert all((raw / f"{name}.gz").is_file() for name in packed)
 
-    replace_download(monkeypatch, fetch)
-    with pytest.raises(
-        UserError, match=r"data\.root=.*no MNIST there.*no route.*data\.root=FOLDER"
-    ):
+
+def test_another_file_than_mnists_is_refused(
+    tmp_path: Path, server: Server, packed: dict[str, bytes]
+) -> None:
+    server.contents = dict.fromkeys(server.contents, b"a page that says no")
+    with pytest.raises(UserError, match=r"no MNIST there.*its MD5 is \w+ and not"):
         Mnist(str(tmp_path / "new")).ids("train")
-    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_where_it_cannot_be_downloaded_the_error_names_layout_and_remedy(
+    tmp_path: Path, server: Server, packed: dict[str, bytes]
+) -> None:
+    server.status = 404
+    with pytest.raises(UserError) as refused:
+        Mnist(str(tmp_path / "new")).ids("train")
+    said = str(refused.value)
+    assert f"data=mnist data.root={tmp_path / 'new'}: no MNIST there" in said
+    assert "the server answers 404" in said
+    assert all(name in said for name in packed)
+    assert "into MNIST/raw/" in said
+    assert "data.root=FOLDER" in said
 
 
 def test_the_shared_digits(shared: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
+from pipeline.data import shapes
 from pipeline.data.shape_outlines import compute_box, cover, draw_mask
 from pipeline.data.shape_painting import paint, paint_paper
 from pipeline.data.shapes import Shapes
@@ -26,6 +27,27 @@ def drawn() -> Shapes:
     return Shapes(images=120, val_images=60)
 
 
+def test_an_image_is_painted_once_and_what_is_done_to_it_changes_no_other() -> None:
+    data = Shapes(images=5, val_images=3)
+    shapes._paint_once.cache_clear()
+    first = data.example("val", 1).image
+    wanted = first.copy()
+    first[:] = 0
+    again = Shapes(images=5, val_images=3).example("val", 1)
+    assert np.array_equal(again.image, wanted)
+    assert again.size == wanted.shape[:2]
+    assert shapes._paint_once.cache_info().misses == 1
+    large = Shapes(images=shapes.MAX_KEPT, val_images=3)
+    assert np.array_equal(large.example("val", 1).image, wanted), "painted each time"
+    assert shapes._paint_once.cache_info().misses == 1
+
+
+@pytest.fixture
+def painted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "MAX_KEPT", 0)
+
+
+@pytest.mark.usefixtures("painted_anew")
 def test_an_image_is_the_same_alone_in_any_order_and_in_any_thread(drawn: Shapes) -> None:
     once = [drawn.example("val", n).image for n in range(24)]
     again = Shapes(images=7, val_images=60, size=32)
@@ -63,6 +85,12 @@ def test_labels_ids_and_examples_agree(drawn: Shapes, split: Split) -> None:
         assert (example.id, example.label) == (ids[position], labels[position])
         assert f"-{drawn.classes[example.label]}.png" in example.id
         assert example.image.shape[:2] == example.size
+
+
+def test_ids_are_listed_once(drawn: Shapes) -> None:
+    """Stages ask for them for each image."""
+    assert drawn.ids("val") is drawn.ids("val")
+    assert drawn.ids("val") != drawn.ids("train")
 
 
 def test_classes_are_balanced(drawn: Shapes) -> None:

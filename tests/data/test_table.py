@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from pipeline.data.shapes import Shapes
 from pipeline.data.table import Table
+from pipeline.data.table_marks import UncertainRule
 from pipeline.errors import UserError
 from pipeline.protocols import HasSeveralLabels
 from tests.data import table_layouts
@@ -264,18 +266,194 @@ def test_a_list_without_header(write):
     assert len(Table(str(path), label_column="2").ids("all")) == 12
 
 
-def test_a_column_of_0_and_1_for_each_class_is_refused_with_the_remedy(write):
-    rows = "".join(f"{n}.png,{n % 2},1,0\n" for n in NUMBERS)
+MARKED = ("wren", "Grey kite", "robin")  # in another order than sorted
+
+
+def write_marks(write, one: str = "1", zero: str = "0", name: str = "labels.csv") -> Path:
+    """A table of the twelve images: all have the first class, every second the last, none the kite.
+
+    Beside them are columns that are no class: a number, and a text.
+    """
+    rows = [f"{n}.png,{60 + n},{one},{zero},{one if n % 2 else zero},x" for n in NUMBERS]
+    header = "path,age,wren,Grey kite,robin,view"
+    return write("\n".join([header, *rows]) + "\n", name)
+
+
+def label_names(data: Table) -> dict[str, list[str]]:
+    """The names of the classes of each image."""
+    splits: tuple[Any, ...] = ("train", "held_back", "val", "test")
+    return {
+        id: [data.classes[n] for n in np.flatnonzero(row)]
+        for split in splits
+        for id, row in zip(data.ids(split), data.label_sets(split), strict=True)
+    }
+
+
+def test_the_error_names_the_columns_of_0_and_1_and_the_option(cli, write, capsys):
+    path = write_marks(write)
     with pytest.raises(UserError) as refused:
-        _ = Table(str(write(f"filename,robin,wren,kite\n{rows}"))).classes
+        _ = Table(str(path)).classes
     said = str(refused.value)
-    assert "3 columns ('robin', 'wren', 'kite') with 0 or 1, a class each, are not read" in said
+    assert "3 columns ('wren', 'Grey kite', 'robin') have 0 or 1" in said
+    option = "'data.label_columns=[wren,Grey kite,robin]'"
+    assert option in said
     assert "data.several=keep" in said
-    assert "did you mean 'filename'" not in said, "that is the column of paths"
-    rows = "".join(f"{n}.png,robin|wren\n" for n in NUMBERS)
-    assert Table(str(write(f"image_name,tags\n{rows}")), several="keep").classes == (
-        "robin", "wren",
-    )  # fmt: skip
+    arguments = ("+experiment=check", "data=table", f"data.table={path}", option[1:-1])
+    assert cli(*arguments, "data.several=keep") == 1, "an error of check: the images are equal"
+    assert "12 images of 2 classes" in capsys.readouterr().out, "the option as the error writes it"
+    odd = write('path,true,"a, ""b""",wren\n0.png,1,0,1\n1.png,0,1,1\n', "odd.csv")
+    with pytest.raises(UserError) as refused:
+        _ = Table(str(odd)).classes
+    option = re.search(r"'(data\.label_columns=.*\])'", str(refused.value))[1]
+    assert option == r'data.label_columns=["true","a, \"b\"",wren]'
+    arguments = ("+experiment=check", "data=table", f"data.table={odd}", option)
+    assert cli(*arguments, "data.several=keep") == 1, "an error of check: no image is scored"
+    assert "2 images of 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "zero"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("1", "")]
+)
+def test_columns_of_0_and_1_are_a_class_each(write, one, zero):
+    path = write_marks(write, one, zero)
+    data = Table(str(path), label_columns=MARKED, several="keep")
+    assert data.classes == ("wren", "robin"), "in the order of the option"
+    assert label_names(data) == {f"{n}.png": ["wren", "robin"][: 1 + n % 2] for n in NUMBERS}
+    assert has_note(data, "1 column ('Grey kite')", "without a 1", "not learned")
+    assert has_note(data, "18 of 36 fields", "empty, and taken as 0") == (zero == "")
+    listed = "".join(f"{n}.png,{'wren|robin' if n % 2 else 'wren'}\n" for n in NUMBERS)
+    joined = Table(str(write(f"path,label\n{listed}", "joined.csv")), several="keep")
+    assert joined.classes == ("robin", "wren")
+    assert label_names(joined) == {id: sorted(names) for id, names in label_names(data).items()}, (
+        "as a column of labels gives them"
+    )
+    with pytest.raises(
+        UserError, match=r"6 images .*line 3, 1\.png: wren, robin.*data\.several=keep"
+    ):
+        _ = Table(str(path), label_columns=MARKED).classes
+
+
+def test_columns_of_0_and_1_of_parquet_and_json_lines(folder, write):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"path": f"{n}.png", "wren": 1, "robin": [0, 1, None][n % 3]} for n in NUMBERS]
+    write("\n".join(map(json.dumps, rows)), "labels.jsonl")
+    columns = {
+        "path": [row["path"] for row in rows],
+        "wren": pyarrow.array([True] * 12),
+        "robin": pyarrow.array([row["robin"] for row in rows], pyarrow.float64()),
+    }
+    parquet.write_table(pyarrow.table(columns), folder / "labels.parquet")
+    for end in ("jsonl", "parquet"):
+        data = Table(str(folder / f"labels.{end}"), label_columns=["wren", "robin"], several="keep")
+        assert label_names(data) == {
+            f"{n}.png": ["wren", "robin"] if n % 3 == 1 else ["wren"] for n in NUMBERS
+        }
+        assert has_note(data, "4 of 24 fields")
+
+
+def test_uncertain_labels_are_refused_or_what_the_option_says(write):
+    rows = [f"{n}.png,1,{('0', '-1', '-1.0', '1')[n % 4]}" for n in NUMBERS]
+    path = str(write("path,wren,robin\n" + "\n".join(rows)))
+    given: dict[str, Any] = {"label_columns": ["wren", "robin"], "several": "keep"}
+    with pytest.raises(
+        UserError, match=r"6 lines \('line 3: robin'.* of 12 with -1.*absent takes it as 0"
+    ):
+        _ = Table(path, **given).classes
+    both: dict[UncertainRule, set[int]] = {
+        "absent": {3}, "present": {1, 2, 3}, "leave_out": {3}
+    }  # fmt: skip
+    for rule, remainders in both.items():
+        data = Table(path, **given, uncertain=rule)
+        used = [n for n in NUMBERS if rule != "leave_out" or n % 4 in (0, 3)]
+        assert label_names(data) == {
+            f"{n}.png": ["wren", "robin"] if n % 4 in remainders else ["wren"] for n in used
+        }
+        what = {"absent": "as 0", "present": "as 1", "leave_out": "left out"}[rule]
+        assert has_note(data, "6 lines", "with -1, uncertain", what, f"data.uncertain={rule}")
+    gone = "\n".join(rows).replace("png,1,-1", "gone,1,-1")
+    data = Table(str(write("path,wren,robin\n" + gone)), **given)
+    assert len(data.ids("all")) == 6, "of images that are not there nothing is asked"
+
+
+def test_fields_of_0_and_1_that_are_neither_and_rows_without_a_1(write):
+    rows = "0.png,1,0\n1.png,2,0\n2.png,yes,1\n3.png,0,0\n4.png,0,1\n5.png,,\n6.png,1,1\n7.png,0,\n"
+    data = Table(str(write(f"path,a,b\n{rows}")), label_columns=["a", "b"], several="keep")
+    assert has_note(data, "2 lines ('line 3', 'line 4')", "something else than 0, 1, -1 or nothing")
+    assert has_note(data, "3 of 12 fields", "1 line ('line 7') with no field filled in")
+    assert has_note(data, "2 images ('line 5', 'line 9') of 6 with no 1 in data.label_columns",
+                    "they show no class")  # fmt: skip
+    listed = "0.png,a\n3.png,[]\n4.png,b\n5.png,\n6.png,a|b\n7.png,[]\n"
+    same = Table(str(write(f"path,label\n{listed}", "same.csv")), several="keep")
+    assert label_names(data) == label_names(same)
+    for split in ("train", "held_back", "val", "test"):
+        assert data.ids(split) == same.ids(split), "as an empty list, or an empty field"
+        assert data.backgrounds(split).tolist() == same.backgrounds(split).tolist()
+        assert data.fingerprint(split) == same.fingerprint(split)
+    assert data.ids("test") == ["5.png"], "nothing says that it is labelled"
+    single = Table(str(write(f"path,a,b\n{rows.replace('1,1', '1,0')}")), label_columns=["a", "b"])
+    assert sorted(single.ids("test")) == ["3.png", "5.png", "7.png"]
+
+
+def test_rows_of_0_and_1_that_are_empty_where_their_split_is_named(write):
+    rows = "0.png,1,0,train\n1.png,0,1,val\n2.png,,,train\n3.png,0,0,val\n4.png,,,test\n"
+    path, columns = str(write(f"path,a,b,split\n{rows}")), ["a", "b"]
+    data = Table(path, label_columns=columns, several="keep", held_back=0)
+    assert data.ids("train") == ["0.png", "2.png"]
+    assert data.backgrounds("train").tolist() == [False, True]
+    assert data.backgrounds("val").tolist() == [False, True]
+    assert data.ids("test") == ["4.png"]
+    assert has_note(data, "1 image ('line 4')", "with no field of data.label_columns filled in: "
+                    "taken to show no class")  # fmt: skip
+    unlabelled = Table(
+        path, label_columns=columns, several="keep", held_back=0, missing="unlabelled"
+    )
+    assert sorted(unlabelled.ids("test")) == ["2.png", "4.png"]
+    assert unlabelled.backgrounds("val").tolist() == [False, True], "0 is filled in"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_columns": ["wren", "label"], "label_column": "label"}, "label_column=label away"),
+        ({"label_columns": ["wren"], "label_separator": " "}, "label_separator=  away"),
+        ({"label_columns": ["wren", "wren"]}, "'wren' is there twice"),
+        ({"label_columns": ["wren", "robbin"]}, "label_columns=robbin.*did you mean 'robin'"),
+        ({"label_separator": ""}, "expected what joins several labels"),
+        ({"uncertain": "absent"}, r"data\.uncertain=absent: .*data\.label_columns"),
+    ],
+)
+def test_options_of_labels_that_contradict_each_other(write, options, message):
+    path = write_marks(write)
+    with pytest.raises(UserError, match=message):
+        _ = Table(str(path), **options).classes
+
+
+def test_a_separator_of_labels_that_is_given(write, cli, capsys):
+    tags = ["clear primary", "haze, thick", "clear"]
+    rows = [f'{n}.png,"{tags[n % 3]}"' for n in NUMBERS]
+    path = write("image_name,tags\n" + "\n".join(rows) + "\n")
+    data = Table(str(path), label_separator=" ", several="keep")
+    assert data.classes == ("clear", "haze,", "primary", "thick"), "the comma joins nothing"
+    assert label_names(data)["0.png"] == ["clear", "primary"]
+    data = Table(str(path), label_separator=", ", several="keep")
+    assert data.classes == ("clear", "clear primary", "haze", "thick")
+    assert not has_note(data, "with spaces or commas")
+    with pytest.raises(UserError, match=r"8 images .*data\.several=keep"):
+        _ = Table(str(path), label_separator=" ").classes
+    arguments = ("+experiment=check", "data=table", f"data.table={path}", "data.several=keep")
+    assert cli(*arguments, 'data.label_separator=" "') == 1
+    assert "12 images of 4 classes" in capsys.readouterr().out
+
+
+def test_a_separator_of_labels_that_never_occurs_is_noted(write):
+    path = str(write("path,tags\n" + "".join(f"{n}.png,{'ab'[n % 2]}|c\n" for n in NUMBERS)))
+    data = Table(path, label_separator="/", several="keep")
+    assert data.classes == ("a|c", "b|c")
+    assert has_note(data, "data.label_separator='/' occurs in none of 2 different fields",
+                    "'tags'", "joins several in 2 labels ('a|c', 'b|c'): leave")  # fmt: skip
+    assert not has_note(Table(path, label_separator="|", several="keep"), "label_separator")
 
 
 def test_labels_that_a_space_joins_are_noted_where_no_image_has_several(write):
@@ -352,6 +530,41 @@ def test_columns_as_given_and_missing_ones(write):
         _ = Table(path, **{**given, "label_column": "brid"}).classes
 
 
+def test_columns_with_other_names_are_named_by_their_values(write):
+    path = str(write(lines(";", header="Pfad,Klasse,Aufteilung").replace("train", "Training")))
+    with pytest.raises(UserError) as caught:
+        _ = Table(path).classes
+    message = str(caught.value)
+    assert "the path of an image" in message
+    assert "the label of an image" in message, "all that is missing, in one error"
+    assert (
+        "by their values: 'data.path_column=Pfad' 'data.label_column=Klasse' "
+        "'data.split_column=Aufteilung'"
+    ) in message
+    data = Table(path, path_column="Pfad", label_column="Klasse")
+    assert has_note(data, "column 'Aufteilung' holds names of splits (Training, val)", "not read")
+    read = Table(path, path_column="Pfad", label_column="Klasse", split_column="Aufteilung")
+    assert summarize(read) == EXPECTED
+    assert not has_note(read, "names of splits")
+
+
+def test_odd_lines_are_counted_once_where_columns_are_looked_at(write):
+    rows = lines(header="path,label,part").replace("train", "x") + "1.png\n"
+    assert has_note(Table(str(write(rows))), "1 line ('line 14') with fewer than 3 fields")
+
+
+def test_all_label_columns_that_are_missing_are_named_in_one_error(write):
+    path = str(write("bild,Edema,Fracture\n0.png,1,0\n1.png,0,1\n"))
+    with pytest.raises(UserError) as caught:
+        _ = Table(path, label_columns=["Edma", "Edema", "Fractur"]).classes
+    message = str(caught.value)
+    assert "the path of an image" in message
+    assert re.findall(r"label_columns=(\w+): .*did you mean '(\w+)'", message) == [
+        ("Edma", "Edema"), ("Fractur", "Fracture"),
+    ]  # fmt: skip
+    assert "by their values: 'data.path_column=bild'" in message
+
+
 def test_no_column_with_labels(write):
     with pytest.raises(UserError, match=r"the label of an image.*images="):
         _ = Table(str(write("path,note\n0.png,a\n"))).classes
@@ -423,15 +636,16 @@ def test_rows_that_repeat_and_contradict(write):
     assert "1.png" not in summary
     assert summary["2.png"] == "val:robin", "what is scored is not learned from"
     assert has_note(data, "counted once", "line 14: 0.png")
-    assert has_note(data, "line 3: wren, robin", "another label in another row: left out")
-    assert has_note(data, "several splits", "line 4")
+    contradictory = "'line 3 and line 15, 1.png: wren, robin'"
+    assert has_note(data, contradictory, "another label in another row: left out")
+    assert has_note(data, "several splits", "'line 4 and line 16, 2.png: train, val'")
 
 
 @pytest.mark.parametrize("both", ["robin|wren", "robin; wren", '"[\'robin\', \'wren\']"',
                                   '"robin, wren"'])  # fmt: skip
 def test_several_labels_are_refused_or_left_out(write, both):
     path = str(write(lines().replace("3.png,wren", f"3.png,{both}")))
-    with pytest.raises(UserError, match=r"line 5: robin, wren.*data\.several=leave_out"):
+    with pytest.raises(UserError, match=r"line 5, 3.png: robin, wren.*data\.several=leave_out"):
         _ = Table(path).classes
     data = Table(path, several="leave_out")
     assert summarize(data) == {id: text for id, text in EXPECTED.items() if id != "3.png"}
@@ -471,6 +685,52 @@ def test_single_labels_are_the_same_whatever_several_says(write):
     assert summarize(plain) == summarize(kept)
 
 
+def test_images_of_no_class(write):
+    """An empty list says so; an empty field does where a column names the split."""
+    text = lines().replace("3.png,wren", "3.png,[]").replace("9.png,wren", "9.png,")
+    text = text.replace("4.png,robin", "4.png,").replace("4.png,wren", "4.png,")
+    data = Table(str(write(text)), several="keep", held_back=0)
+    named = {
+        split: [
+            id for id, none in zip(data.ids(split), data.backgrounds(split), strict=True) if none
+        ]
+        for split in ("train", "val", "test")
+    }
+    assert named == {"train": ["3.png", "4.png"], "val": ["9.png"], "test": []}
+    assert has_note(data, "1 image", "with an empty list of labels: they show no class")
+    assert has_note(data, "2 images", "with an empty label: taken to show no class",
+                    "data.missing=unlabelled")  # fmt: skip
+    unlabelled = Table(str(write(text)), several="keep", held_back=0, missing="unlabelled")
+    assert sorted(unlabelled.ids("test")) == ["4.png", "9.png"]
+    assert unlabelled.backgrounds("train").sum() == 1
+    single = Table(str(write(text)), held_back=0)
+    assert sorted(single.ids("test")) == ["3.png", "4.png", "9.png"], "as it was"
+    assert not single.backgrounds("all").any()
+    assert single.splits.train.background is None
+    unsorted = "\n".join(line.rpartition(",")[0] for line in text.splitlines())
+    alone = Table(str(write(unsorted)), several="keep", held_back=0, val=0)
+    assert sorted(alone.ids("test")) == ["4.png", "9.png"], "nothing says that they are labelled"
+    assert has_note(alone, "2 images", "without a label", "data.missing=none")
+    taken = Table(str(write(unsorted)), several="keep", held_back=0, val=0, missing="none")
+    assert taken.backgrounds("train").sum() == 3
+
+
+def test_images_of_a_coco_file_without_annotation_show_no_class(write):
+    def record(n, category):
+        return {"id": n, "image_id": n, "category_id": category}
+
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in (1, 2, 3, 4)],
+        "categories": [{"id": 1, "name": "robin"}, {"id": 2, "name": "wren"}],
+        "annotations": [record(1, 1), record(2, 2), record(3, 9)],
+    }
+    path = write(json.dumps(content), "labels.json")
+    data = Table(str(path), several="keep", held_back=0, val=0)
+    assert data.backgrounds("train").tolist() == [False, False, True]
+    assert data.ids("train")[-1] == "4.png"
+    assert data.ids("test") == ["3.png"], "its annotation is of no category: it may show any"
+
+
 def test_boxes_of_several_classes_have_the_label_of_their_row(write):
     rows = ["file,label,split,xmin,ymin,xmax,ymax"]
     for n in NUMBERS:
@@ -504,6 +764,9 @@ def test_classes_that_are_alike_or_in_one_split_only(write):
     text = lines().replace("9.png,wren", "9.png,Robin").replace("10.png,robin", "10.png,crow")
     data = Table(str(write(text)))
     assert has_note(data, "'Robin' and 'robin' differ by case")
+    spaced = lines().replace("wren", '"wren, small"').replace("1.png,", "1.png,'", 1)
+    spaced = spaced.replace("'\"wren, small", '"wren ,small')
+    assert has_note(Table(str(write(spaced))), "'wren ,small' and 'wren, small' differ by case")
     assert has_note(data, "2 classes ('Robin', 'crow')", "not learned")
 
 
@@ -652,6 +915,35 @@ def test_boxes_that_cannot_be_right(write):
     for part in ("line 8", "negative width"), ("line 9", "outside its image"), \
                 ("line 10", "clipped"), ("line 11", "not four numbers"):  # fmt: skip
         assert any(all(text in note for text in part) for note in notes), part
+
+
+def write_corners(write: Write, separator: str, first: str) -> Table:
+    """A table whose boxes begin at x = `first`."""
+    rows = [separator.join(("path", "label", "split", "xmin", "ymin", "xmax", "ymax"))]
+    quoted = f'"{first}"' if separator in first else first
+    for n in NUMBERS:
+        split = "train" if n < 8 else "val"
+        rows.append(separator.join((f"{n}.png", "ab"[n % 2], split, quoted, "2", "11", "22")))
+    return Table(str(write("\n".join(rows))))
+
+
+def test_decimal_commas_are_read_between_semicolons_and_named_elsewhere(write):
+    data = write_corners(write, ";", "1,5")
+    assert data.truth("val")["8.png"].boxes.tolist() == [[1.5, 2, 11, 22]]
+    assert has_note(data, "12 lines", "decimal commas in the box: read as numbers")
+    assert not data.truth_notes()
+    other = write_corners(write, ",", "1,5")
+    assert not other.truth("val")
+    (note,) = other.truth_notes()
+    assert "'line 2: 1,5; 2; 11; 22'" in note
+    assert "decimal commas, where a point is to be" in note
+
+
+def test_the_fingerprint_of_boxes_has_those_that_cannot_be_read(write):
+    without = Table(str(write(lines()))).truth_fingerprint("val")
+    prints = {write_corners(write, ",", x).truth_fingerprint("val") for x in ("1", "a", "b", "1,5")}
+    assert without == "none"
+    assert len(prints | {without}) == 5
 
 
 def test_fractions_of_an_image_are_refused(write):

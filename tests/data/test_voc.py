@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
 from torchvision.datasets import VOCDetection
 
-from pipeline.data import published
+from pipeline.data import published, voc_index
 from pipeline.data.voc import CLASSES, Voc
 from pipeline.errors import UserError
+from pipeline.formats.pascal_voc import read_voc
+from pipeline.metric.measurement import merge_masks
+from pipeline.stages.evaluate.regions import ignored_regions, own_masks
+from pipeline.types import GroundTruth, Note
 from tests.data import drawn_sets
 from tests.data.drawn_sets import CAT, DOG, HARD_CAT, PERSON, VOC_OBJECTS
 
@@ -95,6 +103,160 @@ def test_roots(root: Path, inside: str) -> None:
     assert len(data.truth("val")) == 5
 
 
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("VOCdevkit/VOC2007/JPEGImages", YEAR_2007),
+        ("VOCdevkit/VOC2007/ImageSets/Main", YEAR_2007),
+        ("..", "."),
+        ("../..", "."),
+    ],
+)
+def test_a_root_that_is_levels_off_is_answered_with_the_right_one(
+    tmp_path: Path, given: str, right: str
+) -> None:
+    root = tmp_path / "a/b"
+    drawn_sets.voc(root)
+    with pytest.raises(UserError) as caught:
+        Voc(str(root / given))
+    hint = str(caught.value).rpartition("data.root=")[2]
+    assert Path(hint).resolve() == (root / right).resolve()
+    assert len(Voc(hint).ids("val")) == 5
+
+
+def test_the_folder_of_another_year_is_answered_with_that_year(root: Path) -> None:
+    drawn_sets.voc(root, 2012)
+    folder = root / "VOCdevkit/VOC2012"
+    with pytest.raises(UserError, match=r"no trainval\.txt there.*data\.year=2012"):
+        Voc(str(folder))
+    assert len(Voc(str(folder), year=2012).ids("val")) == 5
+    with pytest.raises(UserError) as caught:
+        Voc(str(folder), year="2007+2012")
+    assert str(caught.value).endswith(f"it is in data.root={root / 'VOCdevkit'}")
+
+
+# -- masks
+
+
+@pytest.fixture
+def masked(root: Path) -> Path:
+    """All scored images but the first have masks."""
+    for n, objects in enumerate(VOC_OBJECTS[1:], 201):
+        drawn_sets.voc_masks(root / YEAR_2007, f"{n:06d}", objects)
+    return root
+
+
+def decode(rle: Any) -> np.ndarray:
+    return np.asarray(coco_mask.decode(rle)) == 1
+
+
+def test_masks_are_those_of_the_boxes_and_void_counts_neither_way(masked: Path) -> None:
+    data, boxes_alone = Voc(str(masked)), Voc(str(masked), masks=False)
+    truth, without = data.truth("val"), boxes_alone.truth("val")
+    assert truth["000200.jpg"].masks is None
+    for n, objects in enumerate(VOC_OBJECTS[1:], 201):
+        known = truth[f"{n:06d}.jpg"]
+        numbers, kinds = drawn_sets.voc_mask_values(objects)
+        counted = [number for number, each in enumerate(objects, 1) if not each[2]]
+        assert known.masks is not None
+        for mask, number in zip(known.masks, counted, strict=True):
+            assert np.array_equal(decode(mask), numbers == number)
+        assert np.array_equal(decode(known.void), numbers == 255)
+        if known.crowds is not None:
+            (hard,) = [number for number, each in enumerate(objects, 1) if each[2]]
+            assert np.array_equal(decode(known.crowds.masks[0]), numbers == hard)
+        assert known.boxes.tolist() == without[known.id].boxes.tolist(), "those of the XML files"
+        assert without[known.id].masks is None
+        _check_pixels(known, numbers, kinds, objects)
+    (note,) = data.truth_notes()
+    assert isinstance(note, Note)
+    assert (note.total, note.names) == (1, ("000200.jpg",))
+    assert note.startswith("val: 1 image ('000200.jpg') of 5 without masks: no part of the numbers")
+    assert boxes_alone.truth_notes() == []
+    assert data.truth_fingerprint("val") != boxes_alone.truth_fingerprint("val")
+
+
+def _check_pixels(known: GroundTruth, numbers: np.ndarray, kinds: np.ndarray, objects: Any) -> None:
+    """Compare what PxAP counts of each class with the devkit's rule: 255 is left out."""
+    for name in {each[0] for each in objects if not each[2]}:
+        label = CLASSES.index(name)
+        of_class = GroundTruth(**{**vars(known), "label": label})
+        merged = merge_masks(own_masks(of_class), ignored_regions(of_class), drawn_sets.SIZE)
+        expected = (kinds == label + 1).astype(np.uint8)
+        expected[kinds == 255] = 255
+        for number, each in enumerate(objects, 1):
+            if each[2] and each[0] == name:
+                expected[numbers == number] = 255
+        assert np.array_equal(merged, expected)
+
+
+def test_masks_that_do_not_fit_leave_the_boxes(masked: Path) -> None:
+    folder = masked / YEAR_2007
+    Image.new("L", (9, 9)).save(folder / "SegmentationObject/000201.png")
+    (folder / "SegmentationClass/000202.png").unlink()
+    drawn_sets.voc_masks(folder, "000203", VOC_OBJECTS[3][:2])
+    (folder / "SegmentationObject/000204.png").write_bytes(b"no image")
+    data = Voc(str(masked))
+    assert [known.masks for known in data.truth("val").values()] == [None] * 5
+    notes = "\n".join(data.truth_notes())
+    assert "('000201.jpg') with masks of another size than the image: boxes are used" in notes
+    assert "('000202.jpg') with a mask in one of SegmentationObject/ and" in notes
+    assert "('000203.jpg') with an object without a mask: boxes are used" in notes
+    assert "('000204.jpg') with a mask that cannot be read: boxes are used" in notes
+    assert "5 images ('000200.jpg', '000201.jpg', '000202.jpg', ...) of 5 without masks" in notes
+
+
+# -- what is kept
+
+
+def test_annotations_are_parsed_once_and_again_where_they_changed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+    monkeypatch.setattr(voc_index, "MIN_KEPT", 1)
+    parsed = list[str]()
+
+    def note(path: Path) -> Any:
+        parsed.append(path.stem)
+        return read_voc(path)
+
+    def read_all() -> tuple[Any, ...]:
+        parsed.clear()
+        data = Voc(str(root))
+        read = [data.fingerprint("all"), data.truth_fingerprint("val"), data.notes()]
+        return (*read, {id: known.boxes.tolist() for id, known in data.truth("all").items()})
+
+    monkeypatch.setattr(voc_index, "read_voc", note)
+    folder = root / YEAR_2007 / "Annotations"
+    first = read_all()
+    assert len(parsed) == 15
+    assert not (root / "cache").exists(), "files that changed just now may change again"
+    (folder / "000201.xml").write_text("<annotation><object>")
+    drawn_sets.write_voc_objects(folder / "000203.xml", (CAT,))
+    text = (folder / "000203.xml").read_text()
+    (folder / "000203.xml").write_text(re.sub(r"<xmin>\d+", "<xmin>abc", text))
+    for path in folder.iterdir():
+        os.utime(path, ns=(10**18, 10**18))
+    first = read_all()
+    assert len(parsed) == 15
+    assert read_all() == first
+    assert parsed == [], "nothing is parsed, nor is the file that cannot be used"
+    assert "000201.xml') not XML" in first[2][0]
+    assert "000203.xml: cat abc, " in first[2][1], "what is wrong is kept as it is written"
+    drawn_sets.write_voc_objects(folder / "000200.xml", (CAT,))
+    os.utime(folder / "000200.xml", ns=(10**18, 10**18))  # the size alone is another one
+    second = read_all()
+    assert parsed == ["000200"]
+    assert second[0] != first[0]
+    drawn_sets.write_voc_objects(folder / "000201.xml", (CAT,))
+    read_all()
+    assert parsed == ["000201"]
+    (kept,) = (root / "cache/label2box").glob("voc-*.json")
+    kept.write_text('{"version": 2, "rows": [')
+    read_all()
+    assert len(parsed) == 15
+
+
 # -- files that are missing or wrong
 
 
@@ -117,11 +279,10 @@ def test_images_and_annotations_that_are_missing_are_counted(root: Path) -> None
     (folder / "Annotations/000202.xml").write_text("<annotation><object>")
     data = Voc(str(root))
     assert list(data.ids("val")) == ["000203.jpg", "000204.jpg"]
-    missing, broken, image = sorted(map(str, data.notes()), key=len)[::-1][:3]
-    notes = "\n".join([missing, broken, image])
-    assert "'000201') without a file in Annotations, so of no class: left out" in notes
-    assert "'000202.xml') not XML from line 1" in notes
-    assert "'000200.jpg') of 3 not in" in notes
+    notes = "\n".join(data.notes())
+    assert "'000201') of 5 without a file in Annotations, so of no class: left out" in notes
+    assert "'VOC2007/Annotations/000202.xml') not XML from line 1" in notes
+    assert f"'{YEAR_2007}/JPEGImages/000200.jpg') of 3 not in" in notes
     for path in (folder / "Annotations").iterdir():
         path.unlink()
     with pytest.raises(UserError, match="none of its 10 images can be used"):
@@ -154,12 +315,50 @@ def test_odd_objects_are_named_and_the_others_go_on(root: Path) -> None:
     assert "000204.jpg: 40 x 60 in" in notes
 
 
+def test_an_image_without_a_usable_object_is_left_out_for_what_is_wrong_with_it(root: Path) -> None:
+    folder = root / YEAR_2007 / "Annotations"
+    drawn_sets.write_voc_objects(folder / "000200.xml", (CAT,))
+    text = (folder / "000200.xml").read_text()
+    (folder / "000200.xml").write_text(re.sub(r"<xmin>\d+", "<xmin>abc", text))
+    drawn_sets.write_voc_objects(folder / "000201.xml", (("unicorn", (1, 1, 9, 9), False),))
+    notes = "\n".join(map(str, Voc(str(root)).notes()))
+    assert "'VOC2007/Annotations/000200.xml: cat abc, " in notes
+    assert "with an object whose bndbox is not four numbers" in notes
+    assert "'VOC2007/Annotations/000201.xml: unicorn') whose objects are of classes that" in notes
+    assert "that is not difficult" not in notes
+
+
+def test_the_root_may_be_relative(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    data = Voc(root.name)
+    assert list(data.ids("val")) == list(Voc(str(root)).ids("val"))
+    assert len(data.truth("val")) == 5
+
+
+def test_the_year_that_is_there_is_named(root: Path) -> None:
+    for year in (2012, "2007+2012"):
+        with pytest.raises(UserError, match=r"VOC2007 is there: data\.year=2007"):
+            Voc(str(root), year=year)
+
+
 def test_images_with_difficult_objects_alone_have_no_label(root: Path) -> None:
     drawn_sets.write_voc_objects(root / YEAR_2007 / "Annotations/000200.xml", (HARD_CAT,))
     data = Voc(str(root))
     assert "000200.jpg" not in data.ids("val")
     (note,) = data.notes()
     assert "('000200') of 5 has no object that is not difficult" in note
+
+
+def test_images_without_an_object_show_no_class(root: Path) -> None:
+    drawn_sets.write_voc_objects(root / YEAR_2007 / "Annotations/000200.xml", ())
+    data = Voc(str(root), held_back=0)
+    assert data.ids("val")[int(data.backgrounds("val").argmax())] == "000200.jpg"
+    assert not data.label_sets("val")[data.backgrounds("val")].any()
+    assert data.backgrounds("val").sum() == 1
+    assert not data.backgrounds("train").any()
+    assert "000200.jpg" not in data.truth("val")
+    (note,) = data.notes()
+    assert "1 image ('000200') of 5 without an object: they show no class" in note
 
 
 def test_wrong_options_are_refused(root: Path) -> None:

@@ -143,8 +143,10 @@ def test_missing_images_and_odd_lines_are_named_and_the_others_go_on(tmp_path):
     data = open_set(tmp_path)
     (note,) = data.notes()
     assert note.startswith("test/image_ids.txt: 1 image ('001.Crested_Auklet/test_0.jpg')")
-    assert "left out; unpack or download the images again" in note
+    assert "left out; data.images=FOLDER names" in note
+    assert "else unpack or download the images again" in note
     notes = "\n".join(data.truth_notes())
+    assert "test/image_ids.txt: 4 of its 6 images are measured" in notes
     assert "class_labels.txt: 1 line ('line 7')" in notes
     assert "localization.txt: 1 line ('line 7') of another form" in notes
     assert "whose box is reversed" in notes
@@ -154,6 +156,25 @@ def test_missing_images_and_odd_lines_are_named_and_the_others_go_on(tmp_path):
         "001.Crested_Auklet/test_1.jpg", "001.Crested_Auklet/test_2.jpg",
         "002.Least_Auklet/test_0.jpg", "002.Least_Auklet/test_2.jpg",
     ]  # fmt: skip
+
+
+def test_each_fault_is_said_once_with_its_remedy(tmp_path):
+    """A box that sticks out, and an image without a class."""
+    drawn_sets.wsolevaluation(tmp_path)
+    folder = tmp_path / "metadata/test"
+    id = "002.Least_Auklet/test_1.jpg"
+    for name, line in (("class_labels", None), ("localization", f"{id},5,5,900,20")):
+        path = folder / f"{name}.txt"
+        lines = [each for each in path.read_text().splitlines() if not each.startswith(id)]
+        path.write_text("\n".join([*lines, line] if line else lines) + "\n")
+    (labels, measured) = open_set(tmp_path).truth_notes()
+    assert "class_labels.txt: 1 image ('002.Least_Auklet/test_1.jpg') has no class; give" in labels
+    assert "test/image_ids.txt: 5 of its 6 images are measured" in measured
+    with open(folder / "class_labels.txt", "a") as file:
+        file.write(f"{id},1\n")
+    (clipped,) = open_set(tmp_path).truth_notes()
+    assert "1 box ('test/localization.txt, 002.Least_Auklet/test_1.jpg') of" in clipped
+    assert "stuck out of its image and was clipped" in clipped
 
 
 def test_an_image_of_two_splits_is_not_trained_on(tmp_path):

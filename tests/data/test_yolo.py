@@ -187,6 +187,42 @@ def test_several_classes_are_refused_or_left_out(tmp_path: Path) -> None:
     assert len(truth.of_class(1)) == 1
 
 
+def test_images_without_an_object_show_no_class(tmp_path: Path) -> None:
+    """An empty file says so, and so does none; a file that cannot be used says nothing."""
+    rows = {"a": [CAT], "b": [DOG], "c": None, "d": [], "e": ["7 0.5 0.5 0.5 0.5"], "f": ["cat"]}
+    root = small(tmp_path, rows)
+    kept = Yolo(str(root), several="keep", held_back=0, val=0)
+    ids, backgrounds = kept.ids("train"), kept.backgrounds("train")
+    assert [Path(id).stem for id in ids] == [*"abcd"]
+    assert backgrounds.tolist() == [False, False, True, True]
+    assert not kept.label_sets("train")[backgrounds].any()
+    assert [Path(id).stem for id in kept.ids("test")] == [*"ef"]
+    assert not kept.backgrounds("test").any()
+    notes = "\n".join(kept.notes())
+    assert "('images/train/d.png') of 6 with an empty label file: they show no class" in notes
+    assert "of 6 without a label file (labels/ beside images/): taken to show no class" in notes
+    assert "data.missing=unlabelled" in notes
+    unlabelled = Yolo(str(root), several="keep", missing="unlabelled", held_back=0, val=0)
+    assert [Path(id).stem for id in unlabelled.ids("test")] == [*"cef"]
+    assert unlabelled.fingerprint("train") != kept.fingerprint("train")
+    assert "data.missing=none learns and scores them" in "\n".join(unlabelled.notes())
+    with pytest.raises(UserError, match=r"data\.missing=none: .*data\.several=keep"):
+        Yolo(str(root), missing="none")
+
+
+def test_what_is_not_scored_is_unlabelled_without_a_label_file(tmp_path: Path) -> None:
+    root = small(tmp_path, {"a": [CAT], "b": [DOG]}, "train: images/train\nval: images/val\n"
+                 "test: images/test\nnames: [cat, dog]\n")  # fmt: skip
+    for name in ("val/c", "test/d", "test/e"):
+        image(root / f"images/{name}.png")
+    write(root / "labels/val/c.txt", [CAT])
+    write(root / "labels/test/e.txt", [])
+    data = Yolo(str(root), several="keep")
+    assert data.ids("test") == ["images/test/d.png", "images/test/e.png"]
+    assert data.backgrounds("test").tolist() == [False, True]
+    assert data.backgrounds("all").sum() == 1
+
+
 @pytest.mark.parametrize(("yaml", "message"), [
     ("train: images/train\n", "no `names`"),
     ("names: [cat]\n", "no `train`"),

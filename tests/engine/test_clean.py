@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ from filelock import FileLock
 from pipeline.engine.inventory import Inventory, add_user, read_inventory
 from pipeline.engine.removal import limit_store, plan_removal, remove
 from pipeline.engine.store import LOCK, Store
+from pipeline.formats import human_boxes
 from pipeline.formats.files import write_text
+from pipeline.results.marks import FILE as MARKS
+from pipeline.results.marks import Change, MarksFile
+from pipeline.types import WrongMark
 from tests.conftest import TINY, Cli
 
 DAY = 86400.0
@@ -106,6 +111,56 @@ def test_a_run_that_a_kept_run_names_is_kept(outputs: Outputs) -> None:
     assert outputs.clean(trained) == everything
 
 
+def mark(run: Path, name: str = "a.jpg", date: str = "2026-01-02T03:04:05.678Z") -> None:
+    """Mark an image of a run as wrong, as its served report does."""
+    record = {"file_name": name, "width": 4, "height": 3, "boxes": []}
+    MarksFile(run / MARKS, {name: record}).merge({name: Change("wrong", date)})
+
+
+def test_marks_that_were_not_ingested_keep_their_run(
+    outputs: Outputs, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = outputs.result("train")
+    run, other = outputs.run("cam/1", trained), outputs.run("cam/2")
+    mark(run)
+    clean = ("clean", f"outputs={outputs.root}", "runs=all", "yes=true")
+    assert cli(*clean) == 0
+    said = capsys.readouterr().out
+    assert "kept: cam/1, with 1 mark, made by a person and not ingested" in said
+    assert "run=outputs/runs/cam/1 corrections=" in said
+    assert "marks=true deletes them" in said
+    assert (run / MARKS).is_file()
+    assert trained.is_dir()
+    assert not other.exists()
+    # A later mark than the one that was ingested keeps the run; the same one does not.
+    known = WrongMark(
+        id="a.jpg", content="0" * 16, is_random=False, date="2026-01-02T03:04:05.678Z",
+        source="marks: reviewed.json", ingested="",
+    )  # fmt: skip
+    human_boxes.write(outputs.root / "human_boxes.json", [], [known])
+    mark(run, date="2026-02-02T03:04:05.678Z")
+    assert "cam/1" in outputs.clean(run)
+    known = replace(known, date="2026-02-02T03:04:05.678Z")
+    human_boxes.write(outputs.root / "human_boxes.json", [], [known])
+    assert "cam/1" not in outputs.clean(run)
+
+
+def test_marks_are_deleted_where_that_is_asked_for(
+    outputs: Outputs, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, damaged = outputs.run("cam/1"), outputs.run("cam/2")
+    mark(run)
+    write_text(damaged / MARKS, "{")
+    clean = ("clean", f"outputs={outputs.root}", "runs=all", "yes=true")
+    assert cli(*clean) == 0
+    assert "cam/2, with a file of marks that cannot be read, made" in capsys.readouterr().out
+    assert damaged.is_dir()
+    assert cli(*clean, "marks=true") == 0
+    assert "with cam/1 for good: 1 mark, made by a person" in capsys.readouterr().out
+    assert not run.exists()
+    assert not damaged.exists()
+
+
 def test_what_a_run_that_goes_on_may_use_is_kept(outputs: Outputs) -> None:
     before, used = outputs.result("train", days=3), outputs.result("explain", days=1)
     going = outputs.run("cam/1", days=2)
@@ -158,6 +213,59 @@ def test_what_killed_runs_left_is_deleted(outputs: Outputs) -> None:
     assert not [path for path in left if path.exists()]
     assert not (outputs.root / "train/.deleted-train-1-2").exists()
     assert [path for path in kept if path.exists()] == [*kept]
+
+
+def leave_sweep(outputs: Outputs, name: str, hours: float = 2) -> Path:
+    """The folder of a sweep whose jobs wrote into it some hours ago."""
+    folder = outputs.root / ".sweep" / name
+    write_text(folder / "0.log", "a log of a job" * 100)
+    then = time.time() - hours * 3600
+    for path in (folder / "0.log", folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+def test_what_sweeps_left_is_counted_and_deleted(
+    outputs: Outputs, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, recent = leave_sweep(outputs, "old"), leave_sweep(outputs, "recent", hours=0.5)
+    launched = leave_sweep(outputs, ".submitit/17_0")
+    write_text(outputs.root / ".sweep/multirun.yaml", "seed: 0\n")
+    os.utime(outputs.root / ".sweep/multirun.yaml", (0, 0))
+    assert cli("clean", f"outputs={outputs.root}") == 0
+    said = capsys.readouterr().out
+    assert "3 logs and records that sweeps left: " in said
+    assert "kept: 1 log and records of sweeps that go on, or wrote within the last hour" in said
+    assert old.is_dir()
+    assert cli("clean", f"outputs={outputs.root}", "yes=true") == 0
+    assert "deleted: 3 other files" in capsys.readouterr().out
+    assert not old.exists()
+    assert not launched.parent.exists()
+    assert [path.name for path in recent.parent.iterdir()] == ["recent"]
+    os.utime(recent / "0.log", (0, 0))
+    os.utime(recent, (0, 0))
+    outputs.clean()
+    assert not (outputs.root / ".sweep").exists()
+
+
+def test_what_a_sweep_that_goes_on_writes_is_kept(outputs: Outputs) -> None:
+    """Also where no job wrote for an hour; what its launcher wrote beside it, too."""
+    going, killed = leave_sweep(outputs, "going"), leave_sweep(outputs, "killed")
+    launched = leave_sweep(outputs, ".submitit/17_0")
+    with FileLock(going / LOCK):
+        os.utime(going / LOCK, (0, 0))
+        os.utime(going, (0, 0))
+        plan = plan_removal(outputs.inventory(), (), unfinished=False)
+        assert [*plan.sweeps] == [killed]
+        outputs.clean()
+        assert going.is_dir()
+        assert launched.is_dir()
+        assert not killed.exists()
+        # Between the list and the answer of the user, another sweep begins in a folder.
+        again = leave_sweep(outputs, "killed")
+        with FileLock(again / LOCK):
+            assert remove(outputs.root, plan).leftovers == 0
+        assert again.is_dir()
 
 
 def test_a_run_of_another_folder_of_outputs_keeps_what_it_links_to(

@@ -135,8 +135,9 @@ def test_a_run_stops_cleanly_and_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=interrupt.SECONDS_TO_STOP + LOADED)
     assert process.returncode == 130
-    assert err.splitlines() == [f"label2box: {text}" for text in (interrupt.ANSWER,
-                                                                  STOPPED)]  # fmt: skip
+    words = [line.removeprefix("label2box: ") for line in err.splitlines()]
+    # On busy cores it may have stopped before its thread gets to answer.
+    assert words in ([STOPPED], [interrupt.ANSWER, STOPPED])
     (result,) = (tmp_path / "outputs/train").iterdir()
     assert not is_locked(result)
     assert not [path for path in result.rglob("*") if is_temporary(path.name)]

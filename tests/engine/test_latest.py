@@ -88,6 +88,7 @@ def test_the_newest_run_that_has_a_file(outputs: Path) -> None:
     assert find_newest_run(Path("/nowhere"), ("f",)) is None
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_all_jobs_of_a_sweep_are_compared_with_the_run_before(cli: Cli, tmp_path: Path) -> None:
     assert cli(*TRAIN, "segmenter.threshold=0.2") == 0
     before = (tmp_path / "outputs/latest").resolve()
@@ -106,6 +107,7 @@ def test_all_jobs_of_a_sweep_are_compared_with_the_run_before(cli: Cli, tmp_path
         assert f"checkpoint: {jobs[-1]}\n" in (job / "config.yaml").read_text()
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_run_without_a_network_names_the_newest_that_has_one(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,9 @@ def test_comments_in_all_sources_make_nothing_again(
         forget_sources()
 
 
+parse_once = cache(sources.parse_source)  # by the bytes of a file, for all copies of the package
+
+
 def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let the sources of a copy of the package be hashed in place of the real ones."""
     from pipeline.stages.report import stage as report
@@ -279,7 +283,8 @@ def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = place.path / "pipeline"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "PACKAGE", copy)
-    monkeypatch.setattr(report, "TEMPLATE", copy / "stages/report/page.html")
+    monkeypatch.setattr(sources, "parse_source", parse_once)
+    monkeypatch.setattr(report, "FOLDER", copy / "stages/report")
     monkeypatch.setenv("XDG_CACHE_HOME", str(place.path / "cache"))
     forget_sources()
     return copy

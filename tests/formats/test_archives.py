@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,11 +110,53 @@ def test_a_zip_is_listed_as_zipfile_does(tmp_path: Path) -> None:
     assert found.notes == ["a.zip: 1 entry is no plain file, not read: 1 compressed by bzip2"]
 
 
+def test_a_zip_that_ends_early_gives_what_is_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    files = {f"{name}/{n}.png": bytes([n]) * (400 * n + 9) for n in range(3) for name in "ab"}
+    write_zip(path, files)
+    data = path.read_bytes()
+    whole = read_archive(str(path))
+    with zipfile.ZipFile(path) as archive:
+        starts = [entry.header_offset for entry in archive.infolist()] + [archive.start_dir]
+    for cut in range(starts[1], len(data), 61):
+        path.write_bytes(data[:cut])
+        found = read_archive(str(path), lambda name: True)
+        good = sum(end <= cut for end in starts[1:])
+        assert found.names == whole.names[:good]
+        assert found.numbers().tolist() == whole.numbers()[:good].tolist()
+        assert list(found.contents.values()) == [*files.values()][:good]
+        (note,) = found.notes
+        assert note.startswith(f"a.zip: ends early, at byte {cut}: ")
+        assert f"{good} file" in note
+        if good < len(starts) - 1 and cut >= starts[good] + 30 + len("a/0.png"):
+            assert f"'{whole.names[good]}', from byte {starts[good]} on, has " in note
+
+
+def test_a_zip_whose_sizes_stand_behind_the_files_cannot_be_read_without_its_list(
+    tmp_path: Path,
+) -> None:
+    class Stream(io.RawIOBase):  # zipfile writes sizes behind the files where it cannot seek
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            with open(tmp_path / "a.zip", "ab") as file:
+                return file.write(data)
+
+    with zipfile.ZipFile(Stream(), "w") as archive:
+        archive.writestr("a.txt", b"x" * 99)
+    assert read_archive(str(tmp_path / "a.zip")).names == ["a.txt"]
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(data[:-30])
+    with pytest.raises(UserError, match=r"and the size of 'a\.txt', at byte 0, neither"):
+        read_archive(str(tmp_path / "a.zip"))
+
+
 def test_archives_that_cannot_be_read(tmp_path: Path) -> None:
     write_zip(tmp_path / "a.zip", FILES)
     data = (tmp_path / "a.zip").read_bytes()
-    (tmp_path / "a.zip").write_bytes(data[: len(data) - 200])
-    with pytest.raises(UserError, match=f"ends early, at byte {len(data) - 200}"):
+    (tmp_path / "a.zip").write_bytes(data[:30])
+    with pytest.raises(UserError, match=r"ends early, at byte 30: .*get the archive again"):
         read_archive(str(tmp_path / "a.zip"))
     write_tar(tmp_path / "a.tar", FILES)
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress((tmp_path / "a.tar").read_bytes()))

@@ -257,7 +257,7 @@ def test_ids_that_are_there_twice(tmp_path):
     assert [len(image.boxes) for image in file.images] == [1, 2]
     notes = " ".join(file.notes)
     for expected in (
-        "1 annotation ('annotations[2] (id 1)') that are there twice, with the same id and box",
+        "1 annotation ('annotations[2] (id 1): image_id 7, category_id 3') that are there twice",
         "1 annotation ('annotations[3] (id 1)') whose id another annotation has, too: used",
         "1 image record ('images[2] (id 9)') that are there twice",
         "1 category record ('categories[2] (id 4)') that are there twice",
@@ -352,7 +352,8 @@ def test_crowds_are_regions_apart(tmp_path, flag):
     content["annotations"][0]["bbox"] = [0, 0, -1, 5]
     file = read(tmp_path, content)
     assert file.images[0].crowds == []
-    assert "1 annotation ('annotations[0] (id 1)') whose bbox has a negative" in file.notes[0]
+    assert "1 annotation ('annotations[0] (id 1): image_id 7, category_id 3')" in file.notes[0]
+    assert "whose bbox has a negative" in file.notes[0]
 
 
 @pytest.mark.parametrize("flag", [0, False, "0", None, 0.0, ""])

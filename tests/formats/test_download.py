@@ -24,6 +24,7 @@ class Server:
 
     url: str = ""
     content: bytes = CONTENT
+    contents: dict[str, bytes] = field(default_factory=dict)  # by path; empty: content for all
     tag: str = '"1"'
     knows_ranges: bool = True
     breaks_after: list[int] = field(default_factory=list)  # bytes of each answer; then none breaks
@@ -42,16 +43,17 @@ def server() -> Iterator[Server]:
             if state.status != 200:
                 self.send_error(state.status)
                 return
+            content = state.contents.get(self.path, state.content)
             begin = 0
             is_same = self.headers.get("If-Range") in (None, state.tag)
             if asked and state.knows_ranges and is_same:
                 begin = int(asked.removeprefix("bytes=").rstrip("-"))
-                if begin >= len(state.content):
+                if begin >= len(content):
                     self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(state.content)}")
+                    self.send_header("Content-Range", f"bytes */{len(content)}")
                     self.end_headers()
                     return
-            body = state.content[begin:]
+            body = content[begin:]
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("ETag", state.tag)

@@ -60,9 +60,9 @@ def test_filled_holes_are_counted() -> None:
     ring = np.ones((3, 3), bool)
     ring[1, 1] = False
     counter = OutlineCounter()
-    counter.add("whole", trace_outline(encode_rle(np.ones((3, 3), bool), (3, 3))))
+    counter.add("whole", [trace_outline(encode_rle(np.ones((3, 3), bool), (3, 3))).iou])
     assert counter.notes() == []
-    counter.add("ring", trace_outline(encode_rle(ring, (3, 3))))
+    counter.add("ring", [trace_outline(encode_rle(ring, (3, 3))).iou])
     (note,) = counter.notes()
     assert "1 image ('ring')" in note
     assert "0.889" in note

@@ -133,6 +133,24 @@ def test_a_network_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
         photo.read(f"{ADDRESS}/again.png", name="a")
 
 
+def test_a_server_that_is_gone_ends_the_run_and_skips_no_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/stored/gone.png", to_bytes(noise(0)))
+    calls: list[str] = []
+
+    def fail(self: object, path: str, *rest: object, **options: object) -> bytes:
+        calls.append(path)
+        raise ConnectionResetError("gone")
+
+    monkeypatch.setattr(type(memory), "cat_file", fail)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=r"gone\.png: its server cannot be reached in 7 attempts"):
+        photo.read(f"{ADDRESS}/gone.png", name="a")
+    assert len(calls) == 7
+
+
 def test_an_unknown_address_is_named() -> None:
     with pytest.raises(UserError, match="nonsense://a"):
         stored.open_address("nonsense://a")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import SkippedImage, UserError
-from pipeline.formats import mask_files, wsolevaluation
+from pipeline.formats import map_files, mask_files, wsolevaluation
 
 Form = Literal["NFC", "NFD"]
 
@@ -85,7 +85,7 @@ def test_images_without_boxes_or_classes_are_named(tmp_path: Path) -> None:
     metadata = wsolevaluation.read(
         write(tmp_path, localization="val/1.jpg,1,2,3,4\n", class_labels="val/1.jpg,4\n")
     )
-    assert "class_labels.txt: 1 image ('val/a,b.jpg') has no class" in metadata.notes
+    assert metadata.notes[0].startswith("class_labels.txt: 1 image ('val/a,b.jpg') has no class; ")
     assert any("1 image ('val/a,b.jpg') has no annotation" in note for note in metadata.notes)
 
 
@@ -155,7 +155,7 @@ def test_maps_are_found_with_and_without_the_suffix(tmp_path: Path) -> None:
         values = wsolevaluation.read_map(tmp_path, "shape")
         np.testing.assert_array_equal(values, np.arange(12.0).reshape(3, 4))
     (tmp_path / "shape.npy").unlink()
-    assert wsolevaluation.find_unknown_maps(tmp_path, ["val/1.jpg", "val/2.jpg"]) == ["val/odd.npy"]
+    assert map_files.find_unknown_maps(tmp_path, ["val/1.jpg", "val/2.jpg"]) == ["val/odd.npy"]
 
 
 def test_maps_that_cannot_be_scored_say_why(tmp_path: Path) -> None:
@@ -229,4 +229,4 @@ def test_names_are_the_same_in_any_unicode_form(
     assert metadata.notes == []
     assert mask_files.read_masks(metadata.masks[id]).all()
     assert wsolevaluation.read_map(tmp_path / "maps", id).shape == (2, 3)
-    assert wsolevaluation.find_unknown_maps(tmp_path / "maps", [text(lists, id)]) == []
+    assert map_files.find_unknown_maps(tmp_path / "maps", [text(lists, id)]) == []

@@ -57,6 +57,19 @@ def test_the_numbers() -> None:
     assert scores["confidence_surest"].n == 20
     low, high = scores["confidence_auc"].interval or (0, 0)
     assert low == high == 1
+    assert metric.notes() == []
     only_right = np.arange(20) >= 6
     assert "confidence_auc" not in {score.name for score in metric.compute(only_right)}
     assert metric.compute(np.zeros(20, bool)) == []
+
+
+def test_confidences_that_rank_backwards_are_said() -> None:
+    metric = Confidence().with_settings(EvaluationSettings())
+    for n in range(20):
+        evidence = Evidence(id=str(n), image=str(n), confidence=n / 20, iou=0.7 if n < 5 else 0.4)
+        metric.update(evidence)
+    (note,) = metric.notes()
+    assert note.startswith(
+        "evaluate: confidence AUC is 0.0 % (95 %: 0.0 to 0.0) over 20 boxes, of which 5 are right: "
+        "below 50 %"
+    )

@@ -114,3 +114,19 @@ def test_the_steady_threshold_is_the_middle_of_what_is_high_not_a_lucky_peak() -
     assert steady_threshold(np.linspace(0, 1, len(THRESHOLDS))) > 0.9  # up to the very end
     with pytest.raises(ValueError, match="expected"):
         steady_threshold(accuracy[:5])
+
+
+@pytest.mark.parametrize("kind", [MaxBoxAcc, MaxBoxAccV2])
+@pytest.mark.parametrize("count", [1, 2, 50, 1500])
+def test_intervals_from_changes_are_those_over_every_threshold(
+    kind: type[MaxBoxAcc], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(count)
+    metric = kind(seed=3)
+    for n in range(count):
+        steps = rng.random(8) if n % 5 else np.zeros(8)
+        values = steps[np.searchsorted(np.sort(rng.random(7)), THRESHOLDS)]
+        metric.add(both(values))
+    from_changes = metric.compute()
+    monkeypatch.setattr("pipeline.metric.max_box_acc.draw_counts", lambda *_: None)
+    assert from_changes == metric.compute()

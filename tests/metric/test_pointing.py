@@ -130,3 +130,20 @@ def test_a_rare_class_weighs_as_much_as_a_common_one() -> None:
     assert values["pointing_game_classes"] == 0.5
     metric.append(True, 0.0)  # of an unknown class
     assert "pointing_game_classes" not in {score.name for score in metric.compute()}
+
+
+def test_boxes_cover_the_pixels_whose_centre_they_hold() -> None:
+    rng = np.random.default_rng(0)
+    for count in (0, 1, 2, 3):
+        size, frame = (75, 100), (30, 41)
+        boxes = rng.uniform(-20, 120, (count, 2, 2))
+        boxes = np.concatenate([boxes.min(1), boxes.max(1)], 1)
+        values = rng.random(frame).astype(np.float32)
+        y = (np.arange(30) + 0.5) * 75 / 30
+        x = (np.arange(41) + 0.5) * 100 / 41
+        expected = np.zeros(frame, bool)
+        for x0, y0, x1, y1 in boxes:
+            expected |= ((y >= y0) & (y < y1))[:, None] & ((x >= x0) & (x < x1))[None]
+        np.testing.assert_array_equal(inside(boxes, size, frame), expected)
+        exact = values.astype(np.float64)
+        assert energy_inside(values, boxes, size) == float(exact[expected].sum() / exact.sum())

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pipeline.metric import pxap as pxap_module
 from pipeline.metric.pxap import BINS, PxAP, histograms, pxap
 
 from . import reference
@@ -77,3 +78,11 @@ def test_nothing_to_find() -> None:
     metric = PxAP()
     metric.add(np.ones((2, 2)), np.zeros((2, 2), np.uint8))
     assert metric.compute() == []
+
+
+def test_resamples_in_blocks_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    means = rng.random((100, pxap_module.COLUMNS)) * rng.integers(0, 2, (100, 1))
+    in_blocks = pxap_module._of_resamples(means, 200)
+    monkeypatch.setattr(pxap_module, "BLOCK", 1000)
+    assert np.array_equal(in_blocks, pxap_module._of_resamples(means, 200))

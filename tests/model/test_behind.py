@@ -183,7 +183,7 @@ def test_tokens_are_replaced_as_a_grid_and_the_class_token_stays():
         def negated(module, inputs, output):
             return torch.cat((output[:, :1], -output[:, 1:]), 1)
 
-        handle = net.body.get_submodule(net._resolve_path(layer)).register_forward_hook(negated)
+        handle = net.body.get_submodule(net.resolve_path(layer)).register_forward_hook(negated)
         wanted = net(image).logits
         handle.remove()
         assert torch.allclose(logits[1:], wanted, atol=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.engine import checkpoint
@@ -45,6 +46,14 @@ def test_the_descriptor_is_the_weighted_mean_of_products() -> None:
         pairs = both[row, column]
         expected = np.concatenate([last[n].mean((1, 2)), np.sign(pairs) * np.sqrt(np.abs(pairs))])
         assert np.allclose(descriptors[n], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(12, 18), (9, 14)], ids=["multiple", "none"])
+def test_the_foreground_may_have_another_size(size: tuple[int, int]) -> None:
+    head, foreground = build_head(), torch.rand(2, 1, *size)
+    maps = torch.randn(2, 5, 3, 3), torch.randn(2, 4, 6, 6)
+    means = torch.nn.functional.adaptive_avg_pool2d(foreground, (6, 6))
+    torch.testing.assert_close(head.describe(*maps, foreground), head.describe(*maps, means))
 
 
 def test_the_axes_whiten() -> None:

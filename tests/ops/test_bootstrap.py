@@ -3,7 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.ops.bootstrap import BitRows, best, compare, interval, means, resampled
+from pipeline.ops.bootstrap import (
+    BitRows,
+    best,
+    compare,
+    draw_counts,
+    interval,
+    means,
+    middle,
+    resampled,
+)
 
 
 def test_interval_of_a_share_is_the_binomial_one() -> None:
@@ -114,3 +123,40 @@ def test_errors() -> None:
         interval(np.zeros(0))
     with pytest.raises(ValueError, match="same images: 3 rows against 4"):
         compare(np.zeros(3), np.zeros(4))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99, 1.0])
+@pytest.mark.parametrize("count", [1, 2, 3, 41, 1000])
+def test_quantiles_are_those_of_numpy_to_the_bit(level: float, count: int) -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        for values in (rng.random(count), rng.integers(0, 9, count) / 9):
+            expected = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            assert middle(values, level) == tuple(expected.tolist())
+
+
+def test_quantiles_of_what_is_not_finite_are_those_of_numpy() -> None:
+    assert np.isnan(middle(np.array([0.0, np.nan, 1.0]))).all()
+
+
+@pytest.mark.parametrize("n", [1, 7, 50, 3000])
+def test_intervals_that_are_kept_are_those_of_a_new_draw(n: int) -> None:
+    rng = np.random.default_rng(n)
+    for values in (rng.random(n) < 0.3, rng.random(n), rng.integers(0, 3, n).astype(float)):
+        # A generator draws anew; a column of floats is no share.
+        drawn = resampled(values[:, None].astype(float), 1000, np.random.default_rng(4))[:, 0]
+        expected = tuple(np.quantile(drawn, [(1 - 0.95) / 2, (1 + 0.95) / 2]).tolist())
+        assert interval(values, seed=4) == interval(values, seed=4) == expected
+
+
+@pytest.mark.parametrize("n", [5, 1024, 2500])
+def test_draws_that_are_kept_are_those_of_rows_of_numbers(n: int) -> None:
+    drawn = draw_counts(n, 20, 3)
+    assert drawn is not None
+    rows = np.random.default_rng(0).integers(0, 99, (n, 6))
+    expected = drawn.T.astype(float) @ rows / n
+    np.testing.assert_allclose(resampled(rows, 20, 3), expected, rtol=1e-12)
+    generator = np.random.default_rng(3)
+    np.testing.assert_array_equal(resampled(rows, 20, 3), resampled(rows, 20, generator))
+    assert (drawn.sum(0, dtype=int) == n).all()
+    assert draw_counts(1 << 20, 1000, 3) is None  # a byte each would be a gigabyte

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.plotting import fonts
-from pipeline.plotting.boxes import draw_labelled_box
+from pipeline.plotting.boxes import Rectangle, draw_labelled_box
 
 
 def forget() -> None:
@@ -69,3 +69,22 @@ def test_the_name_of_a_box_has_its_letters() -> None:
     other = np.zeros((80, 160, 3), np.uint8)
     draw_labelled_box(other, np.array([10, 30, 60, 60]), (0, 120, 0), 1, "Zaunk?nig 90 %")
     assert not np.array_equal(canvas, other)
+
+
+def test_names_of_boxes_that_begin_at_one_place_stand_below_one_another() -> None:
+    taken: list[Rectangle] = []
+    canvas = np.zeros((200, 200, 3), np.uint8)
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    for colour, name in zip(colours, ("one 0.50", "two 0.40", "drei Zaunkönige"), strict=True):
+        draw_labelled_box(canvas, np.array([150, 4, 198, 190]), colour, 1, name, taken)
+    for n, (left, top, right, bottom) in enumerate(taken):
+        assert 0 <= left < right < 200
+        assert n == 0 or top > taken[n - 1][3]
+        inside = canvas[top + 1 : bottom - 1, left + 1 : right - 1]
+        others = [(inside == other).all(2).mean() for other in colours if other != colours[n]]
+        assert max(others) < 0.15, "lines of boxes may cross a name, no other name covers it"
+        assert (inside == colours[n]).all(2).mean() > 0.25
+    plain, same = np.zeros((2, 200, 200, 3), np.uint8)
+    draw_labelled_box(plain, np.array([20, 40, 90, 90]), colours[0], 1, "one")
+    draw_labelled_box(same, np.array([20, 40, 90, 90]), colours[0], 1, "one", [])
+    assert np.array_equal(plain, same)

@@ -96,7 +96,7 @@ def grid(tokens):
 
 
 def find_layer(network, name):
-    return network._find_layer(name)
+    return network.find_layer(name)
 
 
 def by_pytorch_grad_cam(method, network, images, classes, layers=("last",), **options):

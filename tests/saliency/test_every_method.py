@@ -41,6 +41,7 @@ REFUSED = {
     "gradient_rollout": (NO_ATTENTION, "no self-attention.*gradcam"),
     "legrad": (NO_ATTENTION, "no self-attention.*gradcam"),
     "layercam_multiscale": (ONE_SIZE, r"scales=.*cannot read images of"),
+    "layercam_scales": (ONE_SIZE, r"scales=.*cannot read images of"),
 }
 """Which networks a method cannot have, and why it says so. All others must work."""
 

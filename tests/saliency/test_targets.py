@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.saliency.targets import class_selector
+from pipeline.saliency.targets import class_selector, count_labels
 
 CLASSES = ["cat", "empty", "dog"]
 LOGITS = torch.tensor([[1.0, 5.0, 2.0], [3.0, 0.0, 1.0], [1.0, 0.0, 2.0]])
@@ -37,3 +37,34 @@ def test_an_image_may_have_several_classes() -> None:
     assert exclusive(LOGITS).tolist() == [[2, 0, 1, 1, 2], [1, 1, 0, 0, 2], [2, 2, 2, 2, 0]]
     without = class_selector(["true"], CLASSES, sets, {2}, least_logit=0.5)
     assert without(LOGITS).tolist() == [[0], [1], [0]]
+    named = class_selector(["dog", "true"], CLASSES, sets)
+    assert named(LOGITS).tolist() == [[2, 2, 0], [2, 1, 1], [2, 2, 2]]
+
+
+def test_a_class_by_name_or_index_where_an_image_may_have_several() -> None:
+    sets = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    by_name = class_selector(["dog", "0"], CLASSES, sets, least_logit=0.5)
+    assert by_name(LOGITS).tolist() == [[2, 0]] * 3
+    with_labels = class_selector(["true", "empty"], CLASSES, sets, least_logit=0.5)
+    assert with_labels(LOGITS).tolist() == [[2, 0, 1], [1, 1, 1], [2, 0, 1]]
+
+
+def test_true_asks_for_no_class_of_an_image_that_shows_none() -> None:
+    """The class of another target fills its row, so that each of its own is selected once."""
+    sets = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    background = torch.tensor([False, False, True])
+
+    def choose(*targets: str) -> list[list[int]]:
+        selector = class_selector(targets, CLASSES, sets, least_logit=0.5, backgrounds=background)
+        return [[*dict.fromkeys(row)] for row in selector(LOGITS).tolist()]
+
+    assert choose("true", "empty") == [[2, 0, 1], [1], [1]]
+    assert choose("cat", "true") == [[0, 2], [0, 1], [0]]
+    assert choose("true", "predicted") == [[2, 0, 1], [1, 0, 2], [2, 0]]
+    assert choose("true") == [[2, 0], [1], [2]], "a row cannot be empty"
+    counts = count_labels(["true"], sets, backgrounds=background)
+    assert counts is not None
+    assert counts.tolist() == [2, 1, 1]
+    unlabelled = count_labels(["true"], sets)
+    assert unlabelled is not None
+    assert unlabelled.tolist() == [2, 1, 0]

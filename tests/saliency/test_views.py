@@ -68,12 +68,38 @@ def test_scales_are_brought_to_the_finest(flips):
     assert torch.equal(explanation.logits, net(x).logits)
 
 
+def test_alternate_views_are_mirrored_in_turn():
+    net, x = network(), torch.randn(3, 3, 24, 40)
+    explanation = Views(CAM(), "alternate", (1, 0.5, 1.75))(net, x, top(2))
+    views = [(None, False), ((12, 20), True), ((42, 70), False)]
+    wanted = by_hand(net, x, explanation.classes, views)
+    torch.testing.assert_close(explanation.maps, wanted, rtol=1e-5, atol=1e-6)
+    assert torch.equal(explanation.logits, net(x).logits)
+
+
+def test_a_pass_has_at_most_as_many_pixels_as_the_images():
+    net, x, seen = network(), torch.randn(6, 3, 24, 40), []
+    net.body.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    explanation = Views(CAM(), False, (1, 1.5, 2, 0.5, 3))(net, x, top(2))
+    assert seen == [
+        (6, 3, 24, 40),
+        *[(2, 3, 36, 60)] * 3,
+        *[(1, 3, 48, 80)] * 6,
+        (6, 3, 12, 20),
+        *[(1, 3, 72, 120)] * 6,
+    ]
+    sizes = (None, (36, 60), (48, 80), (12, 20), (72, 120))
+    wanted = by_hand(net, x, explanation.classes, [(size, False) for size in sizes])
+    torch.testing.assert_close(explanation.maps, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_without_the_plain_size_the_classes_are_still_those_of_the_plain_image():
     net, x = network(), torch.randn(2, 3, 24, 40)
     sizes = []
     net.body.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[2:])))
     explanation = Views(CAM(), False, (2.0, 1.5))(net, x, top(2))
-    assert sizes == [(24, 40), (48, 80), (36, 60)]
+    assert list(dict.fromkeys(sizes)) == [(24, 40), (48, 80), (36, 60)]
+    assert sizes.count((24, 40)) == 1
     sizes.clear()
     assert torch.equal(explanation.logits, net(x).logits)
     assert torch.equal(explanation.classes, explanation.logits.topk(2, dim=1).indices)
@@ -123,6 +149,10 @@ def test_colours_are_mirrored_back_where_they_cover_the_image():
     assert Views(Colours(), True, (1, 2))(net, x, top(2)).colour is None
     assert Views(Colours(small=True))(net, x, top(2)).colour is None
     assert Views(CAM())(net, x, top(2)).colour is None
+    larger = Views(Colours(), False, (2,))._explain_view(
+        net, x, torch.tensor([[0], [1]]), (48, 80), True
+    )
+    assert larger.colour.shape == (2, 1, 3, 48, 80)  # of two passes
 
 
 def test_batch_of_one_gives_the_same_maps():

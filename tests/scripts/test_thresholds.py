@@ -77,6 +77,13 @@ def test_standard_error_with_photographs_as_clusters() -> None:
     assert pairs.standard_error(values) == pytest.approx((3 / 2 * 6 / 9) ** 0.5 / 6)
 
 
+@pytest.fixture
+def few_draws(monkeypatch) -> None:
+    """Choose validation thresholds on few draws of boxes: most of the time goes into them."""
+    monkeypatch.setattr("scripts.measure.threshold_scores.DRAWS", 10)
+
+
+@pytest.mark.usefixtures("few_draws")
 def test_equal_crops_give_the_interval_of_their_photographs() -> None:
     """Resampled image by image it would be narrower."""
     once, twice = maps(80), maps(80, crops=2)
@@ -95,6 +102,7 @@ def test_equal_crops_give_the_interval_of_their_photographs() -> None:
     assert high - low < 0.85 * (whole[1] - whole[0])
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_oracle_is_chosen_anew_in_each_resample() -> None:
     measured = maps(60)
     scores = score([half(measured)])[0.5]
@@ -114,6 +122,7 @@ def test_the_oracle_is_chosen_anew_in_each_resample() -> None:
     assert oracle.accuracy == correct[:, threshold_index(scores.oracle_at[0])].mean()
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_sizes_are_parts_of_all_images() -> None:
     measured = maps(200)
     result = score([half(measured)])[0.5].of["auto"]
@@ -121,10 +130,12 @@ def test_sizes_are_parts_of_all_images() -> None:
     assert np.dot(list(result.by_size.values()), counts) / 200 == pytest.approx(result.accuracy)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_of_several_seeds_the_mean_is_given() -> None:
     first, second = maps(60), replace(maps(60, seed=3), sources=maps(60).sources)
     both = score([half(first), half(second)])[0.5]
     alone = [score([half(measured)])[0.5] for measured in (first, second)]
+    assert "validation 10" in both.of
     for kind in both.of:
         assert both.of[kind].difference == pytest.approx(
             np.mean([scores.of[kind].difference for scores in alone])
@@ -132,6 +143,7 @@ def test_of_several_seeds_the_mean_is_given() -> None:
     assert both.oracle_at == [scores.oracle_at[0] for scores in alone]
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_centre_box_has_the_size_that_is_best_for_the_other_half() -> None:
     measured, other = maps(40), np.zeros((10, 20))
     other[:, 7] = 0.6
@@ -222,6 +234,7 @@ def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("outputs")
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_a_small_run_has_all_rows_and_a_second_call_trains_nothing(outputs, capsys) -> None:
     develop = thresholds.run(*SMALL, f"outputs={outputs}")
     first = capsys.readouterr().out

@@ -259,3 +259,13 @@ def test_the_threshold_has_the_name_that_metrics_use():
         Threshold(float("nan"), at="value")
     with pytest.raises(ValueError, match="of the image"):
         Threshold(1.2, at="quantile")
+
+
+def test_a_threshold_that_was_chosen_by_looking_is_named_oracle() -> None:
+    chosen = Threshold(0.37, threshold_source="oracle")
+    assert chosen.threshold_info == {"kind": "oracle", "value": 0.37, "source": "given"}
+    assert chosen.with_threshold(0.4).threshold_info["kind"] == "oracle"
+    with pytest.raises(ValueError, match="threshold_source=oracle"):
+        Threshold("auto", threshold_source="oracle")
+    with pytest.raises(ValueError, match="expected fixed or oracle"):
+        Threshold(0.3, threshold_source="guess")  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from pipeline.formats import human_boxes
+from pipeline.stages.report.marking import HUMAN
 from tests.conftest import Cli
 from tests.stages.test_report import Page
 
@@ -72,7 +73,7 @@ def test_the_page_and_its_marks(cli: Cli, photos: Path, tmp_path: Path, capsys: 
     assert [image["shown"]["file_name"] for image in data["images"]] == sorted(ids, key=ranks.get)
     assert [image["is_random"] for image in data["images"]] == [True] * 4 + [False] * 8
     assert page.tags["script"] == 2
-    assert page.tags["b"] == page.tags["bdi"] // 2 + 2, "names of classes are no HTML"
+    assert page.tags["b"] == page.tags["bdi"] // 2 + 3, "names of classes are no HTML"
     for word in (*ids, *CLASSES, "rank 1 · random"):
         assert word in page.words
     assert all(asked.startswith("data:image/jpeg") for asked in page.asked)
@@ -81,23 +82,34 @@ def test_the_page_and_its_marks(cli: Cli, photos: Path, tmp_path: Path, capsys: 
     report = Page((run / "report/index.html").read_text(encoding="utf-8"))
     assert "../review/index.html" in report.asked
     assert "Confidences are not calibrated" in report.said
-    shown = [int(rank) for rank in re.findall(r'data-rank="(\d+)"', report.text)]
-    assert shown == list(range(1, 13)), "images of all splits, in the order of review"
+    images = {image["id"]: image for image in report.model["images"]}
+    assert sorted(image["rank"] for image in images.values()) == list(range(1, 13)), "all splits"
+    for marked in data["images"]:
+        image = images[marked["shown"]["file_name"]]
+        assert image["record"] == marked["shown"], "a mark of either page counts on the other"
+        assert image["stored_as"] == marked["stored_as"]
+    about = report.model["marking"]
+    assert (about["key"], about["version"]) == (data["key"], data["version"])
 
     capsys.readouterr()
-    marks = save_marks(tmp_path / "reviewed.json", data, {0: "right", 1: "wrong", 5: "right"})
+    given = {0: "right", 1: "wrong", 4: "to_correct", 5: "right"}
+    marks = save_marks(tmp_path / "reviewed.json", data, given)
     ingest = ("+experiment=ingest", f"run={run}")
     assert cli(*ingest, f"corrections={marks}", "ingest.reviewed=all") == 0
     said = last_line(capsys.readouterr().out)
-    assert "3 images reviewed by a person: 2 left as they were, 0 corrected, 1 marked as wr" in said
+    assert (
+        "4 images reviewed by a person: 2 left as they were, 0 corrected, 1 marked as wrong, 1 as "
+        "to be corrected" in said
+    )
+    assert "marked as to be corrected: no truth" in said
     assert "of 2 images drawn at random 50 % were right (by a person's mark)" in said
-    assert "1 marked as wrong wait for a correction" in said
+    assert "2 marked as wrong or to be corrected wait for a correction" in said
     names = [image["shown"]["file_name"] for image in data["images"]]
     listed = (tmp_path / "outputs/latest/to_correct.txt").read_text(encoding="utf-8")
-    assert listed == names[1] + "\n"
+    assert listed == f"{names[1]}\n{names[4]}\n"
     human, wrong = human_boxes.read(tmp_path / "outputs/human_boxes.json")
     assert [image.id for image in human] == [names[0], names[5]]
-    assert [mark.id for mark in wrong] == [names[1]]
+    assert [mark.id for mark in wrong] == [names[1], names[4]]
     by_name = {image["file_name"]: image["id"] for image in predictions.imgs.values()}
     for image in human:
         ours = predictions.imgToAnns[by_name[image.id]]
@@ -123,3 +135,6 @@ def test_the_page_and_its_marks(cli: Cli, photos: Path, tmp_path: Path, capsys: 
     assert again.text.count(" data-human>") == 2
     notes = json.loads((latest / "notes.json").read_text())
     assert any("of the random sample marked as wrong" in note["text"] for note in notes)
+    images = Page((latest / "report/index.html").read_text(encoding="utf-8")).model["images"]
+    kept = {image["id"] for image in images if image["no_mark"] == HUMAN}
+    assert kept == {names[0], names[5]} == {i["id"] for i in images if i["record"] is None}

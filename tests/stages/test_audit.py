@@ -46,6 +46,7 @@ def numbers(path: Path = LATEST / "audit.json") -> list[dict[str, Any]]:
     return list(json.loads(path.read_text()))
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     command = ("+experiment=audit", *TINY, *SMALL, "explain.methods=[gradient,gradcam]")
     assert cli(*command) == 0
@@ -85,6 +86,7 @@ def test_from_labels_to_the_table(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     assert "audit (gradient) kept" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_how_work_is_spread_changes_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     few = ("+experiment=audit", *TINY, *SMALL, "saliency=gradcam", "runtime.device=cpu")
     assert cli(*few, "runtime.workers=0") == 0
@@ -96,6 +98,7 @@ def test_how_work_is_spread_changes_nothing(cli: Cli, monkeypatch: pytest.Monkey
         assert a["value"] == pytest.approx(b["value"], abs=2e-4), a["name"]
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_killed_run_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = ("+experiment=audit", *TINY, *SMALL, "saliency=gradcam")
     assert cli(*few) == 0

@@ -25,6 +25,8 @@ from pipeline.segmenter.grabcut import GrabCut
 from pipeline.stages.calibrate.calibration import MeasuredImage, choose_thresholds
 from tests.conftest import TINY, Cli
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 
 def peaked(at: float) -> np.ndarray:
     """An IoU curve that reaches 0.6 within 0.05 of a threshold, and 0 elsewhere."""
@@ -120,6 +122,8 @@ def test_what_the_segmenter_makes_of_the_maps_has_thresholds_of_its_own(
     # Another threshold has no part in it, but in the boxes that confidences are fitted on.
     assert cli(*arguments[:-1], "segmenter.threshold=0.3", scored) == 0
     other = load_thresholds((tmp_path / "outputs/latest").resolve() / "stages/calibrate")
+    for chosen in (other, picked):
+        chosen.pop("delivered", None)  # of boxes that are cut at other thresholds
     assert other == picked
     assert len(list((tmp_path / "outputs/calibrate").iterdir())) == 2
     every = json.loads((tmp_path / "outputs/latest/metrics.json").read_text())
@@ -197,9 +201,8 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
     assert cli(*arguments) == 0
     (folder,) = (tmp_path / "outputs/calibrate").iterdir()
     note, _ = json.loads((folder / "notes.json").read_text())
-    assert note["text"].startswith(
-        "my.json: 1 annotation ('annotations[24] (id 99)') whose bbox is empty"
-    )
+    assert note["text"].startswith("my.json: 1 annotation ('annotations[24] (id 99): image_id ")
+    assert "whose bbox is empty" in note["text"]
     found = load_thresholds(folder)
     assert found["source"] == "user"
     assert found["n"] == len(found["images"]) == 24
@@ -210,10 +213,15 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
 
     # On the terminal, in metrics.json and in the report.
     (line,) = [line for line in capsys.readouterr().out.split("\n") if "expected" in line]
-    sentence = describe_expected(expected_records(found, "cam"))
+    sentence = describe_expected(expected_records(found, "cam"), found["delivered"])
     assert line == f"calibrate: {sentence}"
     assert f"{100 * expected['value']:.1f} % at IoU 0.5 (95 %: {100 * low:.1f} to " in line
     assert line.endswith("cross-fitted on 24 images with boxes")
+    # The boxes are cut at each map's own threshold: their accuracy is said first.
+    delivered = found["delivered"]
+    assert (delivered["n"], delivered["threshold"]["kind"]) == (24, "auto")
+    assert "calibrate: expected of other images at segmenter.threshold=auto, as in this" in line
+    assert f"as {delivered['right']} of 24 are in images with boxes of a person. At segm" in line
     record = records(tmp_path)["expected_loc", 0.5, "validation"]
     assert {key: record[key] for key in ("value", "interval", "n", "sample", "method")} == {
         **expected, "method": "cam",
@@ -229,6 +237,9 @@ def test_a_few_drawn_boxes_choose_and_say_what_to_expect(
     predict = ("+experiment=predict", "checkpoint=outputs/latest", f"images={photos}")
     assert cli(*predict, "saliency=cam", "segmenter.threshold=validation") == 0
     assert f"calibrate: {sentence}" in capsys.readouterr().out
+    sentence = describe_expected(expected_records(found, "cam"))  # now of the boxes themselves
+    assert json.loads((tmp_path / "outputs/latest/stages/evaluate/table.json").read_text())[
+        "expected"] == sentence  # fmt: skip
     (again,) = [r for key, r in records(tmp_path).items() if key[:2] == ("expected_loc", 0.5)]
     assert again["value"] == record["value"]
     assert again["threshold"]["source"] == "checkpoint"
@@ -335,7 +346,7 @@ def test_images_with_drawn_boxes_are_not_those_without_annotation(
     assert cli(*arguments) == 0
     (note,) = scored_notes().items()
     assert note[0].startswith("evaluate: 3 images ('val/blue/0.png', 'val/blue/1.png', ")
-    assert "of 8 have boxes that the threshold was chosen on (calibrate.boxes)" in note[0]
+    assert "of 8 have boxes of a person that the threshold was chosen on (calibrate.b" in note[0]
     assert note[1] == 3
     assert records(tmp_path)["gt_known_loc", 0.5, "validation"]["n"] == 5
     draw(8)

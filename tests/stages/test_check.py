@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ EXPECTED = {
     "class_without_training_image": ("error", 1, "owl"),
     "exact_duplicates_conflict": ("error", 1, "train/robin/0.png (robin) = val/wren/wrong.png"),
     "class_rare": ("warning", 1, "rare (1)"),
+    "class_without_scored_image": ("warning", 1, "rare (1 trained on)"),
     "imbalance": ("warning", 0, ""),
     "unreadable": ("warning", None, "kite/"),
     "one_colour": ("warning", 1, "train/robin/<b>.png"),
@@ -148,6 +150,7 @@ EXPECTED = {
     "near_duplicates_across": ("warning", 1, "train/wren/0.png = val/wren/near.jpg"),
     "near_duplicates_within": ("warning", 1, "near_same.jpg"),
     "annotations": ("warning", 1, ""),
+    "files_missing": ("warning", 1, "nowhere/9.png"),
     "box_small": ("warning", 1, "val/robin/0.png"),
     "box_double": ("warning", 1, "val/robin/1.png"),
     "box_class": ("warning", 1, "val/robin/2.png"),
@@ -177,6 +180,11 @@ def test_planted_faults_are_found_and_nothing_else(
     assert "2 errors are listed above with the remedy" in output.err
     assert "check.stop=false" in output.err
     assert "note: check: error: 1 class ('owl') has no image to train on" in output.out
+    notes = json.loads((summary["run"] / "notes.json").read_text())
+    counted = re.search(r"(\d+) errors?, (\d+) warnings?, (\d+) notes?", output.out)
+    assert counted is not None
+    assert sum(map(int, counted.groups())) == len(notes), "one count of notes"
+    assert f"{len(notes)} notes, with their names" in output.out
     severities = [finding["severity"] for finding in summary["findings"]]
     assert severities == sorted(severities, key=("error", "warning", "note").index)
     exact = [group for group in summary["duplicates"] if group["kind"] == "exact"]
@@ -190,6 +198,9 @@ def test_planted_faults_are_found_and_nothing_else(
     assert "<b>.png" in page.said, "names of files are no HTML"
     for finding in summary["findings"]:
         assert finding["remedy"][:30] in page.said
+    assert summary["boxes"] == {"val": {"boxes": 6, "images": 5}}
+    assert "boxes of 5 val images" in page.said
+    assert "val: scored, never learned from." in page.said
 
     assert cli(*command(photos, "data.held_back=0", "check.stop=false")) == 0
     assert "check      kept" in capsys.readouterr().out, "check.stop is no part of the key"
@@ -383,7 +394,8 @@ def measured(count: int, **changes: Any) -> Measured:
         "height": side, "width": side, "mode": side, "is_deep": side < 0,
         "is_first_of_several": side < 0, "contrast": side.astype(np.float32), "colour_range": side,
         "content": np.arange(count), "perceptual": np.zeros(count, np.uint64),
-        "grey": np.zeros((count, 64), np.uint8), "reasons": {},
+        "grey": np.zeros((count, 64), np.uint8), "chroma": np.full((count, 32), 128, np.uint8),
+        "reasons": {},
     }  # fmt: skip
     return Measured(**{**given, **changes})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from pipeline.results import comparison
 from pipeline.results.comparison import ComparisonSettings, Measurement, Pairs, differences
 from pipeline.stages.compare.pairs import note_precisions
 from tests.conftest import TINY, Cli
+
+pytestmark = pytest.mark.usefixtures("shared_results")
 
 RUN = ("+experiment=cam", *TINY, "train.epochs=3")
 
@@ -211,7 +214,7 @@ def test_what_the_check_at_start_needs_is_read_without_the_rows(
     decomposed = unicodedata.normalize("NFD", "é.jpg")
     whole = measurement(tmp_path / "a", "A", [decomposed, "1"], ["p", "q"])
     monkeypatch.setattr(comparison, "read_arrays", None)
-    assert Measurement.read_scored(tmp_path / "a") == (whole.protocol, whole.ids)
+    assert Measurement.read_scored(tmp_path / "a") == (whole.protocol, whole.ids, "images")
 
 
 def test_what_cannot_be_compared_is_refused_at_start(
@@ -245,6 +248,32 @@ def test_a_run_on_other_images_is_refused_at_start(
     error = capsys.readouterr().err
     assert "it scored none of the images that this run scores" in error
     assert "'val/00000-arrow.png' there, 'val/blue/0.png' here" in error
+
+
+def test_runs_of_other_classes_are_refused_at_start(
+    cli: Cli, folder_of_images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Boxes of a class would be drawn, and counted, as those of another one."""
+    annotations = {
+        "images": [{"id": 1, "file_name": "val/blue/0.png", "width": 64, "height": 48}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 24, 24]}],
+        "categories": [{"id": 1, "name": "blue"}],
+    }
+    (folder_of_images / "instances_val.json").write_text(json.dumps(annotations))
+    renamed = folder_of_images.with_name("renamed")
+    shutil.copytree(folder_of_images, renamed)
+    for split in ("train", "val"):
+        (renamed / split / "red").rename(renamed / split / "green")
+    runs = []
+    for root in (folder_of_images, renamed):
+        data = ("data=folder", f"data.root={root}", "data.size=64")
+        stages = "stages=[train,explain,localize,evaluate]"
+        assert cli("+experiment=cam", *data, "train.epochs=1", "train.batch=8", stages) == 0
+        runs.append(str(Path("outputs/latest").resolve()))
+    capsys.readouterr()
+    assert cli("+experiment=compare", f"runs=[{','.join(runs)}]") == 2
+    error = capsys.readouterr().err
+    assert f"{runs[1]} and {runs[0]} know other classes, or in another order" in error
 
 
 def test_a_run_without_boxes_is_nothing_to_compare_with(

@@ -18,6 +18,8 @@ from pipeline.errors import UserError
 from pipeline.formats import photo
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 TRAIN = ("+experiment=cam", "data=folder", "data.root=set", "data.size=32", "train.epochs=1",
          "runtime.device=cpu")  # fmt: skip
 

@@ -26,6 +26,7 @@ from pipeline.metric.measurement import merge_masks
 from pipeline.metric.pxap import PxAP
 from pipeline.ops.iou import best_iou
 from pipeline.ops.maps import upsample
+from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import iterate_maps, load_classification
 from pipeline.results.shards import list_shards
 from pipeline.stages.evaluate.explained import Explained
@@ -113,6 +114,7 @@ def test_ilsvrc_error_of_five_guesses(latest: Path) -> None:
     assert "ILSVRC localization error" in (latest / "stages/evaluate/table.txt").read_text()
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_what_no_map_was_made_for_is_left_out_and_said(cli: Cli, tmp_path: Path) -> None:
     assert cli(*RUN) == 0
     found = metrics(tmp_path / "outputs/latest")
@@ -198,6 +200,18 @@ def test_an_image_that_cannot_be_read_counts_as_not_found(
 # -- COCO
 
 
+def unrounded_scores(latest: Path) -> dict[tuple[float, ...], float]:
+    """The score of each box by its image, class and place, as stage localize keeps it."""
+    names, ids = DATA.coco_names("val"), DATA.ids("val")
+    scores = {}
+    for position, boxes in iterate_boxes(latest / "stages/localize", ids):
+        number, category = names.image_ids[position], names.category_ids[boxes.label]
+        for box, score in zip(boxes.boxes.tolist(), boxes.scores.tolist(), strict=True):
+            x0, y0, x1, y1 = box
+            scores[number, category, x0, y0, x1 - x0, y1 - y0] = score
+    return scores
+
+
 def test_coco_numbers_are_those_of_pycocotools_on_the_files(latest: Path) -> None:
     names, truth = DATA.coco_names("val"), DATA.truth("val")
     images, annotations = [], []
@@ -217,7 +231,14 @@ def test_coco_numbers_are_those_of_pycocotools_on_the_files(latest: Path) -> Non
                      "categories": [{"id": n} for n in names.category_ids]}  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         whole.createIndex()
-        found = whole.loadRes(json.loads((latest / "boxes.json").read_text()))
+        results = json.loads((latest / "boxes.json").read_text())
+        # The file has five digits of a score, in which two may be equal that are not.
+        scores = unrounded_scores(latest)
+        for each in results:
+            place = (each["image_id"], each["category_id"], *each["bbox"])
+            assert each["score"] == pytest.approx(scores[place], abs=1e-5)
+            each["score"] = scores[place]
+        found = whole.loadRes(results)
         evaluation = COCOeval(whole, found, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()

@@ -55,7 +55,7 @@ def test_odd_records_change_no_number(cli: Cli, tmp_path: Path) -> None:
     assert cli(EVALUATE, f"boxes={boxes}", f"annotations={truth}") == 0
     assert metrics(tmp_path) == plain
     notes = " ".join(note["text"] for note in stage(tmp_path, "notes.json"))
-    for expected in ("'annotations[4] (id 99)') whose bbox is empty",
+    for expected in ("'annotations[4] (id 99): image_id 1, category_id 3') whose bbox is empty",
                      "category_id that no category", "four numbers, a box and no outline",
                      "that are no objects", "without an image_id",
                      "whose score is not finite"):  # fmt: skip

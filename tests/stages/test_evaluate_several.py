@@ -28,12 +28,14 @@ from pipeline.results.boxes import pack_boxes
 from pipeline.results.maps import PROBABILITIES, load_probabilities
 from pipeline.results.shards import shard_path
 from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
-from pipeline.stages.evaluate.explained import Explained, take_class
+from pipeline.stages.evaluate.explained import Explained, add_backgrounds, take_class
 from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import Missing
 from pipeline.stages.evaluate.own_run import OwnRun
 from pipeline.types import Boxes, Crowds, EvaluationSettings, GroundTruth, SaliencyMap, Score
 from tests.conftest import TINY, Cli
+
+pytestmark = pytest.mark.usefixtures("shared_results")
 
 DATA = Mosaics(images=1, val_images=24, several_classes=True, held_back=0)
 IDS, SETS, TRUTH = DATA.ids("val"), DATA.label_sets("val"), DATA.truth("val")
@@ -82,8 +84,16 @@ DRAWN = {n: draw(n) for n in range(len(IDS)) if n != UNREAD}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The results of stages explain and localize."""
-    explained, localized = (tmp_path_factory.mktemp(name) for name in ("explain", "localize"))
-    rows = [(n, one) for n, drawn in DRAWN.items() for one in drawn.maps.values()]
+    return write_results(tmp_path_factory.mktemp("results"))
+
+
+def write_results(root: Path, without: frozenset[int] = frozenset()) -> tuple[Path, Path]:
+    """Write the results of stages explain and localize; `without`: images that have no map."""
+    explained, localized = (root / name for name in ("explain", "localize"))
+    explained.mkdir()
+    localized.mkdir()
+    shown = {n: drawn for n, drawn in DRAWN.items() if n not in without}
+    rows = [(n, one) for n, drawn in shown.items() for one in drawn.maps.values()]
     arrays = {
         "image": np.array([*DRAWN], np.int32),
         "size": np.array([TRUTH[IDS[n]].size for n in DRAWN], np.int32),
@@ -99,7 +109,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         "row_map": np.array([one.values for _, one in rows]),
     }
     write_arrays(shard_path(explained, 0), arrays, set_aside=[[UNREAD, "is broken"]])
-    boxes = [(n, one) for n, drawn in DRAWN.items() for one in drawn.boxes.values()]
+    boxes = [(n, one) for n, drawn in shown.items() for one in drawn.boxes.values()]
     write_arrays(shard_path(localized, 0), pack_boxes(boxes, [])[0], set_aside=[])
     return explained, localized
 
@@ -108,14 +118,20 @@ def source(
     folders: tuple[Path, Path],
     missing: Missing = "not_found",
     truth: Mapping[str, GroundTruth] = TRUTH,
+    backgrounds: frozenset[int] = frozenset(),
 ) -> OwnRun:
     settings = EvaluationSettings(
         threshold={"kind": "fixed", "value": 0.2}, classes=DATA.classes, is_multi_label=True
     )
+    if backgrounds:
+        shown = {id: known for n, (id, known) in enumerate(TRUTH.items()) if n not in backgrounds}
+        truth = add_backgrounds(shown, IDS, folders[0], backgrounds)
     explained = Explained(
         ids=IDS, labels=DATA.labels("val").tolist(), scored=frozenset(IDS), truth=truth,
         maps=folders[0], workers=2, missing=missing, classes=DATA.classes,
-        label_sets=[tuple(np.flatnonzero(row).tolist()) for row in SETS],
+        label_sets=[() if n in backgrounds else tuple(np.flatnonzero(row).tolist())
+                    for n, row in enumerate(SETS)],
+        backgrounds=backgrounds,
     )  # fmt: skip
     return OwnRun("cam", explained, folders[1], settings, MapScale("default", ()), True)
 
@@ -205,13 +221,15 @@ def test_classification_is_of_images(numbers: dict) -> None:  # type: ignore[typ
     assert not [place for place in numbers if place[0] == "ilsvrc_loc_error"]
 
 
-def test_coco_ap_is_that_of_pycocotools_over_all_classes(numbers: dict) -> None:  # type: ignore[type-arg]
+def coco_stats(without: frozenset[int] = frozenset()) -> list[float]:
+    """Pycocotools' numbers of all boxes; `without`: images that are not annotated."""
     annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
     for n, id in enumerate(IDS):
         known = TRUTH[id]
         assert known.classes is not None
         assert known.masks is not None
-        for box, c, mask in zip(known.boxes.tolist(), known.classes, known.masks, strict=True):
+        rows_of = zip(known.boxes.tolist(), known.classes, known.masks, strict=True)
+        for box, c, mask in () if n in without else rows_of:
             x0, y0, x1, y1 = box
             annotations.append({"id": len(annotations) + 1, "image_id": n + 1, "iscrowd": 0,
                                 "category_id": int(c) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
@@ -232,11 +250,51 @@ def test_coco_ap_is_that_of_pycocotools_over_all_classes(numbers: dict) -> None:
         evaluation.accumulate()
         evaluation.summarize()
     assert evaluation.stats[1] > 0.1, "or nothing is compared"
-    assert numbers["coco_box_ap", None, None].value == pytest.approx(evaluation.stats[0])
-    assert numbers["coco_box_ap", 0.5, None].value == pytest.approx(evaluation.stats[1])
+    return list(evaluation.stats)
+
+
+def test_coco_ap_is_that_of_pycocotools_over_all_classes(numbers: dict) -> None:  # type: ignore[type-arg]
+    stats = coco_stats()
+    assert numbers["coco_box_ap", None, None].value == pytest.approx(stats[0])
+    assert numbers["coco_box_ap", 0.5, None].value == pytest.approx(stats[1])
     assert numbers["coco_box_ap", None, None].n == 24
     area = numbers["voc_ap", 0.5, None].value
-    assert abs(area - evaluation.stats[1]) < 0.03, "of other recalls"
+    assert abs(area - stats[1]) < 0.03, "of other recalls"
+
+
+@pytest.mark.parametrize("has_maps", [True, False])
+def test_boxes_on_images_of_no_class_are_wrong(
+    folders: tuple[Path, Path], tmp_path: Path, has_maps: bool
+) -> None:
+    """They are no pairs, count for the classifier, and in COCO's AP as pycocotools counts them."""
+    backgrounds = frozenset({0, 2, 3})
+    explained, localized = folders
+    if not has_maps:
+        explained, localized = write_results(tmp_path, backgrounds)
+    run = source((explained, localized), backgrounds=backgrounds)
+    evaluator, records = scored(run)
+    found = by_place(evaluator.scores("cam"))
+    sets = SETS.copy()
+    sets[[*backgrounds]] = False
+    assert run.total == sets.sum()
+    chances = np.array([DRAWN[n].probabilities if n in DRAWN else np.zeros(10) for n in range(24)])
+    shown = sets.any(0)
+    expected = average_precision_score(sets[:, shown], chances[:, shown])
+    assert found["classification_ap", None, None].value == pytest.approx(expected)
+    assert found["classification_ap", None, None].n == 24
+    assert found["corloc", 0.5, None].n == sets.sum() - 1, "a pair has no map"
+    on_them = sum(len(b.boxes) for n in backgrounds for b in DRAWN[n].boxes.values())
+    (note,) = [str(note) for note in run.notes(()) if "showing no class" in str(note)]
+    assert "3 of 24 images are labelled as showing no class" in note
+    for text in ("no annotation", "no box of"):
+        assert not any(text in str(each) for each in run.notes(())), text
+    assert found["coco_box_ap", None, None].n == 24
+    if has_maps:
+        assert f"3 of them have {on_them} boxes of predicted classes" in note
+        assert found["coco_box_ap", None, None].value == pytest.approx(coco_stats(backgrounds)[0])
+    else:
+        assert "they have no box" in note
+        assert {one["position"] for one in records}.isdisjoint(backgrounds)
 
 
 def test_boxes_count_for_the_objects_of_their_class_alone(numbers: dict) -> None:  # type: ignore[type-arg]

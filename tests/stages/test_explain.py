@@ -74,7 +74,8 @@ def test_a_method_that_looks_at_training_images_first(cli: Cli, tmp_path: Path) 
 def test_killed_while_it_looks_at_images_it_goes_on_to_the_same_sums(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt", "train.epochs=0")
+    command = ("+experiment=cam", *TINY, STAGES, "saliency=ddt", "train.epochs=0",
+               "runtime.batch=16")  # fmt: skip
     assert cli(*command, "outputs=whole") == 0
     monkeypatch.setattr(methods, "PART_SECONDS", -1.0)
     measure = DDT.statistics

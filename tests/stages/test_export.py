@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import TINY, Cli
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 RUN = ("+experiment=cam", *TINY, "stages=[train,explain,localize,rank]")
 
 

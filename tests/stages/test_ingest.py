@@ -83,6 +83,48 @@ def test_reviews_outlive_new_names_and_can_be_taken_back(
     assert cli(INGEST, f"ingest.undo={wrong}", f"corrections={first}") == 2
 
 
+def test_reviews_lie_in_the_folder_of_outputs_of_their_run(
+    cli: Cli, folder_of_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(*RUN, f"data.root={folder_of_images}", "outputs=elsewhere") == 0
+    first = review(tmp_path / "a.json", "val/red/0.png", name="red")
+    given = tmp_path / "elsewhere/latest"  # no outputs=, as the last lines of the run have it
+    assert cli(INGEST, f"run={given}", f"corrections={first}") == 0
+    assert "with boxes of a person in elsewhere/human_boxes.json" in capsys.readouterr().out
+    assert not Path("outputs").exists()
+    (run,) = Path("elsewhere/runs/cam").iterdir()
+    assert cli("+experiment=export", f"run={run}", "export.formats=[csv]") == 0
+    assert "has the boxes of a person" in read("elsewhere/latest/notes.json")[0]["text"]
+    assert "1 note, with its names, in elsewhere/runs/" in capsys.readouterr().out
+
+    assert cli(INGEST, f"run={run}", f"corrections={first}", "outputs=outputs") == 0
+    assert "and human_boxes=outputs/human_boxes.json" in capsys.readouterr().out
+
+
+def test_what_reviews_measured_is_said_of_the_boxes_that_are_delivered(
+    cli: Cli, folder_of_images: Path, tmp_path: Path
+) -> None:
+    stages = "stages=[train,explain,calibrate,localize,rank,evaluate]"
+    run = (*RUN[:-1], stages, f"data.root={folder_of_images}")
+    assert cli(*run) == 0
+    names = [*(f"train/red/{n}.png" for n in range(11)), "val/red/0.png", "val/red/1.png"]
+    reviewed = review(tmp_path / "a.json", *names, name="red")
+    assert cli(INGEST, "run=outputs/latest", f"corrections={reviewed}") == 0
+    measured = read("outputs/latest/ingest.json")
+    assert cli(*run) == 0
+    delivered = read("outputs/latest/stages/calibrate/thresholds.json")["delivered"]
+    assert (delivered["n"], delivered["source"]) == (13, "user")
+    assert delivered["right"] == measured["random_right"], "the boxes are cut as they were"
+    table = read("outputs/latest/stages/evaluate/table.json")
+    assert (
+        f"as {delivered['right']} of 13 are in images with boxes of a person" in table["expected"]
+    )
+    assert not table["has_annotations"], "of the other six images of val nothing is known"
+    (note,) = [n["text"] for n in read("outputs/latest/notes.json") if "was chosen on" in n["text"]]
+    assert note.startswith("evaluate: 2 images ('val/red/0.png', 'val/red/1.png') of 8 have boxes")
+    assert "(human_boxes.json): not scored; human_boxes=none scores them" in note
+
+
 def test_why_confidences_are_not_calibrated() -> None:
     models = ConfidenceModels(default_model("classifier", False))
     (note,) = describe_kind(models, 0, 6, 5)

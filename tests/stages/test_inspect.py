@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipeline.engine import checkpoint
-from pipeline.engine.sources import PACKAGE, SourceCache
+from pipeline.engine.sources import PACKAGE, SourceCache, forget_sources
 from pipeline.engine.syntax import Source
 from pipeline.formats.files import read_json
 from pipeline.model.classifier import Classifier, MeanLinear
@@ -364,8 +364,10 @@ def test_what_cannot_be_is_refused(
 
 
 def test_a_changed_view_is_noticed_and_another_changes_nothing(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    request.addfinalizer(forget_sources)
     of = saved(tmp_path / "net", CLASSES)
     command = ("+experiment=inspect", f"checkpoint={of}", "inspect.views=[filters]")
     assert cli(*command) == 0
@@ -381,6 +383,7 @@ def test_a_changed_view_is_noticed_and_another_changes_nothing(
             return replace(source, digest=f"{source.digest}-edited") if path == file else source
 
         monkeypatch.setattr(SourceCache, "read", edited)
+        forget_sources()
         capsys.readouterr()
         assert cli(*command) == 0
         assert f"inspect    {told}" in capsys.readouterr().out

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import TINY, Cli
 from tests.outside import add_choice
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 RUN = ("+experiment=cam", *TINY, "segmenter.threshold=0.5")
 
 WIDTH = '''

@@ -20,7 +20,11 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.model.classifier import Classifier, MeanLinear
 from pipeline.model.extent import ExtentHead
-from pipeline.model.foreground import build_foreground_head
+from pipeline.model.foreground import (
+    ForegroundHead,
+    build_foreground_head,
+    list_pyramid_layers,
+)
 from pipeline.model.second_order import SecondOrderHead
 from pipeline.model.small import Small
 from pipeline.ops.maps import upsample
@@ -30,6 +34,8 @@ from pipeline.stages.onnx.graph import ExportedNetwork, GraphOptions, MapKind, f
 from pipeline.types import SaliencyMap
 from scripts.pages.commands import blocks
 from tests.conftest import ROOT, TINY, Cli
+
+pytestmark = pytest.mark.usefixtures("shared_results")
 
 SIDE = 32
 CLASSES = ("arrow", "ring", "star")
@@ -72,6 +78,38 @@ def pair(
     path = tmp_path_factory.mktemp("onnx") / "network.onnx"
     write_onnx(path, network, 20, {"classes": json.dumps(CLASSES)})
     return network, path
+
+
+@pytest.mark.parametrize("kind", ["cam", "foreground"])
+def test_each_class_of_images_that_may_have_several(kind: MapKind, tmp_path: Path) -> None:
+    """Of each class the box that the file of its map alone has, and the sigmoid of its logit."""
+    trained, builder = small_network(False), Small()
+    trained.answers = "independent"
+    if kind == "foreground":
+        layers = list_pyramid_layers(trained, (SIDE, SIDE))
+        head = ForegroundHead(tuple(layers), tuple(layers.values()), 8, classes=3)
+        trained.branches["foreground"] = head.eval().requires_grad_(False)
+    options = GraphOptions((SIDE, SIDE), builder.mean, builder.std, kind, 0.3, True)
+    network = ExportedNetwork(trained, options).eval()
+    write_onnx(tmp_path / "network.onnx", network, 20, {})
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"]
+    )
+    assert [o.name for o in session.get_outputs()] == ["logits", "maps", "boxes", "scores"]
+    for count in (1, 3):
+        logits, maps, boxes, scores = session.run(None, {"images": pixels(count)})
+        with torch.no_grad():
+            for theirs, ours in zip(
+                (logits, maps, boxes, scores), network(torch.from_numpy(pixels(count))), strict=True
+            ):
+                np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-4, rtol=1e-4)
+        assert boxes.shape == (count, 3, 4)
+        for label in range(3):
+            box, mean = network.find_box(torch.from_numpy(maps[:, label]))
+            np.testing.assert_allclose(boxes[:, label], box, atol=1e-4)
+            sigmoid = 1 / (1 + np.exp(-logits[:, label]))
+            np.testing.assert_allclose(scores[:, label], mean.numpy() * sigmoid, atol=1e-4)
+        assert np.ptp(maps, axis=1).max() > 1e-4, "classes have maps of their own"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -31,6 +31,8 @@ from pipeline.stages.rank.ranking import (
 from pipeline.types import Boxes
 from tests.conftest import TINY, Cli
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 
 def examples(count: int, seed: int = 0) -> Examples:
     random = np.random.default_rng(seed)
@@ -226,3 +228,26 @@ def test_several_methods_agree_or_not(cli: Cli, tmp_path: Path) -> None:
     for folder in ("latest", "latest/gradcam"):
         model = json.loads((outputs / folder / "confidence.json").read_text())
         assert model["together"]["features"][-1] == "agreement"
+
+
+def test_an_image_of_several_classes_is_as_sure_as_its_least_sure_class() -> None:
+    """A class of it without a box is the least sure; classes that it does not have do not count."""
+    found = [(0, 0, 0.9), (0, 1, 0.3), (1, 0, 0.5), (1, 1, 0.6), (2, 1, 0.8), (3, 2, 0.1),
+             (3, 0, 0.7), (4, 2, 0.2)]  # fmt: skip
+    boxes = [
+        (n, Boxes("x", label, np.array([[0, 0, 4, 4]], np.float32), np.ones(1, np.float32), (8, 8),
+                  features=np.full((1, len(FEATURES)), sure, np.float32)))
+        for n, label, sure in found
+    ]  # fmt: skip
+    table = tabulate(iter(boxes), [], has_sets=True)
+    assert table.first.all()
+    assert tabulate(iter(boxes), []).first.tolist() == [
+        True, False, True, False, True, True, False, True
+    ]  # fmt: skip
+    sets = np.array([[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]], bool)
+    sure = np.array([each for *_, each in found], np.float32)
+    ids = [str(n) for n in range(5)]
+    ranks, _ = order_review(table, range(5), sure, ids, 0, 0, sets=sets)
+    assert np.argsort(ranks).tolist() == [2, 4, 0, 1, 3]
+    without, _ = order_review(table, range(5), sure, ids, 0, 0)
+    assert np.argsort(without).tolist() == [3, 0, 1, 4, 2], "classes take turns"

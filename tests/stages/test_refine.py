@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,12 +52,14 @@ def test_refine_to_boxes_without_a_true_one(
                "saliency=foreground", "data.images=96", "data.val_images=24") == 0  # fmt: skip
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_the_report_says_how_the_localizer_was_taught(cli: Cli, tmp_path: Path) -> None:
     assert cli("+experiment=best", *FAST) == 0
     page = (tmp_path / "outputs" / "latest" / "report" / "index.html").read_text()
     assert "localizer taught by" in page
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -70,6 +73,7 @@ def test_an_image_where_colours_and_map_do_not_agree_teaches_nothing(
     assert len(labels) == sure.sum()
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_killed_run_goes_on_and_other_settings_use_the_pseudo_labels_again(
     cli: Cli, tmp_path: Path
 ) -> None:
@@ -112,6 +116,23 @@ def test_foreground_without_refine_says_what_trains_it(
 ) -> None:
     assert cli("+experiment=cam", *TINY, "saliency=foreground") == 2
     assert "+experiment=best" in capsys.readouterr().err
+
+
+def test_the_teacher_is_asked_for_fewer_images_and_this_is_said(
+    cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli(*BEST, "refine.images=30", "stages=[train,refine]") == 0
+    said = re.search(
+        r"refine: the teacher is asked for (\d+) of (\d+) training images, evenly of all classes "
+        r"\(refine\.images=30\)",
+        capsys.readouterr().out,
+    )
+    assert said
+    card = json.loads((result(tmp_path, "refine") / "card.json").read_text())
+    assert card["refine"]["images"] == int(said[1]) < int(said[2])
+    assert int(said[1]) == pytest.approx(30, abs=5)  # a class is rounded to whole images
+    assert cli(*BEST, "stages=[train,refine]") == 0
+    assert "the teacher is asked" not in capsys.readouterr().out
 
 
 def test_images_are_chosen_evenly_of_all_classes() -> None:

@@ -69,6 +69,7 @@ def test_refine_carries_it_or_says_why_not(cli: Cli, tmp_path: Path) -> None:
     assert sorted(card["refine"]["object_class"] is None for card in cards) == [False, True]
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_a_killed_run_goes_on_to_the_same_weights(cli: Cli, tmp_path: Path) -> None:
     assert cli(*BEST) == 0
     before = (result(tmp_path, "refine") / "weights.safetensors").read_bytes()
@@ -83,6 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(cli: Cli, tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in kept[1:]} == times
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_only_labels_are_read(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is described of an image is its pixels and its label, in float16, a row a view."""
     assert cli(*BEST) == 0

@@ -6,7 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.stages.report.confidence import describe_confidences, list_coverages
+from pipeline.stages.report.confidence import (
+    describe_confidences,
+    describe_sureness,
+    list_coverages,
+)
 
 
 def records(count: int) -> list[dict[str, Any]]:
@@ -43,3 +47,18 @@ def test_coverages_rise_and_end_with_all() -> None:
     assert len(points) == 100
     assert points[-1] == (1.0, 0.5)
     assert [x for x, _ in points] == sorted(x for x, _ in points)
+
+
+def test_far_off_says_in_which_direction() -> None:
+    right = np.arange(200) % 2 == 0  # 50 % everywhere
+    assert describe_sureness(np.full(200, 0.55), right) == ""
+    assert describe_sureness(np.full(200, 0.8), right) == (
+        "Confidences are too sure, by 30.0 points: 80.0 % confidence on average, and 50.0 % of the "
+        "boxes are right."
+    )
+    assert "not sure enough, by 30.0 points" in describe_sureness(np.full(200, 0.2), right)
+    both = np.repeat([0.2, 0.8], 100)
+    assert describe_sureness(both, right) == (
+        "Confidences are too sure of some boxes and not sure enough of others, by 30.0 points on "
+        "average."
+    )

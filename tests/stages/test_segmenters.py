@@ -23,6 +23,7 @@ def latest(tmp_path: Path, name: str) -> Any:
 STAGES = "stages=[train,explain,localize,evaluate,report]"
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_grabcut_gives_masks_and_its_maps_are_scored(cli: Cli, tmp_path: Path) -> None:
     assert cli("+experiment=cam", *TINY, STAGES, "segmenter=grabcut", "runtime.workers=1") == 0
     boxes = latest(tmp_path, "boxes.json")
@@ -135,6 +136,7 @@ def test_images_that_cannot_be_read_any_more_are_noted(
     assert "note: localize: 1 of 8 images could not be read and have no box" in printed
 
 
+@pytest.mark.usefixtures("shared_results")
 @pytest.mark.parametrize("rule", ["otsu", "quantile", "value"])
 def test_each_way_to_cut_goes_through(cli: Cli, tmp_path: Path, rule: str) -> None:
     several = ("segmenter.components=all", "segmenter.share=0.1", "segmenter.merge=0.5")
@@ -145,6 +147,7 @@ def test_each_way_to_cut_goes_through(cli: Cli, tmp_path: Path, rule: str) -> No
     assert used[0]["threshold"]["value"] is None
 
 
+@pytest.mark.usefixtures("shared_results")
 def test_classes_that_the_network_does_not_see_have_no_boxes(cli: Cli, tmp_path: Path) -> None:
     arguments = ("explain.target=[true,top3]", "segmenter.probability=0.4")
     assert cli("+experiment=cam", *TINY, STAGES, *arguments) == 0

@@ -19,13 +19,16 @@ from pipeline.results.boxes import iterate_boxes
 from pipeline.results.shards import list_shards
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.usefixtures("shared_results")
+
 COLOURS = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 TRAIN, VAL, SIDE = 36, 9, 48
 FAST = ("data=table", "data.table=labels.csv", "data.several=keep", f"data.size={SIDE}",
         "model.width=8", "train.epochs=8", "train.batch=9", "train.crop=1", "train.lr=0.05",
         "runtime.shard=8", "refine.steps=12", "refine.batch=8",
         "saliency@refine.teacher=cam")  # fmt: skip
-ALL = "stages=[check,train,refine,explain,calibrate,localize,rank,picture,draw,export,annotate]"
+ALL = ("stages=[check,train,refine,explain,calibrate,localize,rank,picture,draw,export,annotate,"
+       "onnx]")  # fmt: skip
 
 
 @pytest.fixture
@@ -100,9 +103,16 @@ def test_all_stages(cli: Cli, table: Table, tmp_path: Path, capsys: Any) -> None
     assert counts
     sheets = list((run / "picture").rglob("sheet.png"))
     assert len(sheets) == len(ids)
-    assert "first label" in (tmp_path / "outputs/latest/notes.json").read_text()
+    notes = (tmp_path / "outputs/latest/notes.json").read_text()
+    assert f"rank: confidences are not calibrated: {sets.sum()} pairs of an image" in notes
+    assert "calibrate: confidences are fitted" not in notes
     predictions = json.loads((tmp_path / "outputs/latest/predictions.json").read_text())
     assert {a["category_id"] for a in predictions["annotations"]} == {1, 2, 3}
+
+    # one file: of each class a map, a box and a score
+    exported = json.loads((tmp_path / "outputs/latest/onnx.json").read_text())
+    assert exported["outputs"] == ["logits", "maps", "boxes", "scores"]
+    assert max(exported["difference_to_pytorch"].values()) < 1e-4
 
     # from Python: all classes that are at least as likely as not, the most probable first
     images = [str(tmp_path / f"{n}.png") for n in range(TRAIN, TRAIN + VAL)]
@@ -127,19 +137,53 @@ def test_what_is_for_one_class_an_image_is_refused(cli: Cli, table: Table, capsy
     for option, message in [
         ("objective=has", "objective=has: it learns one class of each image"),
         ("data.negatives=[red]", "data.several=keep"),
-        ("check.doubt=true", "check.doubt=true: a pretrained head"),
         ("annotate.learn_from_human=true", "annotate.learn_from_human=true: boxes of a person"),
-        ("stages=[train,explain,audit]", "stage audit: its tests read probabilities"),
     ]:
-        extra: tuple[str, ...] = ()
-        if "doubt" in option:
-            extra = ("stages=[check,train]", "model=mobilenet_v2")
-        extra = ("saliency=cam",) if "audit" in option else extra
-        assert cli("+experiment=best", *FAST[:4], option, *extra) == 2, option
+        assert cli("+experiment=best", *FAST[:4], option) == 2, option
         assert message in capsys.readouterr().err
 
 
-NET = """
+def read_pairs(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    records = json.loads((folder / "images.json").read_text())
+    pairs = {(record["id"], record["class"]): record for record in records}
+    assert len(pairs) == len(records)
+    return pairs
+
+
+def test_maps_of_each_class_are_audited(cli: Cli, table: Table, tmp_path: Path) -> None:
+    """A record for each pair; of a class alone the numbers are the same."""
+    command = ("+experiment=cam", *FAST[:9], "stages=[train,explain,localize,audit]",
+               "audit.tests=[faithfulness,composite,infidelity,fragility]", "audit.steps=3",
+               "audit.images=6", "audit.few=5", "audit.attack_steps=2")  # fmt: skip
+    assert cli(*command) == 0
+    run = tmp_path / "outputs/latest"
+    folder = run / "stages/audit"
+    pairs, sets = read_pairs(folder), table.label_sets("val")
+    positions = {id: n for n, id in enumerate(table.ids("val"))}
+    tested = {id for id, _ in pairs}
+    assert len(tested) == 6
+    assert {*pairs} == {
+        (id, table.classes[label]) for id in tested for label in sets[positions[id]].nonzero()[0]
+    }
+    ((audit,),) = [json.loads((run / "audit.json").read_text())]
+    counts = {record["test"]: record["n"] for record in audit["numbers"]}
+    assert counts["faithfulness"] == len(pairs) > 6
+    assert counts["fragility"] == sum("fragility" in record for record in pairs.values())
+    assert "pairs of an image and one of its classes" in (run / "notes.json").read_text()
+    assert cli(*command, "explain.target=red") == 0
+    of_red = read_pairs(tmp_path / "outputs/latest/stages/audit")
+    both = [pair for pair in pairs if pair in of_red]
+    assert {label for _, label in both} == {"red"}
+    assert len(both) > 1
+    for pair in both:
+        for test in ("faithfulness", "composite", "infidelity"):
+            for name, value in of_red[pair][test].items():
+                assert value == pytest.approx(pairs[pair][test][name], abs=1e-3), name
+
+
+def net_source(scale: int, threshold: float, pool: str) -> str:
+    """Return a network whose classes are independent: how red, green and blue an image is."""
+    return f"""
 import torch
 from torch import nn
 
@@ -152,12 +196,15 @@ class Net(nn.Module):
         with torch.no_grad():
             for n in range(3):
                 self.stage.weight[n, 2 - n] = 1 / 64
-            self.fc.weight.copy_(torch.eye(3) * 20)
-            self.fc.bias.fill_(-20 * 0.45)
+            self.fc.weight.copy_(torch.eye(3) * {scale})
+            self.fc.bias.fill_(-{scale} * {threshold})
 
     def forward(self, images):
-        return self.fc(self.stage(images).relu().mean((2, 3)))
+        return self.fc(self.stage(images).relu().{pool}((2, 3)))
 """
+
+
+NET = net_source(20, 0.45, "mean")
 
 
 def test_a_network_of_the_users_own(cli: Cli, table: Table, tmp_path: Path) -> None:
@@ -177,3 +224,20 @@ def test_a_network_of_the_users_own(cli: Cli, table: Table, tmp_path: Path) -> N
     assert cli("+experiment=predict", *given, "outputs=exclusive") == 0
     (folder,) = (tmp_path / "exclusive/explain").iterdir()
     assert len(read_maps(folder)) == 2
+
+
+def test_runs_are_compared_pair_by_pair(cli: Cli, table: Table, capsys: Any) -> None:
+    """Also with a run before, whose rows are named by image and class."""
+    command = ("+experiment=cam", *FAST[:9], "runtime.device=cpu")
+    stages = "stages=[train,explain,localize,evaluate,compare]"
+    assert cli(*command, stages, "explain.methods=[cam,gradcam]") == 0
+    count = int(table.label_sets("val").sum())
+    assert f"{count} pairs of an image and one of its classes" in capsys.readouterr().out
+    (first,) = json.loads(Path("outputs/latest/comparison.json").read_text())
+    assert {d["record"]["n"] for d in first["differences"]} == {count}
+    assert cli(*command, stages, "saliency=gradcam", "against=outputs/latest") == 0
+    assert f"{count} pairs of an image and one of its classes" in capsys.readouterr().out
+    of_one = ("data=shapes", "data.images=40", "data.val_images=8", "model.width=8",
+              "train.epochs=1")  # fmt: skip
+    assert cli("+experiment=cam", *of_one, stages, "against=outputs/latest") == 2
+    assert "it scored pairs of an image and one of its classes" in capsys.readouterr().err

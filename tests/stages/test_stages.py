@@ -123,6 +123,7 @@ def test_a_data_set_without_a_box_is_still_one(tmp_path: Path) -> None:
     assert COCO(str(tmp_path / "whole.json")).getAnnIds() == []
 
 
+@pytest.mark.usefixtures("shared_results")
 @pytest.mark.parametrize("threshold", [0, 1])
 def test_every_image_has_a_box_at_any_threshold(threshold: int, cli: Cli, tmp_path: Path) -> None:
     assert cli("+experiment=cam", *TINY, f"segmenter.threshold={threshold}") == 0

@@ -59,6 +59,24 @@ def test_balanced_draws_every_class_equally_often(rare: int) -> None:
     assert order.tolist() == draw_order(labels, settings(balanced=True), 0).tolist()
 
 
+def test_balanced_draws_images_of_no_class_as_often_as_a_class() -> None:
+    sets = np.zeros((60, 2), bool)
+    sets[:40, 0] = sets[38:44, 1] = True
+    order = draw_order(sets, settings(balanced=True), 0)
+    assert len(order) == 60
+    assert (sets[order].sum(1) == 0).sum() == 20
+    assert 20 <= sets[order, 1].sum() < 30, "some are of both"
+    every = draw_order(sets[:44], settings(balanced=True), 0)
+    assert sets[:44][every].any(1).all(), "without such images no group is added"
+
+
+def test_a_single_class_can_be_told_from_none(capsys: pytest.CaptureFixture[str]) -> None:
+    check_trainable(np.array([[True], [False]]), ("red",))
+    for labels in (np.array([[True], [True]]), np.array([0, 0])):
+        with pytest.raises(UserError, match="nothing to tell it from"):
+            check_trainable(labels, ("red",))
+
+
 def test_patience_counts_from_the_first_of_the_best() -> None:
     def history(*judged: float) -> list[dict[str, float]]:
         return [{"held_back_top1": one} for one in judged]

@@ -92,5 +92,5 @@ def test_without_them_it_is_refused_before_training(
 ) -> None:
     given = ("+experiment=cam", "data=folder", f"data.root={folder_of_images}", *SMALL)
     assert cli(*given, "explain.split=test") == 2
-    assert "the split test has no image" in capsys.readouterr().err
+    assert "explain.split=test: no image of the data set is in it" in capsys.readouterr().err
     assert not Path("outputs/train").exists()

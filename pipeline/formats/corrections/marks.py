@@ -1,19 +1,21 @@
-"""Marks of our own review page (stage annotate): a person called boxes of images right or wrong.
+"""Marks of our own pages: a person called boxes of images right, wrong, or to be corrected.
 
-    {"label2box_marks": "1",
+    {"label2box_marks": "2",
      "saved": "2026-01-02T03:04:05.678Z",
      "images": [{"file_name": "val/robin/a.jpg", "width": 640, "height": 480,
                  "boxes": [{"class": "robin", "xyxy": [10, 20.5, 300, 400]}],
-                 "mark": "right", "date": "2026-01-02T03:04:05.678Z"}]}
+                 "mark": "right", "date": "2026-01-02T03:04:05.678Z"}],
+     "removed": [{"file_name": "val/wren/b.jpg", "date": "2026-01-02T03:05:00.000Z"}]}
 
 `file_name` is the image's name in the data set, `boxes` all boxes that the page showed, in pixels
-of the upright image to two decimals, half-open; there may be none. The file is ours, so anything
-else in it is refused.
+of the upright image to two decimals, half-open; there may be none. `removed`, which may be missing,
+names images whose mark was taken back (results/marks.py). Version 1 has no mark `to_correct` and no
+`removed`. The file is ours, so anything else in it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,15 @@ from pipeline.errors import UserError
 from pipeline.formats.corrections.loading import is_json, load_json
 from pipeline.formats.corrections.shapes import parse_finite, parse_size
 from pipeline.formats.odd_records import BadRecord
-from pipeline.types import CorrectedImage, CorrectionFile, Mark
+from pipeline.ops.hashing import hash_of
+from pipeline.types import CorrectedImage, CorrectionFile, FoundBox, ImageBoxes, Mark
 
-KEY, VERSION = "label2box_marks", "1"
+KEY, VERSION = "label2box_marks", "2"
 RIGHT: Mark = "right"
 WRONG: Mark = "wrong"
+TO_CORRECT: Mark = "to_correct"
+MARKS: Mapping[str, Sequence[Mark]] = {"1": (RIGHT, WRONG), VERSION: (RIGHT, WRONG, TO_CORRECT)}
+"""The marks of each version that can be read."""
 DIGITS = 2
 """Decimals of a coordinate on the page."""
 
@@ -57,18 +63,34 @@ def read(path: Path) -> CorrectionFile:
         UserError: the file has another version, no mark, an image twice, or an odd record.
     """
     content = load_json(path)
-    if content[KEY] != VERSION:
+    images = read_images(content, path)
+    if not images:
+        raise UserError(f"{path}: no marks; mark images in the report or on the review page")
+    return CorrectionFile("marks", images)
+
+
+def read_images(content: Mapping[str, Any], path: Path) -> list[CorrectedImage]:
+    """Read the marked images of a file; there may be none.
+
+    Args:
+        content: of the file, which has KEY.
+        path: of the file, for errors.
+
+    Raises:
+        UserError: the file has another version, an image twice, or an odd record.
+    """
+    version, records = content.get(KEY), content.get("images")
+    if not isinstance(version, str) or version not in MARKS:
         raise UserError(
-            f"{path}: marks of version {content[KEY]!r}, not {VERSION!r}: another version of "
+            f"{path}: marks of version {version!r}, not {' or '.join(MARKS)}: another version of "
             "label2box wrote the page; make it again with this one"
         )
-    records = content.get("images")
-    if not isinstance(records, list) or not records:
-        raise UserError(f"{path}: no marks; mark images in review/index.html and save them")
+    if not isinstance(records, list):
+        raise UserError(f"{path}: no list of images; give the file as the page saved it")
     images: dict[str, CorrectedImage] = {}
     for number, record in enumerate(records):
         try:
-            image = _read_image(record, f"images[{number}]")
+            image = _read_image(record, f"images[{number}]", MARKS[version])
         except BadRecord as error:
             raise UserError(
                 f"{path}, images[{number}]: {error}; give the file as the page saved it"
@@ -79,18 +101,53 @@ def read(path: Path) -> CorrectionFile:
                 f"{image.name!r}; give files of several people one after the other"
             )
         images[image.name] = image
-    return CorrectionFile("marks", list(images.values()))
+    return list(images.values())
 
 
-def _read_image(record: Any, where: str) -> CorrectedImage:
+def describe_image(image: ImageBoxes, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the record of an image, without a mark, as a page keeps it and `read` takes it.
+
+    Args:
+        image: with all of its boxes.
+        classes: the names of the classes of boxes.
+    """
+    height, width = image.size
+    return {
+        "file_name": image.id,
+        "width": width,
+        "height": height,
+        "boxes": [{"class": classes[box.label], "xyxy": round_box(box)} for box in image.boxes],
+    }
+
+
+def name_in_browser(record: Mapping[str, Any]) -> str:
+    """Return the name under which a browser keeps the mark of an image with these very boxes.
+
+    Args:
+        record: as `describe_image` returns it.
+    """
+    return f"label2box-mark-{hash_of(record)}"
+
+
+def round_box(box: FoundBox) -> list[float]:
+    """Return the corners of a box as a page shows and writes them.
+
+    Args:
+        box: in pixels of the image.
+    """
+    return [round(side, DIGITS) for side in box.box]
+
+
+def _read_image(record: Any, where: str, marks: Sequence[Mark]) -> CorrectedImage:
     """Return the image of a record. Raise BadRecord where it is not as the page writes it."""
     if not isinstance(record, Mapping):
         raise BadRecord("no object")
     name, mark, date = (record.get(key) for key in ("file_name", "mark", "date"))
     if not isinstance(name, str) or not name:
         raise BadRecord("file_name is no name of an image")
-    if mark not in (RIGHT, WRONG):
-        raise BadRecord(f"mark is {mark!r}; expected {RIGHT!r} or {WRONG!r}")
+    known = next((each for each in marks if each == mark), None)
+    if known is None:
+        raise BadRecord(f"mark is {mark!r}; expected {' or '.join(map(repr, marks))}")
     if not isinstance(date, str):
         raise BadRecord("date is no text")
     size = parse_size(record.get("height"), record.get("width"))
@@ -109,7 +166,7 @@ def _read_image(record: Any, where: str) -> CorrectedImage:
             is_reviewed=mark == RIGHT,
             date=date,
             where=where,
-            mark=RIGHT if mark == RIGHT else WRONG,
+            mark=known,
         )
     except ValueError as error:  # a box without an area
         raise BadRecord(str(error)) from None

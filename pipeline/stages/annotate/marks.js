@@ -8,6 +8,7 @@
   const show = document.getElementById("show");
   const save = document.getElementById("save");
   const clear = document.getElementById("clear");
+  const MARKS = ["right", "wrong", "to_correct"];
   const marks = new Map(); // number of an image -> {mark, date}
   let current = -1;
 
@@ -29,7 +30,7 @@
     marks.delete(n);
     try {
       const kept = JSON.parse(storage.getItem(data.images[n].stored_as));
-      if (["right", "wrong"].includes(kept.mark) && typeof kept.date === "string" && canMark(n)) {
+      if (MARKS.includes(kept.mark) && typeof kept.date === "string" && canMark(n)) {
         marks.set(n, { mark: kept.mark, date: kept.date });
       }
     } catch {
@@ -64,12 +65,12 @@
 
   function showCounts() {
     const all = [...marks.values()];
-    const right = all.filter((each) => each.mark === "right").length;
+    const [right, wrong, toCorrect] = MARKS.map((mark) => all.filter((each) => each.mark === mark).length);
     const open = figures.filter((_, n) => canMark(n) && !marks.has(n)).length;
     const sample = data.images.map((image, n) => n).filter((n) => data.images[n].is_random && canMark(n));
     const done = sample.filter((n) => marks.has(n)).length;
     counts.textContent =
-      `${right} right, ${all.length - right} wrong, ${open} open` +
+      `${right} right, ${wrong} wrong, ${toCorrect} to correct, ${open} open` +
       (sample.length ? `; random sample: ${done} of ${sample.length} marked` : "");
     save.disabled = clear.disabled = all.length === 0;
   }
@@ -111,6 +112,7 @@
     ArrowLeft: () => move(-1),
     r: () => markAndMove("right"),
     w: () => markAndMove("wrong"),
+    c: () => markAndMove("to_correct"),
     u: () => selectOnScreen() || setMark(current, null),
   };
 

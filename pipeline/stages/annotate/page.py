@@ -1,4 +1,4 @@
-"""The review page: images with their boxes, which a person marks as right or wrong.
+"""The review page: images with their boxes, which a person marks: right, wrong, to be corrected.
 
     review/index.html, page-0002.html ...     PER_PAGE images each, in the order of review
 
@@ -19,10 +19,9 @@ import numpy as np
 
 from pipeline.formats.corrections import marks
 from pipeline.formats.files import write_text
-from pipeline.ops.hashing import hash_of
 from pipeline.ops.maps import frame_size
 from pipeline.plotting.boxes import class_colour, draw_outline, encode_jpeg
-from pipeline.types import FoundBox, ImageBoxes, Review
+from pipeline.types import ImageBoxes, Review
 
 PER_PAGE = 400
 SIDE = 320  # pixels of a picture's longer side
@@ -160,19 +159,10 @@ class PageWriter:
 
     def _record(self, entry: Entry) -> dict[str, Any]:
         """Return an image as the page's script takes it, and as it is written with a mark."""
-        height, width = entry.image.size
-        shown = {
-            "file_name": entry.image.id,
-            "width": width,
-            "height": height,
-            "boxes": [
-                {"class": self.classes[box.label], "xyxy": round_box(box)}
-                for box in entry.image.boxes
-            ],
-        }
+        shown = marks.describe_image(entry.image, self.classes)
         return {
             "shown": shown,
-            "stored_as": f"label2box-mark-{hash_of(shown)}",
+            "stored_as": marks.name_in_browser(shown),
             "is_random": entry.is_random,
         }
 
@@ -191,7 +181,7 @@ class PageWriter:
                 {
                     "class_name": self.classes[box.label],
                     "colour": "#{:02x}{:02x}{:02x}".format(*class_colour(box.label)),
-                    "corners": round_box(box),
+                    "corners": marks.round_box(box),
                     "confidence": box.confidence,
                 }
                 for box in entry.image.boxes
@@ -206,12 +196,3 @@ def page_name(number: int) -> str:
         number: from 1.
     """
     return "index.html" if number == 1 else f"page-{number:04d}.html"
-
-
-def round_box(box: FoundBox) -> list[float]:
-    """Return the corners of a box as the page shows and writes them.
-
-    Args:
-        box: in pixels of the image.
-    """
-    return [round(side, marks.DIGITS) for side in box.box]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint, runtime
 from pipeline.engine.earlier_network import is_frozen
+from pipeline.engine.found_boxes import open_found_boxes
 from pipeline.engine.images import is_multi_label
 from pipeline.engine.progress import show_progress
 from pipeline.engine.stage import Published, Stage
@@ -26,7 +27,6 @@ from pipeline.formats.files import read_json, write_json
 from pipeline.ops.hashing import hash_file
 from pipeline.ops.text import count_note
 from pipeline.protocols import HasFiles
-from pipeline.results.boxes import open_boxes
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_skipped
 from pipeline.results.notes import load_notes, write_notes
@@ -62,16 +62,7 @@ class Annotate(Stage):
 
     def run(self, run: Run, folder: Path) -> None:
         """Draw the contact sheets, and count."""
-        detections = open_boxes(
-            run.folder("localize"),
-            run.folder("explain"),
-            run.images().ids,
-            run.classes,
-            run.coco_names(),
-            run.folder("rank"),
-            labels=run.images().labels,
-            negatives=run.negatives,
-        )
+        detections = open_found_boxes(run, run.folder("rank"))
         detections, _ = replace_by_human(detections, run.human[0])
         skipped = load_skipped(run.folder("explain"))
         images, summary = order_and_count(detections, run.config["annotate"]["sheet"], len(skipped))

@@ -55,8 +55,9 @@ def apply_test(
     Returns:
         The test's arrays, with `image`, the positions, and `class`, the classes explained.
     """
-    batch = batches.build(examples, SHOWN if examples[0][0] in first else 0)
-    return measure_batch(test, subject, batch)
+    built = batches.build(examples, SHOWN if examples[0][0] in first else 0)
+    parts = [measure_batch(test, subject, batch) for batch in built]
+    return shard_parts.concatenate_parts([(arrays, []) for arrays in parts])[0]
 
 
 def measure_batch(test: AuditTest, subject: AuditSubject, batch: AuditBatch) -> shards.Arrays:

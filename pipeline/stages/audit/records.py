@@ -66,15 +66,27 @@ def list_image_records(
     ids: Sequence[str],
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return the records of images.json: the numbers of each image, by test."""
-    images: dict[int, dict[str, Any]] = {}
+    """Return the records of images.json: the numbers of each image and class, by test.
+
+    Args:
+        tests: By name.
+        arrays: The arrays of each test.
+        ids: The name of each image, by position.
+        classes: The names of the classes.
+
+    Returns:
+        A record for each image; where images may have several classes, for each of the classes.
+    """
+    pairs: dict[tuple[int, int], dict[str, Any]] = {}
     for name, values in arrays.items():
         hidden = {"image", "class", *tests[name].picture_arrays}
         shown = {key: rows for key, rows in values.items() if key not in hidden}
         for n, position in enumerate(values["image"].tolist() if values else ()):
-            label = classes[int(values["class"][n])]
-            record = images.setdefault(position, {"id": ids[position], "class": label})
+            label = int(values["class"][n])
+            new = {"id": ids[position], "class": classes[label]}
+            record = pairs.setdefault((position, label), new)
             record[name] = {
                 key: np.round(rows[n].astype(float), 5).tolist() for key, rows in shown.items()
             }
-    return [images[position] for position in sorted(images)]
+    order = sorted(pairs, key=lambda pair: pair[0])  # classes of an image: the most probable first
+    return [pairs[pair] for pair in order]

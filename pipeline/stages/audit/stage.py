@@ -10,6 +10,10 @@ of conf/audit/) are kept in shards, so that a killed run resumes. Maps are of th
 `explain.target`, and computed again in float32, so that nothing but the test changes them;
 faithfulness runs the network in the precision of the run. A costly test (sanity, max_sensitivity,
 fragility) takes tens of passes per image: it gets `audit.few` of the images.
+
+Where an image may have several classes, each pair of an image and a class that the first target
+selects has a map and a number. The probability of a class is then its sigmoid, and it is predicted
+where that is at least a half.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import build_choices, complete_choice
-from pipeline.engine.images import is_multi_label
+from pipeline.engine.images import is_multi_label, refuse_empty
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json, write_json, write_text
+from pipeline.ops.label_sets import PAIRS
+from pipeline.ops.text import count_note
 from pipeline.results.notes import skipped_note, write_notes
 from pipeline.stages.audit.config import AuditOptions
 
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from pipeline.engine.run import Run
     from pipeline.protocols import AuditTest
     from pipeline.stages.audit.batches import SplitBatches
+
+PASSES = 16  # of an image in a test, at least
 
 
 class Audit(Stage):
@@ -66,15 +74,6 @@ class Audit(Stage):
         if "explain" not in run.config["stages"]:
             run.check_methods()
         build_choices("audit", run.config["audit"]["tests"], run.config["audit"])
-        given = run.config["checkpoint"]
-        is_known = given is not None and "train" not in run.config["stages"]
-        answers = checkpoint.read_answers(run.classifier) if is_known else "exclusive"
-        if is_multi_label(run.data) or run.model().is_multi_label or answers == "independent":
-            raise UserError(
-                "stage audit: its tests read probabilities of classes that exclude each other, and "
-                "an image of this network may have several; take audit out of stages; "
-                "pipeline.audit tests one class at a time, as its message says"
-            )
 
     def run(self, run: Run, folder: Path) -> None:
         """Apply all tests to the maps of a method, and write the results.
@@ -83,35 +82,39 @@ class Audit(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import shards
+        from pipeline.engine.backends import compiled, read_used
         from pipeline.engine.store import list_versions
         from pipeline.results.computed import Computed
         from pipeline.stages.audit import auditing, records
         from pipeline.types import AuditSubject
 
         options, images = run.config["audit"], run.images()
-        if not len(images):
-            raise UserError(
-                f"audit: the split {run.split} has no image; see data.* and explain.split"
-            )
+        tested, notes = self._list_tested(run)
         tests: dict[str, AuditTest] = build_choices("audit", options["tests"], options)
         trained = checkpoint.load(run.checkpoint, run.device)
+        batches = self._batches(run, trained)
         subject = AuditSubject(
             trained=trained,
             network_name=checkpoint.network_name(run.checkpoint),
             method=run.method,
             seed=run.config["seed"],
+            unit=PAIRS if batches.is_of_pairs else "images",
         )
-        batches, notes = self._batches(run, trained), []
+        if batches.is_of_pairs:
+            notes.append(f"each number is a mean over {PAIRS}")
         for name, test in tests.items():
             if reason := test.refusal(subject):
                 notes.append(f"{name}: not done; {reason}")
                 continue
             few = options["few"] if test.is_costly else None
-            positions = auditing.select_positions(len(images), options["images"], few)
+            chosen = auditing.select_positions(len(tested), options["images"], few)
+            positions = [tested[n] for n in chosen]
             shown = positions[: auditing.PIECE * auditing.SHARDS_SHOWN]
             work = partial(auditing.apply_test, test, subject, batches, shown)
-            flow = shards.network_flow(images, run.compute, work)
-            auditing.write_test(folder / name, f"audit: {name}", positions, flow)
+            flow = shards.network_flow(images, run.compute, work, shards.concatenate_arrays)
+            passes = PASSES * len(positions)
+            with compiled([trained.network], run.compute, passes, run.size, folder):
+                auditing.write_test(folder / name, f"audit: {name}", positions, flow)
         arrays = {n: records.read_test(folder / n) for n in tests if (folder / n).is_dir()}
         if not any(arrays.values()):
             raise UserError(f"audit: no image could be read; {'; '.join(notes)}")
@@ -119,17 +122,40 @@ class Audit(Stage):
         skipped = dict(pair for name in arrays for pair in records.list_skipped(folder / name))
         reasons = [reason for _, reason in sorted(skipped.items())]
         supervision = checkpoint.read_supervision(run.checkpoint)
-        computed = Computed(run.precision, run.device.type, list_versions(), supervision)
+        versions, backend = list_versions(), read_used(folder)
+        computed = Computed(run.precision, run.device.type, versions, supervision, backend)
         auditing.write_results(folder, tests, subject, arrays, [*notes, *reasons], computed)
         of_images = records.list_image_records(tests, arrays, ids, run.classes)
         write_json(folder / "images.json", of_images)
-        tested = len(auditing.select_positions(len(images), options["images"], None))
-        unread = skipped_note("audit", reasons, tested, "were not tested")
+        count = len(auditing.select_positions(len(tested), options["images"], None))
+        unread = skipped_note("audit", reasons, count, "were not tested")
         write_notes(folder, [*(f"audit: {note}" for note in notes), *unread])
+
+    def _list_tested(self, run: Run) -> tuple[list[int], list[str]]:
+        """Return the positions of the images that may be tested, and a note on the others.
+
+        Raises:
+            UserError: the split has no image with a class to explain.
+        """
+        images = run.images()
+        refuse_empty(images, self.name)
+        without = images.list_backgrounds() if run.targets()[0] == "true" else frozenset[int]()
+        tested = [n for n in range(len(images)) if n not in without]
+        if not tested:
+            raise UserError(
+                f"audit: explain.split={run.split}: no image of it shows a class; "
+                "explain.split=all takes all images, and data.* say which images are in which split"
+            )
+        if not without:
+            return tested, []
+        ids = [images.ids[n] for n in sorted(without)]
+        why = f"of {len(images)} labelled as showing no class: not tested, as they have no map"
+        return tested, [count_note(ids, "image", why)]
 
     def _batches(self, run: Run, trained: Checkpoint) -> SplitBatches:
         """Return the builder of the tests' batches."""
         from pipeline.engine.images import segment_map
+        from pipeline.ops.probabilities import to_least_logit
         from pipeline.stages.audit.batches import BatchBuilder, SplitBatches
 
         builder = BatchBuilder(
@@ -137,9 +163,16 @@ class Audit(Stage):
             method=run.prepared_method(trained),
             segment=partial(segment_map, run.images(), run.segmenter()),
             seed=run.config["seed"],
+            is_independent=trained.network.answers == "independent",
         )
+        least = run.config["explain"]["min_probability"]
         return SplitBatches(
-            builder=builder, trained=trained, targets=run.targets(), negatives=run.negatives
+            builder=builder,
+            trained=trained,
+            targets=run.targets(),
+            negatives=run.negatives,
+            has_sets=is_multi_label(run.data),
+            least_logit=to_least_logit(trained.network.answers, least),
         )
 
     def finish(self, run: Run, run_folder: Path) -> Sequence[str]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine import runtime
-from pipeline.engine.images import SplitImages, read_for_segmenter
+from pipeline.engine.images import SplitImages, is_multi_label, read_for_segmenter
+from pipeline.engine.spread_items import map_items
 from pipeline.errors import SkippedImage, UserError
 from pipeline.metric.components import threshold_index
 from pipeline.metric.max_box_acc import Protocol, map_curves
@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 
 # Splits that are not scored, in order of preference, and their names in metrics.json.
 APART: dict[Split, str] = {"calibration": "split", "held_back": "held_back"}
+FEW: dict[Split, tuple[str, str]] = {  # a split with too few boxes, and who has its place
+    "calibration": ("the split that is to choose the threshold", "others choose it"),
+    "held_back": ("the held-back part of train, which is to choose the threshold,",
+                  "the scored images choose it, each half of them for the other"),
+}  # fmt: skip
 DIGIT = 0.01  # pixels: the last digit of boxes in the COCO files that stage localize writes
 
 
@@ -107,21 +112,33 @@ def read_human_boxes(
 def find_boxed_images(data: AnnotatedDataSet) -> BoxedSplit:
     """Find the first split of APART with enough boxes; else use the scored images."""
     notes: list[str] = []
+    several = is_multi_label(data)
     for split, source in APART.items():
         truth = data.truth(split)
-        if (count := count_boxed(truth)) >= MIN_BOXED_IMAGES:
+        if (count := count_boxed(truth, several)) >= MIN_BOXED_IMAGES:
             return BoxedSplit(truth, split, source, notes)
-        if count and split == "calibration":  # images that were given for this alone
+        if count:
+            who, others = FEW[split]
             notes.append(
-                f"calibrate: the split that is to choose the threshold has {count} of the "
-                f"{MIN_BOXED_IMAGES} images with boxes that this takes: not used; others choose it"
+                f"calibrate: {who} has {count} of the {MIN_BOXED_IMAGES} images with boxes that "
+                f"this takes: not used; {others}"
             )
     return BoxedSplit(data.truth("val"), "val", "two_fold", notes)
 
 
-def count_boxed(truth: Mapping[str, GroundTruth]) -> int:
-    """Count the images that have a box of their class."""
-    return sum(len(known.of_label()) > 0 for known in truth.values())
+def count_boxed(truth: Mapping[str, GroundTruth], is_multi_label: bool = False) -> int:
+    """Count the images that have a box of their class; of any, where they may have several.
+
+    Args:
+        truth: the annotations by image id.
+        is_multi_label: whether an image may have several classes.
+    """
+    if not is_multi_label:
+        return sum(len(known.of_label()) > 0 for known in truth.values())
+    boxed = {id: known for id, known in truth.items() if len(known.boxes)}
+    return sum(
+        known.classes is None or bool((known.classes >= 0).any()) for known in boxed.values()
+    )
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,7 @@ def measure_maps(
         for item in iterate_maps(shard, ids)
         if item[1].id in truth
     )
-    measured = runtime.map_in_threads(measure, items, workers)
+    measured = map_items(measure, items, workers)
     result: dict[str, MeasuredImage] = {}
     for id, image in measured:
         if image is not None:

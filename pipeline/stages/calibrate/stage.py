@@ -36,6 +36,7 @@ from pipeline.results.thresholds import (
     threshold_for_image,
     too_few_boxes_error,
 )
+from pipeline.segmenter.confidence import MIN_EXAMPLES
 from pipeline.stages.calibrate.config import CalibrateOptions
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Calibrate(Stage):
         if self.is_finished(run):
             return
         boxed = self._boxed(run)
-        count = count_boxed(boxed.truth)
+        count = count_boxed(boxed.truth, run.images().is_multi_label)
         if boxed.source != "user" and count < MIN_BOXED_IMAGES:
             raise too_few_boxes_error(count, run.config["checkpoint"])
 
@@ -97,6 +98,7 @@ class Calibrate(Stage):
             UserError: too few of the images with drawn boxes could be read.
         """
         from pipeline.stages.calibrate.calibration import choose_thresholds
+        from pipeline.stages.calibrate.examples import measure_delivered
 
         boxed = self._boxed(run)
         measure = self._measure(run, boxed)
@@ -115,13 +117,17 @@ class Calibrate(Stage):
         result = {**choose_thresholds(measured, ious, boxed.source), "refined": None}
         if refined is not None:
             result["refined"] = choose_thresholds(refined, ious, boxed.source)
-        self._collect_examples(run, boxed, measured, result).write(folder)
+        examples = self._collect_examples(run, boxed, measured, result)
+        examples.write(folder)
+        if not run.uses_validation_threshold:
+            doubtful = [id for id, image in measured.items() if image.chosen_by_doubt]
+            info = segmenter.threshold_info
+            result["delivered"] = measure_delivered(examples, info, doubtful)
         notes = _notes(boxed, result["source"], len(measured), predictions)
-        if run.images().is_multi_label and measured:
+        if examples.labels is not None and len(examples.ids) >= MIN_EXAMPLES:
             notes.append(
-                f"calibrate: confidences are fitted on the map of the first label of each of "
-                f"{len(measured)} images, in the order of the classes; the threshold is chosen on "
-                "the maps of all"
+                f"calibrate: confidences are fitted on {len(examples.ids)} pairs of an image and "
+                f"one of its classes, of {len({*examples.ids})} images"
             )
         if boxed.source != "two_fold":  # a split whose maps no other stage of the run tells of
             explained, maps = self._explained(run, boxed)
@@ -140,7 +146,8 @@ class Calibrate(Stage):
 
         thresholds = load_thresholds(result)
         sentence = describe_expected(
-            expected_records(thresholds.get("refined") or thresholds, self.name)
+            expected_records(thresholds.get("refined") or thresholds, self.name),
+            thresholds.get("delivered"),
         )
         return [] if sentence is None else [f"calibrate: {sentence}"]
 
@@ -192,7 +199,7 @@ class Calibrate(Stage):
             boxed = read_drawn_boxes(run.data, Path(drawn))
             return _leave_out_taught(boxed, self._taught(run))
         human = read_human_boxes(self._random_human(run), run.data, run.classes)
-        if count_boxed(human.truth) >= MIN_BOXED_IMAGES:
+        if count_boxed(human.truth, run.images().is_multi_label) >= MIN_BOXED_IMAGES:
             return human
         return find_boxed_images(with_annotations(run.data))
 

@@ -6,6 +6,7 @@ Boxes are looked at to say what is wrong with their file. Nothing of this reache
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from pipeline.ops.iou import pairwise_iou
 from pipeline.protocols import AnnotatedDataSet, DataSet
 from pipeline.stages.check.findings import Finding
 from pipeline.stages.check.images import CheckedImages, Measured
+from pipeline.stages.check.losses import describe_loss
 from pipeline.types import GroundTruth, Note, Split
 
 MIN_SIDE = 2.0  # pixels; less is a click, not a box
@@ -46,6 +48,25 @@ def check_annotations(images: CheckedImages, measured: Measured) -> list[Finding
     return findings
 
 
+def count_boxes(data: DataSet) -> dict[str, dict[str, int]]:
+    """Return how many boxes are annotated, and on how many images, by split.
+
+    Args:
+        data: the data set; one without annotated boxes, or whose boxes cannot be read, has none.
+    """
+    if not isinstance(data, AnnotatedDataSet):
+        return {}
+    try:
+        truth = {split: data.truth(split) for split in ANNOTATED}
+    except UserError:  # a finding says so
+        return {}
+    boxes = {split: [len(known.boxes) for known in of.values()] for split, of in truth.items()}
+    return {
+        split: {"boxes": sum(counts), "images": len(counts)}
+        for split, counts in boxes.items() if counts
+    }  # fmt: skip
+
+
 def hash_annotations(data: DataSet) -> list[str]:
     """Return hashes of the annotations of a data set; none where it has none."""
     if not isinstance(data, AnnotatedDataSet):
@@ -56,6 +77,9 @@ def hash_annotations(data: DataSet) -> list[str]:
 def _describe_note(note: str) -> Finding:
     """Return a finding about what the reader of the annotations repaired or left out."""
     counted = note if isinstance(note, Note) else Note(note)
+    if (loss := describe_loss(counted)) is not None:
+        # A part of a set is often measured with the boxes of all of it.
+        return replace(loss, severity="warning")
     text, _, remedy = str(counted).partition("\n")[0].rpartition("; ")
     if not text:
         text, remedy = remedy, "correct the file of boxes"

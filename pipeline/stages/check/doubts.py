@@ -3,7 +3,8 @@
     doubt = p(most probable other class) - p(label)     among the classes of the data set
 
 The network is that of model= with the head that came with its weights. An image is doubted where
-another class is more probable than its label, so that the doubt is above 0.
+another class is more probable than its label, so that the doubt is above 0. Where an image may have
+several labels, set_doubts.py has the definitions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine import checkpoint, runtime
+from pipeline.engine.backends import compiled
 from pipeline.engine.reuse import EarlierImages
 from pipeline.engine.shard_parts import concatenate_parts
 from pipeline.engine.shards import (
@@ -28,8 +30,18 @@ from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.arrays import read_arrays
 from pipeline.results.shards import Arrays, Skipped, list_shards
 from pipeline.stages.check.findings import Finding, name_class
+from pipeline.stages.check.set_doubts import (
+    SetDoubt,
+    describe_exclusive,
+    describe_independent,
+    describe_set_doubts,
+    list_set_doubts,
+)
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from pipeline.engine.compute import Compute
     from pipeline.model.classifier import Classifier
     from pipeline.protocols import NetworkBuilder
@@ -107,7 +119,10 @@ def measure_doubts(
     images: CheckedImages, folder: Path, compute: Compute, model: NetworkBuilder,
     classes: Sequence[str], earlier: EarlierImages | None = None,
 ) -> None:  # fmt: skip
-    """Classify all images that have a label, and write the shards that are missing.
+    """Classify all images that are labelled, and write the shards that are missing.
+
+    An image that is labelled as showing no class can only lack a label, which a head of exclusive
+    classes does not tell.
 
     Args:
         images: of all splits.
@@ -121,10 +136,13 @@ def measure_doubts(
 
     network = build_network(model, classes)
     network.to(compute.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    is_asked = images.labels >= 0
+    if model.is_multi_label:
+        is_asked |= images.backgrounds
 
     def read(piece: Sequence[int]) -> tuple[list[int], list[np.ndarray]]:
         numbers, pixels = [], []
-        for number in [n for n in piece if images.labels[n] >= 0]:
+        for number in [n for n in piece if is_asked[n]]:
             try:
                 pixels.append(images.read(number, images.data.size).image)
             except SkippedImage:  # stage check names it already
@@ -138,8 +156,8 @@ def measure_doubts(
             return {}, []
         inputs = checkpoint.to_tensor(np.stack(pixels), model.mean, model.std, compute.device)
         with torch.inference_mode(), compute.autocast():
-            probabilities = network(inputs).logits.float().softmax(1).cpu().numpy()
-        return _describe_batch(np.array(numbers), images.labels[numbers], probabilities), []
+            logits = network(inputs).logits.float()
+        return _describe_answers(images, np.array(numbers), logits, model.is_multi_label), []
 
     def classify_new(pieces: Iterator[Sequence[int]]) -> Iterator[tuple[Arrays, Skipped]]:
         if not compute.is_cpu:
@@ -155,7 +173,21 @@ def measure_doubts(
 
     folder.mkdir(exist_ok=True)
     plan = ShardPlan(count=len(images), size=compute.shard, piece=compute.batch)
-    write_shards(folder, "doubt", plan, flow, concatenate_parts)
+    with compiled([network], compute, len(images), images.data.size, folder):
+        write_shards(folder, "doubt", plan, flow, concatenate_parts)
+
+
+def _describe_answers(
+    images: CheckedImages, numbers: np.ndarray, logits: Float[Tensor, "n C"], is_multi_label: bool
+) -> Arrays:
+    """Return what is kept of the answers of a network that may have a sigmoid for each class."""
+    if images.sets is None:
+        probabilities = logits.softmax(1).cpu().numpy()
+        return _describe_batch(numbers, images.labels[numbers], probabilities)
+    sets = images.sets[numbers]
+    if is_multi_label:
+        return describe_independent(numbers, sets, logits.sigmoid().cpu().numpy())
+    return describe_exclusive(numbers, sets, logits.cpu().numpy())
 
 
 def _describe_batch(numbers: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> Arrays:
@@ -189,22 +221,36 @@ def load_doubts(folder: Path) -> list[Doubt]:
     return sorted(doubts, key=lambda doubt: (doubt.of_label - doubt.probability, doubt.number))
 
 
+def load_set_doubts(folder: Path) -> list[SetDoubt]:
+    """Return the doubted classes of images that may have several, the most doubtful first.
+
+    Args:
+        folder: that `measure_doubts` wrote into.
+    """
+    shards = (read_arrays(path)[0] for path in list_shards(folder))
+    doubts = [doubt for arrays in shards for doubt in list_set_doubts(arrays)]
+    return sorted(doubts, key=lambda doubt: (-doubt.strength, doubt.number, doubt.label))
+
+
 def describe_doubts(
-    images: CheckedImages, doubts: Sequence[Doubt], classes: Sequence[str]
+    images: CheckedImages, doubts: Sequence[Doubt | SetDoubt], classes: Sequence[str]
 ) -> list[Finding]:
-    """Return a finding about doubted labels; none where there are none.
+    """Return findings about doubted labels; none where there are none.
 
     Args:
         images: of all splits.
         doubts: the most doubtful first.
         classes: of the data set.
     """
+    if of_sets := [doubt for doubt in doubts if isinstance(doubt, SetDoubt)]:
+        return describe_set_doubts(images, of_sets, classes)
     if not doubts:
         return []
     names = [
         f"{images.ids[doubt.number]} ({name_class(images, doubt.number, classes)}, or "
         f"{classes[doubt.predicted]}?)"
         for doubt in doubts
+        if isinstance(doubt, Doubt)
     ]
     labelled = int((images.labels >= 0).sum())
     return [Finding.of(

@@ -44,6 +44,7 @@ def find_duplicates(measured: Measured, distance: int) -> Duplicates:
     signatures = Signatures(
         measured.perceptual,
         measured.grey,
+        measured.chroma,
         measured.contrast,
         np.minimum(measured.height, measured.width),
     )

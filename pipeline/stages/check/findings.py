@@ -78,7 +78,8 @@ class Finding:
 
     def to_note(self) -> Note:
         """Return the finding as a line of the run's notes."""
-        text = f"check: {self.severity}: {self.text}; {self.remedy}"
+        severity = "" if self.severity == "note" else f"{self.severity}: "
+        text = f"check: {severity}{self.text}; {self.remedy}"
         return Note(text, self.names, self.count)
 
 
@@ -137,7 +138,7 @@ def check_labels(
             "class_without_image", "warning", absent, "class",
             f"of {len(classes)} have no image in any split: they are not learned",
             "add images of them, or unpack the rest of the data set"))  # fmt: skip
-    if (counts > 0).sum() == 1:
+    if (counts > 0).sum() == 1 and not (is_learned & images.backgrounds).any():
         (only,) = (classes[n] for n in np.flatnonzero(counts).tolist())
         findings.append(Finding(
             "single_class", "error", f"all images to train on are of one class, {only!r}: there is "
@@ -274,12 +275,18 @@ def _check_groups(
     classes: Sequence[str],
 ) -> list[Finding]:  # fmt: skip
     """Return groups by what is wrong with them: other labels, other splits, or neither."""
-    kinds: dict[str, list[Sequence[int]]] = {"conflict": [], "across": [], "within": []}
+    kinds: dict[str, list[Sequence[int]]] = {
+        kind: [] for kind in ("conflict", "across", "calibration", "within")
+    }
     is_learned = images.is_in(*LEARNED)
     for group in groups:
         crosses = len(set(is_learned[list(group)].tolist())) > 1
         differs = len({images.classes_of(n) for n in group} - {(-1,)}) > 1
-        kinds["conflict" if differs else "across" if crosses else "within"].append(group)
+        chooses = {"calibration", "val"} <= {images.split(n) for n in group}
+        kinds[
+            "conflict" if differs else "across" if crosses
+            else "calibration" if chooses else "within"
+        ].append(group)  # fmt: skip
     findings = []
     crossing = [g for g in kinds["conflict"] if len(set(is_learned[list(g)].tolist())) > 1]
     if kinds["conflict"]:
@@ -298,6 +305,12 @@ def _check_groups(
             [_name_group(images, group) for group in kinds["across"]], "group",
             f"of {same} in train and in other splits: what is scored was learned from",
             "keep each image in one split"))  # fmt: skip
+    if kinds["calibration"]:
+        findings.append(Finding.of(
+            f"{name}_duplicates_calibration", "warning",
+            [_name_group(images, group) for group in kinds["calibration"]], "group",
+            f"of {same} in calibration and in val: the threshold is chosen by boxes of images that "
+            "are scored", "keep each image in one split"))  # fmt: skip
     if kinds["within"]:
         findings.append(Finding.of(
             f"{name}_duplicates_within", "warning",

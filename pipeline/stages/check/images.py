@@ -21,7 +21,7 @@ from pipeline.errors import SkippedImage
 from pipeline.formats import photo
 from pipeline.formats.arrays import read_arrays
 from pipeline.formats.stored import hash_content
-from pipeline.ops.near_duplicates import GREY_SIDE, measure_signature
+from pipeline.ops.near_duplicates import CELLS, GREY_SIDE, measure_signature
 from pipeline.ops.perceptual_hash import SIDE, measure_colour_range
 from pipeline.protocols import DataSet, HasFiles
 from pipeline.results.shards import Arrays, Skipped, list_shards
@@ -48,6 +48,7 @@ class CheckedImages:
         ids: the name of each image.
         labels: the class of each image, the first of several; -1 where it has none.
         sets: which classes each image has; None: it has one at most.
+        backgrounds: which images are known to show no class.
         splits: the split of each image, as its position in SPLITS.
         places: the position of each image in its split.
     """
@@ -60,8 +61,10 @@ class CheckedImages:
         labels = [np.asarray(data.labels(split), np.int64) for split in SPLITS]
         self.labels: Int64[np.ndarray, n] = np.concatenate(labels)
         self.sets: Bool[np.ndarray, "n C"] | None = None
+        parts = [SplitImages(data, split) for split in SPLITS]
         if is_multi_label(data):
-            self.sets = np.concatenate([SplitImages(data, split).label_sets for split in SPLITS])
+            self.sets = np.concatenate([part.label_sets for part in parts])
+        self.backgrounds: Bool[np.ndarray, n] = np.concatenate([p.backgrounds for p in parts])
         self.splits: Int64[np.ndarray, n] = np.repeat(np.arange(len(SPLITS)), counts)
         self.places: Int64[np.ndarray, n] = np.concatenate([np.arange(k) for k in counts])
 
@@ -69,7 +72,9 @@ class CheckedImages:
         return len(self.ids)
 
     def classes_of(self, number: int) -> tuple[int, ...]:
-        """Return the classes of an image, (-1,) where it has none; also numbers of no class."""
+        """Return the classes of an image; also numbers of no class, -1 where it is not labelled."""
+        if self.backgrounds[number]:
+            return ()
         if self.sets is None or not self.sets[number].any():
             return (int(self.labels[number]),)
         return tuple(np.flatnonzero(self.sets[number]).tolist())
@@ -153,6 +158,7 @@ class Measured:
         content: hash of its file; of its pixels where it is no file.
         perceptual: its perceptual hash.
         grey: its grey values at GREY_SIDE x GREY_SIDE pixels.
+        chroma: its colours, Cr and Cb, in CELLS x CELLS cells.
         reasons: why images cannot be read, by the number of the image.
     """
 
@@ -166,6 +172,7 @@ class Measured:
     content: Int64[np.ndarray, n]
     perceptual: UInt64[np.ndarray, n]
     grey: UInt8[np.ndarray, "n 64"]
+    chroma: UInt8[np.ndarray, "n 32"]
     reasons: dict[int, str]
 
     @property
@@ -231,7 +238,7 @@ def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, 
         location = images.location(number)
         mode, is_deep = photo.read_mode(location, name=images.ids[number])
         content = _to_int64(hash_content(location)) if has_hashes else 0
-    perceptual, grey, contrast = measure_signature(small)
+    perceptual, grey, chroma, contrast = measure_signature(small)
     return {
         "height": np.int32(example.size[0]),
         "width": np.int32(example.size[1]),
@@ -242,7 +249,8 @@ def _measure(images: CheckedImages, number: int, has_hashes: bool) -> dict[str, 
         "colour_range": np.int32(measure_colour_range(small)),
         "content": np.int64(content),
         "perceptual": np.uint64(perceptual if has_hashes else 0),
-        "grey": grey if has_hashes else np.zeros(GREY_SIDE**2, np.uint8),
+        "grey": grey if has_hashes else np.zeros_like(grey),
+        "chroma": chroma if has_hashes else np.zeros_like(chroma),
     }
 
 
@@ -269,6 +277,7 @@ def load_measured(folder: Path, count: int) -> Measured:
         "content": np.zeros(count, np.int64),
         "perceptual": np.zeros(count, np.uint64),
         "grey": np.zeros((count, GREY_SIDE**2), np.uint8),
+        "chroma": np.zeros((count, 2 * CELLS**2), np.uint8),
     }
     reasons: dict[int, str] = {}
     for path in list_shards(folder):

@@ -19,6 +19,7 @@ from pipeline.plotting.boxes import encode_jpeg
 from pipeline.stages.check.duplicates import Duplicates
 from pipeline.stages.check.findings import Finding, name_class
 from pipeline.stages.check.images import LEARNED, SPLITS, CheckedImages, Measured, count_by_class
+from pipeline.stages.check.set_doubts import SetDoubt, record_set_doubt, say_set_doubt
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -33,6 +34,15 @@ MAX_OF_GROUP = 6  # images of a group that are shown
 MAX_NAMES_SHOWN = 12  # of a finding; check.json has more
 MAX_CLASSES = 200  # rows of the table
 SIZE_BINS = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096)  # pixels of the longer side
+
+MEANINGS = {
+    "train": "learned from",
+    "held_back": "a share of the images to train on that selects the best epoch (data.held_back)",
+    "calibration": "their boxes choose the threshold; neither learned from nor scored",
+    "val": "scored, never learned from",
+    "test": "only get boxes; neither learned from nor scored",
+}
+"""What each split is for."""
 
 Picture = dict[str, str]
 
@@ -161,6 +171,7 @@ def render_page(
     *,
     title: str,
     summary: Mapping[str, Any],
+    is_multi_label: bool,
     findings: Sequence[Finding],
     groups: Sequence[Mapping[str, Any]],
     more_groups: int,
@@ -174,6 +185,7 @@ def render_page(
         template: for Jinja.
         title: the name of the data set.
         summary: the counts.
+        is_multi_label: whether an image may have several classes.
         findings: the most severe first.
         groups: of duplicates, as `draw_groups` returns them.
         more_groups: how many are not shown.
@@ -185,7 +197,8 @@ def render_page(
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     counts = Counter(finding.severity for finding in findings)
-    rows = list(summary["classes"].items())
+    rows = [(name, row) for name, row in summary["classes"].items() if any(row.values())]
+    absent = [name for name, row in summary["classes"].items() if not any(row.values())]
     return environment.from_string(template).render(
         title=title,
         summary=summary,
@@ -196,6 +209,10 @@ def render_page(
         ],
         classes=rows[:MAX_CLASSES],
         more_classes=max(0, len(rows) - MAX_CLASSES),
+        absent=absent[:MAX_NAMES_SHOWN],
+        absent_count=len(absent),
+        is_multi_label=is_multi_label,
+        meanings=[(split, MEANINGS[split]) for split in summary["splits"]],
         largest=max([1, *(sum(row.values()) for _, row in rows)]),
         groups=groups,
         more_groups=more_groups,
@@ -245,7 +262,9 @@ def draw_groups(
     ]
 
 
-def describe_doubt(images: CheckedImages, doubt: Doubt, classes: Sequence[str]) -> dict[str, Any]:
+def describe_doubt(
+    images: CheckedImages, doubt: Doubt | SetDoubt, classes: Sequence[str]
+) -> dict[str, Any]:
     """Return a doubted label as check.json holds it.
 
     Args:
@@ -253,6 +272,8 @@ def describe_doubt(images: CheckedImages, doubt: Doubt, classes: Sequence[str]) 
         doubt: about the label of an image.
         classes: the names of the classes.
     """
+    if isinstance(doubt, SetDoubt):
+        return record_set_doubt(images, doubt, classes)
     return {
         "id": images.ids[doubt.number],
         "class": name_class(images, doubt.number, classes),
@@ -262,8 +283,10 @@ def describe_doubt(images: CheckedImages, doubt: Doubt, classes: Sequence[str]) 
     }
 
 
-def say_doubt(doubt: Doubt, classes: Sequence[str]) -> str:
+def say_doubt(doubt: Doubt | SetDoubt, classes: Sequence[str]) -> str:
     """Return a line about a doubted label: the more probable class."""
+    if isinstance(doubt, SetDoubt):
+        return say_set_doubt(doubt, classes)
     shown = format_probability(doubt.probability)
     return f"{classes[doubt.predicted]}? {shown}; its label {format_probability(doubt.of_label)}"
 

@@ -25,7 +25,7 @@ from pipeline.errors import SkippedImage, UserError
 from pipeline.formats.files import read_json, write_json, write_text
 from pipeline.ops.hashing import hash_file
 from pipeline.protocols import HasFiles
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import unique_notes, write_notes
 from pipeline.stages.check.config import CheckOptions
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.stages.check.duplicates import Duplicates
     from pipeline.stages.check.findings import Finding
     from pipeline.stages.check.images import CheckedImages, Measured
+    from pipeline.stages.check.set_doubts import SetDoubt
     from pipeline.types import Example, Size
 
 SUMMARY, PAGE, SHEET = "check.json", "check/index.html", "check/sheet.jpg"
@@ -66,6 +67,7 @@ class Check(Stage):
             "files": run.data.notes(),
             "classes": run.data.classes,
             "size": run.size,
+            "split": run.split,
             "check": {name: value for name, value in options.items() if name not in UNHASHED},
             "doubt": self._doubt_key(run) if options["doubt"] else None,
         }
@@ -92,14 +94,8 @@ class Check(Stage):
     def check(self, run: Run) -> None:
         """Raise UserError where labels are to be doubted by a network that does not know them."""
         if run.config["check"]["doubt"]:
-            from pipeline.engine.images import is_multi_label
             from pipeline.stages.check.doubts import match_rows
 
-            if is_multi_label(run.data):
-                raise UserError(
-                    "check.doubt=true: a pretrained head tells which one class an image most "
-                    "probably shows, and an image of this data set may have several; leave it away"
-                )
             match_rows(run.model(), run.data.classes)
 
     def run(self, run: Run, folder: Path) -> None:
@@ -108,7 +104,7 @@ class Check(Stage):
         Raises:
             UserError: There is no image, or the head of the network does not fit.
         """
-        from pipeline.stages.check.doubts import load_doubts
+        from pipeline.stages.check.doubts import load_doubts, load_set_doubts
         from pipeline.stages.check.duplicates import Duplicates, find_duplicates
         from pipeline.stages.check.images import CheckedImages, load_measured
 
@@ -123,7 +119,10 @@ class Check(Stage):
         duplicates = Duplicates()
         if options.duplicates:
             duplicates = find_duplicates(measured, options.distance)
-        doubts: list[Doubt] = load_doubts(folder / DOUBTS) if options.doubt else []
+        doubts: Sequence[Doubt | SetDoubt] = []
+        if options.doubt:
+            load = load_set_doubts if images.is_multi_label else load_doubts
+            doubts = load(folder / DOUBTS)
         findings = self._find(run, images, measured, duplicates, doubts)
         pictures = self._pictures(run, images, None if stamps is None else stamps.content, folder)
         self._write(run, folder, images, measured, duplicates, doubts, findings, pictures)
@@ -173,17 +172,21 @@ class Check(Stage):
 
     def _find(
         self, run: Run, images: CheckedImages, measured: Measured, duplicates: Duplicates,
-        doubts: Sequence[Doubt],
+        doubts: Sequence[Doubt | SetDoubt],
     ) -> list[Finding]:  # fmt: skip
         """Return all findings, errors first."""
         from pipeline.stages.check import findings
         from pipeline.stages.check.annotations import check_annotations
         from pipeline.stages.check.doubts import describe_doubts
+        from pipeline.stages.check.losses import check_losses
+        from pipeline.stages.check.scored import check_scored
 
         classes = run.data.classes
         return findings.sort_findings([
+            *check_losses(run.data.notes()),
             *findings.check_ids(images),
             *(findings.check_labels(images, measured, classes) if classes else ()),
+            *check_scored(images, classes, run.split),
             *findings.check_files(images, measured, max(run.size)),
             *findings.check_duplicates(images, duplicates, classes),
             *check_annotations(images, measured),
@@ -192,18 +195,23 @@ class Check(Stage):
 
     def _write(
         self, run: Run, folder: Path, images: CheckedImages, measured: Measured,
-        duplicates: Duplicates, doubts: Sequence[Doubt], findings: Sequence[Finding],
+        duplicates: Duplicates, doubts: Sequence[Doubt | SetDoubt], findings: Sequence[Finding],
         kept: Pictures,
     ) -> None:  # fmt: skip
         """Write check.json, the contact sheet, the page and the notes."""
         from pipeline.plotting.boxes import write_jpeg
         from pipeline.stages.check import page, sheet
+        from pipeline.stages.check.annotations import count_boxes
+        from pipeline.stages.check.losses import is_loss
 
         options, classes = run.options("check"), run.data.classes
         summary = page.summarize(images, measured, classes)
+        summary["boxes"] = count_boxes(run.data)
         shown = doubts[: options.doubted]
         write_json(folder / SUMMARY, {
             **summary,
+            # They are notes of the run already, and counted with those of this stage.
+            "file_notes": len(unique_notes(run.data.notes())),
             "findings": [finding.record() for finding in findings],
             "duplicates": page.describe_duplicates(images, duplicates, classes),
             "doubted": [page.describe_doubt(images, doubt, classes) for doubt in shown],
@@ -218,24 +226,28 @@ class Check(Stage):
             TEMPLATE.read_text(encoding="utf-8"),
             title=page.name_data(run.config["data"]),
             summary=summary,
+            is_multi_label=images.is_multi_label,
             findings=findings,
             groups=page.draw_groups(pictures, groups[: page.MAX_GROUPS]),
             more_groups=max(0, len(groups) - page.MAX_GROUPS),
             doubted=[pictures.draw(d.number, page.say_doubt(d, classes)) for d in shown],
             sheet=[pictures.draw(number) for number in chosen],
-            notes=[note.partition("\n")[0] for note in run.data.notes()],
+            notes=[note.partition("\n")[0] for note in run.data.notes() if not is_loss(note)],
         )
         write_text(folder / PAGE, text)
-        # What the reader of the files says is a note of the run already.
-        write_notes(folder, [f.to_note() for f in findings if f.severity != "note"])
+        write_notes(folder, [finding.to_note() for finding in findings])
 
     def announce(self, result: Path, run_folder: Path) -> Sequence[str]:
-        """Return how many findings there are, and where the page is."""
+        """Return how many findings and notes on files there are, and where the page is.
+
+        Together they are the notes that the run has of the data set.
+        """
         summary = read_json(result / SUMMARY)
         counts = _count(summary)
+        counts["note"] += summary["file_notes"]
         what = ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items())
         return [
-            f"{'':<10} {summary['images']} images of {len(summary['classes'])} classes: {what}",
+            f"{'':<10} {summary['images']} images of {_say_classes(summary)}: {what}",
             f"{'':<10} {run_folder / PAGE}",
         ]
 
@@ -253,6 +265,11 @@ class Check(Stage):
     def becomes_latest(self, run: Run) -> bool:
         """Return whether the run does more than to check: else it has no network and no boxes."""
         return any(name != self.name for name in run.config["stages"])
+
+
+def _say_classes(summary: dict[str, Any]) -> str:
+    """Return how many classes there are."""
+    return "1 class" if len(summary["classes"]) == 1 else f"{len(summary['classes'])} classes"
 
 
 def _count(summary: dict[str, Any]) -> dict[str, int]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.images import SplitImages
 from pipeline.engine.latest import find_newest_run
 from pipeline.engine.metrics import list_numbers
 from pipeline.errors import UserError
 from pipeline.formats.files import read_json
+from pipeline.ops.label_sets import name_pair
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, Measurement, differences
 
@@ -23,7 +25,7 @@ def compare_pair(
         return {"differences": [], "notes": []}
     called = (a.called, b.called)
     settings = ComparisonSettings(
-        called=called, numbers=list_numbers(metrics.values()), seed=seed, times=times
+        called=called, numbers=list_numbers(metrics.values()), unit=a.unit, seed=seed, times=times
     )
     ours, theirs = (each.pairs(metrics.values(), same) for each in (a, b))
     found = differences(ours, theirs, settings)
@@ -34,6 +36,20 @@ def compare_pair(
     headline = [each["sentence"] for each in found if each["headline"]]
     return {"a": a.called, "b": b.called, "sentences": headline, "test": TEST,
             "corrected_for": times, "notes": notes, "differences": found}  # fmt: skip
+
+
+def list_pairs(images: SplitImages) -> list[str]:
+    """Return the names of the pairs of an image and one of its classes, as they are scored.
+
+    Args:
+        images: that may have several classes each.
+    """
+    classes = images.data.classes
+    return [
+        name_pair(id, classes[label])
+        for position, id in enumerate(images.ids)
+        for label in images.classes_of(position)
+    ]
 
 
 def note_precisions(a: Path, b: Path, called: tuple[str, str]) -> list[str]:

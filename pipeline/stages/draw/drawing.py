@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.engine.images import SplitImages
 from pipeline.errors import SkippedImage
 from pipeline.ops.maps import frame_size
-from pipeline.plotting.boxes import PALETTE, draw_labelled_box, draw_outline
+from pipeline.plotting.boxes import PALETTE, Rectangle, draw_labelled_box, draw_outline
 from pipeline.types import Boxes
 
 
@@ -36,11 +36,13 @@ def draw_image(
         return example
     canvas = np.array(example.image)
     thickness = max(2, round(max(frame) / 320))
+    # Boxes of several classes often begin near one another, and each is to be told by its name.
+    taken: list[Rectangle] | None = [] if images.is_multi_label else None
     for n, boxes in enumerate(boxes_by_class):
         colour = PALETTE[n % len(PALETTE)]
         for mask in boxes.masks or ():
             draw_outline(canvas, mask, colour, thickness)
         for box, score in zip(boxes.boxes, boxes.scores.tolist(), strict=True):
             text = f"{classes[boxes.label]} {score:.2f}"
-            draw_labelled_box(canvas, box * scale, colour, thickness, text)
+            draw_labelled_box(canvas, box * scale, colour, thickness, text, taken)
     return canvas

@@ -55,3 +55,27 @@ def describe_alarms(alarms: Mapping[str, float]) -> list[Note]:
         "with a box of any confidence"
     )
     return [Note(text, names)]
+
+
+def describe_backgrounds(boxes: Mapping[str, int], total: int) -> list[Note]:
+    """Return what images that are labelled as showing no class count as.
+
+    Args:
+        boxes: how many boxes each of them has, by its name.
+        total: how many images the split has.
+    """
+    if not boxes:
+        return []
+    count, wrong = sum(boxes.values()), [name for name, number in boxes.items() if number]
+    boxed = "they have no box, as none is asked for"
+    if count:
+        boxed = (
+            f"{len(wrong)} of them have {count} box{'es' * (count > 1)} of predicted classes, "
+            "which COCO's AP and VOC's AP count as wrong"
+        )
+    text = (
+        f"evaluate: {len(boxes)} of {total} images {'are' if len(boxes) > 1 else 'is'} labelled as "
+        "showing no class: they count in the classifier's mAP as images without each class, and "
+        f"not in CorLoc and what else is of an object or a map of one; {boxed}"
+    )
+    return [Note(text, wrong or [*boxes])]

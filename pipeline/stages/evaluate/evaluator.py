@@ -78,6 +78,11 @@ class Entry:
     groups: frozenset[Group]
     positions: array[int]  # of its evidence among the units
 
+    @property
+    def needs(self) -> frozenset[EvidenceKind]:
+        """Return what evidence the metric needs; those that need the same have the same units."""
+        return self.metric.needs
+
 
 class Evaluator:
     """Accumulates evidence in all metrics whose needs a source meets."""
@@ -138,12 +143,22 @@ class Evaluator:
             entries = [entry for entry in self.entries if entry.block == block]
             scores += [score for entry in entries for score in entry.metric.compute()]
             for part in parts:
-                select = self.units.select(part)
-                scores += [score for entry in entries for score in _of_part(entry, part, select)]
+                selections = self._select(part, entries)
+                for entry in entries:
+                    scores += _of_part(entry, part, selections[entry.needs])
             for entry in entries:
                 scores += [replace(s, group="class") for s in entry.metric.compute_classes()]
         self._check_declared(scores)
         return [replace(score, method=method) for score in scores]
+
+    def _select(
+        self, part: Part, entries: Sequence[Entry]
+    ) -> dict[frozenset[EvidenceKind], Bool[np.ndarray, n]]:
+        """Return which images of a metric belong to a group, by what the metric needs."""
+        select = self.units.select(part)
+        positions = {entry.needs: entry.positions for entry in entries}
+        return {needs: select[np.frombuffer(places, np.int64)] if places else select[:0]
+                for needs, places in positions.items()}  # fmt: skip
 
     def _check_declared(self, scores: Sequence[Score]) -> None:
         """Raise UserError for a number that no metric declares: nobody could title it."""
@@ -192,24 +207,31 @@ class Evaluator:
         )  # fmt: skip
 
     def curve(self) -> dict[str, Any]:
-        """Return the curve over the threshold for the report: curve.json."""
-        lines = [line for entry in self.entries for line in entry.metric.curve()]
+        """Return the curves for the report, over the threshold and over recall: curve.json."""
+        curves = [dict(line) for entry in self.entries for line in entry.metric.curve()]
+        of_axis: dict[str, list[dict[str, Any]]] = {"threshold": [], "recall": []}
+        for line in curves:
+            of_axis[line.pop("axis", "threshold")].append(line)
+        lines = of_axis["threshold"]
         value = (self.settings.threshold or {}).get("value")
-        return {"fixed": None if not lines or isinstance(value, list) else value, "lines": lines}
+        fixed = None if not lines or isinstance(value, list) else value
+        return {"fixed": fixed, "lines": lines, "precision_recall": of_axis["recall"]}
 
     def notes(self) -> list[str]:
         """Return what the metrics have to say."""
         return [note for entry in self.entries for note in entry.metric.notes()]
 
 
-def _of_part(entry: Entry, part: Part, select: Bool[np.ndarray, n]) -> list[Score]:
-    """Return the numbers of a metric over a group of images; none where it has no image of it."""
-    if part.group not in entry.groups:
+def _of_part(entry: Entry, part: Part, selected: Bool[np.ndarray, n]) -> list[Score]:
+    """Return the numbers of a metric over a group of images; none where it has no image of it.
+
+    `selected`: which of the metric's images belong to the group.
+    """
+    if part.group not in entry.groups or not selected.any():
         return []
-    own = select[np.array(entry.positions, np.int64)]
-    if not own.any():
-        return []
-    return [replace(score, group=part.group) for score in entry.metric.compute(own, part.label)]
+    return [
+        replace(score, group=part.group) for score in entry.metric.compute(selected, part.label)
+    ]
 
 
 def evaluate(source: Source, metrics: Mapping[str, Metric]) -> tuple[Evaluator, Iterator[Any]]:

@@ -6,7 +6,7 @@ of several classes is scored for each, against the objects of this class alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.ops.label_sets import name_pair
 from pipeline.results.boxes import iterate_boxes
 from pipeline.results.maps import (
     iterate_maps,
@@ -60,9 +61,11 @@ class Explained:
         workers: threads.
         missing: whether an annotated image that could not be read counts as not found.
         drawn: ids of the images with boxes that the threshold was chosen on, not in `truth`.
+        drawn_in: where these boxes are from: calibrate.boxes, human_boxes.json or checkpoint=.
         negatives: classes without an object.
         label_sets: all classes of each image, ascending; None: an image has one class at most.
         classes: the names of the classes.
+        backgrounds: positions of the images that are known to show no class.
     """
 
     ids: Sequence[str]
@@ -73,9 +76,11 @@ class Explained:
     workers: int
     missing: Missing = "not_found"
     drawn: frozenset[str] = frozenset()
+    drawn_in: str = ""
     negatives: frozenset[int] = frozenset()
     label_sets: Sequence[tuple[int, ...]] | None = None
     classes: Sequence[str] = ()
+    backgrounds: frozenset[int] = frozenset()
 
     @property
     def is_multi_label(self) -> bool:
@@ -104,7 +109,8 @@ class Explained:
         if not classes:
             return [Unit(id, id, position, -1)]
         return [
-            Unit(f"{id} {self.classes[c]}", id, position, c, n == 0) for n, c in enumerate(classes)
+            Unit(name_pair(id, self.classes[c]), id, position, c, n == 0)
+            for n, c in enumerate(classes)
         ]
 
     def unread(self) -> Iterator[int]:
@@ -112,6 +118,15 @@ class Explained:
         for position in sorted(load_skipped(self.maps)):
             if self.ids[position] in self.scored:
                 yield position
+
+    @property
+    def scored_backgrounds(self) -> list[int]:
+        """Return the positions of the scored images that are known to show no class."""
+        return [position for position in sorted(self.backgrounds) if self.is_scored(position)]
+
+    def is_scored(self, position: int) -> bool:
+        """Return whether an image is of the split that is scored."""
+        return self.ids[position] in self.scored
 
     def known(self, id: str) -> GroundTruth | None:
         """Return the annotations of an image that is scored."""
@@ -169,6 +184,28 @@ def take_class(known: GroundTruth, label: int) -> GroundTruth:
         return known
     each = np.full(len(known.boxes), known.label) if known.classes is None else known.classes
     return replace(known, label=label, classes=each)
+
+
+def add_backgrounds(
+    truth: Mapping[str, GroundTruth], ids: Sequence[str], maps: Path, backgrounds: Collection[int]
+) -> dict[str, GroundTruth]:
+    """Return annotations with those of images of no class, which have no object.
+
+    Args:
+        truth: annotations by id; without any box nothing is annotated, and they are returned.
+        ids: of all images that were explained, by position.
+        maps: the folder of stage explain, which has the sizes of images.
+        backgrounds: positions of the images that are known to show no class.
+    """
+    if not backgrounds or not any(len(known.boxes) for known in truth.values()):
+        return dict(truth)
+    seen, added = load_classification(maps), dict[str, GroundTruth]()
+    nothing = np.zeros((0, 4), np.float32)
+    for position, (height, width) in zip(seen.image.tolist(), seen.size.tolist(), strict=True):
+        if position in backgrounds and ids[position] not in truth:
+            id, size = ids[position], (height, width)
+            added[id] = GroundTruth(id, -1, size, nothing, np.zeros(0, np.int64))
+    return {**truth, **added}
 
 
 def has_other_class(known: GroundTruth, label: int) -> bool:

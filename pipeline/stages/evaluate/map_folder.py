@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
+from pipeline.engine.spread_items import map_items
+from pipeline.engine.spreading import NeededPath
 from pipeline.errors import SkippedImage, UserError
 from pipeline.formats import map_files, mask_files, wsolevaluation
 from pipeline.metric.baselines import pyramid
@@ -110,7 +111,7 @@ class MapFolder:
         """
         places = range(len(self.metadata.ids))
         with show_progress("evaluate", len(places), unit="maps") as advance:
-            for result in runtime.map_in_threads(self._measure, places, self.workers):
+            for result in map_items(self._measure, places, self.workers, needed=self._needed()):
                 advance(1)
                 if isinstance(result, Measured):
                     self._resized += result.was_resized
@@ -131,6 +132,14 @@ class MapFolder:
                 f"{self.folder}: no map could be scored{hint}\n"
                 + "\n".join([*self.metadata.notes, *self.notes(())])
             )
+
+    def _needed(self) -> list[NeededPath]:
+        """Return the folders that `_measure` reads, which workers of a runner need."""
+        paths = [("maps", self.folder)]
+        paths += [
+            ("metadata", path) for m in [*self.metadata.masks.values()][:1] for path in m.objects
+        ]
+        return [NeededPath.of(option, path) for option, path in paths]
 
     def _measure(self, position: int) -> Measured | tuple[str, str] | None:
         """Measure the map of an image.
@@ -265,7 +274,7 @@ class MapFolder:
                        remedy=ODDITY_REMEDIES[oddity])
             for oddity, which in self._odd_maps.items()
         ]  # fmt: skip
-        if extra := wsolevaluation.find_unknown_maps(self.folder, self.metadata.ids):
+        if extra := map_files.find_unknown_maps(self.folder, self.metadata.ids):
             notes.append(
                 count_note(extra, "map", "are of no image of image_ids.txt: left out", where=name)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from pipeline.engine.metrics import list_numbers
 from pipeline.errors import UserError
 from pipeline.formats.coco_writing import dump
 from pipeline.formats.files import atomic_write, write_json, write_text
+from pipeline.formats.json_records import write_records
 from pipeline.protocols import Metric
 from pipeline.results.comparison import FILE, TEST, ComparisonSettings, differences
 from pipeline.results.computed import Computed
@@ -21,6 +22,7 @@ from pipeline.stages.evaluate.evaluator import Evaluator, evaluate
 from pipeline.stages.evaluate.own_run import OwnRun
 from pipeline.stages.evaluate.refined_maps import RefinedMaps
 from pipeline.stages.evaluate.source import Source
+from pipeline.stages.evaluate.true_masks import FILE as TRUE_MASKS
 from pipeline.types import MetricNumber, Score
 
 
@@ -69,11 +71,13 @@ class RunSettings:
         protocol: how its maps are measured.
         computed: what its maps were computed with.
         expected: records of the accuracy that stage calibrate expects of other images.
+        delivered: what it records of boxes that are cut at another threshold; None: they are not.
     """
 
     protocol: str
     computed: Computed
     expected: Sequence[Mapping[str, Any]] = ()
+    delivered: Mapping[str, Any] | None = None
 
 
 def write_run(
@@ -85,17 +89,21 @@ def write_run(
 ) -> None:
     """Score a run of our own, and the maps that its segmenter made; write all files."""
     outcome = score_source(source, metrics, folder / "images.json", settings.computed)
+    if source.true_masks:  # in the order of the names, whichever thread was the first
+        write_json(folder / TRUE_MASKS, [mask for _, mask in sorted(source.true_masks.items())])
     if refined is not None:
         outcome.scores.extend(_headline(refined, metrics))
     table = outcome.table(list_numbers(metrics.values()))
     explained = source.explained
-    has_drawn = not explained.drawn.isdisjoint(explained.scored)
-    table["has_annotations"] = bool(explained.truth) or has_drawn  # the report says what is missing
-    table["expected"] = describe_expected(settings.expected)
+    # The report says what is missing: annotations, where others than those are left out as drawn.
+    table["has_annotations"] = bool(explained.truth) or (
+        bool(explained.scored) and explained.scored <= explained.drawn
+    )
+    table["expected"] = describe_expected(settings.expected, settings.delivered)
     records = [*outcome.records(), *settings.expected]
     _write_common(folder, outcome, records, table, outcome.notes())
     measured = outcome.evaluator.measurement(source.name, source.true, settings.protocol)
-    measured.write(folder / FILE, source.name)
+    replace(measured, unit=source.unit).write(folder / FILE, source.name)
     name = f"saliency={source.name}"
     write_text(folder / "table.txt", format_table(name, table) if table["rows"] else "")
 
@@ -147,7 +155,7 @@ def _write_common(
     notes: Sequence[str],
 ) -> None:
     computed = outcome.computed.record()
-    write_json(folder / "metrics.json", [{**each, **computed} for each in records], indent=1)
+    write_records(folder / "metrics.json", ({**each, **computed} for each in records))
     write_json(folder / "table.json", table)
     write_json(folder / "curve.json", outcome.evaluator.curve())
     write_notes(folder, notes)

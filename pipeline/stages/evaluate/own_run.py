@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.engine import runtime
 from pipeline.engine.progress import show_progress
+from pipeline.engine.spread_items import map_items
 from pipeline.errors import UserError
 from pipeline.metric.baselines import pyramid
 from pipeline.metric.coco_records import coco_records
@@ -30,8 +30,11 @@ from pipeline.metric.measurement import merge_masks, pyramid_curves, scale_map
 from pipeline.metric.pointing import energy_inside, is_difficult, peak_distance
 from pipeline.metric.pxap import histograms
 from pipeline.ops.iou import best_iou
+from pipeline.ops.label_sets import PAIRS
+from pipeline.ops.memory import keep_freed_memory
 from pipeline.ops.text import count_notes
-from pipeline.stages.evaluate.alarm import describe_alarms, measure_alarm
+from pipeline.results.human import FILE as REVIEWS
+from pipeline.stages.evaluate.alarm import describe_alarms, describe_backgrounds, measure_alarm
 from pipeline.stages.evaluate.explained import (
     Explained,
     Seen,
@@ -43,6 +46,7 @@ from pipeline.stages.evaluate.maps import MapScale
 from pipeline.stages.evaluate.not_found import boxes_not_found, pixels_not_found
 from pipeline.stages.evaluate.regions import ignored_regions, own_masks
 from pipeline.stages.evaluate.source import GUESSES, PLACES, Blocks, Item, Offer
+from pipeline.stages.evaluate.true_masks import trace_masks
 from pipeline.types import (
     Boxes,
     EvaluationSettings,
@@ -56,7 +60,9 @@ from pipeline.types import (
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
-UNITS = "pairs of an image and one of its classes"
+
+Traced = Mapping[str, Any]
+"""Outlines of masks, as true_masks.py gives them."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +106,15 @@ class OwnRun:
     unread: list[str] = field(default_factory=list)
     alarms: dict[str, float] = field(default_factory=dict)  # of images without an object
     unread_boxed: list[str] = field(default_factory=list)  # of these, those with boxes to be found
+    wrong_boxes: dict[str, int] = field(default_factory=dict)  # of each image of no class
+    true_masks: dict[str, dict[str, Any]] = field(default_factory=dict)  # outlines, for the report
 
     first_compared: Sequence[str] = ()
 
     @property
     def unit(self) -> str:
         """Return what a piece of evidence is, in the plural."""
-        return UNITS if self.explained.is_multi_label else "images"
+        return PAIRS if self.explained.is_multi_label else "images"
 
     @property
     def total(self) -> int:
@@ -146,21 +154,34 @@ class OwnRun:
         """Yield the evidence of each image that is scored, by position."""
         top, probabilities = self.explained.predicted(), self.explained.probabilities()
 
-        def of_image(seen: Seen) -> tuple[Seen, Sequence[Evidence]]:
+        def of_image(seen: Seen) -> tuple[Seen, Sequence[tuple[Evidence, Traced | None]]]:
             if seen.id not in self.explained.scored:
                 return seen, ()
             predicted = Predicted(top[seen.position], probabilities.get(seen.position))
             units = self.explained.units(seen.position)
-            return seen, [self._evidence(seen, unit, predicted) for unit in units]
+            return seen, [(self._evidence(seen, u, predicted), self._trace(u)) for u in units]
 
+        keep_freed_memory()
         images = iterate_images(self.explained, self.boxes, self.confidences)
+        without_map = {*self.explained.scored_backgrounds} & top.keys()
         with show_progress("evaluate", len(self.explained.truth)) as advance:
-            for seen, measured in runtime.map_in_threads(of_image, images, self.explained.workers):
-                advance(any(evidence.iou is not None for evidence in measured))
-                for evidence in measured:
+            for seen, measured in map_items(of_image, images, self.explained.workers):
+                advance(any(evidence.iou is not None for evidence, _ in measured))
+                without_map.discard(seen.position)
+                for evidence, traced in measured:
+                    if traced is not None:
+                        self.true_masks[evidence.id] = {"id": seen.id, **traced}
                     yield self._item(seen, evidence)
+            for position in sorted(without_map):
+                yield self._background_item(position, probabilities.get(position))
             for position in self.explained.unread():
                 yield from self._unread_items(position)
+
+    def _background_item(self, position: int, probabilities: Float32[np.ndarray, C] | None) -> Item:
+        """Return the evidence of an image of no class without map: how it is classified."""
+        (unit,) = self.explained.units(position)
+        self.wrong_boxes[unit.id] = 0
+        return Item(Evidence(**self._describe(unit, Predicted((), probabilities), {})))
 
     def _unread_items(self, position: int) -> Iterator[Item]:
         """Yield the evidence of an image that could not be read, where it counts; note it."""
@@ -168,7 +189,8 @@ class OwnRun:
         known_of = [self.explained.known_of(unit) for unit in units]
         if any(known is not None and len(known.of_label()) for known in known_of):
             self.unread_boxed.append(id)
-        if units[0].label >= 0 or known_of[0] is not None:
+        is_background = position in self.explained.backgrounds
+        if units[0].label >= 0 or known_of[0] is not None or is_background:
             self.unread.append(id)
         if self.explained.missing == "not_found":
             for unit, known in zip(units, known_of, strict=True):
@@ -202,6 +224,11 @@ class OwnRun:
             fields |= box_evidence(seen.boxes.get(unit.label), true)
             fields |= map_evidence(scaled, known, self.scale)
         return Evidence(**fields)
+
+    def _trace(self, unit: Unit) -> Traced | None:
+        """Return the outlines of the masks of what is scored, if it has some."""
+        known = None if unit.label in self.explained.negatives else self.explained.known_of(unit)
+        return None if known is None else trace_masks(known)
 
     def _describe(
         self, unit: Unit, predicted: Predicted, boxes: Mapping[int, Boxes]
@@ -237,6 +264,8 @@ class OwnRun:
         if label in self.explained.negatives:
             if evidence.alarm is not None:
                 self.alarms[seen.id] = evidence.alarm
+        elif seen.position in self.explained.backgrounds:
+            self.wrong_boxes[seen.id] = sum(len(each.boxes) for each in seen.boxes.values())
         elif known is None:
             unscored = self.drawn if seen.id in self.explained.drawn else self.missing
             unscored.append(evidence.id)
@@ -258,7 +287,9 @@ class OwnRun:
                 f"read (the note of stage explain says why): {self._describe_unread()}"
             )
             notes.append(Note(text, self.unread))
-        return [*notes, *self._notes_on_unscored(), *describe_alarms(self.alarms), *of_metrics]
+        backgrounds = describe_backgrounds(self.wrong_boxes, self.explained.image_count)
+        notes += [*backgrounds, *self._notes_on_unscored(), *describe_alarms(self.alarms)]
+        return [*notes, *of_metrics]
 
     def _describe_unread(self) -> str:
         """Return what images that could not be read count as."""
@@ -276,8 +307,12 @@ class OwnRun:
     def _notes_on_unscored(self) -> list[str]:
         """Return which images are not scored, or not by all numbers, and what helps."""
         truth = self.explained.truth
-        why = "have boxes that the threshold was chosen on (calibrate.boxes): not scored"
-        drawn = (self.drawn, why, "draw boxes on images of train to score all of these")
+        origin = self.explained.drawn_in
+        why = f"have boxes of a person that the threshold was chosen on ({origin}): not scored"
+        remedy = "draw boxes on images of train to score all of these"
+        if origin == REVIEWS:
+            remedy = "human_boxes=none scores them, and uses no review"
+        drawn = (self.drawn, why, remedy)
         if not truth:
             return self._count_kinds([drawn])
         if not any(len(known.boxes) for known in truth.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.engine import runtime
+from pipeline.engine.spread_items import map_items
 from pipeline.errors import SkippedImage
 from pipeline.metric.measurement import refine_map
 from pipeline.protocols import RefiningSegmenter
@@ -60,7 +60,7 @@ class RefinedMaps:
             return self._evidence(*item, top[item[0]])
 
         maps = self.explained.iterate_maps()
-        for evidence in runtime.map_in_threads(of_map, maps, self.explained.workers):
+        for evidence in map_items(of_map, maps, self.explained.workers):
             if evidence is not None:
                 yield Item(evidence)
         if self.explained.missing == "not_found":

@@ -15,11 +15,12 @@ def own_masks(known: GroundTruth) -> list[Rle]:
 
 
 def ignored_regions(known: GroundTruth) -> list[Rle]:
-    """Return the regions of the image's own class that are neither object nor background."""
+    """Return the regions that are neither object of the image's own class nor background."""
+    void = [] if known.void is None else [known.void]
     if known.crowds is None:
-        return []
+        return void
     classes = known.crowds.classes
-    return [
+    return void + [
         mask
         for n, mask in enumerate(crowd_masks(known))
         if classes is None or classes[n] == known.label

@@ -7,7 +7,9 @@
 
     metrics.json      all numbers with their thresholds; `group` says of which images
     images.json       the boxes of each image and their IoU; images_against.json: of against=
-    table.json, table.txt  the main numbers       curve.json  accuracy over the threshold
+    table.json, table.txt  the main numbers
+    true_masks.json   outlines of annotated masks, where there are some (true_masks.py)
+    curve.json        accuracy over the threshold, precision over recall
     notes.json        what was left out, counted and named
     rows.safetensors  of a run, a row for each scored image: what stage compare takes
     comparison.json   of boxes= or maps= with against=: each difference, its interval, p, a sentence
@@ -33,6 +35,7 @@ from pipeline.errors import UserError
 from pipeline.protocols import AnnotatedDataSet, RefiningSegmenter
 from pipeline.results.computed import Computed
 from pipeline.results.confidence import load_ranking
+from pipeline.results.human import FILE as REVIEWS
 from pipeline.results.notes import load_notes
 from pipeline.results.thresholds import (
     USED_IOU,
@@ -139,7 +142,9 @@ class Evaluate(Stage):
         source, refined = self._own_run(run, chosen), self._refined_maps(run, chosen)
         computed = Computed.read(run.folder("explain"))
         expected = [] if chosen is None else self._expected(run, chosen)
-        settings = outcome.RunSettings(run.config["protocol"], computed, expected)
+        own = None if run.uses_validation_threshold else chosen
+        delivered = None if own is None else own.get("delivered")
+        settings = outcome.RunSettings(run.config["protocol"], computed, expected, delivered)
         outcome.write_run(folder, source, metrics, refined, settings)
 
     def _expected(self, run: Run, chosen: Thresholds) -> list[dict[str, Any]]:
@@ -194,23 +199,35 @@ class Evaluate(Stage):
 
     def _explained(self, run: Run, chosen: Thresholds | None) -> Explained:
         """Return this run's images without those drawn to choose the threshold."""
-        from pipeline.stages.evaluate.explained import Explained
+        from pipeline.stages.evaluate.explained import Explained, add_backgrounds
 
         drawn = frozenset(() if chosen is None else chosen["images"])
-        truth, images = self._data(run).truth("val"), run.images()
+        images, maps = run.images(), run.folder("explain")
+        backgrounds = images.list_backgrounds()
+        truth = add_backgrounds(self._data(run).truth("val"), images.ids, maps, backgrounds)
         return Explained(
             ids=images.ids,
             labels=images.labels.tolist(),
             scored=frozenset(run.images("val").ids),
             truth={id: known for id, known in truth.items() if id not in drawn},
-            maps=run.folder("explain"),
+            maps=maps,
             workers=run.workers,
             missing=run.config["missing"],
             drawn=drawn,
+            drawn_in=self._name_drawn(run),
             negatives=run.negatives,
             label_sets=_list_label_sets(images),
             classes=run.classes,
+            backgrounds=backgrounds,
         )
+
+    def _name_drawn(self, run: Run) -> str:
+        """Return where the boxes are from that chose a threshold, if a person drew them."""
+        if run.config["calibrate"]["boxes"] is not None:
+            return "calibrate.boxes"
+        if run.uses_validation_threshold and not run.chooses_own_threshold():
+            return "by the run of checkpoint="
+        return REVIEWS
 
     def _settings(
         self, run: Run, chosen: Thresholds | None, validation: Thresholds | None

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint, terminal
+from pipeline.engine.images import refuse_empty
 from pipeline.engine.stage import Stage
 from pipeline.engine.store import list_versions
 from pipeline.errors import UserError
 from pipeline.protocols import HasFiles
 from pipeline.results.computed import Computed, write_taught
 from pipeline.results.maps import OWN_RANGE, SEVERAL, find_marked, load_skipped
-from pipeline.results.notes import reading_notes, skipped_note
+from pipeline.results.notes import load_notes, reading_notes, skipped_note, write_notes
 from pipeline.results.shards import list_shards
 from pipeline.saliency.targets import describe_cut
 from pipeline.stages.explain.config import ExplainOptions
 
 if TYPE_CHECKING:
-    from pipeline.engine.images import SplitImages
     from pipeline.engine.reuse import EarlierImages, Stamps
     from pipeline.engine.run import Run
     from pipeline.types import Note
@@ -81,7 +81,7 @@ class Explain(Stage):
         """Raise UserError for impossible targets, views and methods, before hours of training."""
         _ = run.negatives  # refuses names of no class
         run.check_methods()
-        _check_count(run.images())
+        refuse_empty(run.images(), self.name)
 
     def run(self, run: Run, folder: Path) -> None:
         """Write the maps.
@@ -90,8 +90,9 @@ class Explain(Stage):
             UserError: the split has no image.
         """
         from pipeline.engine import ranks, shards
+        from pipeline.engine.backends import compiled, list_refusals, read_used
         from pipeline.engine.folds import FoldedNetworks
-        from pipeline.engine.passes import limit_batch
+        from pipeline.engine.passes import SLOW, count_passes_of_first, fit_batch
         from pipeline.engine.reuse import join_in_order
         from pipeline.stages.explain.maps import explain_batch
 
@@ -99,10 +100,15 @@ class Explain(Stage):
         method, targets = run.prepared_method(trained), run.targets()
         colour, images = run.config["explain"]["colour"], run.images()
         least = run.config["explain"]["min_probability"]
-        _check_count(images)
+        refuse_empty(images, self.name)
 
         networks, negatives = FoldedNetworks.of(trained, images), run.negatives
+        backgrounds = images.list_backgrounds()
         earlier, stamps = ranks.broadcast_value(lambda: self._earlier(run, folder))
+
+        passes = count_passes_of_first(run.compute, method, trained, images)
+        # The branch that classifies by the object has logits of its own.
+        is_slow = passes >= SLOW and not trained.network.tells_objects
 
         def work(batch: shards.PositionedExamples) -> shards.Arrays:
             for position, _ in batch:
@@ -111,13 +117,17 @@ class Explain(Stage):
             return join_in_order([
                 explain_batch(
                     network, method, targets, part, colour, negatives,
-                    has_sets=images.is_multi_label, min_probability=least,
+                    has_sets=images.is_multi_label, min_probability=least, is_slow=is_slow,
+                    backgrounds=backgrounds,
                 )
                 for network, part in networks.split(batch)
             ])  # fmt: skip
 
-        compute = limit_batch(run.compute, method, trained, images)
-        shards.write_image_shards(images, compute, folder, "explain", work, earlier=earlier)
+        compute = fit_batch(run.compute, passes)
+        whole = [trained.network, *(each.network for each in networks.of_fold)]
+        count = passes * len(images)
+        with compiled(whole, run.compute, count, run.size, folder) as active:
+            shards.write_image_shards(images, compute, folder, "explain", work, earlier=earlier)
         if stamps is not None:
             stamps.join_ranks()
         if ranks.current_world().rank == 0:
@@ -126,7 +136,9 @@ class Explain(Stage):
                 stamps.hash_files(images, range(len(images)), run.workers)
                 stamps.write(folder)
             supervision = checkpoint.read_supervision(run.checkpoint)
-            Computed(run.precision, run.device.type, list_versions(), supervision).write(folder)
+            versions, backend = list_versions(), read_used(folder)
+            Computed(run.precision, run.device.type, versions, supervision, backend).write(folder)
+            write_notes(folder, list_refusals(active))
             write_taught(folder, trained.card.get("human", {}).get("content", ()))
             _check_skipped(folder, len(images))
 
@@ -146,6 +158,7 @@ class Explain(Stage):
         )
         cut = describe_cut(run.targets(), run.classes, run.negatives)
         return [
+            *load_notes(result),
             *self._unlabelled_note(run),
             *([f"explain.target={cut}"] if cut else []),
             *skipped_note("explain", reasons, len(images), "have no map"),
@@ -153,26 +166,26 @@ class Explain(Stage):
         ]
 
     def _unlabelled_note(self, run: Run) -> list[Note]:
-        """Return a note on images that are not explained for a label, as they have none."""
-        from pipeline.ops.text import count_note
+        """Return notes on images that are not explained for a label, as they have none."""
+        from pipeline.ops.text import count_notes
 
         images = run.images()
         if not run.data.classes or "true" not in run.targets():
             return []
-        unlabelled = [images.ids[n] for n in (images.labels < 0).nonzero()[0].tolist()]
-        why = (
-            f"of {len(images)} without label: maps and boxes are of the predicted class, as "
-            "explain.target=true has no other"
+        others = [target for target in run.targets() if target != "true"]
+        other_maps = f"maps and boxes of {', '.join(others)} alone" if others else "no map, no box"
+        is_empty, is_background = images.labels < 0, images.backgrounds
+        kinds = (
+            (is_empty & ~is_background, "without label: maps and boxes are of the predicted class, "
+             "as explain.target=true has no other"),
+            (is_background, f"labelled as showing no class: {other_maps}, as explain.target=true "
+             "has none"),
+        )  # fmt: skip
+        named = (
+            ([images.ids[n] for n in chosen.nonzero()[0].tolist()], f"of {len(images)} {why}", "")
+            for chosen, why in kinds
         )
-        return [count_note(unlabelled, "image", why, where="explain")] if unlabelled else []
-
-
-def _check_count(images: SplitImages) -> None:
-    """Raise UserError if the split has no image."""
-    if len(images) == 0:
-        raise UserError(
-            f"explain: the split {images.split} has no image; see data.* and explain.split"
-        )
+        return count_notes(named, "image", where="explain")
 
 
 def _check_skipped(folder: Path, count: int) -> None:

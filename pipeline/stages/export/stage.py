@@ -9,19 +9,22 @@ boxes.json and predictions.json are written by stages localize and rank themselv
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.found_boxes import open_found_boxes
 from pipeline.engine.images import find_common_folder, image_source
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.engine.store import list_versions
-from pipeline.results.boxes import drop_doubtful, open_boxes
+from pipeline.results.boxes import drop_doubtful
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.negatives import number_labels
 from pipeline.results.notes import write_notes
 from pipeline.stages.export.config import ExportOptions
+from pipeline.stages.export.mapping import map_images
 
 if TYPE_CHECKING:
     from pipeline.engine.run import Run
@@ -70,6 +73,7 @@ class Export(Stage):
     def run(self, run: Run, folder: Path) -> None:
         """Write the files of each format into its folder."""
         boxes, notes = self._boxes(run)
+        boxes = replace(boxes, mapper=partial(map_images, threads=run.workers, folder=folder))
         for name, write in self._exporters(run).items():
             target = folder / "exported" / name
             target.mkdir(parents=True, exist_ok=True)
@@ -88,16 +92,7 @@ class Export(Stage):
 
     def _boxes(self, run: Run) -> tuple[FoundBoxes, list[str]]:
         """Return the boxes to write, and notes on what is left out."""
-        boxes = open_boxes(
-            run.folder("localize"),
-            run.folder("explain"),
-            run.images().ids,
-            run.classes,
-            run.coco_names(),
-            run.folder("rank") if run.has_result("rank") else None,
-            labels=run.images().labels,
-            negatives=run.negatives,
-        )
+        boxes = open_found_boxes(run, run.ranking)
         boxes, notes = replace_by_human(boxes, run.human[0])
         version = f"label2box {list_versions()['label2box']} {run.config['name']}"
         learned = ", supervision: boxes" if boxes.supervision == "boxes" else ""

@@ -55,8 +55,8 @@ def check_marks(
         more = f"\n    ... and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         raise UserError(
             f"{where}: {len(reasons)} of {len(marked)} marks are not of the boxes of this run:"
-            f"{listed}{more}\nGive run= the run whose page was marked, or mark the page "
-            "review/index.html of this run"
+            f"{listed}{more}\nGive run= the run whose page was marked, or mark the "
+            "images in report/index.html or review/index.html of this run"
         )
 
 

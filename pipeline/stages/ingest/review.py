@@ -32,7 +32,8 @@ class Sorted:
 
     Attributes:
         human: boxes of a person by image id.
-        wrong: images whose boxes a person called wrong.
+        wrong: images whose boxes a person called wrong, or to be corrected.
+        to_correct: the names of those among them that were called to be corrected.
         not_reviewed: images that no person is known to have reviewed, and their number of boxes.
         unknown: names that are of no image of the run.
         ambiguous: names that are of several images.
@@ -47,6 +48,7 @@ class Sorted:
 
     human: dict[str, HumanBoxes] = field(default_factory=dict)
     wrong: dict[str, WrongMark] = field(default_factory=dict)
+    to_correct: list[str] = field(default_factory=list)
     not_reviewed: dict[str, int] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     ambiguous: list[str] = field(default_factory=list)
@@ -66,9 +68,11 @@ class Sorted:
             where: the name of the file.
         """
         own = sum(self.not_reviewed.values())
+        remedy = "correct the boxes in a tool (to_correct.txt has the names), and ingest its file"
         images = (
-            (list(self.wrong), "marked as wrong: no truth",
-             "correct the boxes in a tool (to_correct.txt has the names), and ingest its file"),
+            ([id for id in self.wrong if id not in set(self.to_correct)],
+             "marked as wrong: no truth", remedy),
+            (self.to_correct, "marked as to be corrected: no truth", remedy),
             (list(self.not_reviewed), f"without a person's review ({own} boxes): no truth",
              "submit or accept them in the tool, or give ingest.reviewed=all or =FILE"),
             (self.unknown, "of the file that the run does not have: left out", ""),
@@ -242,10 +246,15 @@ def _take_boxes(
 
 
 def _take_mark(image: CorrectedImage, known: Known, origin: Origin, result: Sorted) -> None:
-    """Take over a mark of our page: the boxes of the run as they are, or that they are wrong."""
+    """Take over a mark of our page: the boxes of the run as they are, or that they are wrong.
+
+    Boxes that are to be corrected are not right as they are: they wait like wrong ones.
+    """
     id, date = image.name, image.date or ""
     content, is_random = known.content(id), known.sampled(id)
-    if image.mark == "wrong":
+    if image.mark in ("wrong", "to_correct"):
+        if image.mark == "to_correct":
+            result.to_correct.append(id)
         result.wrong[id] = WrongMark(
             id=id, content=content, is_random=is_random, date=date, **vars(origin)
         )
@@ -348,14 +357,16 @@ def _are_same(human: HumanBoxes, found: ImageBoxes, classes: Sequence[str]) -> b
 
 
 def summarise(
-    changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None
+    changes: Sequence[Change], wrong: Sequence[WrongMark] | None = None, to_correct: int = 0
 ) -> dict[str, Any]:
     """Return counts, and of the random images the share whose best-scored box was right.
 
     Args:
         changes: of the reviewed images.
-        wrong: the images that were marked as wrong, where the file holds marks; None: the boxes
+        wrong: the images that were marked as wrong or to be corrected, where the file holds marks;
+            None: the boxes
             of a tool, which are compared with ours.
+        to_correct: how many of `wrong` were marked as to be corrected.
     """
     marked = wrong or ()
     random = [change for change in changes if change.is_random]
@@ -369,7 +380,8 @@ def summarise(
         "unchanged": sum(change.is_unchanged for change in changes),
         "corrected": sum(not change.is_unchanged for change in changes),
         "relabelled": sum(change.is_relabelled for change in changes),
-        "marked_wrong": len(marked),
+        "marked_wrong": len(marked) - to_correct,
+        "marked_to_correct": to_correct,
         "random": random_count,
         "random_right": right,
         "right_share": right / random_count if random_count else None,
@@ -408,6 +420,7 @@ def describe(summary: Mapping[str, Any]) -> list[str]:
         f"were, {summary['corrected']} corrected"
         + (f" ({summary['relabelled']} of another class)" if summary["relabelled"] else "")
         + (f", {summary['marked_wrong']} marked as wrong" if summary["marked_wrong"] else "")
+        + (f", {count} as to be corrected" if (count := summary.get("marked_to_correct")) else "")
     ]
     if summary["random"]:
         low, high = summary["right_interval"]

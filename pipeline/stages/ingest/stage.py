@@ -4,11 +4,11 @@
 
     human_boxes.json   boxes of the images that a person reviewed, a COCO data set
     ingest.json        how many were right, and what was corrected
-    to_correct.txt     the names of images that were marked as wrong, a line each
+    to_correct.txt     the names of images that were marked as wrong or to be corrected, a line each
 
 `corrections=` is a file or folder of Label Studio, CVAT, COCO, YOLO or labelme, or the marks of our
-review page (formats/corrections/marks.py): a box that was marked as right is a person's, and one
-that was marked as wrong waits for its correction in a tool. The boxes are added
+pages (formats/corrections/marks.py): a box that was marked as right is a person's, and one that was
+marked as wrong or to be corrected waits for its correction in a tool. The boxes are added
 to human_boxes.json in the folder of outputs. From then on they are what predictions.json and each
 export hold for these images (`source: human`); a new review of an image replaces the older one.
 `ingest.undo=FOLDER` takes an ingest back (undo.py).
@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pipeline.engine.found_boxes import open_found_boxes
 from pipeline.engine.human import list_class_folders
 from pipeline.engine.images import image_source
+from pipeline.engine.latest import find_outputs
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.formats import human_boxes
@@ -35,11 +37,11 @@ from pipeline.formats.corrections import read_corrections
 from pipeline.formats.files import read_json, read_lines, write_json, write_text
 from pipeline.formats.review_history import list_replaced
 from pipeline.ops.hashing import hash_file, hash_of
-from pipeline.results.boxes import open_boxes
 from pipeline.results.computed import load_taught
 from pipeline.results.human import FILE, file_size, image_content
 from pipeline.results.notes import write_notes
 from pipeline.stages.ingest.config import IngestOptions
+from pipeline.stages.ingest.kept_marks import keep_marks
 from pipeline.stages.ingest.undo import check_undo, undo_ingest
 
 if TYPE_CHECKING:
@@ -146,7 +148,7 @@ class Ingest(Stage):
         wrong = list(result.wrong.values())
         human_boxes.write(folder / FILE, list(result.human.values()), wrong)
         has_marks = any(image.mark for image in content.images)
-        summary = review.summarise(changes, wrong if has_marks else None)
+        summary = review.summarise(changes, wrong if has_marks else None, len(result.to_correct))
         if wrong:
             write_text(folder / TO_CORRECT, "".join(f"{mark.id}\n" for mark in wrong))
         write_json(
@@ -188,11 +190,17 @@ class Ingest(Stage):
         if older:
             lines.append(f"{'':<10} {len(older)} are left out: {target} has a later review of them")
         lines += [f"{'':<10} {line}" for line in describe_wrong(new_wrong, wrong)]
+        kept = keep_marks(Path(run.config["run"]).resolve(), Path(run.config["corrections"]))
+        lines += [f"{'':<10} {line}" for line in kept]
         if not new and not new_wrong:
             return [*lines, f"{'next':<10} this file brought no review: see above and the notes"]
+        given = run.config["run"]
+        other = find_outputs(Path(given))
+        apart = other is not None and other.resolve() != run.outputs.resolve()
         lines.append(
-            f"{'next':<10} give the command of run={run.config['run']} again: its predictions and "
-            "exports then hold these boxes, and random ones calibrate"
+            f"{'next':<10} give the command of run={given} again"
+            f"{f', and human_boxes={target}' * apart}: its predictions and exports then hold these "
+            "boxes, and random ones calibrate"
         )
         elsewhere = f" outputs={run.outputs}" if str(run.outputs) != "outputs" else ""
         lines.append(
@@ -206,16 +214,7 @@ class Ingest(Stage):
         from pipeline.stages.ingest.review import Known
 
         ids = run.images().ids
-        detections = open_boxes(
-            run.folder("localize"),
-            run.folder("explain"),
-            ids,
-            run.classes,
-            run.coco_names(),
-            run.folder("rank") if run.has_result("rank") else None,
-            labels=run.images().labels,
-            negatives=run.negatives,
-        )
+        detections = open_found_boxes(run, run.ranking)
         source, position = image_source(run.data, run.split), {id: n for n, id in enumerate(ids)}
         sampled = None if detections.review is None else detections.review.sampled
         return Known(
@@ -252,9 +251,15 @@ def describe_wrong(new: Sequence[WrongMark], waiting: Sequence[WrongMark]) -> li
     lines = []
     contents = {mark.content for mark in waiting}
     if corrected := sum(mark.content not in contents for mark in new):
-        lines.append(f"{corrected} marked as wrong have a person's boxes already: these stay")
+        lines.append(
+            f"{corrected} marked as wrong or to be corrected have a person's boxes already: these "
+            "stay"
+        )
     if waiting:
-        lines.append(f"{len(waiting)} marked as wrong wait for a correction in a tool: no truth")
+        lines.append(
+            f"{len(waiting)} marked as wrong or to be corrected wait for a correction in a tool: "
+            "no truth"
+        )
     if any(mark.is_random for mark in waiting):
         lines.append(
             "until those of the random sample are corrected, it chooses no threshold and "

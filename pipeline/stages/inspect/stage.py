@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.engine import checkpoint
 from pipeline.engine.choices import build_choices, complete_choice
+from pipeline.engine.images import refuse_empty
 from pipeline.engine.sources import hash_sources
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
@@ -93,10 +94,8 @@ class Inspect(Stage):
                 f"inspect.channels={options['channels']}: feature maps are counted from 0"
             )
         on_data = any(view.reads_data for view in self._views(run).values())
-        if on_data and not len(run.images()):
-            raise UserError(
-                f"inspect: the split {run.split} has no image; see data.* and explain.split"
-            )
+        if on_data:
+            refuse_empty(run.images(), self.name)
         if run.config["checkpoint"] is not None and not on_data:
             # Without images, the checkpoint's classes need not be those of a data set.
             check_classes(options["classes"], checkpoint.read_card(run.classifier)["classes"])

@@ -12,6 +12,7 @@ from pipeline.engine.images import SplitImages, segment_map
 from pipeline.engine.reuse_boxes import EarlierBoxes
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json
+from pipeline.ops.memory import keep_freed_memory
 from pipeline.protocols import Segmenter
 from pipeline.results.boxes import pack_boxes
 from pipeline.results.maps import iterate_maps
@@ -48,6 +49,7 @@ class MapSegmenter:
             maps: the result of stage explain.
             folder: where the boxes are written.
         """
+        keep_freed_memory()
         map_shards, ids = list_shards(maps), self.images.ids
         segmenter_of = self._segmenter_of_image()
         # With images, an item takes milliseconds: workers share the images of a shard. Without, an
@@ -78,7 +80,7 @@ class MapSegmenter:
 
         source = read_json(maps / "plan.json")
         plan = shards.ShardPlan(
-            count=len(map_shards), size=1, piece=1, source=source, unit="shards"
+            count=len(map_shards), size=1, piece=1, source=source, unit="shards", reads=(maps,)
         )
         shards.write_shards(folder, "localize", plan, flow, join)
 

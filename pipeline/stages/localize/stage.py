@@ -15,12 +15,13 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.found_boxes import open_found_boxes
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import UserError
 from pipeline.exporter.coco import Coco
 from pipeline.ops.text import count_note
 from pipeline.protocols import HashesCocoNames
-from pipeline.results.boxes import describe_fallbacks, open_boxes
+from pipeline.results.boxes import describe_fallbacks
 from pipeline.results.human import FILE
 from pipeline.results.maps import load_skipped
 from pipeline.results.negatives import find_without_object
@@ -100,11 +101,7 @@ class Localize(Stage):
         empty = find_without_object(maps, run.images().labels, run.negatives)
         without = _describe_negatives([ids[n] for n in sorted(empty)], len(ids))
         write_notes(folder, [*describe_fallbacks(folder, ids), *unread, *without])
-        boxes = open_boxes(
-            folder, maps, ids, run.classes, run.coco_names(),
-            labels=run.images().labels, negatives=run.negatives,
-        )  # fmt: skip
-        Coco()(boxes, folder)
+        Coco()(open_found_boxes(run, localized=folder), folder)
 
     def notes(self, run: Run, result: Path) -> Sequence[str]:
         """Return how maps were segmented, and that only stage rank puts a person's boxes in."""

@@ -36,12 +36,6 @@ def choose_map(network: Classifier, method: SaliencyMethod, name: str) -> tuple[
         UserError: The network has no map that ONNX can compute.
     """
     notes = []
-    if network.answers == "independent":
-        raise UserError(
-            "onnx: the file has the map and the box of one class, and an image of this network may "
-            "have several; export its boxes instead (stage export), or its logits from Python with "
-            "torch.onnx.export(pipeline.load(RUN).network.body, ...)"
-        )
     if isinstance(method, Views):
         notes.append(
             "onnx: the map is that of the plain image, not averaged over explain.flips and scales"

@@ -8,6 +8,10 @@
     score   [b]         mean of v over these pixels times softmax(logits) of that class (of a
                         single logit: sigmoid)
 
+Where an image may have several classes, each has its own map, box and score:
+
+    maps    [b, C, h, w]    boxes [b, C, 4]    scores [b, C], the mean times sigmoid(logit)
+
     v = minmax(up(map))      bilinear, at H x W            t a number, or by the rule `size`
 
 ONNX has no connected components: the box is around all these pixels, not around the largest
@@ -52,6 +56,8 @@ class GraphOptions:
         std: of red, green and blue, for pixels from 0 to 1.
         kind: the map.
         threshold: a fraction of the maximum; None: chosen for each map by the rule `size`.
+        is_of_each_class: whether each class has a map, a box and a score, as where an image may
+            have several; else the most probable class alone.
     """
 
     size: tuple[int, int]
@@ -59,10 +65,13 @@ class GraphOptions:
     std: Sequence[float]
     kind: MapKind
     threshold: float | None
+    is_of_each_class: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the outputs."""
+        if self.is_of_each_class:
+            return ("logits", "maps", "boxes", "scores")
         names = ("logits", "map", "box", "score")
         return names if self.kind == FOREGROUND else (*names, "maps")
 
@@ -89,6 +98,8 @@ class ExportedNetwork(nn.Module):
         """Compute the outputs that `GraphOptions.outputs` names."""
         pixels = images.permute(0, 3, 1, 2).float()
         x = pixels * self.get_buffer("scale") + self.get_buffer("shift")
+        if self.options.is_of_each_class:
+            return self._localize_each_class(x)
         if self.options.kind == FOREGROUND:
             logits, values = self._find_foreground(x)
             every = None
@@ -100,6 +111,18 @@ class ExportedNetwork(nn.Module):
         score = mean * compute_probabilities(logits).amax(1)
         outputs = (logits, values, box, score)
         return outputs if every is None else (*outputs, every)
+
+    def _localize_each_class(self, x: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, ...]:
+        """Return logits, maps [b, C, h, w], boxes [b, C, 4] and scores [b, C]."""
+        if self.options.kind == FOREGROUND:
+            answer = self.network(x, at=(FOREGROUND,))
+            logits, maps = answer.logits, answer.activations[FOREGROUND]
+            maps = maps.expand(-1, logits.shape[1], -1, -1)  # of a head with a map for all classes
+        else:
+            logits, maps = self._compute_cams(x)
+        boxes, means = self.find_box(maps.flatten(0, 1))
+        scores = means.reshape(logits.shape) * self.network.probabilities(logits)
+        return logits, maps, boxes.reshape(*logits.shape, 4), scores
 
     def _find_foreground(self, x: Float[Tensor, "b 3 H W"]) -> tuple[Tensor, Tensor]:
         """Return logits [b, C] and the foreground [b, h, w]."""

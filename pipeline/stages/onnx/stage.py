@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 MAX_DIFFERENCE = 1e-4  # of an output, relative to its largest magnitude where that is above 1
 COMPARED_IMAGES = 8
+EACH_CLASS = "sigmoid of each logit: an image may have several classes; all have map, box and score"
 
 
 class Onnx(Stage):
@@ -82,7 +83,14 @@ class Onnx(Stage):
         kind, notes = choose_map(trained.network, run.saliency(), run.method)
         wanted, segmenter = run.config["onnx"]["threshold"], run.config["segmenter"]
         threshold, about = choose_threshold(wanted, segmenter, self._validation_threshold(run))
-        options = GraphOptions(run.size, trained.mean, trained.std, kind, threshold)
+        options = GraphOptions(
+            size=run.size,
+            mean=trained.mean,
+            std=trained.std,
+            kind=kind,
+            threshold=threshold,
+            is_of_each_class=trained.network.answers == "independent",
+        )
         network = ExportedNetwork(trained.network, options).eval()
         path = folder / "network.onnx"
         metadata = self._describe(run, trained, options)
@@ -129,6 +137,7 @@ class Onnx(Stage):
             "map": options.kind,
             "threshold": "size" if options.threshold is None else options.threshold,
             "box": "xyxy, half-open, from 0 to 1: times width and height of the image",
+            **({"probability": EACH_CLASS} if options.is_of_each_class else {}),
             "producer": f"label2box {list_versions()['label2box']} {run.config['name']}",
             "network": checkpoint.fingerprint(run.checkpoint),
         }
@@ -158,7 +167,10 @@ def _check_differences(differences: Mapping[str, float], side: int) -> None:
     A value at the threshold may be on either side of it: the box may differ by a pixel, and the
     score by what that pixel counts.
     """
-    allowed = {"box": 1 / side + MAX_DIFFERENCE, "score": 1 / side}
+    allowed = {
+        **dict.fromkeys(("box", "boxes"), 1 / side + MAX_DIFFERENCE),
+        **dict.fromkeys(("score", "scores"), 1 / side),
+    }
     wrong = {
         name: gap
         for name, gap in differences.items()

@@ -142,6 +142,8 @@ class Drawing:
         methods: the saliency methods in the order of a sheet's columns.
         network: its name, for titles.
         options: of stage picture.
+        min_probability: of a class that is predicted, where classes do not exclude each other;
+            None: the most probable one alone is.
     """
 
     images: SplitImages
@@ -151,6 +153,13 @@ class Drawing:
     methods: Sequence[str]
     network: str
     options: PictureOptions
+    min_probability: float | None = None
+
+    def is_predicted(self, shown: ClassMap) -> bool:
+        """Return whether the network predicts the class of a map."""
+        if shown.label == shown.predicted:
+            return True
+        return self.min_probability is not None and shown.score >= self.min_probability
 
     def kind_shown(self, shown: ClassMap) -> str:
         """Return the kind of picture on a sheet: the one that is wanted, if the map has it."""
@@ -231,7 +240,7 @@ class ImageMaps:
         """Return the probability of a class, and whether it is predicted or the label."""
         first = next(iter(self.by_class[label].values()))
         parts = [format_probability(first.score)]
-        parts += ["predicted"] if label == first.predicted else []
+        parts += ["predicted"] if self.drawing.is_predicted(first) else []
         parts += ["its label"] if label in self.labels else []
         return ", ".join(parts)
 
@@ -259,7 +268,10 @@ def draw_sheet(maps: ImageMaps) -> UInt8[np.ndarray, "H W 3"]:
     """Draw the sheet of an image: columns are the image and the methods, rows the classes."""
     drawing = maps.drawing
     rows = [maps.row(label, drawing.classes[label]) for label in maps.by_class]
-    heading = f"{drawing.network} takes it for {drawing.classes[maps.maps[0].predicted]}"
+    predicted = drawing.classes[maps.maps[0].predicted]
+    heading = f"{drawing.network} takes it for {predicted}"
+    if drawing.min_probability is not None:
+        heading = f"most probable to {drawing.network}: {predicted}"
     if maps.labels:
         names = ", ".join(drawing.classes[label] for label in maps.labels)
         heading += f", its label{' says' if len(maps.labels) == 1 else 's say'} {names}"
@@ -296,8 +308,11 @@ def draw_overview(
         wanted: How many images were chosen.
         count: Of how many.
     """
+    title = f"{wanted} of {count} images" if wanted < count else f"{wanted} images"
+    if drawing.images.is_multi_label:
+        title += ", each with its first class"
     sheet = ContactSheet(
-        title=f"{wanted} of {count} images" if wanted < count else f"{wanted} images",
+        title=title,
         note=drawing.network,
         columns=["image", *drawing.methods],
         rows=[row for row, _ in rows],

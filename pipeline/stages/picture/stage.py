@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.engine import checkpoint
 from pipeline.engine.progress import show_progress
 from pipeline.engine.runtime import map_in_threads
+from pipeline.engine.spread_items import map_items
+from pipeline.engine.spreading import NeededPath
 from pipeline.engine.stage import Published, Stage
 from pipeline.errors import SkippedImage
 from pipeline.formats.files import read_json, unique_file_names, write_json
@@ -75,7 +77,9 @@ class Picture(Stage):
 
         to_draw = (places for places in group_by_image(maps) if places[0].position in among)
         with show_progress("picture", len(wanted)) as advance, single_threaded_torch():
-            for problem in map_in_threads(draw, to_draw, run.workers, 2 * run.workers):
+            needed = [NeededPath.of("outputs", path) for path in (folder, *maps.values())]
+            drawn = map_items(draw, to_draw, run.workers, 2 * run.workers, needed, writes=True)
+            for problem in drawn:
                 advance(1)
                 skipped.update([problem] if problem else [])
         self._write_overview(drawing, maps, [p for p in wanted if p not in skipped], run.workers)
@@ -84,7 +88,9 @@ class Picture(Stage):
     def _drawing(self, run: Run, folder: Path) -> Drawing:
         from pipeline.stages.picture.pictures import Drawing
 
+        independent = checkpoint.read_answers(run.checkpoint) == "independent"
         return Drawing(
+            min_probability=run.config["explain"]["min_probability"] if independent else None,
             images=run.images(),
             folder=folder / "explained",
             classes=[printable(name) for name in run.classes],

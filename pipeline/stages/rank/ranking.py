@@ -34,7 +34,8 @@ class Table:
         position: of the image of each box.
         label: its class.
         features: of each box.
-        first: whether it is the best-scored box of the image's first class.
+        first: whether it is the best-scored box of the image's first class; where an image may
+            have several, of any of its classes.
     """
 
     position: np.ndarray
@@ -47,6 +48,7 @@ def tabulate(
     items: Iterator[tuple[int, Boxes]],
     others: Sequence[BestBoxes],
     grabcut: BestBoxes | None = None,
+    has_sets: bool = False,
 ) -> Table:
     """Tabulate boxes; the last features are the agreement with other methods and with GrabCut.
 
@@ -54,6 +56,7 @@ def tabulate(
         items: boxes with the positions of their images.
         others: the best-scored box of each other method; empty: there is no such feature.
         grabcut: the box of GrabCut; None: there is no such feature.
+        has_sets: whether an image may have several classes.
     """
     compared = [others] if others else []
     compared += [] if grabcut is None else [[grabcut]]
@@ -69,7 +72,7 @@ def tabulate(
         positions.append(np.full(len(features), position))
         labels.append(np.full(len(features), boxes.label))
         rows.append(features)
-        first.append((np.arange(len(features)) == 0) & (position != before))
+        first.append((np.arange(len(features)) == 0) & (has_sets or position != before))
         before = position
     width = len(FEATURES) + len(compared)
     return Table(
@@ -99,10 +102,10 @@ def add_agreement(
     for group in [others] if grabcut is None else [others, [grabcut]]:
         if not group:
             continue
-        boxes = [dict(zip(other.ids, other.boxes, strict=True)) for other in group]
+        boxes = [dict(zip(other.keys, other.boxes, strict=True)) for other in group]
         agreement = [
-            _average_iou(box, [other[id] for other in boxes if id in other])
-            for id, box in zip(examples.ids, examples.boxes, strict=True)
+            _average_iou(box, [other[key] for other in boxes if key in other])
+            for key, box in zip(examples.keys, examples.boxes, strict=True)
         ]
         rows.append(np.array(agreement, np.float32)[:, None])
     return np.concatenate(rows, 1)
@@ -184,14 +187,15 @@ def fit_folds(
 def order_review(
     table: Table, explained: Sequence[int], confidences: Float32[np.ndarray, n],
     ids: Sequence[str], sample: int, seed: int, reviewed: frozenset[str] = frozenset(),
-    without_object: frozenset[int] = frozenset(),
+    without_object: frozenset[int] = frozenset(), sets: Bool[np.ndarray, "n C"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Order images for review: a random sample, then the least sure ones, spread over classes.
 
     An image is as sure as the best-scored box of its first class, and one without a box is the
-    least sure. The sample is random by the hash of the name, so that it hardly changes as images
-    are added. Within `BLOCK` images of the order the classes take turns. Images that a person has
-    reviewed come last, and stay in the sample if they were in it.
+    least sure. Of an image that may have several classes it is that of the least sure class, and a
+    class without a box is the least sure. The sample is random by the hash of the name, so that it
+    hardly changes as images are added. Within `BLOCK` images of the order the classes take turns.
+    Images that a person has reviewed come last, and stay in the sample if they were in it.
 
     Args:
         table: the boxes.
@@ -201,16 +205,17 @@ def order_review(
         sample: how many images are drawn at random.
         seed: of the draw.
         reviewed: the names of images whose boxes are a person's.
-        without_object: the positions of images of classes without an object: they have no box to
-            review, are not drawn and come last, before those that are reviewed.
+        without_object: the positions of images of classes without an object, and of those that are
+            labelled as showing no class: what is found there is known to be wrong, so they are not
+            drawn and come last, before those that are reviewed.
+        sets: which classes each image is labelled with, where it may have several and they were
+            explained; None: those of the table are all that count.
 
     Returns:
         The rank of each image by position, from 1, 0 where it could not be read; and whether it
         belongs to the random sample.
     """
-    sureness, label = np.full(len(ids), -1.0), np.full(len(ids), -1)
-    sureness[table.position[table.first]] = confidences[table.first]
-    label[table.position[table.first]] = table.label[table.first]
+    sureness, label = _find_least_sure(table, confidences, len(ids), sets)
     key = {n: hash_of(["review", seed, ids[n]]) for n in explained}
     with_object = set(key) - without_object
     drawn = sorted(with_object, key=lambda n: key[n])[:sample]
@@ -223,6 +228,28 @@ def order_review(
     for rank, n in enumerate(order, 1):
         ranks[n] = rank
     return ranks, sampled
+
+
+def _find_least_sure(
+    table: Table, confidences: Float32[np.ndarray, n], count: int,
+    sets: Bool[np.ndarray, "i C"] | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return how sure each image is, -1 where it has no box, and the class that this is of."""
+    sureness, label = np.full(count, -1.0), np.full(count, -1)
+    counts = table.first.copy()
+    if sets is not None:  # of an image with labels, classes that are none of them do not count
+        counts &= sets[table.position, table.label] | ~sets[table.position].any(1)
+    chosen = np.flatnonzero(counts)
+    chosen = chosen[np.argsort(-confidences[chosen], kind="stable")]  # the least sure is kept
+    sureness[table.position[chosen]] = confidences[chosen]
+    label[table.position[chosen]] = table.label[chosen]
+    if sets is not None:
+        has_box = np.zeros_like(sets)
+        has_box[table.position, table.label] = True
+        without = sets & ~has_box
+        lacking = without.any(1)
+        sureness[lacking], label[lacking] = -1.0, without[lacking].argmax(1)
+    return sureness, label
 
 
 def _spread_classes(order: Sequence[int], label: np.ndarray) -> list[int]:

@@ -3,6 +3,7 @@
     boxes.json        as of stage localize, with confidence and review_rank
     predictions.json  likewise; images with review_rank, and the random sample with review_sample
     confidence.json   the model, what it was fitted on, and whether it is calibrated
+    sample.json       the names of the images of the random sample
 
 A confidence is the probability that a box has an IoU of at least 0.5 with a true one
 (pipeline/segmenter/confidence.py). It is fitted on the boxes that stage calibrate compared with
@@ -19,8 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.earlier_network import find_source
+from pipeline.engine.found_boxes import open_found_boxes
 from pipeline.engine.stage import Published, Stage
-from pipeline.results.boxes import iterate_boxes, open_boxes
+from pipeline.formats.files import write_json
+from pipeline.results.boxes import iterate_boxes
 from pipeline.results.confidence import (
     MODELS,
     ConfidenceModels,
@@ -34,11 +38,13 @@ from pipeline.results.confidence import (
 from pipeline.results.human import hash_boxes, replace_by_human
 from pipeline.results.maps import load_classification
 from pipeline.results.negatives import find_without_object
-from pipeline.results.notes import write_notes
+from pipeline.results.notes import load_notes, write_notes
 from pipeline.results.thresholds import MIN_BOXED_IMAGES
 from pipeline.segmenter.confidence import AGREEMENT, GRABCUT, MIN_EXAMPLES
 from pipeline.segmenter.confidence_features import FEATURES
 from pipeline.stages.rank.config import RankOptions
+from pipeline.stages.rank.earlier_sample import FILE as SAMPLE
+from pipeline.stages.rank.earlier_sample import Draw, describe_changed_sample
 from pipeline.types import Review
 
 if TYPE_CHECKING:
@@ -106,7 +112,10 @@ class Rank(Stage):
         grabcut = None
         if checked is not None:
             grabcut = _best_boxes(checked.get_or_create("localize")[0], ids)
-        table = ranking.tabulate(iterate_boxes(run.folder("localize"), ids), best, grabcut)
+        images = run.images()
+        sets = images.label_sets if images.is_multi_label and "true" in run.targets() else None
+        boxes = iterate_boxes(run.folder("localize"), ids)
+        table = ranking.tabulate(boxes, best, grabcut, has_sets=images.is_multi_label)
         rows = ranking.add_agreement(given, of_others, of_grabcut)
         default = default_model(maps, bool(others), checked is not None)
         folds = ranking.fit_folds(models.used, default, given, rows) if len(given.ids) else []
@@ -115,21 +124,38 @@ class Rank(Stage):
         )
         explained = load_classification(run.folder("explain")).image.tolist()
         empty = find_without_object(run.folder("explain"), run.images().labels, run.negatives)
+        empty |= run.images().list_backgrounds()
         ranks, sampled = ranking.order_review(
             table, explained, confidences, ids, run.config["rank"]["sample"], run.config["seed"],
-            frozenset(run.human[0]), empty,
+            frozenset(run.human[0]), empty, sets,
         )  # fmt: skip
         write_ranking(folder, confidences, Review(ranks, sampled, models.used.kind))
+        write_json(folder / SAMPLE, [ids[n] for n in sampled.nonzero()[0].tolist()])
         models.write(folder, self._made_for(run))
-        found = open_boxes(
-            run.folder("localize"), run.folder("explain"), ids, run.classes, run.coco_names(),
-            folder, labels=run.images().labels, negatives=run.negatives,
-        )  # fmt: skip
+        found = open_found_boxes(run, ranking=folder)
         found, unknown = replace_by_human(found, run.human[0])
         write_notes(
             folder, [*self._describe_kind(run, models, len(examples.ids)), *run.human[1], *unknown]
         )
         Coco()(found, folder)
+
+    def notes(self, run: Run, result: Path) -> Sequence[str]:
+        """Return what is not calibrated, and how the random sample changed since an earlier run."""
+        notes: list[str] = [*load_notes(result)]
+        if not self._calibrates(run):  # named as this command names the checkpoint
+            checkpoint = run.config["checkpoint"]
+            has_models = any(Path(checkpoint).glob(f"stages/rank*/{MODELS}"))
+            models = self._checkpoint_models(run)
+            notes += describe_checkpoint_kind(models, checkpoint, has_models)
+        if run.method == next(iter(run.methods)):  # the sample is the same for all methods
+            source, count = find_source(run.config["data"]), run.config["rank"]["sample"]
+            draw = Draw(source, run.split, count, run.config["seed"])
+            notes += describe_changed_sample(run.outputs, draw, result, run.images().ids)
+        return notes
+
+    def _calibrates(self, run: Run) -> bool:
+        """Return whether confidences are fitted in this run, or at least without a checkpoint."""
+        return run.config["checkpoint"] is None or "calibrate" in run.config["stages"]
 
     def _examples(self, run: Run) -> Examples:
         """Return the boxes that stage calibrate compared with annotated ones, if it ran."""
@@ -143,23 +169,24 @@ class Rank(Stage):
 
     def _checkpoint_models(self, run: Run) -> ConfidenceModels | None:
         """Return the models of the run that checkpoint= names, where this run fits none."""
-        checkpoint = run.config["checkpoint"]
-        if checkpoint is None or "calibrate" in run.config["stages"]:
+        if self._calibrates(run):
             return None
-        models = find_models(Path(checkpoint), self._made_for(run))
+        models = find_models(Path(run.config["checkpoint"]), self._made_for(run))
         wanted = [AGREEMENT] * (len(run.methods) > 1) + [GRABCUT] * run.config["rank"]["grabcut"]
         if models is None or models.used.features != (*FEATURES, *wanted):
             return None
         return models
 
     def _describe_kind(self, run: Run, models: ConfidenceModels, examples: int) -> Sequence[str]:
-        """Return a note that confidences are not calibrated, and why; none where they are."""
-        checkpoint = run.config["checkpoint"]
-        if checkpoint is None or "calibrate" in run.config["stages"]:
-            sampled = [image.is_random for image in run.human[0].values()]
-            return describe_kind(models, examples, len(sampled), sum(sampled))
-        has_models = any(Path(checkpoint).glob(f"stages/rank*/{MODELS}"))
-        return describe_checkpoint_kind(self._checkpoint_models(run), checkpoint, has_models)
+        """Return a note that confidences are not calibrated, and why; none where they are.
+
+        Those of a checkpoint are for `notes`.
+        """
+        if not self._calibrates(run):
+            return []
+        sampled = [image.is_random for image in run.human[0].values()]
+        several = run.images().is_multi_label
+        return describe_kind(models, examples, len(sampled), sum(sampled), several)
 
     def _made_for(self, run: Run) -> dict[str, Any]:
         """Return what the models are made for."""
@@ -183,7 +210,11 @@ def _best_boxes(folder: Path, ids: Sequence[str]) -> BestBoxes:
 
 
 def describe_kind(
-    models: ConfidenceModels, examples: int, reviewed: int = 0, sampled: int = 0
+    models: ConfidenceModels,
+    examples: int,
+    reviewed: int = 0,
+    sampled: int = 0,
+    is_multi_label: bool = False,
 ) -> Sequence[str]:
     """Return a note that confidences are not calibrated, and why; none where they are.
 
@@ -192,19 +223,22 @@ def describe_kind(
         examples: how many annotated boxes they could have been fitted on.
         reviewed: how many images of the run a person reviewed.
         sampled: how many of these are of the random sample.
+        is_multi_label: whether an image may have several classes, with a box of each.
     """
     if models.used.kind == "calibrated":
         return []
-    why = f"{examples} images have boxes to fit them on, and {MIN_EXAMPLES} are needed"
+    what = "pairs of an image and one of its classes" if is_multi_label else "images"
+    why = f"{examples} {what} have boxes to fit them on, and {MIN_EXAMPLES} are needed"
     if reviewed:
         why += (
             f"; of {reviewed} images that a person reviewed {sampled} are of the random sample "
             f"and measure, and these count from {MIN_BOXED_IMAGES} on"
         )
     return [
-        f"rank: confidences are not calibrated: {why}. They only rank boxes. Review the random "
-        "sample, images of review_rank 1 to 50, and ingest it; or draw boxes on these and give "
-        "calibrate.boxes=FILE, in a run with stage calibrate"
+        f"rank: confidences are not calibrated: {why}. They are no probabilities and only rank "
+        "boxes, how well is known where boxes are scored (confidence AUC: 50 % is chance). Review "
+        "the random sample, images of review_rank 1 to 50, and ingest it; or draw boxes on these "
+        "and give calibrate.boxes=FILE, in a run with stage calibrate"
     ]
 
 

@@ -19,7 +19,16 @@ class RefineOptions:
         family="segmenter",
     )
     images: int = option(
-        3000, "of the training images at most, evenly of all classes", low=1, high=10_000_000
+        3000,
+        "of the training images that the teacher is asked for at most, evenly of all classes",
+        low=1,
+        high=10_000_000,
+    )
+    class_images: int = option(
+        3000,
+        "of a split that teach or judge the classes of the object at most, evenly of all classes",
+        low=1,
+        high=10_000_000,
     )
     steps: int = option(
         400, "that the head learns for, however many images there are", low=1, high=10_000_000

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 
 from pipeline.engine import runtime, shards
+from pipeline.engine.backends import compiled
 from pipeline.engine.checkpoint import Checkpoint
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 View = Literal["plain", "mirrored", "cropped"]
+MIN_PASSES = 4  # of an image: the teacher's, the image, its mirror image, its crop
 TARGET_SIDE = 56  # pixels of the longer side: twice as fine as features of stride 8
 
 
@@ -106,9 +108,11 @@ class PseudoLabeler:
     def write(self, folder: Path, positions: Int[np.ndarray, m]) -> None:
         """Write the pseudo-labels of the images at some positions as shards."""
         compute = limit_batch(self.compute, self.teacher, self.trained, self.images)
-        shards.write_image_shards(
-            self.images, compute, folder, "pseudo-labels", self._label_batch, positions
-        )
+        passes, size = MIN_PASSES * len(positions), self.images.size
+        with compiled([self.trained.network], self.compute, passes, size, folder):
+            shards.write_image_shards(
+                self.images, compute, folder, "pseudo-labels", self._label_batch, positions
+            )
 
     def _label_batch(self, batch: shards.PositionedExamples) -> shards.Arrays:
         """Compute the pseudo-labels of a batch."""

@@ -173,6 +173,11 @@ class Refine(Stage):
         most = run.config["refine"]["images"]
         labelled = images.label_sets if images.is_multi_label else images.labels
         chosen = choose_positions(labelled, run.negatives, most)
+        if len(chosen) < (objects := len(choose_positions(labelled, run.negatives, len(images)))):
+            terminal.print_line(
+                f"refine: the teacher is asked for {len(chosen)} of {objects} training images, "
+                f"evenly of all classes (refine.images={most})"
+            )
         more = np.setdiff1d(sorted(taught), chosen).astype(int)
         key = {**self._pseudo_labels_key(run), "reads": list(reads)}
         folders = [self._label(run, trained, reads, chosen, key)]
@@ -296,7 +301,7 @@ class Refine(Stage):
             held_back=run.images("held_back"),
             compute=run.compute,
             seed=run.config["seed"],
-            max_images=run.config["refine"]["images"],
+            max_images=run.config["refine"]["class_images"],
             store=run.store,
             cache_key=key,
         )

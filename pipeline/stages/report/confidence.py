@@ -19,6 +19,7 @@ from pipeline.ops.wilson import wilson_interval
 from pipeline.results.table import to_percent
 
 MIN_SHOWN = 20  # scored boxes; fewer tell nothing
+FAR_OFF = 0.1  # calibration error above which the page says in which direction
 MAX_POINTS = 100  # of the risk-coverage curve
 
 
@@ -32,19 +33,21 @@ def describe_confidences(
         kind: `calibrated` or `default`.
         examples: how many boxes they were calibrated on.
     """
-    scored = {
-        record["position"]: (record["confidence"], record["iou"] >= RIGHT_IOU)
+    scored = [
+        (record["confidence"], record["iou"] >= RIGHT_IOU)
         for record in records
         if record["iou"] is not None and "confidence" in record
-    }
+    ]
     if len(scored) < MIN_SHOWN:
         return None
-    confidences = np.array([sure for sure, _ in scored.values()])
-    right = np.array([is_right for _, is_right in scored.values()])
+    confidences = np.array([sure for sure, _ in scored])
+    right = np.array([is_right for _, is_right in scored])
     auc = area_under_roc(confidences, right)
     return {
         "sentence": describe_review(confidences, right),
-        "kind": describe_kind(kind, examples),
+        "kind": " ".join(
+            filter(None, [describe_kind(kind, examples), describe_sureness(confidences, right)])
+        ),
         "bins": list_bins(confidences, right),
         "points": list_coverages(confidences, right),
         "coverage": COVERAGE,
@@ -75,6 +78,30 @@ def describe_kind(kind: str, examples: int) -> str:
     return (
         "Confidences are not calibrated: they rank boxes, and are no probabilities of these images."
     )
+
+
+def describe_sureness(confidences: np.ndarray, right: np.ndarray) -> str:
+    """Describe in which direction confidences are far off; empty where they are not.
+
+    Args:
+        confidences: of the boxes.
+        right: whether each is.
+    """
+    error = calibration_error(confidences, right)
+    if error <= FAR_OFF:
+        return ""
+    gap = float(confidences.mean() - right.mean())
+    means = (
+        f"{to_percent(confidences.mean())} % confidence on average, and {to_percent(right.mean())} "
+        "% of the boxes are right"
+    )
+    if abs(gap) < error / 2:  # the groups err in both directions
+        return (
+            f"Confidences are too sure of some boxes and not sure enough of others, by "
+            f"{to_percent(error)} points on average."
+        )
+    word = "too sure" if gap > 0 else "not sure enough"
+    return f"Confidences are {word}, by {to_percent(abs(gap))} points: {means}."
 
 
 def list_bins(confidences: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:

@@ -12,5 +12,8 @@ class ReportOptions:
     """What the page shows."""
 
     images: int = option(
-        12, "in the gallery: first in the order of review, best, median, worst", low=0, high=10_000
+        500, "in the gallery: all, or a random sample where there are more", low=0, high=10_000
+    )
+    paths: bool = option(
+        True, "whether the page names the files of the images, to open them in full size"
     )

@@ -13,9 +13,11 @@ from pipeline.engine.stage import find_stage
 from pipeline.formats.files import read_json
 from pipeline.ops.text import printable
 from pipeline.results.confidence import MODELS, load_ranking
+from pipeline.results.expectation import describe_apart
 from pipeline.results.notes import note_record, unique_notes
 from pipeline.results.table import to_percent
 from pipeline.stages.report.confidence import describe_confidences, describe_kind
+from pipeline.stages.report.measured import Measured
 from pipeline.types import Review
 
 RECIPES = {
@@ -29,9 +31,21 @@ MAX_LISTED = 200  # names of a note
 
 @dataclass(frozen=True, kw_only=True)
 class MethodResult:
-    """The results of the stages for a method."""
+    """The results of the stages for a method of a run.
+
+    Attributes:
+        method: what it is called on the page.
+        saliency: its name in the run, and so in the files of stage evaluate.
+        maps: of stage explain.
+        boxes: of stage localize.
+        evaluation: of stage evaluate.
+        ids: the name of each image of the run, by position.
+        ranking: of stage rank, where it ran.
+    """
 
     method: str
+    saliency: str
+    ids: Sequence[str]
     maps: Path
     boxes: Path
     evaluation: Path
@@ -47,10 +61,20 @@ class MethodResult:
         """A record for each image and class."""
         return list(read_json(self.evaluation / "images.json"))
 
+    @property
+    def scored(self) -> int:
+        """How many images, or classes of images, were scored."""
+        return sum(record["iou"] is not None for record in self.images)
+
     @cached_property
     def curve(self) -> dict[str, Any]:
         """Accuracy over the threshold."""
         return dict(read_json(self.evaluation / "curve.json"))
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What stage evaluate measured, read once for charts, verdict and slider."""
+        return Measured.read(self)
 
     @cached_property
     def confidence(self) -> dict[str, Any] | None:
@@ -70,6 +94,8 @@ class MethodResult:
         """Whether confidences are probabilities, in a sentence; empty without stage rank."""
         if self.ranking is None:
             return ""
+        if self.confidence is not None:
+            return str(self.confidence["kind"])
         model = read_json(self.ranking / MODELS)
         return describe_kind(model["confidence_kind"], model["examples"])
 
@@ -96,8 +122,8 @@ def page_title(name: str, methods: Sequence[str], data: Mapping[str, Any]) -> st
     """Return experiment, methods and data set in one line; `data` is its configuration."""
     root = data.get("root")
     data_name = Path(root).resolve().name if root else choice_name("data", str(data["_target_"]))
-    experiment = "" if name in methods else f"{name}: "
-    return printable(f"{experiment}{', '.join(methods)} on {data_name}")
+    parts = [*([] if name in methods else [name]), *([", ".join(methods)] if methods else [])]
+    return printable(f"{': '.join(parts)} on {data_name}")
 
 
 def network_name(card: Mapping[str, Any]) -> str:
@@ -172,9 +198,82 @@ def list_files(stages: Sequence[str]) -> list[str]:
     return [*dict.fromkeys(files), "notes.json", "config.yaml"]
 
 
+def describe_made(made: Mapping[str, Any]) -> str:
+    """Return when and with which versions the page was made, in a sentence.
+
+    Args:
+        made: as `pipeline.engine.store.provenance` returns it.
+    """
+    versions = made["versions"]
+    commit = f", commit {made['commit']}" if made["commit"] else ""
+    return (
+        f"{made['finished'][:16].replace('T', ' ')} by label2box {versions['label2box']}{commit}, "
+        f"PyTorch {versions['torch']}, Python {made['python']}."
+    )
+
+
+def to_sentence(text: str) -> str:
+    """Return a text with a capital at its beginning, and the rest as it is.
+
+    Args:
+        text: of the page.
+
+    Examples:
+        >>> to_sentence("all 48 images, by IoU")
+        'All 48 images, by IoU'
+    """
+    return text[:1].upper() + text[1:]
+
+
+def describe_expected(results: Sequence[MethodResult]) -> list[str]:
+    """Return what stage calibrate expects of other images, a sentence or two for each method."""
+    sentences = []
+    for result in results:
+        if not result.table.get("expected"):
+            continue
+        apart = describe_apart(read_json(result.evaluation / "metrics.json"), result.saliency)
+        name = f"{result.method}: " if len(results) > 1 else ""
+        sentences.append(f"{name}{to_sentence(result.table['expected'])}.{apart}")
+    return sentences
+
+
+def describe_confidence_kinds(results: Sequence[MethodResult]) -> str:
+    """Return whether confidences are probabilities, of each method where they differ."""
+    kinds = {result.method: result.confidence_kind for result in results}
+    if len(set(kinds.values())) == 1:
+        return results[0].confidence_kind
+    return " ".join(f"{name}: {kind}" for name, kind in kinds.items() if kind)
+
+
+def describe_method(result: MethodResult) -> dict[str, Any]:
+    """Return the numbers of a method for the page.
+
+    Args:
+        result: of the stages, for the method.
+    """
+    cards = [judge_card(card) for card in result.table["cards"]]
+    return {
+        "name": result.method,
+        "table": {**result.table, "cards": cards},
+        "confidence": result.confidence,
+    }
+
+
+def judge_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a card with whether it is above its baseline, and where that is; None: it has none.
+
+    Args:
+        card: of table.json.
+    """
+    if card["baseline"] is None:
+        return {**card, "is_above": None, "mark": None}
+    mark = float(card["baseline"][1].split(" ")[0])
+    return {**card, "is_above": float(card["value"]) > mark, "mark": mark}
+
+
 def compare_methods(results: Sequence[MethodResult]) -> dict[str, Any]:
     """Return a row for each method, a column for each number, and a curve for each at IoU 0.5."""
-    cards = [[c for c in result.table["cards"] if c["of_boxes"]] for result in results]
+    cards = [[judge_card(c) for c in result.table["cards"] if c["of_boxes"]] for result in results]
     best = [max(c["number"] for c in column) for column in zip(*cards, strict=True)]
     lines = [
         {"name": result.method, "points": line["points"]}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.engine import checkpoint, shards
+from pipeline.engine.backends import compiled
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.formats.arrays import map_arrays, read_notes, read_rows
@@ -60,7 +61,8 @@ def write_pooled(
                 "own_range": np.array([example.has_own_range for _, example in batch]),
             }
 
-    shards.write_image_shards(images, compute, folder, "features", work)
+    with compiled([network], compute, len(images), images.size, folder):
+        shards.write_image_shards(images, compute, folder, "features", work)
 
 
 class Rows:

@@ -17,6 +17,7 @@ from pipeline.engine import checkpoint, ranks, runtime
 from pipeline.engine.compute import Compute
 from pipeline.engine.images import SplitImages
 from pipeline.engine.progress import show_progress
+from pipeline.engine.shards import single_threaded_torch
 from pipeline.errors import SkippedImage, UserError
 from pipeline.ops.average_precision import mean_average_precision
 from pipeline.ops.label_sets import pack_label_sets
@@ -274,11 +275,21 @@ class HeldBackImages:
             self.kept = list(self._examples())
         network.eval()
         compute = self.compute
-        with torch.inference_mode(), compute.autocast():
-            for batch in runtime.split_into_batches(self.kept or self._examples(), compute.batch):
-                pixels = np.stack([example.image for example in batch])
+
+        def classify(batch: Sequence[Example]) -> tuple[Sequence[Example], np.ndarray]:
+            pixels = np.stack([example.image for example in batch])
+            with torch.inference_mode(), compute.autocast():
                 inputs = checkpoint.to_tensor(pixels, mean, std, compute.device)
-                yield batch, network(inputs).logits.float().cpu().numpy()
+                return batch, network(inputs).logits.float().cpu().numpy()
+
+        batches = runtime.split_into_batches(self.kept or self._examples(), compute.batch)
+        if not compute.is_cpu:
+            yield from map(classify, batches)
+            return
+        with single_threaded_torch():  # each thread computes its batches
+            yield from runtime.map_in_threads(
+                classify, batches, compute.workers, compute.workers + 2
+            )
 
 
 def _pack_labels(example: Example, classes: int) -> Bool[np.ndarray, "C"]:

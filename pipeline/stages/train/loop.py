@@ -3,12 +3,14 @@
 A step is one change of the weights, by `train.accumulate` batches. With several processes each
 computes a part of each batch, batch norm normalizes over all parts, and the gradients are averaged:
 the weights are those of a single process, but for rounding and for random draws of an objective.
+On a CPU a single process computes the parts of a batch in threads (pipeline/model/batch_parts.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from pipeline.engine import checkpoint, ranks, terminal
 from pipeline.engine.compute import Compute
 from pipeline.engine.progress import show_progress
 from pipeline.engine.saved_state import SavedState
+from pipeline.engine.shards import single_threaded_torch
 from pipeline.ops.schedule import lr_factor
 from pipeline.stages.train.average import Average
 from pipeline.stages.train.context import Context
@@ -37,10 +40,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from pipeline.model.batch_parts import SplitNetwork
     from pipeline.model.classifier import Classifier
     from pipeline.protocols import Objective
 
 STATE = "state.pt"
+TRIAL_IMAGES = 4  # of noise, which tell whether batches can be split
 
 
 def train(
@@ -58,50 +63,64 @@ def train(
         UserError: There is nothing to learn from, the loss is not finite, or the state of a killed
             training cannot be read.
     """
+    training = prepare(context, folder, network, frozen)
+    images, settings = training.images, context.settings
+    terminal.print_line(
+        f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images"
+    )
+    with training.threads():
+        training.run()
+    return Trained(
+        history=training.state.history,
+        train=images.reading.gather(),
+        held_back=training.held_back.reading.gather(),
+        learns_grey=images.learns_grey,
+    )
+
+
+def prepare(
+    context: Context, folder: Path, network: Classifier, frozen: Sequence[str] = ()
+) -> Training:
+    """Read the images, and build what a training runs with; arguments and errors as of `train`.
+
+    Returns:
+        The training, which begins where one that was killed ended.
+    """
     import torch
 
     settings, compute = context.settings, context.compute
     device, fabric = compute.device, _build_fabric(compute)
     images = TrainingImages(context.images, settings, compute.workers, context.learns_sets)
-    held_back = HeldBackImages(context.held_back, compute)
     check_trainable(images.labels, network.classes)
     network = _sync_batch_norm(network, device)
     fixed = [network.body.get_submodule(name).requires_grad_(False) for name in frozen]
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    split = _split_batches(context, network, fixed, images)
     learner, optimizer = fabric.setup(
-        _build_learner(network, context.objective),
+        _build_learner(network, context.objective, split),
         build_optimizer(network.parameters(), settings),
     )
     average = Average(network, settings.ema)
     saved = SavedState(folder / STATE)
-    training = _Training(
+    return Training(
         context=context,
         network=network,
         frozen=fixed,
         images=images,
-        held_back=held_back,
+        held_back=HeldBackImages(context.held_back, compute),
         fabric=fabric,
         learner=learner,
+        split=split,
         optimizer=optimizer,
         average=average,
         state=_State.resume(saved, network, optimizer, average),
         saved=saved,
         log=Log(context.loggers, context.name, folder, settings),
     )
-    terminal.print_line(
-        f"train: {settings.recipe}, {settings.epochs} epochs of {len(images)} images"
-    )
-    training.run()
-    return Trained(
-        history=training.state.history,
-        train=images.reading.gather(),
-        held_back=held_back.reading.gather(),
-        learns_grey=images.learns_grey,
-    )
 
 
 @dataclass(kw_only=True)
-class _Training:
+class Training:
     """A training that runs: what it trains with, its state, and where the state is saved."""
 
     context: Context
@@ -111,6 +130,7 @@ class _Training:
     held_back: HeldBackImages
     fabric: Any
     learner: Any
+    split: SplitNetwork | None
     optimizer: Any
     average: Average
     state: _State
@@ -121,6 +141,15 @@ class _Training:
     def steps(self) -> int:
         """Steps of all epochs."""
         return self.context.settings.epochs * self.images.steps
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Let each thread compute with a single thread of torch, where batches are split."""
+        if self.split is None:
+            yield
+            return
+        with self.split, single_threaded_torch():
+            yield
 
     def run(self) -> None:
         """Train epoch by epoch, and load the best weights."""
@@ -140,11 +169,9 @@ class _Training:
         """Train the rest of an epoch, evaluate it, and save the state."""
         context, state, images = self.context, self.state, self.images
         epoch, first = divmod(state.step, images.steps)
-        self.network.train()
-        for module in self.frozen:
-            module.eval()
+        _set_training_mode(self.network, self.frozen)
         for parts in images.iterate_steps(epoch, first):
-            self._take_step(parts)
+            self.take_step(parts)
             advance(1)
             # Not at the end of an epoch: it is evaluated first, then saved.
             if self.saved.is_due and state.step % images.steps:
@@ -157,8 +184,12 @@ class _Training:
         self.log.epoch(state.step, state.history[-1])
         self._save()
 
-    def _take_step(self, parts: Sequence[Part]) -> None:
-        """Change the weights by the gradients of this rank's parts of some batches."""
+    def take_step(self, parts: Sequence[Part]) -> None:
+        """Change the weights by the gradients of some batches.
+
+        Args:
+            parts: this rank's part of each batch.
+        """
         import torch
 
         context, state, settings = self.context, self.state, self.context.settings
@@ -234,7 +265,42 @@ class _State:
         }
 
 
-def _build_learner(network: Classifier, objective: Objective) -> torch.nn.Module:
+def _set_training_mode(network: Classifier, frozen: Sequence[torch.nn.Module]) -> None:
+    """Put a network into training mode, and its frozen modules into evaluation mode."""
+    network.train()
+    for module in frozen:
+        module.eval()
+
+
+def _split_batches(
+    context: Context,
+    network: Classifier,
+    frozen: Sequence[torch.nn.Module],
+    images: TrainingImages,
+) -> SplitNetwork | None:
+    """Return the network that computes batches in parts; None where they are computed whole.
+
+    They are on an accelerator, with several processes, and where a batch has a single part.
+    """
+    import torch
+
+    from pipeline.model.batch_parts import SplitNetwork, count_parts, explain_whole
+
+    parts = count_parts(min(context.settings.batch, len(images)), images.size)
+    compute = context.compute
+    if parts == 1 or not compute.is_cpu or ranks.current_world().size > 1:
+        return None
+    _set_training_mode(network, frozen)
+    labels = torch.as_tensor(images.labels[:TRIAL_IMAGES])
+    if why := explain_whole(network, context.objective, images.size, labels):
+        terminal.print_line(f"train: batches are computed whole, not in parts: {why}")
+        return None
+    return SplitNetwork(network, parts, max(1, compute.workers))
+
+
+def _build_learner(
+    network: Classifier, objective: Objective, split: SplitNetwork | None
+) -> torch.nn.Module:
     """Return a module from images and labels to the loss, in a single forward pass.
 
     An objective may call any part of the network: within one forward pass Fabric applies the run's
@@ -248,7 +314,8 @@ def _build_learner(network: Classifier, objective: Objective) -> torch.nn.Module
             self.network = network
 
         def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-            loss, _ = objective(self.network, images, labels)
+            callee: Any = split or self.network
+            loss, _ = objective(callee, images, labels)
             return loss
 
     return Learner()

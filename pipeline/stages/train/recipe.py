@@ -102,7 +102,7 @@ def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray
 
     Each image is drawn once. With balanced classes as many images are drawn, the counts of classes
     differ by 1 at most, as do the counts of the images of a class. An image of several classes is
-    drawn for each of them, and one of none is not drawn.
+    drawn for each of them; those of none are drawn as often as those of a class.
 
     Args:
         labels: The class of each image [n], or its classes [n, C].
@@ -112,11 +112,14 @@ def draw_order(labels: np.ndarray, settings: Settings, epoch: int) -> np.ndarray
     random = np.random.default_rng((settings.seed, epoch))
     if not settings.balanced:
         return random.permutation(len(labels))
-    classes = list_present(labels)
-    each = -(-len(labels) // len(classes))
+    if labels.ndim == 1:
+        groups = [np.flatnonzero(labels == label) for label in list_present(labels)]
+    else:
+        groups = [np.flatnonzero(labels[:, label]) for label in list_present(labels)]
+        groups += [np.flatnonzero(~labels.any(1))] if not labels.any(1).all() else []
+    each = -(-len(labels) // len(groups))
     chosen = []
-    for label in classes:
-        members = np.flatnonzero(labels == label if labels.ndim == 1 else labels[:, label])
+    for members in groups:
         times = -(-each // len(members))
         chosen.append(np.concatenate([random.permutation(members) for _ in range(times)])[:each])
     # Classes alternate before the end is dropped: each loses one image at most.
@@ -181,14 +184,18 @@ def set_prior(bias: Tensor, sets: np.ndarray) -> None:
 
 
 def check_trainable(labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Raise UserError unless there are images of two classes; warn of classes without images."""
+    """Raise UserError unless there are images of two classes; warn of classes without images.
+
+    A single class can be told from images of no class, where labels are sets.
+    """
     if len(labels) == 0:
         raise UserError(
             "train: no image to learn from: train/ is missing or empty, or every image was "
             "skipped; without train/ only classes that the pretrained network knows by name work "
             "(classes.txt gives folders their names)"
         )
-    if len(classes) < 2:
+    has_background = labels.ndim == 2 and not labels.any(1).all()
+    if len(classes) < 2 and not has_background:
         raise UserError(
             f"train: one class, {classes[0]!r}, and nothing to tell it from; expected "
             "train/<class>/<image> with at least two classes"

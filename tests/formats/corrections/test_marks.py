@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.formats.corrections import read_corrections
+from pipeline.formats.corrections.marks import VERSION, describe_image, name_in_browser
+from pipeline.types import FoundBox, ImageBoxes
 
 NAME = 'val/"it\'s" <b>&amp;/Zaunkönig #1?.jpg'
 
@@ -68,5 +71,26 @@ def test_what_the_page_does_not_write_is_refused(
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="version '2'"):
-        read_corrections(write(tmp_path / "reviewed.json", record(), version="2"))
+    with pytest.raises(UserError, match="version '3', not 1 or 2"):
+        read_corrections(write(tmp_path / "reviewed.json", record(), version="3"))
+
+
+def test_to_be_corrected_is_of_version_2(tmp_path: Path) -> None:
+    path = write(tmp_path / "reviewed.json", record(mark="to_correct"), version="2")
+    (image,) = read_corrections(path).images
+    assert (image.mark, image.is_reviewed) == ("to_correct", False)
+    with pytest.raises(UserError, match="mark is 'to_correct'; expected 'right' or 'wrong';"):
+        read_corrections(write(tmp_path / "older.json", record(mark="to_correct")))
+
+
+def test_what_a_page_keeps_is_read(tmp_path: Path) -> None:
+    boxes = [FoundBox(label=1, box=(1.256, 2, 30.5, 40), score=1)]
+    image = ImageBoxes(position=0, id=NAME, size=(50, 60), boxes=boxes)
+    kept = describe_image(image, ["a", "<i> & co"])
+    assert kept == {key: value for key, value in record().items() if key in kept} | {
+        "boxes": [{"class": "<i> & co", "xyxy": [1.26, 2, 30.5, 40]}]
+    }
+    path = write(tmp_path / "reviewed.json", {**record(), **kept}, version=VERSION)
+    assert read_corrections(path).images[0].boxes.tolist() == [[np.float32(1.26), 2, 30.5, 40]]
+    assert name_in_browser(kept) == name_in_browser(json.loads(json.dumps(kept)))
+    assert name_in_browser(kept) != name_in_browser({**kept, "boxes": []})

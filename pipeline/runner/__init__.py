@@ -1,0 +1,1 @@
+"""Runners: who computes the shards of a stage; each module has one."""

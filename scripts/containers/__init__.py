@@ -1,0 +1,1 @@
+"""What the files for containers and clusters in this folder use."""

@@ -1,0 +1,57 @@
+"""moto's S3 server on 127.0.0.1, in a thread of this process: no request leaves the machine.
+
+Its address is in the environment, as the credentials are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+KEY, SECRET = "AKIALABEL2BOXTESTKEY", "label2box-test-secret-0123456789"
+
+
+class Server:
+    """The server, which can be stopped and started again with all that it holds."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+def serve() -> Iterator[Server]:
+    """Start the server for a module."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+def set_environment(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let s3fs find the server and its credentials, and nothing of this machine's own."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1", "NO_PROXY": "127.0.0.1", "XDG_CACHE_HOME": f"{tmp_path}/cache",
+        "AWS_CONFIG_FILE": f"{tmp_path}/none", "AWS_SHARED_CREDENTIALS_FILE": f"{tmp_path}/none",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
