@@ -44,9 +44,13 @@ class RemoteLock:
         if numbers and not self._is_abandoned(max(numbers)):
             return False
         number = max(numbers, default=0) + 1
-        if self._outputs.create(self._path(number), self._content()):
-            self._number = number
-            _held.add(self._owner)
+        _held.add(self._owner)  # before there is a file: another thread may read it at once
+        try:
+            if self._outputs.create(self._path(number), self._content()):
+                self._number = number
+        finally:
+            if not self._number:
+                _held.discard(self._owner)
         return self._number > 0
 
     def renew(self) -> bool:

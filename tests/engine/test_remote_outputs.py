@@ -271,6 +271,27 @@ def test_of_many_that_take_over_one_does(bucket: str, monkeypatch: pytest.Monkey
     assert sum(taken) == 1
 
 
+def test_a_lock_is_not_taken_from_a_thread_that_has_just_created_it(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = RemoteFolder(memory)
+    create = RemoteFolder.create
+    taken: list[bool] = []
+
+    def create_and_look(folder: RemoteFolder, name: str, content: bytes) -> bool:
+        is_created = create(folder, name, content)
+        monkeypatch.setattr(RemoteFolder, "create", create)
+        taken.append(RemoteLock(outputs, "stage/key").acquire())
+        return is_created
+
+    first = RemoteLock(outputs, "stage/key")
+    monkeypatch.setattr(RemoteFolder, "create", create_and_look)
+    assert first.acquire()
+    assert taken == [False]
+    assert first.renew()
+    first.release()
+
+
 def test_the_lock_of_a_process_that_ended_here_is_free(memory: str) -> None:
     outputs = RemoteFolder(memory)
     lock = RemoteLock(outputs, "stage/key")

@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline.__main__ import main
 from pipeline.engine import sources
 from pipeline.engine.sources import PACKAGE, forget_sources
+from pipeline.engine.syntax import parse_source
 from tests.conftest import Cli
 
 STAGES = ["train", "explain", "localize", "evaluate", "draw", "report"]
@@ -273,7 +274,7 @@ def test_comments_in_all_sources_make_nothing_again(
         forget_sources()
 
 
-parse_once = cache(sources.parse_source)  # by the bytes of a file, for all copies of the package
+parse_once = cache(parse_source)  # by the bytes of a file, for all copies of the package
 
 
 def hash_copy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
