@@ -212,3 +212,16 @@ def test_classes_are_in_unicode_form_nfc(saved):
     classes = checkpoint.read_card(saved)["classes"]
     assert parse_targets(decomposed, classes, True) == ["dög"]
     assert parse_targets(["dög", True], classes, True) == ["dög", "true"]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 3), (1, 1, 1, 3), (0, 4, 4, 3)])
+def test_pixels_are_standardised_in_the_layout_of_the_images(shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    tensor = checkpoint.to_tensor(images, mean, std, CPU)
+    expected = ((images / 255 - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(tensor.numpy(), expected, atol=1e-6)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    every_second = np.repeat(images, 2, 2)[:, :, ::2]
+    assert torch.equal(checkpoint.to_tensor(every_second, mean, std, CPU), tensor)
