@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 import sys
-import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import UserError, suggest_choices
+from pipeline.formats.files import may_change_unseen
 from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import CLASSES, KEYS, describe_renaming
 from pipeline.protocols import SaliencyMethod, Segmenter
@@ -38,7 +38,6 @@ EXTRA_FOLDER = "LABEL2BOX_CONFIG_DIR"
 processes that it starts. The folder has further choices, in a folder for each group as in conf/."""
 
 SHOWN = 4  # choices that a message names
-RECENT_NS = 2_000_000_000  # in which a folder may change again without a new time stamp
 
 _listed: dict[Path, tuple[int, Sequence[Path]]] = {}  # folder -> st_mtime_ns, its YAML files
 
@@ -64,7 +63,7 @@ def _list_files(folder: Path) -> Sequence[Path]:
     if known is not None and known[0] == changed:
         return known[1]
     files = tuple(folder.glob("*.yaml"))
-    if changed < time.time_ns() - RECENT_NS:
+    if not may_change_unseen(changed):
         _listed[folder] = changed, files
     return files
 

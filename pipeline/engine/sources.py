@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import ModuleSpec
@@ -24,7 +23,7 @@ from pkgutil import get_importer
 
 from pipeline.engine import syntax
 from pipeline.engine.syntax import Source, parse_source
-from pipeline.formats.files import atomic_write
+from pipeline.formats.files import atomic_write, may_change_unseen
 
 PACKAGE = Path(__file__).parents[1]
 PROJECT = "pipeline"
@@ -61,7 +60,6 @@ EXPORTER_PACKAGE = "pipeline.exporter"
 LIBRARIES = {"PIL", "cv2", "numba", "numpy", "timm", "torch", "torchvision"}
 INSTALL_FOLDERS = ("site-packages", "dist-packages")
 NO_SOURCE = "built-in"
-RECENT = 2.0  # seconds in which a file may change again without a new time stamp
 
 
 def hash_sources(modules: Iterable[str], drawing: bool = False) -> dict[str, str]:
@@ -296,7 +294,7 @@ class SourceCache:
         if record is not None and record[0] == stamp:
             return record[1]
         source = parse_source(path.read_bytes())
-        if max(stat.st_mtime, stat.st_ctime) < time.time() - RECENT:
+        if not may_change_unseen(max(stat.st_mtime_ns, stat.st_ctime_ns)):
             self._records[str(path)] = stamp, source
             self._changed = True
         return source

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,19 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.ops.text import to_nfc
+
+COARSE = 2_000_000_000  # nanoseconds that two changes with one time stamp are apart at most
+
+
+def may_change_unseen(changed: int) -> bool:
+    """Return whether a file or folder may change again without a new time stamp.
+
+    Time stamps are as coarse as the file system keeps them, up to two seconds.
+
+    Args:
+        changed: its last change, in nanoseconds since 1970.
+    """
+    return changed >= time.time_ns() - COARSE
 
 
 def content_hash(path: Path | None) -> str:

@@ -38,6 +38,8 @@ CAM_AIMS = {
     "gradcam_vs_torchcam_float32": TORCHCAM,
     "gradcam_vs_pytorch_grad_cam_float32": GRAD_CAM,
 }
+COMPILED = 1.6
+BACKEND_AIMS = {f"{name}_onnxruntime": COMPILED for name in ("cam", "scorecam", "rise")}
 CAPTUM_AIMS = {
     f"{name}_vs_captum": CAPTUM
     for name in ("gradient", "guided_backprop", "integrated_gradients", "deeplift")
@@ -65,7 +67,10 @@ class Job:
 JOBS = (
     Job("saliency", tuple(CAM_AIMS), 7, CAM_AIMS),
     Job("saliency", ("rounds=3", *CAPTUM_AIMS), 8, CAPTUM_AIMS),
-    Job("images_to_boxes", ("precision=float32", "rounds=3"), 8, {"images_to_boxes": 0.8}),
+    Job("images_to_boxes", ("precision=float32", "backends=torch,onnxruntime", "split=val",
+        "rounds=2"), 6, {"images_to_boxes": 0.8, "images_to_boxes_onnxruntime": 1.5}),
+    Job("backends", (), 4, BACKEND_AIMS),
+    Job("training_threads", (), 3, {"parts_of_processes": 0.9}),
     Job("startup", (), 4),
     Job("training", ("model=mobilenet_v2", "images=100", "source=generated"), 6,
         {"images_to_boxes": 0.8}),

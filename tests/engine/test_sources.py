@@ -17,6 +17,7 @@ import pytest
 from pipeline.engine import sources, syntax
 from pipeline.engine.sources import NO_SOURCE, SourceCache, forget_sources, hash_sources, open_cache
 from pipeline.engine.syntax import parse_source
+from pipeline.formats import files
 
 PACKAGE = sources.PACKAGE
 STAGES = {  # what each hashes in the experiment cam
@@ -38,7 +39,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package that is hashed in place of the real one, with a cache of its own."""
     monkeypatch.setattr(sources, "PACKAGE", copied)
-    monkeypatch.setattr(sources, "RECENT", 0.0)
+    monkeypatch.setattr(files, "COARSE", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(copied.parent))
     yield copied
     forget_sources()
@@ -504,7 +505,7 @@ def test_libraries_and_what_is_installed_are_not_followed(
 @pytest.fixture
 def aged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source that is old enough to be remembered."""
-    monkeypatch.setattr(sources, "RECENT", 0.0)
+    monkeypatch.setattr(files, "COARSE", 0)
     path = tmp_path / "source.py"
     path.write_text("x = 1\n")
     time.sleep(0.02)
