@@ -123,6 +123,8 @@ def test_processes_read_rows_without_the_library(tmp_path: Path, start: str) -> 
     expected = [sum_image(location) for location in locations]
     with multiprocessing.get_context(start).Pool(2) as pool:
         assert pool.map(sum_image, locations) == expected
+        pool.close()  # they end by themselves: a signal would wait for coverage's locks
+        pool.join()
 
 
 @needs_datasets

@@ -170,6 +170,8 @@ def test_processes_and_threads_read_one_archive(tmp_path: Path, start: str) -> N
         assert [*threads.map(hash_images, parts)] == [expected[n::4] for n in range(4)] * 3
     with multiprocessing.get_context(start).Pool(2) as pool:
         assert pool.map(hash_images, [locations, locations[::-1]]) == [expected, expected[::-1]]
+        pool.close()
+        pool.join()
 
 
 def test_processes_read_an_address_after_a_fork() -> None:
@@ -178,3 +180,5 @@ def test_processes_read_an_address_after_a_fork() -> None:
     expected = hash_images(locations)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         assert pool.map(hash_images, [locations, locations]) == [expected, expected]
+        pool.close()
+        pool.join()
