@@ -72,10 +72,9 @@ JOBS = (
     Job("backends", (), 4, BACKEND_AIMS),
     Job("training_threads", (), 3, {"parts_of_processes": 0.9}),
     Job("startup", (), 4),
-    Job("training", ("model=mobilenet_v2", "images=100", "source=generated"), 6,
-        {"images_to_boxes": 0.8}),
+    Job("training", ("model=mobilenet_v2", "images=100", "source=generated"), 6),
     Job("api", ("calls=200", "rounds=5"), 3),
-    Job("export", ("shapes",), 3),
+    Job("export", ("imagenette",), 3),
     Job("memory", ("100", "300", "900"), 4),
 )  # fmt: skip
 
