@@ -362,7 +362,8 @@ def run(*arguments: str) -> list[Record]:
                     product(options.teachers, options.images or [0])
                 )
             ]
-            reference = rows[len(options.images or [0]) - 1]
+            of_first = rows[: len(options.images or [0])]
+            reference = max(of_first, key=lambda row: row[1])
             for row in rows:
                 records += describe_row(name, row, reference, costs)
     return records
