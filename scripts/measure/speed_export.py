@@ -84,9 +84,12 @@ def _measure_set(name: str) -> list[Record]:
     for format, spent_times in times.items():
         share = median(t / base for t, base in zip(spent_times, localize, strict=True)) * 100
         note = f"{median(spent_times) / count * 1000:.3f} ms an image, localize {each:.3f} ms"
-        limits = (None, None) if name == DRAWN else (LIMIT, LIMIT / share)
-        peer = note if name == DRAWN else f"limit; {note}"
-        records.append(Record(f"{name}_{format}", share, *limits, "% of localize", peer))
+        if name == DRAWN:
+            record = Record(f"{name}_{format}", share, None, None, "% of localize", note)
+        else:
+            record = Record(f"{name}_{format}", share, LIMIT, LIMIT / share, "% of localize",
+                            f"limit; {note}")  # fmt: skip
+        records.append(record)
     return records
 
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -50,7 +51,19 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def memory() -> str:
+def memory(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address in memory, where a file is created in one step, as in the stores that it is for.
+
+    fsspec looks whether there is one, and writes then: of two threads both may create it.
+    """
+    system, lock = type(fsspec.filesystem("memory")), threading.Lock()
+    create = system.pipe_file
+
+    def create_alone(*arguments: Any, **options: Any) -> None:
+        with lock:
+            create(*arguments, **options)
+
+    monkeypatch.setattr(system, "pipe_file", create_alone)
     return f"memory://outputs-{uuid.uuid4().hex}"
 
 

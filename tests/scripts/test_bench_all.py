@@ -93,7 +93,7 @@ def test_one_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in ("only=nothing", "hours=3"):
         assert __main__.main("bench", "all", wrong) == 2
-        assert "names: api, export" in capsys.readouterr().err
+        assert "names: api, backends, export" in capsys.readouterr().err
 
 
 def test_jobs_are_benches_of_half_an_hour_at_most() -> None:
