@@ -6,8 +6,11 @@ Its address is in the environment, as the credentials are.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,7 @@ class Server:
     def start(self) -> None:
         from moto.server import ThreadedMotoServer
 
+        write_in_one_step()
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self._server.start()
         self.port = self._server.get_host_and_port()[1]
@@ -35,6 +39,26 @@ class Server:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+def write_in_one_step() -> None:
+    """Let the server look whether there is an object and write it in one step, as S3 does.
+
+    Of two threads that create the same object (If-None-Match: *), moto may let both.
+    """
+    from moto.s3.responses import S3Response
+
+    write = S3Response.put_object
+    if hasattr(write, "__wrapped__"):
+        return
+    lock = threading.Lock()
+
+    @wraps(write)
+    def write_alone(response: S3Response) -> Any:
+        with lock:
+            return write(response)
+
+    S3Response.put_object = write_alone
 
 
 def serve() -> Iterator[Server]:
