@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
@@ -52,18 +51,22 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address in memory, where a file is created in one step, as in the stores that it is for.
+    """An address in memory that answers one request at a time.
 
-    fsspec looks whether there is one, and writes then: of two threads both may create it.
+    fsspec's store in memory is none for threads: of two that create a file both may do so, and all
+    that read one share its position.
     """
     system, lock = type(fsspec.filesystem("memory")), threading.Lock()
-    create = system.pipe_file
 
-    def create_alone(*arguments: Any, **options: Any) -> None:
-        with lock:
-            create(*arguments, **options)
+    def answer_alone(request: Callable[..., object]) -> Callable[..., object]:
+        def answer(*arguments: object, **options: object) -> object:
+            with lock:
+                return request(*arguments, **options)
 
-    monkeypatch.setattr(system, "pipe_file", create_alone)
+        return answer
+
+    for name in ("pipe_file", "get_file"):
+        monkeypatch.setattr(system, name, answer_alone(getattr(system, name)))
     return f"memory://outputs-{uuid.uuid4().hex}"
 
 
