@@ -27,14 +27,11 @@ from pipeline.data.file_table import FileColumns, FileTable, join_names
 from pipeline.data.image_search import MAX_FOLDER_DEPTH, is_image_name
 from pipeline.data.listing import File
 from pipeline.errors import UserError
-from pipeline.formats.files import atomic_write
+from pipeline.formats.files import atomic_write, is_settled
 from pipeline.ops.text import printable, to_nfc
 from pipeline.types import Note
 
 VERSION = 1  # of the kept file
-SETTLED_NS = 2_000_000_000
-"""Times of change are as coarse as two seconds on some file systems: a folder that changed less
-than this before it was searched may have changed after it at the same time."""
 
 
 @dataclass
@@ -197,7 +194,7 @@ def _walk(
 
 def _search(place: str, path: str, changed: int) -> Folder:
     """Return what is in a folder."""
-    is_settled = time.time_ns() - changed > SETTLED_NS
+    started = time.time_ns()
     files: list[tuple[str, int, int]] = []
     folders, unreadable, others = list[str](), list[str](), Counter[str]()
     with os.scandir(place) as entries:
@@ -219,7 +216,7 @@ def _search(place: str, path: str, changed: int) -> Folder:
     numbers = np.array([row[1:] for row in files], np.int64).reshape(-1, 2)
     return Folder(
         path,
-        changed if is_settled else -1,
+        changed if is_settled(changed, started) else -1,
         join_names(row[0] for row in files),
         numbers[:, 0].copy(),
         numbers[:, 1].copy(),

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,9 +27,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.data.file_table import FileColumns, FileTable, join_files, list_ids
-from pipeline.data.folder_index import SETTLED_NS, find_cache
+from pipeline.data.folder_index import find_cache
 from pipeline.data.listing import File, Listing, Splits, hash_listings
-from pipeline.formats.files import atomic_write
+from pipeline.formats.files import atomic_write, is_settled
 from pipeline.types.notes import from_plain, to_plain
 
 VERSION = 4  # of the kept file
@@ -288,9 +287,7 @@ def save(
     folders = [os.path.relpath(place, root) for place in searched]
     stamps, list_stamps = _stamps(root, folders), _list_stamps(lists)
     changed = [stamp[1] for stamp in (*stamps.values(), *list_stamps) if stamp]
-    if time.time_ns() - max(changed, default=0) < SETTLED_NS or not _are_as_searched(
-        stamps, root, searched
-    ):
+    if not is_settled(max(changed, default=0)) or not _are_as_searched(stamps, root, searched):
         return
     columns, rows = files.columns, files.rows
     is_multi_label = any(listing.others is not None for listing in listings)

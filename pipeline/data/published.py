@@ -23,13 +23,13 @@ import numpy as np
 
 from pipeline.data import hashed_splits, kept_splits, listing
 from pipeline.data.file_table import join_files, pack
-from pipeline.data.folder_index import SETTLED_NS, check_unchanged
+from pipeline.data.folder_index import check_unchanged
 from pipeline.data.kept_splits import KeptSplits
 from pipeline.data.listing import PART, File, Listing, OnDisk, Splits
 from pipeline.data.published_truth import Annotation, read_truth
 from pipeline.errors import UserError
 from pipeline.formats.download import fetch
-from pipeline.formats.files import find_spelling
+from pipeline.formats.files import find_spelling, is_settled
 from pipeline.ops.text import count_note, note_missing, printable, to_nfc
 from pipeline.types import CocoIds, GroundTruth, Note, Split
 
@@ -227,7 +227,7 @@ class Published(OnDisk):
             folders = [os.path.join(sources.root, folder) for folder in self._lists.searched]
             changed = kept_splits.find_times(sources.root, folders, sources.lists)
             # What changed while the lists were read may have been seen before or after.
-            if max(changed.values(), default=0) < started - SETTLED_NS:
+            if is_settled(max(changed.values(), default=0), started):
                 searched = {place: changed[place] for place in folders if place in changed}
                 kept_splits.save(path, sources.root, content, searched, sources.lists)
         return content

@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.folder_index import SETTLED_NS
-from pipeline.formats.files import atomic_write
+from pipeline.formats.files import atomic_write, is_settled
 from pipeline.formats.odd_records import BadRecord
 from pipeline.formats.pascal_voc import VocImage, VocObject, read_voc
 
@@ -66,7 +64,7 @@ class VocAnnotations:
             self._rows[stem] = row
             self._new += 1
             self._recent.discard(stem)
-            if time.time_ns() - stat.st_mtime_ns < SETTLED_NS:
+            if not is_settled(stat.st_mtime_ns):
                 self._recent.add(stem)  # it may change again at the same time
         return _to_image(row)
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import UserError, suggest_choices
-from pipeline.formats.files import may_change_unseen
+from pipeline.formats.files import is_settled
 from pipeline.ops.hashing import to_plain
 from pipeline.ops.renamed import CLASSES, KEYS, describe_renaming
 from pipeline.protocols import SaliencyMethod, Segmenter
@@ -63,7 +63,7 @@ def _list_files(folder: Path) -> Sequence[Path]:
     if known is not None and known[0] == changed:
         return known[1]
     files = tuple(folder.glob("*.yaml"))
-    if not may_change_unseen(changed):
+    if is_settled(changed):
         _listed[folder] = changed, files
     return files
 

@@ -23,7 +23,7 @@ from pkgutil import get_importer
 
 from pipeline.engine import syntax
 from pipeline.engine.syntax import Source, parse_source
-from pipeline.formats.files import atomic_write, may_change_unseen
+from pipeline.formats.files import atomic_write, is_settled
 
 PACKAGE = Path(__file__).parents[1]
 PROJECT = "pipeline"
@@ -294,7 +294,7 @@ class SourceCache:
         if record is not None and record[0] == stamp:
             return record[1]
         source = parse_source(path.read_bytes())
-        if not may_change_unseen(max(stat.st_mtime_ns, stat.st_ctime_ns)):
+        if is_settled(max(stat.st_mtime_ns, stat.st_ctime_ns)):
             self._records[str(path)] = stamp, source
             self._changed = True
         return source

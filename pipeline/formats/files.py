@@ -19,18 +19,19 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.ops.text import to_nfc
 
-COARSE = 2_000_000_000  # nanoseconds that two changes with one time stamp are apart at most
+SETTLED_NS = 2_000_000_000
+"""Times of change are as coarse as two seconds on some file systems: what changed less than this
+before it was read may have changed after it at the same time."""
 
 
-def may_change_unseen(changed: int) -> bool:
-    """Return whether a file or folder may change again without a new time stamp.
-
-    Time stamps are as coarse as the file system keeps them, up to two seconds.
+def is_settled(changed: int, read: int | None = None) -> bool:
+    """Return whether any change to a file or folder since it was read shows in its time of change.
 
     Args:
-        changed: its last change, in nanoseconds since 1970.
+        changed: its time of change, in nanoseconds since 1970.
+        read: when it was read; None: now.
     """
-    return changed >= time.time_ns() - COARSE
+    return changed < (time.time_ns() if read is None else read) - SETTLED_NS
 
 
 def content_hash(path: Path | None) -> str:

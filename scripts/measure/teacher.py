@@ -362,7 +362,7 @@ def run(*arguments: str) -> list[Record]:
                     product(options.teachers, options.images or [0])
                 )
             ]
-            of_first = rows[: len(options.images or [0])]
+            of_first = [row for row in rows if row[0] == options.teachers[0]]
             reference = max(of_first, key=lambda row: row[1])
             for row in rows:
                 records += describe_row(name, row, reference, costs)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pipeline.data import coco_labels, folder_index
+from pipeline.data import coco_labels
 from pipeline.data.coco import Coco
 from pipeline.errors import UserError
+from pipeline.formats import files
 from tests.data import drawn_sets
 from tests.data.drawn_sets import COCO_CATEGORIES, SIZE
 
@@ -83,7 +84,7 @@ def test_the_index_and_the_labels_are_kept(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coco_labels, "MIN_KEPT_BYTES", 0)
-    monkeypatch.setattr(folder_index, "SETTLED_NS", 0)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
     first = Coco(str(root))
 
     def describe(data: Coco) -> list[Any]:

@@ -39,7 +39,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the package that is hashed in place of the real one, with a cache of its own."""
     monkeypatch.setattr(sources, "PACKAGE", copied)
-    monkeypatch.setattr(files, "COARSE", 0)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(copied.parent))
     yield copied
     forget_sources()
@@ -505,7 +505,7 @@ def test_libraries_and_what_is_installed_are_not_followed(
 @pytest.fixture
 def aged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source that is old enough to be remembered."""
-    monkeypatch.setattr(files, "COARSE", 0)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
     path = tmp_path / "source.py"
     path.write_text("x = 1\n")
     time.sleep(0.02)
