@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,19 @@ def write_in_one_step() -> None:
     """
     from moto.s3.responses import S3Response
 
-    write = S3Response.put_object
-    if hasattr(write, "__wrapped__"):
-        return
-    lock = threading.Lock()
+    if not hasattr(S3Response.put_object, "__wrapped__"):
+        S3Response.put_object = answer_alone(S3Response.put_object, threading.Lock())
 
-    @wraps(write)
-    def write_alone(response: S3Response) -> Any:
+
+def answer_alone(request: Callable[..., Any], lock: threading.Lock) -> Callable[..., Any]:
+    """A request to a store that waits for others with the same lock."""
+
+    @wraps(request)
+    def answer(*arguments: Any, **options: Any) -> Any:
         with lock:
-            return write(response)
+            return request(*arguments, **options)
 
-    S3Response.put_object = write_alone
+    return answer
 
 
 def serve() -> Iterator[Server]:

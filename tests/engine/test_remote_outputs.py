@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.formats import retries
 from pipeline.formats.remote import RemoteFolder
 from tests.conftest import TINY, Cli
-from tests.s3_server import Server, serve, set_environment
+from tests.s3_server import Server, answer_alone, serve, set_environment
 
 pytest.importorskip("moto", reason="moto comes with the extra test")
 s3fs = pytest.importorskip("s3fs", reason="s3fs comes with the extra test")
@@ -57,16 +57,8 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> str:
     that read one share its position.
     """
     system, lock = type(fsspec.filesystem("memory")), threading.Lock()
-
-    def answer_alone(request: Callable[..., object]) -> Callable[..., object]:
-        def answer(*arguments: object, **options: object) -> object:
-            with lock:
-                return request(*arguments, **options)
-
-        return answer
-
     for name in ("pipe_file", "get_file"):
-        monkeypatch.setattr(system, name, answer_alone(getattr(system, name)))
+        monkeypatch.setattr(system, name, answer_alone(getattr(system, name), lock))
     return f"memory://outputs-{uuid.uuid4().hex}"
 
 
